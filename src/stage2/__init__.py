@@ -1,0 +1,1 @@
+"""A hypervisor's memory: build it, run it, see it, prove it."""

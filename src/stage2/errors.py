@@ -1,0 +1,99 @@
+"""Every exception this package raises on purpose.
+
+    Stage2Error
+    ├── ConfigError            a file is wrong: carries file, line, key
+    ├── ImageError             a guest image is missing, unreadable or does not fit
+    ├── AddressError           an address or a range is wrong
+    │   ├── MisalignedError
+    │   ├── OutOfRangeError    outside the space, the format's width or host memory
+    │   └── EmptyRangeError    size 0, or end before start
+    ├── MappingError           an edit of a table or of a region map was refused; nothing changed
+    │   ├── OverlapError       something is mapped or declared there already
+    │   └── NotMappedError
+    ├── EncodingError          a format cannot express what was asked for
+    ├── FrameError             physical memory
+    │   ├── OutOfMemoryError
+    │   └── OwnerConflictError somebody else holds the frames
+    ├── EngineError            a CPU engine is missing or not the one we know
+    └── HostToolError          a program of the host is missing or failed
+
+A memory access that a table forbids is no exception: it is a `Fault`, a value.
+"""
+
+
+class Stage2Error(Exception):
+    """Base of all deliberate errors; its text is fit to be shown to a user as it is."""
+
+
+class ConfigError(Stage2Error):
+    """A configuration file is wrong.
+
+    Args:
+        problem: what is wrong, with the value found and what is allowed.
+        file: path of the file as the user named it.
+        line: 1-based line of the offending key or value, when known.
+        key: dotted key (`kernel.memory_regions[0]`), when known.
+    """
+
+    def __init__(
+        self, problem: str, *, file: str | None = None, line: int | None = None, key: str | None = None
+    ) -> None:
+        self.problem, self.file, self.line, self.key = problem, file, line, key
+        place = ":".join(str(part) for part in (file, line) if part is not None)
+        super().__init__(": ".join(part for part in (place, key, problem) if part))
+
+
+class ImageError(ConfigError):
+    """A guest image is missing, unreadable, or does not fit where it is to be loaded."""
+
+
+class AddressError(Stage2Error):
+    """An address or a range is wrong."""
+
+
+class MisalignedError(AddressError):
+    """An address or a size is not a multiple of what it must be."""
+
+
+class OutOfRangeError(AddressError):
+    """An address is outside the space, wider than the format, or outside host memory."""
+
+
+class EmptyRangeError(AddressError):
+    """A range has no byte in it."""
+
+
+class MappingError(Stage2Error):
+    """An edit was refused; tables, regions, frames and owners are as before."""
+
+
+class OverlapError(MappingError):
+    """Something is mapped or declared there already."""
+
+
+class NotMappedError(MappingError):
+    """Nothing is mapped or declared there."""
+
+
+class EncodingError(Stage2Error):
+    """A format cannot express what was asked for (permissions, memory type, level)."""
+
+
+class FrameError(Stage2Error):
+    """Physical memory cannot be had or is not held as claimed."""
+
+
+class OutOfMemoryError(FrameError):
+    """No frame, or no contiguous run of them, is left."""
+
+
+class OwnerConflictError(FrameError):
+    """The frames belong to somebody else."""
+
+
+class EngineError(Stage2Error):
+    """A CPU engine is missing, or is not the build whose behaviour is known."""
+
+
+class HostToolError(Stage2Error):
+    """A program of the host is missing or failed."""
