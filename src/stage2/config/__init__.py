@@ -1,0 +1,1 @@
+"""Configuration files: AxVisor's TOML of both generations, platform files, and our own tables."""

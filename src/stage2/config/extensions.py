@@ -1,0 +1,261 @@
+"""Tables of our own in a VM file: `[stage2]`, `[[region]]`, `[[rom]]`, `[[share]]`.
+
+Upstream's parser ignores keys it does not know, so a file with these tables still loads there. They say what
+upstream's format has no words for, without inventing numbers that upstream might give another meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..flags import MappingFlags, MapType
+from ..space.region import Populate, ViolationPolicy
+from .devices import Generation
+from .document import Item, Place, Table, shown
+from .extent import HPA_LIMIT, read_flags, read_pages, require_below, require_pages
+from .images import ImagePath
+
+PAGE_SIZES = {"auto": None, "4k": 1 << 12, "2m": 1 << 21, "1g": 1 << 30}
+"""`[stage2] page_size`: the largest leaf that may be made, in bytes; None leaves it to us."""
+
+_POPULATE = {policy.value: policy for policy in Populate}
+_VIOLATION = {policy.value: policy for policy in ViolationPolicy}
+_GENERATIONS = {generation.value: generation for generation in Generation}
+_REGION_TYPES = {
+    "alloc": MapType.MAP_ALLOC,
+    "identical": MapType.MAP_IDENTICAL,
+    "reserved": MapType.MAP_RESERVED,
+    "mmio": MapType.MMIO,
+    "emulated": MapType.EMULATED,
+}
+_ACCESS = {"r": MappingFlags.READ, "rw": MappingFlags.READ | MappingFlags.WRITE}
+_RAM_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.EXECUTE
+_MMIO_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceOptions:
+    """`[stage2]`: defaults for the whole address space; None leaves them to the command line or to us.
+
+    Args:
+        populate: when regions get their frames.
+        violation: what an access does that no region allows.
+        page_size: the largest leaf in bytes, None for the largest that fits.
+        generation: which generation's device numbers the file uses.
+    """
+
+    populate: Populate | None = None
+    violation: ViolationPolicy | None = None
+    page_size: int | None = None
+    generation: Generation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegionDeclaration:
+    """A region, from `memory_regions` or from `[[region]]`; the arguments are MemoryRegion's."""
+
+    name: str
+    gpa: int
+    size: int
+    flags: MappingFlags
+    map_type: MapType
+    place: Place
+    hpa: int | None = None
+    populate: Populate | None = None
+    violation: ViolationPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RomDeclaration:
+    """`[[rom]]`: read-only memory filled from an image of the host's.
+
+    Args:
+        name: what reports call it.
+        gpa: first address.
+        size: bytes; None for the image's own size, rounded up to pages.
+        flags: R, or R and X.
+        image: what is in it.
+        on_write: what a write of the guest does.
+        place: where it was declared.
+    """
+
+    name: str
+    gpa: int
+    size: int | None
+    flags: MappingFlags
+    image: ImagePath
+    on_write: ViolationPolicy | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class ShareDeclaration:
+    """`[[share]]`: memory that other VMs reach too, when every one of them declares it.
+
+    Args:
+        name: the same in every VM that takes part.
+        gpa: where this VM sees it.
+        size: bytes, the same in every VM.
+        flags: R, or R and W.
+        peers: names or ids of the other VMs.
+        place: where it was declared.
+    """
+
+    name: str
+    gpa: int
+    size: int
+    flags: MappingFlags
+    peers: tuple[str | int, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """Everything our own tables say."""
+
+    options: SpaceOptions
+    regions: tuple[RegionDeclaration, ...]
+    roms: tuple[RomDeclaration, ...]
+    shares: tuple[ShareDeclaration, ...]
+
+
+def read_options(root: Table) -> SpaceOptions:
+    """Read `[stage2]`."""
+    table = root.table("stage2")
+    options = SpaceOptions(
+        table.optional_choice("populate", _POPULATE),
+        table.optional_choice("on_violation", _VIOLATION),
+        table.optional_choice("page_size", PAGE_SIZES),
+        table.optional_choice("generation", _GENERATIONS),
+    )
+    table.note_unknown()
+    return options
+
+
+def read_extensions(root: Table, options: SpaceOptions) -> Extensions:
+    """Read `[[region]]`, `[[rom]]` and `[[share]]`.
+
+    Raises:
+        ConfigError: an entry is wrong, or two have the same name.
+    """
+    regions = tuple(_region(table) for table in root.tables("region"))
+    roms = tuple(_rom(table) for table in root.tables("rom"))
+    shares = tuple(_share(table) for table in root.tables("share"))
+    seen: dict[str, Place] = {}
+    named: tuple[RegionDeclaration | RomDeclaration | ShareDeclaration, ...] = (*regions, *roms, *shares)
+    for declared in named:
+        if declared.name in seen:
+            raise declared.place.error(
+                f"the name {shown(declared.name)} is taken by {seen[declared.name]}: give each its own"
+            )
+        seen[declared.name] = declared.place
+    return Extensions(options, regions, roms, shares)
+
+
+def _region(table: Table) -> RegionDeclaration:
+    name = table.need("name").name()
+    map_type = _region_type(table.find("type"))
+    gpa_item, size_item = table.need("gpa"), table.need("size", "bytes, a multiple of 0x1000")
+    identity = map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
+    gpa, size = read_pages(gpa_item, size_item, hpa=identity)
+    hpa = _region_hpa(table, map_type, gpa, size)
+    flags = _region_flags(table.find("flags"), map_type)
+    populate = table.find("populate")
+    if populate is not None and map_type not in (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL):
+        raise populate.error('only regions of type "alloc" and "identical" get frames')
+    declaration = RegionDeclaration(
+        name,
+        gpa,
+        size,
+        flags,
+        map_type,
+        table.place,
+        hpa,
+        None if populate is None else populate.choice(_POPULATE),
+        table.optional_choice("on_violation", _VIOLATION),
+    )
+    table.note_unknown()
+    return declaration
+
+
+def _region_type(item: Item | None) -> MapType:
+    if item is None:
+        return MapType.MAP_ALLOC
+    if item.value in ("rom", "share"):
+        raise item.error(f'"{item.value}" has a table of its own: write [[{item.value}]]')
+    return item.choice(_REGION_TYPES)
+
+
+def _region_hpa(table: Table, map_type: MapType, gpa: int, size: int) -> int | None:
+    item = table.find("hpa")
+    if map_type is not MapType.MMIO:
+        if item is not None:
+            raise item.error('only a region of type "mmio" says where it is in the host')
+        return None
+    if item is None:
+        require_below(table.need("gpa"), gpa, size, HPA_LIMIT)
+        return gpa
+    hpa = item.integer()
+    require_pages(item, hpa)
+    require_below(item, hpa, size, HPA_LIMIT)
+    return hpa
+
+
+def _region_flags(item: Item | None, map_type: MapType) -> MappingFlags:
+    if map_type is MapType.EMULATED:
+        if item is not None:
+            raise item.error("an emulated region is not mapped: it has no flags")
+        return MappingFlags(0)
+    if item is None:
+        return _MMIO_FLAGS if map_type is MapType.MMIO else _RAM_FLAGS
+    flags = read_flags(item)
+    if map_type is MapType.MMIO:
+        _refuse_execute(item, flags, "a device")
+        return flags | MappingFlags.DEVICE
+    if flags & MappingFlags.DEVICE:
+        raise item.error('RAM is no device: use type = "mmio", or drop the device flag')
+    return flags
+
+
+def _rom(table: Table) -> RomDeclaration:
+    name = table.need("name").name()
+    gpa_item, size_item = table.need("gpa"), table.find("size")
+    size = None
+    if size_item is None:
+        gpa = gpa_item.integer()
+        require_pages(gpa_item, gpa)
+    else:
+        gpa, size = read_pages(gpa_item, size_item)
+    flags_item = table.find("flags")
+    flags = MappingFlags.READ | MappingFlags.EXECUTE
+    if flags_item is not None:
+        flags = read_flags(flags_item)
+        if flags & (MappingFlags.WRITE | MappingFlags.DEVICE):
+            raise flags_item.error('a ROM is read-only memory: "r" and "rx" are allowed')
+    image = table.need("image", "the file the ROM holds")
+    on_write = table.optional_choice("on_write", _VIOLATION)
+    declaration = RomDeclaration(name, gpa, size, flags, ImagePath.read(image), on_write, table.place)
+    table.note_unknown()
+    return declaration
+
+
+def _share(table: Table) -> ShareDeclaration:
+    name = table.need("name").name()
+    gpa, size = read_pages(table.need("gpa"), table.need("size", "bytes, a multiple of 0x1000"))
+    flags = table.need("access", '"r" or "rw"').choice(_ACCESS)
+    item = table.need("peers", "the names or ids of the other VMs")
+    peers = tuple(
+        peer.integer(maximum=0xFFFF_FFFF) if isinstance(peer.value, int) else peer.name()
+        for peer in item.elements("an array of names or ids of VMs")
+    )
+    if not peers:
+        raise item.error("a share needs another VM: give the names or ids of those that declare it too")
+    declaration = ShareDeclaration(name, gpa, size, flags, peers, table.place)
+    table.note_unknown()
+    return declaration
+
+
+def _refuse_execute(item: Item, flags: MappingFlags, what: str) -> None:
+    if flags & MappingFlags.EXECUTE:
+        raise item.error(f"{what} must not be executable: drop the execute flag", ConfigError)

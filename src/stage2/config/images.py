@@ -1,0 +1,86 @@
+"""Names of guest images, and where they are looked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ImageError
+from .document import Item, Place
+
+FETCHED = "fetched:"
+"""Prefix of an image that `stage2 fetch` brings: `fetched:linux-riscv64`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePath:
+    """An image as a file names it.
+
+    Args:
+        text: as written.
+        folder: the folder of the file that names it.
+        place: where it was written.
+    """
+
+    text: str
+    folder: Path
+    place: Place
+
+    @classmethod
+    def read(cls, item: Item) -> ImagePath:
+        """The image an item names.
+
+        Raises:
+            ConfigError: no string, or an empty one.
+        """
+        text = item.text()
+        if not text.strip() or text == FETCHED:
+            raise item.error('an empty path: give a file or "fetched:NAME"')
+        return cls(text, item.document.folder, item.place)
+
+    @property
+    def fetched(self) -> str | None:
+        """The name behind `fetched:`, or None for a file."""
+        return self.text[len(FETCHED) :] if self.text.startswith(FETCHED) else None
+
+    @property
+    def candidates(self) -> tuple[Path, ...]:
+        """Where the file may be, in order: beside the configuration file, then in the current folder."""
+        if self.fetched is not None:
+            return ()
+        path = Path(self.text)
+        if path.is_absolute():
+            return (path,)
+        return tuple(dict.fromkeys((self.folder / path, path)))
+
+    def find(self) -> Path | None:
+        """The file, or None when there is none (always None for `fetched:`)."""
+        for path in self.candidates:
+            try:
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):
+                continue
+        return None
+
+    def resolve(self) -> Path:
+        """The file.
+
+        Raises:
+            ImageError: it is in none of the candidates, or it is a `fetched:` name, which another room looks up.
+        """
+        found = self.find()
+        if found is not None:
+            return found
+        if self.fetched is not None:
+            raise self.error(f"{self.text} is not fetched yet: run `stage2 fetch {self.fetched}`")
+        tried = " and ".join(os.fspath(path) for path in self.candidates)
+        raise self.error(f"image not found: looked for {tried}")
+
+    def error(self, problem: str) -> ImageError:
+        """An error about this image, to be raised."""
+        return ImageError(problem, file=self.place.file, line=self.place.line, key=self.place.key or None)
+
+    def __str__(self) -> str:
+        return self.text

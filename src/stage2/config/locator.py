@@ -1,0 +1,249 @@
+"""Where every key and value of a TOML text stands.
+
+`tomllib` gives values without lines; this module gives lines without values. It is a scanner, not a parser: what
+`tomllib` accepts it walks through completely, what `tomllib` refuses it may accept or stop at. It runs before
+`tomllib` and bounds nesting and the number of values, because `tomllib` is recursive in the first and quadratic in
+the length of a dotted key.
+
+TOML 1.0 keeps a key and the start of its value on one line, so one line per path is enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from ..errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+"""The way from the document's root to a value: keys, and indices of arrays."""
+
+MAX_DEPTH = 32
+"""Longest path. The deepest one of a configuration file has five parts."""
+MAX_VALUES = 200_000
+"""Most tables, arrays and values in one file."""
+
+# Every quantifier is possessive: no pattern ever goes back, so the scan is linear in the text.
+_GAP = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
+_BLANK = re.compile(r"[ \t]*+")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]++")
+_SCALAR = re.compile(r"[^,\]}#\n]++")
+_BASIC = re.compile(r'"((?:[^"\\\n]++|\\[^\n])*+)"')
+_LITERAL = re.compile(r"'([^'\n]*+)'")
+# A multi-line string may end in one or two quotes of its own before the closing three.
+_LONG_BASIC = re.compile(r'"""(?:[^"\\]++|\\[\s\S]|"{1,2}+(?!"))*+"{3,5}+')
+_LONG_LITERAL = re.compile(r"'''(?:[^']++|'{1,2}+(?!'))*+'{3,5}+")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|(.))")
+_SHORT_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
+
+
+class Positions:
+    """The 1-based line of every path of one document."""
+
+    def __init__(self, lines: dict[KeyPath, int]) -> None:
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[KeyPath]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __contains__(self, path: KeyPath) -> bool:
+        return path in self._lines
+
+    def line(self, path: KeyPath) -> int:
+        """The line of `path`, or of the nearest thing around it that the document has (1 for the root)."""
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path[:-1]
+        return 1
+
+
+def locate(text: str, file: str | None = None) -> Positions:
+    """Find the line of every table, array and value of a TOML text.
+
+    Args:
+        text: the document; it need not be valid TOML, a scan ends where it makes no sense any more.
+        file: name for errors.
+
+    Raises:
+        ConfigError: nested deeper than MAX_DEPTH, or more than MAX_VALUES values.
+    """
+    scanner = _Scanner(text, file)
+    with contextlib.suppress(_NoSenseError):  # tomllib says what is wrong, better than a scanner could
+        scanner.document()
+    return Positions(scanner.lines)
+
+
+def format_path(path: KeyPath) -> str:
+    """A path as people write it: `kernel.memory_regions[1][3]`; keys that need quotes get them."""
+    out = ""
+    for part in path:
+        if isinstance(part, int):
+            out += f"[{part}]"
+            continue
+        name = part if _BARE_KEY.fullmatch(part) else '"' + repr(part)[1:-1].replace('"', '\\"') + '"'
+        if len(name) > 80:
+            name = name[:77] + "..."
+        out += f".{name}" if out else name
+    return out
+
+
+class _NoSenseError(Exception):
+    """The text is no TOML from here on."""
+
+
+class _Scanner:
+    def __init__(self, text: str, file: str | None) -> None:
+        self.text, self.file = text, file
+        self.pos, self.line = 0, 1
+        self.lines: dict[KeyPath, int] = {}
+        self.counts: dict[KeyPath, int] = {}
+        """For each array of tables, how many elements it has so far."""
+
+    def document(self) -> None:
+        table: KeyPath = ()
+        while True:
+            self._skip(_GAP)
+            if self.pos >= len(self.text):
+                return
+            if self._take("[["):
+                table = self._header("]]")
+            elif self._take("["):
+                table = self._header("]")
+            else:
+                self._pair(table)
+
+    def _header(self, closing: str) -> KeyPath:
+        line = self.line
+        parts = self._key()
+        self._need(closing)
+        path: KeyPath = ()
+        for part in parts[:-1]:
+            path = (*path, part)
+            self._note(path, line, implicit=True)
+            if path in self.counts:
+                path = (*path, self.counts[path] - 1)
+        path = (*path, parts[-1])
+        if closing == "]":
+            self._note(path, line)
+            return path
+        index = self.counts.get(path, 0)
+        self.counts[path] = index + 1
+        self._note(path, line, implicit=True)
+        path = (*path, index)
+        self._note(path, line)
+        return path
+
+    def _pair(self, table: KeyPath) -> None:
+        line = self.line
+        path = table
+        parts = self._key()
+        for part in parts[:-1]:
+            path = (*path, part)
+            self._note(path, line, implicit=True)
+        self._need("=")
+        self._skip(_BLANK)
+        self._value((*path, parts[-1]))
+
+    def _key(self) -> list[str]:
+        parts: list[str] = []
+        while True:
+            self._skip(_BLANK)
+            parts.append(self._simple_key())
+            if len(parts) > MAX_DEPTH:
+                raise self._too_deep()
+            self._skip(_BLANK)
+            if not self._take("."):
+                return parts
+
+    def _simple_key(self) -> str:
+        if match := _BARE_KEY.match(self.text, self.pos):
+            key = match.group()
+        elif match := _LITERAL.match(self.text, self.pos):
+            key = match.group(1)
+        elif match := _BASIC.match(self.text, self.pos):
+            key = _ESCAPE.sub(_unescape, match.group(1))
+        else:
+            raise _NoSenseError
+        self.pos = match.end()
+        return key
+
+    def _value(self, path: KeyPath) -> None:
+        self._note(path, self.line)
+        if self._take("["):
+            self._list(path, "]")
+        elif self._take("{"):
+            self._list(path, "}")
+        elif self.text.startswith('"""', self.pos):
+            self._skip(_LONG_BASIC)
+        elif self.text.startswith("'''", self.pos):
+            self._skip(_LONG_LITERAL)
+        elif self.text.startswith('"', self.pos):
+            self._skip(_BASIC)
+        elif self.text.startswith("'", self.pos):
+            self._skip(_LITERAL)
+        else:
+            self._skip(_SCALAR)
+
+    def _list(self, path: KeyPath, closing: str) -> None:
+        """The elements of an array or the pairs of an inline table, up to and with `closing`."""
+        index = 0
+        while True:
+            self._skip(_GAP)
+            if self._take(closing):
+                return
+            if closing == "]":
+                self._value((*path, index))
+            else:
+                self._pair(path)
+            index += 1
+            self._skip(_GAP)
+            if not self._take(","):
+                self._need(closing)
+                return
+
+    def _note(self, path: KeyPath, line: int, *, implicit: bool = False) -> None:
+        """Remember a line; a table that is only passed through keeps the line it has."""
+        if len(path) > MAX_DEPTH:
+            raise self._too_deep()
+        if path in self.lines:
+            if not implicit:
+                self.lines[path] = line
+            return
+        if len(self.lines) >= MAX_VALUES:
+            raise ConfigError(f"more than {MAX_VALUES} values in one file", file=self.file, line=self.line)
+        self.lines[path] = line
+
+    def _too_deep(self) -> ConfigError:
+        return ConfigError(
+            f"nested deeper than {MAX_DEPTH} levels; no configuration file is", file=self.file, line=self.line
+        )
+
+    def _skip(self, pattern: re.Pattern[str]) -> None:
+        match = pattern.match(self.text, self.pos)
+        if match is None:
+            raise _NoSenseError
+        self.line += self.text.count("\n", self.pos, match.end())
+        self.pos = match.end()
+
+    def _take(self, token: str) -> bool:
+        if self.text.startswith(token, self.pos):
+            self.pos += len(token)
+            return True
+        return False
+
+    def _need(self, token: str) -> None:
+        if not self._take(token):
+            raise _NoSenseError
+
+
+def _unescape(match: re.Match[str]) -> str:
+    digits = match[1] or match[2] or match[3]
+    if digits is None:
+        return _SHORT_ESCAPES.get(match[4], match[4])
+    code = int(digits, 16)
+    return chr(code) if code <= 0x10FFFF else "�"

@@ -1,0 +1,365 @@
+"""From declarations to the guest's physical memory: one sorted list of regions that do not overlap.
+
+The rules, in the order they are applied:
+
+1. RAM, ROM and shares never overlap anything.
+2. Passed-through ranges are widened to whole pages (GPA and HPA must have the same offset in their page). Where two
+   overlap they must agree on the HPA of every GPA, and become one region.
+3. Emulated devices never overlap each other. Their pages are unmapped; devices that share a page become one region.
+   Inside a passed-through range they make a hole.
+4. The entry point is executable memory, and every load address is RAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
+from ..errors import AddressError, ConfigError, EncodingError
+from ..flags import MappingFlags, MapType
+from ..ranges import RangeMap
+from ..space.region import MemoryRegion, Populate, ViolationPolicy
+from .devices import PassthroughDevice
+from .document import Notice, Place, shown
+from .extensions import RegionDeclaration, RomDeclaration
+from .extent import GPA_LIMIT, require_below_place, wrapped
+from .vm import GuestImage, VmConfig
+
+RAM_TYPES = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
+"""The map types whose memory a guest takes for RAM; images are loaded there."""
+
+_KINDS = {
+    MapType.MAP_ALLOC: "RAM",
+    MapType.MAP_IDENTICAL: "RAM",
+    MapType.MAP_RESERVED: "reserved RAM",
+    MapType.MMIO: "passed-through device",
+    MapType.EMULATED: "emulated device",
+    MapType.ROM: "ROM",
+    MapType.SHARE: "share",
+}
+_DEVICE_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A VM's guest physical memory.
+
+    Args:
+        regions: sorted by GPA, disjoint; RAM, ROM, shares, passed-through and emulated devices.
+        notices: what the layout did that the file does not say.
+    """
+
+    regions: tuple[MemoryRegion, ...]
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Party:
+    """A declared stretch on its way to a region."""
+
+    name: str
+    map_type: MapType
+    flags: MappingFlags
+    span: Range
+    place: Place
+    hpa: int | None = None
+    populate: Populate | None = None
+    violation: ViolationPolicy | None = None
+    declared: Range | None = None
+    """What the file says, where `span` was widened to pages."""
+
+    def __str__(self) -> str:
+        widened = ""
+        if self.declared is not None and self.declared != self.span:
+            widened = f" (the pages of {self.declared})"
+        return f"{_KINDS[self.map_type]} {shown(self.name)} {self.span}{widened}"
+
+    @property
+    def delta(self) -> int:
+        """HPA minus GPA."""
+        return (self.hpa if self.hpa is not None else self.span.start) - self.span.start
+
+    def at(self, span: Range) -> _Party:
+        """The same stretch, cut or grown to `span`."""
+        return replace(self, span=span, hpa=None if self.hpa is None else span.start + self.delta)
+
+    def region(self) -> MemoryRegion:
+        try:
+            return MemoryRegion(
+                start=Gpa(self.span.start),
+                size=self.span.size,
+                flags=self.flags,
+                map_type=self.map_type,
+                hpa=None if self.hpa is None else Hpa(self.hpa),
+                name=self.name,
+                populate=self.populate,
+                violation=self.violation,
+                source=str(self.place),
+            )
+        except (AddressError, EncodingError) as error:
+            raise wrapped(self.place, error) from None
+
+
+def memory_regions(vm: VmConfig) -> tuple[MemoryRegion, ...]:
+    """The VM's whole guest physical memory, sorted; see `plan_layout`."""
+    return plan_layout(vm).regions
+
+
+def plan_layout(vm: VmConfig) -> Layout:
+    """Make one list of regions of everything the VM's file declares.
+
+    Raises:
+        ConfigError: declarations overlap or contradict each other, or the guest would start or be loaded where
+            there is no memory for it.
+    """
+    notices: list[Notice] = []
+    declared = (*vm.memory, *vm.extensions.regions)
+    owned = [_owned(region) for region in declared if region.map_type in RAM_TYPES]
+    owned += [_rom(rom) for rom in vm.roms]
+    owned += [
+        _Party(share.name, MapType.SHARE, share.flags, Range.sized(share.gpa, share.size), share.place)
+        for share in vm.shares
+    ]
+    mmio = [_owned(region) for region in declared if region.map_type is MapType.MMIO]
+    mmio += [_passthrough(device) for device in (*vm.devices.passthrough, *vm.devices.addresses)]
+    emulated = [_owned(region) for region in declared if region.map_type is MapType.EMULATED]
+    emulated += [
+        _Party(
+            device.name,
+            MapType.EMULATED,
+            MappingFlags(0),
+            Range.sized(device.gpa, device.size),
+            device.place,
+        )
+        for device in vm.devices.emulated
+        if device.size and not device.on_ports
+    ]
+    _refuse_overlaps(owned, "every GPA belongs to one of them only: move or shrink one")
+    _refuse_overlaps(emulated, "an access could go to either device: move or shrink one")
+    traps = _by_pages(emulated)
+    mmio = _merge_mmio(mmio)
+    _refuse_between(owned, mmio, "the guest sees either RAM or the device there: move or shrink one")
+    _refuse_between(owned, traps, "the device would hide the memory: move or shrink one")
+    mapped = _punch(mmio, traps, notices)
+    parties = sorted((*owned, *mapped, *traps), key=_start)
+    regions = tuple(party.region() for party in parties)
+    _check_addresses(vm, regions)
+    notices += _aliases(mapped, owned)
+    unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
+    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.nodes]
+    return Layout(regions, tuple(notices))
+
+
+def _start(party: _Party) -> int:
+    return party.span.start
+
+
+def _owned(region: RegionDeclaration) -> _Party:
+    return _Party(
+        region.name,
+        region.map_type,
+        region.flags,
+        Range.sized(region.gpa, region.size),
+        region.place,
+        region.hpa,
+        region.populate,
+        region.violation,
+    )
+
+
+def _rom(rom: RomDeclaration) -> _Party:
+    size = rom.size
+    if size is None:
+        found = rom.image.find()
+        if found is None:
+            raise rom.place.error(
+                f"ROM {shown(rom.name)} has no size, and its image {shown(rom.image.text)} is not there to be "
+                "measured: give size"
+            )
+        try:
+            size = align_up(found.stat().st_size, SIZE_4K)
+        except OSError as error:
+            raise rom.image.error(f"cannot be read: {error.strerror}") from None
+        if size == 0:
+            raise rom.image.error("the image is empty")
+        require_below_place(rom.place, rom.gpa, size, GPA_LIMIT)
+    return _Party(rom.name, MapType.ROM, rom.flags, Range.sized(rom.gpa, size), rom.place, violation=rom.on_write)
+
+
+def _passthrough(device: PassthroughDevice) -> _Party:
+    offset = align_offset(device.gpa, SIZE_4K)
+    if offset != align_offset(device.hpa, SIZE_4K):
+        raise device.place.error(
+            f"GPA {device.gpa:#x} and HPA {device.hpa:#x} have different offsets in their pages, and only whole "
+            "pages can be mapped: make the last three hexadecimal digits equal"
+        )
+    declared = Range.sized(device.gpa, device.size)
+    span = _pages(declared)
+    return _Party(
+        device.name,
+        MapType.MMIO,
+        _DEVICE_FLAGS,
+        span,
+        device.place,
+        device.hpa - offset,
+        declared=declared,
+    )
+
+
+def _pages(span: Range) -> Range:
+    return Range(align_down(span.start, SIZE_4K), align_up(span.end, SIZE_4K))
+
+
+def _overlap_error(one: _Party, other: _Party, advice: str) -> ConfigError:
+    """The error for two stretches that overlap, told at the one further down in the file."""
+    first, second = sorted((one, other), key=lambda party: (party.place.file, party.place.line))
+    shared = one.span.intersection(other.span)
+    return second.place.error(f"{second} overlaps {first} of {first.place} in {shared}: {advice}")
+
+
+def _refuse_overlaps(parties: Sequence[_Party], advice: str) -> None:
+    last: _Party | None = None
+    for party in sorted(parties, key=_start):
+        if last is not None and party.span.overlaps(last.span):
+            raise _overlap_error(last, party, advice)
+        last = party
+
+
+def _refuse_between(ones: Sequence[_Party], others: Sequence[_Party], advice: str) -> None:
+    """Refuse an overlap of one group with another; each group is free of overlaps."""
+    groups = [(party, True) for party in ones] + [(party, False) for party in others]
+    last: tuple[_Party, bool] | None = None
+    for party, group in sorted(groups, key=lambda pair: _start(pair[0])):
+        if last is not None and last[1] != group and party.span.overlaps(last[0].span):
+            raise _overlap_error(last[0], party, advice)
+        if last is None or party.span.end > last[0].span.end:
+            last = (party, group)
+
+
+def _joined(
+    parties: Sequence[_Party], together: Callable[[_Party, _Party], bool], join: Callable[[_Party, Range], _Party]
+) -> list[_Party]:
+    """Put neighbours in address order together where `together` says so; names are joined with a plus."""
+    result: list[_Party] = []
+    names: list[list[str]] = []
+    for party in sorted(parties, key=_start):
+        if result and together(result[-1], party):
+            span = Range(result[-1].span.start, max(result[-1].span.end, party.span.end))
+            result[-1] = join(result[-1], span)
+            if party.name not in names[-1][:8]:
+                names[-1].append(party.name)
+        else:
+            result.append(party)
+            names.append([party.name])
+    return [
+        replace(party, name=" + ".join(group[:4]) + (f" + {len(group) - 4} more" if len(group) > 4 else ""))
+        for party, group in zip(result, names, strict=True)
+    ]
+
+
+def _merge_mmio(parties: Sequence[_Party]) -> list[_Party]:
+    def together(last: _Party, party: _Party) -> bool:
+        if not party.span.overlaps(last.span):
+            return False
+        shared = last.span.intersection(party.span)
+        assert shared is not None
+        if party.delta != last.delta:
+            here, there = shared.start + last.delta, shared.start + party.delta
+            raise _overlap_error(
+                last, party, f"GPA {shared.start:#x} would be HPA {here:#x} and HPA {there:#x}: keep one"
+            )
+        if (party.flags, party.violation) != (last.flags, last.violation):
+            raise _overlap_error(last, party, "their flags or policies differ: keep one")
+        return True
+
+    return _joined(parties, together, lambda party, span: replace(party, span=span, declared=None))
+
+
+def _by_pages(emulated: Sequence[_Party]) -> list[_Party]:
+    widened = [replace(party, span=_pages(party.span), declared=party.span) for party in emulated]
+    return _joined(
+        widened,
+        lambda last, party: party.span.overlaps(last.span),
+        lambda party, span: replace(party, span=span, declared=None),
+    )
+
+
+def _punch(mmio: Sequence[_Party], traps: Sequence[_Party], notices: list[Notice]) -> list[_Party]:
+    """Take the pages of emulated devices out of passed-through ranges."""
+    index: RangeMap[int] = RangeMap(merge=False)
+    for number, party in enumerate(mmio):
+        index.add(party.span, number)
+    for trap in traps:
+        for held, number in index.overlapping(trap.span):
+            shared = held.intersection(trap.span)
+            notices.append(
+                Notice(
+                    f"{shared} is taken out of {mmio[number]} of {mmio[number].place}, so that accesses reach {trap}",
+                    trap.place,
+                )
+            )
+        index.remove(trap.span)
+    return [mmio[number].at(span) for span, number in index]
+
+
+def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
+    """Devices whose HPA is RAM that the same VM maps one to one."""
+    ram: RangeMap[_Party] = RangeMap(merge=False)
+    for party in owned:
+        if party.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+            ram.add(party.span, party)
+    notices = []
+    for party in mmio:
+        host = Range.sized(party.span.start + party.delta, party.span.size)
+        notices += [
+            Notice(f"{party} is at HPA {host}, which is {held} of {held.place}: a second way to it", party.place)
+            for _, held in ram.overlapping(host)
+        ]
+    return notices
+
+
+def _check_addresses(vm: VmConfig, regions: Sequence[MemoryRegion]) -> None:
+    index: RangeMap[MemoryRegion] = RangeMap(merge=False)
+    for region in regions:
+        index.add(region.range, region)
+    kernel = vm.kernel
+    found = index.find(kernel.entry_point)
+    problem = f"entry point {kernel.entry_point:#x} is"
+    if found is None:
+        raise kernel.entry_place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
+    if found[1].map_type not in (*RAM_TYPES, MapType.ROM):
+        raise kernel.entry_place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
+    if not found[1].flags & MappingFlags.EXECUTE:
+        raise kernel.entry_place.error(
+            f"{problem} in {_named(found[1])}, which is not executable ({found[1].flags.short}): "
+            "add flag bit 2 (0x4) to the region"
+        )
+    for image in kernel.images:
+        _check_image(image, index, regions)
+
+
+def _check_image(image: GuestImage, index: RangeMap[MemoryRegion], regions: Sequence[MemoryRegion]) -> None:
+    if image.load_addr is None:
+        return
+    found = index.find(image.load_addr)
+    problem = f"the {image.role} is to be loaded at {image.load_addr:#x},"
+    if found is None:
+        raise image.place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
+    if found[1].map_type is MapType.ROM:
+        raise image.place.error(
+            f"{problem} in {_named(found[1])}: a ROM holds the image that [[rom]] names and no other"
+        )
+    if found[1].map_type not in RAM_TYPES:
+        raise image.place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
+
+
+def _named(region: MemoryRegion) -> str:
+    return f"{_KINDS[region.map_type]} {shown(region.label)} {region.range} of {region.source}"
+
+
+def _ram_list(regions: Sequence[MemoryRegion]) -> str:
+    ram = [str(region.range) for region in regions if region.map_type in RAM_TYPES]
+    if not ram:
+        return "it has no RAM at all"
+    return "its RAM is " + ", ".join(ram[:4]) + (f" and {len(ram) - 4} more" if len(ram) > 4 else "")

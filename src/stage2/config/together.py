@@ -1,0 +1,193 @@
+"""Several VMs on one host: whether their files can be run together, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..address import Range
+from ..errors import ConfigError
+from ..flags import MapType
+from ..ranges import RangeMap
+from ..space.region import MemoryRegion
+from .document import Notice, Place, shown
+from .extensions import ShareDeclaration
+from .regions import memory_regions
+from .vm import VmConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ShareGroup:
+    """Memory several VMs agreed to share.
+
+    Args:
+        name: its name in all of them.
+        size: bytes.
+        members: each VM with its declaration (where it sees the memory, and what it may do).
+    """
+
+    name: str
+    size: int
+    members: tuple[tuple[VmConfig, ShareDeclaration], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What was found about VMs that are to run together.
+
+    Args:
+        shares: agreed shares, by name.
+        notices: what is allowed but worth knowing, as a device that two VMs drive.
+    """
+
+    shares: tuple[ShareGroup, ...]
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A stretch of host memory that a VM reaches at a fixed HPA."""
+
+    vm: VmConfig
+    region: MemoryRegion
+    span: Range
+
+    @property
+    def place(self) -> Place:
+        """The region's own line."""
+        line = self.region.source.rpartition(":")[2]
+        return Place(self.vm.file, int(line) if line.isdigit() else self.vm.place.line)
+
+    def __str__(self) -> str:
+        kind = "device" if self.region.map_type is MapType.MMIO else self.region.map_type.value
+        return f"{kind} {shown(self.region.label)} of {self.vm.label} at HPA {self.span} ({self.region.source})"
+
+
+def check_together(vms: Sequence[VmConfig]) -> Together:
+    """Check VMs that are to run on one host.
+
+    Ids must differ. Host memory that one VM maps one to one must belong to no other VM. Every share must be
+    declared by all who take part: same name, same size, naming each other. A device that two VMs are given is a
+    notice.
+
+    Raises:
+        ConfigError: one of these rules is broken.
+    """
+    notices: list[Notice] = []
+    ids: dict[int, VmConfig] = {}
+    names: dict[str, VmConfig] = {}
+    for vm in vms:
+        if vm.id in ids:
+            other = ids[vm.id]
+            same = " (the same file twice?)" if vm.file == other.file else ""
+            raise vm.place.error(
+                f"VM id {vm.id} is taken by {shown(other.name)} of {other.place}{same}: "
+                "to run both, give one of them another id in [base]"
+            )
+        ids[vm.id] = vm
+        if vm.name in names:
+            notices.append(
+                Notice(f"{vm.label} has the name of {names[vm.name].label} of {names[vm.name].file}", vm.place)
+            )
+        names.setdefault(vm.name, vm)
+    notices += _check_host_memory(vms)
+    return Together(_agree(vms), tuple(notices))
+
+
+def _check_host_memory(vms: Sequence[VmConfig]) -> list[Notice]:
+    ram: RangeMap[_Claim] = RangeMap(merge=False)
+    devices: list[list[_Claim]] = []
+    for vm in vms:
+        devices.append([])
+        for region in memory_regions(vm):
+            if region.map_type is MapType.MMIO and region.hpa is not None:
+                devices[-1].append(_Claim(vm, region, Range.sized(region.hpa, region.size)))
+            elif region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+                claim = _Claim(vm, region, region.range)
+                for _, held in ram.overlapping(claim.span):
+                    raise _conflict(claim, held)
+                ram.add(claim.span, claim)
+    notices: list[Notice] = []
+    seen: list[RangeMap[_Claim]] = []
+    for vm, claims in zip(vms, devices, strict=True):
+        own: RangeMap[_Claim] = RangeMap(merge=False)
+        for claim in claims:
+            for _, held in ram.overlapping(claim.span):
+                if held.vm is not vm:
+                    raise _conflict(claim, held)
+            for others in seen:
+                notices += [_both(claim, held) for _, held in others.overlapping(claim.span)]
+            own.set(claim.span, claim)
+        seen.append(own)
+    return notices
+
+
+def _conflict(claim: _Claim, held: _Claim) -> ConfigError:
+    shared = held.span.intersection(claim.span)
+    return claim.place.error(
+        f"{claim} and {held} meet in {shared}: one VM would reach the other's memory; move one, use map_type 0, "
+        "or declare the memory with [[share]] in both"
+    )
+
+
+def _both(claim: _Claim, held: _Claim) -> Notice:
+    shared = held.span.intersection(claim.span)
+    return Notice(f"{claim} and {held}: both VMs drive what is in {shared}", claim.place)
+
+
+def _agree(vms: Sequence[VmConfig]) -> tuple[ShareGroup, ...]:
+    declared: dict[str, list[tuple[VmConfig, ShareDeclaration]]] = {}
+    for vm in vms:
+        for share in vm.shares:
+            declared.setdefault(share.name, []).append((vm, share))
+    groups = []
+    for name, members in sorted(declared.items()):
+        parties = {vm.id for vm, _ in members}
+        for vm, share in members:
+            _check_share(vm, share, members, _peers(vm, share, vms), parties)
+        groups.append(ShareGroup(name, members[0][1].size, tuple(members)))
+    return tuple(groups)
+
+
+def _peers(vm: VmConfig, share: ShareDeclaration, vms: Sequence[VmConfig]) -> dict[int, VmConfig]:
+    """The VMs a share names, by id."""
+    found: dict[int, VmConfig] = {}
+    for peer in share.peers:
+        matches = [other for other in vms if peer == (other.id if isinstance(peer, int) else other.name)]
+        what = f"share {shown(share.name)}: peer {shown(peer)}"
+        if not matches:
+            known = ", ".join(other.label for other in vms[:8])
+            raise share.place.error(f"{what} is none of the VMs given: {known}")
+        if len(matches) > 1:
+            raise share.place.error(f"{what} is the name of {len(matches)} VMs: name it by its id")
+        if matches[0] is vm:
+            raise share.place.error(f"{what} is this VM itself: name the others")
+        found[matches[0].id] = matches[0]
+    return found
+
+
+def _check_share(
+    vm: VmConfig,
+    share: ShareDeclaration,
+    members: Sequence[tuple[VmConfig, ShareDeclaration]],
+    peers: dict[int, VmConfig],
+    parties: set[int],
+) -> None:
+    name = shown(share.name)
+    for peer_id, peer in peers.items():
+        if peer_id not in parties:
+            raise share.place.error(
+                f"{vm.label} shares {name} with {peer.label}, but {peer.file} does not declare it: a share holds "
+                f"only when all declare it; add a [[share]] with this name and size {share.size:#x} there"
+            )
+    for other, declaration in members:
+        if other is not vm and other.id not in peers:
+            raise share.place.error(
+                f"{other.label} declares share {name} too ({declaration.place}), but is no peer of {vm.label} here: "
+                "add it to peers, or give its share another name"
+            )
+        if declaration.size != share.size:
+            raise share.place.error(
+                f"share {name} has {share.size:#x} bytes here and {declaration.size:#x} in {declaration.place}: "
+                "make them equal"
+            )

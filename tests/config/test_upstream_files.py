@@ -1,0 +1,136 @@
+"""What each of upstream's own files yields. The files are data beside the repository; without them this is skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from stage2.address import MIB
+from stage2.config.describe import describe_vm
+from stage2.config.load import FileKind, load_board, load_defconfig, load_platform, load_vm, recognise
+from stage2.config.platform import default_platform
+from stage2.config.regions import RAM_TYPES, memory_regions
+from stage2.errors import ConfigError
+from stage2.flags import MapType
+
+CONFIGS = Path(__file__).parents[2].parent / "shared" / "axvisor-configs"
+pytestmark = pytest.mark.skipif(not CONFIGS.is_dir(), reason="upstream's files are not beside the repository")
+
+ALLOC, IDENT, RESRV, MMIO = "MAP_ALLOC", "MAP_IDENTICAL", "MAP_RESERVED", "MMIO"
+# file: (regions by map type, MiB of RAM, passthrough devices, device-tree nodes, notices, images)
+VMS: dict[str, tuple[dict[str, int], float, int, int, int, str]] = {
+    "seed/vms/arceos-aarch64.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel"),
+    "seed/vms/arceos-aarch64-smp.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel"),
+    "seed/vms/arceos-riscv64.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
+    "seed/vms/arceos-riscv64-smp.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
+    "seed/vms/arceos-x86_64.toml": ({ALLOC: 1, MMIO: 3}, 16, 3, 0, 0, "kernel bios"),
+    "seed/vms/linux-a1000-aarch64-smp8.toml": ({IDENT: 1, MMIO: 1}, 1792, 1, 0, 0, "kernel dtb"),
+    "seed/vms/linux-qemu-aarch64.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 0, "kernel dtb"),
+    "seed/vms/linux-qemu-aarch64-smp2.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 0, "kernel dtb"),
+    "seed/vms/linux-qemu-aarch64-vm2.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 0, "kernel dtb"),
+    # One region has the device bit (a notice), and the key cpu_set is unknown (another).
+    "seed/vms/linux-rk3588-aarch64.toml": ({IDENT: 1, MMIO: 6}, 1900, 5, 0, 2, "kernel dtb"),
+    "seed/vms/nimbos-aarch64.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel"),
+    "seed/vms/nimbos-riscv64.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
+    "seed/vms/nimbos-x86_64.toml": ({ALLOC: 1, MMIO: 3}, 16, 3, 0, 0, "kernel bios"),
+    "seed/vms/starry-aarch64.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel dtb"),
+    "seed/vms/starry-riscv64.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel dtb"),
+    "seed/vms/starry-x86_64.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel dtb"),
+    # From here on a notice says that "/" of the device tree maps nothing.
+    "head/vms/arceos-aarch64-e2000-smp1.toml": ({IDENT: 1}, 512, 0, 1, 1, "kernel"),
+    "head/vms/arceos-aarch64-e2000-smp2.toml": ({IDENT: 1}, 512, 0, 1, 1, "kernel"),
+    "head/vms/arceos-aarch64-qemu-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
+    "head/vms/arceos-aarch64-rk3568-smp1.toml": ({IDENT: 1}, 256, 0, 1, 1, "kernel"),
+    "head/vms/arceos-aarch64-rk3568-smp2.toml": ({IDENT: 1}, 256, 0, 1, 1, "kernel"),
+    "head/vms/arceos-aarch64-tac_e400-smp1.toml": ({IDENT: 1}, 512, 0, 1, 1, "kernel"),
+    "head/vms/linux-aarch64-a1000-smp8.toml": ({IDENT: 1, RESRV: 1, MMIO: 1}, 512 + 1792, 1, 0, 0, "kernel dtb"),
+    "head/vms/linux-aarch64-e2000-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
+    "head/vms/linux-aarch64-e2000-smp2.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
+    "head/vms/linux-aarch64-qemu-smp1.toml": ({IDENT: 1}, 256, 0, 1, 1, "kernel"),
+    "head/vms/linux-aarch64-rk3568-smp1.toml": ({IDENT: 1}, 1536, 0, 1, 1, "kernel"),
+    "head/vms/linux-aarch64-rk3568-smp2.toml": ({IDENT: 1}, 1536, 0, 1, 1, "kernel"),
+    "head/vms/linux-aarch64-rk3588-smp8.toml": ({IDENT: 1, RESRV: 1, MMIO: 6}, 3413 + 2 / 256, 6, 0, 0, "kernel dtb"),
+    "head/vms/linux-aarch64-tac_e400-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
+    "head/vms/nimbos-aarch64-qemu-smp1.toml": ({ALLOC: 1}, 16, 0, 1, 1, "kernel"),
+    "head/vms/nimbos-riscv64-qemu-smp1.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
+    "head/vms/nimbos-x86_64-qemu-smp1.toml": ({ALLOC: 1, MMIO: 3}, 16, 3, 0, 0, "kernel bios"),
+    "head/vms/rtthread-aarch64-e2000-smp1.toml": ({ALLOC: 1, MMIO: 1}, 256, 0, 1, 1, "kernel"),
+}
+# file: (arch, base and MiB of RAM, mmio regions, virtio regions, keys of the board only, notices)
+PLATFORMS: dict[str, tuple[str, int, int, int, int, int, int]] = {
+    "aarch64-bsta1000b-hv": ("aarch64", 0x1_9800_0000, 1408, 6, 0, 4, 0),
+    # 0x0a00_3000 is twice in the VirtIO list.
+    "aarch64-qemu-virt-hv": ("aarch64", 0x4000_0000, 2048, 7, 32, 0, 1),
+    "aarch64-rk3588j-hv": ("aarch64", 0x20_0000, 128, 7, 0, 0, 0),
+    "riscv64-qemu-virt": ("riscv64", 0x8000_0000, 128, 6, 8, 0, 0),
+    "x86_64-qemu-q35": ("x86_64", 0, 128, 7, 0, 0, 0),
+}
+BOARDS = {
+    "orangepi-5-plus": "aarch64",
+    "phytiumpi": "aarch64",
+    "qemu-aarch64": "aarch64",
+    "qemu-x86_64": "x86_64",
+    "roc-rk3568-pc": "aarch64",
+}
+
+
+def test_the_tables_name_every_file() -> None:
+    named = {
+        *VMS,
+        *(f"seed/platforms/{name}.toml" for name in PLATFORMS),
+        *(f"head/board/{name}.toml" for name in BOARDS),
+    }
+    found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.toml")}
+    assert found == named | {"seed/defconfig.toml", "head/defconfig.toml"}
+
+
+@pytest.mark.parametrize("name", VMS)
+def test_a_vm_file_yields_what_the_table_says(name: str) -> None:
+    vm = load_vm(CONFIGS / name)
+    regions = memory_regions(vm)
+    assert (
+        dict(Counter(region.map_type.value for region in regions)),
+        sum(region.size for region in regions if region.map_type in RAM_TYPES) / MIB,
+        len(vm.devices.passthrough),
+        len(vm.devices.nodes),
+        len(vm.notices),
+        " ".join(image.role for image in vm.kernel.images if image.path),
+    ) == VMS[name]
+    assert vm.arch is None
+    assert not any(region.map_type is MapType.MMIO and int(region.flags) & 4 for region in regions)
+    assert describe_vm(vm)["name"] == vm.name
+    host = default_platform([vm])
+    for region in regions:
+        if region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+            assert any(span.covers(region.range) for span in host.memory)
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_a_platform_file_yields_what_the_table_says(name: str) -> None:
+    platform = load_platform(CONFIGS / "seed/platforms" / f"{name}.toml")
+    assert (
+        platform.arch,
+        platform.memory[0].start,
+        platform.memory_size // MIB,
+        len(platform.mmio),
+        len(platform.virtio_mmio),
+        len(platform.extra),
+        len(platform.notices),
+    ) == PLATFORMS[name]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_board_file_is_recognised(name: str) -> None:
+    path = CONFIGS / "head/board" / f"{name}.toml"
+    assert recognise(path) is FileKind.BOARD
+    assert load_board(path).arch == BOARDS[name]
+    with pytest.raises(ConfigError, match="is a board file"):
+        load_vm(path)
+
+
+@pytest.mark.parametrize(("generation", "ticks"), [("seed", 100), ("head", 1000)])
+def test_a_defconfig_yields_its_ticks(generation: str, ticks: int) -> None:
+    config = load_defconfig(CONFIGS / generation / "defconfig.toml")
+    assert (config.smp, config.ticks_per_sec, config.task_stack_size, config.notices) == (1, ticks, 0x4_0000, ())
