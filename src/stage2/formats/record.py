@@ -1,0 +1,188 @@
+"""The format record: everything that distinguishes one table format from another.
+
+The functions of a record, `encode_leaf` apart, are written in the compilable subset (see `u64`): no imports of numba, constants
+through `u64()`, arguments and results unsigned 64-bit. The walker, the batch kernels, the edit kernels and the
+engines' callbacks are all built from them; a format's rules stand nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..address import SIZE_4K
+from ..flags import MappingFlags, MemoryType
+
+Decode = Callable[[int, int, int], tuple[int, int, int]]
+"""(entry, level, controls) -> (kind, address, attributes), see `outcome`."""
+Permissions = Callable[[int, int], int]
+"""(attributes of the whole walk, controls) -> effective permissions, privileged in bits 0-2, user in 3-5."""
+Mark = Callable[[int, int, int], int]
+"""(leaf entry, 1 for a write, controls) -> the entry as hardware leaves it after the access."""
+Resize = Callable[[int, int, int], int]
+"""(leaf entry, its level, another level) -> the bits, without address, of an equal leaf at the other level."""
+Inherit = Callable[[int, int], int]
+"""(old leaf, new leaf) -> the new leaf with the accessed and dirty state of the old one."""
+PackAddress = Callable[[int], int]
+"""Output address -> its bits in an entry."""
+EncodeLeaf = Callable[[int, MappingFlags, MemoryType, int], int]
+"""(level, flags, memory type, controls) -> all bits of a leaf but its address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of an entry or a register, with what it means.
+
+    Args:
+        high, low: bit numbers, inclusive.
+        name: the manual's name.
+        meaning: one sentence; used by every explanation.
+        values: meaning of single values, where they have one each.
+        kinds: entry kinds the field exists in ("leaf", "table"); both by default.
+        reserved: True when hardware demands zero.
+        levels: levels at which the field exists; None for all.
+    """
+
+    high: int
+    low: int
+    name: str
+    meaning: str
+    values: Mapping[int, str] = field(default_factory=dict)
+    kinds: frozenset[str] = frozenset({"leaf", "table"})
+    reserved: bool = False
+    levels: frozenset[int] | None = None
+
+    @property
+    def bits(self) -> str:
+        """The bit numbers as manuals write them: `53:10`, `7`."""
+        return str(self.low) if self.high == self.low else f"{self.high}:{self.low}"
+
+    def extract(self, value: int) -> int:
+        return (value >> self.low) & ((1 << (self.high - self.low + 1)) - 1)
+
+    def explain(self, value: int) -> str:
+        """The sentence for this value of the field."""
+        return self.values.get(value, self.meaning)
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """One table format. Levels count from 0, the smallest page.
+
+    Args:
+        name: as in DESIGN: `sv39x4`, `ept4`.
+        title: one line for people.
+        family: folder of `formats` it belongs to.
+        stage: 1 (GVA to GPA) or 2 (GPA to HPA).
+        levels: number of levels; 0 means no translation (Bare).
+        root_bits: index bits of the root table (a concatenated or x4 root has more than the others).
+        top_leaf_level: the highest level at which a leaf may stand.
+        output_bits: width of the output address.
+        sign_extended: input addresses must be sign-extended from the top bit; otherwise zero-extended.
+        decode, permissions, mark, pack_address, resize, inherit: the rules, in the compilable subset.
+        encode_leaf: the inverse of decode, in plain Python; raises EncodingError.
+        table_bits: the bits of a table entry besides its address.
+        fields: what `explain` says of an entry.
+        default_controls: control bits of a newly built regime.
+        manual: where the format is specified.
+        page_shift: log2 of the smallest page.
+        bits: index bits of every table but the root.
+    """
+
+    name: str
+    title: str
+    family: str
+    stage: int
+    levels: int
+    root_bits: int
+    top_leaf_level: int
+    output_bits: int
+    sign_extended: bool
+    decode: Decode
+    permissions: Permissions
+    mark: Mark
+    pack_address: PackAddress
+    resize: Resize
+    inherit: Inherit
+    encode_leaf: EncodeLeaf
+    table_bits: int
+    fields: tuple[Field, ...]
+    default_controls: int
+    manual: str
+    page_shift: int = 12
+    bits: int = 9
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """The functions in the compilable subset."""
+        return self.decode, self.permissions, self.mark, self.pack_address, self.resize, self.inherit
+
+    @property
+    def is_bare(self) -> bool:
+        """True when the regime translates nothing: output equals input."""
+        return self.levels == 0
+
+    @property
+    def input_bits(self) -> int:
+        """Width of the addresses it translates."""
+        if self.is_bare:
+            return self.output_bits
+        return self.level_shift(self.levels - 1) + self.root_bits
+
+    @property
+    def page_size(self) -> int:
+        """Size of the smallest page in bytes."""
+        return 1 << self.page_shift
+
+    @property
+    def table_size(self) -> int:
+        """Size of a table that is not the root, in bytes."""
+        return 8 << self.bits
+
+    @property
+    def root_size(self) -> int:
+        """Size and alignment of the root table in bytes."""
+        return max(8 << self.root_bits, SIZE_4K)
+
+    @property
+    def leaf_sizes(self) -> tuple[int, ...]:
+        """Size in bytes of the leaf at each level that may hold one."""
+        return tuple(self.leaf_size(level) for level in range(self.top_leaf_level + 1))
+
+    def level_shift(self, level: int) -> int:
+        """Lowest address bit that indexes a table at `level`."""
+        return self.page_shift + self.bits * level
+
+    def leaf_size(self, level: int) -> int:
+        """Bytes that one entry at `level` covers."""
+        return 1 << self.level_shift(level)
+
+    def index(self, address: int, level: int) -> int:
+        """Index of `address` in its table at `level`."""
+        bits = self.root_bits if level == self.levels - 1 else self.bits
+        return (address >> self.level_shift(level)) & ((1 << bits) - 1)
+
+    def table_entry(self, address: int) -> int:
+        """The entry that points to the table at `address`."""
+        return self.pack_address(address) | self.table_bits
+
+    def leaf_entry(
+        self,
+        level: int,
+        address: int,
+        flags: MappingFlags,
+        memory_type: MemoryType | None = None,
+        controls: int | None = None,
+    ) -> int:
+        """The leaf at `level` that maps `address`.
+
+        Raises:
+            EncodingError: the format cannot express the flags, the memory type or a leaf at this level.
+        """
+        bits = self.encode_leaf(
+            level,
+            flags,
+            flags.memory_type if memory_type is None else memory_type,
+            self.default_controls if controls is None else controls,
+        )
+        return self.pack_address(address) | bits

@@ -1,0 +1,145 @@
+"""The RISC-V page table entry: one layout for stage 1 and stage 2 (Privileged, "Sv39: Addressing and Memory
+Protection"; G-stage differences in "Guest Physical Address Translation")."""
+
+from __future__ import annotations
+
+from ...errors import EncodingError
+from ...flags import MappingFlags, MemoryType
+from .. import outcome
+from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
+from ..record import Field
+from ..u64 import u64
+
+V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
+PPN_SHIFT = 10
+PPN_BITS = 44
+
+# --- controls: what of the CSRs matters to a walk ---------------------------------------------------------
+SUM = 1 << 0
+"""sstatus.SUM / vsstatus.SUM: supervisor may read and write user pages."""
+MXR = 1 << 1
+"""sstatus.MXR / vsstatus.MXR: reads are allowed where only fetches are."""
+HARDWARE_AD = 1 << 2
+"""Svadu (menvcfg.ADUE / henvcfg.ADUE): hardware sets A and D; clear means Svade: a page fault instead."""
+G_STAGE = 1 << 3
+"""Second stage: every access counts as a user access, so U is required."""
+
+
+def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
+    """Kind, address and attributes of an entry (Privileged, "Virtual Address Translation Process", steps 3-6).
+
+    Args:
+        entry: the 64-bit page table entry.
+        level: 0 for the smallest page.
+        controls: bits of this module.
+    """
+    if entry & u64(V) == u64(0):
+        return u64(NONE), u64(0), u64(0)
+    # Bits 60:54 are reserved; PBMT (62:61) and N (63) are reserved as long as Svpbmt and Svnapot are absent.
+    if entry >> u64(54) != u64(0) or entry & u64(R | W) == u64(W):
+        return u64(MISCONFIGURED), u64(0), u64(0)
+    address = (entry >> u64(PPN_SHIFT)) << u64(12)
+    if entry & u64(R | W | X) == u64(0):
+        # A pointer: D, A and U are reserved, and below level 0 there is no table.
+        if level == u64(0) or entry & u64(U | A | D) != u64(0):
+            return u64(MISCONFIGURED), u64(0), u64(0)
+        return u64(TABLE), address, u64(outcome.ALL_ALLOWED)
+    if address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
+        return u64(MISCONFIGURED), u64(0), u64(0)
+    attributes = (entry >> u64(1)) & u64(outcome.READ | outcome.WRITE | outcome.EXECUTE)
+    attributes |= (entry & u64(U | G)) << u64(7)
+    attributes |= (entry & u64(A | D)) << u64(2)
+    return u64(LEAF), address, attributes
+
+
+def permissions(attributes: int, controls: int) -> int:
+    """What a leaf lets privileged (bits 0-2) and user (bits 3-5) accesses do.
+
+    Privileged, "Supervisor Memory Privilege" (SUM, MXR), and for the G-stage "Guest Physical Address
+    Translation": accesses are checked as if in U-mode.
+    """
+    allowed = attributes & u64(outcome.READ | outcome.WRITE | outcome.EXECUTE)
+    if controls & u64(MXR) != u64(0) and allowed & u64(outcome.EXECUTE) != u64(0):
+        allowed |= u64(outcome.READ)
+    if controls & u64(G_STAGE) != u64(0):
+        if attributes & u64(outcome.USER) == u64(0):
+            return u64(0)
+        return allowed | allowed << u64(outcome.USER_SHIFT)
+    if attributes & u64(outcome.USER) == u64(0):
+        return allowed
+    if controls & u64(SUM) == u64(0):
+        return allowed << u64(outcome.USER_SHIFT)
+    return (allowed & u64(outcome.READ | outcome.WRITE)) | allowed << u64(outcome.USER_SHIFT)
+
+
+def mark(entry: int, write: int, controls: int) -> int:
+    """The leaf after an access: A (and D for a write) set when hardware updates them (Svadu), else unchanged."""
+    if controls & u64(HARDWARE_AD) == u64(0):
+        return entry
+    if write != u64(0):
+        return entry | u64(A | D)
+    return entry | u64(A)
+
+
+def pack_address(address: int) -> int:
+    """The PPN field of a page- or table-aligned address below 2^56."""
+    return (address >> u64(12)) << u64(PPN_SHIFT)
+
+
+def resize(entry: int, level: int, new_level: int) -> int:
+    """A leaf looks the same at every level: everything but the PPN."""
+    return entry & ~u64(((1 << PPN_BITS) - 1) << PPN_SHIFT)
+
+
+def inherit(old: int, new: int) -> int:
+    """A and D of the old leaf, everything else of the new one."""
+    return (new & ~u64(A | D)) | (old & u64(A | D))
+
+
+def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, controls: int) -> int:
+    """All bits of a leaf but the PPN. A and D are set, so that no access faults for their sake.
+
+    RISC-V keeps memory types outside the entry (PMAs) unless Svpbmt is there, so `memory_type` leaves no trace.
+
+    Raises:
+        EncodingError: write without read is reserved; a leaf with no permission would be a table pointer.
+    """
+    permissions_wanted = flags.permissions
+    if not permissions_wanted:
+        raise EncodingError("a RISC-V leaf needs at least one of read, write and execute")
+    if permissions_wanted & MappingFlags.WRITE and not permissions_wanted & MappingFlags.READ:
+        raise EncodingError("RISC-V reserves write without read (R=0, W=1)")
+    bits = V | A | D | int(permissions_wanted) << 1
+    if controls & G_STAGE or flags & MappingFlags.USER:
+        bits |= U
+    return bits
+
+
+_LEAF = frozenset({"leaf"})
+_TABLE = frozenset({"table"})
+
+FIELDS = (
+    Field(0, 0, "V", "valid: the entry takes part in translation", {0: "not valid: nothing is mapped here"}),
+    Field(1, 1, "R", "readable", {0: "not readable"}, _LEAF),
+    Field(2, 2, "W", "writable", {0: "not writable"}, _LEAF),
+    Field(3, 3, "X", "executable", {0: "not executable"}, _LEAF),
+    Field(3, 1, "XWR", "all clear: points to the next table", {}, _TABLE),
+    Field(
+        4,
+        4,
+        "U",
+        "user mode may use the page; at stage 2 every guest access needs it",
+        {0: "supervisor page; at stage 2 no guest access is allowed"},
+        _LEAF,
+    ),
+    Field(5, 5, "G", "global: the same in every address space", {0: "not global"}),
+    Field(6, 6, "A", "accessed since this bit was last cleared", {0: "not accessed"}, _LEAF),
+    Field(7, 7, "D", "written since this bit was last cleared", {0: "not written"}, _LEAF),
+    Field(4, 4, "U", "reserved in a table pointer", {}, _TABLE, reserved=True),
+    Field(7, 6, "DA", "reserved in a table pointer", {}, _TABLE, reserved=True),
+    Field(9, 8, "RSW", "free for the supervisor's software"),
+    Field(53, 10, "PPN", "physical page number: address bits 55:12"),
+    Field(60, 54, "reserved", "reserved, must be zero", reserved=True),
+    Field(62, 61, "PBMT", "page-based memory type; reserved without Svpbmt", reserved=True),
+    Field(63, 63, "N", "naturally aligned power-of-two group; reserved without Svnapot", reserved=True),
+)

@@ -1,0 +1,76 @@
+"""The RISC-V format records. Sv39 and Sv39x4 differ in the width of the root and in one control bit."""
+
+from __future__ import annotations
+
+from ..record import Format
+from . import entry
+
+_MANUAL = "RISC-V Privileged, "
+
+
+def _record(name: str, levels: int, *, g_stage: bool) -> Format:
+    bits = 12 + 9 * levels + (2 if g_stage else 0)
+    chapter = '"Guest Physical Address Translation"' if g_stage else f'"{name.capitalize()}"'
+    return Format(
+        name=name,
+        title=f"RISC-V {name.capitalize()}, stage {2 if g_stage else 1}, {levels} levels, {bits}-bit input",
+        family="riscv",
+        stage=2 if g_stage else 1,
+        levels=levels,
+        # The root of the G-stage is four times as large: two more index bits (16 KiB, 16 KiB aligned).
+        root_bits=11 if g_stage else 9,
+        top_leaf_level=levels - 1,
+        output_bits=56,
+        sign_extended=not g_stage,
+        decode=entry.decode,
+        permissions=entry.permissions,
+        mark=entry.mark,
+        pack_address=entry.pack_address,
+        resize=entry.resize,
+        inherit=entry.inherit,
+        encode_leaf=entry.encode_leaf,
+        table_bits=entry.V,
+        fields=entry.FIELDS,
+        default_controls=entry.G_STAGE if g_stage else 0,
+        manual=_MANUAL + chapter,
+    )
+
+
+SV39 = _record("sv39", 3, g_stage=False)
+SV48 = _record("sv48", 4, g_stage=False)
+SV57 = _record("sv57", 5, g_stage=False)
+SV39X4 = _record("sv39x4", 3, g_stage=True)
+SV48X4 = _record("sv48x4", 4, g_stage=True)
+SV57X4 = _record("sv57x4", 5, g_stage=True)
+
+
+def bare(stage: int) -> Format:
+    """Bare: output equals input, nothing is protected (satp, vsatp or hgatp MODE 0)."""
+    return Format(
+        name=f"bare-s{stage}",
+        title=f"RISC-V Bare, stage {stage}: no translation, no protection",
+        family="riscv",
+        stage=stage,
+        levels=0,
+        root_bits=0,
+        top_leaf_level=0,
+        output_bits=56,
+        sign_extended=False,
+        decode=entry.decode,
+        permissions=entry.permissions,
+        mark=entry.mark,
+        pack_address=entry.pack_address,
+        resize=entry.resize,
+        inherit=entry.inherit,
+        encode_leaf=entry.encode_leaf,
+        table_bits=entry.V,
+        fields=(),
+        default_controls=0,
+        manual=_MANUAL + '"satp" and "hgatp" registers, MODE Bare',
+    )
+
+
+BARE_STAGE_1 = bare(1)
+BARE_STAGE_2 = bare(2)
+
+FORMATS = (SV39, SV48, SV57, SV39X4, SV48X4, SV57X4, BARE_STAGE_1, BARE_STAGE_2)
