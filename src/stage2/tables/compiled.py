@@ -1,0 +1,239 @@
+"""Compiling the walks with numba, and keeping what was compiled.
+
+Only outermost functions (batch kernels, callbacks) are compiled and cached; everything below them is injected as
+plain Python and inlined by numba. The cache folder's name is a hash of all sources that can end up in a kernel, so
+an edited `decode` never runs from old machine code, and a second process starts from the cache.
+
+Nothing else in the package imports numba.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..formats.outcome import TABLE_OUTSIDE_MEMORY
+from ..formats.record import Format
+from ..formats.u64 import MASK_64, u64
+
+if TYPE_CHECKING:
+    from ..memory.physical import PhysicalMemory
+
+_ROOMS = ("formats", "tables", "engines")
+_KEPT_CACHES = 4
+_lock = threading.RLock()
+
+HostMemory = tuple[Any, Any, Any, Any, Any]
+"""(delta, start, end, further ranges, their number): what kernels know of host physical memory. All five are
+unsigned 64-bit numbers, so passing them on costs no reference counting. `delta` added to an HPA gives the HVA."""
+
+
+def host_memory(memory: PhysicalMemory) -> HostMemory:
+    """The numbers through which kernels see host physical memory; valid as long as `memory` is open."""
+    import numpy as np
+
+    table = memory.range_table
+    delta = (memory.hva - memory.base) & MASK_64
+    further = table.ctypes.data + table.itemsize * 2
+    return np.uint64(delta), table[0, 0], table[0, 1], np.uint64(further), np.uint64(len(table) - 1)
+
+
+def load(host: Any, address: int) -> tuple[int, int]:
+    """(0, word) at an HPA, or (TABLE_OUTSIDE_MEMORY, 0)."""
+    delta, start, end, further, count = host
+    # One comparison for both ends; the further ranges are rare and stay out of the inlined path.
+    if address - start < end - start or in_further_range(further, count, address):
+        return u64(0), peek(address + delta, u64(0))
+    return u64(TABLE_OUTSIDE_MEMORY), u64(0)
+
+
+def in_further_range(further: int, count: int, address: int) -> bool:
+    """Whether an HPA lies in one of the ranges after the first."""
+    while count != u64(0):
+        if peek(further, u64(0)) <= address and address < peek(further, u64(1)):
+            return True
+        further += u64(16)
+        count -= u64(1)
+    return False
+
+
+def store(host: Any, address: int, word: int) -> None:
+    """Publish a word with one aligned 64-bit store; the address came out of a successful load."""
+    poke(address + host[0], u64(0), word)
+
+
+def peek(hva: int, index: int) -> int:
+    """The word `index` words after a host virtual address; exists in compiled code only."""
+    raise NotImplementedError
+
+
+def poke(hva: int, index: int, word: int) -> None:
+    """Store a word `index` words after a host virtual address; exists in compiled code only."""
+    raise NotImplementedError
+
+
+def _define_memory_access(module: Any) -> None:
+    """Give `peek`, `poke` and `prefetch` their meaning in compiled code."""
+    from llvmlite import ir
+
+    cgutils: Any = import_module("numba.core.cgutils")
+    extending: Any = import_module("numba.extending")
+    intrinsic, overload = extending.intrinsic, extending.overload
+    word, i32 = ir.IntType(64), ir.IntType(32)
+    unsigned = module.types.uint64
+
+    # A base and an index, so that LLVM sees the rows of a table as arrays and vectorises loops over them.
+    def load_word(typing_context: Any, hva: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], word.as_pointer())
+            return builder.load(builder.gep(pointer, [arguments[1]]))
+
+        return unsigned(unsigned, unsigned), generate
+
+    def store_word(typing_context: Any, hva: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], word.as_pointer())
+            builder.store(arguments[2], builder.gep(pointer, [arguments[1]]))
+            return context.get_dummy_value()
+
+        return module.types.void(unsigned, unsigned, unsigned), generate
+
+    def prefetch_word(typing_context: Any, hva: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32]), "llvm.prefetch.p0"
+            )
+            builder.call(function, [pointer, i32(0), i32(3), i32(1)])
+            return context.get_dummy_value()
+
+        return module.types.void(unsigned), generate
+
+    loads, stores, prefetches = intrinsic(load_word), intrinsic(store_word), intrinsic(prefetch_word)
+    overload(peek, inline="always")(lambda hva, index: lambda hva, index: loads(hva, index))
+    overload(poke, inline="always")(lambda hva, index, word: lambda hva, index, word: stores(hva, index, word))
+    overload(prefetch, inline="always")(lambda hva: lambda hva: prefetches(hva))
+
+
+def prefetch(hva: int) -> None:
+    """Ask the cache for the word at a host virtual address; exists in compiled code only."""
+    raise NotImplementedError
+
+
+@cache
+def numba() -> Any:
+    """The numba module, prepared for the compilable subset."""
+    import numba as module
+    from numba.extending import overload, register_jitable
+
+    # Lambdas, because numba compares the two signatures to the letter, annotations included.
+    overload(u64)(lambda value: lambda value: module.uint64(value))
+    _define_memory_access(module)
+    register_jitable(in_further_range)
+    return module
+
+
+@cache
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let compiled code call a plain function of the compilable subset."""
+    from numba.extending import register_jitable
+
+    numba()
+    result: Callable[..., Any] = register_jitable(forceinline=True)(function)
+    return result
+
+
+def kernel(function: Callable[..., Any], *formats: Format) -> Callable[..., Any]:
+    """Compile an outermost function at its first call, without the GIL, cached across processes.
+
+    Args:
+        function: in the compilable subset.
+        formats: the formats injected into it; a format defined outside this package is hashed too.
+    """
+    module = numba()
+    with _CacheFolder(formats):
+        try:
+            compiled: Callable[..., Any] = module.njit(cache=True, nogil=True)(function)
+        except RuntimeError:  # no writable cache folder: compile in every process
+            compiled = module.njit(nogil=True)(function)
+    return compiled
+
+
+def callback(signature: Any, function: Callable[..., Any], *formats: Format) -> Any:
+    """Compile a C callback with a fixed signature, cached like a kernel."""
+    module = numba()
+    with _CacheFolder(formats):
+        try:
+            return module.cfunc(signature, nopython=True, cache=True)(function)
+        except RuntimeError:
+            return module.cfunc(signature, nopython=True)(function)
+
+
+def cache_root() -> Path:
+    """Where compiled kernels are kept: $STAGE2_CACHE, or `stage2` in the user's cache folder."""
+    own = os.environ.get("STAGE2_CACHE")
+    if own:
+        return Path(own) / "kernels"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stage2" / "kernels"
+
+
+@cache
+def _package_digest() -> str:
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parent.parent
+    for room in _ROOMS:
+        for path in sorted((package / room).rglob("*.py")):
+            digest.update(str(path.relative_to(package)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def source_stamp(formats: tuple[Format, ...]) -> str:
+    """A hash of everything that can change what a kernel over these formats does."""
+    digest = hashlib.sha256(_package_digest().encode())
+    package = str(Path(__file__).resolve().parent.parent)
+    for fmt in formats:
+        for function in fmt.functions:
+            file = Path(function.__code__.co_filename).resolve()
+            if not str(file).startswith(package):
+                # A format from elsewhere: its file if there is one, and its code in any case.
+                digest.update(file.read_bytes() if file.is_file() else b"")
+                digest.update(function.__code__.co_code)
+                digest.update(repr(function.__code__.co_consts).encode())
+    return digest.hexdigest()[:20]
+
+
+class _CacheFolder:
+    """Points numba at our cache folder while a function is being decorated, and only then."""
+
+    def __init__(self, formats: tuple[Format, ...]) -> None:
+        self._folder = cache_root() / source_stamp(formats)
+
+    def __enter__(self) -> None:
+        _lock.acquire()
+        config = numba().config
+        self._before = config.CACHE_DIR
+        config.CACHE_DIR = str(self._folder)
+        if not self._folder.exists():
+            _forget_old_caches(self._folder.parent)
+
+    def __exit__(self, *_: object) -> None:
+        numba().config.CACHE_DIR = self._before
+        _lock.release()
+
+
+def _forget_old_caches(root: Path) -> None:
+    """Keep the newest few folders; a folder in use by another process is recreated by it when needed."""
+    try:
+        folders = sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    except OSError:
+        return
+    for folder in folders[_KEPT_CACHES:]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,478 @@
+"""A page table in host physical memory: built, edited and read through one format record.
+
+Every edit is planned and checked before a byte changes; a refused edit leaves the table and the frames as they
+were. What an edit owes to the TLB is returned, and flushed before a table it unlinked is given back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..address import ADDRESS_LIMIT, SIZE_2M, Hpa, Range, align_down, require_aligned
+from ..errors import MappingError, NotMappedError, OutOfRangeError, OverlapError
+from ..flags import Access, MappingFlags, MemoryType
+from ..formats.record import Format
+from ..ranges import RangeMap
+from . import edit
+from .batch import translate_kernel
+from .compiled import HostMemory, host_memory
+from .explain import Walk, explain_stage
+from .regime import Regime
+from .result import Fault, Mapped
+
+if TYPE_CHECKING:
+    from ..memory.frames import FrameAllocator
+    from ..memory.owners import Owner
+
+U64Array = npt.NDArray[np.uint64]
+_NO_ROWS = np.zeros((0, 3), np.uint64)
+_NO_FRAMES = np.zeros(0, np.uint64)
+_FEW_RUNS = 16
+"""Room for runs at the first try; most edits touch fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A run of addresses that maps to a run of host physical memory with one set of attributes.
+
+    Args:
+        start: first input address.
+        hpa: where it maps.
+        size: bytes.
+        permissions: effective permissions, as in `Mapped`.
+        leaf_size: bytes of one leaf; 0 when leaves of several sizes were joined.
+    """
+
+    start: int
+    hpa: Hpa
+    size: int
+    permissions: int
+    leaf_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What an edit did.
+
+    Args:
+        tables_added, tables_freed: how many tables came and went.
+        removed: (start, HPA, size) runs that were unmapped, shape (n, 3).
+        invalidate: input ranges whose old translations a TLB may still hold; flushed already where the table was
+            given a `flush`, otherwise owed by the caller.
+    """
+
+    tables_added: int = 0
+    tables_freed: int = 0
+    removed: U64Array = field(default_factory=lambda: _NO_ROWS)
+    invalidate: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How a table is built: leaves by leaf size in bytes, tables, and their bytes."""
+
+    leaves: dict[int, int]
+    tables: int
+    table_bytes: int
+
+    @property
+    def mapped_bytes(self) -> int:
+        return sum(size * count for size, count in self.leaves.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Translations of an array of addresses, element by element.
+
+    Args:
+        hpa: output addresses, 2^64-1 where unmapped.
+        status: 0, or the number of a FaultKind.
+        attributes: the walk's combined attributes (`formats.outcome`), the last entry's level in bits 31:24.
+    """
+
+    hpa: U64Array
+    status: npt.NDArray[np.uint8]
+    attributes: npt.NDArray[np.uint32]
+
+
+class PageTable:
+    """A table of one format.
+
+    Args:
+        fmt: the format.
+        frames: where tables come from; it knows the physical memory they lie in.
+        owner: who the tables belong to.
+        controls: the regime's controls; None takes the format's defaults.
+        identifier: VMID or ASID that its TLB entries are tagged with.
+        flush: called with the ranges to invalidate before unlinked tables are freed.
+
+    Raises:
+        OutOfMemoryError: there is no room for the root.
+    """
+
+    def __init__(
+        self,
+        fmt: Format,
+        frames: FrameAllocator,
+        *,
+        owner: Owner,
+        controls: int | None = None,
+        identifier: int = 0,
+        flush: Callable[[tuple[Range, ...]], None] | None = None,
+    ) -> None:
+        self.format = fmt
+        self.memory = frames.memory
+        self.owner = owner
+        self.flush = flush
+        self._frames = frames
+        self._lock = threading.RLock()
+        self._huge_blocks: set[int] = set()
+        self.root = frames.allocate(fmt.root_size, align=fmt.root_size, owner=owner)
+        self.regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
+        self._host: HostMemory = host_memory(self.memory)
+        self._root, self._controls = np.uint64(self.root), np.uint64(self.regime.controls)
+        self._seen = np.zeros(fmt.levels, np.uint64)
+        self._path = np.zeros((fmt.levels, 2), np.uint64)
+        self._templates = lru_cache(maxsize=64)(self._make_templates)
+        self._tables: RangeMap[bool] = RangeMap()
+        self._tables.add(Range.sized(self.root, fmt.root_size), True)
+        self._destroyed = False
+
+    # --- the seed's names --------------------------------------------------------------------------------
+
+    def map_page(self, address: int, hpa: Hpa, flags: MappingFlags, size: int | None = None) -> Edit:
+        """Map one leaf.
+
+        Args:
+            address: input address, aligned to `size`.
+            hpa: output address, aligned to `size`.
+            flags: permissions and memory type.
+            size: leaf size in bytes; the smallest page by default.
+
+        Raises:
+            MisalignedError, OutOfRangeError: address, HPA or size do not fit the format.
+            OverlapError: something is mapped there.
+            EncodingError: the format cannot express the flags.
+            OutOfMemoryError: no frame for a table.
+        """
+        size = self.format.page_size if size is None else size
+        level = self._level_of(size)
+        require_aligned("address", address, size)
+        require_aligned("HPA", hpa, size)
+        return self._map([(address, hpa, size)], flags, None, level)
+
+    def unmap_page(self, address: int) -> Mapping:
+        """Unmap the leaf that holds `address`, whatever its size; returns what it was.
+
+        Raises:
+            NotMappedError: nothing is mapped there.
+        """
+        with self._lock:
+            mapping = self.query(address)
+            if mapping is None:
+                raise NotMappedError(f"nothing is mapped at {address:#x}")
+            self.unmap_range(mapping.start, mapping.leaf_size)
+            return mapping
+
+    def translate(self, address: int, access: Access | None = None, *, user: bool = False) -> Mapped | Fault:
+        """Where `address` leads, for an access or for a mere lookup. Sets no accessed or dirty bit."""
+        return self.explain(address, access, user=user).result
+
+    # --- ranges ------------------------------------------------------------------------------------------
+
+    def map_range(
+        self,
+        start: int,
+        hpa: Hpa,
+        size: int,
+        flags: MappingFlags,
+        *,
+        memory_type: MemoryType | None = None,
+        largest: int | None = None,
+    ) -> Edit:
+        """Map `size` bytes linearly in the largest leaves that fit.
+
+        Args:
+            largest: size in bytes of the largest leaf to use; None for the format's largest.
+
+        Raises: as `map_page`.
+        """
+        return self.map_extents([(start, hpa, size)], flags, memory_type=memory_type, largest=largest)
+
+    def map_extents(
+        self,
+        extents: Sequence[tuple[int, int, int]],
+        flags: MappingFlags,
+        *,
+        memory_type: MemoryType | None = None,
+        largest: int | None = None,
+    ) -> Edit:
+        """Map several (start, HPA, size) runs, sorted and disjoint by start, as one edit: all or nothing."""
+        level = self.format.top_leaf_level if largest is None else self._level_of(largest)
+        return self._map(extents, flags, memory_type, level)
+
+    def unmap_range(self, start: int, size: int) -> Edit:
+        """Unmap everything in a range; holes are skipped, blocks that reach beyond it are split.
+
+        Raises:
+            MisalignedError, OutOfRangeError: the range does not fit the format.
+            OutOfMemoryError: no frame for the table that a split needs; nothing changed.
+        """
+        return self._sweep(start, size, edit.CLEAR, self._no_templates)
+
+    def protect_range(
+        self, start: int, size: int, flags: MappingFlags, *, memory_type: MemoryType | None = None
+    ) -> Edit:
+        """Give everything mapped in a range new permissions; accessed and dirty bits stay.
+
+        Raises: as `unmap_range`, and EncodingError.
+        """
+        return self._sweep(start, size, edit.PROTECT, self._templates(flags, memory_type or flags.memory_type))
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def explain(self, address: int, access: Access | None = None, *, user: bool = False) -> Walk:
+        """The walk of `address` with all its steps."""
+        return explain_stage(self.memory, self.regime, address, access, user=user)
+
+    def query(self, address: int) -> Mapping | None:
+        """The leaf that holds `address`, or None."""
+        found = self.translate(address)
+        if isinstance(found, Fault):
+            return None
+        start = align_down(address, found.size)
+        return Mapping(start, Hpa(align_down(found.hpa, found.size)), found.size, found.permissions, found.size)
+
+    def translate_many(self, addresses: npt.ArrayLike) -> Batch:
+        """Translate an array of addresses with the compiled kernel."""
+        inputs = np.ascontiguousarray(addresses, np.uint64)
+        flat = inputs.reshape(-1)
+        batch = Batch(np.empty_like(flat), np.empty(flat.shape, np.uint8), np.empty(flat.shape, np.uint32))
+        translate_kernel(self.format)(
+            self._host, self._root, self._controls, flat, batch.hpa, batch.attributes, batch.status
+        )
+        shape = inputs.shape
+        return Batch(batch.hpa.reshape(shape), batch.status.reshape(shape), batch.attributes.reshape(shape))
+
+    def rows(self, start: int = 0, size: int | None = None, *, merge: bool = True) -> U64Array:
+        """All leaves in a range as an array of (start, HPA, size, attributes with the level in bits 31:24).
+
+        Args:
+            merge: join neighbours that continue each other with equal attributes.
+        """
+        return self._list(start, size, merge)[0]
+
+    def mappings(self, start: int = 0, size: int | None = None, *, merge: bool = True) -> list[Mapping]:
+        """All leaves in a range, neighbours joined unless `merge` is False."""
+        permissions, controls = self.format.permissions, self.regime.controls
+        return [
+            Mapping(
+                first,
+                Hpa(hpa),
+                length,
+                permissions(attributes & 0xFF_FFFF, controls),
+                0 if merge else self.format.leaf_size(attributes >> 24),
+            )
+            for first, hpa, length, attributes in self.rows(start, size, merge=merge).tolist()
+        ]
+
+    def statistics(self) -> Statistics:
+        """Leaves by size and tables, counted on the table itself."""
+        totals = self._list(0, None, True)[1]
+        levels = self.format.levels
+        leaves = {self.format.leaf_size(level): int(totals[level]) for level in range(levels) if totals[level]}
+        tables = totals[levels:]
+        table_bytes = self.format.root_size + int(tables[: levels - 1].sum()) * self.format.table_size
+        return Statistics(leaves, int(tables.sum()), table_bytes)
+
+    def destroy(self) -> None:
+        """Give all tables back. What the leaves point to is the caller's. Harmless when repeated."""
+        with self._lock:
+            if self._destroyed:
+                return
+            self._destroyed = True
+            for span, _ in self._tables:
+                self._frames.free(span, owner=self.owner)
+            self._tables.clear()
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    @property
+    def _no_templates(self) -> U64Array:
+        return np.zeros(self.format.top_leaf_level + 1, np.uint64)
+
+    def _make_templates(self, flags: MappingFlags, memory_type: MemoryType) -> U64Array:
+        encode, controls = self.format.encode_leaf, self.regime.controls
+        levels = range(self.format.top_leaf_level + 1)
+        return np.array([encode(level, flags, memory_type, controls) for level in levels], np.uint64)
+
+    def _level_of(self, size: int) -> int:
+        if size not in self.format.leaf_sizes:
+            sizes = ", ".join(f"{leaf:#x}" for leaf in self.format.leaf_sizes)
+            raise OutOfRangeError(f"{self.format.name} has no leaf of {size:#x} bytes; it has {sizes}")
+        return self.format.leaf_sizes.index(size)
+
+    def _inputs(self, start: int, size: int) -> tuple[int, int]:
+        """The range as the kernels take it: without the sign extension that the format demands."""
+        fmt = self.format
+        span = Range.sized(start, size)
+        require_aligned("address", start, fmt.page_size)
+        require_aligned("size", size, fmt.page_size)
+        width = 1 << fmt.input_bits
+        if fmt.sign_extended:
+            half = width >> 1
+            if span.end <= half:
+                return start, span.end
+            if start >= ADDRESS_LIMIT - half:
+                return start & (width - 1), (span.end - 1 & (width - 1)) + 1
+        elif span.end <= width:
+            return start, span.end
+        raise OutOfRangeError(f"{span} is beyond the {fmt.input_bits}-bit addresses of {fmt.name}")
+
+    def _outward(self, address: int) -> int:
+        """Undo `_inputs` for one address."""
+        fmt = self.format
+        if fmt.sign_extended and address >> (fmt.input_bits - 1):
+            return address | ADDRESS_LIMIT - (1 << fmt.input_bits)
+        return address
+
+    def _map(
+        self,
+        extents: Sequence[tuple[int, int, int]],
+        flags: MappingFlags,
+        memory_type: MemoryType | None,
+        top: int,
+    ) -> Edit:
+        fmt = self.format
+        table = np.empty((3, len(extents)), np.uint64)
+        previous_end = 0
+        for column, (start, hpa, size) in enumerate(extents):
+            first, end = self._inputs(start, size)
+            require_aligned("HPA", hpa, fmt.page_size)
+            if (hpa + size) >> fmt.output_bits and hpa + size != 1 << fmt.output_bits:
+                raise OutOfRangeError(f"HPA range {Range.sized(hpa, size)} is wider than {fmt.output_bits} bits")
+            if first < previous_end:
+                raise OverlapError(f"extents overlap or are out of order at {start:#x}")
+            previous_end = end
+            table[0, column], table[1, column], table[2, column] = first, hpa, size
+        templates = self._templates(flags, memory_type or flags.memory_type)
+        kernel = edit.map_kernel(fmt)
+
+        def run(frames: U64Array) -> tuple[int, int, int]:
+            result: tuple[int, int, int] = kernel(
+                self._host, self._root, self._controls, table[0], table[1], table[2],
+                templates, np.uint64(top), frames, self._seen,
+            )  # fmt: skip
+            return result
+
+        with self._lock:
+            self._require_alive()
+            result, where, needed = run(_NO_FRAMES)
+            if result == edit.NEEDS_ROOM:
+                run(self._take_tables(int(needed)))
+            elif result:
+                self._refuse(result, int(where))
+        return Edit(tables_added=int(needed))
+
+    def _sweep(self, start: int, size: int, operation: int, templates: U64Array) -> Edit:
+        fmt = self.format
+        first, end = self._inputs(start, size)
+        kernel = edit.sweep_kernel(fmt)
+        # Every table that can become empty: one for each table span the range touches, on each level.
+        spans = ((size >> fmt.level_shift(level + 1)) + 2 for level in range(fmt.levels - 1))
+        freed = np.empty(sum(spans) if operation == edit.CLEAR else 0, np.uint64)
+
+        def run(frames: U64Array, runs: U64Array) -> tuple[int, ...]:
+            result: tuple[int, ...] = kernel(
+                self._host, self._root, self._controls, np.uint64(first), np.uint64(end), np.uint64(operation),
+                templates, frames, self._path, runs, freed,
+            )  # fmt: skip
+            return result
+
+        with self._lock:
+            self._require_alive()
+            runs = np.empty((_FEW_RUNS, 3), np.uint64)
+            result, where, needed, count, unlinked, leaves = run(_NO_FRAMES, runs)
+            if result == edit.NEEDS_ROOM:
+                runs = np.empty((int(count), 3), np.uint64)
+                _, _, needed, count, unlinked, leaves = run(self._take_tables(int(needed)), runs)
+            elif result:
+                self._refuse(result, int(where))
+            if not leaves:
+                return Edit()
+            runs = runs[: int(count)]
+            owed = (Range.sized(start, size),)
+            if self.flush is not None:
+                self.flush(owed)
+            self._give_tables(freed[: int(unlinked)])
+        if fmt.sign_extended:
+            runs[:, 0] = [self._outward(address) for address in runs[:, 0].tolist()]
+        removed = runs if operation == edit.CLEAR else _NO_ROWS
+        return Edit(int(needed), int(unlinked), removed, owed)
+
+    def _list(self, start: int, size: int | None, merge: bool) -> tuple[U64Array, U64Array]:
+        fmt = self.format
+        first, end = (0, 1 << fmt.input_bits) if size is None else self._inputs(start, size)
+        kernel = edit.list_kernel(fmt)
+
+        def run(rows: U64Array) -> tuple[int, U64Array]:
+            totals = np.empty(2 * fmt.levels, np.uint64)
+            result, where, count = kernel(
+                self._host, self._root, self._controls, np.uint64(first), np.uint64(end), np.uint64(merge),
+                rows, totals, self._seen,
+            )  # fmt: skip
+            if result:
+                self._refuse(result, int(where))
+            return int(count), totals
+
+        with self._lock:
+            self._require_alive()
+            count, _ = run(np.empty((0, 4), np.uint64))
+            rows = np.empty((count, 4), np.uint64)
+            _, totals = run(rows)
+        if fmt.sign_extended:
+            rows[:, 0] = [self._outward(address) for address in rows[:, 0].tolist()]
+        return rows, totals
+
+    def _take_tables(self, count: int) -> U64Array:
+        if not count:
+            return _NO_FRAMES
+        size = self.format.table_size
+        extents = self._frames.allocate_extents(count * size, owner=self.owner)
+        for extent in extents:
+            self._tables.add(extent, True)
+            for block in range(align_down(extent.start, SIZE_2M), extent.end, SIZE_2M):
+                if block not in self._huge_blocks:
+                    self._huge_blocks.add(block)
+                    if self.memory.contains(block, SIZE_2M):
+                        self.memory.advise_huge(Range.sized(block, SIZE_2M))
+        return np.concatenate([np.arange(extent.start, extent.end, size, dtype=np.uint64) for extent in extents])
+
+    def _give_tables(self, tables: U64Array) -> None:
+        """Free unlinked tables; they are empty, hence zero already."""
+        if not len(tables):
+            return
+        size = self.format.table_size
+        ordered = np.sort(tables)
+        breaks = np.flatnonzero(np.diff(ordered) != size) + 1
+        for piece in np.split(ordered, breaks):
+            span = Range(int(piece[0]), int(piece[-1]) + size)
+            self._tables.remove(span)
+            self._frames.free(span, owner=self.owner)
+
+    def _refuse(self, result: int, where: int) -> None:
+        address = self._outward(where)
+        if result == edit.CONFLICT:
+            raise OverlapError(f"{address:#x} is mapped already: {self.translate(address)}")
+        raise MappingError(f"the table itself is damaged at {address:#x}: {self.translate(address)}")
+
+    def _require_alive(self) -> None:
+        if self._destroyed:
+            raise MappingError("the page table was destroyed")

@@ -1,0 +1,117 @@
+"""What a translation can end in: `Mapped`, or a `Fault` of one kind. A closed set; neither is an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..address import Gpa, Gva, Hpa, format_size
+from ..flags import Access, MappingFlags
+from ..formats.outcome import USER_SHIFT, FaultKind
+from .walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_MARK, ON_TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """An address that translates.
+
+    Args:
+        hpa: where the byte is.
+        permissions: effective permissions of all levels and stages; R, W, X of a privileged access in bits
+            0-2, of a user access in bits 3-5.
+        size: bytes of the smallest leaf used by any stage.
+        gpa: the guest physical address (equals the input when only stage 2 translated).
+    """
+
+    hpa: Hpa
+    permissions: int
+    size: int
+    gpa: Gpa
+
+    @property
+    def flags(self) -> MappingFlags:
+        """What a privileged access may do."""
+        return MappingFlags(self.permissions & 7)
+
+    def __str__(self) -> str:
+        return f"HPA {self.hpa:#x} {permission_text(self.permissions)} in a {format_size(self.size)} leaf"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An address that does not translate, or not for this access.
+
+    Args:
+        kind: why.
+        stage: 1 or 2, the stage that refused.
+        level: level of the entry that ended the walk; 0 is the smallest page.
+        address: the address that the refusing stage was given: a GVA at stage 1, a GPA at stage 2.
+        gva: the address of the whole translation, when stage 1 took part.
+        access: what was attempted, None for a mere lookup.
+        on_table: stage 2 refused an access to a stage-1 table.
+        on_mark: that access was the hardware's write of an accessed or dirty bit.
+    """
+
+    kind: FaultKind
+    stage: int
+    level: int
+    address: int
+    gva: Gva | None = None
+    access: Access | None = None
+    on_table: bool = False
+    on_mark: bool = False
+
+    @property
+    def gpa(self) -> Gpa | None:
+        """The GPA that stage 2 refused, None for a stage-1 fault."""
+        return Gpa(self.address) if self.stage == 2 else None
+
+    def __str__(self) -> str:
+        what = f"{self.kind.name.lower().replace('_', ' ')} fault at stage {self.stage}, level {self.level}"
+        where = f"{'GPA' if self.stage == 2 else 'GVA'} {self.address:#x}"
+        if self.on_mark:
+            cause = " (writing an accessed or dirty bit of a stage-1 table)"
+        elif self.on_table:
+            cause = " (reading a stage-1 table)"
+        else:
+            cause = f" ({self.access.name.lower()})" if self.access is not None else ""
+        return f"{what}: {where}{cause}: {self.kind.meaning}"
+
+
+def fault_from_status(
+    status: int, address: int, *, stage: int, gva: Gva | None = None, access: Access | None = None
+) -> Fault:
+    """The Fault that a walk's status number stands for.
+
+    Args:
+        status: not 0; see `tables.walk`.
+        address: what the walk reported as refused, or its input.
+        stage: the stage of the walk; a status with AT_STAGE_2 overrides it.
+    """
+    return Fault(
+        kind=FaultKind(status & KIND_MASK),
+        stage=2 if status & AT_STAGE_2 else stage,
+        level=(status >> LEVEL_SHIFT) & 0xFF,
+        address=address,
+        gva=gva,
+        access=access,
+        on_table=bool(status & ON_TABLE),
+        on_mark=bool(status & ON_MARK),
+    )
+
+
+def need_mask(access: Access | None, *, user: bool = False) -> int:
+    """The effective-permission bit an access needs; 0 for a mere lookup."""
+    if access is None:
+        return 0
+    return 1 << (access + (USER_SHIFT if user else 0))
+
+
+def permission_text(permissions: int) -> str:
+    """`rwx` when user and privileged accesses may do the same, else `rwx/r-x` (privileged/user)."""
+    privileged = _letters(permissions & 7)
+    user = _letters(permissions >> USER_SHIFT & 7)
+    return privileged if privileged == user else f"{privileged}/{user}"
+
+
+def _letters(bits: int) -> str:
+    return "".join(letter if bits & (1 << i) else "-" for i, letter in enumerate("rwx"))

@@ -1,0 +1,250 @@
+"""The walk and the checks after it: one source, run as plain Python to explain and compiled to be fast.
+
+The makers here take a format's functions (`formats.record`) and return functions in the compilable subset. What
+differs between their uses is injected: how an entry is loaded (from host physical memory, or from guest physical
+memory through stage 2) and who watches the steps.
+
+A regime travels as four numbers: root, levels, root index bits, controls. A walk answers with a status that is 0
+or the number of a `FaultKind`; a two-stage translation adds the flags below to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..formats.outcome import (
+    ACCESS_FLAG,
+    ACCESSED,
+    ADDRESS_SIZE,
+    ALL_PERMISSIONS,
+    COMBINED,
+    DIRTY,
+    LEAF,
+    MAPPED,
+    MISCONFIGURATION,
+    NONE,
+    PERMISSION,
+    READ,
+    TABLE,
+    TRANSLATION,
+    USER_SHIFT,
+    WRITE,
+)
+from ..formats.record import Format
+from ..formats.u64 import MASK_64, u64
+
+KIND_MASK = 0xFF
+"""The part of a status that is a FaultKind."""
+AT_STAGE_2 = 1 << 8
+"""Stage 2 refused."""
+ON_TABLE = 1 << 9
+"""The refused access was one to a stage-1 table."""
+ON_MARK = 1 << 10
+"""The refused access was the hardware's write of an accessed or dirty bit."""
+PENDING = 0xFF
+"""No fault: a descent that was told to stop above the last level has done so."""
+LEVEL_SHIFT = 16
+"""Bits 23:16 of a status: the level of the entry that ended the walk."""
+
+WRITE_PERMISSIONS = WRITE | WRITE << USER_SHIFT
+
+Function = Callable[..., Any]
+"""A function of the compilable subset; numba infers its types, mypy need not."""
+
+
+def watch_nothing(level: int, table: int, slot: int, entry: int, kind: int, output: int, attributes: int) -> None:
+    """The watcher of compiled walks; it disappears when inlined."""
+
+
+def make_descent(fmt: Format, load: Function, watch: Function) -> Function:
+    """The descent from one table towards smaller pages: the loop that every walk of a format is.
+
+    Args:
+        fmt: its decode and its geometry below the root.
+        load: (memory, address of an entry) -> (status, entry).
+        watch: called once a step with the numbers of the step.
+
+    Returns:
+        descend(memory, table, address, level, index_bits, allowed, floor, controls) ->
+        (status, output address, attributes, level, entry's address, entry).
+        It starts at the entry of `table`, `level` levels above the leaves' end (as many as are left), and stops
+        with PENDING and the next table as output when `floor` levels are left. `allowed` are the attributes
+        that the tables so far let through.
+    """
+    decode = fmt.decode
+    page_shift, bits = fmt.page_shift, fmt.bits
+
+    def descend(
+        memory: Any, table: int, address: int, level: int, index_bits: int, allowed: int, floor: int, controls: int
+    ) -> tuple[int, int, int, int, int, int]:
+        while level != floor:
+            level -= u64(1)
+            shift = u64(page_shift) + u64(bits) * level
+            slot = table + (((address >> shift) & ((u64(1) << index_bits) - u64(1))) << u64(3))
+            index_bits = u64(bits)
+            status, entry = load(memory, slot)
+            if status != u64(0):
+                return status, u64(0), u64(0), level, slot, u64(0)
+            kind, output, attributes = decode(entry, level, controls)
+            watch(level, table, slot, entry, kind, output, attributes & allowed)
+            if kind == u64(TABLE):
+                allowed &= attributes | u64(MASK_64 ^ COMBINED)
+                table = output
+                continue
+            if kind == u64(LEAF):
+                offset = address & ((u64(1) << shift) - u64(1))
+                return u64(MAPPED), output | offset, attributes & allowed, level, slot, entry
+            if kind == u64(NONE):
+                return u64(TRANSLATION), u64(0), u64(0), level, slot, entry
+            return u64(MISCONFIGURATION), u64(0), u64(0), level, slot, entry
+        return u64(PENDING), table, allowed, level, u64(0), u64(0)
+
+    return descend
+
+
+def make_width_check(fmt: Format) -> Function:
+    """Whether an address fits a regime: fits(address, levels, root_bits) -> bool."""
+    page_shift, bits, sign_extended = fmt.page_shift, fmt.bits, fmt.sign_extended
+
+    def fits(address: int, levels: int, root_bits: int) -> bool:
+        width = u64(page_shift) + u64(bits) * (levels - u64(1)) + root_bits
+        if sign_extended:
+            above = address >> (width - u64(1))
+            return above == u64(0) or above == u64(MASK_64) >> (width - u64(1))
+        return address >> width == u64(0)
+
+    return fits
+
+
+def make_walk(fits: Function, descend: Function) -> Function:
+    """The whole table walk of a format, from its width check and its descent.
+
+    Returns:
+        walk(memory, root, address, levels, root_bits, controls) ->
+        (status, output address, attributes, level, entry's address, entry).
+        The attributes are the leaf's, cut down to what every table on the way lets through. With 0 levels
+        nothing is translated and everything is allowed.
+    """
+
+    def walk(
+        memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
+    ) -> tuple[int, int, int, int, int, int]:
+        if levels == u64(0):
+            return u64(MAPPED), address, u64(COMBINED | ACCESSED | DIRTY), u64(0), u64(0), u64(0)
+        if not fits(address, levels, root_bits):
+            return u64(ADDRESS_SIZE), u64(0), u64(0), levels - u64(1), u64(0), u64(0)
+        return descend(  # type: ignore[no-any-return]  # injected
+            memory, root, address, levels, root_bits, u64(MASK_64), u64(0), controls
+        )
+
+    return walk
+
+
+def make_check(fmt: Format) -> Function:
+    """What follows a successful walk: permissions, then the accessed and dirty bits.
+
+    Returns:
+        check(attributes, entry, levels, need, write, controls) -> (status, entry afterwards, permissions).
+        `need` is a mask of effective permissions, 0 to ask for nothing and touch nothing. Write permission is
+        withheld from the answer as long as the leaf is not dirty, so that the first write comes back here.
+    """
+    permissions, mark = fmt.permissions, fmt.mark
+
+    def check(attributes: int, entry: int, levels: int, need: int, write: int, controls: int) -> tuple[int, int, int]:
+        if levels == u64(0):
+            return u64(MAPPED), entry, u64(ALL_PERMISSIONS)
+        granted = permissions(attributes, controls)
+        if need == u64(0):
+            return u64(MAPPED), entry, granted
+        if granted & need != need:
+            return u64(PERMISSION), entry, granted
+        after = entry
+        clean = attributes & u64(DIRTY) == u64(0)
+        if attributes & u64(ACCESSED) == u64(0) or (write != u64(0) and clean):
+            after = mark(entry, write, controls)
+            if after == entry:
+                return u64(ACCESS_FLAG), entry, granted
+        if clean and write == u64(0):
+            granted &= u64(ALL_PERMISSIONS ^ WRITE_PERMISSIONS)
+        return u64(MAPPED), after, granted
+
+    return check
+
+
+def make_stage_2(walk: Function, check: Function, store: Function) -> Function:
+    """Translation of one GPA by stage 2 alone.
+
+    Returns:
+        stage_2(memory, regime, gpa, need, write) -> (status with level, hpa, permissions, leaf level).
+        The status has AT_STAGE_2 set when it is not 0; an accessed or dirty bit that hardware sets is stored.
+    """
+
+    def stage_2(memory: Any, regime: Any, gpa: int, need: int, write: int) -> tuple[int, int, int, int]:
+        root, levels, root_bits, controls = regime
+        status, hpa, attributes, level, slot, entry = walk(memory, root, gpa, levels, root_bits, controls)
+        granted = u64(0)
+        if status == u64(0):
+            status, after, granted = check(attributes, entry, levels, need, write, controls)
+            if status == u64(0) and after != entry:
+                store(memory, slot, after)
+        if status != u64(0):
+            return status | u64(AT_STAGE_2) | level << u64(LEVEL_SHIFT), u64(0), u64(0), level
+        return u64(0), hpa, granted, level
+
+    return stage_2
+
+
+def make_guest_load(stage_2: Function, load: Function) -> Function:
+    """Loading of a stage-1 entry: its address is a GPA, so stage 2 translates it first, as a read.
+
+    Returns:
+        guest_load(memory, gpa) -> (status, entry), where memory is (host memory, stage-2 regime).
+    """
+
+    def guest_load(memory: Any, slot: int) -> tuple[int, int]:
+        host, regime = memory
+        status, hpa, _, _ = stage_2(host, regime, slot, u64(READ), u64(0))
+        if status != u64(0):
+            return status | u64(ON_TABLE), u64(0)
+        return load(host, hpa)  # type: ignore[no-any-return]  # injected
+
+    return guest_load
+
+
+def make_two_stage(walk_1: Function, check_1: Function, stage_2: Function, store: Function) -> Function:
+    """Translation of one GVA by both stages.
+
+    Returns:
+        two_stage(host, regime_1, regime_2, gva, need, write) ->
+        (status with level, hpa, permissions of both stages, gpa, leaf level of stage 1, leaf level of stage 2).
+        On a stage-2 fault `gpa` is the address that stage 2 refused. `need` is a mask of effective permissions
+        (privileged or user bits); stage 2 is asked for the privileged form of it.
+    """
+
+    def two_stage(
+        host: Any, regime_1: Any, regime_2: Any, gva: int, need: int, write: int
+    ) -> tuple[int, int, int, int, int, int]:
+        root, levels, root_bits, controls = regime_1
+        status, gpa, attributes, level, slot, entry = walk_1((host, regime_2), root, gva, levels, root_bits, controls)
+        granted = u64(0)
+        after = entry
+        if status == u64(0):
+            status, after, granted = check_1(attributes, entry, levels, need, write, controls)
+        if status != u64(0):
+            if status & u64(AT_STAGE_2) != u64(0):
+                return status, u64(0), u64(0), slot, level, u64(0)
+            return status | level << u64(LEVEL_SHIFT), u64(0), u64(0), u64(0), level, u64(0)
+        if after != entry:
+            # Hardware writes the accessed and dirty bits of stage 1, and that write goes through stage 2.
+            status, table_hpa, _, _ = stage_2(host, regime_2, slot, u64(READ | WRITE), u64(1))
+            if status != u64(0):
+                return status | u64(ON_TABLE | ON_MARK), u64(0), u64(0), slot, level, u64(0)
+            store(host, table_hpa, after)
+        need_2 = (need | need >> u64(USER_SHIFT)) & u64((1 << USER_SHIFT) - 1)
+        status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need_2, write)
+        if status != u64(0):
+            return status, u64(0), u64(0), gpa, level, level_2
+        return u64(0), hpa, granted & granted_2, gpa, level, level_2
+
+    return two_stage
