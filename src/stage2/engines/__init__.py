@@ -1,0 +1,1 @@
+"""Engines that execute guests on our tables, a folder each."""

@@ -1,0 +1,105 @@
+"""The words that the compiled callbacks and Python share, one block per vCPU.
+
+The callbacks get the block's address as their user data, so nothing about a process is baked into compiled code
+and it can be cached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum, auto
+
+from ...formats.u64 import MASK_64
+
+
+class Word(IntEnum):
+    """Index of each word of the block."""
+
+    # --- host physical memory, as `tables.compiled.host_memory` gives it
+    HOST_DELTA = 0
+    HOST_START = auto()
+    HOST_END = auto()
+    HOST_FURTHER = auto()
+    HOST_COUNT = auto()
+    HOST_BASE = auto()
+    """HPA at which the engine's physical address 0 lies."""
+    # --- stage 2
+    ROOT = auto()
+    LEVELS = auto()
+    ROOT_BITS = auto()
+    CONTROLS = auto()
+    # --- the CPU
+    ENV = auto()
+    CPU = auto()
+    ICOUNT = auto()
+    UC = auto()
+    # --- functions of the library
+    FLUSH_TLB = auto()
+    FORGET_CODE = auto()
+    DELIVER = auto()
+    STOP_RUN = auto()
+    # --- code and data of a host page are never both in the TLBs of a VM
+    PAGE_STATE = auto()
+    """Address of a byte for each host page: PAGE_EXECUTED, PAGE_WRITTEN or 0."""
+    PEERS = auto()
+    """Address of (uc, cpu) pairs of all vCPUs of the VM."""
+    PEER_COUNT = auto()
+    # --- why a run ended, or a fill was refused
+    REASON = auto()
+    STATUS = auto()
+    """Status of the refused translation, see `tables.walk`."""
+    ADDRESS = auto()
+    """Page of the refused GVA."""
+    GPA = auto()
+    """The GPA that stage 2 refused."""
+    ACCESS = auto()
+    # --- time
+    CLOCK_AT = auto()
+    """Address of the machine's clock word."""
+    ALARM = auto()
+    """Clock value at which the timer interrupt is raised, all ones for never."""
+    SLICE_END = auto()
+    """Clock value at which another vCPU gets its turn."""
+    STOP = auto()
+    """Not 0: leave the guest at the next block."""
+    # --- counters
+    FILLS = auto()
+    STAGE_1_FAULTS = auto()
+    TRAPS = auto()
+    FLIPS = auto()
+    """Host pages that changed between executed and written."""
+
+
+class Reason(IntEnum):
+    """Why a run ended."""
+
+    NOTHING = 0
+    FAULT = 1
+    """A fill was refused; STATUS says by which stage."""
+    HYPERCALL = 2
+    SLICE = 3
+    STOP = 4
+    EXCEPTION = 5
+
+
+PAGE_EXECUTED, PAGE_WRITTEN = 1, 2
+TICK_SHIFT = 5
+"""Bytes of executed code to ticks of the time CSR: a tick is 32 bytes of code."""
+NEVER = MASK_64
+
+
+class State:
+    """The block itself."""
+
+    def __init__(self) -> None:
+        self._words = (ctypes.c_uint64 * len(Word))()
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self._words)
+
+    def __getitem__(self, word: Word) -> int:
+        return self._words[word]
+
+    def __setitem__(self, word: Word, value: int) -> None:
+        self._words[word] = value

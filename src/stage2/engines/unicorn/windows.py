@@ -1,0 +1,106 @@
+"""Windows: places in the engine's physical memory that lead to emulated devices, or nowhere.
+
+An access that must not reach memory gets a window page as its translation. Every access to a window calls back
+with its exact offset, width and value, so no instruction has to be decoded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...address import Gpa, Gva
+from ...flags import Access
+from ...space.address_space import FaultResult
+from ...vm.exits import Action, MemoryFault
+from ...vm.vm import Vm
+
+if TYPE_CHECKING:
+    from .vcpu import Vcpu
+
+_PAGE = 4096
+_PAGES = 4096
+"""Window pages; when all are in use they are used again from the first, with a TLB flush."""
+_READ, _WRITE = 1, 2
+
+
+class Windows:
+    """The windows of one machine.
+
+    Args:
+        vm: whose bus and report the accesses go to.
+    """
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        memory = vm.space.frames.memory
+        self._base = (memory.span + (1 << 30) - 1) & ~((1 << 30) - 1)
+        self._pages: list[tuple[MemoryFault, Action, FaultResult]] = []
+        self._index: dict[tuple[int, int, Access, Action], int] = {}
+        self._vcpus: dict[int, Vcpu] = {}
+        self.failure: BaseException | None = None
+        """An exception raised inside a callback, to be raised again when the run has ended."""
+
+    def install(self, uc: Any, vcpu: Vcpu) -> None:
+        """Make the windows part of a CPU's physical memory."""
+        self._vcpus[vcpu.number] = vcpu
+        uc.mmio_map(self._base, _PAGE * _PAGES, self._read, vcpu.number, self._write, vcpu.number)
+
+    def forget(self, uc: Any) -> None:
+        """A CPU is gone."""
+        for number, vcpu in list(self._vcpus.items()):
+            if vcpu.__dict__.get("_uc") is None or vcpu.__dict__.get("_uc") is uc:
+                del self._vcpus[number]
+
+    def open(self, fault: MemoryFault, action: Action, result: FaultResult) -> tuple[int, int]:
+        """(physical address, permissions) that lead a page's accesses here."""
+        page = fault.gpa >> 12
+        key = (page, fault.gva >> 12, fault.access, action)
+        number = self._index.get(key)
+        if number is None:
+            if len(self._pages) == _PAGES:
+                self._pages.clear()
+                self._index.clear()
+                for vcpu in self._vcpus.values():
+                    vcpu.flush()
+            number = len(self._pages)
+            self._pages.append((fault, action, result))
+            self._index[key] = number
+        # A device's page takes both kinds of access; a dropped one only the kind that was refused.
+        refused = _WRITE if fault.access is Access.WRITE else _READ
+        permissions = _READ | _WRITE if action is Action.EMULATE else refused
+        return self._base + number * _PAGE, permissions
+
+    def _exact(self, offset: int, access: Access, number: int) -> tuple[MemoryFault, Action, FaultResult]:
+        fault, action, result = self._pages[offset >> 12]
+        within = offset & 0xFFF
+        gpa, gva = Gpa(fault.gpa & ~0xFFF | within), Gva(fault.gva & ~0xFFF | within)
+        pc = self._vcpus[number].pc
+        return MemoryFault(number, gpa, gva, access, pc, fault.fault), action, result
+
+    def _read(self, uc: Any, offset: int, width: int, number: int) -> int:
+        ones = (1 << 8 * width) - 1
+        try:
+            fault, action, result = self._exact(offset, Access.READ, number)
+            if action is Action.EMULATE:
+                value = self._vm.bus.read(fault.gpa, width)
+                if value is not None:
+                    return value
+            self._vm.record_violation(fault, Action.DISCARD, result)
+        except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
+            self._fail(error, number)
+        return ones
+
+    def _write(self, uc: Any, offset: int, width: int, value: int, number: int) -> None:
+        try:
+            fault, action, result = self._exact(offset, Access.WRITE, number)
+            if action is Action.EMULATE and self._vm.bus.write(fault.gpa, width, value):
+                return
+            self._vm.record_violation(fault, Action.DISCARD, result, value=value)
+        except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
+            self._fail(error, number)
+
+    def _fail(self, error: BaseException, number: int) -> None:
+        from .state import Word
+
+        self.failure = error
+        self._vcpus[number].state[Word.STOP] = 1

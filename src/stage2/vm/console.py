@@ -1,0 +1,35 @@
+"""A guest's console: everything it printed, and lines handed on as they complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+LIMIT = 8 << 20
+"""Bytes of output kept; a guest that prints more loses the oldest half."""
+
+
+class Console:
+    """Collects a guest's output.
+
+    Args:
+        sink: called with each piece of text as it comes; None to only collect.
+    """
+
+    def __init__(self, sink: Callable[[str], None] | None = None) -> None:
+        self._sink = sink
+        self._data = bytearray()
+        self.dropped = 0
+
+    def write(self, data: bytes) -> None:
+        """Take bytes the guest printed."""
+        self._data += data
+        if len(self._data) > LIMIT:
+            self.dropped += LIMIT // 2
+            del self._data[: LIMIT // 2]
+        if self._sink is not None:
+            self._sink(data.decode("utf-8", "replace"))
+
+    @property
+    def text(self) -> str:
+        """All of it, line ends as \\n."""
+        return self._data.decode("utf-8", "replace").replace("\r\n", "\n")

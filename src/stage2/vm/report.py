@@ -1,0 +1,135 @@
+"""What a run did to memory, as plain values: the end-of-run table and the JSON are made from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..tables.explain import Walk
+
+
+@dataclass(frozen=True, slots=True)
+class RegionReport:
+    """A region at the end of a run.
+
+    Args:
+        populated_bytes: how much of it had host memory.
+        hpa: the host memory behind it as [start, end) pairs, merged and sorted.
+    """
+
+    name: str
+    start: int
+    size: int
+    map_type: str
+    flags: str
+    populated_bytes: int
+    hpa: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ViolationReport:
+    """An access that a region, or the absence of one, forbade.
+
+    Args:
+        count: how often this page was accessed in this way from this place.
+        action: what was done: "stopped", "injected", "discarded".
+        walk: the explained walk, when one was made.
+    """
+
+    gpa: int
+    gva: int | None
+    pc: int
+    access: str
+    region: str
+    action: str
+    count: int = 1
+    value: int | None = None
+    walk: Walk | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VmReport:
+    """One VM's run.
+
+    Args:
+        exit: "off", "stopped", "time limit", "interrupted", "error".
+        reason: one sentence on it.
+        wall_s: seconds the guest ran.
+        guest_faults: faults of the guest's own stage 1, delivered to it.
+        stage2_faults: faults of our stage 2, by how they were resolved in `resolutions`.
+        fills: TLB misses that our walker served.
+        populated_bytes: guest memory that had frames at the end.
+        leaves: number of leaves of the stage-2 table by leaf size in bytes.
+        tables: number of stage-2 tables; table_bytes their size.
+    """
+
+    name: str
+    id: int
+    engine: str
+    arch: str
+    format: str
+    exit: str
+    reason: str
+    wall_s: float
+    guest_faults: int
+    stage2_faults: int
+    fills: int
+    populated_bytes: int
+    declared_bytes: int
+    leaves: dict[int, int]
+    tables: int
+    table_bytes: int
+    regions: tuple[RegionReport, ...]
+    console: str
+    resolutions: dict[str, int] = field(default_factory=dict)
+    violations: tuple[ViolationReport, ...] = ()
+    devices: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object of this VM."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "engine": self.engine,
+            "arch": self.arch,
+            "format": self.format,
+            "exit": self.exit,
+            "reason": self.reason,
+            "wall_s": round(self.wall_s, 3),
+            "guest_faults": self.guest_faults,
+            "stage2_faults": self.stage2_faults,
+            "resolutions": self.resolutions,
+            "fills": self.fills,
+            "populated_bytes": self.populated_bytes,
+            "declared_bytes": self.declared_bytes,
+            "leaves": {str(size): count for size, count in sorted(self.leaves.items())},
+            "tables": self.tables,
+            "table_bytes": self.table_bytes,
+            "regions": [
+                {
+                    "name": region.name,
+                    "start": region.start,
+                    "size": region.size,
+                    "map_type": region.map_type,
+                    "flags": region.flags,
+                    "populated_bytes": region.populated_bytes,
+                    "hpa": [list(span) for span in region.hpa],
+                }
+                for region in self.regions
+            ],
+            "violations": [
+                {
+                    "gpa": violation.gpa,
+                    "gva": violation.gva,
+                    "pc": violation.pc,
+                    "access": violation.access,
+                    "region": violation.region,
+                    "action": violation.action,
+                    "count": violation.count,
+                    "value": violation.value,
+                }
+                for violation in self.violations
+            ],
+            "devices": self.devices,
+            "console": self.console,
+        }

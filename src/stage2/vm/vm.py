@@ -1,0 +1,192 @@
+"""A virtual machine: an address space, devices, a console, and the policy that answers its faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..address import Gpa
+from ..flags import Access, MapType
+from ..space.address_space import AddressSpace, FaultResult, Resolution
+from ..space.guest_memory import GuestMemory
+from ..space.region import MemoryRegion, ViolationPolicy
+from ..tables.explain import Walk
+from .console import Console
+from .devices import DeviceBus
+from .exits import Action, MemoryFault
+from .report import RegionReport, ViolationReport, VmReport
+
+_VIOLATIONS_KEPT = 256
+_RAM = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.ROM, MapType.SHARE)
+_ACTIONS = {
+    ViolationPolicy.STOP: Action.STOP,
+    ViolationPolicy.INJECT: Action.INJECT,
+    ViolationPolicy.DISCARD: Action.DISCARD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Where a guest starts.
+
+    Args:
+        entry: first PC, a GPA.
+        device_tree: GPA of the flattened device tree, if there is one.
+    """
+
+    entry: Gpa
+    device_tree: Gpa | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended and what the engine counted.
+
+    Args:
+        exit: "off", "stopped", "time limit", "interrupted" or "error".
+        reason: one sentence.
+        wall_s: seconds of running.
+        guest_faults: stage-1 faults delivered to the guest.
+        fills: translations asked of the walker.
+    """
+
+    exit: str
+    reason: str
+    wall_s: float
+    guest_faults: int
+    fills: int
+
+
+class Vm:
+    """One VM, whatever engine runs it.
+
+    Args:
+        name, id: from its configuration.
+        arch: "riscv64", "aarch64" or "x86_64".
+        space: its guest physical memory; the VM owns it and destroys it.
+        console: where its output goes.
+        cpu_count: number of vCPUs.
+    """
+
+    def __init__(
+        self, name: str, id: int, arch: str, space: AddressSpace, *, console: Console | None = None, cpu_count: int = 1
+    ) -> None:
+        self.name, self.id, self.arch, self.space = name, id, arch, space
+        self.console = console or Console()
+        self.cpu_count = cpu_count
+        self.memory = GuestMemory(space)
+        self.bus = DeviceBus()
+        self.boot = Boot(Gpa(0))
+        self.violations_dropped = 0
+        self._violations: dict[tuple[int, str, int, str], ViolationReport] = {}
+
+    # --- policy ------------------------------------------------------------------------------------------
+
+    def memory_fault(self, fault: MemoryFault) -> tuple[Action, FaultResult]:
+        """What is to happen to an access that stage 2 refused.
+
+        Returns:
+            The action, and how the address space resolved the fault. RETRY only when the page is there now; an
+            access to a stage-1 table cannot be emulated or dropped, so there DISCARD and EMULATE become INJECT.
+        """
+        result = self.space.handle_page_fault(fault.gpa, fault.access)
+        if result.retry:
+            return Action.RETRY, result
+        if result.resolution is Resolution.OUT_OF_MEMORY:
+            return Action.STOP, result
+        action = (
+            Action.EMULATE
+            if result.resolution is Resolution.DEVICE
+            else _ACTIONS[result.policy or ViolationPolicy.STOP]
+        )
+        plain = fault.access is not Access.FETCH and not fault.fault.on_table
+        if not plain and action in (Action.EMULATE, Action.DISCARD):
+            action = Action.INJECT
+        return action, result
+
+    def record_violation(
+        self,
+        fault: MemoryFault,
+        action: Action,
+        result: FaultResult,
+        *,
+        value: int | None = None,
+        walk: Walk | None = None,
+    ) -> None:
+        """Note a forbidden access for the report; repeated ones from the same place are counted."""
+        region = result.region.label if result.region else "hole"
+        if result.resolution is Resolution.OUT_OF_MEMORY:
+            region += " (out of memory)"
+        if fault.fault.on_table:
+            region += " (stage-1 table)"
+        access = fault.access.name.lower()
+        key = (fault.gpa, access, fault.pc, action.value)
+        known = self._violations.get(key)
+        if known is not None:
+            self._violations[key] = replace(known, count=known.count + 1)
+        elif len(self._violations) < _VIOLATIONS_KEPT:
+            self._violations[key] = ViolationReport(
+                fault.gpa, fault.gva, fault.pc, access, region, action.value, value=value, walk=walk
+            )
+        else:
+            self.violations_dropped += 1
+
+    @property
+    def violations(self) -> tuple[ViolationReport, ...]:
+        """The forbidden accesses so far, in order of appearance."""
+        return tuple(self._violations.values())
+
+    # --- report ------------------------------------------------------------------------------------------
+
+    def report(self, engine: str, result: RunResult) -> VmReport:
+        """What the run did to memory, read off the tables."""
+        statistics = self.space.page_table.statistics()
+        regions = tuple(self._region_report(region) for region in self.space.memory_regions)
+        memory = [r for r, region in zip(regions, self.space.memory_regions, strict=True) if region.map_type in _RAM]
+        counters = self.space.counters
+        return VmReport(
+            name=self.name,
+            id=self.id,
+            engine=engine,
+            arch=self.arch,
+            format=self.space.format.name,
+            exit=result.exit,
+            reason=result.reason,
+            wall_s=result.wall_s,
+            guest_faults=result.guest_faults,
+            stage2_faults=counters.total,
+            fills=result.fills,
+            populated_bytes=sum(region.populated_bytes for region in memory),
+            declared_bytes=sum(region.size for region in memory),
+            leaves=statistics.leaves,
+            tables=statistics.tables,
+            table_bytes=statistics.table_bytes,
+            regions=regions,
+            console=self.console.text,
+            resolutions={kind.value: count for kind, count in counters.faults.items() if count},
+            violations=self.violations,
+            devices=dict(self.bus.accesses),
+        )
+
+    def _region_report(self, region: MemoryRegion) -> RegionReport:
+        spans: list[tuple[int, int]] = []
+        runs = sorted(
+            (hpa, hpa + size) for _, hpa, size, _ in self.space.page_table.rows(region.start, region.size).tolist()
+        )
+        for start, end in runs:
+            if spans and spans[-1][1] == start:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((start, end))
+        return RegionReport(
+            name=region.label,
+            start=region.start,
+            size=region.size,
+            map_type=region.map_type.value,
+            flags=region.flags.short,
+            populated_bytes=sum(end - start for start, end in spans),
+            hpa=tuple(spans),
+        )
+
+    def close(self) -> None:
+        """Give back everything the VM holds. Harmless when repeated."""
+        self.space.destroy()
