@@ -1,8 +1,8 @@
 """The format record: everything that distinguishes one table format from another.
 
-The functions of a record, `encode_leaf` apart, are written in the compilable subset (see `u64`): no imports of numba, constants
-through `u64()`, arguments and results unsigned 64-bit. The walker, the batch kernels, the edit kernels and the
-engines' callbacks are all built from them; a format's rules stand nowhere else.
+The functions of a record, `encode_leaf` apart, are written in the compilable subset (see `u64`): no imports of
+numba, constants through `u64()`, arguments and results unsigned 64-bit. The walker, the batch kernels, the edit
+kernels and the engines' callbacks are all built from them; a format's rules stand nowhere else.
 """
 
 from __future__ import annotations

@@ -418,13 +418,13 @@ class AddressSpace:
             self.frames.claim(region.range, owner=self.owner)
             return [(region.start, region.range)]
         if region.map_type is MapType.MAP_RESERVED:
-            self.frames.owners.claim(region.range, self.owner)
+            self._claim_host(region.range)
             return [(region.start, region.range)]
         if region.map_type is MapType.MMIO:
             if region.hpa is None:
                 raise MappingError(f"{region} has no HPA")
             span = Range.sized(region.hpa, region.size)
-            self.frames.owners.claim(span, self.owner)
+            self._claim_host(span)
             return [(region.start, span)]
         if region.map_type is MapType.SHARE:
             if region.hpa is None:
@@ -467,7 +467,20 @@ class AddressSpace:
         if region.owns_frames:
             self.frames.free(span, owner=self.owner)
         elif region.map_type in (MapType.MMIO, MapType.MAP_RESERVED):
-            self.frames.owners.release(span, self.owner)
+            self._release_host(span)
+
+    def _claim_host(self, span: Range) -> None:
+        """Hold a fixed HPA range, be it memory or a device's registers."""
+        if self.frames.memory.contains(span.start, span.size):
+            self.frames.claim(span, owner=self.owner)
+        else:
+            self.frames.claim_device(span, owner=self.owner)
+
+    def _release_host(self, span: Range) -> None:
+        if self.frames.memory.contains(span.start, span.size):
+            self.frames.free(span, owner=self.owner)
+        else:
+            self.frames.release_device(span, owner=self.owner)
 
     def _release(self, part: MemoryRegion, removed: npt.NDArray[np.uint64]) -> None:
         """Give back the host memory behind an unmapped part of a region."""

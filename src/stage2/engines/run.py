@@ -1,0 +1,132 @@
+"""Running VMs side by side: one thread each, while the main thread serves signals and the time limit."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ..errors import EngineError
+from ..vm.host import Host
+from ..vm.report import VmReport
+from ..vm.vm import RunResult, Vm
+from .unicorn.machine import ENGINE, UnicornMachine
+
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_STOP_BOUND_S = 10.0
+"""A guest leaves at its next block; one that has not after this long is reported as an error."""
+
+
+class _Runner(threading.Thread):
+    """One VM on its own thread."""
+
+    def __init__(self, vm: Vm, machine: UnicornMachine, done: threading.Condition) -> None:
+        super().__init__(name=f"VM {vm.name}", daemon=True)
+        self.vm, self.machine = vm, machine
+        self.result: RunResult | None = None
+        self.failure: BaseException | None = None
+        self._done = done
+
+    def run(self) -> None:
+        try:
+            self.result = self.machine.run()
+        except BaseException as error:  # noqa: BLE001  # raised again on the main thread
+            self.failure = error
+        with self._done:
+            self._done.notify_all()
+
+
+class RunOutcome:
+    """How all the VMs of a run ended.
+
+    Args:
+        reports: one per VM, in order.
+        signal_number: the signal that ended the run, if one did.
+    """
+
+    def __init__(self, reports: list[VmReport], signal_number: int | None) -> None:
+        self.reports, self.signal_number = reports, signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """0 every guest powered off, 1 one was stopped, 3 time limit, 128 + n for signal n."""
+        if self.signal_number is not None:
+            return 128 + self.signal_number
+        ends = {report.exit for report in self.reports}
+        if ends <= {"off"}:
+            return 0
+        return 3 if "time limit" in ends and not ends & {"stopped", "error"} else 1
+
+
+def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
+    """Run every VM of a host until all have ended.
+
+    Must be called on the main thread, which stays free for signals: Ctrl-C and SIGTERM stop the guests at once.
+
+    Args:
+        max_seconds: stop what still runs after so long.
+
+    Raises:
+        EngineError: an engine cannot be had.
+    """
+    done = threading.Condition()
+    machines: list[UnicornMachine] = []
+    runners: list[_Runner] = []
+    received: list[int] = []
+    try:
+        machines.extend(UnicornMachine(vm) for vm in host.vms)
+        runners = [_Runner(vm, machine, done) for vm, machine in zip(host.vms, machines, strict=True)]
+
+        def stop_all(exit_: str, reason: str) -> None:
+            for machine in machines:
+                machine.stop(exit_, reason)
+
+        with _signals(received, done):
+            for runner in runners:
+                runner.start()
+            deadline = None if max_seconds is None else time.monotonic() + max_seconds
+            with done:
+                while any(runner.is_alive() for runner in runners) and not received:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        stop_all("time limit", f"still running after {max_seconds:g} s")
+                        break
+                    # A bounded wait, so that a signal that arrives in between is seen.
+                    done.wait(0.1 if left is None else min(left, 0.1))
+            if received:
+                stop_all("interrupted", f"{_SIGNALS[signal.Signals(received[0])]}")
+            for runner in runners:
+                runner.join(_STOP_BOUND_S if received or deadline is not None else None)
+        reports = [_report(runner) for runner in runners]
+    finally:
+        for machine in machines:
+            # One whose thread did not stop is left alone: freeing a CPU that executes would crash the process.
+            if not any(runner.machine is machine and runner.is_alive() for runner in runners):
+                machine.close()
+    return RunOutcome(reports, received[0] if received else None)
+
+
+def _report(runner: _Runner) -> VmReport:
+    if runner.failure is not None:
+        raise runner.failure
+    if runner.result is None:
+        raise EngineError(f"VM {runner.vm.name} did not stop within {_STOP_BOUND_S:g} s")
+    return runner.vm.report(ENGINE, runner.result)
+
+
+@contextmanager
+def _signals(received: list[int], done: threading.Condition) -> Iterator[None]:
+    """Note SIGINT and SIGTERM instead of dying of them; handlers are put back at the end."""
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

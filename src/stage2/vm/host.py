@@ -1,0 +1,234 @@
+"""A host with VMs on it: physical memory, its frames and owners, and the VMs built from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
+from ..config.document import Notice
+from ..config.load import choose_arch
+from ..config.platform import PlatformConfig, default_platform
+from ..config.regions import memory_regions
+from ..config.together import Together, check_together
+from ..config.vm import VmConfig
+from ..errors import ConfigError, OwnerConflictError, Stage2Error
+from ..flags import MapType
+from ..formats import by_name
+from ..formats.record import Format
+from ..memory.frames import FrameAllocator
+from ..memory.owners import Owner, OwnerKind
+from ..memory.physical import PhysicalMemory
+from ..space.address_space import AddressSpace
+from ..space.region import MemoryRegion, Populate, ViolationPolicy
+from .console import Console
+from .devices import Device, Silent, Uart
+from .vm import Vm
+
+PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
+"""The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
+FORMATS = {"riscv64": ("sv39x4", "sv48x4", "sv57x4"), "x86_64": ("ept4",)}
+"""Stage-2 formats by architecture, narrowest first."""
+_FIXED = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.MMIO)
+_CONSOLE_TYPES = ("Console", "VirtioConsole")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line may say about how memory is given.
+
+    Args:
+        populate: overrides what the files say.
+        page_size: bytes of the largest leaf; None for automatic.
+    """
+
+    populate: Populate | None = None
+    page_size: int | None = None
+
+
+class Host:
+    """The machine that VMs are built on.
+
+    Args:
+        platform: its memory.
+    """
+
+    def __init__(self, platform: PlatformConfig) -> None:
+        self.platform = platform
+        self.memory = PhysicalMemory(platform.memory)
+        self.frames = FrameAllocator(self.memory)
+        self.vms: list[Vm] = []
+        self.notices: list[Notice] = []
+
+    def close(self) -> None:
+        """End all VMs and give the memory back. Harmless when repeated."""
+        for vm in self.vms:
+            vm.close()
+        self.vms.clear()
+        self.memory.close()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def build(
+    configs: Sequence[VmConfig],
+    *,
+    platform: PlatformConfig | None = None,
+    archs: Sequence[str | None] = (),
+    arch: str | None = None,
+    options: Options | None = None,
+    sink: Callable[[str, str], None] | None = None,
+) -> Host:
+    """Build the address spaces of VMs on one host. Images are loaded by `boot.load_images`.
+
+    Args:
+        configs: the VMs.
+        platform: the host; None for the documented default, large enough for them.
+        archs: architecture of each VM, as its kernel's header says; None or missing where that is unknown.
+        arch: what the user said (--arch).
+        options: how memory is given.
+        sink: called with (VM name, text) as guests print.
+
+    Raises:
+        ConfigError: they contradict each other or the host, or nobody names an architecture.
+        OutOfMemoryError: the host is too small.
+    """
+    options = options or Options()
+    together = check_together(configs)
+    known = [*archs, *[None] * (len(configs) - len(archs))]
+    chosen = [choose_arch(vm, arch, platform) or found for vm, found in zip(configs, known, strict=True)]
+    for vm, name in zip(configs, chosen, strict=True):
+        if name is None:
+            raise vm.place.error(
+                "no architecture: AxVisor's VM files name none. Say --arch riscv64, x86_64 or aarch64, give a "
+                '--platform, or add arch = "..." to [base]'
+            )
+    host = Host(platform or default_platform(configs, chosen[0]))
+    try:
+        host.notices.extend(together.notices)
+        _build_all(host, configs, [name or "" for name in chosen], options, together, sink)
+    except BaseException:
+        host.close()
+        raise
+    return host
+
+
+def format_for(arch: str, regions: Sequence[MemoryRegion], config: VmConfig) -> Format:
+    """The narrowest stage-2 format of an architecture that reaches all regions.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if arch not in FORMATS:
+        raise config.place.error(f"{arch} stage-2 tables are not built yet; {', '.join(FORMATS)} are")
+    end = max((region.end for region in regions), default=0)
+    for name in FORMATS[arch]:
+        fmt = by_name(name)
+        if end <= 1 << fmt.input_bits:
+            return fmt
+    raise config.place.error(f"memory up to GPA {end:#x} is wider than the {fmt.input_bits} bits of {fmt.name}")
+
+
+def _build_all(
+    host: Host,
+    configs: Sequence[VmConfig],
+    archs: Sequence[str],
+    options: Options,
+    together: Together,
+    sink: Callable[[str, str], None] | None,
+) -> None:
+    layouts = [memory_regions(config) for config in configs]
+    # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
+    held = [_hold(host, config, layout) for config, layout in zip(configs, layouts, strict=True)]
+    shares = _take_shares(host, together)
+    for config, arch, layout in zip(configs, archs, layouts, strict=True):
+        name = config.name
+        console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
+        space = AddressSpace(
+            format_for(arch, layout, config),
+            host.frames,
+            name=name,
+            identifier=config.id & 0x3FFF,
+            populate=options.populate or config.options.populate or Populate.LAZY,
+            violation=config.options.violation or ViolationPolicy.STOP,
+            largest=options.page_size or config.options.page_size,
+        )
+        vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num)
+        host.vms.append(vm)
+    for fixed in (True, False):
+        for vm, config, layout, spans in zip(host.vms, configs, layouts, held, strict=True):
+            if fixed:
+                for span in spans:
+                    host.frames.free(span, owner=_set_aside(config))
+            for region in layout:
+                if (region.map_type in _FIXED) is fixed:
+                    _map(vm, config, options, shares, region)
+    for vm, config in zip(host.vms, configs, strict=True):
+        _attach_devices(vm, config)
+
+
+def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion) -> None:
+    if region.map_type is MapType.SHARE:
+        region = replace(region, hpa=shares[config.name, region.name])
+    if options.populate is not None and region.map_type is MapType.MAP_ALLOC:
+        region = replace(region, populate=options.populate)
+    try:
+        vm.space.map(region)
+    except Stage2Error as error:
+        raise _at(region, config, f"{region} cannot be given: {error}") from None
+
+
+def _set_aside(config: VmConfig) -> Owner:
+    return Owner(OwnerKind.RESERVED, f"set aside for VM {config.name}")
+
+
+def _hold(host: Host, config: VmConfig, layout: Sequence[MemoryRegion]) -> list[Range]:
+    """Claim the RAM behind a VM's identical and reserved regions until they are mapped."""
+    spans = []
+    for region in layout:
+        if region.map_type not in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+            continue
+        if not host.memory.contains(region.start, region.size):
+            if region.map_type is MapType.MAP_RESERVED:
+                continue
+            ram = ", ".join(str(span) for span in host.memory.ranges)
+            raise _at(region, config, f"{region} needs host memory that does not exist: RAM is {ram}")
+        try:
+            host.frames.claim(region.range, owner=_set_aside(config))
+        except OwnerConflictError as error:
+            raise _at(region, config, f"{region} cannot be given: {error}") from None
+        spans.append(region.range)
+    return spans
+
+
+def _take_shares(host: Host, together: Together) -> dict[tuple[str, str], Hpa]:
+    """Memory for each agreed share, by (VM name, share name)."""
+    taken = {}
+    for share in together.shares:
+        align = SIZE_2M if share.size >= SIZE_2M else SIZE_4K
+        hpa = host.frames.allocate(share.size, align=align, owner=Owner(OwnerKind.SHARE, share.name))
+        for config, _ in share.members:
+            taken[config.name, share.name] = hpa
+    return taken
+
+
+def _attach_devices(vm: Vm, config: VmConfig) -> None:
+    """Put a model behind each emulated device; what has none reads as zero."""
+    for device in config.devices.emulated:
+        if device.on_ports or not device.size:
+            continue
+        is_console = any(name in _CONSOLE_TYPES for name in device.type_names)
+        model: Device = Uart(device.name, vm.console) if is_console else Silent(device.name)
+        vm.bus.attach(Range.sized(device.gpa, device.size), model)
+
+
+def _at(region: MemoryRegion, config: VmConfig, problem: str) -> ConfigError:
+    file, _, line = region.source.rpartition(":")
+    return ConfigError(problem, file=file or config.file, line=int(line) if line.isdigit() else None)
