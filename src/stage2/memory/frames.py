@@ -1,0 +1,396 @@
+"""The frame allocator: who gets which frames of host memory, and takes them back zeroed."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..address import (
+    SIZE_1G,
+    SIZE_2M,
+    SIZE_4K,
+    Hpa,
+    Range,
+    format_size,
+    is_aligned,
+    is_power_of_two,
+    require_aligned,
+)
+from ..errors import EmptyRangeError, MisalignedError, OutOfMemoryError, OutOfRangeError
+from .arena import BLOCK_ORDER, FRAMES, Arena
+from .owners import Owner, OwnerMap
+from .physical import PHYSICAL_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .physical import PhysicalMemory
+
+_REMEMBERED = 1024
+"""Freed frames remembered for each owner, to be used again before a new block is begun."""
+
+
+class _Run:
+    """Frames set aside for the single-frame requests of one owner: [next, end), inside one block."""
+
+    __slots__ = ("end", "freed", "next")
+
+    def __init__(self) -> None:
+        self.next = self.end = 0
+        self.freed: deque[int] = deque(maxlen=_REMEMBERED)
+
+
+class FrameAllocator:
+    """Hands out the frames of host memory, none twice, all reading as zero.
+
+    Single frames of one owner come from a 2 MiB block of its own, in rising order, so that runs stay contiguous
+    and the owner map small; when no whole block is left, any free frame will do. Everything is taken from the top
+    of memory, which leaves low addresses to guests that are identity mapped. All calls are safe between threads.
+
+    Frames are zeroed when they are freed; who frees them must have flushed the translations that lead to them.
+
+    Args:
+        memory: the memory to hand out, which reads as zero.
+    """
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.memory = memory
+        self._lock = threading.RLock()
+        self.owners = OwnerMap(self._lock)
+        """Who holds what. Look it up here; host memory is claimed and freed through the allocator only."""
+        self._arenas = [Arena(part) for part in memory.ranges]
+        self._top_down = self._arenas[::-1]
+        self._starts = [part.start for part in memory.ranges]
+        self._runs: dict[Owner, _Run] = {}
+
+    @property
+    def total_bytes(self) -> int:
+        return self.memory.size
+
+    @property
+    def free_bytes(self) -> int:
+        with self._lock:
+            aside = sum(run.end - run.next for run in self._runs.values())
+            return sum(arena.free_frames for arena in self._arenas) * SIZE_4K + aside
+
+    @property
+    def used_bytes(self) -> int:
+        return self.total_bytes - self.free_bytes
+
+    def used_by(self, owner: Owner) -> int:
+        """Bytes of host memory that `owner` holds; devices do not count."""
+        return sum(piece.size for span in self.owners.of(owner) for _, piece in self._pieces(span))
+
+    def allocate(self, size: int = SIZE_4K, *, align: int | None = None, owner: Owner) -> Hpa:
+        """Give `owner` a contiguous run of zeroed frames.
+
+        Args:
+            size: bytes, a positive multiple of 4 KiB.
+            align: what the HPA is a multiple of, a power of two of at least 4 KiB; None for `size` rounded up to
+                a power of two.
+            owner: who holds them from now on.
+
+        Returns:
+            The HPA of the first byte.
+
+        Raises:
+            OutOfMemoryError: there is no such run; nothing changed.
+            EmptyRangeError, MisalignedError: size or align are wrong.
+        """
+        if size == SIZE_4K and (align is None or align == SIZE_4K):
+            with self._lock:
+                run = self._runs.get(owner)
+                if run is None or run.next == run.end:
+                    run = self._refill(owner)
+                frame = run.next
+                beyond = frame + SIZE_4K
+                if not self.owners.extend(frame, beyond, owner):
+                    self.owners.claim(Range(frame, beyond), owner)
+                run.next = beyond
+                return Hpa(frame)
+        _check_size(size)
+        if align is None:
+            align = 1 << (size - 1).bit_length()
+        if align < SIZE_4K or not is_power_of_two(align):
+            raise MisalignedError(f"alignment {align:#x} is not a power of two of at least 4 KiB")
+        with self._lock:
+            found = self._find(size, min(align, PHYSICAL_LIMIT))
+            if found is None:
+                raise OutOfMemoryError(
+                    f"no {format_size(size)} of memory in a row, aligned to {format_size(align)}, for {owner}: "
+                    f"{self._balance()}"
+                )
+            span = Range.sized(found, size)
+            self.owners.claim(span, owner)
+            self._arena_of(span).take(span)
+            return Hpa(found)
+
+    def allocate_extents(self, size: int, *, owner: Owner, largest: int = SIZE_1G) -> list[Range]:
+        """Give `owner` exactly `size` bytes of zeroed frames in few and large pieces, wherever they are.
+
+        Args:
+            size: bytes, a positive multiple of 4 KiB.
+            owner: who holds them from now on.
+            largest: the largest block the caller can map: with less than 1 GiB, unbroken gigabytes are spared.
+
+        Returns:
+            The pieces, the most useful for block mappings first: whole gigabytes, then whole 2 MiB blocks, then
+            runs of 4 KiB frames; each sort by address, touching pieces of one sort as one range.
+
+        Raises:
+            OutOfMemoryError: that much is not free; nothing changed.
+            EmptyRangeError, MisalignedError: the size is wrong.
+        """
+        _check_size(size)
+        with self._lock:
+            self._close_runs()
+            if size > self.free_bytes:
+                raise OutOfMemoryError(f"no {format_size(size)} of memory for {owner}: {self._balance()}")
+            left = size
+            gigabytes: list[Range] = []
+            blocks: list[Range] = []
+            for arena in self._top_down if largest >= SIZE_1G else ():
+                gigabytes += arena.take_gigabytes(left // SIZE_1G - _total(gigabytes) // SIZE_1G)
+            left -= _total(gigabytes)
+            for arena in self._top_down:
+                blocks += arena.take_blocks(left // SIZE_2M - _total(blocks) // SIZE_2M)
+            left -= _total(blocks)
+            runs = self._take_runs(left // SIZE_4K)
+            extents = sorted(gigabytes) + sorted(blocks) + _joined(runs)
+            for span in extents:
+                self.owners.claim(span, owner)
+            return extents
+
+    def claim(self, span: Range, *, owner: Owner) -> None:
+        """Give `owner` exactly these frames, zeroed as all are.
+
+        Raises:
+            OwnerConflictError: somebody holds part of them; the text names who and what. Nothing changed.
+            OutOfRangeError: they are not in one range of host memory (see `claim_device`).
+            MisalignedError: the span is no whole frames.
+        """
+        _check_span(span)
+        with self._lock:
+            arena = self._arena_of(span)
+            self.owners.require_unheld(span, owner)
+            for run in self._runs.values():
+                if run.next < span.end and span.start < run.end:
+                    self._close(run)
+            self.owners.claim(span, owner)
+            arena.take(span)
+
+    def claim_device(self, span: Range, *, owner: Owner) -> None:
+        """Record that `owner` holds addresses that are no host memory, as a device's registers are.
+
+        Raises:
+            OwnerConflictError: somebody holds part of them; nothing changed.
+            OutOfRangeError: part of them is host memory.
+        """
+        with self._lock:
+            self._require_device(span)
+            self.owners.claim(span, owner)
+
+    def release_device(self, span: Range, *, owner: Owner) -> None:
+        """Undo `claim_device`.
+
+        Raises:
+            OwnerConflictError: `owner` does not hold all of it; nothing changed.
+            OutOfRangeError: part of it is host memory.
+        """
+        with self._lock:
+            self._require_device(span)
+            self.owners.release(span, owner)
+
+    def free(self, span: Range, *, owner: Owner) -> None:
+        """Take frames back from `owner` and zero them.
+
+        Raises:
+            OwnerConflictError: `owner` does not hold all of them, for instance because they were freed already;
+                nothing changed.
+            OutOfRangeError: they are not in one range of host memory.
+            MisalignedError: the span is no whole frames.
+        """
+        _check_span(span)
+        with self._lock:
+            arena = self._arena_of(span)
+            self.owners.require_held(span, owner)
+            self.memory.zero(span)
+            self.owners.release(span, owner)
+            run = self._runs.get(owner)
+            if run is not None and span.end == run.next and span.size == SIZE_4K:
+                run.next = span.start  # the frame given last comes next again
+                return
+            arena.give(span)
+            if run is not None and span.size < SIZE_2M:
+                run.freed.append(span.start)
+
+    def free_owner(self, owner: Owner) -> int:
+        """Take back everything `owner` holds, devices included.
+
+        Returns:
+            Bytes of host memory freed.
+        """
+        with self._lock:
+            spans = self.owners.of(owner)
+            pieces = [found for span in spans for found in self._pieces(span)]
+            for _, piece in pieces:
+                self.memory.zero(piece)
+            for span in spans:
+                self.owners.release(span, owner)
+            for arena, piece in pieces:
+                arena.give(piece)
+            run = self._runs.pop(owner, None)
+            if run:
+                self._close(run)
+            return sum(piece.size for _, piece in pieces)
+
+    def _refill(self, owner: Owner) -> _Run:
+        """Set frames aside for the single-frame requests of `owner`."""
+        run = self._runs.get(owner) or _Run()
+        span = self._rest_of_block(run) or self._fresh_block() or self._any_frames()
+        if span is None:
+            self._close_runs()
+            span = self._any_frames()
+        if span is None:
+            raise OutOfMemoryError(f"no frame of memory left for {owner}: {self._balance()}")
+        run.next, run.end = span.start, span.end
+        self._runs[owner] = run
+        return run
+
+    def _rest_of_block(self, run: _Run) -> Range | None:
+        """Free frames where the owner was: freed ones, or behind its last frame after its run was closed."""
+        if run.next and not is_aligned(run.next, SIZE_2M):
+            run.freed.append(run.next)
+        while run.freed:
+            hpa = run.freed.pop()
+            arena = self._arenas[bisect_right(self._starts, hpa) - 1]
+            span = arena.run_at(hpa) if arena.span.contains(hpa) else None
+            if span:
+                arena.take(span)
+                return span
+        return None
+
+    def _fresh_block(self) -> Range | None:
+        for arena in self._top_down:
+            found = arena.find_block()
+            if found is not None:
+                span = Range.sized(found, SIZE_2M)
+                arena.take(span)
+                return span
+        return None
+
+    def _any_frames(self) -> Range | None:
+        arena = max(self._top_down, key=Arena.largest_order)
+        order = arena.largest_order()
+        return arena.take_run(order, FRAMES) if order >= 0 else None
+
+    def _close_runs(self) -> None:
+        for run in self._runs.values():
+            self._close(run)
+
+    def _close(self, run: _Run) -> None:
+        """Make the frames set aside free for all."""
+        if run.next < run.end:
+            rest = Range(run.next, run.end)
+            self._arena_of(rest).give(rest)
+            run.end = run.next
+
+    def _find(self, size: int, align: int) -> int | None:
+        """A free run of memory, tried where it hurts least first."""
+        order = (max(size, align) // SIZE_4K - 1).bit_length()
+        if order <= BLOCK_ORDER:
+            found = self._find_small(order)
+            if found is not None:
+                return found
+        self._close_runs()
+        if order <= BLOCK_ORDER:
+            found = self._find_small(order)
+        else:
+            blocks = -(-size // SIZE_2M)
+            tried = (arena.find_blocks(blocks, max(align, SIZE_2M)) for arena in self._top_down)
+            found = next((hpa for hpa in tried if hpa is not None), None)
+        if found is None:
+            tried = (arena.find_run(size // SIZE_4K, align) for arena in self._top_down)
+            found = next((hpa for hpa in tried if hpa is not None), None)
+        return found
+
+    def _find_small(self, order: int) -> int | None:
+        """An aligned piece of at most one block, in a broken block if it can be."""
+        if order < BLOCK_ORDER:
+            for arena in self._top_down:
+                found = arena.find_piece(order)
+                if found is not None:
+                    return found
+        for arena in self._top_down:
+            found = arena.find_block()
+            if found is not None:
+                return found
+        return None
+
+    def _take_runs(self, frames: int) -> list[Range]:
+        """Take so many frames, which are free, in few runs that each lie in one block."""
+        taken: list[Range] = []
+        if not frames:
+            return taken
+        order = (frames - 1).bit_length()
+        found = self._find_small(order) if order <= BLOCK_ORDER else None
+        if found is not None:
+            span = Range.sized(found, frames * SIZE_4K)
+            self._arena_of(span).take(span)
+            return [span]
+        while frames:
+            arena = max(self._top_down, key=Arena.largest_order)
+            span = arena.take_run(arena.largest_order(), frames)
+            taken.append(span)
+            frames -= span.size // SIZE_4K
+        return taken
+
+    def _arena_of(self, span: Range) -> Arena:
+        index = bisect_right(self._starts, span.start) - 1
+        if index < 0 or not self._arenas[index].span.covers(span):
+            raise OutOfRangeError(f"HPA {span} is not in one range of host memory")
+        return self._arenas[index]
+
+    def _pieces(self, span: Range) -> Iterator[tuple[Arena, Range]]:
+        """The parts of `span` that are host memory."""
+        for arena in self._arenas[max(bisect_right(self._starts, span.start) - 1, 0) :]:
+            if arena.span.start >= span.end:
+                return
+            part = arena.span.intersection(span)
+            if part:
+                yield arena, part
+
+    def _require_device(self, span: Range) -> None:
+        for _, part in self._pieces(span):
+            raise OutOfRangeError(f"HPA {span} is no device: {part} of it is host memory")
+
+    def _balance(self) -> str:
+        return f"{format_size(self.free_bytes)} of {format_size(self.total_bytes)} are free"
+
+
+def _total(spans: list[Range]) -> int:
+    return sum(span.size for span in spans)
+
+
+def _joined(spans: list[Range]) -> list[Range]:
+    """The spans in order, touching ones as one."""
+    joined: list[Range] = []
+    for span in sorted(spans):
+        if joined and joined[-1].end == span.start:
+            joined[-1] = Range(joined[-1].start, span.end)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _check_size(size: int) -> None:
+    if size <= 0:
+        raise EmptyRangeError(f"size {size} of an allocation is not positive")
+    require_aligned("size of an allocation", size, SIZE_4K)
+
+
+def _check_span(span: Range) -> None:
+    require_aligned("first HPA of frames", span.start, SIZE_4K)
+    require_aligned("end HPA of frames", span.end, SIZE_4K)

@@ -1,0 +1,141 @@
+"""Who an HPA range belongs to: host memory and the registers of devices alike."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from ..errors import OwnerConflictError
+from ..ranges import RangeMap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..address import Range
+
+
+class OwnerKind(StrEnum):
+    """What sort of party holds a range; the value is what a report calls it."""
+
+    HYPERVISOR = "hypervisor"
+    TABLES = "page tables"
+    """Frames that hold a VM's stage-2 tables (name: the VM) or the hypervisor's own (no name)."""
+    VM = "VM"
+    DEVICE = "device"
+    SHARE = "share"
+    """Memory that several VMs reach by declaration."""
+    RESERVED = "reserved memory"
+    """Host memory that nobody may be given: firmware, the host's own image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One party; equal when kind and name are.
+
+    Args:
+        kind: what sort of party.
+        name: which one, empty where there is only one.
+    """
+
+    kind: OwnerKind
+    name: str = ""
+
+    def __str__(self) -> str:
+        """As an error names it: `VM linux`, `page tables of VM linux`, `hypervisor`."""
+        if not self.name:
+            return self.kind.value
+        return f"page tables of VM {self.name}" if self.kind is OwnerKind.TABLES else f"{self.kind.value} {self.name}"
+
+
+class OwnerMap:
+    """The owner of every HPA that has one; safe to use from several threads.
+
+    Args:
+        lock: held during every call; the frame allocator shares its own, so that both change together.
+    """
+
+    def __init__(self, lock: threading.RLock | None = None) -> None:
+        self._lock = lock or threading.RLock()
+        self._held: RangeMap[Owner] = RangeMap()
+
+    def claim(self, span: Range, owner: Owner) -> None:
+        """Enter `owner` for all of `span`.
+
+        Raises:
+            OwnerConflictError: somebody, be it `owner`, holds part of it; nothing changed.
+        """
+        with self._lock:
+            self.require_unheld(span, owner)
+            self._held.add(span, owner)
+
+    def extend(self, start: int, end: int, owner: Owner) -> bool:
+        """Let the range of `owner` that ends at `start` grow to `end`; False when that cannot be done so simply."""
+        with self._lock:
+            return self._held.extend(start, end, owner)
+
+    def release(self, span: Range, owner: Owner) -> None:
+        """Take `owner` out of all of `span`.
+
+        Raises:
+            OwnerConflictError: part of it is held by another or by nobody; nothing changed.
+        """
+        with self._lock:
+            self.require_held(span, owner)
+            self._held.remove(span)
+
+    def require_unheld(self, span: Range, owner: Owner) -> None:
+        """Raise OwnerConflictError, naming the holders, when anybody holds part of what `owner` wants."""
+        with self._lock:
+            held = self._held.overlapping(span)
+        if held:
+            raise OwnerConflictError(f"HPA {span} cannot be given to {owner}: {_parts(held, span)}")
+
+    def require_held(self, span: Range, owner: Owner) -> None:
+        """Raise OwnerConflictError, naming the holders, unless `owner` holds all of `span`."""
+        with self._lock:
+            if self._held.covered(span, owner):
+                return
+            others = [(part, holder) for part, holder in self._held.overlapping(span) if holder != owner]
+            free = self._held.gaps(span)
+        text = _parts(others, span) if others else f"nobody holds {free[0]}"
+        raise OwnerConflictError(f"HPA {span} cannot be released by {owner}: {text}")
+
+    def at(self, hpa: int) -> Owner | None:
+        """Who holds the byte at `hpa`."""
+        with self._lock:
+            return self._held.get(hpa)
+
+    def overlapping(self, span: Range) -> list[tuple[Range, Owner]]:
+        """The held ranges (whole, not clipped) that share a byte with `span`, in order."""
+        with self._lock:
+            return self._held.overlapping(span)
+
+    def of(self, owner: Owner) -> list[Range]:
+        """What `owner` holds, in order."""
+        return [span for span, holder in self if holder == owner]
+
+    def bytes_of(self, owner: Owner) -> int:
+        """How many bytes `owner` holds."""
+        return sum(span.size for span in self.of(owner))
+
+    def __iter__(self) -> Iterator[tuple[Range, Owner]]:
+        """All held ranges in order, as they were when the iteration began."""
+        with self._lock:
+            return iter(self._held)
+
+    def __len__(self) -> int:
+        """The number of ranges, touching ones of one owner counted once."""
+        return len(self._held)
+
+
+def _parts(held: list[tuple[Range, Owner]], span: Range) -> str:
+    """The holders of parts of `span` for an error: the first three, each with what it holds of the span."""
+    shown = []
+    for whole, holder in held[:3]:
+        part = whole.intersection(span)
+        shown.append(f"{holder} holds {part}")
+    if len(held) > 3:
+        shown.append(f"and {len(held) - 3} more parts are held")
+    return ", ".join(shown)

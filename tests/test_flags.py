@@ -1,0 +1,65 @@
+"""Flags, memory types, accesses and map types."""
+
+import pytest
+
+from stage2.errors import EncodingError
+from stage2.flags import RWX, Access, MappingFlags, MapType, MemoryType
+
+
+def test_the_bits_are_those_of_upstream() -> None:
+    names = ["READ", "WRITE", "EXECUTE", "USER", "DEVICE", "UNCACHED"]
+    assert [MappingFlags[name].value for name in names] == [1, 2, 4, 8, 16, 32]
+    assert list(MappingFlags) == [MappingFlags[name] for name in names]
+
+
+@pytest.mark.parametrize("bits", range(64))
+def test_every_known_combination_loads_from_a_number(bits: int) -> None:
+    flags = MappingFlags.from_bits(bits)
+    assert flags.value == bits
+    assert flags.permissions == MappingFlags(bits & 7)
+    assert flags.permissions | (flags & ~RWX) == flags
+
+
+@pytest.mark.parametrize("bits", [64, 0x47, -1, 1 << 62])
+def test_an_unknown_bit_is_refused(bits: int) -> None:
+    with pytest.raises(EncodingError, match="flags"):
+        MappingFlags.from_bits(bits)
+
+
+@pytest.mark.parametrize(
+    ("flags", "short"),
+    [
+        (MappingFlags(0), "------"),
+        (RWX, "rwx---"),
+        (MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE, "rw--d-"),
+        (MappingFlags(63), "rwxudn"),
+    ],
+)
+def test_short_form(flags: MappingFlags, short: str) -> None:
+    assert flags.short == short
+
+
+def test_device_wins_over_uncached() -> None:
+    device, uncached = MappingFlags.DEVICE, MappingFlags.UNCACHED
+    assert (RWX | device | uncached).memory_type is MemoryType.DEVICE
+    assert (RWX | uncached).memory_type is MemoryType.UNCACHED
+    assert RWX.memory_type is MemoryType.WRITE_BACK
+
+
+def test_each_access_needs_its_own_permission() -> None:
+    assert Access.READ.flag is MappingFlags.READ
+    assert Access.WRITE.flag is MappingFlags.WRITE
+    assert Access.FETCH.flag is MappingFlags.EXECUTE
+
+
+def test_upstreams_numbers_name_the_first_three_map_types_only() -> None:
+    numbered = {kind.number: kind for kind in MapType if kind.number is not None}
+    assert numbered == {0: MapType.MAP_ALLOC, 1: MapType.MAP_IDENTICAL, 2: MapType.MAP_RESERVED}
+    assert all(MapType.from_number(number) is kind for number, kind in numbered.items())
+    assert all(kind.meaning for kind in MapType)
+
+
+@pytest.mark.parametrize("number", [3, -1, 999])
+def test_a_map_type_that_does_not_exist_is_refused_with_those_that_do(number: int) -> None:
+    with pytest.raises(EncodingError, match=rf"map_type {number} does not exist: 0 is MAP_ALLOC"):
+        MapType.from_number(number)
