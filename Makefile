@@ -1,0 +1,53 @@
+# `make run` boots Linux on our own two-stage MMU; `make test` checks everything. Both stand on `make setup`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: setup run demo test lint types layers guests benchmarks lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml packages.txt scripts/packages.sh
+	@sh scripts/packages.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the Python packages of requirements.lock into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup
+	@$(BIN)/stage2 fetch linux-riscv64
+	@$(BIN)/stage2 run examples/linux-riscv64.toml
+
+demo: setup
+	@$(BIN)/stage2 demo
+
+test: setup lint types layers
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
+
+layers: setup
+	@$(BIN)/lint-imports
+
+# The bundled guests are checked in as bytes; this makes them anew, and a test compares.
+guests:
+	@sh scripts/guests.sh src/stage2/vm/guests
+
+benchmarks: setup
+	@$(BIN)/python -m benchmarks.tables
+
+# The lock names versions and hashes, no registry.
+lock: setup
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra dev \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		--output-file requirements.lock pyproject.toml scripts/build-requirements.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
