@@ -122,7 +122,11 @@ class Vcpu:
     def _refused(self, uc: Any, page: int, access: int, result: Any, _user: Any) -> bool:
         """The compiled walker could not translate: let the VM resolve what stage 2 refused, then walk again."""
         try:
-            return self._resolve(page, access, result)
+            resolved = self._resolve(page, access, result)
+            if resolved:
+                # The refusal is settled: whatever ends the run later has its own reason.
+                self.state[Word.REASON] = Reason.NOTHING
+            return resolved
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._windows.failure = error
             self.state[Word.STOP] = 1
