@@ -1,0 +1,52 @@
+"""Assembling small RISC-V guests for tests with Debian's binutils."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+PREFIX = "riscv64-linux-gnu-"
+PACKAGE = "binutils-riscv64-linux-gnu"
+BASE = 0x8000_0000
+
+HEADER = """
+        .option norvc
+        .macro off
+        li a7, 0x53525354
+        li a6, 0
+        li a0, 0
+        li a1, 0
+        ecall
+        .endm
+        .globl _start
+_start:
+"""
+
+
+def require_assembler() -> None:
+    """Skip on a user's machine without binutils; fail in CI, which must have it."""
+    if shutil.which(PREFIX + "as"):
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"CI needs the Debian package {PACKAGE}")
+    pytest.skip(f"needs the Debian package {PACKAGE}")
+
+
+def assemble(body: str) -> bytes:
+    """The bytes of a guest that starts at BASE; `off` in it powers off."""
+    require_assembler()
+    with TemporaryDirectory() as folder:
+        source, obj, elf, binary = (Path(folder) / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
+        source.write_text(HEADER + body)
+        for command in (
+            ["as", "-march=rv64g_zifencei", "-o", obj, source],
+            ["ld", "--no-relax", f"-Ttext={BASE:#x}", "-o", elf, obj],
+            ["objcopy", "-O", "binary", "-j", ".text", elf, binary],
+        ):
+            subprocess.run([PREFIX + str(command[0]), *map(str, command[1:])], check=True, timeout=60)
+        return binary.read_bytes()
