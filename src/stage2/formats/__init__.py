@@ -34,7 +34,7 @@ def by_name(name: str) -> Format:
     """
     if name not in _MODULES:
         near = difflib.get_close_matches(name, _MODULES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise EncodingError(f"no format is called {name!r}{hint} There are {', '.join(_MODULES)}")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise EncodingError(f"no format is called {name!r}{hint}: there are {', '.join(_MODULES)}")
     records: tuple[Format, ...] = import_module(f".{_MODULES[name]}", __name__).FORMATS
     return next(record for record in records if record.name == name)

@@ -18,8 +18,9 @@ from ..formats import by_name
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
 from ..ranges import RangeMap
+from ..tables.batch import Batch, TwoStageBatch
 from ..tables.explain import Walk, explain_two_stage
-from ..tables.pagetable import Batch, Edit, PageTable
+from ..tables.pagetable import Edit, PageTable
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped
 from .region import MemoryRegion, Populate, ViolationPolicy
@@ -265,6 +266,12 @@ class AddressSpace:
     def translate_many(self, gpas: npt.ArrayLike) -> Batch:
         """GPA to HPA for an array of addresses."""
         return self.page_table.translate_many(gpas)
+
+    def translate_gva_many(
+        self, gvas: npt.ArrayLike, stage_1: Regime, access: Access | None = None, *, user: bool = False
+    ) -> TwoStageBatch:
+        """GVA to GPA to HPA for an array of addresses, under the guest's regime `stage_1`; sets no A or D bit."""
+        return self.page_table.translate_gva_many(gvas, stage_1, access, user=user)
 
     def walk(self, gva: Gva | int, stage_1: Regime, access: Access | None = None, *, user: bool = False) -> Walk:
         """GVA to GPA to HPA with all steps, under the guest's regime `stage_1`."""

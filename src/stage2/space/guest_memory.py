@@ -45,7 +45,8 @@ class GuestMemory:
         """Put bytes at a GPA, populating what is not there yet.
 
         Raises:
-            OutOfRangeError: part of the range is not declared as memory; nothing is written.
+            OutOfRangeError: part of the range is not declared as memory, or has no host memory behind it; nothing is
+                written.
             OutOfMemoryError: there are no frames for it; nothing is written.
         """
         size = len(data)
@@ -54,8 +55,13 @@ class GuestMemory:
         span = self._require_memory(gpa, size)
         self._space.populate_range(span)
         view = memoryview(data)
-        for start, hpa, length in self._runs(span):
-            self._space.frames.memory.write(Hpa(hpa), view[start - gpa : start - gpa + length])
+        memory = self._space.frames.memory
+        runs = self._runs(span)
+        for start, hpa, length in runs:
+            if not memory.contains(hpa, length):
+                raise OutOfRangeError(f"GPA {start:#x} of VM {self._space.name} leads to HPA {hpa:#x}, no host memory")
+        for start, hpa, length in runs:
+            memory.write(Hpa(hpa), view[start - gpa : start - gpa + length])
 
     def _require_memory(self, gpa: int, size: int) -> Range:
         span = Range.sized(gpa, size)

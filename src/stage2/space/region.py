@@ -39,7 +39,7 @@ class MemoryRegion:
         size: bytes, a positive multiple of 4 KiB.
         flags: what the guest may do there, and the memory type.
         map_type: where the memory comes from.
-        hpa: for MMIO the HPA behind `start`; None elsewhere (MAP_IDENTICAL and MAP_RESERVED use `start`).
+        hpa: for MMIO and SHARE the HPA behind `start`; None elsewhere (MAP_IDENTICAL and MAP_RESERVED use `start`).
         name: what reports call it.
         populate: when frames are given; None leaves it to the AddressSpace.
         violation: what a forbidden access does; None leaves it to the AddressSpace.
@@ -74,6 +74,8 @@ class MemoryRegion:
             raise EncodingError(f"ROM {self.range} must not be writable")
         if self.map_type is MapType.MMIO and self.hpa is None:
             raise EncodingError(f"MMIO {self.range} needs the HPA of the device")
+        if self.hpa is not None and self.map_type not in (MapType.MMIO, MapType.SHARE):
+            raise EncodingError(f"{self.map_type.value} {self.range} takes no HPA: {self.map_type.meaning}")
 
     @property
     def end(self) -> int:

@@ -24,7 +24,7 @@ def joined(first: MemoryRegion, second: MemoryRegion) -> MemoryRegion | None:
     """One region for two neighbours that differ in nothing but their place, or None."""
     if first.end != second.start:
         return None
-    if first.hpa is not None and (second.hpa is None or first.hpa + first.size != second.hpa):
+    if (second.hpa is not None) if first.hpa is None else (second.hpa != first.hpa + first.size):
         return None
     alike = replace(second, start=first.start, size=first.size, hpa=first.hpa, source=first.source)
     return replace(first, size=first.size + second.size) if alike == first else None

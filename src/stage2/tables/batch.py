@@ -1,4 +1,4 @@
-"""Translating whole arrays of addresses: one compiled kernel per format, one per pair of formats.
+"""Translating whole arrays of addresses: one compiled kernel per format, one per pair of formats. They only read.
 
 The single-stage kernel takes addresses in blocks: it walks the upper levels of a block, asking the cache for each
 leaf entry, and then finishes the block; on tables larger than the caches that hides most of the memory's latency.
@@ -7,14 +7,23 @@ leaf entry, and then finishes the block; on tables larger than the caches that h
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from ..address import Gva
+from ..flags import Access
 from ..formats.outcome import ADDRESS_SIZE, MAPPED
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from .compiled import inlined, kernel, load, prefetch, store
+from .compiled import HostMemory, inlined, kernel, load, prefetch, store
+from .regime import Regime
+from .result import Fault, fault_from_status, need_mask
 from .walk import (
+    AT_STAGE_2,
     PENDING,
     make_check,
     make_descent,
@@ -26,12 +35,93 @@ from .walk import (
     watch_nothing,
 )
 
+U64Array = npt.NDArray[np.uint64]
 BLOCK = 32
 UNMAPPED = MASK_64
 """The output of an address that is not mapped."""
 LEVEL_FIELD = 24
 """Where the level stands in a 32-bit attribute word of a batch; the attributes are below it."""
 ATTRIBUTES = (1 << LEVEL_FIELD) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Translations of an array of addresses, element by element.
+
+    Args:
+        hpa: output addresses, 2^64-1 where unmapped.
+        status: 0, or the number of a FaultKind.
+        attributes: the walk's combined attributes (`formats.outcome`), the last entry's level in bits 31:24.
+    """
+
+    hpa: U64Array
+    status: npt.NDArray[np.uint8]
+    attributes: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class TwoStageBatch:
+    """Two-stage translations of an array of addresses, element by element.
+
+    Args:
+        hpa: output addresses, 2^64-1 where unmapped.
+        gpa: what stage 1 answered; on a stage-2 fault, the GPA that stage 2 refused.
+        permissions: effective permissions of both stages, as in `Mapped`.
+        status: 0, or a fault; `fault` tells it.
+        gva: the input.
+        access: for which access.
+    """
+
+    hpa: U64Array
+    gpa: U64Array
+    permissions: npt.NDArray[np.uint8]
+    status: npt.NDArray[np.uint32]
+    gva: U64Array
+    access: Access | None
+
+    def fault(self, index: int | tuple[int, ...]) -> Fault | None:
+        """Why an element does not translate; None for one that does."""
+        status = int(self.status[index])
+        if not status:
+            return None
+        gva = int(self.gva[index])
+        refused = int(self.gpa[index]) if status & AT_STAGE_2 else gva
+        return fault_from_status(status, refused, stage=1, gva=Gva(gva), access=self.access)
+
+
+def translate_batch(host: HostMemory, regime: Regime, addresses: npt.ArrayLike) -> Batch:
+    """Translate an array of addresses by one regime whose tables lie in host memory."""
+    inputs = np.ascontiguousarray(addresses, np.uint64)
+    shape, flat = inputs.shape, inputs.reshape(-1)
+    hpa, status, attributes = np.empty_like(flat), np.empty(flat.shape, np.uint8), np.empty(flat.shape, np.uint32)
+    translate_kernel(regime.format)(
+        host, np.uint64(regime.root), np.uint64(regime.controls), flat, hpa, attributes, status
+    )
+    return Batch(hpa.reshape(shape), status.reshape(shape), attributes.reshape(shape))
+
+
+def translate_two_stage_batch(
+    host: HostMemory,
+    stage_1: Regime,
+    stage_2: Regime,
+    gvas: npt.ArrayLike,
+    access: Access | None = None,
+    *,
+    user: bool = False,
+) -> TwoStageBatch:
+    """Translate an array of GVAs by both stages; the batch form of `explain_two_stage`."""
+    inputs = np.ascontiguousarray(gvas, np.uint64)
+    shape, flat = inputs.shape, inputs.reshape(-1)
+    hpa, gpa = np.empty_like(flat), np.empty_like(flat)
+    permissions, status = np.empty(flat.shape, np.uint8), np.empty(flat.shape, np.uint32)
+    first, second = (tuple(np.uint64(number) for number in regime.numbers) for regime in (stage_1, stage_2))
+    need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
+    two_stage_kernel(stage_1.format, stage_2.format)(
+        host, first, second, need, write, flat, hpa, gpa, permissions, status
+    )
+    return TwoStageBatch(
+        hpa.reshape(shape), gpa.reshape(shape), permissions.reshape(shape), status.reshape(shape), inputs, access
+    )
 
 
 @cache
@@ -71,6 +161,52 @@ def two_stage_translation(first: Format, second: Format) -> Callable[..., Any]:
     descend = inlined(make_descent(first, guest_load, inlined(watch_nothing)))
     walk = inlined(make_walk(width_check(first), descend))
     return inlined(make_two_stage(walk, access_check(first), stage_2, store))
+
+
+def keep_marks_back(host: Any, address: int, word: int) -> None:
+    """The store of batches, which look and never touch: accessed and dirty bits stay as they are."""
+
+
+@cache
+def two_stage_kernel(first: Format, second: Format) -> Callable[..., Any]:
+    """kernel(host, regime_1, regime_2, need, write, gvas, hpas, gpas, permissions, statuses) for both stages.
+
+    Args of the kernel:
+        regime_1, regime_2: (root, levels, root index bits, controls), unsigned 64-bit.
+        need, write: mask of effective permissions, 0 for a lookup; 1 for a write.
+        hpas: UNMAPPED where an address does not translate.
+        gpas: on a stage-2 fault, the address that stage 2 refused.
+        permissions: effective ones of both stages.
+        statuses: 32 bits, as `tables.walk` describes them.
+    """
+    walk_2 = inlined(make_walk(width_check(second), physical_descent(second)))
+    stage_2 = inlined(make_stage_2(walk_2, access_check(second), inlined(keep_marks_back)))
+    inlined(first.decode)
+    guest_load = inlined(make_guest_load(stage_2, load))
+    descend = inlined(make_descent(first, guest_load, inlined(watch_nothing)))
+    walk_1 = inlined(make_walk(width_check(first), descend))
+    translate = inlined(make_two_stage(walk_1, access_check(first), stage_2, keep_marks_back))
+
+    def translate_both(
+        host: Any,
+        regime_1: Any,
+        regime_2: Any,
+        need: int,
+        write: int,
+        gvas: Any,
+        hpas: Any,
+        gpas: Any,
+        permissions: Any,
+        statuses: Any,
+    ) -> None:
+        for i in range(gvas.shape[0]):
+            status, hpa, granted, gpa, _level_1, _level_2 = translate(host, regime_1, regime_2, gvas[i], need, write)
+            hpas[i] = hpa if status == u64(MAPPED) else u64(UNMAPPED)
+            gpas[i] = gpa
+            permissions[i] = granted
+            statuses[i] = status
+
+    return kernel(translate_both, first, second)
 
 
 @cache

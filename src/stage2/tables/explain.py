@@ -199,8 +199,13 @@ def explain_two_stage(
         (step,) = outer.take()
         steps.append(replace(step, slot_hpa=slot_hpa, under=inner.take()))
 
+    def store(host: Any, address: int, word: int) -> None:
+        # The walk of a mark's own write repeats what stands under the step it marks.
+        inner.take()
+        inner.store(host, address, word)
+
     walk_1 = _walk_of(stage_1.format, guest_load, watch)
-    translate = make_two_stage(walk_1, make_check(stage_1.format), translate_2, inner.store)
+    translate = make_two_stage(walk_1, make_check(stage_1.format), translate_2, store)
     status, hpa, permissions, gpa, level_1, level_2 = translate(
         None, stage_1.numbers, stage_2.numbers, gva, need_mask(access, user=user), int(access is Access.WRITE)
     )

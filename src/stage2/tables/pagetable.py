@@ -18,10 +18,11 @@ import numpy.typing as npt
 from ..address import ADDRESS_LIMIT, SIZE_2M, Hpa, Range, align_down, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfRangeError, OverlapError
 from ..flags import Access, MappingFlags, MemoryType
+from ..formats.outcome import LEAF
 from ..formats.record import Format
 from ..ranges import RangeMap
 from . import edit
-from .batch import translate_kernel
+from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
 from .compiled import HostMemory, host_memory
 from .explain import Walk, explain_stage
 from .regime import Regime
@@ -87,21 +88,6 @@ class Statistics:
         return sum(size * count for size, count in self.leaves.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Translations of an array of addresses, element by element.
-
-    Args:
-        hpa: output addresses, 2^64-1 where unmapped.
-        status: 0, or the number of a FaultKind.
-        attributes: the walk's combined attributes (`formats.outcome`), the last entry's level in bits 31:24.
-    """
-
-    hpa: U64Array
-    status: npt.NDArray[np.uint8]
-    attributes: npt.NDArray[np.uint32]
-
-
 class PageTable:
     """A table of one format.
 
@@ -115,6 +101,7 @@ class PageTable:
 
     Raises:
         OutOfMemoryError: there is no room for the root.
+        OutOfRangeError: host memory reaches beyond the addresses that entries can hold.
     """
 
     def __init__(
@@ -134,6 +121,12 @@ class PageTable:
         self._frames = frames
         self._lock = threading.RLock()
         self._huge_blocks: set[int] = set()
+        self._output_end = _output_end(fmt, fmt.default_controls if controls is None else controls)
+        if self.memory.ranges[-1].end > self._output_end:
+            raise OutOfRangeError(
+                f"host memory {self.memory.ranges[-1]} reaches beyond {self._output_end:#x}, "
+                f"where the addresses end that {fmt.name} can hold under these controls"
+            )
         self.root = frames.allocate(fmt.root_size, align=fmt.root_size, owner=owner)
         self.regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
@@ -143,6 +136,7 @@ class PageTable:
         self._templates = lru_cache(maxsize=64)(self._make_templates)
         self._tables: RangeMap[bool] = RangeMap()
         self._tables.add(Range.sized(self.root, fmt.root_size), True)
+        self._table_count = 1
         self._destroyed = False
 
     # --- the seed's names --------------------------------------------------------------------------------
@@ -240,6 +234,7 @@ class PageTable:
 
     def explain(self, address: int, access: Access | None = None, *, user: bool = False) -> Walk:
         """The walk of `address` with all its steps."""
+        self._require_alive()
         return explain_stage(self.memory, self.regime, address, access, user=user)
 
     def query(self, address: int) -> Mapping | None:
@@ -252,14 +247,21 @@ class PageTable:
 
     def translate_many(self, addresses: npt.ArrayLike) -> Batch:
         """Translate an array of addresses with the compiled kernel."""
-        inputs = np.ascontiguousarray(addresses, np.uint64)
-        flat = inputs.reshape(-1)
-        batch = Batch(np.empty_like(flat), np.empty(flat.shape, np.uint8), np.empty(flat.shape, np.uint32))
-        translate_kernel(self.format)(
-            self._host, self._root, self._controls, flat, batch.hpa, batch.attributes, batch.status
-        )
-        shape = inputs.shape
-        return Batch(batch.hpa.reshape(shape), batch.status.reshape(shape), batch.attributes.reshape(shape))
+        _words = self._require_alive()
+        return translate_batch(self._host, self.regime, addresses)
+
+    def translate_gva_many(
+        self, gvas: npt.ArrayLike, stage_1: Regime, access: Access | None = None, *, user: bool = False
+    ) -> TwoStageBatch:
+        """Translate an array of GVAs by both stages, this table being stage 2.
+
+        Args:
+            stage_1: the guest's own regime; its root is a GPA.
+            access: what is attempted; None only looks up.
+            user: the access is made from user mode.
+        """
+        _words = self._require_alive()
+        return translate_two_stage_batch(self._host, stage_1, self.regime, gvas, access, user=user)
 
     def rows(self, start: int = 0, size: int | None = None, *, merge: bool = True) -> U64Array:
         """All leaves in a range as an array of (start, HPA, size, attributes with the level in bits 31:24).
@@ -356,8 +358,9 @@ class PageTable:
         for column, (start, hpa, size) in enumerate(extents):
             first, end = self._inputs(start, size)
             require_aligned("HPA", hpa, fmt.page_size)
-            if (hpa + size) >> fmt.output_bits and hpa + size != 1 << fmt.output_bits:
-                raise OutOfRangeError(f"HPA range {Range.sized(hpa, size)} is wider than {fmt.output_bits} bits")
+            behind = Range.sized(hpa, size)
+            if behind.end > self._output_end:
+                raise OutOfRangeError(f"HPA {behind} reaches beyond {self._output_end:#x}, where {fmt.name}'s HPAs end")
             if first < previous_end:
                 raise OverlapError(f"extents overlap or are out of order at {start:#x}")
             previous_end = end
@@ -373,11 +376,14 @@ class PageTable:
             return result
 
         with self._lock:
-            self._require_alive()
+            _words = self._require_alive()
             result, where, needed = run(_NO_FRAMES)
             if result == edit.NEEDS_ROOM:
-                run(self._take_tables(int(needed)))
-            elif result:
+                tables = self._take_tables(int(needed))
+                result, where, _ = run(tables)
+                if result:
+                    self._give_tables(tables)
+            if result:
                 self._refuse(result, int(where))
         return Edit(tables_added=int(needed))
 
@@ -385,11 +391,8 @@ class PageTable:
         fmt = self.format
         first, end = self._inputs(start, size)
         kernel = edit.sweep_kernel(fmt)
-        # Every table that can become empty: one for each table span the range touches, on each level.
-        spans = ((size >> fmt.level_shift(level + 1)) + 2 for level in range(fmt.levels - 1))
-        freed = np.empty(sum(spans) if operation == edit.CLEAR else 0, np.uint64)
 
-        def run(frames: U64Array, runs: U64Array) -> tuple[int, ...]:
+        def run(frames: U64Array, runs: U64Array, freed: U64Array) -> tuple[int, ...]:
             result: tuple[int, ...] = kernel(
                 self._host, self._root, self._controls, np.uint64(first), np.uint64(end), np.uint64(operation),
                 templates, frames, self._path, runs, freed,
@@ -397,13 +400,19 @@ class PageTable:
             return result
 
         with self._lock:
-            self._require_alive()
+            _words = self._require_alive()
+            # Every table that can become empty: one for each table span the range touches, on each level.
+            spans = sum((size >> fmt.level_shift(level + 1)) + 2 for level in range(fmt.levels - 1))
+            freed = np.empty(min(spans, self._table_count) if operation == edit.CLEAR else 0, np.uint64)
             runs = np.empty((_FEW_RUNS, 3), np.uint64)
-            result, where, needed, count, unlinked, leaves = run(_NO_FRAMES, runs)
+            result, where, needed, count, unlinked, leaves = run(_NO_FRAMES, runs, freed)
             if result == edit.NEEDS_ROOM:
                 runs = np.empty((int(count), 3), np.uint64)
-                _, _, needed, count, unlinked, leaves = run(self._take_tables(int(needed)), runs)
-            elif result:
+                tables = self._take_tables(int(needed))
+                result, where, needed, count, unlinked, leaves = run(tables, runs, freed)
+                if result:
+                    self._give_tables(tables)
+            if result:
                 self._refuse(result, int(where))
             if not leaves:
                 return Edit()
@@ -433,7 +442,7 @@ class PageTable:
             return int(count), totals
 
         with self._lock:
-            self._require_alive()
+            _words = self._require_alive()
             count, _ = run(np.empty((0, 4), np.uint64))
             rows = np.empty((count, 4), np.uint64)
             _, totals = run(rows)
@@ -446,6 +455,7 @@ class PageTable:
             return _NO_FRAMES
         size = self.format.table_size
         extents = self._frames.allocate_extents(count * size, owner=self.owner)
+        self._table_count += count
         for extent in extents:
             self._tables.add(extent, True)
             for block in range(align_down(extent.start, SIZE_2M), extent.end, SIZE_2M):
@@ -460,6 +470,7 @@ class PageTable:
         if not len(tables):
             return
         size = self.format.table_size
+        self._table_count -= len(tables)
         ordered = np.sort(tables)
         breaks = np.flatnonzero(np.diff(ordered) != size) + 1
         for piece in np.split(ordered, breaks):
@@ -473,6 +484,19 @@ class PageTable:
             raise OverlapError(f"{address:#x} is mapped already: {self.translate(address)}")
         raise MappingError(f"the table itself is damaged at {address:#x}: {self.translate(address)}")
 
-    def _require_alive(self) -> None:
+    def _require_alive(self) -> U64Array:
+        """Refuse to work on tables that are gone; whoever holds the answer keeps the memory mapped meanwhile."""
         if self._destroyed:
             raise MappingError("the page table was destroyed")
+        return self.memory.words
+
+
+def _output_end(fmt: Format, controls: int) -> int:
+    """One past the largest address that a leaf can hold; a control may narrow it (x86 MAXPHYADDR)."""
+    bits = fmt.output_bits
+    while bits > fmt.page_shift:
+        leaf = fmt.leaf_entry(0, 1 << (bits - 1), MappingFlags.READ, controls=controls)
+        if fmt.decode(leaf, 0, controls)[0] == LEAF:
+            break
+        bits -= 1
+    return 1 << bits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..address import Hpa
+from ..address import Hpa, require_aligned
+from ..errors import OutOfRangeError
 from ..formats.record import Format
 
 
@@ -17,12 +18,21 @@ class Regime:
         root: address of the root table: an HPA at stage 2, a GPA at stage 1 under stage 2.
         controls: the format's control bits; None takes its defaults.
         identifier: ASID, VMID or VPID that tags its TLB entries.
+
+    Raises:
+        MisalignedError: the root is not aligned to its size.
+        OutOfRangeError: the root or the controls have more than 64 bits.
     """
 
     format: Format
     root: int
     controls: int
     identifier: int = 0
+
+    def __post_init__(self) -> None:
+        require_aligned("root table", self.root, self.format.root_size)
+        if self.root >> 64 or self.controls >> 64:
+            raise OutOfRangeError(f"root table {self.root:#x} or controls {self.controls:#x} have more than 64 bits")
 
     @classmethod
     def of(cls, fmt: Format, root: Hpa | int = 0, *, controls: int | None = None, identifier: int = 0) -> Regime:

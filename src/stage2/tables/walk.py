@@ -104,10 +104,17 @@ def make_descent(fmt: Format, load: Function, watch: Function) -> Function:
 
 
 def make_width_check(fmt: Format) -> Function:
-    """Whether an address fits a regime: fits(address, levels, root_bits) -> bool."""
+    """Whether an address fits a regime: fits(address, levels, root_bits) -> bool.
+
+    Without levels (Bare) an address goes through as it is: from stage 1 to stage 2, which looks at its width; from
+    stage 2 to physical memory, so there it must not be wider than a physical address.
+    """
     page_shift, bits, sign_extended = fmt.page_shift, fmt.bits, fmt.sign_extended
+    too_wide_if_bare = 0 if fmt.stage == 1 else MASK_64 ^ ((1 << fmt.output_bits) - 1)
 
     def fits(address: int, levels: int, root_bits: int) -> bool:
+        if levels == u64(0):
+            return address & u64(too_wide_if_bare) == u64(0)
         width = u64(page_shift) + u64(bits) * (levels - u64(1)) + root_bits
         if sign_extended:
             above = address >> (width - u64(1))
@@ -130,10 +137,10 @@ def make_walk(fits: Function, descend: Function) -> Function:
     def walk(
         memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
     ) -> tuple[int, int, int, int, int, int]:
+        if not fits(address, levels, root_bits):
+            return u64(ADDRESS_SIZE), u64(0), u64(0), max(levels, u64(1)) - u64(1), u64(0), u64(0)
         if levels == u64(0):
             return u64(MAPPED), address, u64(COMBINED | ACCESSED | DIRTY), u64(0), u64(0), u64(0)
-        if not fits(address, levels, root_bits):
-            return u64(ADDRESS_SIZE), u64(0), u64(0), levels - u64(1), u64(0), u64(0)
         return descend(  # type: ignore[no-any-return]  # injected
             memory, root, address, levels, root_bits, u64(MASK_64), u64(0), controls
         )
@@ -219,7 +226,8 @@ def make_two_stage(walk_1: Function, check_1: Function, stage_2: Function, store
         two_stage(host, regime_1, regime_2, gva, need, write) ->
         (status with level, hpa, permissions of both stages, gpa, leaf level of stage 1, leaf level of stage 2).
         On a stage-2 fault `gpa` is the address that stage 2 refused. `need` is a mask of effective permissions
-        (privileged or user bits); stage 2 is asked for the privileged form of it.
+        (privileged or user bits) that both stages are asked for: formats that tell user fetches from supervisor
+        ones at stage 2 (EPT's mode-based execute control) need to know.
     """
 
     def two_stage(
@@ -241,8 +249,7 @@ def make_two_stage(walk_1: Function, check_1: Function, stage_2: Function, store
             if status != u64(0):
                 return status | u64(ON_TABLE | ON_MARK), u64(0), u64(0), slot, level, u64(0)
             store(host, table_hpa, after)
-        need_2 = (need | need >> u64(USER_SHIFT)) & u64((1 << USER_SHIFT) - 1)
-        status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need_2, write)
+        status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need, write)
         if status != u64(0):
             return status, u64(0), u64(0), gpa, level, level_2
         return u64(0), hpa, granted & granted_2, gpa, level, level_2

@@ -36,6 +36,7 @@ class AddressTranslationRegister:
         Raises:
             MisalignedError: the root is not aligned to its size (hgatp: 16 KiB).
             OutOfRangeError: the identifier or the root is too wide.
+            EncodingError: no MODE stands for the format.
         """
         g_stage = self.format.stage == 2
         identifier_bits = 14 if g_stage else 16
@@ -43,12 +44,15 @@ class AddressTranslationRegister:
             raise OutOfRangeError(
                 f"{'VMID' if g_stage else 'ASID'} {self.identifier:#x} has more than {identifier_bits} bits"
             )
+        modes = HGATP_MODES if g_stage else SATP_MODES
+        mode = next((number for number, fmt in modes.items() if fmt is self.format), None)
+        if mode is None:
+            raise EncodingError(f"no MODE of {'hgatp' if g_stage else 'satp'} stands for {self.format.name}")
         if self.format.is_bare:
             return 0
         require_aligned("root table", self.root, self.format.root_size)
         if self.root >> 56:
             raise OutOfRangeError(f"root table {self.root:#x} is above 2^56")
-        mode = next(m for m, f in (HGATP_MODES if g_stage else SATP_MODES).items() if f is self.format)
         return mode << MODE_SHIFT | self.identifier << 44 | self.root >> 12
 
 

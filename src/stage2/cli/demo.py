@@ -1,0 +1,26 @@
+"""`stage2 demo`: the bundled guest, one region of every kind."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def demo(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -> int:
+    """Run a tiny bundled guest that touches lazy RAM, identical memory, a device, a ROM and a hole.
+
+    Needs no network. Its file, source and bytes are in the package's folder vm/guests.
+
+    Parameters
+    ----------
+    json_file
+        Write the report as JSON to this file ("-" for standard output).
+    """
+    from ..config.load import load_vm
+    from .run import run_configs
+
+    with as_file(files("stage2.vm") / "guests") as folder:
+        return run_configs([load_vm(folder / "demo-riscv64.toml")], json_file=json_file, max_seconds=60)

@@ -1,0 +1,97 @@
+"""`stage2`: the entry point. Commands are imported when they are called, errors end in one line and a code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError
+
+from ..errors import Stage2Error
+
+OK, BAD_INPUT, INTERNAL, INTERRUPTED, BROKEN_PIPE = 0, 2, 70, 130, 141
+"""Exit codes; 70 is sysexits' "internal software error". The codes of `run` are in its help."""
+TRACEBACK = "STAGE2_TRACEBACK"
+"""Environment variable: when it is 1, errors are not caught, for developers."""
+
+_COMMANDS = {
+    "run": "Run guests until they power off, and report what their memory did.",
+    "demo": "Run a tiny bundled guest that touches every kind of memory.",
+    "show": "Show what configuration files were understood to say.",
+    "walk": "Explain how a guest physical address is translated, step by step.",
+    "fetch": "Fetch a guest's images, for fetched:NAME in a VM file.",
+}
+
+
+def build_app() -> App:
+    """The command line, with no command imported yet."""
+    app = App(
+        name="stage2",
+        help="A hypervisor's memory: build it, run it, see it, prove it.",
+        version=_version,
+        help_epilogue="stage2 COMMAND --help explains a command.",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, text in _COMMANDS.items():
+        app.command(f"stage2.cli.{name}:{name}", name=name, help=text)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code.
+
+    Args:
+        arguments: without the program's name; None takes the process's own.
+    """
+    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; every error is told in one line."""
+    try:
+        code = _call(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _call(arguments: Sequence[str]) -> int:
+    if os.environ.get(TRACEBACK) == "1":
+        return _dispatch(arguments)
+    try:
+        return _dispatch(arguments)
+    except CycloptsError as error:
+        return _fail(f"{error} See stage2 --help.")
+    except Stage2Error as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for a user
+        what = f"{type(error).__name__}: {error}"
+        return _fail(f"this should not happen: {what}; {TRACEBACK}=1 shows where", INTERNAL)
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    result = build_app()(list(arguments), result_action="return_value", exit_on_error=False, print_error=False)
+    return result if isinstance(result, int) else OK
+
+
+def _fail(text: str, code: int = BAD_INPUT) -> int:
+    from ..render.plain import plain
+
+    sys.stdout.flush()
+    print(f"stage2: error: {plain(text)}", file=sys.stderr)
+    return code
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__

@@ -1,0 +1,223 @@
+"""`stage2 run`: guests with a live console, and what their memory did."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..config.platform import PlatformConfig
+    from ..config.vm import GuestImage, VmConfig
+    from ..engines.run import RunOutcome
+
+Architecture = Literal["riscv64", "aarch64", "x86_64"]
+
+
+def run(
+    vms: Annotated[list[Path], Parameter(name="VM.toml", show_default=False)],
+    /,
+    *,
+    arch: Architecture | None = None,
+    platform: Path | None = None,
+    kernel: str | None = None,
+    ramdisk: str | None = None,
+    dtb: Path | None = None,
+    cmdline: str | None = None,
+    populate: Literal["lazy", "eager"] | None = None,
+    page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
+    max_seconds: float | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Run guests until they power off: console live, then a table of what their memory did.
+
+    Exit codes: 0 every guest powered off, 1 one was stopped, 2 bad input, 3 time limit, 130 and 143 signals.
+
+    Parameters
+    ----------
+    vms
+        AxVisor VM files; several run side by side.
+    arch
+        Architecture of the guests, when neither file, platform nor kernel says.
+    platform
+        AxVisor platform file of the host; without it the host is large enough for the VMs.
+    kernel
+        Kernel image instead of the file's (a path, or fetched:NAME).
+    ramdisk
+        Ramdisk instead of the file's (a path, or fetched:NAME).
+    dtb
+        Device tree instead of the file's or the generated one.
+    cmdline
+        Kernel command line instead of the file's.
+    populate
+        When RAM gets frames: at the first access, or at once.
+    page_size
+        Largest leaf of the stage-2 table.
+    max_seconds
+        Stop after so many seconds (exit code 3).
+    json_file
+        Write the report as JSON to this file ("-" for standard output).
+    quiet
+        No console and no table.
+    """
+    from ..config.load import load_platform, load_vm
+
+    if max_seconds is not None and not max_seconds > 0:
+        raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
+    configs = [override(load_vm(path), kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for path in vms]
+    host_platform = None if platform is None else load_platform(platform)
+    return run_configs(
+        configs,
+        arch=arch,
+        platform=host_platform,
+        populate=populate,
+        page_size=page_size,
+        max_seconds=max_seconds,
+        json_file=json_file,
+        quiet=quiet,
+    )
+
+
+def run_configs(
+    configs: list[VmConfig],
+    *,
+    arch: str | None = None,
+    platform: PlatformConfig | None = None,
+    populate: str | None = None,
+    page_size: str = "auto",
+    max_seconds: float | None = None,
+    json_file: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Build, load, run and report; the exit code. Errors come before anything runs."""
+    from ..engines.run import run_all
+    from ..space.region import Populate
+    from ..vm.boot import load_images, read_images
+    from ..vm.host import PAGE_SIZES, Options, build
+    from .notices import print_notices
+
+    print_notices([notice for config in configs for notice in config.notices])
+    images = [read_images(config) for config in configs]
+    options = Options(None if populate is None else Populate(populate), PAGE_SIZES[page_size])
+    writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
+    with build(
+        configs,
+        platform=platform,
+        archs=[found.arch for found in images],
+        arch=arch,
+        options=options,
+        sink=writer,
+    ) as host:
+        print_notices(host.notices)
+        for vm, config, found in zip(host.vms, configs, images, strict=True):
+            load_images(vm, config, found)
+        outcome = run_all(host, max_seconds=max_seconds)
+    if writer is not None:
+        writer.finish()
+    report(outcome, json_file, quiet)
+    return outcome.exit_code
+
+
+def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
+    """Write the JSON and print the table."""
+    from ..render.report import render_report
+    from ..render.tables import print_renderable
+
+    if json_file is not None:
+        text = json.dumps({"vms": [vm.as_dict() for vm in outcome.reports]}, indent=2)
+        if str(json_file) == "-":
+            print(text)
+        else:
+            try:
+                json_file.write_text(text + "\n")
+            except OSError as error:
+                raise ConfigError(f"--json {json_file}: {error.strerror}") from None
+    if not quiet:
+        print_renderable(render_report(outcome.reports))
+
+
+def override(
+    config: VmConfig, kernel: str | None, ramdisk: str | None, dtb: Path | None, cmdline: str | None, *, alone: bool
+) -> VmConfig:
+    """The configuration with what the command line says instead.
+
+    Raises:
+        ConfigError: images are named for several VMs at once.
+    """
+    from ..config.document import Place
+    from ..config.images import ImagePath
+    from ..config.vm import GuestImage
+
+    given = {"--kernel": kernel, "--ramdisk": ramdisk, "--dtb": dtb, "--cmdline": cmdline}
+    used = [option for option, value in given.items() if value is not None]
+    if used and not alone:
+        raise ConfigError(f"{used[0]} with several VMs: put images into the VM files")
+
+    def replaced(role: str, old: GuestImage | None, value: str | Path | None) -> GuestImage | None:
+        if value is None:
+            return old
+        place = Place("the command line", 1, f"--{role}")
+        path = ImagePath(str(value), Path(), place)
+        address = old.load_addr if old is not None else None
+        return GuestImage(role, path, address, place if old is None else old.place)
+
+    parts = config.kernel
+    new_kernel = replaced("kernel", parts.kernel, kernel)
+    return replace(
+        config,
+        kernel=replace(
+            parts,
+            kernel=new_kernel or parts.kernel,
+            ramdisk=replaced("ramdisk", parts.ramdisk, ramdisk),
+            dtb=replaced("dtb", parts.dtb, dtb),
+            cmdline=parts.cmdline if cmdline is None else cmdline,
+        ),
+    )
+
+
+class ConsoleWriter:
+    """Prints what guests print, as it comes; with several guests line by line, each with its VM's name.
+
+    Guests call it from their own threads.
+    """
+
+    def __init__(self, *, several: bool, write: Callable[[str], object] | None = None) -> None:
+        self._several = several
+        self._write = write or sys.stdout.write
+        self._lock = threading.Lock()
+        self._partial: dict[str, str] = {}
+        self._at_line_start = True
+
+    def __call__(self, name: str, text: str) -> None:
+        text = text.replace("\r\n", "\n")
+        with self._lock:
+            if not self._several:
+                self._write(text)
+                if text:
+                    self._at_line_start = text.endswith("\n")
+            else:
+                lines = (self._partial.pop(name, "") + text).split("\n")
+                self._partial[name] = lines.pop()
+                for line in lines:
+                    self._write(f"{name} | {line}\n")
+            sys.stdout.flush()
+
+    def finish(self) -> None:
+        """End unfinished lines, so that what follows starts on its own."""
+        with self._lock:
+            for name, line in self._partial.items():
+                if line:
+                    self._write(f"{name} | {line}\n")
+            self._partial.clear()
+            if not self._at_line_start:
+                self._write("\n")
+            sys.stdout.flush()

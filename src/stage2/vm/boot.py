@@ -1,0 +1,210 @@
+"""Putting a VM's images into its memory, and telling the guest where things are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..address import MIB, SIZE_2M, SIZE_4K, Gpa, Range, align_down, align_up
+from ..config.images import ImagePath
+from ..config.vm import GuestImage, VmConfig
+from ..errors import ConfigError, ImageError, Stage2Error
+from ..flags import MapType
+from ..ranges import RangeMap
+from ..space.region import MemoryRegion
+from .images.devicetree import Description, SerialPort, riscv_blob
+from .images.fetch import fetched
+from .images.kernel import MAX_IMAGE, KernelImage, inspect
+from .vm import Boot, Vm
+
+DEFAULT_CMDLINE = "earlycon=sbi console=hvc0 panic=-1"
+"""Kernel command line where neither file nor command line gives one."""
+TIMER_HZ = 10_000_000
+"""Frequency of the guest's `time` CSR."""
+_RAM = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
+
+
+@dataclass(frozen=True, slots=True)
+class VmImages:
+    """The images of a VM, read and understood but not yet in memory.
+
+    Args:
+        kernel: the kernel.
+        others: role (`bios`, `dtb`, `ramdisk`) to bytes.
+        roms: GPA to bytes.
+    """
+
+    kernel: KernelImage
+    others: dict[str, bytes]
+    roms: dict[int, bytes]
+
+    @property
+    def arch(self) -> str | None:
+        """The architecture that the kernel's header names."""
+        return self.kernel.arch
+
+
+def read_images(config: VmConfig) -> VmImages:
+    """Read everything a VM's file names.
+
+    Raises:
+        ImageError: an image is missing, unreadable, too large or damaged; the text names file, line and key.
+    """
+    kernel = config.kernel.kernel
+    if kernel.path is None:
+        raise kernel.place.error("no kernel: set kernel_path, or give --kernel", ImageError)
+    try:
+        understood = inspect(_read(kernel.path, "kernel"))
+    except ImageError as error:
+        raise _at(kernel.path, error) from None
+    others = {}
+    for image in (config.kernel.bios, config.kernel.dtb, config.kernel.ramdisk):
+        if image is not None and image.path is not None:
+            others[image.role] = _read(image.path, image.role)
+    return VmImages(understood, others, {rom.gpa: _read(rom.image, "rom") for rom in config.extensions.roms})
+
+
+def load_images(vm: Vm, config: VmConfig, images: VmImages) -> None:
+    """Copy the images into the VM's memory, make a device tree if none is given, and set where the guest starts.
+
+    Raises:
+        ImageError: an image does not fit into the VM's memory, or two of them overlap.
+    """
+    loader = _Loader(vm, config)
+    kernel = config.kernel
+    for gpa, data in images.roms.items():
+        rom = next(rom for rom in config.extensions.roms if rom.gpa == gpa)
+        loader.put(f"ROM {rom.name}", gpa, data, len(data), rom.image)
+    base = 0 if images.kernel.absolute else kernel.kernel.load_addr
+    if base is None:
+        raise kernel.kernel.place.error("kernel_load_addr is missing", ImageError)
+    for segment in images.kernel.segments:
+        loader.put("kernel", base + segment.address, segment.data, segment.size, kernel.kernel.path)
+    if kernel.bios is not None and "bios" in images.others:
+        data = images.others["bios"]
+        if kernel.bios.load_addr is None:
+            raise kernel.bios.place.error("bios_load_addr is missing", ImageError)
+        loader.put("bios", kernel.bios.load_addr, data, len(data), kernel.bios.path)
+    ramdisk = loader.ramdisk(kernel.ramdisk, images.others.get("ramdisk"))
+    device_tree = loader.device_tree(kernel.dtb, images.others.get("dtb"), ramdisk)
+    vm.boot = Boot(Gpa(kernel.entry_point), device_tree)
+
+
+class _Loader:
+    """Places images in one VM's memory and keeps them apart."""
+
+    def __init__(self, vm: Vm, config: VmConfig) -> None:
+        self._vm, self._config = vm, config
+        self._taken: RangeMap[str] = RangeMap(merge=False)
+        self._ram = [region for region in vm.space.memory_regions if region.map_type in _RAM]
+
+    def put(self, what: str, gpa: int, data: bytes, size: int, path: ImagePath | None) -> Range:
+        """Copy an image to a GPA; `size` is the memory it needs, its own bytes and zeros after them."""
+
+        def refused(problem: str) -> ConfigError:
+            return self._config.place.error(problem, ImageError) if path is None else path.error(problem)
+
+        try:
+            span = Range.sized(gpa, max(size, 1))
+        except Stage2Error as error:
+            raise refused(f"the {what} cannot be at {gpa:#x}: {error}") from None
+        for held, other in self._taken.overlapping(span):
+            raise refused(f"the {what} at {span} overlaps the {other} at {held}; move one of them")
+        if self._vm.space.undeclared(span):
+            raise refused(f"the {what} at {span} ({span.size:#x} bytes) does not fit: memory is {self._memory_text()}")
+        self._taken.add(span, what)
+        try:
+            self._vm.memory.write(gpa, data)
+        except Stage2Error as error:
+            raise refused(f"the {what} at {span} cannot be loaded: {error}") from None
+        return span
+
+    def ramdisk(self, image: GuestImage | None, data: bytes | None) -> Range | None:
+        """Load the ramdisk where the file says, or as high as it fits in the RAM of the kernel."""
+        if image is None or not data:
+            return None
+        address = image.load_addr
+        if address is None:
+            address = self._high("ramdisk", len(data), SIZE_4K, image)
+        return self.put("ramdisk", address, data, len(data), image.path)
+
+    def device_tree(self, image: GuestImage | None, data: bytes | None, ramdisk: Range | None) -> Gpa | None:
+        """Load the DTB that the file names, or one made for the VM."""
+        if data is None:
+            if self._vm.arch != "riscv64":
+                return None
+            data = riscv_blob(self._description(ramdisk))
+        address = image.load_addr if image is not None else None
+        if address is None:
+            address = self._high("device tree", len(data), SIZE_2M, image)
+        path = image.path if image is not None else None
+        return Gpa(self.put("device tree", address, data, len(data), path).start)
+
+    def _description(self, ramdisk: Range | None) -> Description:
+        config = self._config
+        serial = [
+            SerialPort(device.name, Range.sized(device.gpa, device.size), device.irq)
+            for device in config.devices.emulated
+            if not device.on_ports and "Console" in device.type_names and device.size
+        ]
+        return Description(
+            model=f"stage2 VM {config.name}",
+            memory=[region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED],
+            cpus=config.cpu_num,
+            timer_hz=TIMER_HZ,
+            bootargs=DEFAULT_CMDLINE if config.kernel.cmdline is None else config.kernel.cmdline,
+            ramdisk=ramdisk,
+            serial=serial,
+            reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],
+        )
+
+    def _high(self, what: str, size: int, align: int, image: GuestImage | None) -> int:
+        """The highest free place of an image in the region that holds the kernel's entry."""
+        place = self._config.place if image is None else image.place
+        region = self._vm.space.region_at(self._config.kernel.entry_point)
+        if region is None or region.map_type not in _RAM:
+            raise place.error(f"no place for the {what}: the entry point is not in RAM", ImageError)
+        for gap in reversed(self._taken.gaps(region.range)):
+            address = align_down(gap.end - align_up(size, SIZE_4K), align) if gap.size >= size else -1
+            if address >= gap.start:
+                return address
+        raise place.error(
+            f"no place for the {what}: {size:#x} bytes do not fit beside the other images into {region}", ImageError
+        )
+
+    def _memory_text(self) -> str:
+        return ", ".join(str(region) for region in self._regions()) or "none"
+
+    def _regions(self) -> list[MemoryRegion]:
+        kinds = (*_RAM, MapType.ROM)
+        return [region for region in self._vm.space.memory_regions if region.map_type in kinds]
+
+
+def _read(path: ImagePath, role: str) -> bytes:
+    """The bytes of an image file, bounded."""
+    try:
+        file = _fetched_file(path, role) if path.fetched is not None else path.resolve()
+    except ImageError as error:
+        raise _at(path, error) from None
+    try:
+        size = file.stat().st_size
+        if size > MAX_IMAGE:
+            raise path.error(f"{file} has {size // MIB} MiB; images of up to {MAX_IMAGE // MIB} MiB are read")
+        data = file.read_bytes()
+    except OSError as error:
+        raise path.error(f"{file} cannot be read: {error.strerror}") from None
+    if not data:
+        raise path.error(f"{file} is empty")
+    return data
+
+
+def _fetched_file(path: ImagePath, role: str) -> Path:
+    guest = fetched(path.fetched or "")
+    if role not in ("kernel", "ramdisk"):
+        raise ImageError(f"a fetched guest has a kernel and a ramdisk, no {role}")
+    return guest.kernel if role == "kernel" else guest.ramdisk
+
+
+def _at(path: ImagePath, error: ImageError) -> ImageError:
+    """The error with the place that names the image, unless it has one."""
+    return error if error.file is not None else path.error(error.problem)

@@ -1,0 +1,147 @@
+"""What a guest image is, judged by its own header: architecture, where it wants to lie, how much memory it needs."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from ...errors import ImageError
+
+MAX_IMAGE = 1 << 30
+_MAX_SEGMENTS = 64
+_LINUX_HEADER = 64
+_ELF_MACHINES = {"EM_RISCV": "riscv64", "EM_AARCH64": "aarch64", "EM_X86_64": "x86_64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of an image.
+
+    Args:
+        address: offset from the load address, or an absolute GPA for ELF.
+        data: its bytes.
+        size: bytes of memory it needs, at least as many; the rest is zero.
+    """
+
+    address: int
+    data: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelImage:
+    """A guest image.
+
+    Args:
+        kind: for people: "Linux Image (riscv64)", "ELF", "raw binary".
+        arch: architecture by its header, None when it says nothing.
+        segments: what to copy.
+        absolute: True when segment addresses are GPAs, as in ELF.
+        entry: GPA of the first instruction, where the image says so.
+    """
+
+    kind: str
+    arch: str | None
+    segments: tuple[Segment, ...]
+    absolute: bool = False
+    entry: int | None = None
+
+
+def inspect(data: bytes) -> KernelImage:
+    """What an image is.
+
+    Raises:
+        ImageError: it is empty, or its own header is contradictory.
+    """
+    if not data:
+        raise ImageError("the image is empty")
+    if data[:2] == b"\x1f\x8b":
+        return inspect(_gunzip(data))
+    if data[:4] == b"\x7fELF":
+        return _elf(data)
+    for read in (_riscv_linux, _arm64_linux, _x86_linux):
+        image = read(data)
+        if image is not None:
+            return image
+    return KernelImage("raw binary", None, (Segment(0, data, len(data)),))
+
+
+def _u64(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 8], "little")
+
+
+def _riscv_linux(data: bytes) -> KernelImage | None:
+    """Linux, Documentation/arch/riscv/boot-image-header.rst."""
+    if len(data) < _LINUX_HEADER or data[0x38:0x3C] != b"RSC\x05":
+        return None
+    return _linux("riscv64", data, _u64(data, 0x10))
+
+
+def _arm64_linux(data: bytes) -> KernelImage | None:
+    """Linux, Documentation/arch/arm64/booting.rst."""
+    if len(data) < _LINUX_HEADER or data[0x38:0x3C] != b"ARM\x64":
+        return None
+    return _linux("aarch64", data, _u64(data, 0x10))
+
+
+def _x86_linux(data: bytes) -> KernelImage | None:
+    """Linux, Documentation/arch/x86/boot.rst."""
+    if data[0x202:0x206] != b"HdrS":
+        return None
+    return KernelImage("Linux bzImage (x86_64)", "x86_64", (Segment(0, data, len(data)),))
+
+
+def _linux(arch: str, data: bytes, image_size: int) -> KernelImage:
+    if image_size > MAX_IMAGE:
+        raise ImageError(f"the Linux header asks for {image_size:#x} bytes of memory")
+    return KernelImage(f"Linux Image ({arch})", arch, (Segment(0, data, max(image_size, len(data))),))
+
+
+def _elf(data: bytes) -> KernelImage:
+    try:
+        elf = ELFFile(io.BytesIO(data))
+        arch = _ELF_MACHINES.get(elf["e_machine"])
+        if elf.num_segments() > _MAX_SEGMENTS:
+            raise ImageError(f"the ELF file has {elf.num_segments()} segments; {_MAX_SEGMENTS} are the limit")
+        segments = []
+        for segment in elf.iter_segments("PT_LOAD"):
+            start, size, memory = segment["p_offset"], segment["p_filesz"], segment["p_memsz"]
+            if start + size > len(data) or memory < size or memory > MAX_IMAGE:
+                raise ImageError(f"the ELF segment at {segment['p_paddr']:#x} is damaged: it lies outside the file")
+            if memory:
+                segments.append(Segment(segment["p_paddr"], data[start : start + size], memory))
+        entry = _physical(
+            elf["e_entry"], [(s["p_vaddr"], s["p_paddr"], s["p_memsz"]) for s in elf.iter_segments("PT_LOAD")]
+        )
+    except (ELFError, KeyError, ValueError, OverflowError, UnicodeDecodeError) as error:
+        raise ImageError(f"the ELF file is damaged: {error}") from None
+    if not segments:
+        raise ImageError("the ELF file has nothing to load")
+    return KernelImage("ELF", arch, tuple(segments), absolute=True, entry=entry)
+
+
+def _physical(entry: int, segments: list[tuple[int, int, int]]) -> int:
+    """The entry as a physical address, when it is given as a virtual one."""
+    for virtual, physical, size in segments:
+        if virtual <= entry < virtual + size:
+            return entry - virtual + physical
+    return entry
+
+
+def _gunzip(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = unpacker.decompress(data, MAX_IMAGE)
+    except zlib.error as error:
+        raise ImageError(f"the gzip file is damaged: {error}") from None
+    if unpacker.unconsumed_tail:
+        raise ImageError(f"the gzip file unpacks to more than {MAX_IMAGE:#x} bytes")
+    if not unpacker.eof:
+        raise ImageError("the gzip file is cut short")
+    if unpacked[:2] == b"\x1f\x8b":
+        raise ImageError("the gzip file holds another gzip file")
+    return unpacked
