@@ -1,0 +1,86 @@
+"""The real thing: Debian's riscv64 Linux on our tables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stage2.config.load import load_vm
+from stage2.config.vm import VmConfig
+from stage2.engines.run import RunOutcome, run_all
+from stage2.errors import ImageError
+from stage2.space.region import Populate
+from stage2.vm.boot import load_images, read_images
+from stage2.vm.host import Options, build
+from stage2.vm.images.fetch import fetch, fetched
+from stage2.vm.report import VmReport
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
+GUEST = "linux-riscv64"
+
+
+@pytest.fixture(scope="module")
+def linux() -> VmConfig:
+    """The example, its guest fetched: by CI always, on a user's machine only if it was fetched before."""
+    try:
+        fetched(GUEST)
+    except ImageError as error:
+        if not os.environ.get("CI"):
+            pytest.skip(str(error))
+        fetch(GUEST)
+    return load_vm(EXAMPLE)
+
+
+def boot(*configs: VmConfig, options: Options | None = None, limit_s: float = 120) -> RunOutcome:
+    with build(configs, options=options) as host:
+        for vm, config in zip(host.vms, configs, strict=True):
+            load_images(vm, config, read_images(config))
+        return run_all(host, max_seconds=limit_s)
+
+
+def alone(outcome: RunOutcome) -> VmReport:
+    (report,) = outcome.reports
+    assert report.exit == "off", report.reason + "\n" + report.console[-2000:]
+    assert "stage2-guest: memory work ok" in report.console
+    assert "FAILED" not in report.console
+    return report
+
+
+def test_linux_boots_works_on_memory_and_powers_off_populating_only_what_it_touches(linux: VmConfig) -> None:
+    lazy = alone(boot(linux))
+    assert lazy.format == "sv39x4"
+    assert set(lazy.leaves) == {4096}
+    assert lazy.leaves[4096] * 4096 == lazy.populated_bytes
+    assert lazy.resolutions.keys() == {"populated"}
+    assert lazy.populated_bytes < lazy.declared_bytes // 2
+    eager = alone(boot(linux, options=Options(Populate.EAGER, 2 << 20)))
+    assert eager.leaves == {2 << 20: 128}
+    assert eager.stage2_faults == 0
+    assert lazy.populated_bytes < eager.populated_bytes
+
+
+def test_linux_runs_on_two_harts(linux: VmConfig) -> None:
+    report = alone(boot(replace(linux, cpu_num=2)))
+    assert "smp: Brought up 1 node, 2 CPUs" in report.console
+
+
+def test_two_linux_vms_run_side_by_side_on_disjoint_host_memory(linux: VmConfig) -> None:
+    outcome = boot(linux, replace(linux, id=2, name="second"))
+    assert outcome.exit_code == 0
+    for report in outcome.reports:
+        assert "stage2-guest: memory work ok" in report.console
+    first, second = ([span for region in report.regions for span in region.hpa] for report in outcome.reports)
+    assert not any(a < d and c < b for a, b in first for c, d in second)
+
+
+def test_an_idle_linux_is_ended_by_the_time_limit_with_its_report(linux: VmConfig) -> None:
+    idle = replace(linux, kernel=replace(linux.kernel, cmdline="earlycon=sbi console=hvc0 stage2.init=idle"))
+    outcome = boot(idle, limit_s=12)
+    assert outcome.exit_code == 3
+    (report,) = outcome.reports
+    assert report.exit == "time limit"
+    assert "stage2-guest: idle" in report.console
+    assert report.populated_bytes > 0

@@ -1,0 +1,158 @@
+"""The RISC-V page table entry against the Privileged manual, written down here a second time as a table of cases."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage2.errors import EncodingError
+from stage2.flags import MappingFlags, MemoryType
+from stage2.formats import by_name, outcome
+from stage2.formats.outcome import LEAF, MISCONFIGURED, NONE, TABLE
+from stage2.formats.riscv.entry import G_STAGE, HARDWARE_AD, MXR, SUM, A, D, G, R, U, V, W, X, decode, mark, permissions
+from stage2.formats.u64 import MASK_64
+
+FORMATS = ("sv39", "sv48", "sv57", "sv39x4", "sv48x4", "sv57x4")
+LEAF_BITS = V | R | W | X | U | A | D
+
+
+def kind_of(entry: int, level: int = 0) -> int:
+    return decode(entry, level, 0)[0]
+
+
+def manual(entry: int, level: int) -> int:
+    """Steps 3 to 6 of "Virtual Address Translation Process", bit by bit, without Svpbmt, Svnapot and Svrsw60t59b."""
+    v, r, w, x, u, _, a, d = (entry >> bit & 1 for bit in range(8))
+    if not v:
+        return NONE
+    if (not r and w) or any(entry >> bit & 1 for bit in range(54, 64)):
+        return MISCONFIGURED
+    if not r and not x:
+        return MISCONFIGURED if level == 0 or u or a or d else TABLE
+    lower_ppns = [entry >> 10 + 9 * i & 0x1FF for i in range(level)]
+    return MISCONFIGURED if any(lower_ppns) else LEAF
+
+
+@given(
+    entry=st.one_of(
+        st.integers(0, MASK_64),
+        st.builds(lambda low, ppn: low | ppn << 10, st.integers(0, 0x3FF), st.integers(0, (1 << 44) - 1)),
+        st.builds(
+            lambda low, ppn, zeros: low | ppn >> zeros << zeros + 10,
+            st.integers(0, 0x3FF), st.integers(0, (1 << 44) - 1), st.sampled_from([9, 18, 27, 36]),
+        ),
+    ),
+    level=st.integers(0, 4),
+)  # fmt: skip
+def test_decode_follows_the_manual_on_any_word(entry: int, level: int) -> None:
+    kind, address, attributes = decode(entry, level, 0)
+    assert kind == manual(entry, level)
+    if kind in (TABLE, LEAF):
+        assert address == (entry >> 10 & (1 << 44) - 1) << 12
+    if kind == LEAF:
+        assert bool(attributes & outcome.READ) == bool(entry & R)
+        assert bool(attributes & outcome.WRITE) == bool(entry & W)
+        assert bool(attributes & outcome.EXECUTE) == bool(entry & X)
+        assert bool(attributes & outcome.USER) == bool(entry & U)
+        assert bool(attributes & outcome.GLOBAL) == bool(entry & G)
+        assert bool(attributes & outcome.ACCESSED) == bool(entry & A)
+        assert bool(attributes & outcome.DIRTY) == bool(entry & D)
+
+
+def test_an_invalid_entry_may_hold_anything_else() -> None:
+    assert kind_of(MASK_64 & ~V) == NONE
+
+
+@pytest.mark.parametrize("bits", [V | W, V | W | X, V | W | U | A | D, V | W | X | U])
+@pytest.mark.parametrize("level", range(5))
+def test_write_without_read_is_reserved(bits: int, level: int) -> None:
+    assert kind_of(bits, level) == MISCONFIGURED
+
+
+@pytest.mark.parametrize("bit", range(54, 64))
+def test_the_reserved_bits_pbmt_and_n_fault_in_leaves_and_tables(bit: int) -> None:
+    assert kind_of(LEAF_BITS | 1 << bit) == MISCONFIGURED
+    assert kind_of(V | 1 << bit, 1) == MISCONFIGURED
+
+
+@pytest.mark.parametrize("bit", [U, A, D, U | A | D])
+def test_a_table_pointer_must_not_have_u_a_or_d(bit: int) -> None:
+    assert kind_of(V, 2) == TABLE
+    assert kind_of(V | bit, 2) == MISCONFIGURED
+
+
+def test_a_table_pointer_may_be_global_and_carry_software_bits() -> None:
+    assert kind_of(V | G | 3 << 8, 1) == TABLE
+
+
+def test_a_table_pointer_at_the_last_level_is_misconfigured() -> None:
+    assert kind_of(V, 0) == MISCONFIGURED
+
+
+@pytest.mark.parametrize("level", range(1, 5))
+def test_a_superpage_must_be_aligned_in_every_bit(level: int) -> None:
+    assert kind_of(LEAF_BITS | 1 << 10 + 9 * level, level) == LEAF
+    for bit in range(10, 10 + 9 * level):
+        assert kind_of(LEAF_BITS | 1 << bit, level) == MISCONFIGURED
+
+
+@pytest.mark.parametrize("access", ["read", "write", "fetch"])
+def test_the_g_stage_allows_nothing_without_u(access: str) -> None:
+    bit = 1 << ["read", "write", "fetch"].index(access)
+    for user, wanted in ((LEAF_BITS, bit), (LEAF_BITS & ~U, 0)):
+        granted = permissions(decode(user, 0, G_STAGE)[2], G_STAGE)
+        assert granted & bit == wanted
+        assert granted >> 3 & bit == wanted
+
+
+@pytest.mark.parametrize(
+    ("page", "controls", "privileged", "user"),
+    [
+        (R | W | X, 0, "rwx", "---"),
+        (R | W | X | U, 0, "---", "rwx"),
+        (R | W | X | U, SUM, "rw-", "rwx"),
+        (R | W | X, SUM, "rwx", "---"),
+        (X, 0, "--x", "---"),
+        (X, MXR, "r-x", "---"),
+        (X | U, MXR, "---", "r-x"),
+        (X | U, SUM, "---", "--x"),
+        (X | U, SUM | MXR, "r--", "r-x"),
+        (R, MXR, "r--", "---"),
+        (R | W, MXR, "rw-", "---"),
+        (X | U, G_STAGE | MXR, "r-x", "r-x"),
+        (X | U, G_STAGE, "--x", "--x"),
+        (R | W | X, G_STAGE | SUM | MXR, "---", "---"),
+    ],
+)
+def test_sum_and_mxr(page: int, controls: int, privileged: str, user: str) -> None:
+    granted = permissions(decode(V | A | D | page, 0, controls)[2], controls)
+    letters = ["".join(c if granted >> shift & 1 << i else "-" for i, c in enumerate("rwx")) for shift in (0, 3)]
+    assert letters == [privileged, user]
+
+
+def test_hardware_sets_a_and_d_only_when_told_to() -> None:
+    leaf = V | R | W
+    assert mark(leaf, 0, 0) == mark(leaf, 1, 0) == leaf
+    assert mark(leaf, 0, HARDWARE_AD) == leaf | A
+    assert mark(leaf, 1, HARDWARE_AD) == leaf | A | D
+    assert mark(leaf | D | 1 << 63, 0, HARDWARE_AD) == leaf | A | D | 1 << 63
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_leaf_of_guest_memory_has_the_bits_the_manual_wants(name: str) -> None:
+    fmt = by_name(name)
+    entry = fmt.leaf_entry(0, 0x8020_1000, MappingFlags(7))
+    user = U if fmt.stage == 2 else 0
+    assert entry == 0x8020_1000 >> 12 << 10 | V | R | W | X | A | D | user
+    assert fmt.leaf_entry(0, 0, MappingFlags(1 | 8)) & U
+    assert fmt.table_entry(0x8020_1000) == 0x8020_1000 >> 12 << 10 | V
+
+
+@pytest.mark.parametrize("flags", [0, 2, 6, 8, 16, 2 | 8])
+def test_what_risc_v_cannot_say_is_refused(flags: int) -> None:
+    with pytest.raises(EncodingError):
+        by_name("sv39x4").leaf_entry(0, 0, MappingFlags(flags))
+
+
+def test_memory_types_leave_no_trace() -> None:
+    fmt = by_name("sv39x4")
+    assert len({fmt.leaf_entry(0, 0, MappingFlags(3), memory_type) for memory_type in MemoryType}) == 1

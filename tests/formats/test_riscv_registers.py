@@ -1,0 +1,73 @@
+"""satp, vsatp and hgatp."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
+from stage2.formats import by_name
+from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
+from stage2.formats.riscv.registers import AddressTranslationRegister as Register
+from stage2.formats.riscv.registers import decode_hgatp, decode_satp
+
+MODES = {8: ("sv39", "sv39x4"), 9: ("sv48", "sv48x4"), 10: ("sv57", "sv57x4")}
+
+
+@given(mode=st.sampled_from(sorted(MODES)), asid=st.integers(0, 0xFFFF), page=st.integers(0, (1 << 44) - 1))
+def test_satp_round_trip(mode: int, asid: int, page: int) -> None:
+    value = mode << 60 | asid << 44 | page
+    register = decode_satp(value)
+    assert register == Register(by_name(MODES[mode][0]), asid, page << 12)
+    assert register.value() == value
+
+
+@given(mode=st.sampled_from(sorted(MODES)), vmid=st.integers(0, 0x3FFF), page=st.integers(0, (1 << 44) - 1))
+def test_hgatp_round_trip_with_the_root_rounded_to_16_kib(mode: int, vmid: int, page: int) -> None:
+    register = decode_hgatp(mode << 60 | vmid << 44 | page)
+    assert register == Register(by_name(MODES[mode][1]), vmid, (page & ~3) << 12)
+    assert register.value() == mode << 60 | vmid << 44 | page & ~3
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15])
+def test_reserved_modes_are_refused(mode: int) -> None:
+    with pytest.raises(EncodingError, match=f"satp .*MODE {mode} is reserved"):
+        decode_satp(mode << 60)
+    with pytest.raises(EncodingError, match=f"hgatp .*MODE {mode} is reserved"):
+        decode_hgatp(mode << 60)
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 64, 8 << 64])
+def test_what_is_no_64_bit_register_is_refused(value: int) -> None:
+    with pytest.raises(EncodingError):
+        decode_satp(value)
+
+
+def test_mode_0_is_bare_and_its_register_is_zero() -> None:
+    assert decode_satp(0).format is BARE_STAGE_1
+    assert decode_hgatp(0).format is BARE_STAGE_2
+    assert Register(BARE_STAGE_2, 0, 0).value() == 0
+
+
+@pytest.mark.parametrize("root", [0x1000, 0x2000, 0x3000, 0x8000_1000])
+def test_an_x4_root_must_be_16_kib_aligned(root: int) -> None:
+    with pytest.raises(MisalignedError, match="root table"):
+        Register(by_name("sv39x4"), 0, root).value()
+    assert decode_satp(Register(by_name("sv39"), 0, root).value()).root == root
+
+
+@pytest.mark.parametrize(("name", "most"), [("sv39", 0xFFFF), ("sv48x4", 0x3FFF)])
+def test_identifiers_have_16_bits_in_satp_and_14_in_hgatp(name: str, most: int) -> None:
+    assert Register(by_name(name), most, 0).value() >> 44 & 0xFFFF == most
+    for wrong in (most + 1, -1):
+        with pytest.raises(OutOfRangeError, match="ASID|VMID"):
+            Register(by_name(name), wrong, 0).value()
+
+
+def test_a_root_above_56_bits_is_refused() -> None:
+    with pytest.raises(OutOfRangeError, match="2\\^56"):
+        Register(by_name("sv39x4"), 0, 1 << 56).value()
+
+
+def test_a_format_of_another_family_has_no_mode() -> None:
+    with pytest.raises(EncodingError, match="ept4"):
+        Register(by_name("ept4"), 0, 0).value()
