@@ -61,6 +61,7 @@ class UnicornMachine:
         self._stop = threading.Event()
         self._stop_exit = ("stopped", "stopped on request")
         self._off: str | None = None
+        self._closed = False
         self._current = self._harts[0]
         vm.space.page_table.flush = lambda _ranges: self.flush_all()
 
@@ -199,9 +200,10 @@ class UnicornMachine:
 
     def close(self) -> None:
         """Free the CPUs. Harmless when repeated; nothing may be running."""
+        if self._closed:
+            return
+        self._closed = True
         self.vm.space.page_table.flush = None
         for hart in self._harts:
             hart.close()
-        if self._clock is not None:
-            give_clock(self._clock)
-            self._clock = None  # type: ignore[assignment]  # closed
+        give_clock(self._clock)

@@ -58,7 +58,8 @@ class Vcpu:
         self.guest_faults = 0
         self.pending: tuple[Action, MemoryFault, Any] | None = None
         self._unicorn = unicorn
-        self._uc = uc = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
+        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
+        uc = self._uc
         uc.ctl_set_tcg_buffer_size(_TCG_BUFFER)
         uc.ctl_set_tlb_mode(unicorn.unicorn_const.UC_TLB_VIRTUAL)
         self._abi = abi.Abi(uc)
@@ -285,10 +286,7 @@ class Vcpu:
         return self._abi.uc, self._abi.cpu
 
     def close(self) -> None:
-        """Free the library's instance."""
+        """Free the library's instance. Harmless when repeated; the hart must not be running."""
         self.running = False
-        self._fill_again = lambda *_: False
-        uc = self.__dict__.pop("_uc", None)
-        if uc is not None:
-            self._windows.forget(uc)
-            del uc
+        self._windows.forget(self.number)
+        self._uc = None

@@ -13,6 +13,7 @@ from ...flags import Access
 from ...space.address_space import FaultResult
 from ...vm.exits import Action, MemoryFault
 from ...vm.vm import Vm
+from .state import Word
 
 if TYPE_CHECKING:
     from .vcpu import Vcpu
@@ -45,11 +46,9 @@ class Windows:
         self._vcpus[vcpu.number] = vcpu
         uc.mmio_map(self._base, _PAGE * _PAGES, self._read, vcpu.number, self._write, vcpu.number)
 
-    def forget(self, uc: Any) -> None:
-        """A CPU is gone."""
-        for number, vcpu in list(self._vcpus.items()):
-            if vcpu.__dict__.get("_uc") is None or vcpu.__dict__.get("_uc") is uc:
-                del self._vcpus[number]
+    def forget(self, number: int) -> None:
+        """A vCPU is gone."""
+        self._vcpus.pop(number, None)
 
     def open(self, fault: MemoryFault, action: Action, result: FaultResult) -> tuple[int, int]:
         """(physical address, permissions) that lead a page's accesses here."""
@@ -100,7 +99,5 @@ class Windows:
             self._fail(error, number)
 
     def _fail(self, error: BaseException, number: int) -> None:
-        from .state import Word
-
         self.failure = error
         self._vcpus[number].state[Word.STOP] = 1
