@@ -120,9 +120,7 @@ class MapType(Enum):
         for kind, info in _MAP_TYPES.items():
             if info.number == number:
                 return kind
-        raise EncodingError(
-            f"map_type {number} does not exist: 0 is MAP_ALLOC, 1 MAP_IDENTICAL, 2 MAP_RESERVED"
-        )
+        raise EncodingError(f"map_type {number} does not exist: 0 is MAP_ALLOC, 1 MAP_IDENTICAL, 2 MAP_RESERVED")
 
 
 _MAP_TYPES = {

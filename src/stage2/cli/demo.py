@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 
-def demo(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -> int:
+def demo(*, json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None) -> int:
     """Run a tiny bundled guest that touches lazy RAM, identical memory, a device, a ROM and a hole.
 
     Needs no network. Its file, source and bytes are in the package's folder vm/guests.

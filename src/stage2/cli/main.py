@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def call(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; every error is told in one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or a locale that lacks a character gets its number, not an exception.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _call(arguments)
         sys.stdout.flush()
@@ -68,11 +73,15 @@ def _call(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(arguments)
     except CycloptsError as error:
-        return _fail(f"{error} See stage2 --help.")
+        command = next((word for word in arguments[:1] if word in _COMMANDS), "")
+        return _fail(f"{error} See {' '.join(filter(None, ('stage2', command, '--help')))}.")
     except Stage2Error as error:
         return _fail(str(error))
     except (KeyboardInterrupt, BrokenPipeError):
         raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}")
     except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for a user
         what = f"{type(error).__name__}: {error}"
         return _fail(f"this should not happen: {what}; {TRACEBACK}=1 shows where", INTERNAL)

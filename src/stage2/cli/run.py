@@ -35,7 +35,7 @@ def run(
     populate: Literal["lazy", "eager"] | None = None,
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
     max_seconds: float | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run guests until they power off: console live, then a table of what their memory did.
@@ -65,7 +65,7 @@ def run(
     max_seconds
         Stop after so many seconds (exit code 3).
     json_file
-        Write the report as JSON to this file ("-" for standard output).
+        Write the report as JSON to this file ("-" for standard output, and nothing else goes there then).
     quiet
         No console and no table.
     """
@@ -105,6 +105,8 @@ def run_configs(
     from ..vm.host import PAGE_SIZES, Options, build
     from .notices import print_notices
 
+    # Standard output is the JSON's alone when it goes there.
+    quiet = quiet or str(json_file) == "-"
     print_notices([notice for config in configs for notice in config.notices])
     images = [read_images(config) for config in configs]
     options = Options(None if populate is None else Populate(populate), PAGE_SIZES[page_size])

@@ -47,7 +47,9 @@ def read_board(document: Document) -> BoardConfig:
     root = document.root
     item = root.need("target", "the target cargo builds for")
     target = item.name()
-    arch = ARCHITECTURES.get(target.split("-", 1)[0])
+    machine = target.split("-", 1)[0]
+    # Rust spells the extensions out: riscv64gc, riscv64imac.
+    arch = ARCHITECTURES.get("riscv64" if machine.startswith("riscv64") else machine)
     if arch is None:
         item.notice(f"{shown(target)} is of no architecture known here: {', '.join(ARCHITECTURES)}")
     strings = "an array of strings"

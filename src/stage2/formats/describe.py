@@ -12,6 +12,11 @@ from .outcome import LEAF, MISCONFIGURED, NONE, TABLE, EntryKind
 from .record import Field, Format
 
 _KIND_NAMES = {LEAF: "leaf", TABLE: "table"}
+_SMALL = 3
+"""Fields of so many bits are tried with every value when an entry is diagnosed."""
+_GUESS = 1 << 7
+"""Cost of turning a permission, which explains less than clearing all bits that are reserved."""
+_NO_REPAIR = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ def describe_entry(
         controls: the regime's control bits; None takes the format's defaults.
     """
     controls = fmt.default_controls if controls is None else controls
-    likely = _likely_kind(fmt, entry, level, controls) if kind == MISCONFIGURED else int(kind)
+    likely = _diagnose(fmt, entry, level, controls)[0] if kind == MISCONFIGURED else int(kind)
     found = []
     for field in _fields(fmt, level, likely):
         value = field.extract(entry)
@@ -72,18 +77,7 @@ def describe_misconfiguration(fmt: Format, entry: int, level: int, controls: int
         level: 0 for the smallest page.
         controls: the regime's control bits; None takes the format's defaults.
     """
-    controls = fmt.default_controls if controls is None else controls
-    likely = _likely_kind(fmt, entry, level, controls)
-    broken = [field for field in _fields(fmt, level, likely) if field.reserved and field.extract(entry)]
-    if broken:
-        bits = ", ".join(f"{field.name} (bits {field.bits})" for field in broken)
-        return f"reserved bits are set: {bits}"
-    size = fmt.leaf_size(level)
-    if _kind(fmt, entry & ~fmt.pack_address(size - 1), level, controls) == LEAF:
-        return f"its address is no multiple of {size:#x}, the size of a leaf at level {level}"
-    if level == 0 and _kind(fmt, entry, 1, controls) == TABLE:
-        return "it points to a table, and below level 0 there is none"
-    return f"its combination of permissions, type or address is reserved ({fmt.manual})"
+    return _diagnose(fmt, entry, level, fmt.default_controls if controls is None else controls)[1]
 
 
 def _kind(fmt: Format, entry: int, level: int, controls: int) -> int:
@@ -102,17 +96,61 @@ def _fields(fmt: Format, level: int, kind: int) -> Iterator[Field]:
 
 def _decides(fmt: Format, field: Field, entry: int, level: int, controls: int) -> bool:
     """Whether the entry would be of another kind if this field were the opposite."""
-    mask = (1 << (field.high + 1)) - (1 << field.low)
-    return _kind(fmt, entry ^ mask, level, controls) != _kind(fmt, entry, level, controls)
+    return _kind(fmt, entry ^ _mask(field), level, controls) != _kind(fmt, entry, level, controls)
 
 
-def _likely_kind(fmt: Format, entry: int, level: int, controls: int) -> int:
-    """What a misconfigured entry was meant to be: what it is once its reserved bits are cleared."""
-    for kind in (TABLE, LEAF):
-        cleared = entry
+def _diagnose(fmt: Format, entry: int, level: int, controls: int) -> tuple[int, str]:
+    """What a misconfigured entry was meant to be, and what is wrong with it: the smallest repair that decodes."""
+    if level == 0 and _kind(fmt, entry, 1, controls) == TABLE:
+        return TABLE, "it points to a table, and below level 0 there is none"
+    best = (_NO_REPAIR, LEAF, f"its combination of bits is reserved ({fmt.manual})")
+    for kind in (LEAF, TABLE):
+        for cost, problem, repaired in _repairs(fmt, entry, level, kind):
+            if cost < best[0] and _kind(fmt, repaired, level, controls) == kind:
+                best = (cost, kind, problem)
+    return best[1:]
+
+
+def _repairs(fmt: Format, entry: int, level: int, kind: int) -> Iterator[tuple[int, str, int]]:
+    """Ways to change an entry that might make it one of `kind`: (number of changes, what was wrong, entry)."""
+    broken = [field for field in _fields(fmt, level, kind) if field.reserved and field.extract(entry)]
+    cleared = entry
+    for field in broken:
+        cleared &= ~_mask(field)
+    cost = (cleared ^ entry).bit_count()
+    problems = []
+    if broken:
+        problems.append("reserved bits are set: " + ", ".join(f"{field.name} (bits {field.bits})" for field in broken))
+    size = fmt.leaf_size(level)
+    # An address counts as one change, whichever of its bits are wrong.
+    places = (
+        ("", cleared),
+        (f"its address is no multiple of {size:#x}, the size of a leaf at level {level}", _without(fmt, cleared, size)),
+        ("its address is wider than this processor's physical addresses", _without(fmt, cleared, 1 << 63)),
+    )
+    for place, repaired in places:
+        found = [*problems, place] if place else problems
+        more = cost + bool(place)
+        if found:
+            yield more, "; ".join(found), repaired
         for field in _fields(fmt, level, kind):
-            if field.reserved:
-                cleared &= ~((1 << (field.high + 1)) - (1 << field.low))
-        if _kind(fmt, cleared, level, controls) == kind:
-            return kind
-    return LEAF
+            if field.reserved or field.high - field.low >= _SMALL:
+                continue
+            now = field.extract(repaired)
+            if field.high == field.low:
+                why = f"its combination of permissions is reserved ({fmt.manual})"
+            else:
+                why = f"{field.name} (bits {field.bits}) is {now}: {field.explain(now)}"
+            for value in range(1 << (field.high - field.low + 1)):
+                other = repaired & ~_mask(field) | value << field.low
+                guess = _GUESS if field.high == field.low else 0
+                yield more + guess + (value ^ now).bit_count(), "; ".join([*found, why]), other
+
+
+def _without(fmt: Format, entry: int, size: int) -> int:
+    """The entry with the address bits below `size` cleared."""
+    return entry & ~fmt.pack_address(size - 1)
+
+
+def _mask(field: Field) -> int:
+    return (1 << (field.high + 1)) - (1 << field.low)

@@ -24,8 +24,9 @@ def about(size: int) -> str:
     value, unit = size / KIB, 0
     while value >= 1023.5 and unit + 1 < len(_UNITS):
         value, unit = value / KIB, unit + 1
-    digits = 0 if value == int(value) or value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{digits}f} {_UNITS[unit]}"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    number = f"{value:.{digits}f}"
+    return f"{number.rstrip('0').rstrip('.') if digits else number} {_UNITS[unit]}"
 
 
 def percent(part: int, whole: int) -> str:

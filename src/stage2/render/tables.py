@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -17,6 +18,7 @@ from .plain import plain
 
 PIPE_WIDTH = 120
 """Columns of output that goes to no terminal and whose reader did not set COLUMNS."""
+_WIDTH = re.compile("[0-9]{1,4}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Iterable[str] = ()) -> Table:
@@ -27,7 +29,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right
         rows: cells, as text taken literally.
         right: headings of columns that are set to the right.
     """
-    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", show_edge=False)
+    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         wraps = column == columns[-1] or column == "name"
         found.add_column(
@@ -78,4 +80,4 @@ def print_renderable(item: RenderableType, *, stream: TextIO | None = None) -> N
         Console(file=out, highlight=False, markup=False, emoji=False).print(item)
         return
     columns = os.environ.get("COLUMNS", "")
-    out.write(render_text(item, width=int(columns) if columns.isdecimal() and int(columns) >= 20 else PIPE_WIDTH))
+    out.write(render_text(item, width=max(40, int(columns)) if _WIDTH.fullmatch(columns) else PIPE_WIDTH))

@@ -345,6 +345,13 @@ class PageTable:
             return address | ADDRESS_LIMIT - (1 << fmt.input_bits)
         return address
 
+    def _outward_all(self, addresses: U64Array) -> None:
+        """Undo `_inputs` for an array, in place."""
+        fmt = self.format
+        if fmt.sign_extended:
+            high = addresses >> np.uint64(fmt.input_bits - 1) != 0
+            addresses[high] |= np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
+
     def _map(
         self,
         extents: Sequence[tuple[int, int, int]],
@@ -421,8 +428,7 @@ class PageTable:
             if self.flush is not None:
                 self.flush(owed)
             self._give_tables(freed[: int(unlinked)])
-        if fmt.sign_extended:
-            runs[:, 0] = [self._outward(address) for address in runs[:, 0].tolist()]
+        self._outward_all(runs[:, 0])
         removed = runs if operation == edit.CLEAR else _NO_ROWS
         return Edit(int(needed), int(unlinked), removed, owed)
 
@@ -446,8 +452,7 @@ class PageTable:
             count, _ = run(np.empty((0, 4), np.uint64))
             rows = np.empty((count, 4), np.uint64)
             _, totals = run(rows)
-        if fmt.sign_extended:
-            rows[:, 0] = [self._outward(address) for address in rows[:, 0].tolist()]
+        self._outward_all(rows[:, 0])
         return rows, totals
 
     def _take_tables(self, count: int) -> U64Array:

@@ -61,6 +61,7 @@ class VmReport:
         populated_bytes: guest memory that had frames at the end.
         leaves: number of leaves of the stage-2 table by leaf size in bytes.
         tables: number of stage-2 tables; table_bytes their size.
+        violations_dropped: violations that were not kept, because there were too many different ones.
     """
 
     name: str
@@ -83,6 +84,7 @@ class VmReport:
     console: str
     resolutions: dict[str, int] = field(default_factory=dict)
     violations: tuple[ViolationReport, ...] = ()
+    violations_dropped: int = 0
     devices: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -130,6 +132,7 @@ class VmReport:
                 }
                 for violation in self.violations
             ],
+            "violations_dropped": self.violations_dropped,
             "devices": self.devices,
             "console": self.console,
         }

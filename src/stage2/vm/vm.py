@@ -164,6 +164,7 @@ class Vm:
             console=self.console.text,
             resolutions={kind.value: count for kind, count in counters.faults.items() if count},
             violations=self.violations,
+            violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
         )
 

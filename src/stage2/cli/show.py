@@ -1,0 +1,118 @@
+"""`stage2 show`: what configuration files were understood to say, without images or an architecture."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ..errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ..config.vm import VmConfig
+
+
+def show(
+    files: Annotated[list[Path], Parameter(name="FILE.toml", show_default=False)],
+    /,
+    *,
+    platform: Path | None = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show what configuration files were understood to say. Needs neither images nor an architecture.
+
+    Parameters
+    ----------
+    files
+        AxVisor's VM files; platform, defconfig and board files are recognised too.
+    platform
+        AxVisor platform file of the host.
+    json_output
+        Print JSON instead of tables.
+    """
+    from ..config.describe import describe_platform, describe_vm
+    from ..config.load import FileKind, load_board, load_defconfig, load_platform, load_vm, recognise
+    from ..render.show import (
+        board_json,
+        defconfig_json,
+        render_board,
+        render_defconfig,
+        render_platform,
+        render_vm,
+    )
+    from ..render.tables import print_renderable, stack, text
+
+    vms: list[VmConfig] = []
+    shown: list[RenderableType] = []
+    listed: list[dict[str, Any]] = []
+    host = None if platform is None else load_platform(platform)
+    hosts = [] if host is None else [host]
+    if host is not None:
+        shown.append(render_platform(host))
+    for path in files:
+        kind = recognise(path)
+        entry: dict[str, Any] = {"file": str(path), "kind": kind.name.lower()}
+        listed.append(entry)
+        if kind is FileKind.PLATFORM:
+            hosts.append(load_platform(path))
+            entry.update(describe_platform(hosts[-1]))
+            shown.append(render_platform(hosts[-1]))
+        elif kind is FileKind.DEFCONFIG:
+            config = load_defconfig(path)
+            entry.update(defconfig_json(config))
+            shown.append(render_defconfig(config))
+        elif kind is FileKind.BOARD:
+            board = load_board(path)
+            entry.update(board_json(board))
+            shown.append(render_board(board))
+        else:
+            vms.append(load_vm(path))
+            shown.append(render_vm(vms[-1], _fetched(vms[-1])))
+    problem = _together(vms)
+    if json_output:
+        found = {
+            "vms": [describe_vm(vm) for vm in vms],
+            "platform": describe_platform(hosts[0]) if len(hosts) == 1 else None,
+            "files": listed,
+            "together": problem,
+        }
+        print(json.dumps(found, indent=2))
+        return 0
+    if problem is not None:
+        shown.append(text(f"These VMs cannot be run together: {problem}", "yellow"))
+    for number, item in enumerate(shown):
+        print_renderable(item if number == 0 else stack((text(""), item)))
+    return 0
+
+
+def _fetched(vm: VmConfig) -> set[str]:
+    """Which of the guests that a VM's images name as `fetched:NAME` are in the cache."""
+    paths = [image.path for image in vm.kernel.images if image.path is not None] + [rom.image for rom in vm.roms]
+    names = {path.fetched for path in paths if path.fetched is not None}
+    if not names:
+        return set()
+    from ..vm.images.fetch import fetched
+
+    found = set()
+    for name in names:
+        with contextlib.suppress(ImageError):
+            found.add(fetched(name).name)
+    return found
+
+
+def _together(vms: list[VmConfig]) -> str | None:
+    """Why these VMs cannot be run together; None when they can. One file alone is not asked for its peers."""
+    from ..config.together import check_together
+
+    if len(vms) < 2:
+        return None
+    try:
+        check_together(vms)
+    except ConfigError as error:
+        return str(error)
+    return None

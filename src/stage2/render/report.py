@@ -1,0 +1,136 @@
+"""The table at the end of a run: what the memory of each VM did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..address import format_size
+from ..vm.report import RegionReport, ViolationReport, VmReport
+from .plain import about, counted, percent, plain
+from .tables import facts, indented, stack, table, text
+from .walk import compact_lines
+
+MAX_SPANS = 3
+"""HPA ranges of one region that are written out."""
+MAX_VIOLATIONS = 20
+"""Violations of one VM that are listed."""
+MAX_WALKS = 4
+"""Violations of one VM whose walk is shown."""
+_STYLES = {"off": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
+
+
+def render_report(reports: Sequence[VmReport]) -> Group:
+    """The end-of-run table of all VMs."""
+    parts: list[RenderableType] = []
+    for report in reports:
+        parts += [Text(), render_vm_report(report)]
+    return stack(parts)
+
+
+def render_vm_report(report: VmReport) -> Group:
+    """One VM: how it ended, its memory in numbers, its regions, and what it was not allowed to do."""
+    headline = text(f"VM {report.id} {report.name}: {report.exit}", _STYLES.get(report.exit, "bold red"))
+    headline.append(f" after {report.wall_s:.2f} s ({plain(report.arch)}, {plain(report.format)}, on {report.engine})")
+    parts: list[RenderableType] = [headline, indented(facts(_numbers(report)))]
+    if report.regions:
+        parts += [Text(), indented(_region_table(report.regions))]
+    if report.violations:
+        parts += [Text(), indented(_violations(report.violations, report.violations_dropped))]
+    return stack(parts)
+
+
+def _numbers(report: VmReport) -> list[tuple[str, str]]:
+    share = percent(report.populated_bytes, report.declared_bytes)
+    rows = [
+        ("reason", report.reason),
+        (
+            "memory",
+            f"{about(report.populated_bytes)} populated of {about(report.declared_bytes)} declared ({share})",
+        ),
+        ("stage 2", _tables(report)),
+        ("faults", _faults(report)),
+        ("TLB fills", f"{report.fills:,} served by the two-stage walker"),
+    ]
+    if report.devices:
+        accesses = ", ".join(f"{name} {count:,}" for name, count in report.devices.items())
+        rows.append(("devices", f"accesses trapped: {accesses}"))
+    return [row for row in rows if row[1]]
+
+
+def _tables(report: VmReport) -> str:
+    leaves = ", ".join(f"{count:,} of {format_size(size)}" for size, count in sorted(report.leaves.items()))
+    number = sum(report.leaves.values())
+    listed = f"{counted(number, 'leaf', 'leaves')}: {leaves}" if number else "no leaf"
+    return f"{listed}; {counted(report.tables, 'table')}, {about(report.table_bytes)}"
+
+
+def _faults(report: VmReport) -> str:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.resolutions.items() if count)
+    stage_2 = f"{report.stage2_faults:,} at stage 2" + (f" ({kinds})" if kinds else "")
+    return f"{stage_2}; {report.guest_faults:,} of the guest's own stage 1"
+
+
+def _region_table(regions: Sequence[RegionReport]) -> RenderableType:
+    rows = [
+        (
+            f"{region.start:#x}",
+            format_size(region.size),
+            region.flags,
+            region.map_type,
+            about(region.populated_bytes) if region.populated_bytes else "-",
+            region.name,
+            hpa_text(region.hpa),
+        )
+        for region in regions
+    ]
+    columns = ("GPA", "size", "flags", "type", "populated", "name", "HPA +size")
+    return table(columns, rows, right=("GPA", "size", "populated"))
+
+
+def hpa_text(spans: Sequence[tuple[int, int]]) -> str:
+    """HPA ranges on a line each, as start and size: the first few, and how many more there are."""
+    if not spans:
+        return "none"
+    lines = [f"{start:#x} +{about(end - start)}" for start, end in spans[:MAX_SPANS]]
+    if len(spans) > MAX_SPANS:
+        lines.append(f"and {len(spans) - MAX_SPANS:,} more")
+    return "\n".join(lines)
+
+
+def _violations(violations: Sequence[ViolationReport], dropped: int) -> RenderableType:
+    total = sum(violation.count for violation in violations)
+    rows = [
+        (
+            f"{violation.gpa:#x}",
+            violation.access if violation.value is None else f"{violation.access} {violation.value:#x}",
+            f"{violation.pc:#x}",
+            violation.action,
+            f"{violation.count:,}",
+            violation.region,
+        )
+        for violation in violations[:MAX_VIOLATIONS]
+    ]
+    columns = ("GPA", "access", "PC", "action", "times", "region")
+    parts: list[RenderableType] = [
+        text(counted(total, "forbidden access", "forbidden accesses"), "yellow"),
+        table(columns, rows, right=("GPA", "PC", "times")),
+    ]
+    if len(violations) > MAX_VIOLATIONS:
+        parts.append(text(f"and {len(violations) - MAX_VIOLATIONS:,} more places (--json has them)"))
+    if dropped:
+        parts.append(text(f"and {dropped:,} accesses at yet more places, which were not kept"))
+    shown = 0
+    for violation in violations:
+        if violation.walk is None or shown == MAX_WALKS:
+            continue
+        shown += 1
+        gva = "" if violation.gva is None else f" (GVA {violation.gva:#x})"
+        parts += [
+            Text(),
+            text(f"walk of the {violation.access} at GPA {violation.gpa:#x}{gva}"),
+            indented(stack(text(line) for line in compact_lines(violation.walk))),
+        ]
+    return stack(parts)

@@ -1,0 +1,222 @@
+"""Configuration files as tables: what was understood of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from ..address import Range, format_size
+from ..config.board import BoardConfig
+from ..config.defconfig import DefConfig
+from ..config.describe import describe_notices
+from ..config.document import Notice
+from ..config.images import ImagePath
+from ..config.platform import PlatformConfig
+from ..config.regions import memory_regions
+from ..config.vm import VmConfig
+from ..flags import MapType
+from ..space.region import MemoryRegion
+from .plain import about, counted, span_text
+from .tables import facts, indented, stack, table, text
+
+_MAX_REGIONS = 1000
+"""Rows of one table that are printed; JSON has them all."""
+_IDENTITY = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
+
+
+def render_vm(vm: VmConfig, fetched: Collection[str] = ()) -> RenderableType:
+    """A VM file: its regions, devices, images and notices.
+
+    Args:
+        vm: the file.
+        fetched: names of the guests that `stage2 fetch` has brought.
+    """
+    regions = memory_regions(vm)
+    ram = sum(region.size for region in regions if region.map_type in (MapType.MAP_ALLOC, *_IDENTITY))
+    rows = [
+        ("file", vm.file),
+        ("kind", f"{vm.vm_type.name.lower()} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
+        ("arch", vm.arch or "not named: --arch, a platform file or the kernel's header says"),
+        ("entry", f"{vm.kernel.entry_point:#x}"),
+    ]
+    if vm.kernel.cmdline is not None:
+        rows.append(("cmdline", vm.kernel.cmdline))
+    parts: list[RenderableType] = [text(f"VM {vm.id} {vm.name}", "bold"), indented(facts(rows))]
+    parts += _section("regions", _region_table(regions))
+    parts += _section("devices", _device_table(vm))
+    parts += _section("images", _image_table(vm, fetched))
+    parts += _section("shares", _share_table(vm))
+    parts += _notices(vm.notices)
+    return stack(parts)
+
+
+def render_platform(platform: PlatformConfig) -> RenderableType:
+    """A platform file."""
+    rows = [
+        ("file", platform.file or "none: the default host"),
+        ("arch", platform.arch or "any"),
+        ("memory", _spans(platform.memory) + f" ({about(platform.memory_size)})"),
+    ]
+    numbers = {
+        "kernel image": platform.kernel_paddr,
+        "UART": platform.uart_paddr,
+        "PCI ECAM": platform.pci_ecam_base,
+        "GIC distributor": platform.gicd_paddr,
+        "GIC redistributor": platform.gicr_paddr,
+        "GIC CPU interface": platform.gicc_paddr,
+        "RTC": platform.rtc_paddr,
+    }
+    rows += [(name, f"HPA {value:#x}") for name, value in numbers.items() if value is not None]
+    if platform.timer_frequency is not None:
+        rows.append(("timer", f"{platform.timer_frequency:,} Hz"))
+    rows += [(name, f"{value:#x}" if isinstance(value, int) else value) for name, value in platform.extra]
+    parts: list[RenderableType] = [text(f"Platform {platform.platform}", "bold"), indented(facts(rows))]
+    lists = (("MMIO", platform.mmio), ("VirtIO", platform.virtio_mmio), ("PCI", platform.pci_ranges))
+    found = [
+        (kind, f"{span.start:#x}", f"{span.end:#x}", format_size(span.size))
+        for kind, spans in lists
+        for span in spans[:_MAX_REGIONS]
+    ]
+    if found:
+        parts += _section("devices", table(("kind", "start", "end", "size"), found, right=("start", "end", "size")))
+    parts += _notices(platform.notices)
+    return stack(parts)
+
+
+def render_defconfig(config: DefConfig) -> RenderableType:
+    """A defconfig."""
+    rows = [
+        ("file", config.file or "none: the defaults"),
+        ("smp", counted(config.smp, "host CPU")),
+        ("ticks-per-sec", f"{config.ticks_per_sec} Hz"),
+        ("task-stack-size", format_size(config.task_stack_size)),
+    ]
+    return stack((text("Defconfig", "bold"), indented(facts(rows)), *_notices(config.notices)))
+
+
+def render_board(board: BoardConfig) -> RenderableType:
+    """A board file."""
+    rows = [
+        ("file", board.file),
+        ("meaning", board.meaning),
+        ("target", board.target),
+        ("features", ", ".join(board.features) or "none"),
+        ("VM files", ", ".join(board.vm_configs) or "none"),
+    ]
+    return stack((text("Board", "bold"), indented(facts(rows)), *_notices(board.notices)))
+
+
+def defconfig_json(config: DefConfig) -> dict[str, Any]:
+    """A defconfig as a JSON object."""
+    return {
+        "smp": config.smp,
+        "ticks_per_sec": config.ticks_per_sec,
+        "task_stack_size": config.task_stack_size,
+        "notices": describe_notices(config.notices),
+    }
+
+
+def board_json(board: BoardConfig) -> dict[str, Any]:
+    """A board file as a JSON object."""
+    return {
+        "target": board.target,
+        "arch": board.arch,
+        "features": list(board.features),
+        "vm_configs": list(board.vm_configs),
+        "meaning": board.meaning,
+        "notices": describe_notices(board.notices),
+    }
+
+
+# --- inside ------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, content: RenderableType | None) -> list[RenderableType]:
+    return [] if content is None else [Text(), indented(text(title, "italic")), indented(content)]
+
+
+def _notices(notices: Sequence[Notice]) -> list[RenderableType]:
+    if not notices:
+        return []
+    rows = [
+        (f"line {notice.place.line}", ": ".join(filter(None, (notice.place.key, notice.text)))) for notice in notices
+    ]
+    return _section("notices", facts(rows))
+
+
+def _spans(spans: Sequence[Range]) -> str:
+    return ", ".join(span_text(span.start, span.end) for span in spans)
+
+
+def _region_table(regions: Sequence[MemoryRegion]) -> RenderableType:
+    rows = [
+        (
+            f"{region.start:#x}",
+            f"{region.end:#x}",
+            format_size(region.size),
+            region.flags.short,
+            region.map_type.value,
+            _host_address(region),
+            region.label,
+        )
+        for region in regions[:_MAX_REGIONS]
+    ]
+    columns = ("GPA", "end", "size", "flags", "type", "HPA", "name")
+    found = table(columns, rows, right=("GPA", "end", "size", "HPA"))
+    more = len(regions) - len(rows)
+    return found if more <= 0 else stack((found, text(f"and {more:,} more (--json has all)")))
+
+
+def _host_address(region: MemoryRegion) -> str:
+    if region.map_type in _IDENTITY:
+        return "= GPA"
+    if region.hpa is not None:
+        return "= GPA" if int(region.hpa) == int(region.start) else f"{region.hpa:#x}"
+    return "none" if region.map_type is MapType.EMULATED else "any"
+
+
+def _device_table(vm: VmConfig) -> RenderableType | None:
+    lists = vm.devices
+    rows: list[tuple[str, ...]] = []
+    for device in (*lists.passthrough, *lists.addresses):
+        where = "= GPA" if device.hpa == device.gpa else f"{device.hpa:#x}"
+        irq = "" if device.irq is None else str(device.irq)
+        rows.append(("passed through", f"{device.gpa:#x}", format_size(device.size), where, irq, device.name))
+    rows += [("passed through", "", "", "", "", f"{node.path} (device tree node)") for node in lists.nodes]
+    for emulated in lists.emulated:
+        at = f"port {emulated.gpa:#x}" if emulated.on_ports else f"{emulated.gpa:#x}" if emulated.size else ""
+        size = format_size(emulated.size) if emulated.size else ""
+        irq = "" if emulated.irq is None else str(emulated.irq)
+        rows.append(("emulated", at, size, "", irq, f"{emulated.name} ({emulated.type_name})"))
+    if not rows:
+        return None
+    return table(
+        ("kind", "GPA", "size", "HPA", "IRQ", "name"), rows[:_MAX_REGIONS], right=("GPA", "size", "HPA", "IRQ")
+    )
+
+
+def _image_table(vm: VmConfig, fetched: Collection[str]) -> RenderableType | None:
+    rows = []
+    for image in vm.kernel.images:
+        if image.path is not None:
+            at = "loader's choice" if image.load_addr is None else f"{image.load_addr:#x}"
+            rows.append((image.role, at, _presence(image.path, fetched), image.path.text))
+    rows += [("rom", f"{rom.gpa:#x}", _presence(rom.image, fetched), rom.image.text) for rom in vm.roms]
+    return table(("role", "GPA", "there", "image"), rows, right=("GPA",)) if rows else None
+
+
+def _presence(image: ImagePath, fetched: Collection[str]) -> Text:
+    if image.fetched is not None:
+        return text("yes", "green") if image.fetched in fetched else text("not fetched", "yellow")
+    return text("yes", "green") if image.find() is not None else text("missing", "yellow")
+
+
+def _share_table(vm: VmConfig) -> RenderableType | None:
+    rows = [
+        (f"{share.gpa:#x}", format_size(share.size), share.flags.short, share.name, ", ".join(map(str, share.peers)))
+        for share in vm.shares
+    ]
+    return table(("GPA", "size", "flags", "name", "with VMs"), rows, right=("GPA", "size")) if rows else None

@@ -1,0 +1,334 @@
+"""An explained walk as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..address import format_size
+from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
+from ..formats.outcome import EntryKind, FaultKind
+from ..space.address_space import FaultResult, Resolution
+from ..space.region import MemoryRegion, ViolationPolicy
+from ..tables.explain import Step, Walk
+from ..tables.regime import Regime
+from ..tables.result import Fault, Mapped, permission_text
+from .tables import facts, indented, stack, text
+
+_RESOLUTIONS = {
+    Resolution.POPULATED: "the page gets a frame",
+    Resolution.PRESENT: "the access goes through: the page is there",
+    Resolution.DEVICE: "the access leaves the guest and is emulated, as every access to this device",
+    Resolution.VIOLATION: "the access is a violation",
+    Resolution.HOLE: "the access is a violation: nothing is declared at this GPA",
+    Resolution.OUT_OF_MEMORY: "the guest is stopped: the region allows the access, but the host has no frame left",
+}
+_POLICIES = {
+    ViolationPolicy.STOP: "the guest is stopped",
+    ViolationPolicy.INJECT: "the guest gets an access fault",
+    ViolationPolicy.DISCARD: "a write is dropped, a read returns all ones",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an access does that the tables refuse.
+
+    Args:
+        access: the access, as a word.
+        result: how the address space resolves it.
+        leaf_size: bytes that got a frame, when it populates.
+        done: the access was made before the walk; otherwise it is what a first one would do.
+    """
+
+    access: str
+    result: FaultResult
+    leaf_size: int | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WalkView:
+    """A walk with everything its explanation needs.
+
+    Args:
+        walk: the steps.
+        stage_2: the hypervisor's regime.
+        stage_1: the guest's regime, when it took part.
+        vm: the VM's name.
+        region: the region declared at the GPA.
+        owner: whom the HPA belongs to, when the walk ends in one.
+        outcome: what an access does, where that is more than the walk says.
+    """
+
+    walk: Walk
+    stage_2: Regime
+    stage_1: Regime | None = None
+    vm: str = ""
+    region: MemoryRegion | None = None
+    owner: str | None = None
+    outcome: Outcome | None = None
+
+    def regime(self, stage: int) -> Regime:
+        """The regime of a step's stage."""
+        return self.stage_1 if stage == 1 and self.stage_1 is not None else self.stage_2
+
+
+# --- text --------------------------------------------------------------------------------------------------
+
+
+def render_walk(view: WalkView) -> Group:
+    """The walk, one block a step, and its result in plain sentences."""
+    walk, fmt = view.walk, view.stage_2.format
+    kind = "GPA" if view.stage_1 is None else "GVA"
+    access = f", for a {walk.access.name.lower()}" if walk.access is not None else ""
+    vm = f" of VM {view.vm}" if view.vm else ""
+    parts: list[RenderableType] = [
+        text(f"Walk of {kind} {walk.address:#x}{vm}{access}", "bold"),
+        indented(facts([("format", f"{fmt.name}: {fmt.title}"), ("root", f"HPA {view.stage_2.root:#x}")])),
+        Text(),
+    ]
+    outcome = view.outcome
+    if outcome is not None and outcome.done:
+        parts += [text(f"A {outcome.access} is made first: {_outcome_text(outcome)}."), Text()]
+    for step in walk.steps:
+        parts += [*_step_block(view, step), Text()]
+    parts += result_lines(view)
+    return stack(parts)
+
+
+def result_lines(view: WalkView) -> list[RenderableType]:
+    """How the walk ended, in sentences."""
+    walk, result = view.walk, view.walk.result
+    lines: list[RenderableType] = []
+    if isinstance(result, Mapped):
+        lines.append(text(f"Result: GPA {result.gpa:#x} is {result}.", "bold green"))
+        if view.owner:
+            lines.append(text(f"The memory belongs to {view.owner}."))
+    else:
+        lines.append(text(f"Result: {result}.", "bold red"))
+        if result.kind is FaultKind.ADDRESS_SIZE:
+            regime = view.regime(result.stage)
+            lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
+    for address, entry in walk.marks:
+        lines.append(
+            text(f"Hardware would now store {entry:#018x} in the entry at HPA {address:#x} (accessed, dirty).")
+        )
+    if view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
+        lines.append(text(_region_text(view.region)))
+    if view.outcome is not None and not view.outcome.done:
+        lines.append(text(f"On a {view.outcome.access}: {_outcome_text(view.outcome)}."))
+    return lines
+
+
+def compact_walk(walk: Walk) -> Group:
+    """The walk in one line a step, for reports with many of them."""
+    return stack(text(line) for line in compact_lines(walk))
+
+
+def compact_lines(walk: Walk) -> list[str]:
+    """The lines of `compact_walk`; stage-2 steps for a stage-1 entry stand above it, further right."""
+    lines = []
+    for step in walk.steps:
+        lines += ["  " + _compact_step(under) for under in step.under]
+        lines.append(_compact_step(step))
+    return [*lines, f"-> {walk.result}"]
+
+
+def _compact_step(step: Step) -> str:
+    entry = f"stage {step.stage} level {step.level}: {step.slot:#x} holds {step.entry:#x}"
+    if step.kind in (EntryKind.TABLE, EntryKind.LEAF):
+        return f"{entry}, {step.kind.name.lower()} {step.output:#x}, {permission_text(step.permissions)}"
+    return f"{entry}, {_KIND_WORDS[step.kind]}"
+
+
+_KIND_WORDS = {EntryKind.NONE: "not present", EntryKind.MISCONFIGURED: "misconfigured"}
+
+
+def _step_block(view: WalkView, step: Step) -> Iterator[RenderableType]:
+    space = _space(view, step.stage)
+    for under in step.under:
+        for part in _step_block(view, under):
+            yield indented(part, 4)
+    stage = f"stage {step.stage}, " if view.stage_1 is not None else ""
+    yield text(f"{stage}level {step.level}: entry {step.index} of the table at {space} {step.table:#x}", "bold")
+    slot = f"{space} {step.slot:#x}"
+    if view.stage_1 is not None and step.stage == 1 and step.slot_hpa != step.slot:
+        slot += f", at HPA {step.slot_hpa:#x}"
+    rows: list[tuple[str, str | Text]] = [("slot", slot), ("entry", f"{step.entry:#018x}, {_entry_text(view, step)}")]
+    if step.kind in (EntryKind.TABLE, EntryKind.LEAF):
+        rows.append(("allows", f"{permission_text(step.permissions)} (all levels so far)"))
+    yield indented(facts(rows))
+    yield indented(_field_table(_fields(view, step)), 4)
+
+
+def _space(view: WalkView, stage: int) -> str:
+    """What addresses in a stage's tables are."""
+    return "GPA" if stage == 1 and view.stage_1 is not None else "HPA"
+
+
+def _entry_text(view: WalkView, step: Step) -> str:
+    regime = view.regime(step.stage)
+    fmt = regime.format
+    space = _space(view, step.stage)
+    if step.kind is EntryKind.TABLE:
+        return f"points to the table at {space} {step.output:#x}"
+    if step.kind is EntryKind.LEAF:
+        return f"a leaf: {format_size(fmt.leaf_size(step.level))} at {space} {step.output:#x}"
+    if step.kind is EntryKind.NONE:
+        return f"not present: nothing is mapped in these {format_size(fmt.leaf_size(step.level))}"
+    return f"misconfigured: {describe_misconfiguration(fmt, step.entry, step.level, regime.controls)}"
+
+
+def _fields(view: WalkView, step: Step) -> list[FieldValue]:
+    regime = view.regime(step.stage)
+    return describe_entry(regime.format, step.entry, step.level, step.kind, regime.controls)
+
+
+def _field_table(fields: list[FieldValue]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", style="dim", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for field in fields:
+        wide = ":" in field.bits
+        style = "red" if field.reserved else ""
+        meaning = f"set, but {field.meaning}" if field.reserved else field.meaning
+        grid.add_row(
+            text(field.bits, style),
+            text(field.name, style),
+            text(f"{field.value:#x}" if wide else str(field.value), style),
+            text(meaning, style),
+        )
+    return grid
+
+
+def _region_text(region: MemoryRegion | None) -> str:
+    if region is None:
+        return "No region is declared at this GPA."
+    declared = f", declared in {region.source}" if region.source else ""
+    return (
+        f"Region {region.label}: GPA {region.range}, {region.flags.short}, {region.map_type.value} "
+        f"({region.map_type.meaning}){declared}."
+    )
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    result = outcome.result
+    sentence = _RESOLUTIONS[result.resolution]
+    if result.resolution is Resolution.POPULATED and outcome.leaf_size:
+        sentence += f" ({format_size(outcome.leaf_size)})"
+    if result.policy is not None:
+        sentence += f"; by its policy {_POLICIES[result.policy]}"
+    return sentence
+
+
+# --- JSON --------------------------------------------------------------------------------------------------
+
+
+def walk_json(view: WalkView) -> dict[str, Any]:
+    """The walk as a JSON object; addresses are integers, with hexadecimal text beside them."""
+    walk = view.walk
+    address = "gpa" if view.stage_1 is None else "gva"
+    found: dict[str, Any] = {
+        "vm": view.vm,
+        address: walk.address,
+        f"{address}_hex": f"{walk.address:#x}",
+        "access": None if walk.access is None else walk.access.name.lower(),
+        "format": view.stage_2.format.name,
+        "root": view.stage_2.root,
+        "root_hex": f"{view.stage_2.root:#x}",
+        "steps": [_step_json(view, step) for step in walk.steps],
+        "marks": [{"slot": slot, "entry": entry} for slot, entry in walk.marks],
+        "result": _result_json(view),
+        "region": _region_json(view.region),
+        "outcome": None if view.outcome is None else _outcome_json(view.outcome),
+    }
+    if view.stage_1 is not None:
+        found["stage_1"] = {"format": view.stage_1.format.name, "root": view.stage_1.root}
+    return found
+
+
+def _step_json(view: WalkView, step: Step) -> dict[str, Any]:
+    return {
+        "stage": step.stage,
+        "level": step.level,
+        "table": step.table,
+        "table_hex": f"{step.table:#x}",
+        "index": step.index,
+        "slot": step.slot,
+        "slot_hpa": step.slot_hpa,
+        "entry": step.entry,
+        "entry_hex": f"{step.entry:#018x}",
+        "kind": step.kind.name.lower(),
+        "output": step.output if step.kind in (EntryKind.TABLE, EntryKind.LEAF) else None,
+        "output_hex": f"{step.output:#x}" if step.kind in (EntryKind.TABLE, EntryKind.LEAF) else None,
+        "permissions": permission_text(step.permissions),
+        "meaning": _entry_text(view, step),
+        "fields": [
+            {
+                "bits": field.bits,
+                "name": field.name,
+                "value": field.value,
+                "meaning": field.meaning,
+                "reserved": field.reserved,
+            }
+            for field in _fields(view, step)
+        ],
+        "under": [_step_json(view, under) for under in step.under],
+    }
+
+
+def _result_json(view: WalkView) -> dict[str, Any]:
+    result = view.walk.result
+    if isinstance(result, Mapped):
+        return {
+            "kind": "mapped",
+            "hpa": result.hpa,
+            "hpa_hex": f"{result.hpa:#x}",
+            "gpa": result.gpa,
+            "permissions": permission_text(result.permissions),
+            "size": result.size,
+            "owner": view.owner,
+        }
+    return {
+        "kind": "fault",
+        "fault": result.kind.name.lower(),
+        "stage": result.stage,
+        "level": result.level,
+        "address": result.address,
+        "address_hex": f"{result.address:#x}",
+        "on_table": result.on_table,
+        "on_mark": result.on_mark,
+        "meaning": result.kind.meaning,
+    }
+
+
+def _region_json(region: MemoryRegion | None) -> dict[str, Any] | None:
+    if region is None:
+        return None
+    return {
+        "name": region.label,
+        "start": int(region.start),
+        "size": region.size,
+        "flags": region.flags.short,
+        "map_type": region.map_type.value,
+        "source": region.source,
+    }
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    policy = outcome.result.policy
+    return {
+        "access": outcome.access,
+        "resolution": outcome.result.resolution.value,
+        "policy": None if policy is None else policy.value,
+        "done": outcome.done,
+        "meaning": _outcome_text(outcome),
+    }

@@ -1,0 +1,53 @@
+"""`stage2 fetch`, without fetching anything."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from stage2.cli.fetch import LineProgress
+from stage2.cli.main import call
+from stage2.vm.images import fetch as images
+
+
+def test_lines_tell_of_each_file_once(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = LineProgress()
+    progress("package index", 0, 0)
+    for done in (0, 512, 1024, 1024):
+        progress("kernel", done, 1024)
+    assert capsys.readouterr().err.splitlines() == [
+        "fetching package index",
+        "fetching kernel (1 KiB)",
+        "fetched kernel",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_end_says_where_things_are(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "kernel").write_bytes(b"k" * 2048)
+    (tmp_path / "ramdisk").write_bytes(b"r")
+    asked = SimpleNamespace(name="", force=None)
+
+    def fetch(name: str, *, progress: images.Progress, force: bool) -> images.FetchedGuest:
+        asked.name, asked.force = name, force
+        progress("kernel", 0, 0)
+        progress("kernel", 10, 10)
+        return images.FetchedGuest(name, tmp_path / "kernel", tmp_path / "ramdisk", ("linux 6.12",))
+
+    monkeypatch.setattr(images, "fetch", fetch)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert call(["fetch", "linux-riscv64", "--force"]) == 0
+    assert (asked.name, asked.force) == ("linux-riscv64", True)
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'kernel'} (2 KiB)" in out
+    assert "linux 6.12" in out
+
+
+def test_an_unknown_guest_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["fetch", "linux-vax"]) == 2
+    assert "linux-riscv64" in capsys.readouterr().err

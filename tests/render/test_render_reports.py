@@ -1,0 +1,127 @@
+"""Walks of two stages, and the table at the end of a run."""
+
+from __future__ import annotations
+
+from stage2.address import Gpa, Gva, Hpa
+from stage2.flags import RWX, Access, MemoryType
+from stage2.formats import by_name
+from stage2.formats.outcome import EntryKind, FaultKind
+from stage2.render.report import hpa_text, render_report
+from stage2.render.tables import render_text
+from stage2.render.walk import WalkView, compact_lines, render_walk, walk_json
+from stage2.tables.explain import Step, Walk
+from stage2.tables.regime import Regime
+from stage2.tables.result import Fault, Mapped
+from stage2.vm.report import RegionReport, ViolationReport, VmReport
+
+SV39, SV39X4 = by_name("sv39"), by_name("sv39x4")
+
+
+def two_stage_walk() -> WalkView:
+    """One stage-1 step with a stage-2 step under it, and one stage-2 step of the final GPA."""
+    block = SV39X4.leaf_entry(2, 0x1_0000_0000, RWX, MemoryType.WRITE_BACK)
+    under = Step(2, 2, 0x9000_0000, 2, 0x9000_0010, Hpa(0x9000_0010), block, EntryKind.LEAF, 0x1_0000_0000, 0x3F)
+    page = SV39.leaf_entry(2, 0x8000_0000, RWX, MemoryType.WRITE_BACK)
+    outer = Step(
+        1, 2, 0x8000_1000, 1, 0x8000_1008, Hpa(0x1_0000_1008), page, EntryKind.LEAF, 0x8000_0000, 0x07, (under,)
+    )
+    result = Mapped(Hpa(0x1_0000_0123), 0x07, 1 << 30, Gpa(0x8000_0123))
+    walk = Walk(0x4000_0123, Access.WRITE, result, (outer, under), ((Hpa(0x1_0000_1008), page | 0xC0),))
+    return WalkView(walk, Regime.of(SV39X4, Hpa(0x9000_0000)), Regime.of(SV39, 0x8000_1000), "guest")
+
+
+def test_both_stages_of_a_walk_are_told_apart() -> None:
+    text = render_text(render_walk(two_stage_walk()))
+    assert "Walk of GVA 0x40000123 of VM guest, for a write" in text
+    assert "    stage 2, level 2: entry 2 of the table at HPA 0x90000000" in text
+    assert "\nstage 1, level 2: entry 1 of the table at GPA 0x80001000" in text
+    assert "GPA 0x80001008, at HPA 0x100001008" in text
+    assert "Hardware would now store" in text
+    assert "Result: GPA 0x80000123 is HPA 0x100000123" in text
+
+
+def test_json_nests_the_stage_2_steps_of_a_stage_1_entry() -> None:
+    found = walk_json(two_stage_walk())
+    assert found["gva"] == 0x4000_0123
+    assert found["stage_1"]["format"] == "sv39"
+    assert [step["stage"] for step in found["steps"]] == [1, 2]
+    assert [step["stage"] for step in found["steps"][0]["under"]] == [2]
+    assert found["steps"][0]["slot_hpa"] == 0x1_0000_1008
+    assert found["steps"][0]["permissions"] == "rwx/---"
+    assert found["marks"] == [{"slot": 0x1_0000_1008, "entry": found["steps"][0]["entry"] | 0xC0}]
+
+
+def test_a_compact_walk_has_a_line_a_step() -> None:
+    lines = compact_lines(two_stage_walk().walk)
+    assert [line.lstrip().split(":")[0] for line in lines[:3]] == [
+        "stage 2 level 2",
+        "stage 1 level 2",
+        "stage 2 level 2",
+    ]
+    assert lines[0].startswith("  ")
+    assert lines[-1].startswith("-> HPA 0x100000123")
+
+
+def test_hpa_ranges_are_cut_after_the_third() -> None:
+    spans = [(index * 0x2000, index * 0x2000 + 0x1000) for index in range(10)]
+    assert hpa_text(spans) == "0x0 +4 KiB\n0x2000 +4 KiB\n0x4000 +4 KiB\nand 7 more"
+    assert hpa_text(spans[:3]).count("\n") == 2
+    assert hpa_text([]) == "none"
+
+
+def vm_report() -> VmReport:
+    fault = Fault(FaultKind.PERMISSION, 2, 0, 0x2000_0000, gva=Gva(0x5000), access=Access.WRITE)
+    walk = Walk(0x5000, Access.WRITE, fault, two_stage_walk().walk.steps, ())
+    return VmReport(
+        name="[b]linux",
+        id=1,
+        engine="unicorn",
+        arch="riscv64",
+        format="sv39x4",
+        exit="stopped",
+        reason="the guest wrote to a hole",
+        wall_s=3.1234,
+        guest_faults=3021,
+        stage2_faults=14670,
+        fills=1234567,
+        populated_bytes=60124160,
+        declared_bytes=256 << 20,
+        leaves={1 << 21: 3, 4096: 14668},
+        tables=34,
+        table_bytes=34 * 4096 + 0x3000,
+        regions=(RegionReport("ram0", 0x8000_0000, 256 << 20, "MAP_ALLOC", "rwx---", 60124160, ((0, 60124160),)),),
+        console="",
+        resolutions={"populated": 14668, "hole": 2},
+        violations=(
+            ViolationReport(0x2000_0000, 0x5000, 0x8000_0010, "write", "rom", "discarded", 3, 0x55, walk),
+            ViolationReport(0x7000_0000, None, 0xFFFF_FFFF_8000_0024, "read", "hole", "stopped"),
+        ),
+        devices={"uart": 1200},
+    )
+
+
+def test_the_report_has_all_the_numbers_and_fits_80_columns() -> None:
+    text = render_text(render_report([vm_report()]), width=80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    unwrapped = " ".join(text.split())
+    for words in (
+        "VM 1 [b]linux: stopped after 3.12 s (riscv64, sv39x4, on unicorn)",
+        "the guest wrote to a hole",
+        "57.3 MiB populated of 256 MiB declared (22 %)",
+        "14,671 leaves: 14,668 of 4 KiB, 3 of 2 MiB; 34 tables, 148 KiB",
+        "14,670 at stage 2 (14,668 populated, 2 hole); 3,021 of the guest's own stage 1",
+        "1,234,567",
+        "uart 1,200",
+        "4 forbidden accesses",
+        "write 0x55",
+        "0xffffffff80000024",
+        "walk of the write at GPA 0x20000000 (GVA 0x5000)",
+        "permission fault at stage 2",
+    ):
+        assert words in unwrapped
+
+
+def test_each_vm_has_its_own_part() -> None:
+    text = render_text(render_report([vm_report(), vm_report()]))
+    assert text.count("VM 1 [b]linux") == 2
+    assert render_text(render_report([])).strip() == ""
