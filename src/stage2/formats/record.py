@@ -23,6 +23,8 @@ Resize = Callable[[int, int, int], int]
 """(leaf entry, its level, another level) -> the bits, without address, of an equal leaf at the other level."""
 Inherit = Callable[[int, int], int]
 """(old leaf, new leaf) -> the new leaf with the accessed and dirty state of the old one."""
+Forget = Callable[[int, int], int]
+"""(leaf entry, what: ACCESSED, DIRTY or both of `outcome`) -> the entry with that state cleared."""
 PackAddress = Callable[[int], int]
 """Output address -> its bits in an entry."""
 EncodeLeaf = Callable[[int, MappingFlags, MemoryType, int], int]
@@ -79,11 +81,12 @@ class Format:
         top_leaf_level: the highest level at which a leaf may stand.
         output_bits: width of the output address.
         sign_extended: input addresses must be sign-extended from the top bit; otherwise zero-extended.
-        decode, permissions, mark, pack_address, resize, inherit: the rules, in the compilable subset.
+        decode, permissions, mark, pack_address, resize, inherit, forget: the rules, in the compilable subset.
         encode_leaf: the inverse of decode, in plain Python; raises EncodingError.
         table_bits: the bits of a table entry besides its address.
         fields: what `explain` says of an entry.
         default_controls: control bits of a newly built regime.
+        hardware_ad: control bits under which hardware sets accessed and dirty bits by itself.
         manual: where the format is specified.
         page_shift: log2 of the smallest page.
         bits: index bits of every table but the root.
@@ -104,10 +107,12 @@ class Format:
     pack_address: PackAddress
     resize: Resize
     inherit: Inherit
+    forget: Forget
     encode_leaf: EncodeLeaf
     table_bits: int
     fields: tuple[Field, ...]
     default_controls: int
+    hardware_ad: int
     manual: str
     page_shift: int = 12
     bits: int = 9
@@ -115,7 +120,7 @@ class Format:
     @property
     def functions(self) -> tuple[Callable[..., object], ...]:
         """The functions in the compilable subset."""
-        return self.decode, self.permissions, self.mark, self.pack_address, self.resize, self.inherit
+        return self.decode, self.permissions, self.mark, self.pack_address, self.resize, self.inherit, self.forget
 
     @property
     def is_bare(self) -> bool:

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..address import format_size
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
-from ..space.address_space import FaultResult, Resolution
+from ..space.faults import FaultResult, Resolution
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime

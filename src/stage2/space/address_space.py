@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from ..address import SIZE_2M, SIZE_4K, Gpa, Gva, Hpa, Range, align_down, align_up, require_aligned
+from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, align_down, align_up, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfMemoryError, OutOfRangeError
 from ..flags import Access, MappingFlags, MapType
 from ..formats import by_name
+from ..formats.outcome import ACCESSED, DIRTY, FaultKind
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
 from ..ranges import RangeMap
@@ -23,48 +23,14 @@ from ..tables.explain import Walk, explain_two_stage
 from ..tables.pagetable import Edit, PageTable
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped
+from .backing import Backing
+from .dirty import Bitmap, WriteTracker, bitmap_of_runs, runs_of_bitmap
+from .faults import FaultCounters, FaultResult, Resolution
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip
 
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
-
-
-class Resolution(Enum):
-    """How a stage-2 fault was resolved."""
-
-    POPULATED = "populated"
-    """The page got a frame; the access can be repeated."""
-    PRESENT = "present"
-    """The page was there already (another vCPU was faster); the access can be repeated."""
-    DEVICE = "device"
-    """The address belongs to an emulated device."""
-    VIOLATION = "violation"
-    """The region does not allow the access."""
-    HOLE = "hole"
-    """Nothing is declared at the address."""
-    OUT_OF_MEMORY = "out of memory"
-    """The region allows it, but there is no frame left."""
-
-
-@dataclass(frozen=True, slots=True)
-class FaultResult:
-    """What `handle_page_fault` did.
-
-    Args:
-        resolution: how it ended.
-        region: the region at the address, None in a hole.
-        policy: for VIOLATION and HOLE, what is to happen to the access.
-    """
-
-    resolution: Resolution
-    region: MemoryRegion | None
-    policy: ViolationPolicy | None = None
-
-    @property
-    def retry(self) -> bool:
-        """True when the access can be repeated."""
-        return self.resolution in (Resolution.POPULATED, Resolution.PRESENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +50,6 @@ class QueryResult:
     region: MemoryRegion
 
 
-@dataclass(slots=True)
-class SpaceCounters:
-    """How often faults were resolved in which way."""
-
-    faults: dict[Resolution, int] = field(default_factory=lambda: dict.fromkeys(Resolution, 0))
-
-    @property
-    def total(self) -> int:
-        return sum(self.faults.values())
-
-
 class AddressSpace:
     """The guest physical memory of one VM.
 
@@ -108,6 +63,11 @@ class AddressSpace:
         violation: what a forbidden access does, unless the region says otherwise.
         largest: bytes of the largest leaf to use; None for the format's largest when eager, its smallest page
             when lazy.
+        limit: bytes of frames it may hold in all (MAP_ALLOC and ROM); None for no limit. Regions may promise
+            more than the limit, or than the host has: whoever touches too much gets OUT_OF_MEMORY.
+        fault_around: bytes, a power of two: a fault populates the absent pages of the aligned window of this size
+            around it, as far as they are in the region.
+        hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
         flush: called with GPA ranges to invalidate before frames or tables are given back.
     """
 
@@ -122,6 +82,9 @@ class AddressSpace:
         populate: Populate = Populate.LAZY,
         violation: ViolationPolicy = ViolationPolicy.STOP,
         largest: int | None = None,
+        limit: int | None = None,
+        fault_around: int = SIZE_4K,
+        hardware_ad: bool = False,
         flush: Callable[[tuple[Range, ...]], None] | None = None,
     ) -> None:
         self.format = by_name(fmt) if isinstance(fmt, str) else fmt
@@ -129,14 +92,22 @@ class AddressSpace:
         self.owner = Owner(OwnerKind.VM, name)
         self.frames = frames
         self.populate, self.violation, self.largest = populate, violation, largest
-        self.counters = SpaceCounters()
-        limit = 1 << self.format.input_bits
-        self.range = Range(0, limit if size is None else size)
-        if self.range.end > limit:
+        self.fault_around = fault_around
+        self.counters = FaultCounters()
+        width = 1 << self.format.input_bits
+        self.range = Range(0, width if size is None else size)
+        if self.range.end > width:
             raise OutOfRangeError(f"{self.range} is beyond the {self.format.input_bits}-bit GPAs of {self.format.name}")
         self.page_table = PageTable(
-            self.format, frames, owner=Owner(OwnerKind.TABLES, name), identifier=identifier, flush=flush
+            self.format,
+            frames,
+            owner=Owner(OwnerKind.TABLES, name),
+            controls=self.format.default_controls | (self.format.hardware_ad if hardware_ad else 0),
+            identifier=identifier,
+            flush=flush,
         )
+        self._backing = Backing(frames, self.owner, self.format.leaf_sizes, limit)
+        self._tracker = WriteTracker(self.format.page_size)
         self._regions = RegionMap()
         self._lock = threading.RLock()
 
@@ -215,7 +186,7 @@ class AddressSpace:
             parts = [clip(region, span) for region in self._regions.overlapping(span)]
             edit = self.page_table.unmap_range(span.start, span.size)
             for part in parts:
-                self._release(part, edit.removed)
+                self._backing.give_back_runs(part, edit.removed)
             self._regions.remove(span)
         return edit
 
@@ -233,7 +204,7 @@ class AddressSpace:
                 raise NotMappedError(f"nothing is declared in {gaps[0]}")
             for region in self._regions.overlapping(span):
                 replace(clip(region, span), flags=flags)
-            edit = self.page_table.protect_range(span.start, span.size, flags)
+            edit = self.page_table.protect_range(span.start, span.size, self._first_flags(span.start, flags))
             self._regions.update(span, lambda region: replace(region, flags=flags))
         return edit
 
@@ -292,15 +263,16 @@ class AddressSpace:
     # --- faults ------------------------------------------------------------------------------------------
 
     def handle_page_fault(self, gpa: Gpa | int, access: Access) -> FaultResult:
-        """Resolve a stage-2 fault: populate, or say why not.
+        """Resolve a stage-2 fault: populate, or say why not. Two vCPUs may fault on one page at the same time.
 
         Args:
             gpa: the faulting address, aligned or not.
             access: what was attempted.
         """
+        began = time.perf_counter_ns()
         with self._lock:
             result = self._resolve(gpa, access)
-            self.counters.faults[result.resolution] += 1
+            self.counters.count(result.resolution, time.perf_counter_ns() - began)
             return result
 
     def _resolve(self, gpa: int, access: Access) -> FaultResult:
@@ -310,49 +282,159 @@ class AddressSpace:
         if region.map_type is MapType.EMULATED:
             return FaultResult(Resolution.DEVICE, region)
         if not region.flags & access.flag:
-            return FaultResult(Resolution.VIOLATION, region, region.violation or self.violation)
-        if region.map_type is not MapType.MAP_ALLOC:
-            return self._already_mapped(region, gpa, access)
-        try:
-            populated = self._populate(region, gpa)
-        except OutOfMemoryError:
-            return FaultResult(Resolution.OUT_OF_MEMORY, region)
-        if populated:
-            return FaultResult(Resolution.POPULATED, region)
-        return self._already_mapped(region, gpa, access)
+            return self._violation(region)
+        if region.map_type is MapType.MAP_ALLOC:
+            try:
+                if self._populate(region, gpa, access):
+                    return FaultResult(Resolution.POPULATED, region)
+            except OutOfMemoryError as error:
+                return FaultResult(Resolution.OUT_OF_MEMORY, region, reason=str(error))
+        return self._resolve_present(region, gpa, access)
 
-    def _already_mapped(self, region: MemoryRegion, gpa: int, access: Access) -> FaultResult:
-        if isinstance(self.page_table.translate(gpa, access), Mapped):
-            return FaultResult(Resolution.PRESENT, region)
+    def _resolve_present(self, region: MemoryRegion, gpa: int, access: Access) -> FaultResult:
+        """A fault on a page that is mapped: late, tracked, or waiting for its accessed bit."""
+        if access is Access.WRITE and self._tracker.covers(gpa):
+            page = Range.sized(align_down(gpa, self.format.page_size), self.format.page_size)
+            try:
+                self.page_table.protect_range(page.start, page.size, region.flags)
+            except OutOfMemoryError as error:
+                return FaultResult(Resolution.OUT_OF_MEMORY, region, reason=str(error))
+            self._tracker.note(page)
+            return FaultResult(Resolution.TRACKED, region)
+        found = self.page_table.translate(gpa, access)
+        if isinstance(found, Fault) and found.kind is FaultKind.ACCESS_FLAG:
+            self.page_table.mark(gpa, write=access is Access.WRITE)
+            return FaultResult(Resolution.TRACKED, region)
+        return FaultResult(Resolution.PRESENT, region) if isinstance(found, Mapped) else self._violation(region)
+
+    def _violation(self, region: MemoryRegion) -> FaultResult:
         return FaultResult(Resolution.VIOLATION, region, region.violation or self.violation)
 
-    def _populate(self, region: MemoryRegion, gpa: int) -> bool:
-        """Give the page at `gpa` a frame of the largest size that fits; False if it has one."""
+    def _populate(self, region: MemoryRegion, gpa: int, access: Access) -> bool:
+        """Give the page at `gpa`, and what lies around it, frames; False if it has one."""
         wanted = self.largest or self.format.page_size
-        for size in sorted((leaf for leaf in self.format.leaf_sizes if leaf <= wanted), reverse=True):
+        tracked = self._tracker.covers(gpa)
+        for size in reversed(self.format.leaf_sizes):
             start = align_down(gpa, size)
-            if start < region.start or start + size > region.end:
+            if size > wanted or start < region.start or start + size > region.end:
                 continue
             last = size == self.format.page_size
+            if tracked and not last:
+                continue
             try:
-                hpa = self.frames.allocate(size, align=size, owner=self.owner)
+                if self._populate_leaf(region, Range.sized(start, size), access):
+                    if last and self.fault_around > size and not tracked:
+                        self._populate_around(region, gpa)
+                    return True
             except OutOfMemoryError:
                 if last:
                     raise
-                continue
-            try:
-                self.page_table.map_page(start, hpa, region.flags, size)
-            except MappingError:
-                # Something is mapped there: part of the block, or by now the page itself.
-                self.frames.free(Range.sized(hpa, size), owner=self.owner)
-                if last:
-                    return False
-            except BaseException:
-                self.frames.free(Range.sized(hpa, size), owner=self.owner)
-                raise
-            else:
-                return True
         return False
+
+    def _populate_leaf(self, region: MemoryRegion, leaf: Range, access: Access) -> bool:
+        """Map one leaf on new frames; False when something is mapped there: part of the block, or the page."""
+        frames = self._backing.frame(leaf.size)
+        flags = region.flags if access is Access.WRITE else self._first_flags(leaf.start, region.flags)
+        try:
+            self.page_table.map_page(leaf.start, Hpa(frames.start), flags, leaf.size)
+        except MappingError:
+            self._backing.undo([frames])
+            return False
+        except BaseException:
+            self._backing.undo([frames])
+            raise
+        if access is Access.WRITE:
+            self._tracker.note(leaf)
+        return True
+
+    def _populate_around(self, region: MemoryRegion, gpa: int) -> None:
+        """Populate the rest of the window; that there is no memory for it is no fault of the guest's."""
+        start = align_down(gpa, self.fault_around)
+        window = Range.sized(start, self.fault_around).intersection(region.range)
+        try:
+            if window is not None:
+                self.populate_range(window)
+        except OutOfMemoryError:
+            pass
+
+    def _first_flags(self, start: int, flags: MappingFlags) -> MappingFlags:
+        """What a page is mapped with as long as it was not written: without write, where writes are tracked."""
+        return flags & ~MappingFlags.WRITE if self._tracker.covers(start) else flags
+
+    # --- accessed and dirty ------------------------------------------------------------------------------
+
+    def track_writes(self, start: Gpa | int, size: int) -> None:
+        """Begin to track which pages of a range are written, by taking their write permission away.
+
+        Raises:
+            NotMappedError: part of the range is undeclared, or not to be written.
+            OverlapError: part of it is tracked already.
+            EncodingError: a mapping would be left without any permission.
+        """
+        span = self._span(start, size)
+        with self._lock:
+            self._require_writable(span)
+            self._tracker.start(span)
+            try:
+                self._take_write_permission([span])
+            except BaseException:
+                self._tracker.stop(span)
+                raise
+
+    def stop_tracking(self, start: Gpa | int, size: int) -> None:
+        """Give a tracked range its write permission back.
+
+        Raises:
+            NotMappedError: it is not tracked as one range.
+        """
+        span = self._span(start, size)
+        with self._lock:
+            self._tracker.take(span)
+            self._tracker.stop(span)
+            for region in self._regions.overlapping(span):
+                part = clip(region, span)
+                self.page_table.protect_range(part.start, part.size, region.flags)
+
+    def harvest_writes(self, start: Gpa | int, size: int) -> Bitmap:
+        """The pages of a tracked range that were written since the last harvest; they are tracked afresh.
+
+        Raises:
+            NotMappedError: it is not tracked as one range.
+        """
+        span = self._span(start, size)
+        with self._lock:
+            written = self._tracker.take(span)
+            self._take_write_permission(runs_of_bitmap(span, written, self.format.page_size))
+        return written
+
+    def harvest_dirty(self, start: Gpa | int, size: int) -> Bitmap:
+        """The pages whose dirty bit is set, which is cleared; a page of a dirty block counts as dirty."""
+        return self._harvest(start, size, DIRTY)
+
+    def harvest_accessed(self, start: Gpa | int, size: int) -> Bitmap:
+        """The pages whose accessed bit is set, which is cleared."""
+        return self._harvest(start, size, ACCESSED)
+
+    def _harvest(self, start: int, size: int, what: int) -> Bitmap:
+        span = self._span(start, size)
+        with self._lock:
+            runs = self.page_table.harvest(span.start, span.size, what)
+        return bitmap_of_runs(span, runs, self.format.page_size)
+
+    def _require_writable(self, span: Range) -> None:
+        for gap in self._regions.gaps(span):
+            raise NotMappedError(f"nothing is declared in {gap}")
+        for region in self._regions.overlapping(span):
+            if not region.flags & MappingFlags.WRITE:
+                raise NotMappedError(f"{region} is not to be written, so there is nothing to track")
+
+    def _take_write_permission(self, spans: list[Range]) -> None:
+        for span in spans:
+            for region in self._regions.overlapping(span):
+                part = clip(region, span)
+                self.page_table.protect_range(part.start, part.size, region.flags & ~MappingFlags.WRITE)
+
+    # --- populating --------------------------------------------------------------------------------------
 
     def populate_range(self, span: Range) -> None:
         """Give every page of the MAP_ALLOC regions in `span` that has no frame one, in runs.
@@ -374,16 +456,16 @@ class AddressSpace:
 
     def _realise_run(self, region: MemoryRegion, gap: Range) -> None:
         """Map a run of absent pages of a region on new frames, in leaves of the smallest size."""
-        spans = self.frames.allocate_extents(gap.size, owner=self.owner, largest=self.format.page_size)
+        page = self.format.page_size
+        spans = self._backing.scattered(gap.size, page)
         extents, gpa = [], gap.start
         for span in spans:
             extents.append((gpa, span.start, span.size))
             gpa += span.size
         try:
-            self.page_table.map_extents(extents, region.flags, largest=self.format.page_size)
+            self.page_table.map_extents(extents, self._first_flags(gap.start, region.flags), largest=page)
         except BaseException:
-            for span in spans:
-                self.frames.free(span, owner=self.owner)
+            self._backing.undo(spans)
             raise
 
     # --- inside ------------------------------------------------------------------------------------------
@@ -403,108 +485,15 @@ class AddressSpace:
         lazy = (region.populate or self.populate) is Populate.LAZY
         if region.map_type is MapType.MAP_ALLOC and lazy:
             return
-        taken = self._take(region)
+        sizes = self.format.leaf_sizes
+        largest = (
+            sizes[-1] if self.largest is None else max(leaf for leaf in sizes if leaf <= max(self.largest, sizes[0]))
+        )
+        taken = self._backing.take(region, largest)
         try:
-            self.page_table.map_extents(
-                [(gpa, span.start, span.size) for gpa, span in taken], region.flags, largest=self._largest_eager
-            )
+            extents = [(gpa, span.start, span.size) for gpa, span in taken]
+            self.page_table.map_extents(extents, region.flags, largest=largest)
         except BaseException:
             for _, span in taken:
-                self._give_back(region, span)
+                self._backing.give_back(region, span)
             raise
-
-    @property
-    def _largest_eager(self) -> int | None:
-        if self.largest is None:
-            return None
-        return max(leaf for leaf in self.format.leaf_sizes if leaf <= max(self.largest, self.format.page_size))
-
-    def _take(self, region: MemoryRegion) -> list[tuple[int, Range]]:
-        """The host memory behind a region, as (GPA, HPA range) in order of GPA."""
-        if region.map_type is MapType.MAP_IDENTICAL:
-            self.frames.claim(region.range, owner=self.owner)
-            return [(region.start, region.range)]
-        if region.map_type is MapType.MAP_RESERVED:
-            self._claim_host(region.range)
-            return [(region.start, region.range)]
-        if region.map_type is MapType.MMIO:
-            if region.hpa is None:
-                raise MappingError(f"{region} has no HPA")
-            span = Range.sized(region.hpa, region.size)
-            self._claim_host(span)
-            return [(region.start, span)]
-        if region.map_type is MapType.SHARE:
-            if region.hpa is None:
-                raise MappingError(f"{region} is a share whose memory was not set up")
-            return [(region.start, Range.sized(region.hpa, region.size))]
-        return self._take_frames(region)
-
-    def _take_frames(self, region: MemoryRegion) -> list[tuple[int, Range]]:
-        """Frames for all of a region: one run whose alignment lets the largest leaves fit, else several."""
-        largest = self._largest_eager or self.format.leaf_sizes[-1]
-        natural = region.start & -region.start if region.start else largest
-        fitting = [leaf for leaf in self.format.leaf_sizes if leaf <= min(largest, region.size, natural)]
-        try:
-            hpa = self.frames.allocate(region.size, align=max(fitting), owner=self.owner)
-            return [(region.start, Range.sized(hpa, region.size))]
-        except OutOfMemoryError:
-            pass
-        # Fragmented: pages up to the first block boundary, blocks as far as they go, pages for the rest.
-        first = min(align_up(region.start, SIZE_2M), region.end)
-        body_end = max(first, align_down(region.end, SIZE_2M))
-        taken: list[tuple[int, Range]] = []
-        try:
-            for start, end, block in (
-                (region.start, first, SIZE_4K),
-                (first, body_end, min(largest, SIZE_2M)),
-                (body_end, region.end, SIZE_4K),
-            ):
-                gpa = start
-                if start < end:
-                    for span in self.frames.allocate_extents(end - start, owner=self.owner, largest=block):
-                        taken.append((gpa, span))
-                        gpa += span.size
-        except BaseException:
-            for _, span in taken:
-                self.frames.free(span, owner=self.owner)
-            raise
-        return taken
-
-    def _give_back(self, region: MemoryRegion, span: Range) -> None:
-        if region.owns_frames:
-            self.frames.free(span, owner=self.owner)
-        elif region.map_type in (MapType.MMIO, MapType.MAP_RESERVED):
-            self._release_host(span)
-
-    def _claim_host(self, span: Range) -> None:
-        """Hold a fixed HPA range, be it memory or a device's registers."""
-        if self.frames.memory.contains(span.start, span.size):
-            self.frames.claim(span, owner=self.owner)
-        else:
-            self.frames.claim_device(span, owner=self.owner)
-
-    def _release_host(self, span: Range) -> None:
-        if self.frames.memory.contains(span.start, span.size):
-            self.frames.free(span, owner=self.owner)
-        else:
-            self.frames.release_device(span, owner=self.owner)
-
-    def _release(self, part: MemoryRegion, removed: npt.NDArray[np.uint64]) -> None:
-        """Give back the host memory behind an unmapped part of a region."""
-        if not part.owns_frames:
-            if part.map_type in (MapType.MMIO, MapType.MAP_RESERVED):
-                self._give_back(part, Range.sized(part.start if part.hpa is None else part.hpa, part.size))
-            return
-        # Runs of the table that lie in this part, clipped to it, as HPA ranges; touching ones are freed at once.
-        starts = np.maximum(removed[:, 0], np.uint64(part.start))
-        ends = np.minimum(removed[:, 0] + removed[:, 2], np.uint64(part.end))
-        inside = starts < ends
-        hpas = (removed[:, 1] + (starts - removed[:, 0]))[inside]
-        sizes = (ends - starts)[inside]
-        order = np.argsort(hpas)
-        hpas, sizes = hpas[order], sizes[order]
-        breaks = np.flatnonzero(hpas[1:] != hpas[:-1] + sizes[:-1]) + 1
-        for run in np.split(np.arange(len(hpas)), breaks):
-            if len(run):
-                span = Range(int(hpas[run[0]]), int(hpas[run[-1]] + sizes[run[-1]]))
-                self.frames.free(span, owner=self.owner)

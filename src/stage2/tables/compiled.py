@@ -26,7 +26,9 @@ from ..formats.u64 import MASK_64, u64
 if TYPE_CHECKING:
     from ..memory.physical import PhysicalMemory
 
-_ROOMS = ("formats", "tables", "engines")
+_ROOMS = ("formats", "tables")
+"""Rooms that every kernel is made of; one defined in another room is made of that room too."""
+_PACKAGE = Path(__file__).resolve().parent.parent
 _KEPT_CACHES = 4
 _lock = threading.RLock()
 
@@ -158,7 +160,7 @@ def kernel(function: Callable[..., Any], *formats: Format) -> Callable[..., Any]
         formats: the formats injected into it; a format defined outside this package is hashed too.
     """
     module = numba()
-    with _CacheFolder(formats):
+    with _CacheFolder(function, formats):
         try:
             compiled: Callable[..., Any] = module.njit(cache=True, nogil=True)(function)
         except RuntimeError:  # no writable cache folder: compile in every process
@@ -169,7 +171,7 @@ def kernel(function: Callable[..., Any], *formats: Format) -> Callable[..., Any]
 def callback(signature: Any, function: Callable[..., Any], *formats: Format) -> Any:
     """Compile a C callback with a fixed signature, cached like a kernel."""
     module = numba()
-    with _CacheFolder(formats):
+    with _CacheFolder(function, formats):
         try:
             return module.cfunc(signature, nopython=True, cache=True)(function)
         except RuntimeError:
@@ -185,44 +187,50 @@ def cache_root() -> Path:
 
 
 @cache
-def _package_digest() -> str:
+def _digest_of(rooms: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    package = Path(__file__).resolve().parent.parent
-    for room in _ROOMS:
-        for path in sorted((package / room).rglob("*.py")):
-            digest.update(str(path.relative_to(package)).encode())
+    for room in rooms:
+        for path in sorted((_PACKAGE / room).rglob("*.py")):
+            digest.update(str(path.relative_to(_PACKAGE)).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def source_stamp(formats: tuple[Format, ...]) -> str:
-    """A hash of everything that can change what a kernel over these formats does."""
-    digest = hashlib.sha256(_package_digest().encode())
-    package = str(Path(__file__).resolve().parent.parent)
+def cache_folder(function: Callable[..., Any], formats: tuple[Format, ...]) -> Path:
+    """Where a kernel is kept: named after a hash of everything that can change what it does.
+
+    Two levels, so that editing an engine does not make the kernels of the tables anew: the sources of the formats
+    and the tables, then those of the kernel's own room and of formats from outside this package.
+    """
+    own = Path(function.__code__.co_filename).resolve()
+    rooms: tuple[str, ...] = ()
+    if own.is_relative_to(_PACKAGE) and own.relative_to(_PACKAGE).parts[0] not in _ROOMS:
+        rooms = (own.relative_to(_PACKAGE).parts[0],)
+    digest = hashlib.sha256(_digest_of(rooms).encode())
     for fmt in formats:
-        for function in fmt.functions:
-            file = Path(function.__code__.co_filename).resolve()
-            if not str(file).startswith(package):
+        for rule in fmt.functions:
+            file = Path(rule.__code__.co_filename).resolve()
+            if not file.is_relative_to(_PACKAGE):
                 # A format from elsewhere: its file if there is one, and its code in any case.
                 digest.update(file.read_bytes() if file.is_file() else b"")
-                digest.update(function.__code__.co_code)
-                digest.update(repr(function.__code__.co_consts).encode())
-    return digest.hexdigest()[:20]
+                digest.update(rule.__code__.co_code)
+                digest.update(repr(rule.__code__.co_consts).encode())
+    return cache_root() / _digest_of(_ROOMS)[:20] / digest.hexdigest()[:20]
 
 
 class _CacheFolder:
     """Points numba at our cache folder while a function is being decorated, and only then."""
 
-    def __init__(self, formats: tuple[Format, ...]) -> None:
-        self._folder = cache_root() / source_stamp(formats)
+    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...]) -> None:
+        self._folder = cache_folder(function, formats)
 
     def __enter__(self) -> None:
         _lock.acquire()
         config = numba().config
         self._before = config.CACHE_DIR
         config.CACHE_DIR = str(self._folder)
-        if not self._folder.exists():
-            _forget_old_caches(self._folder.parent)
+        if not self._folder.parent.exists():
+            _forget_old_caches(self._folder.parent.parent)
 
     def __exit__(self, *_: object) -> None:
         numba().config.CACHE_DIR = self._before

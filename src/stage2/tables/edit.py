@@ -27,8 +27,8 @@ DAMAGED = 2
 NEEDS_ROOM = 3
 """The plan is sound but needs more tables or rows than it was given; nothing was written."""
 
-CLEAR, PROTECT = 0, 1
-"""Operations of the sweep kernel."""
+CLEAR, PROTECT, HARVEST, MARK = 0, 1, 2, 3
+"""Operations of the sweep kernel: HARVEST lists and clears accessed or dirty leaves, MARK sets both bits."""
 
 
 @cache
@@ -150,12 +150,13 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
     """kernel(host, root, controls, start, end, operation, templates, frames, path, runs, freed) ->
     (result, address, tables, runs, freed tables, leaves).
 
-    Clears or re-protects every leaf in [start, end). Blocks that reach beyond it are split; holes are skipped by
-    the whole entry that is absent; a table left empty is unlinked and listed in `freed`.
+    Clears, re-protects, harvests or marks every leaf in [start, end). Blocks that reach beyond it are split; holes
+    are skipped by the whole entry that is absent; a table left empty is unlinked and listed in `freed`.
 
     Args of the kernel:
-        operation: CLEAR or PROTECT.
-        templates: for PROTECT, leaf bits without address, by level.
+        operation: CLEAR, PROTECT, HARVEST or MARK.
+        templates: for PROTECT, leaf bits without address, by level; for HARVEST, the attribute that counts (ACCESSED
+            or DIRTY of `formats.outcome`); for MARK, the controls under which hardware would mark, then 1 for a write.
         frames: zeroed frames for the tables that splits need.
         path: scratch of shape (levels, 2).
         runs: (n, 3) start, output, size of what was touched, neighbours merged. Too few rows or frames:
@@ -164,6 +165,7 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
     """
     decode, pack_address = inlined(fmt.decode), inlined(fmt.pack_address)
     resize, inherit = inlined(fmt.resize), inlined(fmt.inherit)
+    forget, mark = inlined(fmt.forget), inlined(fmt.mark)
     inlined(load)
     row_is_empty = _row_is_empty()
     levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
@@ -195,6 +197,7 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                 index_bits = u64(root_bits)
                 level = u64(levels)
                 kind, output, entry, slot, shift = u64(TABLE), u64(0), u64(0), u64(0), u64(0)
+                attributes = u64(0)
                 while kind == u64(TABLE):
                     if level == u64(0):
                         return u64(DAMAGED), address, used, run_count, freed_count, leaves
@@ -206,7 +209,7 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                     status, entry = load(host, slot)
                     if status != u64(0):
                         return u64(DAMAGED), address, used, run_count, freed_count, leaves
-                    kind, output, _ = decode(entry, level, controls)
+                    kind, output, attributes = decode(entry, level, controls)
                     if kind == u64(TABLE):
                         table = output
                         index_bits = u64(bits)
@@ -218,6 +221,9 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                 if kind != u64(LEAF):
                     return u64(DAMAGED), address, used, run_count, freed_count, leaves
 
+                if operation == u64(HARVEST) and attributes & templates[0] == u64(0):
+                    address = base + span
+                    continue
                 if base < start or base + span > end:
                     # The block reaches beyond the range: it is replaced by a table of smaller leaves.
                     if commit != u64(0):
@@ -258,8 +264,10 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                 while done != count:
                     if done != u64(0):
                         entry = peek(hva, done)
-                        kind, output, _ = decode(entry, level, controls)
+                        kind, output, attributes = decode(entry, level, controls)
                         if kind != u64(LEAF):
+                            break
+                        if operation == u64(HARVEST) and attributes & templates[0] == u64(0):
                             break
                         first = base + (done << shift)
                     leaves += u64(1)
@@ -279,6 +287,10 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                     if commit != u64(0):
                         if operation == u64(CLEAR):
                             poke(hva, done, u64(0))
+                        elif operation == u64(HARVEST):
+                            poke(hva, done, forget(entry, templates[0]))
+                        elif operation == u64(MARK):
+                            poke(hva, done, mark(entry, templates[1], templates[0]))
                         else:
                             poke(hva, done, inherit(entry, pack_address(output) | templates[level]))
                     done += u64(1)

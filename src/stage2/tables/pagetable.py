@@ -230,6 +230,35 @@ class PageTable:
         """
         return self._sweep(start, size, edit.PROTECT, self._templates(flags, memory_type or flags.memory_type))
 
+    # --- accessed and dirty bits -------------------------------------------------------------------------
+
+    def harvest(self, start: int, size: int, what: int) -> U64Array:
+        """List and clear what was accessed or written since the last harvest.
+
+        Args:
+            what: ACCESSED or DIRTY of `formats.outcome`.
+
+        Returns:
+            (start, HPA, size) runs whose leaves had the bit set, shape (n, 3). A block that reaches beyond the
+            range is split. The ranges were flushed, so that the next access sets the bit again.
+
+        Raises: as `unmap_range`.
+        """
+        return self._sweep(start, size, edit.HARVEST, np.array([what, 0], np.uint64)).removed
+
+    def mark(self, address: int, *, write: bool) -> bool:
+        """Set the accessed (and dirty) bit of a leaf, as hardware does where it does so by itself.
+
+        Returns:
+            False when nothing is mapped at the address.
+        """
+        leaf = self.query(address)
+        if leaf is None:
+            return False
+        controls = self.regime.controls | self.format.hardware_ad
+        self._sweep(leaf.start, leaf.leaf_size, edit.MARK, np.array([controls, int(write)], np.uint64))
+        return True
+
     # --- reading -----------------------------------------------------------------------------------------
 
     def explain(self, address: int, access: Access | None = None, *, user: bool = False) -> Walk:
@@ -424,12 +453,13 @@ class PageTable:
             if not leaves:
                 return Edit()
             runs = runs[: int(count)]
-            owed = (Range.sized(start, size),)
-            if self.flush is not None:
+            # A bit that is set, like an entry that becomes valid, is nothing a TLB could hold against us.
+            owed = () if operation == edit.MARK else (Range.sized(start, size),)
+            if owed and self.flush is not None:
                 self.flush(owed)
             self._give_tables(freed[: int(unlinked)])
         self._outward_all(runs[:, 0])
-        removed = runs if operation == edit.CLEAR else _NO_ROWS
+        removed = runs if operation in (edit.CLEAR, edit.HARVEST) else _NO_ROWS
         return Edit(int(needed), int(unlinked), removed, owed)
 
     def _list(self, start: int, size: int | None, merge: bool) -> tuple[U64Array, U64Array]:

@@ -57,6 +57,7 @@ class VmReport:
         wall_s: seconds the guest ran.
         guest_faults: faults of the guest's own stage 1, delivered to it.
         stage2_faults: faults of our stage 2, by how they were resolved in `resolutions`.
+        fault_latency_ns: stage-2 faults by the power of two of ns below which our handling of them stayed.
         fills: TLB misses that our walker served.
         populated_bytes: guest memory that had frames at the end.
         leaves: number of leaves of the stage-2 table by leaf size in bytes.
@@ -83,6 +84,7 @@ class VmReport:
     regions: tuple[RegionReport, ...]
     console: str
     resolutions: dict[str, int] = field(default_factory=dict)
+    fault_latency_ns: dict[int, int] = field(default_factory=dict)
     violations: tuple[ViolationReport, ...] = ()
     violations_dropped: int = 0
     devices: dict[str, int] = field(default_factory=dict)
@@ -101,6 +103,7 @@ class VmReport:
             "guest_faults": self.guest_faults,
             "stage2_faults": self.stage2_faults,
             "resolutions": self.resolutions,
+            "fault_latency_ns": {str(bound): count for bound, count in self.fault_latency_ns.items()},
             "fills": self.fills,
             "populated_bytes": self.populated_bytes,
             "declared_bytes": self.declared_bytes,

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from ..address import Gpa
 from ..flags import Access, MapType
-from ..space.address_space import AddressSpace, FaultResult, Resolution
+from ..space.address_space import AddressSpace
+from ..space.faults import FaultResult, Resolution
 from ..space.guest_memory import GuestMemory
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Walk
@@ -163,6 +164,7 @@ class Vm:
             regions=regions,
             console=self.console.text,
             resolutions={kind.value: count for kind, count in counters.faults.items() if count},
+            fault_latency_ns=counters.histogram(),
             violations=self.violations,
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),

@@ -148,7 +148,8 @@ class UnicornMachine:
         self.vm.record_violation(fault, action, result, walk=hart.walk(fault))
         where = f"{result.region.label} {result.region.range}" if result.region else "no region"
         what = f"{fault.access.name.lower()} of GPA {fault.gpa:#x}"
-        return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {fault.pc:#x}"
+        why = f"; {result.reason}" if result.reason else ""
+        return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {fault.pc:#x}{why}"
 
     def _next(self, turn: int) -> Vcpu | None:
         """The next hart that can run, from `turn` on."""

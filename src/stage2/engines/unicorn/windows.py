@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...address import Gpa, Gva
 from ...flags import Access
-from ...space.address_space import FaultResult
+from ...space.faults import FaultResult
 from ...vm.exits import Action, MemoryFault
 from ...vm.vm import Vm
 from .state import Word

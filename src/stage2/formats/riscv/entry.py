@@ -96,6 +96,11 @@ def inherit(old: int, new: int) -> int:
     return (new & ~u64(A | D)) | (old & u64(A | D))
 
 
+def forget(entry: int, what: int) -> int:
+    """A and D stand two bits below their attributes."""
+    return entry & ~((what & u64(outcome.ACCESSED | outcome.DIRTY)) >> u64(2))
+
+
 def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, controls: int) -> int:
     """All bits of a leaf but the PPN. A and D are set, so that no access faults for their sake.
 

@@ -28,10 +28,12 @@ def _record(name: str, levels: int, *, g_stage: bool) -> Format:
         pack_address=entry.pack_address,
         resize=entry.resize,
         inherit=entry.inherit,
+        forget=entry.forget,
         encode_leaf=entry.encode_leaf,
         table_bits=entry.V,
         fields=entry.FIELDS,
         default_controls=entry.G_STAGE if g_stage else 0,
+        hardware_ad=entry.HARDWARE_AD,
         manual=_MANUAL + chapter,
     )
 
@@ -62,10 +64,12 @@ def bare(stage: int) -> Format:
         pack_address=entry.pack_address,
         resize=entry.resize,
         inherit=entry.inherit,
+        forget=entry.forget,
         encode_leaf=entry.encode_leaf,
         table_bits=entry.V,
         fields=(),
         default_controls=0,
+        hardware_ad=entry.HARDWARE_AD,
         manual=_MANUAL + '"satp" and "hgatp" registers, MODE Bare',
     )
 

@@ -111,6 +111,11 @@ def inherit(old: int, new: int) -> int:
     return (new & ~u64(ACCESSED | DIRTY)) | (old & u64(ACCESSED | DIRTY))
 
 
+def forget(entry: int, what: int) -> int:
+    """The flags stand where their attributes do."""
+    return entry & ~(what & u64(ACCESSED | DIRTY))
+
+
 def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, controls: int) -> int:
     """All bits of a leaf but its address.
 
@@ -190,10 +195,12 @@ EPT4 = Format(
     pack_address=pack_address,
     resize=resize,
     inherit=inherit,
+    forget=forget,
     encode_leaf=encode_leaf,
     table_bits=R | W | X,
     fields=FIELDS,
     default_controls=LEGAL | EXECUTE_ONLY | 52 << MAXPHYADDR_SHIFT,
+    hardware_ad=AD_ENABLED,
     manual='Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism (EPT)"',
 )
 

@@ -1,0 +1,176 @@
+"""The host memory behind regions: taken, claimed, and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..address import SIZE_2M, SIZE_4K, Range, align_down, align_up
+from ..errors import MappingError, OutOfMemoryError
+from ..flags import MapType
+from .region import MemoryRegion
+
+if TYPE_CHECKING:
+    from ..memory.frames import FrameAllocator
+    from ..memory.owners import Owner
+
+_FIXED = (MapType.MMIO, MapType.MAP_RESERVED)
+Piece = tuple[int, Range]
+"""(GPA, HPA range): a run of a region and what lies behind it."""
+
+
+class Backing:
+    """Takes host memory for one owner.
+
+    Args:
+        frames: where from.
+        owner: for whom.
+        leaf_sizes: the format's leaf sizes, smallest first.
+        limit: bytes of frames the owner may hold in all; None for no limit.
+    """
+
+    def __init__(
+        self, frames: FrameAllocator, owner: Owner, leaf_sizes: Sequence[int], limit: int | None = None
+    ) -> None:
+        self._frames, self._owner, self._leaf_sizes = frames, owner, leaf_sizes
+        self.limit = limit
+        self.held = 0
+
+    def frame(self, size: int) -> Range:
+        """One naturally aligned block of frames.
+
+        Raises:
+            OutOfMemoryError: there is none, or the limit is reached.
+        """
+        self._require_room(size)
+        span = Range.sized(self._frames.allocate(size, align=size, owner=self._owner), size)
+        self.held += size
+        return span
+
+    def scattered(self, size: int, largest: int) -> list[Range]:
+        """`size` bytes of frames in blocks of at most `largest`, wherever they are."""
+        self._require_room(size)
+        spans = self._frames.allocate_extents(size, owner=self._owner, largest=largest)
+        self.held += size
+        return spans
+
+    def undo(self, spans: Sequence[Range]) -> None:
+        """Give back frames that were just taken and not used."""
+        for span in spans:
+            self._frames.free(span, owner=self._owner)
+            self.held -= span.size
+
+    def take(self, region: MemoryRegion, largest: int) -> list[Piece]:
+        """All the host memory behind a region, in order of GPA.
+
+        Args:
+            largest: bytes of the largest leaf that will map it.
+
+        Raises:
+            OwnerConflictError: it lies at a fixed HPA that somebody holds.
+            OutOfMemoryError: not enough frames, or the limit is reached.
+        """
+        if region.map_type is MapType.MAP_IDENTICAL:
+            self._frames.claim(region.range, owner=self._owner)
+            return [(region.start, region.range)]
+        if region.map_type in _FIXED or region.map_type is MapType.SHARE:
+            start = region.start if region.map_type is MapType.MAP_RESERVED else region.hpa
+            if start is None:
+                raise MappingError(f"{region} has no HPA")
+            span = Range.sized(start, region.size)
+            if region.map_type is not MapType.SHARE:
+                self._claim(span)
+            return [(region.start, span)]
+        return self._take_frames(region, largest)
+
+    def give_back(self, region: MemoryRegion, span: Range) -> None:
+        """Give back an HPA range that lay behind a region; frames are zeroed."""
+        if region.owns_frames:
+            self._frames.free(span, owner=self._owner)
+            if region.map_type is not MapType.MAP_IDENTICAL:
+                self.held -= span.size
+        elif region.map_type in _FIXED:
+            self._release(span)
+
+    def give_back_runs(self, part: MemoryRegion, removed: npt.NDArray[np.uint64]) -> None:
+        """Give back what lay behind an unmapped part of a region.
+
+        Args:
+            removed: (start, HPA, size) runs that the table held, of this part and of others.
+        """
+        if not part.owns_frames:
+            if part.map_type in _FIXED:
+                self._release(Range.sized(part.start if part.hpa is None else part.hpa, part.size))
+            return
+        # The runs that lie in this part, clipped to it, in order of HPA; touching ones are freed as one.
+        starts = np.maximum(removed[:, 0], np.uint64(part.start))
+        ends = np.minimum(removed[:, 0] + removed[:, 2], np.uint64(part.end))
+        inside = starts < ends
+        hpas = (removed[:, 1] + (starts - removed[:, 0]))[inside]
+        sizes = (ends - starts)[inside]
+        if not len(hpas):
+            return
+        order = np.argsort(hpas)
+        hpas, sizes = hpas[order], sizes[order]
+        first = np.concatenate(([True], hpas[1:] != hpas[:-1] + sizes[:-1]))
+        last = np.concatenate((first[1:], [True]))
+        for start, end in zip(hpas[first].tolist(), (hpas + sizes)[last].tolist(), strict=True):
+            self.give_back(part, Range(start, end))
+
+    def _take_frames(self, region: MemoryRegion, largest: int) -> list[Piece]:
+        """Frames for all of a region: one run whose alignment lets the largest leaves fit, else several."""
+        self._require_room(region.size)
+        natural = region.start & -region.start if region.start else largest
+        fitting = [leaf for leaf in self._leaf_sizes if leaf <= min(largest, region.size, natural)]
+        try:
+            hpa = self._frames.allocate(region.size, align=max(fitting), owner=self._owner)
+        except OutOfMemoryError:
+            pieces = self._take_pieces(region, largest)
+        else:
+            pieces = [(int(region.start), Range.sized(hpa, region.size))]
+        self.held += region.size
+        return pieces
+
+    def _take_pieces(self, region: MemoryRegion, largest: int) -> list[Piece]:
+        """Fragmented memory: pages up to the first block boundary, blocks as far as they go, pages for the rest."""
+        first = min(align_up(region.start, SIZE_2M), region.end)
+        body_end = max(first, align_down(region.end, SIZE_2M))
+        taken: list[Piece] = []
+        try:
+            for start, end, block in (
+                (region.start, first, SIZE_4K),
+                (first, body_end, min(largest, SIZE_2M)),
+                (body_end, region.end, SIZE_4K),
+            ):
+                if start < end:
+                    gpa = int(start)
+                    for span in self._frames.allocate_extents(end - start, owner=self._owner, largest=block):
+                        taken.append((gpa, span))
+                        gpa += span.size
+        except BaseException:
+            for _, span in taken:
+                self._frames.free(span, owner=self._owner)
+            raise
+        return taken
+
+    def _require_room(self, size: int) -> None:
+        if self.limit is not None and self.held + size > self.limit:
+            raise OutOfMemoryError(
+                f"{self._owner} holds {self.held:#x} bytes and may hold {self.limit:#x}: {size:#x} more are too many"
+            )
+
+    def _claim(self, span: Range) -> None:
+        """Hold a fixed HPA range, be it memory or a device's registers."""
+        if self._frames.memory.contains(span.start, span.size):
+            self._frames.claim(span, owner=self._owner)
+        else:
+            self._frames.claim_device(span, owner=self._owner)
+
+    def _release(self, span: Range) -> None:
+        if self._frames.memory.contains(span.start, span.size):
+            self._frames.free(span, owner=self._owner)
+        else:
+            self._frames.release_device(span, owner=self._owner)

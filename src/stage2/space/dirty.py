@@ -1,0 +1,85 @@
+"""Write tracking without hardware's help: tracked pages are mapped read-only until their first write."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..address import Range
+from ..errors import NotMappedError, OverlapError
+from ..ranges import RangeMap
+
+Bitmap = npt.NDArray[np.bool_]
+"""One element for each smallest page of a range."""
+
+
+def bitmap_of_runs(span: Range, runs: npt.NDArray[np.uint64], page_size: int) -> Bitmap:
+    """The pages of `span` that lie in (start, HPA, size) runs."""
+    steps = np.zeros(span.size // page_size + 1, np.int32)
+    starts = np.maximum(runs[:, 0], np.uint64(span.start)) - np.uint64(span.start)
+    ends = np.minimum(runs[:, 0] + runs[:, 2], np.uint64(span.end)) - np.uint64(span.start)
+    np.add.at(steps, (starts // np.uint64(page_size)).astype(np.int64), 1)
+    np.add.at(steps, (ends // np.uint64(page_size)).astype(np.int64), -1)
+    pages: Bitmap = np.cumsum(steps[:-1]) > 0
+    return pages
+
+
+class WriteTracker:
+    """Which pages of which ranges were written.
+
+    Args:
+        page_size: the format's smallest page in bytes.
+    """
+
+    def __init__(self, page_size: int) -> None:
+        self._page_size = page_size
+        self._ranges: RangeMap[Bitmap] = RangeMap(merge=False)
+
+    def start(self, span: Range) -> None:
+        """Track a range from now on.
+
+        Raises:
+            OverlapError: part of it is tracked already.
+        """
+        if self._ranges.overlapping(span):
+            raise OverlapError(f"writes in part of {span} are tracked already")
+        self._ranges.add(span, np.zeros(span.size // self._page_size, np.bool_))
+
+    def stop(self, span: Range) -> None:
+        """Track it no longer."""
+        self._require(span)
+        self._ranges.remove(span)
+
+    def covers(self, address: int) -> bool:
+        """Whether writes to an address are tracked."""
+        return bool(self._ranges) and self._ranges.find(address) is not None
+
+    def note(self, span: Range) -> None:
+        """Pages were written."""
+        for held, pages in self._ranges.overlapping(span):
+            first = (max(held.start, span.start) - held.start) // self._page_size
+            last = (min(held.end, span.end) - held.start - 1) // self._page_size
+            pages[first : last + 1] = True
+
+    def take(self, span: Range) -> Bitmap:
+        """The pages written since tracking began or the last harvest; they count as clean from now on."""
+        pages = self._require(span)
+        written = pages.copy()
+        pages[:] = False
+        return written
+
+    def _require(self, span: Range) -> Bitmap:
+        found = self._ranges.find(span.start)
+        if found is None or found[0] != span:
+            raise NotMappedError(f"writes in {span} are not tracked as one range")
+        return found[1]
+
+
+def runs_of_bitmap(span: Range, pages: Bitmap, page_size: int) -> list[Range]:
+    """The runs of set pages, as ranges."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], pages, [False])).astype(np.int8)))
+    starts, ends = edges[::2].tolist(), edges[1::2].tolist()
+    return [
+        Range(span.start + first * page_size, span.start + last * page_size)
+        for first, last in zip(starts, ends, strict=True)
+    ]
