@@ -147,13 +147,14 @@ def test_sources_are_understood_in_both_of_apts_forms() -> None:
     found = parse_deb822(DEB822)
     assert [source.uri for source in found] == ["http://mirror.example/debian", "http://mirror.example/inline"]
     assert found[0].suites == ("bookworm", "bookworm-updates")
-    assert found[1].signed_by is None
+    assert found[1].signed_by is not None
+    assert "BEGIN PGP PUBLIC KEY BLOCK" in found[1].signed_by
 
 
 def test_a_host_without_a_debian_archive_is_told_so(tmp_path: Path) -> None:
     assert configured_sources(tmp_path) == []
     with pytest.raises(HostToolError, match="no Debian archive"):
-        fetching._one_line([], RECIPES["linux-riscv64"])
+        fetching._private_sources([], RECIPES["linux-riscv64"])
 
 
 def test_a_host_without_apt_is_told_what_to_do_instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ class Source:
         uri: where it is.
         suites: its suites, as configured.
         components: such as `main`.
-        signed_by: keyring file, if one is named.
+        signed_by: as configured, if anything is: keyring files, fingerprints, or a key block (which begins on a line
+            of its own).
     """
 
     uri: str
@@ -27,6 +28,13 @@ class Source:
         """Whether it looks like a Debian main archive: not security, not updates only, with `main`."""
         plain = [suite for suite in self.suites if "-" not in suite and "/" not in suite]
         return "main" in self.components and bool(plain) and "security" not in self.uri
+
+    @property
+    def debian_likeness(self) -> int:
+        """How surely it is Debian's own archive: other publishers have a `main` component as well."""
+        by_key = "debian-archive" in (self.signed_by or "")
+        by_path = self.uri.rstrip("/").rsplit("/", 1)[-1] == "debian"
+        return 2 * by_key + by_path
 
 
 def configured_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
@@ -45,14 +53,16 @@ def configured_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
     return sources
 
 
+_NO = ("no", "false", "without", "off", "disable", "0")
+
+
 def parse_one_line(text: str) -> list[Source]:
     """Sources of `deb [options] uri suite component...` lines."""
     sources = []
     for line in text.splitlines():
-        words = line.split("#")[0].strip()
-        if not words.startswith("deb "):
+        kind, _, words = " ".join(line.split("#")[0].split()).partition(" ")
+        if kind != "deb":
             continue
-        words = words[4:].strip()
         signed_by = None
         if words.startswith("["):
             inside, _, words = words[1:].partition("]")
@@ -65,7 +75,7 @@ def parse_one_line(text: str) -> list[Source]:
 
 
 def parse_deb822(text: str) -> list[Source]:
-    """Sources of deb822 stanzas; a key block written into the file itself is not taken over."""
+    """Sources of deb822 stanzas, with a key block that is written into the file itself."""
     sources = []
     for stanza in text.split("\n\n"):
         fields: dict[str, str] = {}
@@ -74,16 +84,14 @@ def parse_deb822(text: str) -> list[Source]:
             if line.startswith("#") or not line.strip():
                 continue
             if line[0] in " \t":
-                fields[last] = fields.get(last, "") + "\n" + line.strip()
+                fields[last] = fields.get(last, "") + "\n " + line.strip()
                 continue
             key, _, value = line.partition(":")
             last = key.strip().lower()
             fields[last] = value.strip()
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false"):
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in _NO:
             continue
         signed_by = fields.get("signed-by") or None
-        if signed_by is not None and not signed_by.startswith("/"):
-            signed_by = None
         suites, components = tuple(fields.get("suites", "").split()), tuple(fields.get("components", "").split())
         sources += [Source(uri, suites, components, signed_by) for uri in fields.get("uris", "").split()]
     return sources

@@ -16,7 +16,9 @@ _VERSION, _COMPATIBLE = 17, 16
 _BEGIN_NODE, _END_NODE, _PROP, _NOP, _END = 1, 2, 3, 4, 9
 _HEADER = struct.Struct(">10I")
 MAX_SIZE = 4 << 20
-_MAX_DEPTH, _MAX_NODES = 64, 65_536
+_MAX_DEPTH, _MAX_NODES, _MAX_PROPERTIES = 64, 65_536, 65_536
+# The specification allows 31 characters (2.2.1, 2.2.4); without a bound a small file could repeat megabytes.
+_MAX_NAME = 255
 
 Value = bytes | int | str | Sequence[int] | Sequence[str] | None
 
@@ -74,19 +76,28 @@ class Node:
     def text(self, name: str) -> str | None:
         """A property as a string."""
         data = self.properties.get(name)
-        return None if data is None else data.split(b"\0")[0].decode("ascii", "replace")
+        return None if data is None else data.split(b"\0")[0].decode("utf-8", "replace")
 
 
 def encode(value: Value) -> bytes:
-    """The bytes of a property value."""
+    """The bytes of a property value.
+
+    Raises:
+        ImageError: a number that is no 32-bit cell, or a text with a NUL, at which the guest would stop reading.
+    """
     if value is None:
         return b""
     if isinstance(value, bytes):
         return value
     if isinstance(value, int):
+        if not 0 <= value < 1 << 32:
+            raise ImageError(f"{value:#x} is no 32-bit cell of a device tree")
         return struct.pack(">I", value)
     if isinstance(value, str):
-        return value.encode("ascii") + b"\0"
+        if "\0" in value:
+            raise ImageError(f"{value!r} cannot be in a device tree: it holds a NUL")
+        # The specification says ASCII, but a boot loader hands on the bytes it was given, and Linux takes them.
+        return value.encode("utf-8", "surrogateescape") + b"\0"
     return b"".join(encode(item) for item in value)
 
 
@@ -146,8 +157,13 @@ def parse(blob: bytes) -> Node:
         raise ImageError(f"device tree version {version} is not understood")
     if total > len(blob) or total > MAX_SIZE:
         raise ImageError(f"device tree says it has {total} bytes; {len(blob)} are there")
-    if at_structure + structure_size > total or at_strings + strings_size > total or at_structure % 4:
+    if version >= 17 and at_structure + structure_size > total:
         raise ImageError("device tree is damaged: its blocks lie outside it")
+    if at_structure > total or at_strings + strings_size > total or at_structure % 4:
+        raise ImageError("device tree is damaged: its blocks lie outside it")
+    if version < 17:
+        # The structure block's size came with version 17: before, the next block ends it.
+        structure_size = (at_strings if at_strings > at_structure else total) - at_structure
     return _Reader(
         blob, at_structure, at_structure + structure_size, blob[at_strings : at_strings + strings_size]
     ).read()
@@ -156,6 +172,7 @@ def parse(blob: bytes) -> Node:
 class _Reader:
     def __init__(self, blob: bytes, start: int, end: int, strings: bytes) -> None:
         self._blob, self._at, self._end, self._strings = blob, start, end, strings
+        self._properties = 0
 
     def read(self) -> Node:
         root: Node | None = None
@@ -189,12 +206,15 @@ class _Reader:
                 raise ImageError(f"device tree is damaged: unknown token {token:#x}")
 
     def _property(self, open_nodes: list[Node]) -> None:
+        self._properties += 1
+        if self._properties > _MAX_PROPERTIES:
+            raise ImageError("device tree is damaged: too many properties")
         size, name_at = self._cell(), self._cell()
         if not open_nodes or self._at + size > self._end or name_at >= len(self._strings):
             raise ImageError("device tree is damaged: a property lies outside")
-        name_end = self._strings.find(b"\0", name_at)
+        name_end = self._strings.find(b"\0", name_at, name_at + _MAX_NAME + 1)
         if name_end < 0:
-            raise ImageError("device tree is damaged: a property's name does not end")
+            raise ImageError("device tree is damaged: a property's name does not end or is too long")
         name = self._strings[name_at:name_end].decode("ascii", "replace")
         open_nodes[-1].properties[name] = self._blob[self._at : self._at + size]
         self._at += size + (-size % 4)
@@ -206,9 +226,9 @@ class _Reader:
         return int.from_bytes(self._blob[self._at - 4 : self._at], "big")
 
     def _name(self) -> str:
-        end = self._blob.find(b"\0", self._at, self._end)
+        end = self._blob.find(b"\0", self._at, min(self._end, self._at + _MAX_NAME + 1))
         if end < 0:
-            raise ImageError("device tree is damaged: a node's name does not end")
+            raise ImageError("device tree is damaged: a node's name does not end or is too long")
         name = self._blob[self._at : end].decode("ascii", "replace")
         self._at = (end + 4) // 4 * 4
         return name

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ...errors import HostToolError, ImageError
 from .aptsources import Source, configured_sources
-from .initramfs import build
+from .initramfs import build, recipe_hash
 from .kernel import inspect
 
 Progress = Callable[[str, int, int], None]
@@ -29,6 +29,8 @@ Progress = Callable[[str, int, int], None]
 
 _INDEX_S, _QUERY_S, _DOWNLOAD_S, _UNPACK_S = 180, 60, 900, 120
 _POLL_S = 0.1
+_HOOKS = ("APT::Update::Pre-Invoke", "APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success")
+"""Programs of the host that `apt-get update` would run, on the host's own state."""
 _MANIFEST = "manifest.json"
 
 
@@ -88,13 +90,16 @@ def fetched(name: str, cache: Path | None = None) -> FetchedGuest:
         manifest = json.loads((folder / _MANIFEST).read_text())
         files = {role: (folder / manifest[role]["file"], manifest[role]["sha256"]) for role in ("kernel", "ramdisk")}
         packages = tuple(str(package) for package in manifest["packages"])
+        made_with = manifest.get("initramfs_recipe")
     except FileNotFoundError:
         raise ImageError(f"the guest {name} is not there yet: run `stage2 fetch {name}`") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ImageError(f"{folder / _MANIFEST} is damaged: run `stage2 fetch {name} --force`") from None
     for path, wanted in files.values():
         if not path.is_file() or _sha256(path) != wanted:
             raise ImageError(f"{path} is not what was fetched: run `stage2 fetch {name} --force`")
+    if made_with != recipe_hash():
+        raise ImageError(f"the guest {name} was made by another version of stage2: run `stage2 fetch {name}`")
     return FetchedGuest(name, files["kernel"][0], files["ramdisk"][0], packages)
 
 
@@ -115,15 +120,21 @@ def fetch(
     """
     recipe = _recipe(name)
     root = cache or cache_folder()
-    root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f"{name}.lock"):
-        if not force:
-            with contextlib.suppress(ImageError):
-                return fetched(name, root)
-        _require_tools("apt-get", "apt-cache", "dpkg-deb")
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as work:
-            made = _make(name, recipe, Path(work), progress or (lambda *_: None))
-            _put_in_place(made, root / name)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f"{name}.lock"):
+            # We hold the lock, so whatever work folder is there belongs to a fetch that was killed.
+            for left in root.glob(f".{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            if not force:
+                with contextlib.suppress(ImageError):
+                    return fetched(name, root)
+            _require_tools("apt-get", "apt-cache", "dpkg-deb")
+            with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as work:
+                made = _make(name, recipe, Path(work), progress or (lambda *_: None))
+                _put_in_place(made, root / name)
+    except OSError as error:
+        raise HostToolError(f"the guest cannot be kept: {error.filename or root}: {error.strerror or error}") from None
     return fetched(name, root)
 
 
@@ -154,6 +165,7 @@ def _make(name: str, recipe: Recipe, work: Path, progress: Progress) -> Path:
         "packages": packages,
         "kernel": {"file": "kernel", "sha256": _sha256(made / "kernel")},
         "ramdisk": {"file": "initramfs.cpio", "sha256": _sha256(made / "initramfs.cpio")},
+        "initramfs_recipe": recipe_hash(),
     }
     (made / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return made
@@ -165,8 +177,10 @@ class _Apt:
     def __init__(self, root: Path, recipe: Recipe) -> None:
         for folder in ("state/lists/partial", "cache/archives/partial", "etc"):
             (root / folder).mkdir(parents=True)
-        sources = root / "etc" / "sources.list"
-        sources.write_text(_one_line(configured_sources(), recipe))
+        sources = root / "etc" / "guest.sources"
+        sources.write_text(_private_sources(configured_sources(), recipe))
+        clear = root / "etc" / "clear.conf"
+        clear.write_text("".join(f"#clear {hook};\n" for hook in _HOOKS))
         options = {
             "Dir::State": root / "state",
             "Dir::State::status": "/dev/null",
@@ -181,12 +195,14 @@ class _Apt:
             "APT::Sandbox::User": "root",
         }
         self._options = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        # Read after the host's own files. Those stay in force otherwise: a proxy is configured there.
+        self._options += ["-c", str(clear)]
         self._suite = recipe.suite
 
     def update(self) -> None:
         output = self._apt("apt-get", _INDEX_S, "reading Debian's package index", "update", "-qq")
         if "W: Failed to fetch" in output or "E: " in output:
-            raise HostToolError(f"Debian's package index cannot be had: {_last_line(output)}")
+            raise HostToolError(f"Debian's package index cannot be had: {_reason(output)}")
 
     def kernel_package(self, meta: str) -> str:
         """The package that a metapackage of the kernel depends on."""
@@ -195,7 +211,7 @@ class _Apt:
             word = line.strip().removeprefix("Depends: ")
             if word != line.strip() and word.startswith("linux-image-"):
                 return word.split()[0]
-        raise HostToolError(f"Debian {self._suite} has no {meta}: {_last_line(output) or 'no such package'}")
+        raise HostToolError(f"Debian {self._suite} has no {meta}: {_reason(output) or 'no such package'}")
 
     def download(self, package: str, into: Path, progress: Progress) -> tuple[str, Path]:
         """(version, file) of a package, its hash checked against the signed index."""
@@ -209,7 +225,11 @@ class _Apt:
         folder.mkdir(parents=True)
 
         def poll() -> None:
-            done = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+            done = 0
+            for path in folder.iterdir():
+                # apt renames a file when it is complete.
+                with contextlib.suppress(FileNotFoundError):
+                    done += path.stat().st_size
             progress(package, min(done, size), size)
 
         command = ["apt-get", *self._options, "download", "-qq", package]
@@ -224,15 +244,22 @@ class _Apt:
         return _run([program, *self._options, *words], limit_s, what)
 
 
-def _one_line(sources: list[Source], recipe: Recipe) -> str:
-    """A sources.list for the recipe's suite from the host's own Debian mirror and key."""
-    for source in sources:
-        if source.is_debian_archive:
-            options = f"arch={recipe.debian_arch}"
-            if source.signed_by:
-                options += f" signed-by={source.signed_by}"
-            return f"deb [{options}] {source.uri} {recipe.suite} main\n"
-    raise HostToolError("this host's apt has no Debian archive among its sources; fetching needs one")
+def _private_sources(sources: list[Source], recipe: Recipe) -> str:
+    """A deb822 source for the recipe's suite from the host's own Debian mirror and key."""
+    archives = [source for source in sources if source.is_debian_archive]
+    if not archives:
+        raise HostToolError("this host's apt has no Debian archive among its sources; fetching needs one")
+    source = max(archives, key=lambda source: source.debian_likeness)
+    fields = {
+        "Types": "deb",
+        "URIs": source.uri,
+        "Suites": recipe.suite,
+        "Components": "main",
+        "Architectures": recipe.debian_arch,
+    }
+    if source.signed_by:
+        fields["Signed-By"] = source.signed_by
+    return "".join(f"{key}: {value}\n" for key, value in fields.items())
 
 
 def _run(
@@ -248,6 +275,9 @@ def _run(
     Raises:
         HostToolError: it failed or took too long.
     """
+    if shutil.which("setpriv") is not None:
+        # Should we be killed, the kernel ends the program for us.
+        command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -275,14 +305,20 @@ def _run(
         output.seek(0)
         text = output.read(1 << 20).decode("utf-8", "replace")
     if process.returncode:
-        raise HostToolError(f"{what} failed: {_last_line(text) or f'{command[0]} ended with {process.returncode}'}")
+        raise HostToolError(f"{what} failed: {_reason(text) or f'it ended with {process.returncode}'}")
     return text
 
 
-def _last_line(text: str) -> str:
-    """The first line that apt marks as an error, or its last one."""
+def _reason(text: str) -> str:
+    """The line of a program's output that says why: apt's fetch failure or error, else the last; with what to do."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("E: ")), lines[-1] if lines else "")
+    marks = ("W: Failed to fetch ", "E: ", "")
+    line = next((line for mark in marks for line in reversed(lines) if line.startswith(mark)), "")
+    if "is not signed" in text or "NO_PUBKEY" in text:
+        line += " Is the key there? Install or renew the Debian package debian-archive-keyring."
+    elif line.startswith(marks[0]):
+        line += " Is the network there?"
+    return line
 
 
 def _recipe(name: str) -> Recipe:

@@ -13,6 +13,7 @@ from ...errors import ImageError
 
 MAX_IMAGE = 1 << 30
 _MAX_SEGMENTS = 64
+_MAX_MEMBERS = 64
 _LINUX_HEADER = 64
 _ELF_MACHINES = {"EM_RISCV": "riscv64", "EM_AARCH64": "aarch64", "EM_X86_64": "x86_64"}
 
@@ -104,14 +105,22 @@ def _linux(arch: str, data: bytes, image_size: int) -> KernelImage:
 def _elf(data: bytes) -> KernelImage:
     try:
         elf = ELFFile(io.BytesIO(data))
+        if elf.elfclass != 64 or not elf.little_endian:
+            order = "little" if elf.little_endian else "big"
+            raise ImageError(f"the ELF file is {elf.elfclass}-bit, {order}-endian; guests are 64-bit, little-endian")
         arch = _ELF_MACHINES.get(elf["e_machine"])
         if elf.num_segments() > _MAX_SEGMENTS:
             raise ImageError(f"the ELF file has {elf.num_segments()} segments; {_MAX_SEGMENTS} are the limit")
         segments = []
+        total = 0
         for segment in elf.iter_segments("PT_LOAD"):
             start, size, memory = segment["p_offset"], segment["p_filesz"], segment["p_memsz"]
             if start + size > len(data) or memory < size or memory > MAX_IMAGE:
                 raise ImageError(f"the ELF segment at {segment['p_paddr']:#x} is damaged: it lies outside the file")
+            total += memory
+            # Segments may name the same bytes again and again: bound their sum, not only each of them.
+            if total > MAX_IMAGE:
+                raise ImageError(f"the ELF file's segments need more than {MAX_IMAGE:#x} bytes together")
             if memory:
                 segments.append(Segment(segment["p_paddr"], data[start : start + size], memory))
         entry = _physical(
@@ -133,15 +142,23 @@ def _physical(entry: int, segments: list[tuple[int, int, int]]) -> int:
 
 
 def _gunzip(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        unpacked = unpacker.decompress(data, MAX_IMAGE)
-    except zlib.error as error:
-        raise ImageError(f"the gzip file is damaged: {error}") from None
-    if unpacker.unconsumed_tail:
-        raise ImageError(f"the gzip file unpacks to more than {MAX_IMAGE:#x} bytes")
-    if not unpacker.eof:
-        raise ImageError("the gzip file is cut short")
+    unpacked = b""
+    for _ in range(_MAX_MEMBERS):
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            unpacked += unpacker.decompress(data, MAX_IMAGE - len(unpacked) + 1)
+        except zlib.error as error:
+            raise ImageError(f"the gzip file is damaged: {error}") from None
+        if len(unpacked) > MAX_IMAGE or unpacker.unconsumed_tail:
+            raise ImageError(f"the gzip file unpacks to more than {MAX_IMAGE:#x} bytes")
+        if not unpacker.eof:
+            raise ImageError("the gzip file is cut short")
+        # A gzip file may have several members (RFC 1952, 2.2); anything else behind the end is padding.
+        data = unpacker.unused_data
+        if data[:2] != b"\x1f\x8b":
+            break
+    else:
+        raise ImageError(f"the gzip file has more than {_MAX_MEMBERS} members")
     if unpacked[:2] == b"\x1f\x8b":
         raise ImageError("the gzip file holds another gzip file")
     return unpacked
