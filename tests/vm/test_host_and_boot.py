@@ -161,6 +161,14 @@ def test_a_kernels_own_header_names_the_architecture(tmp_path: Path) -> None:
         assert host.vms[0].arch == "riscv64"
 
 
+def test_a_kernel_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    header = bytearray(64)
+    header[0x10:0x18] = (0x4000).to_bytes(8, "little")
+    header[0x38:0x3C] = b"ARM\x64"
+    with pytest.raises(ConfigError, match=r"header says aarch64, but the VM is to be riscv64"):
+        loaded(write_vm(tmp_path, image=bytes(header)))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -104,7 +104,9 @@ def build(
     together = check_together(configs)
     known = [*archs, *[None] * (len(configs) - len(archs))]
     chosen = [choose_arch(vm, arch, platform) or found for vm, found in zip(configs, known, strict=True)]
-    for vm, name in zip(configs, chosen, strict=True):
+    for vm, name, found in zip(configs, chosen, known, strict=True):
+        if found is not None and name != found:
+            raise vm.kernel.kernel.place.error(f"the kernel's header says {found}, but the VM is to be {name}")
         if name is None:
             raise vm.place.error(
                 "no architecture: AxVisor's VM files name none. Say --arch riscv64, x86_64 or aarch64, give a "
