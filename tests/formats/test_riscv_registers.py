@@ -59,7 +59,7 @@ def test_an_x4_root_must_be_16_kib_aligned(root: int) -> None:
 def test_identifiers_have_16_bits_in_satp_and_14_in_hgatp(name: str, most: int) -> None:
     assert Register(by_name(name), most, 0).value() >> 44 & 0xFFFF == most
     for wrong in (most + 1, -1):
-        with pytest.raises(OutOfRangeError, match="ASID|VMID"):
+        with pytest.raises(OutOfRangeError, match=r"ASID|VMID"):
             Register(by_name(name), wrong, 0).value()
 
 

@@ -36,7 +36,8 @@ from .walk import (
 )
 
 U64Array = npt.NDArray[np.uint64]
-BLOCK = 32
+AHEAD = 32
+WAYS = 256
 UNMAPPED = MASK_64
 """The output of an address that is not mapped."""
 LEVEL_FIELD = 24
@@ -220,40 +221,54 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
     levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
     # The last level's index width: a format with one level has only its root.
     last_bits = bits if levels > 1 else root_bits
+    # Levels below the walk cache; without levels above them it holds the root.
+    upper = min(2, levels)
+    upper_shift = fmt.level_shift(upper) if levels > upper else fmt.input_bits
+    middle_bits = bits if levels > upper else root_bits
 
     def translate(
         host: Any, root: int, controls: int, addresses: Any, outputs: Any, attributes: Any, statuses: Any
     ) -> None:
+        keys = np.zeros(WAYS, np.uint64)
+        tables = np.zeros(WAYS, np.uint64)
+        allows = np.zeros(WAYS, np.uint64)
         count = u64(addresses.shape[0])
-        start = u64(0)
-        while start < count:
-            stop = min(start + u64(BLOCK), count)
-            for i in range(start, stop):
-                address = addresses[i]
-                if not fits(address, u64(levels), u64(root_bits)):
-                    outputs[i] = u64(UNMAPPED)
-                    attributes[i] = u64(levels - 1) << u64(LEVEL_FIELD)
-                    statuses[i] = u64(ADDRESS_SIZE)
-                    continue
+        for turn in range(count + u64(AHEAD)):
+            if turn < count:
+                address = addresses[turn]
+                prefix = address >> u64(upper_shift)
+                way = prefix & u64(WAYS - 1)
+                status, output, attribute, level = u64(PENDING), tables[way], allows[way], u64(upper)
+                if keys[way] != prefix + u64(1):
+                    if fits(address, u64(levels), u64(root_bits)):
+                        status, output, attribute, level, _slot, _entry = descend(
+                            host, root, address, u64(levels), u64(root_bits), u64(MASK_64), u64(upper), controls
+                        )
+                        if status == u64(PENDING):
+                            keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
+                    else:
+                        status, output, attribute, level = u64(ADDRESS_SIZE), u64(0), u64(0), u64(levels - 1)
+                if status == u64(PENDING):
+                    status, output, attribute, level, _slot, _entry = descend(
+                        host, output, address, u64(upper), u64(middle_bits), attribute, u64(1), controls
+                    )
+                    if status == u64(PENDING):
+                        index = (address >> u64(page_shift)) & u64((1 << last_bits) - 1)
+                        prefetch(output + (index << u64(3)) + host[0])
+                if status != u64(MAPPED) and status != u64(PENDING):
+                    output = u64(UNMAPPED)
+                statuses[turn] = status
+                outputs[turn] = output
+                attributes[turn] = (attribute & u64(ATTRIBUTES)) | level << u64(LEVEL_FIELD)
+            i = turn - u64(AHEAD)
+            if turn >= u64(AHEAD) and statuses[i] == u64(PENDING):
+                # The upper levels let through what they let through; everything else is the leaf's.
+                allowed = attributes[i] | u64(MASK_64 ^ ATTRIBUTES)
                 status, output, attribute, level, _slot, _entry = descend(
-                    host, root, address, u64(levels), u64(root_bits), u64(MASK_64), u64(1), controls
+                    host, outputs[i], addresses[i], u64(1), u64(last_bits), allowed, u64(0), controls
                 )
                 statuses[i] = status
-                if status == u64(PENDING):
-                    slot = output + (((address >> u64(page_shift)) & u64((1 << last_bits) - 1)) << u64(3))
-                    prefetch(slot + host[0])
-                outputs[i] = output if status == u64(MAPPED) or status == u64(PENDING) else u64(UNMAPPED)
+                outputs[i] = output if status == u64(MAPPED) else u64(UNMAPPED)
                 attributes[i] = (attribute & u64(ATTRIBUTES)) | level << u64(LEVEL_FIELD)
-            for i in range(start, stop):
-                if statuses[i] == u64(PENDING):
-                    # The upper levels let through what they let through; everything else is the leaf's.
-                    allowed = attributes[i] | u64(MASK_64 ^ ATTRIBUTES)
-                    status, output, attribute, level, _slot, _entry = descend(
-                        host, outputs[i], addresses[i], u64(1), u64(last_bits), allowed, u64(0), controls
-                    )
-                    statuses[i] = status
-                    outputs[i] = output if status == u64(MAPPED) else u64(UNMAPPED)
-                    attributes[i] = (attribute & u64(ATTRIBUTES)) | level << u64(LEVEL_FIELD)
-            start = stop
 
     return kernel(translate, fmt)

@@ -1,0 +1,130 @@
+"""Tables full of what a hostile or broken machine may leave in memory, for comparing walks with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stage2.address import SIZE_4K, Hpa, Range
+from stage2.formats.record import Format
+from stage2.formats.riscv import entry as riscv
+from stage2.formats.x86 import ept
+from stage2.memory.physical import PhysicalMemory
+
+# Three ranges, so that the rare path of further ranges is taken, with holes between them.
+RANGES = (
+    Range(0x8000_0000, 0x8004_0000),
+    Range(0x8008_0000, 0x800C_0000),
+    Range(0x1_0000_0000, 0x1_0004_0000),
+)
+FRAMES = [hpa for span in RANGES for hpa in range(span.start, span.end, SIZE_4K)]
+OUTSIDE = (0, 0x7FFF_F000, 0x8004_0000, 0x800C_0000, 0x1_0004_0000, 0xF_FFFF_FFFF_F000)
+"""Places next to memory, between its ranges, and far away."""
+
+
+def switches_of(fmt: Format) -> list[int]:
+    """Controls to walk under: the default, and each switch of the family on top of it."""
+    if fmt.family == "riscv":
+        return [fmt.default_controls | extra for extra in (0, riscv.SUM, riscv.MXR, riscv.HARDWARE_AD)]
+    narrow = fmt.default_controls & ~(0xFF << ept.MAXPHYADDR_SHIFT) | 36 << ept.MAXPHYADDR_SHIFT
+    strict = fmt.default_controls & ~ept.EXECUTE_ONLY
+    return [fmt.default_controls, fmt.default_controls | ept.AD_ENABLED, fmt.default_controls | ept.MODE_BASED_EXECUTE,
+            narrow, strict]  # fmt: skip
+
+
+class Maker:
+    """Makes entries and addresses of one format at random.
+
+    Args:
+        fmt: the format.
+        rng: where the randomness comes from.
+        tables: addresses that table entries point to, be there a table or not.
+        outputs: addresses near which leaves point.
+        flaws: how often an entry is broken, relative to the usual.
+    """
+
+    def __init__(
+        self,
+        fmt: Format,
+        rng: np.random.Generator,
+        tables: Sequence[int],
+        outputs: Sequence[int] = FRAMES,
+        flaws: float = 1.0,
+    ) -> None:
+        self.fmt, self.rng, self.flaws = fmt, rng, flaws
+        self.tables, self.outputs = tables, outputs
+        # A few indices, or random addresses would meet nothing but holes; both ends of a table among them.
+        count = 1 << fmt.bits
+        self.indices = [0, 1, count // 2, count - 1, *rng.integers(0, count, 3).tolist()]
+
+    def choose(self, options: Sequence[int]) -> int:
+        return options[int(self.rng.integers(len(options)))]
+
+    def word(self) -> int:
+        return int(self.rng.integers(0, 1 << 64, dtype=np.uint64))
+
+    def permissions(self) -> int:
+        """Leaf bits besides the address, legal ones mostly, accessed and dirty or not."""
+        if self.fmt.family == "riscv":
+            rwx = self.choose((1, 3, 4, 5, 7, 7))
+            tracked = self.choose((0, riscv.A, riscv.A | riscv.D, riscv.A | riscv.D))
+            return riscv.V | rwx << 1 | tracked | self.choose((0, riscv.U, riscv.U)) | self.choose((0, riscv.G))
+        types = self.choose((0, 1, 4, 5, 6, 6)) << 3
+        return self.choose((1, 3, 4, 5, 7, 7)) | types | self.word() & (0x3 << 8 | 1 << 10 | 1 << 63)
+
+    def leaf(self, level: int) -> int:
+        output = self.choose(self.outputs) + (self.choose((1, 5)) << 21 if self.rng.random() < 0.4 * self.flaws else 0)
+        if self.rng.random() > 0.2 * self.flaws:
+            output &= ~(self.fmt.leaf_size(min(level, self.fmt.top_leaf_level)) - 1)
+        bits = self.permissions()
+        if self.fmt.family == "x86" and level in (1, 2):
+            bits |= ept.PAGE_SIZE
+        return self.fmt.pack_address(output) | bits
+
+    def table(self) -> int:
+        entry = self.fmt.table_entry(self.choose(self.tables))
+        if self.fmt.family == "x86" and self.rng.random() < 0.5:
+            entry = entry & ~7 | self.choose((1, 3, 4, 5)) | self.choose((0, 1 << 10))
+        return entry
+
+    def entry(self, level: int) -> int:
+        """An entry for a table at `level`: a hole, a leaf, a table, nonsense, or any of them with a bit flipped."""
+        kind = self.rng.random()
+        if kind < 0.08 * self.flaws:
+            return self.choose((0, 0, self.word() & ~7))
+        if kind < 0.12 * self.flaws:
+            return self.word()
+        descend = 0.75 if level else 0.1
+        word = self.table() if self.rng.random() < descend else self.leaf(level)
+        if self.rng.random() < 0.12 * self.flaws:
+            word ^= 1 << int(self.rng.integers(64))
+        return word
+
+    def fill(self, memory: PhysicalMemory, table: int, level: int, index_bits: int | None = None) -> None:
+        """Put entries at the chosen indices of a table, in every quarter of a larger root."""
+        count = 1 << (self.fmt.bits if index_bits is None else index_bits)
+        for quarter in range(0, count, 1 << self.fmt.bits):
+            for index in self.indices:
+                memory.store_u64(Hpa(table + 8 * (quarter + index)), self.entry(level))
+
+    def addresses(self, count: int) -> list[int]:
+        """Input addresses: through the chosen indices mostly, some anywhere, some beyond the width."""
+        fmt, found = self.fmt, []
+        for _ in range(count):
+            address = int(self.rng.integers(0, 1 << fmt.page_shift))
+            for level in range(fmt.levels):
+                address |= self.choose(self.indices) << fmt.level_shift(level)
+            if fmt.root_bits > fmt.bits:
+                address |= int(self.rng.integers(0, 1 << fmt.root_bits - fmt.bits)) << fmt.input_bits - 2
+            if fmt.sign_extended and address >> fmt.input_bits - 1:
+                address |= (1 << 64) - (1 << fmt.input_bits)
+            kind = self.rng.random()
+            if kind < 0.05:
+                address = self.word()
+            elif kind < 0.12:
+                address ^= 1 << int(self.rng.integers(max(fmt.input_bits - 1, 0), 64))
+            found.append(address)
+        width = fmt.input_bits
+        edges = [0, (1 << width - 1) - 1, 1 << width - 1, (1 << width) - 1, 1 << width, (1 << 64) - (1 << width - 1)]
+        return [*found, *edges, (1 << 64) - (1 << width - 1) - 1, (1 << 64) - 1]
