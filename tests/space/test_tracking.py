@@ -98,6 +98,28 @@ def test_a_range_is_tracked_once(bench: Bench) -> None:
         space.track_writes(BASE + MIB - PAGE, 2 * PAGE)
 
 
+def test_protecting_a_tracked_range_keeps_it_tracked_and_unmapping_ends_it(bench: Bench) -> None:
+    space = bench.space("sv39x4")
+    space.map(ram(populate=Populate.EAGER))
+    space.track_writes(BASE, 2 * MIB)
+    space.protect(BASE, 4 * MIB, MappingFlags.READ | MappingFlags.WRITE)
+    assert isinstance(space.translate(BASE, Access.WRITE), Fault)
+    assert isinstance(space.translate(BASE + 2 * MIB, Access.WRITE), Mapped)
+    space.unmap(BASE, 4 * MIB)
+    space.map(ram(populate=Populate.EAGER))
+    assert isinstance(space.translate(BASE, Access.WRITE), Mapped)
+
+
+def test_what_fault_around_populates_in_a_tracked_range_is_clean(bench: Bench) -> None:
+    space = bench.space("sv39x4", fault_around=16 * PAGE)
+    space.map(ram())
+    space.track_writes(BASE + 8 * PAGE, 64 * PAGE)
+    assert space.handle_page_fault(BASE + PAGE, Access.WRITE).retry
+    assert isinstance(space.translate(BASE + 7 * PAGE, Access.WRITE), Mapped)
+    assert isinstance(space.translate(BASE + 8 * PAGE, Access.WRITE), Fault)
+    assert not space.harvest_writes(BASE + 8 * PAGE, 64 * PAGE).any()
+
+
 @pytest.mark.parametrize("fmt", STAGE_2)
 def test_hardware_bits_are_harvested_and_cleared(bench: Bench, fmt: str) -> None:
     space = bench.space(fmt, hardware_ad=True)

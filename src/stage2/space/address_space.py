@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, align_down, align_up, require_aligned
-from ..errors import MappingError, NotMappedError, OutOfMemoryError, OutOfRangeError
+from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, require_aligned
+from ..errors import NotMappedError, OutOfRangeError
 from ..flags import Access, MappingFlags, MapType
 from ..formats import by_name
-from ..formats.outcome import ACCESSED, DIRTY, FaultKind
+from ..formats.outcome import ACCESSED, DIRTY
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
-from ..ranges import RangeMap
 from ..tables.batch import Batch, TwoStageBatch
 from ..tables.explain import Walk, explain_two_stage
 from ..tables.pagetable import Edit, PageTable
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped
 from .backing import Backing
-from .dirty import Bitmap, WriteTracker, bitmap_of_runs, runs_of_bitmap
-from .faults import FaultCounters, FaultResult, Resolution
+from .dirty import Bitmap
+from .faults import FaultCounters, FaultResult
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip
+from .resolver import FaultResolver, Policy
+from .tracking import Tracking
 
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
@@ -91,8 +92,7 @@ class AddressSpace:
         self.name = name
         self.owner = Owner(OwnerKind.VM, name)
         self.frames = frames
-        self.populate, self.violation, self.largest = populate, violation, largest
-        self.fault_around = fault_around
+        self.policy = Policy(populate, violation, largest, fault_around)
         self.counters = FaultCounters()
         width = 1 << self.format.input_bits
         self.range = Range(0, width if size is None else size)
@@ -107,8 +107,9 @@ class AddressSpace:
             flush=flush,
         )
         self._backing = Backing(frames, self.owner, self.format.leaf_sizes, limit)
-        self._tracker = WriteTracker(self.format.page_size)
         self._regions = RegionMap()
+        self._tracking = Tracking(self._regions, self.page_table)
+        self._resolver = FaultResolver(self._regions, self.page_table, self._backing, self._tracking, self.policy)
         self._lock = threading.RLock()
 
     @classmethod
@@ -170,7 +171,7 @@ class AddressSpace:
             # Refuse what the format cannot say before anything is taken.
             if region.map_type is not MapType.EMULATED:
                 self.format.leaf_entry(0, 0, region.flags, controls=self.regime.controls)
-            self._realise(region)
+            self._resolver.realise(region)
             self._regions.add(region)
         return region
 
@@ -188,6 +189,7 @@ class AddressSpace:
             for part in parts:
                 self._backing.give_back_runs(part, edit.removed)
             self._regions.remove(span)
+            self._tracking.forget(span)
         return edit
 
     def protect(self, start: Gpa | int, size: int, flags: MappingFlags) -> Edit:
@@ -204,8 +206,12 @@ class AddressSpace:
                 raise NotMappedError(f"nothing is declared in {gaps[0]}")
             for region in self._regions.overlapping(span):
                 replace(clip(region, span), flags=flags)
-            edit = self.page_table.protect_range(span.start, span.size, self._first_flags(span.start, flags))
+            edit = self.page_table.protect_range(span.start, span.size, flags)
             self._regions.update(span, lambda region: replace(region, flags=flags))
+            if flags & MappingFlags.WRITE:
+                self._tracking.withhold(span)
+            else:
+                self._tracking.forget(span)
         return edit
 
     def clear(self) -> None:
@@ -271,95 +277,18 @@ class AddressSpace:
         """
         began = time.perf_counter_ns()
         with self._lock:
-            result = self._resolve(gpa, access)
+            result = self._resolver.resolve(gpa, access)
             self.counters.count(result.resolution, time.perf_counter_ns() - began)
             return result
 
-    def _resolve(self, gpa: int, access: Access) -> FaultResult:
-        region = self._regions.find(gpa)
-        if region is None:
-            return FaultResult(Resolution.HOLE, None, self.violation)
-        if region.map_type is MapType.EMULATED:
-            return FaultResult(Resolution.DEVICE, region)
-        if not region.flags & access.flag:
-            return self._violation(region)
-        if region.map_type is MapType.MAP_ALLOC:
-            try:
-                if self._populate(region, gpa, access):
-                    return FaultResult(Resolution.POPULATED, region)
-            except OutOfMemoryError as error:
-                return FaultResult(Resolution.OUT_OF_MEMORY, region, reason=str(error))
-        return self._resolve_present(region, gpa, access)
+    def populate_range(self, span: Range) -> None:
+        """Give every page of the MAP_ALLOC regions in `span` that has no frame one, in runs.
 
-    def _resolve_present(self, region: MemoryRegion, gpa: int, access: Access) -> FaultResult:
-        """A fault on a page that is mapped: late, tracked, or waiting for its accessed bit."""
-        if access is Access.WRITE and self._tracker.covers(gpa):
-            page = Range.sized(align_down(gpa, self.format.page_size), self.format.page_size)
-            try:
-                self.page_table.protect_range(page.start, page.size, region.flags)
-            except OutOfMemoryError as error:
-                return FaultResult(Resolution.OUT_OF_MEMORY, region, reason=str(error))
-            self._tracker.note(page)
-            return FaultResult(Resolution.TRACKED, region)
-        found = self.page_table.translate(gpa, access)
-        if isinstance(found, Fault) and found.kind is FaultKind.ACCESS_FLAG:
-            self.page_table.mark(gpa, write=access is Access.WRITE)
-            return FaultResult(Resolution.TRACKED, region)
-        return FaultResult(Resolution.PRESENT, region) if isinstance(found, Mapped) else self._violation(region)
-
-    def _violation(self, region: MemoryRegion) -> FaultResult:
-        return FaultResult(Resolution.VIOLATION, region, region.violation or self.violation)
-
-    def _populate(self, region: MemoryRegion, gpa: int, access: Access) -> bool:
-        """Give the page at `gpa`, and what lies around it, frames; False if it has one."""
-        wanted = self.largest or self.format.page_size
-        tracked = self._tracker.covers(gpa)
-        for size in reversed(self.format.leaf_sizes):
-            start = align_down(gpa, size)
-            if size > wanted or start < region.start or start + size > region.end:
-                continue
-            last = size == self.format.page_size
-            if tracked and not last:
-                continue
-            try:
-                if self._populate_leaf(region, Range.sized(start, size), access):
-                    if last and self.fault_around > size and not tracked:
-                        self._populate_around(region, gpa)
-                    return True
-            except OutOfMemoryError:
-                if last:
-                    raise
-        return False
-
-    def _populate_leaf(self, region: MemoryRegion, leaf: Range, access: Access) -> bool:
-        """Map one leaf on new frames; False when something is mapped there: part of the block, or the page."""
-        frames = self._backing.frame(leaf.size)
-        flags = region.flags if access is Access.WRITE else self._first_flags(leaf.start, region.flags)
-        try:
-            self.page_table.map_page(leaf.start, Hpa(frames.start), flags, leaf.size)
-        except MappingError:
-            self._backing.undo([frames])
-            return False
-        except BaseException:
-            self._backing.undo([frames])
-            raise
-        if access is Access.WRITE:
-            self._tracker.note(leaf)
-        return True
-
-    def _populate_around(self, region: MemoryRegion, gpa: int) -> None:
-        """Populate the rest of the window; that there is no memory for it is no fault of the guest's."""
-        start = align_down(gpa, self.fault_around)
-        window = Range.sized(start, self.fault_around).intersection(region.range)
-        try:
-            if window is not None:
-                self.populate_range(window)
-        except OutOfMemoryError:
-            pass
-
-    def _first_flags(self, start: int, flags: MappingFlags) -> MappingFlags:
-        """What a page is mapped with as long as it was not written: without write, where writes are tracked."""
-        return flags & ~MappingFlags.WRITE if self._tracker.covers(start) else flags
+        Raises:
+            OutOfMemoryError: not enough frames; what was populated before stays.
+        """
+        with self._lock:
+            self._resolver.populate_range(span)
 
     # --- accessed and dirty ------------------------------------------------------------------------------
 
@@ -371,15 +300,8 @@ class AddressSpace:
             OverlapError: part of it is tracked already.
             EncodingError: a mapping would be left without any permission.
         """
-        span = self._span(start, size)
         with self._lock:
-            self._require_writable(span)
-            self._tracker.start(span)
-            try:
-                self._take_write_permission([span])
-            except BaseException:
-                self._tracker.stop(span)
-                raise
+            self._tracking.start(self._span(start, size))
 
     def stop_tracking(self, start: Gpa | int, size: int) -> None:
         """Give a tracked range its write permission back.
@@ -387,13 +309,8 @@ class AddressSpace:
         Raises:
             NotMappedError: it is not tracked as one range.
         """
-        span = self._span(start, size)
         with self._lock:
-            self._tracker.take(span)
-            self._tracker.stop(span)
-            for region in self._regions.overlapping(span):
-                part = clip(region, span)
-                self.page_table.protect_range(part.start, part.size, region.flags)
+            self._tracking.stop(self._span(start, size))
 
     def harvest_writes(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages of a tracked range that were written since the last harvest; they are tracked afresh.
@@ -401,72 +318,18 @@ class AddressSpace:
         Raises:
             NotMappedError: it is not tracked as one range.
         """
-        span = self._span(start, size)
         with self._lock:
-            written = self._tracker.take(span)
-            self._take_write_permission(runs_of_bitmap(span, written, self.format.page_size))
-        return written
+            return self._tracking.harvest_writes(self._span(start, size))
 
     def harvest_dirty(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages whose dirty bit is set, which is cleared; a page of a dirty block counts as dirty."""
-        return self._harvest(start, size, DIRTY)
+        with self._lock:
+            return self._tracking.harvest_bits(self._span(start, size), DIRTY)
 
     def harvest_accessed(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages whose accessed bit is set, which is cleared."""
-        return self._harvest(start, size, ACCESSED)
-
-    def _harvest(self, start: int, size: int, what: int) -> Bitmap:
-        span = self._span(start, size)
         with self._lock:
-            runs = self.page_table.harvest(span.start, span.size, what)
-        return bitmap_of_runs(span, runs, self.format.page_size)
-
-    def _require_writable(self, span: Range) -> None:
-        for gap in self._regions.gaps(span):
-            raise NotMappedError(f"nothing is declared in {gap}")
-        for region in self._regions.overlapping(span):
-            if not region.flags & MappingFlags.WRITE:
-                raise NotMappedError(f"{region} is not to be written, so there is nothing to track")
-
-    def _take_write_permission(self, spans: list[Range]) -> None:
-        for span in spans:
-            for region in self._regions.overlapping(span):
-                part = clip(region, span)
-                self.page_table.protect_range(part.start, part.size, region.flags & ~MappingFlags.WRITE)
-
-    # --- populating --------------------------------------------------------------------------------------
-
-    def populate_range(self, span: Range) -> None:
-        """Give every page of the MAP_ALLOC regions in `span` that has no frame one, in runs.
-
-        Raises:
-            OutOfMemoryError: not enough frames; what was populated before stays.
-        """
-        page = self.format.page_size
-        whole = Range(align_down(span.start, page), align_up(span.end, page))
-        with self._lock:
-            present: RangeMap[bool] = RangeMap()
-            for start, _, size, _ in self.page_table.rows(whole.start, whole.size).tolist():
-                present.add(Range.sized(start, size), True)
-            for region in self._regions.overlapping(whole):
-                if region.map_type is not MapType.MAP_ALLOC:
-                    continue
-                for gap in present.gaps(clip(region, whole).range):
-                    self._realise_run(region, gap)
-
-    def _realise_run(self, region: MemoryRegion, gap: Range) -> None:
-        """Map a run of absent pages of a region on new frames, in leaves of the smallest size."""
-        page = self.format.page_size
-        spans = self._backing.scattered(gap.size, page)
-        extents, gpa = [], gap.start
-        for span in spans:
-            extents.append((gpa, span.start, span.size))
-            gpa += span.size
-        try:
-            self.page_table.map_extents(extents, self._first_flags(gap.start, region.flags), largest=page)
-        except BaseException:
-            self._backing.undo(spans)
-            raise
+            return self._tracking.harvest_bits(self._span(start, size), ACCESSED)
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -477,23 +340,3 @@ class AddressSpace:
         if not self.range.covers(span):
             raise OutOfRangeError(f"{span} leaves the address space {self.range}")
         return span
-
-    def _realise(self, region: MemoryRegion) -> None:
-        """Take what the region needs and map it; on failure everything taken is given back."""
-        if region.map_type is MapType.EMULATED:
-            return
-        lazy = (region.populate or self.populate) is Populate.LAZY
-        if region.map_type is MapType.MAP_ALLOC and lazy:
-            return
-        sizes = self.format.leaf_sizes
-        largest = (
-            sizes[-1] if self.largest is None else max(leaf for leaf in sizes if leaf <= max(self.largest, sizes[0]))
-        )
-        taken = self._backing.take(region, largest)
-        try:
-            extents = [(gpa, span.start, span.size) for gpa, span in taken]
-            self.page_table.map_extents(extents, region.flags, largest=largest)
-        except BaseException:
-            for _, span in taken:
-                self._backing.give_back(region, span)
-            raise

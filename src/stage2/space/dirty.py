@@ -50,6 +50,23 @@ class WriteTracker:
         self._require(span)
         self._ranges.remove(span)
 
+    def cut(self, span: Range) -> None:
+        """Track nothing in a range any more; ranges that reach beyond it keep the rest."""
+        for held, pages in self._ranges.overlapping(span):
+            self._ranges.remove(held)
+            for rest in (
+                Range(held.start, span.start) if held.start < span.start else None,
+                Range(span.end, held.end) if held.end > span.end else None,
+            ):
+                if rest is not None:
+                    first = (rest.start - held.start) // self._page_size
+                    self._ranges.add(rest, pages[first : first + rest.size // self._page_size].copy())
+
+    def parts(self, span: Range) -> list[Range]:
+        """The parts of a range whose writes are tracked."""
+        parts = (held.intersection(span) for held, _ in self._ranges.overlapping(span))
+        return [part for part in parts if part is not None]
+
     def covers(self, address: int) -> bool:
         """Whether writes to an address are tracked."""
         return bool(self._ranges) and self._ranges.find(address) is not None

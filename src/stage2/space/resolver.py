@@ -1,0 +1,169 @@
+"""Resolving stage-2 faults: which page gets a frame, and why an access is refused.
+
+The resolver shares the regions, the table and the backing of its address space and is called under its lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from ..address import Hpa, Range, align_down, align_up
+from ..errors import MappingError, OutOfMemoryError
+from ..flags import Access, MapType
+from ..formats.outcome import FaultKind
+from ..ranges import RangeMap
+from ..tables.pagetable import PageTable
+from ..tables.result import Fault, Mapped
+from .backing import Backing
+from .faults import FaultResult, Resolution
+from .region import MemoryRegion, Populate, ViolationPolicy
+from .region_map import RegionMap, clip
+from .tracking import Tracking
+
+
+@dataclass(slots=True)
+class Policy:
+    """How a space gives memory and answers what is forbidden; see `AddressSpace` for the fields."""
+
+    populate: Populate
+    violation: ViolationPolicy
+    largest: int | None
+    fault_around: int
+
+
+class FaultResolver:
+    """Populates pages and judges accesses for one address space.
+
+    Args:
+        regions, table, backing, tracking: the space's own.
+        policy: the space's settings.
+    """
+
+    def __init__(
+        self, regions: RegionMap, table: PageTable, backing: Backing, tracking: Tracking, policy: Policy
+    ) -> None:
+        self._regions, self._table, self._backing = regions, table, backing
+        self._tracking, self._policy = tracking, policy
+        self._page = table.format.page_size
+
+    def resolve(self, gpa: int, access: Access) -> FaultResult:
+        """Resolve one fault."""
+        region = self._regions.find(gpa)
+        if region is None:
+            return FaultResult(Resolution.HOLE, None, self._policy.violation)
+        if region.map_type is MapType.EMULATED:
+            return FaultResult(Resolution.DEVICE, region)
+        if not region.flags & access.flag:
+            return self._violation(region)
+        try:
+            if region.map_type is MapType.MAP_ALLOC and self._populate(region, gpa, access):
+                return FaultResult(Resolution.POPULATED, region)
+            return self._resolve_present(region, gpa, access)
+        except OutOfMemoryError as error:
+            return FaultResult(Resolution.OUT_OF_MEMORY, region, reason=str(error))
+
+    def realise(self, region: MemoryRegion) -> None:
+        """Take what a new region needs and map it; on failure everything taken is given back."""
+        if region.map_type is MapType.EMULATED:
+            return
+        lazy = (region.populate or self._policy.populate) is Populate.LAZY
+        if region.map_type is MapType.MAP_ALLOC and lazy:
+            return
+        sizes = self._table.format.leaf_sizes
+        wanted = self._policy.largest
+        largest = sizes[-1] if wanted is None else max(leaf for leaf in sizes if leaf <= max(wanted, sizes[0]))
+        taken = self._backing.take(region, largest)
+        try:
+            extents = [(gpa, span.start, span.size) for gpa, span in taken]
+            self._table.map_extents(extents, region.flags, largest=largest)
+        except BaseException:
+            for _, span in taken:
+                self._backing.give_back(region, span)
+            raise
+
+    def populate_range(self, span: Range) -> None:
+        """Give every page of the MAP_ALLOC regions in `span` that has no frame one, in runs.
+
+        Raises:
+            OutOfMemoryError: not enough frames; what was populated before stays.
+        """
+        whole = Range(align_down(span.start, self._page), align_up(span.end, self._page))
+        present: RangeMap[bool] = RangeMap()
+        for start, _, size, _ in self._table.rows(whole.start, whole.size).tolist():
+            present.add(Range.sized(start, size), True)
+        for region in self._regions.overlapping(whole):
+            if region.map_type is MapType.MAP_ALLOC:
+                for gap in present.gaps(clip(region, whole).range):
+                    self._populate_run(region, gap)
+
+    def _resolve_present(self, region: MemoryRegion, gpa: int, access: Access) -> FaultResult:
+        """A fault on a page that is mapped: late, tracked, or waiting for its accessed bit."""
+        if access is Access.WRITE and self._tracking.first_write(region, gpa):
+            return FaultResult(Resolution.TRACKED, region)
+        found = self._table.translate(gpa, access)
+        if isinstance(found, Fault) and found.kind is FaultKind.ACCESS_FLAG:
+            self._table.mark(gpa, write=access is Access.WRITE)
+            return FaultResult(Resolution.TRACKED, region)
+        return FaultResult(Resolution.PRESENT, region) if isinstance(found, Mapped) else self._violation(region)
+
+    def _violation(self, region: MemoryRegion) -> FaultResult:
+        return FaultResult(Resolution.VIOLATION, region, region.violation or self._policy.violation)
+
+    def _populate(self, region: MemoryRegion, gpa: int, access: Access) -> bool:
+        """Give the page at `gpa`, and what lies around it, frames; False if it has one."""
+        wanted = self._policy.largest or self._page
+        # Writes are tracked page by page, so a tracked block is populated so.
+        if self._tracking.covers(gpa):
+            wanted = self._page
+        for size in reversed(self._table.format.leaf_sizes):
+            start = align_down(gpa, size)
+            if size > wanted or start < region.start or start + size > region.end:
+                continue
+            try:
+                if self._populate_leaf(region, Range.sized(start, size), access):
+                    if self._policy.fault_around > size:
+                        self._populate_around(region, gpa)
+                    return True
+            except OutOfMemoryError:
+                if size == self._page:
+                    raise
+        return False
+
+    def _populate_leaf(self, region: MemoryRegion, leaf: Range, access: Access) -> bool:
+        """Map one leaf on new frames; False when something is mapped there: part of the block, or the page."""
+        frames = self._backing.frame(leaf.size)
+        flags = region.flags if access is Access.WRITE else self._tracking.clean_flags(leaf.start, region.flags)
+        try:
+            self._table.map_page(leaf.start, Hpa(frames.start), flags, leaf.size)
+        except MappingError:
+            self._backing.undo([frames])
+            return False
+        except BaseException:
+            self._backing.undo([frames])
+            raise
+        if access is Access.WRITE:
+            self._tracking.note(leaf)
+        return True
+
+    def _populate_around(self, region: MemoryRegion, gpa: int) -> None:
+        """Populate the rest of the window; that there is no memory for it is no fault of the guest's."""
+        window = Range.sized(align_down(gpa, self._policy.fault_around), self._policy.fault_around)
+        inside = window.intersection(region.range)
+        if inside is not None:
+            with contextlib.suppress(OutOfMemoryError):
+                self.populate_range(inside)
+
+    def _populate_run(self, region: MemoryRegion, gap: Range) -> None:
+        """Map a run of absent pages of a region on new frames, in leaves of the smallest size."""
+        spans = self._backing.scattered(gap.size, self._page)
+        extents, gpa = [], gap.start
+        for span in spans:
+            extents.append((gpa, span.start, span.size))
+            gpa += span.size
+        try:
+            self._table.map_extents(extents, region.flags, largest=self._page)
+        except BaseException:
+            self._backing.undo(spans)
+            raise
+        self._tracking.withhold(gap)
