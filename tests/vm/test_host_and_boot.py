@@ -9,8 +9,9 @@ import pytest
 from stage2.address import GIB, MIB, Range
 from stage2.config.load import load_platform, load_vm
 from stage2.errors import ConfigError, ImageError
-from stage2.flags import MapType
+from stage2.flags import Access, MapType
 from stage2.memory.owners import Owner, OwnerKind
+from stage2.space.faults import Resolution
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import Host, Options, build
@@ -219,6 +220,23 @@ def test_memory_at_fixed_addresses_is_set_aside_before_anything_is_allocated(tmp
         held = host.frames.owners.of(second.space.owner)
         assert held == [Range.sized(0x8000_0000, 8 * MIB)]
         assert all(not span.overlaps(held[0]) for span in host.frames.owners.of(first.space.owner))
+
+
+def test_a_files_memory_limit_and_fault_around_reach_the_address_space(tmp_path: Path) -> None:
+    tail = "[stage2]\nmemory_limit = 0x8000\nfault_around = 0x4000\n"
+    with loaded(write_vm(tmp_path, tail=tail)) as host:
+        space = host.vms[0].space
+        # Kernel and device tree have taken two pages of eight.
+        assert space.handle_page_fault(0x8010_0000, Access.READ).resolution is Resolution.POPULATED
+        assert space.page_table.statistics().mapped_bytes == 6 * 4096
+        assert space.handle_page_fault(0x8020_0000, Access.READ).resolution is Resolution.POPULATED
+        # The window around it would be too much, the page itself is not.
+        assert space.page_table.statistics().mapped_bytes == 7 * 4096
+        assert space.handle_page_fault(0x8030_0000, Access.READ).resolution is Resolution.POPULATED
+        assert space.handle_page_fault(0x8040_0000, Access.READ).resolution is Resolution.OUT_OF_MEMORY
+    for wrong, says in (("fault_around = 0x3000", "power of two"), ("memory_limit = 5", "0x1000")):
+        with pytest.raises(ConfigError, match=says):
+            load_vm(write_vm(tmp_path, tail=f"[stage2]\n{wrong}\n"))
 
 
 def test_host_memory_of_64_gib_costs_nothing_until_it_is_touched(tmp_path: Path) -> None:

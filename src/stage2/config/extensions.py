@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..address import SIZE_4K, is_power_of_two
 from ..errors import ConfigError
 from ..flags import MappingFlags, MapType
 from ..space.region import Populate, ViolationPolicy
 from .devices import Generation
 from .document import Item, Place, Table, shown
-from .extent import HPA_LIMIT, read_flags, read_pages, require_below, require_pages
+from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
 from .images import ImagePath
 
 PAGE_SIZES = {"auto": None, "4k": 1 << 12, "2m": 1 << 21, "1g": 1 << 30}
@@ -43,12 +44,16 @@ class SpaceOptions:
         violation: what an access does that no region allows.
         page_size: the largest leaf in bytes, None for the largest that fits.
         generation: which generation's device numbers the file uses.
+        memory_limit: bytes of frames the VM may hold in all, None for no limit.
+        fault_around: bytes of the aligned window that a fault populates, None for the faulting page only.
     """
 
     populate: Populate | None = None
     violation: ViolationPolicy | None = None
     page_size: int | None = None
     generation: Generation | None = None
+    memory_limit: int | None = None
+    fault_around: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +133,22 @@ def read_options(root: Table) -> SpaceOptions:
         table.optional_choice("on_violation", _VIOLATION),
         table.optional_choice("page_size", PAGE_SIZES),
         table.optional_choice("generation", _GENERATIONS),
+        _bytes(table.find("memory_limit"), power_of_two=False),
+        _bytes(table.find("fault_around"), power_of_two=True),
     )
     table.note_unknown()
     return options
+
+
+def _bytes(item: Item | None, *, power_of_two: bool) -> int | None:
+    """A number of bytes in whole pages, above 0."""
+    if item is None:
+        return None
+    value = item.integer(SIZE_4K, GPA_LIMIT)
+    require_pages(item, value)
+    if power_of_two and not is_power_of_two(value):
+        raise item.error(f"{value:#x} is not a power of two: a window of 0x1000, 0x2000, 0x4000, ... bytes is wanted")
+    return value
 
 
 def read_extensions(root: Table, options: SpaceOptions) -> Extensions:

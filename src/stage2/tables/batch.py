@@ -1,7 +1,7 @@
 """Translating whole arrays of addresses: one compiled kernel per format, one per pair of formats. They only read.
 
-The single-stage kernel takes addresses in blocks: it walks the upper levels of a block, asking the cache for each
-leaf entry, and then finishes the block; on tables larger than the caches that hides most of the memory's latency.
+The single-stage kernel does what hardware does: it remembers the tables that the upper levels led to, and it asks the
+cache for leaf entries well before it looks at them, which hides most of the memory's latency on large tables.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import Gva
+from ..errors import OutOfRangeError
 from ..flags import Access
 from ..formats.outcome import ADDRESS_SIZE, MAPPED
 from ..formats.record import Format
@@ -36,8 +37,10 @@ from .walk import (
 )
 
 U64Array = npt.NDArray[np.uint64]
-AHEAD = 32
+AHEAD = 24
+"""How many addresses the upper levels are walked ahead of the leaves."""
 WAYS = 256
+"""Entries of the walk cache, each for what one entry at level 2 covers: 1 GiB."""
 UNMAPPED = MASK_64
 """The output of an address that is not mapped."""
 LEVEL_FIELD = 24
@@ -90,15 +93,27 @@ class TwoStageBatch:
         return fault_from_status(status, refused, stage=1, gva=Gva(gva), access=self.access)
 
 
-def translate_batch(host: HostMemory, regime: Regime, addresses: npt.ArrayLike) -> Batch:
-    """Translate an array of addresses by one regime whose tables lie in host memory."""
+def translate_batch(host: HostMemory, regime: Regime, addresses: npt.ArrayLike, out: Batch | None = None) -> Batch:
+    """Translate an array of addresses by one regime whose tables lie in host memory.
+
+    Args:
+        out: a result to write to instead of a new one, which saves the host the zeroing of new pages.
+
+    Raises:
+        OutOfRangeError: `out` is not shaped like the addresses.
+    """
     inputs = np.ascontiguousarray(addresses, np.uint64)
     shape, flat = inputs.shape, inputs.reshape(-1)
-    hpa, status, attributes = np.empty_like(flat), np.empty(flat.shape, np.uint8), np.empty(flat.shape, np.uint32)
+    if out is None:
+        out = Batch(np.empty(shape, np.uint64), np.empty(shape, np.uint8), np.empty(shape, np.uint32))
+    for part, kind in ((out.hpa, np.uint64), (out.status, np.uint8), (out.attributes, np.uint32)):
+        if part.shape != shape or part.dtype != kind or not (part.flags.c_contiguous and part.flags.writeable):
+            raise OutOfRangeError(f"results for {shape} addresses cannot be written to an array of {part.shape}")
     translate_kernel(regime.format)(
-        host, np.uint64(regime.root), np.uint64(regime.controls), flat, hpa, attributes, status
-    )
-    return Batch(hpa.reshape(shape), status.reshape(shape), attributes.reshape(shape))
+        host, np.uint64(regime.root), np.uint64(regime.controls), flat,
+        out.hpa.reshape(-1), out.attributes.reshape(-1), out.status.reshape(-1),
+    )  # fmt: skip
+    return out
 
 
 def translate_two_stage_batch(
@@ -221,7 +236,7 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
     levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
     # The last level's index width: a format with one level has only its root.
     last_bits = bits if levels > 1 else root_bits
-    # Levels below the walk cache; without levels above them it holds the root.
+    # Levels below the walk cache; where there are none above, it holds the root.
     upper = min(2, levels)
     upper_shift = fmt.level_shift(upper) if levels > upper else fmt.input_bits
     middle_bits = bits if levels > upper else root_bits
@@ -236,6 +251,7 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
         for turn in range(count + u64(AHEAD)):
             if turn < count:
                 address = addresses[turn]
+                # Equal prefixes lead to the same table, and if one of them fits the regime, all do.
                 prefix = address >> u64(upper_shift)
                 way = prefix & u64(WAYS - 1)
                 status, output, attribute, level = u64(PENDING), tables[way], allows[way], u64(upper)

@@ -274,10 +274,10 @@ class PageTable:
         start = align_down(address, found.size)
         return Mapping(start, Hpa(align_down(found.hpa, found.size)), found.size, found.permissions, found.size)
 
-    def translate_many(self, addresses: npt.ArrayLike) -> Batch:
-        """Translate an array of addresses with the compiled kernel."""
+    def translate_many(self, addresses: npt.ArrayLike, *, out: Batch | None = None) -> Batch:
+        """Translate an array of addresses with the compiled kernel, into `out` where one is given."""
         _words = self._require_alive()
-        return translate_batch(self._host, self.regime, addresses)
+        return translate_batch(self._host, self.regime, addresses, out)
 
     def translate_gva_many(
         self, gvas: npt.ArrayLike, stage_1: Regime, access: Access | None = None, *, user: bool = False

@@ -161,6 +161,8 @@ def _build_all(
             populate=options.populate or config.options.populate or Populate.LAZY,
             violation=config.options.violation or ViolationPolicy.STOP,
             largest=options.page_size or config.options.page_size,
+            limit=config.options.memory_limit,
+            fault_around=config.options.fault_around or SIZE_4K,
         )
         vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num)
         host.vms.append(vm)
