@@ -1,6 +1,7 @@
 """The page table case by case: upstream's tests where they apply, golden tables, and what edits cost and owe."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -506,3 +507,38 @@ def test_batches_keep_the_shape_of_their_input(name: str, frames: FrameAllocator
     assert batch.hpa.tolist() == [[FAR, FAR + 8], [FAR + 16, (1 << 64) - 1]]
     assert batch.status.tolist() == [[0, 0], [0, FaultKind.TRANSLATION]]
     assert table.translate_many([]).hpa.shape == (0,)
+
+
+@every_format
+def test_results_can_be_written_to_an_earlier_batch_of_the_same_shape_only(name: str, frames: FrameAllocator) -> None:
+    table = make(name, frames)
+    table.map_page(0, FAR, RW)
+    old = table.translate_many([0x1000, 0x2000])
+    assert table.translate_many([8, 0x1000], out=old) is old
+    assert old.hpa.tolist() == [FAR + 8, (1 << 64) - 1]
+    for wrong in (
+        table.translate_many([1, 2, 3]),
+        replace(old, hpa=old.hpa.astype(np.int64)),
+        replace(old, status=np.zeros(4, np.uint8)[::2]),
+    ):
+        with pytest.raises(OutOfRangeError):
+            table.translate_many([8, 16], out=wrong)
+
+
+@pytest.mark.parametrize("name", names())
+def test_more_addresses_than_the_kernel_remembers_upper_tables_for(name: str, frames: FrameAllocator) -> None:
+    """Addresses a gigabyte apart share places in the walk cache: none may answer for another."""
+    table = make(name, frames)
+    fmt = by_name(name)
+    gigabytes = min(1 << fmt.input_bits - 1 - 30, 4096)
+    for gigabyte in (0, 1, 255, 256, gigabytes - 1):
+        if table.query(gigabyte * SIZE_1G) is None and gigabyte < gigabytes:
+            table.map_page(gigabyte * SIZE_1G, Hpa(gigabyte << 30 | 0x1000), RW)
+    addresses = np.tile(np.arange(gigabytes, dtype=np.uint64) * np.uint64(SIZE_1G), 2)
+    batch = table.translate_many(addresses)
+    mapped = np.flatnonzero(batch.status == 0)
+    assert set((addresses[mapped] >> np.uint64(30)).tolist()) == {
+        g for g in (0, 1, 255, 256, gigabytes - 1) if g < gigabytes
+    }
+    assert (batch.hpa[mapped] == addresses[mapped] + np.uint64(0x1000)).all()
+    assert set(batch.status.tolist()) == {0, FaultKind.TRANSLATION}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, require_aligned
+from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, format_size, require_aligned
 from ..errors import NotMappedError, OutOfRangeError
 from ..flags import Access, MappingFlags, MapType
 from ..formats import by_name
@@ -49,6 +49,9 @@ class QueryResult:
     flags: MappingFlags
     size: int
     region: MemoryRegion
+
+    def __str__(self) -> str:
+        return f"HPA {self.hpa:#x} {self.flags.short} in a {format_size(self.size)} leaf of {self.region.label}"
 
 
 class AddressSpace:
