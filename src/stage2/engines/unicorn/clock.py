@@ -16,7 +16,7 @@ from .state import TICK_SHIFT
 
 
 class Clock:
-    """Virtual time in bytes of executed code; a tick of the `time` CSR is 32 of them."""
+    """Virtual time in bytes of executed code; a tick of the `time` CSR is 128 of them."""
 
     def __init__(self) -> None:
         self._word = ctypes.c_uint64(0)

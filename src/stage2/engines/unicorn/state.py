@@ -83,8 +83,9 @@ class Reason(IntEnum):
 
 
 PAGE_EXECUTED, PAGE_WRITTEN = 1, 2
-TICK_SHIFT = 5
-"""Bytes of executed code to ticks of the time CSR: a tick is 32 bytes of code."""
+TICK_SHIFT = 7
+"""Bytes of executed code to ticks of the time CSR: a tick is 128 bytes of code, so that a second of the
+guest is about a second here."""
 NEVER = MASK_64
 
 
