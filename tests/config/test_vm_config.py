@@ -104,6 +104,7 @@ def test_our_own_tables_are_understood() -> None:
 
 def test_the_linux_example_is_what_the_readme_says() -> None:
     vm = load_vm(EXAMPLES / "linux-riscv64.toml")
+    assert (vm.id, vm.arch, vm.cpu_num, vm.notices) == (1, "riscv64", 1, ())
     assert vm.kernel.cmdline == "earlycon=sbi console=hvc0 panic=-1 cryptomgr.notests"
     assert vm.kernel.kernel_path is not None
     assert vm.kernel.kernel_path.fetched == "linux-riscv64"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stage2.address import MIB, Gpa, Range
-from stage2.errors import NotMappedError, OutOfMemoryError, OverlapError
+from stage2.errors import MappingError, NotMappedError, OutOfMemoryError, OverlapError
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats import by_name, names
 from stage2.memory.frames import FrameAllocator
@@ -209,6 +209,22 @@ def test_two_vcpus_that_fault_on_the_same_pages_get_one_frame_each(bench: Bench)
     assert space.counters.faults[Resolution.POPULATED] == 200
     assert space.counters.faults[Resolution.PRESENT] == 600
     assert bench.frames.used_by(space.owner) == 200 * PAGE
+
+
+def test_a_block_is_populated_only_where_nothing_of_it_is_mapped(bench: Bench) -> None:
+    space = bench.space("sv39x4", largest=2 * MIB)
+    space.map(ram())
+    space.populate_range(Range.sized(BASE, PAGE))
+    assert space.handle_page_fault(BASE + PAGE, Access.READ).retry
+    assert space.handle_page_fault(BASE + 2 * MIB + PAGE, Access.READ).retry
+    assert space.page_table.statistics().leaves == {PAGE: 2, 2 * MIB: 1}
+
+
+def test_a_destroyed_space_takes_no_region(bench: Bench) -> None:
+    space = bench.space("sv39x4")
+    space.destroy()
+    with pytest.raises(MappingError, match="was destroyed"):
+        space.map(ram())
 
 
 def test_fault_latencies_are_counted_in_powers_of_two(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, format_size, require_aligned
-from ..errors import NotMappedError, OutOfRangeError
+from ..errors import MappingError, NotMappedError, OutOfRangeError
 from ..flags import Access, MappingFlags, MapType
 from ..formats import by_name
 from ..formats.outcome import ACCESSED, DIRTY
@@ -114,6 +114,7 @@ class AddressSpace:
         self._tracking = Tracking(self._regions, self.page_table)
         self._resolver = FaultResolver(self._regions, self.page_table, self._backing, self._tracking, self.policy)
         self._lock = threading.RLock()
+        self._destroyed = False
 
     @classmethod
     def create(cls, fmt: Format | str, frames: FrameAllocator, **settings: Any) -> AddressSpace:
@@ -168,6 +169,8 @@ class AddressSpace:
         if not isinstance(region, MemoryRegion):
             region = MemoryRegion(Gpa(region), size, flags, map_type)
         with self._lock:
+            if self._destroyed:
+                raise MappingError(f"the address space of VM {self.name} was destroyed")
             if not self.range.covers(region.range):
                 raise OutOfRangeError(f"{region} leaves the address space {self.range}")
             self._regions.check_free(region)
@@ -228,6 +231,7 @@ class AddressSpace:
             if len(self._regions):
                 self.clear()
             self.page_table.destroy()
+            self._destroyed = True
 
     # --- reading -----------------------------------------------------------------------------------------
 

@@ -120,6 +120,9 @@ class FaultResolver:
             start = align_down(gpa, size)
             if size > wanted or start < region.start or start + size > region.end:
                 continue
+            if size > self._page and len(self._table.rows(start, size)):
+                # Part of the block is mapped in smaller pages already, so no block fits.
+                continue
             try:
                 if self._populate_leaf(region, Range.sized(start, size), access):
                     if self._policy.fault_around > size:
