@@ -107,7 +107,7 @@ def test_the_demo_guest_sees_what_it_was_promised() -> None:
         ("hole", "read", "injected"),
         ("uart", "fetch", "injected"),
     ]
-    identical = next(region for region in report.regions if region.map_type == "MAP_IDENTICAL")
+    identical = next(region for region in report.regions if region.map_type is MapType.MAP_IDENTICAL)
     assert identical.hpa == ((identical.start, identical.start + identical.size),)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stage2.address import Gpa, Gva, Hpa
-from stage2.flags import RWX, Access, MemoryType
+from stage2.flags import RWX, Access, MapType, MemoryType
 from stage2.formats import by_name
 from stage2.formats.outcome import EntryKind, FaultKind
 from stage2.render.report import hpa_text, render_report
@@ -89,7 +89,7 @@ def vm_report() -> VmReport:
         leaves={1 << 21: 3, 4096: 14668},
         tables=34,
         table_bytes=34 * 4096 + 0x3000,
-        regions=(RegionReport("ram0", 0x8000_0000, 256 << 20, "MAP_ALLOC", "rwx---", 60124160, ((0, 60124160),)),),
+        regions=(RegionReport("ram0", 0x8000_0000, 256 << 20, MapType.MAP_ALLOC, RWX, 60124160, ((0, 60124160),)),),
         console="",
         resolutions={"populated": 14668, "hole": 2},
         violations=(

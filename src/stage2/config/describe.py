@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..address import Range
-from ..flags import MapType
+from ..flags import MappingFlags, MapType
 from ..space.region import MemoryRegion
 from .devices import EmulatedDevice, PassthroughDevice, PassthroughNode
 from .document import Notice
@@ -64,19 +64,26 @@ def describe_region(region: MemoryRegion) -> Json:
     hpa: int | None = region.hpa
     if region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
         hpa = region.start
-    number = region.map_type.number
     return {
         "name": region.name,
         "start": int(region.start),
         "size": region.size,
-        "flags": int(region.flags),
-        "flags_text": region.flags.short,
-        "map_type": region.map_type.value if number is None else number,
-        "type": region.map_type.value,
+        **region_type(region.map_type, region.flags),
         "hpa": hpa,
         "populate": None if region.populate is None else region.populate.value,
         "on_violation": None if region.violation is None else region.violation.value,
         "source": region.source,
+    }
+
+
+def region_type(map_type: MapType, flags: MappingFlags) -> Json:
+    """A region's type and flags as every JSON has them: upstream's numbers, and the names beside them."""
+    number = map_type.number
+    return {
+        "flags": int(flags),
+        "flags_text": flags.short,
+        "map_type": map_type.value if number is None else number,
+        "type": map_type.value,
     }
 
 

@@ -78,8 +78,8 @@ def _region_table(regions: Sequence[RegionReport]) -> RenderableType:
         (
             f"{region.start:#x}",
             format_size(region.size),
-            region.flags,
-            region.map_type,
+            region.flags.short,
+            region.map_type.value,
             about(region.populated_bytes) if region.populated_bytes else "-",
             region.name,
             hpa_text(region.hpa),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config.describe import region_type
+from ..flags import MappingFlags, MapType
 from ..tables.explain import Walk
 
 
@@ -13,6 +15,7 @@ class RegionReport:
     """A region at the end of a run.
 
     Args:
+        map_type, flags: as declared.
         populated_bytes: how much of it had host memory.
         hpa: the host memory behind it as [start, end) pairs, merged and sorted.
     """
@@ -20,8 +23,8 @@ class RegionReport:
     name: str
     start: int
     size: int
-    map_type: str
-    flags: str
+    map_type: MapType
+    flags: MappingFlags
     populated_bytes: int
     hpa: tuple[tuple[int, int], ...]
 
@@ -115,8 +118,7 @@ class VmReport:
                     "name": region.name,
                     "start": region.start,
                     "size": region.size,
-                    "map_type": region.map_type,
-                    "flags": region.flags,
+                    **region_type(region.map_type, region.flags),
                     "populated_bytes": region.populated_bytes,
                     "hpa": [list(span) for span in region.hpa],
                 }

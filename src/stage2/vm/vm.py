@@ -184,8 +184,8 @@ class Vm:
             name=region.label,
             start=region.start,
             size=region.size,
-            map_type=region.map_type.value,
-            flags=region.flags.short,
+            map_type=region.map_type,
+            flags=region.flags,
             populated_bytes=sum(end - start for start, end in spans),
             hpa=tuple(spans),
         )
