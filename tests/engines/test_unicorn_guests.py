@@ -22,6 +22,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, ViolationPolicy
+from stage2.vm.devices import Uart
 from stage2.vm.host import build
 from stage2.vm.vm import Boot, RunResult, Vm
 
@@ -295,6 +296,36 @@ def test_two_harts_add_atomically_to_one_word(bench: Bench) -> None:
     assert result.exit == "off"
     assert bench.word(0x8020_0000) == 2 * sum(range(1, 1001))
     assert bench.word(0x8020_0018) == 0x77
+
+
+@pytest.mark.parametrize(
+    ("policy", "exit_", "action"),
+    [
+        (ViolationPolicy.STOP, "stopped", "stopped"),
+        (ViolationPolicy.DISCARD, "off", "discarded"),
+        (ViolationPolicy.INJECT, "off", "discarded"),
+    ],
+)
+def test_an_address_in_a_devices_page_that_no_device_answers_follows_the_policy(
+    bench: Bench, policy: ViolationPolicy, exit_: str, action: str
+) -> None:
+    device = MemoryRegion(Gpa(0x1000_0000), 4096, MappingFlags(0), MapType.EMULATED, name="uart")
+    vm = bench.vm_with(device, violation=policy)
+    vm.bus.attach(Range.sized(0x1000_0000, 0x100), Uart("uart", vm.console))
+    body = "li s0, 0x10000000\n lw t0, 0x200(s0)\n li t3, 0x80200000\n sd t0, 0(t3)\n fence\n off\n"
+    result = bench.run(vm, assemble(body))
+    assert result.exit == exit_
+    (violation,) = vm.violations
+    assert (violation.gpa, violation.region, violation.action) == (0x1000_0200, "uart", action)
+    if exit_ == "off":
+        assert bench.word(0x8020_0000) == 2**64 - 1
+
+
+def test_a_device_region_without_a_device_is_a_hole(bench: Bench) -> None:
+    device = MemoryRegion(Gpa(0x1000_0000), 4096, MappingFlags(0), MapType.EMULATED, name="nobody")
+    result = bench.run(bench.vm_with(device), assemble("li s0, 0x10000000\n ld t0, 8(s0)\n off\n"))
+    assert result.exit == "stopped"
+    assert bench.vm.violations[0].gpa == 0x1000_0008
 
 
 def test_no_frame_left_stops_the_guest_and_says_so(bench: Bench) -> None:

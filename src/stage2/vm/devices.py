@@ -40,6 +40,10 @@ class DeviceBus:
         self._devices.add(span, device)
         self.accesses.setdefault(device.name, 0)
 
+    def answers(self, span: Range) -> bool:
+        """Whether a device answers anywhere in `span`."""
+        return bool(self._devices.overlapping(span))
+
     def read(self, gpa: Gpa, width: int) -> int | None:
         """What the device at `gpa` answers; None where nobody does."""
         found = self._devices.find(gpa)

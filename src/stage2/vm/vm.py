@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..address import Gpa
+from ..address import SIZE_4K, Gpa, Range, align_down
 from ..flags import Access, MapType
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
@@ -94,15 +94,29 @@ class Vm:
             return Action.RETRY, result
         if result.resolution is Resolution.OUT_OF_MEMORY:
             return Action.STOP, result
-        action = (
-            Action.EMULATE
-            if result.resolution is Resolution.DEVICE
-            else _ACTIONS[result.policy or ViolationPolicy.STOP]
-        )
+        page = Range.sized(align_down(fault.gpa, SIZE_4K), SIZE_4K)
+        if result.resolution is Resolution.DEVICE and self.bus.answers(page):
+            action = Action.EMULATE
+        else:
+            # A device region in which nobody answers is as good as a hole.
+            action = self._policy(result)
         plain = fault.access is not Access.FETCH and not fault.fault.on_table
         if not plain and action in (Action.EMULATE, Action.DISCARD):
             action = Action.INJECT
         return action, result
+
+    def unanswered(self, result: FaultResult) -> Action:
+        """What is to happen when no device answers at an address within a device's page.
+
+        The access is under way by then, so it can no longer become an access fault: INJECT reads as ones too.
+        """
+        action = self._policy(result)
+        return action if action is Action.STOP else Action.DISCARD
+
+    def _policy(self, result: FaultResult) -> Action:
+        region = result.region
+        policy = result.policy or (region.violation if region is not None else None)
+        return _ACTIONS[policy or self.space.policy.violation]
 
     def record_violation(
         self,

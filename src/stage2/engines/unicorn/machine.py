@@ -103,6 +103,10 @@ class UnicornMachine:
         while True:
             if self._windows.failure is not None:
                 raise self._windows.failure
+            if self._windows.unanswered is not None:
+                fault = self._windows.unanswered
+                what = f"{fault.access.name.lower()} of GPA {fault.gpa:#x}"
+                return "stopped", f"{what} (no device answers there) at PC {fault.pc:#x}"
             if self._off is not None:
                 return "off", f"the guest asked for {self._off}"
             if self._stop.is_set():

@@ -1,7 +1,8 @@
 """Windows: places in the engine's physical memory that lead to emulated devices, or nowhere.
 
 An access that must not reach memory gets a window page as its translation. Every access to a window calls back
-with its exact offset, width and value, so no instruction has to be decoded.
+with its exact offset, width and value, so no instruction has to be decoded. The library hands an access of 8 bytes
+on as two of 4.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Windows:
         self._vcpus: dict[int, Vcpu] = {}
         self.failure: BaseException | None = None
         """An exception raised inside a callback, to be raised again when the run has ended."""
+        self.unanswered: MemoryFault | None = None
+        """An access that no device answered and that is to stop the guest."""
 
     def install(self, uc: Any, vcpu: Vcpu) -> None:
         """Make the windows part of a CPU's physical memory."""
@@ -84,7 +87,7 @@ class Windows:
                 value = self._vm.bus.read(fault.gpa, width)
                 if value is not None:
                     return value
-            self._vm.record_violation(fault, Action.DISCARD, result)
+            self._refuse(fault, action, result)
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._fail(error, number)
         return ones
@@ -94,9 +97,18 @@ class Windows:
             fault, action, result = self._exact(offset, Access.WRITE, number)
             if action is Action.EMULATE and self._vm.bus.write(fault.gpa, width, value):
                 return
-            self._vm.record_violation(fault, Action.DISCARD, result, value=value)
+            self._refuse(fault, action, result, value)
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._fail(error, number)
+
+    def _refuse(self, fault: MemoryFault, action: Action, result: FaultResult, value: int | None = None) -> None:
+        """Note a dropped access; one that no device answers may stop the guest."""
+        if action is Action.EMULATE:
+            action = self._vm.unanswered(result)
+        self._vm.record_violation(fault, action, result, value=value)
+        if action is Action.STOP and self.unanswered is None:
+            self.unanswered = fault
+            self._vcpus[fault.vcpu].state[Word.STOP] = 1
 
     def _fail(self, error: BaseException, number: int) -> None:
         self.failure = error
