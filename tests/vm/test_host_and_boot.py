@@ -207,6 +207,17 @@ def test_a_host_without_the_identical_memory_refuses_and_shows_its_ram(tmp_path:
         build([config], platform=load_platform(platform))
 
 
+def test_the_hypervisors_own_image_is_given_to_nobody(tmp_path: Path) -> None:
+    platform = tmp_path / "platform.toml"
+    platform.write_text(
+        'arch = "riscv64"\nplatform = "p"\n[plat]\nfamily = "p"\nphys-memory-base = 0x8000_0000\n'
+        "phys-memory-size = 0x800_0000\nkernel-base-paddr = 0x8020_0000\n[devices]\nmmio-regions = []\n"
+    )
+    config = load_vm(write_vm(tmp_path, map_type=1))
+    with pytest.raises(ConfigError, match=r"hypervisor holds \[0x80200000, 0x80600000\)"):
+        build([config], platform=load_platform(platform))
+
+
 def test_memory_at_fixed_addresses_is_set_aside_before_anything_is_allocated(tmp_path: Path) -> None:
     platform = tmp_path / "platform.toml"
     # Just enough: the allocator has to take its frames from beside the identical region.

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from ..address import SIZE_2M, SIZE_4K, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
 from ..flags import MapType
+from ..memory.owners import Owner, OwnerKind
 from .region import MemoryRegion
 
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
-    from ..memory.owners import Owner
 
 _FIXED = (MapType.MMIO, MapType.MAP_RESERVED)
 Piece = tuple[int, Range]
@@ -82,7 +82,7 @@ class Backing:
                 raise MappingError(f"{region} has no HPA")
             span = Range.sized(start, region.size)
             if region.map_type is not MapType.SHARE:
-                self._claim(span)
+                self._claim(region, span)
             return [(region.start, span)]
         return self._take_frames(region, largest)
 
@@ -93,7 +93,7 @@ class Backing:
             if region.map_type is not MapType.MAP_IDENTICAL:
                 self.held -= span.size
         elif region.map_type in _FIXED:
-            self._release(span)
+            self._release(region, span)
 
     def give_back_runs(self, part: MemoryRegion, removed: npt.NDArray[np.uint64]) -> None:
         """Give back what lay behind an unmapped part of a region.
@@ -103,7 +103,7 @@ class Backing:
         """
         if not part.owns_frames:
             if part.map_type in _FIXED:
-                self._release(Range.sized(part.start if part.hpa is None else part.hpa, part.size))
+                self._release(part, Range.sized(part.start if part.hpa is None else part.hpa, part.size))
             return
         # The runs that lie in this part, clipped to it, in order of HPA; touching ones are freed as one.
         starts = np.maximum(removed[:, 0], np.uint64(part.start))
@@ -162,15 +162,21 @@ class Backing:
                 f"{self._owner} holds {self.held:#x} bytes and may hold {self.limit:#x}: {size:#x} more are too many"
             )
 
-    def _claim(self, span: Range) -> None:
+    def _claim(self, region: MemoryRegion, span: Range) -> None:
         """Hold a fixed HPA range, be it memory or a device's registers."""
         if self._frames.memory.contains(span.start, span.size):
             self._frames.claim(span, owner=self._owner)
         else:
-            self._frames.claim_device(span, owner=self._owner)
+            self._frames.claim_device(span, owner=self._holder(region))
 
-    def _release(self, span: Range) -> None:
+    def _release(self, region: MemoryRegion, span: Range) -> None:
         if self._frames.memory.contains(span.start, span.size):
             self._frames.free(span, owner=self._owner)
         else:
-            self._frames.release_device(span, owner=self._owner)
+            self._frames.release_device(span, owner=self._holder(region))
+
+    def _holder(self, region: MemoryRegion) -> Owner:
+        """The owner of a device's registers: the device, in the hands of this VM."""
+        if region.map_type is not MapType.MMIO:
+            return self._owner
+        return Owner(OwnerKind.DEVICE, f"{region.label} of {self._owner}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
+from ..address import MIB, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.document import Notice
 from ..config.load import choose_arch
 from ..config.platform import PlatformConfig, default_platform
@@ -30,6 +30,8 @@ PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 FORMATS = {"riscv64": ("sv39x4", "sv48x4", "sv57x4"), "x86_64": ("ept4",)}
 """Stage-2 formats by architecture, narrowest first."""
+HYPERVISOR_IMAGE_SIZE = 4 * MIB
+"""Host memory from a platform's kernel-base-paddr on that is the hypervisor's own and given to no VM."""
 _FIXED = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.MMIO)
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
@@ -58,6 +60,12 @@ class Host:
         self.platform = platform
         self.memory = PhysicalMemory(platform.memory)
         self.frames = FrameAllocator(self.memory)
+        if platform.kernel_paddr is not None:
+            image = Range.sized(platform.kernel_paddr, HYPERVISOR_IMAGE_SIZE)
+            for ram in self.memory.ranges:
+                part = ram.intersection(image)
+                if part is not None:
+                    self.frames.claim(part, owner=Owner(OwnerKind.HYPERVISOR))
         self.vms: list[Vm] = []
         self.notices: list[Notice] = []
 
