@@ -24,7 +24,8 @@ from stage2.formats import by_name, names
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
-from stage2.tables.pagetable import Edit, PageTable
+from stage2.tables.mapping import Edit
+from stage2.tables.pagetable import PageTable
 
 # Room for the tables of about 600 MiB in 4 KiB pages, in two pieces, so that some edits find no frame.
 HOST = [Range(0x8000_0000, 0x8000_0000 + 0xC_0000), Range(0x9000_0000, 0x9000_0000 + 0x8_0000)]

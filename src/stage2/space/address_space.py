@@ -19,7 +19,8 @@ from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
 from ..tables.batch import Batch, TwoStageBatch
 from ..tables.explain import Walk, explain_two_stage
-from ..tables.pagetable import Edit, PageTable
+from ..tables.mapping import Edit
+from ..tables.pagetable import PageTable
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped
 from .backing import Backing

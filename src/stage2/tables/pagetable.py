@@ -8,84 +8,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..address import ADDRESS_LIMIT, SIZE_2M, Hpa, Range, align_down, require_aligned
+from ..address import Hpa, Range, align_down, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfRangeError, OverlapError
 from ..flags import Access, MappingFlags, MemoryType
-from ..formats.outcome import LEAF
 from ..formats.record import Format
-from ..ranges import RangeMap
 from . import edit
 from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
 from .compiled import HostMemory, host_memory
 from .explain import Walk, explain_stage
+from .extent import Extent
+from .mapping import NO_ROWS, Edit, Mapping, Statistics, U64Array
 from .regime import Regime
 from .result import Fault, Mapped
+from .store import NO_FRAMES, TableStore
 
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
     from ..memory.owners import Owner
 
-U64Array = npt.NDArray[np.uint64]
-_NO_ROWS = np.zeros((0, 3), np.uint64)
-_NO_FRAMES = np.zeros(0, np.uint64)
 _FEW_RUNS = 16
 """Room for runs at the first try; most edits touch fewer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """A run of addresses that maps to a run of host physical memory with one set of attributes.
-
-    Args:
-        start: first input address.
-        hpa: where it maps.
-        size: bytes.
-        permissions: effective permissions, as in `Mapped`.
-        leaf_size: bytes of one leaf; 0 when leaves of several sizes were joined.
-    """
-
-    start: int
-    hpa: Hpa
-    size: int
-    permissions: int
-    leaf_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """What an edit did.
-
-    Args:
-        tables_added, tables_freed: how many tables came and went.
-        removed: (start, HPA, size) runs that were unmapped, shape (n, 3).
-        invalidate: input ranges whose old translations a TLB may still hold; flushed already where the table was
-            given a `flush`, otherwise owed by the caller.
-    """
-
-    tables_added: int = 0
-    tables_freed: int = 0
-    removed: U64Array = field(default_factory=lambda: _NO_ROWS)
-    invalidate: tuple[Range, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """How a table is built: leaves by leaf size in bytes, tables, and their bytes."""
-
-    leaves: dict[int, int]
-    tables: int
-    table_bytes: int
-
-    @property
-    def mapped_bytes(self) -> int:
-        return sum(size * count for size, count in self.leaves.items())
 
 
 class PageTable:
@@ -118,25 +66,21 @@ class PageTable:
         self.memory = frames.memory
         self.owner = owner
         self.flush = flush
-        self._frames = frames
         self._lock = threading.RLock()
-        self._huge_blocks: set[int] = set()
-        self._output_end = _output_end(fmt, fmt.default_controls if controls is None else controls)
-        if self.memory.ranges[-1].end > self._output_end:
+        self._extent = Extent(fmt, fmt.default_controls if controls is None else controls)
+        if self.memory.ranges[-1].end > self._extent.output_end:
             raise OutOfRangeError(
-                f"host memory {self.memory.ranges[-1]} reaches beyond {self._output_end:#x}, "
+                f"host memory {self.memory.ranges[-1]} reaches beyond {self._extent.output_end:#x}, "
                 f"where the addresses end that {fmt.name} can hold under these controls"
             )
-        self.root = frames.allocate(fmt.root_size, align=fmt.root_size, owner=owner)
+        self._store = TableStore(fmt, frames, owner)
+        self.root = self._store.root
         self.regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
         self._root, self._controls = np.uint64(self.root), np.uint64(self.regime.controls)
         self._seen = np.zeros(fmt.levels, np.uint64)
         self._path = np.zeros((fmt.levels, 2), np.uint64)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
-        self._tables: RangeMap[bool] = RangeMap()
-        self._tables.add(Range.sized(self.root, fmt.root_size), True)
-        self._table_count = 1
         self._destroyed = False
 
     # --- the seed's names --------------------------------------------------------------------------------
@@ -157,7 +101,7 @@ class PageTable:
             OutOfMemoryError: no frame for a table.
         """
         size = self.format.page_size if size is None else size
-        level = self._level_of(size)
+        level = self._extent.level_of(size)
         require_aligned("address", address, size)
         require_aligned("HPA", hpa, size)
         return self._map([(address, hpa, size)], flags, None, level)
@@ -209,7 +153,7 @@ class PageTable:
         largest: int | None = None,
     ) -> Edit:
         """Map several (start, HPA, size) runs, sorted and disjoint by start, as one edit: all or nothing."""
-        level = self.format.top_leaf_level if largest is None else self._level_of(largest)
+        level = self.format.top_leaf_level if largest is None else self._extent.level_of(largest)
         return self._map(extents, flags, memory_type, level)
 
     def unmap_range(self, start: int, size: int) -> Edit:
@@ -323,15 +267,18 @@ class PageTable:
         table_bytes = self.format.root_size + int(tables[: levels - 1].sum()) * self.format.table_size
         return Statistics(leaves, int(tables.sum()), table_bytes)
 
+    @property
+    def table_ranges(self) -> list[Range]:
+        """The HPA ranges that hold the tables, in order."""
+        return self._store.ranges
+
     def destroy(self) -> None:
         """Give all tables back. What the leaves point to is the caller's. Harmless when repeated."""
         with self._lock:
             if self._destroyed:
                 return
             self._destroyed = True
-            for span, _ in self._tables:
-                self._frames.free(span, owner=self.owner)
-            self._tables.clear()
+            self._store.clear()
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -344,43 +291,6 @@ class PageTable:
         levels = range(self.format.top_leaf_level + 1)
         return np.array([encode(level, flags, memory_type, controls) for level in levels], np.uint64)
 
-    def _level_of(self, size: int) -> int:
-        if size not in self.format.leaf_sizes:
-            sizes = ", ".join(f"{leaf:#x}" for leaf in self.format.leaf_sizes)
-            raise OutOfRangeError(f"{self.format.name} has no leaf of {size:#x} bytes; it has {sizes}")
-        return self.format.leaf_sizes.index(size)
-
-    def _inputs(self, start: int, size: int) -> tuple[int, int]:
-        """The range as the kernels take it: without the sign extension that the format demands."""
-        fmt = self.format
-        span = Range.sized(start, size)
-        require_aligned("address", start, fmt.page_size)
-        require_aligned("size", size, fmt.page_size)
-        width = 1 << fmt.input_bits
-        if fmt.sign_extended:
-            half = width >> 1
-            if span.end <= half:
-                return start, span.end
-            if start >= ADDRESS_LIMIT - half:
-                return start & (width - 1), (span.end - 1 & (width - 1)) + 1
-        elif span.end <= width:
-            return start, span.end
-        raise OutOfRangeError(f"{span} is beyond the {fmt.input_bits}-bit addresses of {fmt.name}")
-
-    def _outward(self, address: int) -> int:
-        """Undo `_inputs` for one address."""
-        fmt = self.format
-        if fmt.sign_extended and address >> (fmt.input_bits - 1):
-            return address | ADDRESS_LIMIT - (1 << fmt.input_bits)
-        return address
-
-    def _outward_all(self, addresses: U64Array) -> None:
-        """Undo `_inputs` for an array, in place."""
-        fmt = self.format
-        if fmt.sign_extended:
-            high = addresses >> np.uint64(fmt.input_bits - 1) != 0
-            addresses[high] |= np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
-
     def _map(
         self,
         extents: Sequence[tuple[int, int, int]],
@@ -392,11 +302,13 @@ class PageTable:
         table = np.empty((3, len(extents)), np.uint64)
         previous_end = 0
         for column, (start, hpa, size) in enumerate(extents):
-            first, end = self._inputs(start, size)
+            first, end = self._extent.range(start, size)
             require_aligned("HPA", hpa, fmt.page_size)
             behind = Range.sized(hpa, size)
-            if behind.end > self._output_end:
-                raise OutOfRangeError(f"HPA {behind} reaches beyond {self._output_end:#x}, where {fmt.name}'s HPAs end")
+            if behind.end > self._extent.output_end:
+                raise OutOfRangeError(
+                    f"HPA {behind} reaches beyond {self._extent.output_end:#x}, where {fmt.name}'s HPAs end"
+                )
             if first < previous_end:
                 raise OverlapError(f"extents overlap or are out of order at {start:#x}")
             previous_end = end
@@ -413,19 +325,19 @@ class PageTable:
 
         with self._lock:
             _words = self._require_alive()
-            result, where, needed = run(_NO_FRAMES)
+            result, where, needed = run(NO_FRAMES)
             if result == edit.NEEDS_ROOM:
-                tables = self._take_tables(int(needed))
+                tables = self._store.take(int(needed))
                 result, where, _ = run(tables)
                 if result:
-                    self._give_tables(tables)
+                    self._store.give(tables)
             if result:
                 self._refuse(result, int(where))
         return Edit(tables_added=int(needed))
 
     def _sweep(self, start: int, size: int, operation: int, templates: U64Array) -> Edit:
         fmt = self.format
-        first, end = self._inputs(start, size)
+        first, end = self._extent.range(start, size)
         kernel = edit.sweep_kernel(fmt)
 
         def run(frames: U64Array, runs: U64Array, freed: U64Array) -> tuple[int, ...]:
@@ -439,15 +351,15 @@ class PageTable:
             _words = self._require_alive()
             # Every table that can become empty: one for each table span the range touches, on each level.
             spans = sum((size >> fmt.level_shift(level + 1)) + 2 for level in range(fmt.levels - 1))
-            freed = np.empty(min(spans, self._table_count) if operation == edit.CLEAR else 0, np.uint64)
+            freed = np.empty(min(spans, self._store.count) if operation == edit.CLEAR else 0, np.uint64)
             runs = np.empty((_FEW_RUNS, 3), np.uint64)
-            result, where, needed, count, unlinked, leaves = run(_NO_FRAMES, runs, freed)
+            result, where, needed, count, unlinked, leaves = run(NO_FRAMES, runs, freed)
             if result == edit.NEEDS_ROOM:
                 runs = np.empty((int(count), 3), np.uint64)
-                tables = self._take_tables(int(needed))
+                tables = self._store.take(int(needed))
                 result, where, needed, count, unlinked, leaves = run(tables, runs, freed)
                 if result:
-                    self._give_tables(tables)
+                    self._store.give(tables)
             if result:
                 self._refuse(result, int(where))
             if not leaves:
@@ -457,14 +369,14 @@ class PageTable:
             owed = () if operation == edit.MARK else (Range.sized(start, size),)
             if owed and self.flush is not None:
                 self.flush(owed)
-            self._give_tables(freed[: int(unlinked)])
-        self._outward_all(runs[:, 0])
-        removed = runs if operation in (edit.CLEAR, edit.HARVEST) else _NO_ROWS
+            self._store.give(freed[: int(unlinked)])
+        self._extent.outward_all(runs[:, 0])
+        removed = runs if operation in (edit.CLEAR, edit.HARVEST) else NO_ROWS
         return Edit(int(needed), int(unlinked), removed, owed)
 
     def _list(self, start: int, size: int | None, merge: bool) -> tuple[U64Array, U64Array]:
         fmt = self.format
-        first, end = (0, 1 << fmt.input_bits) if size is None else self._inputs(start, size)
+        first, end = (0, 1 << fmt.input_bits) if size is None else self._extent.range(start, size)
         kernel = edit.list_kernel(fmt)
 
         def run(rows: U64Array) -> tuple[int, U64Array]:
@@ -482,39 +394,11 @@ class PageTable:
             count, _ = run(np.empty((0, 4), np.uint64))
             rows = np.empty((count, 4), np.uint64)
             _, totals = run(rows)
-        self._outward_all(rows[:, 0])
+        self._extent.outward_all(rows[:, 0])
         return rows, totals
 
-    def _take_tables(self, count: int) -> U64Array:
-        if not count:
-            return _NO_FRAMES
-        size = self.format.table_size
-        extents = self._frames.allocate_extents(count * size, owner=self.owner)
-        self._table_count += count
-        for extent in extents:
-            self._tables.add(extent, True)
-            for block in range(align_down(extent.start, SIZE_2M), extent.end, SIZE_2M):
-                if block not in self._huge_blocks:
-                    self._huge_blocks.add(block)
-                    if self.memory.contains(block, SIZE_2M):
-                        self.memory.advise_huge(Range.sized(block, SIZE_2M))
-        return np.concatenate([np.arange(extent.start, extent.end, size, dtype=np.uint64) for extent in extents])
-
-    def _give_tables(self, tables: U64Array) -> None:
-        """Free unlinked tables; they are empty, hence zero already."""
-        if not len(tables):
-            return
-        size = self.format.table_size
-        self._table_count -= len(tables)
-        ordered = np.sort(tables)
-        breaks = np.flatnonzero(np.diff(ordered) != size) + 1
-        for piece in np.split(ordered, breaks):
-            span = Range(int(piece[0]), int(piece[-1]) + size)
-            self._tables.remove(span)
-            self._frames.free(span, owner=self.owner)
-
     def _refuse(self, result: int, where: int) -> None:
-        address = self._outward(where)
+        address = self._extent.outward(where)
         if result == edit.CONFLICT:
             raise OverlapError(f"{address:#x} is mapped already: {self.translate(address)}")
         raise MappingError(f"the table itself is damaged at {address:#x}: {self.translate(address)}")
@@ -524,14 +408,3 @@ class PageTable:
         if self._destroyed:
             raise MappingError("the page table was destroyed")
         return self.memory.words
-
-
-def _output_end(fmt: Format, controls: int) -> int:
-    """One past the largest address that a leaf can hold; a control may narrow it (x86 MAXPHYADDR)."""
-    bits = fmt.output_bits
-    while bits > fmt.page_shift:
-        leaf = fmt.leaf_entry(0, 1 << (bits - 1), MappingFlags.READ, controls=controls)
-        if fmt.decode(leaf, 0, controls)[0] == LEAF:
-            break
-        bits -= 1
-    return 1 << bits

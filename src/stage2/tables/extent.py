@@ -1,0 +1,83 @@
+"""Which addresses a table can be asked about, and which it can answer: widths, alignment, sign extension."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..address import ADDRESS_LIMIT, Range, require_aligned
+from ..errors import OutOfRangeError
+from ..flags import MappingFlags
+from ..formats.outcome import LEAF
+from ..formats.record import Format
+from .mapping import U64Array
+
+
+class Extent:
+    """The input and output addresses of a format under given controls.
+
+    Args:
+        fmt: the format.
+        controls: may narrow the output (x86 MAXPHYADDR).
+    """
+
+    def __init__(self, fmt: Format, controls: int) -> None:
+        self._format = fmt
+        self.output_end = _output_end(fmt, controls)
+        """One past the largest address that a leaf can hold."""
+
+    def level_of(self, size: int) -> int:
+        """The level whose leaves have `size` bytes.
+
+        Raises:
+            OutOfRangeError: the format has no such leaf.
+        """
+        if size not in self._format.leaf_sizes:
+            sizes = ", ".join(f"{leaf:#x}" for leaf in self._format.leaf_sizes)
+            raise OutOfRangeError(f"{self._format.name} has no leaf of {size:#x} bytes; it has {sizes}")
+        return self._format.leaf_sizes.index(size)
+
+    def range(self, start: int, size: int) -> tuple[int, int]:
+        """(start, end) as the kernels take a range: without the sign extension that the format demands.
+
+        Raises:
+            MisalignedError, OutOfRangeError: it is no whole pages, or wider than the format.
+        """
+        fmt = self._format
+        span = Range.sized(start, size)
+        require_aligned("address", start, fmt.page_size)
+        require_aligned("size", size, fmt.page_size)
+        width = 1 << fmt.input_bits
+        if fmt.sign_extended:
+            half = width >> 1
+            if span.end <= half:
+                return start, span.end
+            if start >= ADDRESS_LIMIT - half:
+                return start & (width - 1), (span.end - 1 & (width - 1)) + 1
+        elif span.end <= width:
+            return start, span.end
+        raise OutOfRangeError(f"{span} is beyond the {fmt.input_bits}-bit addresses of {fmt.name}")
+
+    def outward(self, address: int) -> int:
+        """Undo `range` for one address."""
+        fmt = self._format
+        if fmt.sign_extended and address >> (fmt.input_bits - 1):
+            return address | ADDRESS_LIMIT - (1 << fmt.input_bits)
+        return address
+
+    def outward_all(self, addresses: U64Array) -> None:
+        """Undo `range` for an array, in place."""
+        fmt = self._format
+        if fmt.sign_extended:
+            high = addresses >> np.uint64(fmt.input_bits - 1) != 0
+            addresses[high] |= np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
+
+
+def _output_end(fmt: Format, controls: int) -> int:
+    """One past the largest address that a leaf can hold; a control may narrow it (x86 MAXPHYADDR)."""
+    bits = fmt.output_bits
+    while bits > fmt.page_shift:
+        leaf = fmt.leaf_entry(0, 1 << (bits - 1), MappingFlags.READ, controls=controls)
+        if fmt.decode(leaf, 0, controls)[0] == LEAF:
+            break
+        bits -= 1
+    return 1 << bits

@@ -1,0 +1,62 @@
+"""What a table says, and what an edit of it did, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..address import Hpa, Range
+
+U64Array = npt.NDArray[np.uint64]
+NO_ROWS: U64Array = np.zeros((0, 3), np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A run of addresses that maps to a run of host physical memory with one set of attributes.
+
+    Args:
+        start: first input address.
+        hpa: where it maps.
+        size: bytes.
+        permissions: effective permissions, as in `Mapped`.
+        leaf_size: bytes of one leaf; 0 when leaves of several sizes were joined.
+    """
+
+    start: int
+    hpa: Hpa
+    size: int
+    permissions: int
+    leaf_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What an edit did.
+
+    Args:
+        tables_added, tables_freed: how many tables came and went.
+        removed: (start, HPA, size) runs that were unmapped, shape (n, 3).
+        invalidate: input ranges whose old translations a TLB may still hold; flushed already where the table was
+            given a `flush`, otherwise owed by the caller.
+    """
+
+    tables_added: int = 0
+    tables_freed: int = 0
+    removed: U64Array = field(default_factory=lambda: NO_ROWS)
+    invalidate: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How a table is built: leaves by leaf size in bytes, tables, and their bytes."""
+
+    leaves: dict[int, int]
+    tables: int
+    table_bytes: int
+
+    @property
+    def mapped_bytes(self) -> int:
+        return sum(size * count for size, count in self.leaves.items())

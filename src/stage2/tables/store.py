@@ -1,0 +1,87 @@
+"""The frames that one table's tables lie in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..address import SIZE_2M, Hpa, Range, align_down
+from ..formats.record import Format
+from ..ranges import RangeMap
+from .mapping import U64Array
+
+if TYPE_CHECKING:
+    from ..memory.frames import FrameAllocator
+    from ..memory.owners import Owner
+
+NO_FRAMES: U64Array = np.zeros(0, np.uint64)
+
+
+class TableStore:
+    """Takes and gives back tables of one format, and knows which it holds.
+
+    Args:
+        fmt: the format.
+        frames: where they come from.
+        owner: who they belong to.
+
+    Raises:
+        OutOfMemoryError: there is no room for the root.
+    """
+
+    def __init__(self, fmt: Format, frames: FrameAllocator, owner: Owner) -> None:
+        self._frames, self._owner, self._size = frames, owner, fmt.table_size
+        self._huge_blocks: set[int] = set()
+        self._held: RangeMap[bool] = RangeMap()
+        self.root: Hpa = frames.allocate(fmt.root_size, align=fmt.root_size, owner=owner)
+        self._held.add(Range.sized(self.root, fmt.root_size), True)
+        self.count = 1
+        """Tables held, the root among them."""
+
+    @property
+    def ranges(self) -> list[Range]:
+        """The HPA ranges that hold tables, the root's among them, in order."""
+        return [span for span, _ in self._held]
+
+    def take(self, count: int) -> U64Array:
+        """Addresses of so many zeroed tables, in few runs, with huge pages behind them where that can be.
+
+        Raises:
+            OutOfMemoryError: there are not so many frames.
+        """
+        if not count:
+            return NO_FRAMES
+        extents = self._frames.allocate_extents(count * self._size, owner=self._owner)
+        self.count += count
+        for extent in extents:
+            self._held.add(extent, True)
+            self._advise_huge(extent)
+        return np.concatenate([np.arange(span.start, span.end, self._size, dtype=np.uint64) for span in extents])
+
+    def give(self, tables: U64Array) -> None:
+        """Give tables back; they are linked from nowhere and flushed."""
+        if not len(tables):
+            return
+        self.count -= len(tables)
+        ordered = np.sort(tables)
+        breaks = np.flatnonzero(np.diff(ordered) != self._size) + 1
+        for piece in np.split(ordered, breaks):
+            span = Range(int(piece[0]), int(piece[-1]) + self._size)
+            self._held.remove(span)
+            self._frames.free(span, owner=self._owner)
+
+    def clear(self) -> None:
+        """Give everything back, the root too."""
+        for span, _ in self._held:
+            self._frames.free(span, owner=self._owner)
+        self._held.clear()
+        self.count = 0
+
+    def _advise_huge(self, extent: Range) -> None:
+        memory = self._frames.memory
+        for block in range(align_down(extent.start, SIZE_2M), extent.end, SIZE_2M):
+            if block not in self._huge_blocks:
+                self._huge_blocks.add(block)
+                if memory.contains(block, SIZE_2M):
+                    memory.advise_huge(Range.sized(block, SIZE_2M))
