@@ -33,6 +33,8 @@ FORMATS = {"riscv64": ("sv39x4", "sv48x4", "sv57x4"), "x86_64": ("ept4",)}
 HYPERVISOR_IMAGE_SIZE = 4 * MIB
 """Host memory from a platform's kernel-base-paddr on that is the hypervisor's own and given to no VM."""
 _FIXED = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.MMIO)
+_VMIDS = 1 << 14
+"""VMIDs that every format has room for: hgatp's 14 bits are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
 
@@ -158,14 +160,15 @@ def _build_all(
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
     held = [_hold(host, config, layout) for config, layout in zip(configs, layouts, strict=True)]
     shares = _take_shares(host, together)
+    vmids = _vmids(configs)
     for config, arch, layout in zip(configs, archs, layouts, strict=True):
         name = config.name
         console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
         space = AddressSpace(
             format_for(arch, layout, config),
             host.frames,
-            name=name,
-            identifier=config.id & 0x3FFF,
+            name=_owner_name(config, configs),
+            identifier=vmids[config.id],
             populate=options.populate or config.options.populate or Populate.LAZY,
             violation=config.options.violation or ViolationPolicy.STOP,
             largest=options.page_size or config.options.page_size,
@@ -176,12 +179,13 @@ def _build_all(
         host.vms.append(vm)
     for fixed in (True, False):
         for vm, config, layout, spans in zip(host.vms, configs, layouts, held, strict=True):
-            if fixed:
-                for span in spans:
-                    host.frames.free(span, owner=_set_aside(config))
             for region in layout:
-                if (region.map_type in _FIXED) is fixed:
-                    _map(vm, config, options, shares, region)
+                if (region.map_type in _FIXED) is not fixed:
+                    continue
+                if region.range in spans:
+                    # Each only when its turn comes: tables of the others must not land in it.
+                    host.frames.free(region.range, owner=_set_aside(config))
+                _map(vm, config, options, shares, region)
     for vm, config in zip(host.vms, configs, strict=True):
         _attach_devices(vm, config)
 
@@ -198,7 +202,30 @@ def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str
 
 
 def _set_aside(config: VmConfig) -> Owner:
-    return Owner(OwnerKind.RESERVED, f"set aside for VM {config.name}")
+    return Owner(OwnerKind.RESERVED, f"set aside for VM {config.id} {config.name}")
+
+
+def _owner_name(config: VmConfig, configs: Sequence[VmConfig]) -> str:
+    """What a VM's memory is owned under: its name, with the id where another VM has the same name."""
+    alone = "(id " not in config.name and sum(other.name == config.name for other in configs) == 1
+    return config.name if alone else f"{config.name} (id {config.id})"
+
+
+def _vmids(configs: Sequence[VmConfig]) -> dict[int, int]:
+    """A VMID for each VM's id: the id itself where it fits, else a free one. Two VMs never have the same.
+
+    Raises:
+        ConfigError: there are more VMs than VMIDs.
+    """
+    fitting = {config.id for config in configs if config.id < _VMIDS}
+    free = (vmid for vmid in range(1, _VMIDS) if vmid not in fitting)
+    found = {}
+    for config in configs:
+        vmid = config.id if config.id in fitting else next(free, None)
+        if vmid is None:
+            raise config.place.error(f"{len(configs)} VMs are more than the {_VMIDS} that VMIDs tell apart")
+        found[config.id] = vmid
+    return found
 
 
 def _hold(host: Host, config: VmConfig, layout: Sequence[MemoryRegion]) -> list[Range]:
