@@ -14,8 +14,16 @@
     ├── FrameError             physical memory
     │   ├── OutOfMemoryError
     │   └── OwnerConflictError somebody else holds the frames
+    ├── GuestAccessError       guest memory cannot be accessed as asked: carries address, available, fault
+    │   ├── GuestUnmappedError       nothing is there (*)
+    │   ├── GuestEndOfRegionError    begins in memory and runs beyond what is there (*)
+    │   ├── GuestNotMemoryError      a device, or no host memory behind it (*)
+    │   ├── GuestDeniedError         there, but not for this access
+    │   └── GuestNotContiguousError  there, but not in one piece of host memory
     ├── EngineError            a CPU engine is missing or not the one we know
     └── HostToolError          a program of the host is missing or failed
+
+(*) is an OutOfRangeError as well.
 
 A memory access that a table forbids is no exception: it is a `Fault`, a value.
 """
@@ -89,6 +97,41 @@ class OutOfMemoryError(FrameError):
 
 class OwnerConflictError(FrameError):
     """The frames belong to somebody else."""
+
+
+class GuestAccessError(Stage2Error):
+    """Guest memory cannot be accessed as asked; of what was to be written, nothing was.
+
+    Args:
+        problem: one line with the address and the VM.
+        address: the lowest address refused, of the kind the access used (GPA or GVA).
+        available: bytes before it that the access could have had.
+        fault: by GVA, the `tables.result.Fault` that a CPU would have taken there; None where there is none.
+    """
+
+    def __init__(self, problem: str, *, address: int, available: int = 0, fault: object | None = None) -> None:
+        self.problem, self.address, self.available, self.fault = problem, address, available, fault
+        super().__init__(problem)
+
+
+class GuestUnmappedError(GuestAccessError, OutOfRangeError):
+    """Nothing is declared at the first byte; by GVA, it does not translate."""
+
+
+class GuestEndOfRegionError(GuestAccessError, OutOfRangeError):
+    """The access begins in what is there and runs beyond it."""
+
+
+class GuestNotMemoryError(GuestAccessError, OutOfRangeError):
+    """A device is declared there, or what is declared has no host memory behind it."""
+
+
+class GuestDeniedError(GuestAccessError):
+    """The guest may not access it so."""
+
+
+class GuestNotContiguousError(GuestAccessError):
+    """The bytes are there but not in one piece of host memory; `available` is how many of them are."""
 
 
 class EngineError(Stage2Error):

@@ -114,8 +114,9 @@ class AddressSpace:
         self._regions = RegionMap()
         self._tracking = Tracking(self._regions, self.page_table)
         self._resolver = FaultResolver(self._regions, self.page_table, self._backing, self._tracking, self.policy)
-        self._lock = threading.RLock()
-        self._destroyed = False
+        self.lock = threading.RLock()
+        """Held during every edit and fault; hold it to read several things that belong together."""
+        self.destroyed = False
 
     @classmethod
     def create(cls, fmt: Format | str, frames: FrameAllocator, **settings: Any) -> AddressSpace:
@@ -169,8 +170,8 @@ class AddressSpace:
         """
         if not isinstance(region, MemoryRegion):
             region = MemoryRegion(Gpa(region), size, flags, map_type)
-        with self._lock:
-            if self._destroyed:
+        with self.lock:
+            if self.destroyed:
                 raise MappingError(f"the address space of VM {self.name} was destroyed")
             if not self.range.covers(region.range):
                 raise OutOfRangeError(f"{region} leaves the address space {self.range}")
@@ -190,7 +191,7 @@ class AddressSpace:
             OutOfMemoryError: a block had to be split and there was no frame for the table; nothing changed.
         """
         span = self._span(start, size)
-        with self._lock:
+        with self.lock:
             parts = [clip(region, span) for region in self._regions.overlapping(span)]
             edit = self.page_table.unmap_range(span.start, span.size)
             for part in parts:
@@ -207,7 +208,7 @@ class AddressSpace:
             EncodingError: a region or the format refuses the flags; nothing changed.
         """
         span = self._span(start, size)
-        with self._lock:
+        with self.lock:
             gaps = self._regions.gaps(span)
             if gaps:
                 raise NotMappedError(f"nothing is declared in {gaps[0]}")
@@ -223,16 +224,16 @@ class AddressSpace:
 
     def clear(self) -> None:
         """Undeclare everything."""
-        with self._lock:
+        with self.lock:
             self.unmap(self.range.start, self.range.size)
 
     def destroy(self) -> None:
         """Give back all frames and tables. Harmless when repeated."""
-        with self._lock:
+        with self.lock:
             if len(self._regions):
                 self.clear()
             self.page_table.destroy()
-            self._destroyed = True
+            self.destroyed = True
 
     # --- reading -----------------------------------------------------------------------------------------
 
@@ -284,7 +285,7 @@ class AddressSpace:
             access: what was attempted.
         """
         began = time.perf_counter_ns()
-        with self._lock:
+        with self.lock:
             result = self._resolver.resolve(gpa, access)
             self.counters.count(result.resolution, time.perf_counter_ns() - began)
             return result
@@ -295,7 +296,7 @@ class AddressSpace:
         Raises:
             OutOfMemoryError: not enough frames; what was populated before stays.
         """
-        with self._lock:
+        with self.lock:
             self._resolver.populate_range(span)
 
     # --- accessed and dirty ------------------------------------------------------------------------------
@@ -308,7 +309,7 @@ class AddressSpace:
             OverlapError: part of it is tracked already.
             EncodingError: a mapping would be left without any permission.
         """
-        with self._lock:
+        with self.lock:
             self._tracking.start(self._span(start, size))
 
     def stop_tracking(self, start: Gpa | int, size: int) -> None:
@@ -317,8 +318,12 @@ class AddressSpace:
         Raises:
             NotMappedError: it is not tracked as one range.
         """
-        with self._lock:
+        with self.lock:
             self._tracking.stop(self._span(start, size))
+
+    def note_writes(self, span: Range) -> None:
+        """Tell write tracking that the host wrote a range."""
+        self._tracking.note(span)
 
     def harvest_writes(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages of a tracked range that were written since the last harvest; they are tracked afresh.
@@ -326,17 +331,17 @@ class AddressSpace:
         Raises:
             NotMappedError: it is not tracked as one range.
         """
-        with self._lock:
+        with self.lock:
             return self._tracking.harvest_writes(self._span(start, size))
 
     def harvest_dirty(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages whose dirty bit is set, which is cleared; a page of a dirty block counts as dirty."""
-        with self._lock:
+        with self.lock:
             return self._tracking.harvest_bits(self._span(start, size), DIRTY)
 
     def harvest_accessed(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages whose accessed bit is set, which is cleared."""
-        with self._lock:
+        with self.lock:
             return self._tracking.harvest_bits(self._span(start, size), ACCESSED)
 
     # --- inside ------------------------------------------------------------------------------------------

@@ -1,84 +1,74 @@
-"""Reading and writing a guest's memory by GPA, as the hypervisor does: images in, console buffers out.
-
-Works on whole runs of the table, never page by page. Memory that is declared but not yet there reads as zero and
-is populated by a write, as if the guest had touched it.
-"""
+"""Guest memory by GPA, as the hypervisor reaches it: images in, console buffers out, a device's rings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
-from ..address import Gpa, Hpa, Range, align_down, align_up
-from ..errors import OutOfRangeError
-from ..flags import MapType
+from ..address import Range, align_down, align_up
+from ..errors import GuestUnmappedError
+from ..flags import Access
+from ..tables.regime import Regime
+from .accessor import Actor, MemoryAccessor, refusal, refusal_text
+from .guest_virtual import GuestVirtualMemory
+from .runs import I64Array, Runs
 
-if TYPE_CHECKING:
-    from .address_space import AddressSpace
 
-_MEMORY = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.ROM, MapType.SHARE)
+class GuestMemory(MemoryAccessor):
+    """The memory of an address space by GPA; `MemoryAccessor` has what can be done with it.
 
+    As the guest, the flags of the regions count: a page that is not there yet, or whose writes are tracked, may be
+    accessed if its region says so.
 
-class GuestMemory:
-    """Host access to the memory of an address space, across pages, frames and adjacent regions.
-
-    The guest's permissions do not bind the host (it loads ROMs), but what is no memory cannot be accessed.
+    Args:
+        space: whose memory.
+        actor: whose permissions count; the host's by default.
     """
 
-    def __init__(self, space: AddressSpace) -> None:
-        self._space = space
+    kind = "GPA"
 
-    def read(self, gpa: Gpa | int, size: int) -> bytes:
-        """`size` bytes from a GPA.
+    def acting_as(self, actor: Actor) -> GuestMemory:
+        """The same memory, accessed in another's name."""
+        return GuestMemory(self.space, actor)
 
-        Raises:
-            OutOfRangeError: part of them is not declared as memory, or has no host memory behind it.
+    def virtual(self, stage_1: Regime, actor: Actor | None = None) -> GuestVirtualMemory:
+        """The same memory by GVA, under one of the guest's own regimes.
+
+        Args:
+            stage_1: its root is a GPA.
+            actor: whose permissions count; as here by default.
         """
-        if not size:
-            return b""
-        span = self._require_memory(gpa, size)
-        data = bytearray(size)
-        for start, hpa, length in self._runs(span):
-            data[start - gpa : start - gpa + length] = self._space.frames.memory.read(Hpa(hpa), length)
-        return bytes(data)
+        return GuestVirtualMemory(self.space, stage_1, self.actor if actor is None else actor)
 
-    def write(self, gpa: Gpa | int, data: bytes | bytearray | memoryview) -> None:
-        """Put bytes at a GPA, populating what is not there yet.
-
-        Raises:
-            OutOfRangeError: part of the range is not declared as memory, or has no host memory behind it; nothing is
-                written.
-            OutOfMemoryError: there are no frames for it; nothing is written.
-        """
-        size = len(data)
-        if not size:
-            return
-        span = self._require_memory(gpa, size)
-        self._space.populate_range(span)
-        view = memoryview(data)
-        memory = self._space.frames.memory
-        runs = self._runs(span)
-        for start, hpa, length in runs:
-            if not memory.contains(hpa, length):
-                raise OutOfRangeError(f"GPA {start:#x} of VM {self._space.name} leads to HPA {hpa:#x}, no host memory")
-        for start, hpa, length in runs:
-            memory.write(Hpa(hpa), view[start - gpa : start - gpa + length])
-
-    def _require_memory(self, gpa: int, size: int) -> Range:
-        span = Range.sized(gpa, size)
-        for gap in self._space.undeclared(span):
-            raise OutOfRangeError(f"{span} of VM {self._space.name} is not all memory: nothing is declared in {gap}")
-        for region in self._space.regions_in(span):
-            if region.map_type not in _MEMORY:
-                raise OutOfRangeError(f"{span} of VM {self._space.name} is not all memory: {region} is a device")
-        return span
-
-    def _runs(self, span: Range) -> list[tuple[int, int, int]]:
-        """(GPA, HPA, size) of what is mapped in `span`, clipped to it."""
-        page = self._space.format.page_size
+    def _resolve(self, address: int, size: int, access: Access) -> Runs:
+        span = Range.sized(address, size)
+        cursor = span.start
+        for region in self.space.regions_in(span):
+            if region.start > cursor:
+                break
+            error = refusal(region, access, self.actor)
+            if error is not None:
+                why = refusal_text(region, error, access)
+                raise self._refused(error, address, size, cursor - address, why)
+            cursor = region.end
+        if cursor < span.end:
+            raise self._refused(GuestUnmappedError, address, size, cursor - address, "nothing is declared there")
+        page = self.space.format.page_size
         first, end = align_down(span.start, page), align_up(span.end, page)
-        runs = []
-        for start, hpa, size, _ in self._space.page_table.rows(first, end - first).tolist():
-            low, high = max(start, span.start), min(start + size, span.end)
-            if low < high:
-                runs.append((low, hpa + low - start, high - low))
-        return runs
+        rows: I64Array = self.space.page_table.rows(first, end - first).astype(np.int64)
+        starts: I64Array = np.maximum(rows[:, 0], span.start)
+        sizes: I64Array = np.minimum(rows[:, 0] + rows[:, 2], span.end) - starts
+        hpas: I64Array = rows[:, 1] + (starts - rows[:, 0])
+        return Runs.joined(starts - span.start, hpas, sizes, size, (span,))
+
+    def _writable_parts(self, address: int, size: int) -> list[tuple[int, int, bool]]:
+        span = Range.sized(address, size)
+        parts: list[tuple[int, int, bool]] = []
+        for region in self.space.regions_in(span):
+            may = refusal(region, Access.WRITE, self.actor) is None
+            offset = max(region.start - address, 0)
+            length = min(region.end - address, size) - offset
+            if parts and parts[-1][2] is may:
+                parts[-1] = (parts[-1][0], parts[-1][1] + length, may)
+            else:
+                parts.append((offset, length, may))
+        return parts
