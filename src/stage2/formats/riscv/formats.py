@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..record import Format
 from . import entry
 
@@ -48,28 +50,16 @@ SV57X4 = _record("sv57x4", 5, g_stage=True)
 
 def bare(stage: int) -> Format:
     """Bare: output equals input, nothing is protected (satp, vsatp or hgatp MODE 0)."""
-    return Format(
+    return replace(
+        SV39 if stage == 1 else SV39X4,
         name=f"bare-s{stage}",
         title=f"RISC-V Bare, stage {stage}: no translation, no protection",
-        family="riscv",
-        stage=stage,
         levels=0,
         root_bits=0,
         top_leaf_level=0,
-        output_bits=56,
         sign_extended=False,
-        decode=entry.decode,
-        permissions=entry.permissions,
-        mark=entry.mark,
-        pack_address=entry.pack_address,
-        resize=entry.resize,
-        inherit=entry.inherit,
-        forget=entry.forget,
-        encode_leaf=entry.encode_leaf,
-        table_bits=entry.V,
         fields=(),
         default_controls=0,
-        hardware_ad=entry.HARDWARE_AD,
         manual=_MANUAL + '"satp" and "hgatp" registers, MODE Bare',
     )
 
