@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from linux_guest import require_linux
 
 from stage2.config.load import load_vm
 from stage2.config.vm import VmConfig
 from stage2.engines.run import RunOutcome, run_all
-from stage2.errors import ImageError
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import Options, build
-from stage2.vm.images.fetch import fetch, fetched
 from stage2.vm.report import VmReport
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
-GUEST = "linux-riscv64"
 
 
 @pytest.fixture(scope="module")
 def linux() -> VmConfig:
-    """The example, its guest fetched: by CI always, on a user's machine only if it was fetched before."""
-    try:
-        fetched(GUEST)
-    except ImageError as error:
-        if not os.environ.get("CI"):
-            pytest.skip(str(error))
-        fetch(GUEST)
+    require_linux()
     return load_vm(EXAMPLE)
 
 

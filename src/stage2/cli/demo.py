@@ -9,13 +9,19 @@ from typing import Annotated
 from cyclopts import Parameter
 
 
-def demo(*, json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None) -> int:
+def demo(
+    *,
+    hostile: Annotated[bool, Parameter(negative="")] = False,
+    json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+) -> int:
     """Run a tiny bundled guest that touches lazy RAM, identical memory, a device, a ROM and a hole.
 
-    Needs no network. Its file, source and bytes are in the package's folder vm/guests.
+    Needs no network. Files, sources and bytes of the guests are in the package's folder vm/guests.
 
     Parameters
     ----------
+    hostile
+        Run a second guest beside it that attacks everything outside its own regions.
     json_file
         Write the report as JSON to this file ("-" for standard output).
     """
@@ -23,4 +29,6 @@ def demo(*, json_file: Annotated[Path | None, Parameter(name="--json", allow_lea
     from .run import run_configs
 
     with as_file(files("stage2.vm") / "guests") as folder:
-        return run_configs([load_vm(folder / "demo-riscv64.toml")], json_file=json_file, max_seconds=60)
+        names = ["demo", "hostile"] if hostile else ["demo"]
+        configs = [load_vm(folder / f"{name}-riscv64.toml") for name in names]
+        return run_configs(configs, json_file=json_file, max_seconds=60)

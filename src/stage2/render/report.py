@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from itertools import zip_longest
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -100,6 +101,18 @@ def hpa_text(spans: Sequence[tuple[int, int]]) -> str:
     return "\n".join(lines)
 
 
+def _fair(
+    violations: Sequence[ViolationReport], limit: int, kind: Callable[[ViolationReport], Hashable]
+) -> list[ViolationReport]:
+    """Some of the violations, in order of appearance, each kind with its fair share."""
+    kinds: dict[Hashable, list[int]] = {}
+    for index, violation in enumerate(violations):
+        kinds.setdefault(kind(violation), []).append(index)
+    turns = zip_longest(*kinds.values())
+    chosen = [index for turn in turns for index in turn if index is not None][:limit]
+    return [violations[index] for index in sorted(chosen)]
+
+
 def _violations(violations: Sequence[ViolationReport], dropped: int) -> RenderableType:
     total = sum(violation.count for violation in violations)
     rows = [
@@ -111,7 +124,7 @@ def _violations(violations: Sequence[ViolationReport], dropped: int) -> Renderab
             f"{violation.count:,}",
             violation.region,
         )
-        for violation in violations[:MAX_VIOLATIONS]
+        for violation in _fair(violations, MAX_VIOLATIONS, lambda violation: (violation.region, violation.access))
     ]
     columns = ("GPA", "access", "PC", "action", "times", "region")
     parts: list[RenderableType] = [
@@ -122,11 +135,9 @@ def _violations(violations: Sequence[ViolationReport], dropped: int) -> Renderab
         parts.append(text(f"and {len(violations) - MAX_VIOLATIONS:,} more places (--json has them)"))
     if dropped:
         parts.append(text(f"and {dropped:,} accesses at yet more places, which were not kept"))
-    shown = 0
-    for violation in violations:
-        if violation.walk is None or shown == MAX_WALKS:
-            continue
-        shown += 1
+    walked = [violation for violation in violations if violation.walk is not None]
+    for violation in _fair(walked, MAX_WALKS, lambda violation: violation.region):
+        assert violation.walk is not None
         gva = "" if violation.gva is None else f" (GVA {violation.gva:#x})"
         parts += [
             Text(),

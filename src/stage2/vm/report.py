@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config.describe import region_type
 from ..flags import MappingFlags, MapType
-from ..tables.explain import Walk
+from ..tables.explain import Step, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,7 @@ class VmReport:
                     "action": violation.action,
                     "count": violation.count,
                     "value": violation.value,
+                    "walk": None if violation.walk is None else _walk_dict(violation.walk),
                 }
                 for violation in self.violations
             ],
@@ -141,3 +142,20 @@ class VmReport:
             "devices": self.devices,
             "console": self.console,
         }
+
+
+def _walk_dict(walk: Walk) -> dict[str, Any]:
+    """A walk in short: the entries that were read, and how it ended."""
+    return {"steps": [_step_dict(step) for step in walk.steps], "result": str(walk.result)}
+
+
+def _step_dict(step: Step) -> dict[str, Any]:
+    return {
+        "stage": step.stage,
+        "level": step.level,
+        "slot": step.slot,
+        "slot_hpa": step.slot_hpa,
+        "entry": step.entry,
+        "kind": step.kind.name.lower(),
+        "under": [_step_dict(under) for under in step.under],
+    }

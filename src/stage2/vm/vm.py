@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
@@ -17,6 +18,9 @@ from .exits import Action, MemoryFault
 from .report import RegionReport, ViolationReport, VmReport
 
 _VIOLATIONS_KEPT = 256
+_KEPT_OF_A_KIND = 48
+"""Of one kind (region and access), so that a sweep through a hole leaves room for what comes after it."""
+_WALKS_OF_A_KIND = 2
 _RAM = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.ROM, MapType.SHARE)
 _ACTIONS = {
     ViolationPolicy.STOP: Action.STOP,
@@ -79,6 +83,7 @@ class Vm:
         self.boot = Boot(Gpa(0))
         self.violations_dropped = 0
         self._violations: dict[tuple[int, str, int, str], ViolationReport] = {}
+        self._violation_kinds: dict[tuple[str, str], int] = {}
 
     # --- policy ------------------------------------------------------------------------------------------
 
@@ -125,9 +130,15 @@ class Vm:
         result: FaultResult,
         *,
         value: int | None = None,
-        walk: Walk | None = None,
+        walk: Callable[[], Walk] | None = None,
     ) -> None:
-        """Note a forbidden access for the report; repeated ones from the same place are counted."""
+        """Note a forbidden access for the report; repeated ones from the same place are counted.
+
+        Args:
+            fault, action, result: what was tried, what is done about it, and why.
+            value: what a write wanted to store.
+            walk: makes the explained walk; asked for the first ones of a kind, and for one that stops the guest.
+        """
         region = result.region.label if result.region else "hole"
         if result.resolution is Resolution.OUT_OF_MEMORY:
             region += " (out of memory)"
@@ -138,12 +149,18 @@ class Vm:
         known = self._violations.get(key)
         if known is not None:
             self._violations[key] = replace(known, count=known.count + 1)
-        elif len(self._violations) < _VIOLATIONS_KEPT:
-            self._violations[key] = ViolationReport(
-                fault.gpa, fault.gva, fault.pc, access, region, action.value, value=value, walk=walk
-            )
-        else:
+            return
+        kind = (region, access)
+        before = self._violation_kinds.get(kind, 0)
+        stops = action is Action.STOP
+        if not stops and (len(self._violations) >= _VIOLATIONS_KEPT or before >= _KEPT_OF_A_KIND):
             self.violations_dropped += 1
+            return
+        self._violation_kinds[kind] = before + 1
+        steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
+        self._violations[key] = ViolationReport(
+            fault.gpa, fault.gva, fault.pc, access, region, action.value, value=value, walk=steps
+        )
 
     @property
     def violations(self) -> tuple[ViolationReport, ...]:

@@ -145,11 +145,10 @@ class UnicornMachine:
             return None
         action, fault, result = hart.pending
         fault = hart.exact(fault)
+        self.vm.record_violation(fault, action, result, walk=lambda: hart.walk(fault))
         if action is Action.INJECT:
-            self.vm.record_violation(fault, action, result)
             hart.inject_access_fault(fault)
             return None
-        self.vm.record_violation(fault, action, result, walk=hart.walk(fault))
         where = f"{result.region.label} {result.region.range}" if result.region else "no region"
         what = f"{fault.access.name.lower()} of GPA {fault.gpa:#x}"
         why = f"; {result.reason}" if result.reason else ""

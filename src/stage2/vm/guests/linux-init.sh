@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # PID 1 of the fetched Linux guest: shows the machine, works on memory, powers off.
-# Kernel command line: stage2.init=shell gives a shell, stage2.init=idle waits for ever.
+# Kernel command line: stage2.init=shell gives a shell, stage2.init=idle waits for ever. stage2.share=write@GPA
+# writes a pattern into memory shared with another VM, stage2.share=read@GPA waits for it and compares.
 b=/bin/busybox
 # Debian's kernel has no driver for the SBI console, so /dev/console may not open: lines go through the kernel's log.
 exec >/dev/kmsg 2>&1
@@ -39,6 +40,27 @@ $b yes stage2 | $b head -c 1048576 >/tmp/pattern
 $b cp /tmp/pattern /tmp/copy
 $b cmp /tmp/pattern /tmp/copy || { say "1 MiB of a pattern, compare FAILED"; good=0; }
 check "$($b md5sum /tmp/copy | $b cut -c1-32)" 5f220fe25c215eac0ce7930e493a0de8 "1 MiB of a pattern, copied, md5"
+
+# Shared memory: 32 words in two pages, then a flag. The other side sees nothing before the flag.
+share=$($b sed -n 's/.*stage2.share=\([^ ]*\).*/\1/p' /proc/cmdline)
+if [ -n "$share" ]; then
+    [ -e /dev/mem ] || say "no /dev/mem"
+    base=${share#*@} flag=$((${share#*@} + 8)) i=0 same=0 tries=0
+    word() { $b printf '0x%x' $((base + 16 + i * 4 + i / 16 * 4096)); }
+    case "$share" in
+    write@*)
+        while [ $i -lt 32 ]; do $b devmem $(word) 32 $((0x57a6e000 + i * 77)); i=$((i + 1)); done
+        $b devmem $flag 32 0x600d5eed
+        say "share: pattern written" ;;
+    read@*)
+        while [ $((tries += 1)) -lt 10000 ] && [ "$($b devmem $flag 32)" != 0x600D5EED ]; do $b sleep 1; done
+        while [ $i -lt 32 ]; do
+            [ $(($($b devmem $(word) 32))) = $((0x57a6e000 + i * 77)) ] && same=$((same + 1))
+            i=$((i + 1))
+        done
+        check $same 32 "share: 32 words of the other VM" ;;
+    esac
+fi
 
 if [ $good = 1 ]; then say "memory work ok"; else say "memory work FAILED"; fi
 $b poweroff -f

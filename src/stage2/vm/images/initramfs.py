@@ -21,6 +21,7 @@ def build(busybox: bytes) -> bytes:
             folder("dev"),
             character_device("dev/console", 5, 1),
             character_device("dev/kmsg", 1, 11),
+            character_device("dev/mem", 1, 1),
             character_device("dev/null", 1, 3),
             character_device("dev/zero", 1, 5),
             folder("bin"),

@@ -1,0 +1,22 @@
+"""The fetched Linux guest, for tests that boot it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from stage2.errors import ImageError
+from stage2.vm.images.fetch import fetch, fetched
+
+GUEST = "linux-riscv64"
+
+
+def require_linux() -> None:
+    """Have the guest: CI fetches it, a user's machine skips the test unless it was fetched before."""
+    try:
+        fetched(GUEST)
+    except ImageError as error:
+        if not os.environ.get("CI"):
+            pytest.skip(str(error))
+        fetch(GUEST)
