@@ -18,7 +18,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def private(sources: list[Source]) -> Source:
-    (source,) = parse_deb822(fetching._private_sources(sources, RECIPES[GUEST]))
+    (source,) = parse_deb822(fetching._private_sources(sources, RECIPES[GUEST], "trixie"))
     return source
 
 
@@ -84,3 +84,41 @@ def test_a_ramdisk_with_another_init_than_ours_is_asked_for_anew(tmp_path: Path)
 )
 def test_a_failure_of_apt_is_told_by_its_reason_not_by_its_last_line(output: str, says: str) -> None:
     assert says in fetching._reason(output)
+
+
+def test_a_new_init_is_put_around_the_old_busybox_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / GUEST
+    folder.mkdir()
+    (folder / "kernel").write_bytes(b"kernel")
+    (folder / "busybox").write_bytes(b"busybox of the old fetch")
+    fetching._complete(GUEST, folder, ["busybox 1"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "initramfs_recipe": "older"}))
+    (folder / "initramfs.cpio").write_bytes(b"made by an older version")
+    monkeypatch.setenv("PATH", "")
+    guest = fetch(GUEST, cache=tmp_path)
+    assert guest.packages == ("busybox 1",)
+    assert b"busybox of the old fetch" in guest.ramdisk.read_bytes()
+    (folder / "busybox").write_bytes(b"changed by somebody")
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "initramfs_recipe": "older"}))
+    with pytest.raises(HostToolError, match="fetching needs apt-get"):
+        fetch(GUEST, cache=tmp_path)
+
+
+@pytest.mark.parametrize(("codename", "taken"), [("trixie", "stable"), ("forky", None)])
+def test_a_half_updated_mirror_is_asked_for_the_release_by_its_other_name_with_a_fake_apt(
+    codename: str, taken: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def update(apt: fetching._Apt) -> None:
+        if apt._suite == "trixie":
+            raise HostToolError("File has unexpected size")
+        (apt._lists / "mirror_dists_stable_InRelease").write_text(f"Suite: stable\nCodename: {codename}\n")
+
+    monkeypatch.setattr(fetching._Apt, "update", update)
+    if taken is None:
+        with pytest.raises(HostToolError, match="unexpected size"):
+            fetching._updated(tmp_path, RECIPES[GUEST])
+    else:
+        assert fetching._updated(tmp_path, RECIPES[GUEST])._suite == taken

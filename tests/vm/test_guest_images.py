@@ -154,7 +154,7 @@ def test_sources_are_understood_in_both_of_apts_forms() -> None:
 def test_a_host_without_a_debian_archive_is_told_so(tmp_path: Path) -> None:
     assert configured_sources(tmp_path) == []
     with pytest.raises(HostToolError, match="no Debian archive"):
-        fetching._private_sources([], RECIPES["linux-riscv64"])
+        fetching._private_sources([], RECIPES["linux-riscv64"], "trixie")
 
 
 def test_a_host_without_apt_is_told_what_to_do_instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ class Recipe:
 
     Args:
         arch: our name of the architecture; debian_arch is Debian's.
-        suite: Debian suite.
+        suite: Debian release.
+        alias: a moving name of the same release, tried next: a mirror caught between two states often serves it whole.
         kernel: package that depends on the current kernel's package.
         busybox: package with a static busybox.
     """
@@ -48,11 +49,12 @@ class Recipe:
     arch: str
     debian_arch: str
     suite: str
+    alias: str
     kernel: str
     busybox: str
 
 
-RECIPES = {"linux-riscv64": Recipe("riscv64", "riscv64", "trixie", "linux-image-riscv64", "busybox-static")}
+RECIPES = {"linux-riscv64": Recipe("riscv64", "riscv64", "trixie", "stable", "linux-image-riscv64", "busybox-static")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,11 @@ def fetch(
             if not force:
                 with contextlib.suppress(ImageError):
                     return fetched(name, root)
-            _require_tools("apt-get", "apt-cache", "dpkg-deb")
             with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as work:
-                made = _make(name, recipe, Path(work), progress or (lambda *_: None))
+                made = None if force else _renew(name, root / name, Path(work))
+                if made is None:
+                    _require_tools("apt-get", "apt-cache", "dpkg-deb")
+                    made = _make(name, recipe, Path(work), progress or (lambda *_: None))
                 _put_in_place(made, root / name)
     except OSError as error:
         raise HostToolError(f"the guest cannot be kept: {error.filename or root}: {error.strerror or error}") from None
@@ -139,9 +143,8 @@ def fetch(
 
 
 def _make(name: str, recipe: Recipe, work: Path, progress: Progress) -> Path:
-    apt = _Apt(work / "apt", recipe)
     progress("package index", 0, 0)
-    apt.update()
+    apt = _updated(work, recipe)
     kernel_package = apt.kernel_package(recipe.kernel)
     tree = work / "tree"
     packages = []
@@ -159,26 +162,67 @@ def _make(name: str, recipe: Recipe, work: Path, progress: Progress) -> Path:
     made = work / "made"
     made.mkdir()
     (made / "kernel").write_bytes(data)
-    (made / "initramfs.cpio").write_bytes(build(busybox.read_bytes()))
+    shutil.copyfile(busybox, made / "busybox")
+    _complete(name, made, packages)
+    return made
+
+
+def _complete(name: str, made: Path, packages: list[str]) -> None:
+    """Make the ramdisk of a folder with kernel and busybox, and its manifest."""
+    (made / "initramfs.cpio").write_bytes(build((made / "busybox").read_bytes()))
+    files = {"kernel": "kernel", "ramdisk": "initramfs.cpio", "busybox": "busybox"}
     manifest = {
         "guest": name,
         "packages": packages,
-        "kernel": {"file": "kernel", "sha256": _sha256(made / "kernel")},
-        "ramdisk": {"file": "initramfs.cpio", "sha256": _sha256(made / "initramfs.cpio")},
+        **{role: {"file": file, "sha256": _sha256(made / file)} for role, file in files.items()},
         "initramfs_recipe": recipe_hash(),
     }
     (made / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _renew(name: str, folder: Path, work: Path) -> Path | None:
+    """The guest in `folder` with a ramdisk made anew, when all that has changed is our part of it."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        packages = [str(package) for package in manifest["packages"]]
+        hashes = {file: str(manifest[file]["sha256"]) for file in ("kernel", "busybox")}
+        if manifest["initramfs_recipe"] == recipe_hash() or any(
+            _sha256(folder / file) != wanted for file, wanted in hashes.items()
+        ):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    made = work / "made"
+    made.mkdir()
+    for file in hashes:
+        shutil.copyfile(folder / file, made / file)
+    _complete(name, made, packages)
     return made
+
+
+def _updated(work: Path, recipe: Recipe) -> _Apt:
+    """apt with the release's index, under whichever of its names the mirror serves it whole."""
+    apt = _Apt(work / "apt", recipe, recipe.suite)
+    try:
+        apt.update()
+    except HostToolError:
+        other = _Apt(work / "apt-alias", recipe, recipe.alias)
+        with contextlib.suppress(HostToolError):
+            other.update()
+            if other.codename == recipe.suite:
+                return other
+        raise
+    return apt
 
 
 class _Apt:
     """apt with a root of its own."""
 
-    def __init__(self, root: Path, recipe: Recipe) -> None:
+    def __init__(self, root: Path, recipe: Recipe, suite: str) -> None:
         for folder in ("state/lists/partial", "cache/archives/partial", "etc"):
             (root / folder).mkdir(parents=True)
         sources = root / "etc" / "guest.sources"
-        sources.write_text(_private_sources(configured_sources(), recipe))
+        sources.write_text(_private_sources(configured_sources(), recipe, suite))
         clear = root / "etc" / "clear.conf"
         clear.write_text("".join(f"#clear {hook};\n" for hook in _HOOKS))
         options = {
@@ -197,12 +241,21 @@ class _Apt:
         self._options = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         # Read after the host's own files. Those stay in force otherwise: a proxy is configured there.
         self._options += ["-c", str(clear)]
-        self._suite = recipe.suite
+        self._suite, self._lists = suite, root / "state" / "lists"
 
     def update(self) -> None:
         output = self._apt("apt-get", _INDEX_S, "reading Debian's package index", "update", "-qq")
         if "W: Failed to fetch" in output or "E: " in output:
             raise HostToolError(f"Debian's package index cannot be had: {_reason(output)}")
+
+    @property
+    def codename(self) -> str | None:
+        """What the signed index calls the release."""
+        for path in self._lists.glob("*Release"):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[:40]:
+                if line.startswith("Codename: "):
+                    return line.removeprefix("Codename: ").strip()
+        return None
 
     def kernel_package(self, meta: str) -> str:
         """The package that a metapackage of the kernel depends on."""
@@ -244,8 +297,8 @@ class _Apt:
         return _run([program, *self._options, *words], limit_s, what)
 
 
-def _private_sources(sources: list[Source], recipe: Recipe) -> str:
-    """A deb822 source for the recipe's suite from the host's own Debian mirror and key."""
+def _private_sources(sources: list[Source], recipe: Recipe, suite: str) -> str:
+    """A deb822 source for a suite from the host's own Debian mirror and key."""
     archives = [source for source in sources if source.is_debian_archive]
     if not archives:
         raise HostToolError("this host's apt has no Debian archive among its sources; fetching needs one")
@@ -253,7 +306,7 @@ def _private_sources(sources: list[Source], recipe: Recipe) -> str:
     fields = {
         "Types": "deb",
         "URIs": source.uri,
-        "Suites": recipe.suite,
+        "Suites": suite,
         "Components": "main",
         "Architectures": recipe.debian_arch,
     }
@@ -312,11 +365,11 @@ def _run(
 def _reason(text: str) -> str:
     """The line of a program's output that says why: apt's fetch failure or error, else the last; with what to do."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    marks = ("W: Failed to fetch ", "E: ", "")
+    marks = ("W: Failed to fetch ", "E: Failed to fetch ", "E: ", "")
     line = next((line for mark in marks for line in reversed(lines) if line.startswith(mark)), "")
     if "is not signed" in text or "NO_PUBKEY" in text:
         line += " Is the key there? Install or renew the Debian package debian-archive-keyring."
-    elif line.startswith(marks[0]):
+    elif line.startswith(marks[:2]):
         line += " Is the network there?"
     return line
 
