@@ -17,6 +17,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
+from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion, Populate
 from stage2.tables.result import Fault, Mapped
 
@@ -135,6 +136,17 @@ def test_hardware_bits_are_harvested_and_cleared(bench: Bench, fmt: str) -> None
     assert accessed.tolist() == [True, True]
     dirty = space.harvest_dirty(BASE, 4 * MIB)
     assert pages(dirty) == list(range(512, 1024))
+
+
+@pytest.mark.parametrize("fmt", STAGE_2)
+def test_what_the_host_writes_is_dirty_too(bench: Bench, fmt: str) -> None:
+    space = bench.space(fmt, hardware_ad=True)
+    space.map(ram(populate=Populate.EAGER))
+    space.harvest_dirty(BASE, 4 * MIB)
+    before = space.page_table.statistics().leaves
+    GuestMemory(space).write(BASE + 2 * MIB + 5, b"from the host")
+    assert space.page_table.statistics().leaves == before, "a mark splits no block"
+    assert pages(space.harvest_dirty(BASE, 4 * MIB)) == list(range(512, 1024))
 
 
 def test_without_hardware_updates_a_cleared_bit_faults_once_and_is_set_by_us(bench: Bench) -> None:

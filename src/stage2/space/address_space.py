@@ -323,7 +323,8 @@ class AddressSpace:
 
     def note_writes(self, span: Range) -> None:
         """Tell write tracking that the host wrote a range."""
-        self._tracking.note(span)
+        with self.lock:
+            self._tracking.note_host(span)
 
     def harvest_writes(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages of a tracked range that were written since the last harvest; they are tracked afresh.

@@ -22,6 +22,7 @@ class Tracking:
         self._regions, self._table = regions, table
         self._page = table.format.page_size
         self._tracker = WriteTracker(self._page)
+        self._bits = table.tracks_writes
 
     # --- writes, by permission ---------------------------------------------------------------------------
 
@@ -65,6 +66,12 @@ class Tracking:
     def note(self, span: Range) -> None:
         """Pages were written."""
         self._tracker.note(span)
+
+    def note_host(self, span: Range) -> None:
+        """The host wrote a range: its pages are written and, where hardware keeps count, dirty."""
+        self._tracker.note(span)
+        if self._bits:
+            self._table.mark(span.start, span.size, write=True)
 
     def forget(self, span: Range) -> None:
         """Track nothing in a range any more, because it is no longer declared."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..address import Hpa, Range, align_down, require_aligned
+from ..address import Hpa, Range, align_down, align_up, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfRangeError, OverlapError
-from ..flags import Access, MappingFlags, MemoryType
+from ..flags import RWX, Access, MappingFlags, MemoryType
+from ..formats.outcome import DIRTY
 from ..formats.record import Format
 from . import edit
 from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
@@ -190,18 +191,21 @@ class PageTable:
         """
         return self._sweep(start, size, edit.HARVEST, np.array([what, 0], np.uint64)).removed
 
-    def mark(self, address: int, *, write: bool) -> bool:
-        """Set the accessed (and dirty) bit of a leaf, as hardware does where it does so by itself.
-
-        Returns:
-            False when nothing is mapped at the address.
-        """
-        leaf = self.query(address)
-        if leaf is None:
-            return False
+    def mark(self, start: int, size: int = 1, *, write: bool) -> None:
+        """Set the accessed (and dirty) bit of every leaf that a range touches, as hardware does by itself."""
+        first, last = self.query(start), self.query(start + size - 1)
+        page = self.format.page_size
+        begin = align_down(start, page) if first is None else first.start
+        end = align_up(start + size, page) if last is None else last.start + last.leaf_size
         controls = self.regime.controls | self.format.hardware_ad
-        self._sweep(leaf.start, leaf.leaf_size, edit.MARK, np.array([controls, int(write)], np.uint64))
-        return True
+        self._sweep(begin, end - begin, edit.MARK, np.array([controls, int(write)], np.uint64))
+
+    @property
+    def tracks_writes(self) -> bool:
+        """Whether a leaf of this regime can be present and not dirty."""
+        fmt, controls = self.format, self.regime.controls
+        clean = fmt.forget(fmt.leaf_entry(0, 0, RWX, controls=controls), DIRTY)
+        return not fmt.decode(clean, 0, controls)[2] & DIRTY
 
     # --- reading -----------------------------------------------------------------------------------------
 
