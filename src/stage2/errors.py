@@ -20,6 +20,8 @@
     │   ├── GuestNotMemoryError      a device, or no host memory behind it (*)
     │   ├── GuestDeniedError         there, but not for this access
     │   └── GuestNotContiguousError  there, but not in one piece of host memory
+    ├── ChannelError           a VM's call about a channel is refused; nothing changed
+    ├── TableImageError        a folder of tables cannot be written or read back
     ├── EngineError            a CPU engine is missing or not the one we know
     └── HostToolError          a program of the host is missing or failed
 
@@ -132,6 +134,14 @@ class GuestDeniedError(GuestAccessError):
 
 class GuestNotContiguousError(GuestAccessError):
     """The bytes are there but not in one piece of host memory; `available` is how many of them are."""
+
+
+class ChannelError(Stage2Error):
+    """A call about a channel between VMs is refused; nothing changed."""
+
+
+class TableImageError(Stage2Error):
+    """A folder of tables cannot be written, or is not what `stage2 build` wrote."""
 
 
 class EngineError(Stage2Error):

@@ -22,6 +22,7 @@ from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
+from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
 from .vm import Vm
@@ -68,6 +69,7 @@ class Host:
                 part = ram.intersection(image)
                 if part is not None:
                     self.frames.claim(part, owner=Owner(OwnerKind.HYPERVISOR))
+        self.channels = ChannelTable(self.frames)
         self.vms: list[Vm] = []
         self.notices: list[Notice] = []
 
@@ -175,7 +177,7 @@ def _build_all(
             limit=config.options.memory_limit,
             fault_around=config.options.fault_around or SIZE_4K,
         )
-        vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num)
+        vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num, channels=host.channels)
         host.vms.append(vm)
     for fixed in (True, False):
         for vm, config, layout, spans in zip(host.vms, configs, layouts, held, strict=True):

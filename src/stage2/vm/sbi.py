@@ -7,8 +7,10 @@ from enum import IntEnum
 from typing import Protocol
 
 from ..address import Gpa
-from ..errors import Stage2Error
+from ..errors import ChannelError, OutOfMemoryError, Stage2Error
+from ..flags import MappingFlags
 from ..space.guest_memory import GuestMemory
+from .channels import READ_WRITE, ChannelTable
 from .console import Console
 from .exits import Hypercall
 
@@ -16,6 +18,9 @@ _MASK = (1 << 64) - 1
 VERSION = 2 << 24
 IMPLEMENTATION_ID = 0x5332
 """Not assigned to anybody: "S2"."""
+CHANNELS = 0x0A00_0000 | IMPLEMENTATION_ID
+"""Channels between VMs, a firmware-specific extension: its id is made of the implementation's (chapter
+"Firmware Specific Extension Space")."""
 _LARGEST_WRITE = 1 << 20
 
 
@@ -75,9 +80,12 @@ class Sbi:
         harts: the machine.
         memory: the guest's memory, for the debug console.
         console: where the debug console goes.
+        channels: channels between VMs, and this VM's id among them; None where there are none.
     """
 
-    def __init__(self, harts: Harts, memory: GuestMemory, console: Console) -> None:
+    def __init__(
+        self, harts: Harts, memory: GuestMemory, console: Console, channels: tuple[ChannelTable, int] | None = None
+    ) -> None:
         self._harts, self._memory, self._console = harts, memory, console
         self.calls = 0
         self._extensions: dict[int, Callable[[int, int, tuple[int, ...]], tuple[int, int]]] = {
@@ -92,6 +100,9 @@ class Sbi:
             0x01: self._legacy_putchar,
             0x08: self._legacy_shutdown,
         }
+        if channels is not None:
+            self._channels, self._vm = channels
+            self._extensions[CHANNELS] = self._channel
 
     def call(self, exit_: Hypercall) -> tuple[int, int | None]:
         """Serve a call: arguments a0-a7.
@@ -172,6 +183,30 @@ class Sbi:
             self._console.write(bytes([a[0] & 0xFF]))
             return Error.SUCCESS, 0
         return Error.NOT_SUPPORTED, 0
+
+    def _channel(self, hart: int, function: int, a: tuple[int, ...]) -> tuple[int, int]:
+        # No call takes a pointer: what is answered fits a register, so a bad address cannot undo half a call.
+        table, vm = self._channels, self._vm
+        try:
+            if function == 0:
+                if a[2] & ~1:
+                    return Error.INVALID_PARAM, 0
+                return Error.SUCCESS, table.publish(vm, a[0], a[1], READ_WRITE if a[2] else MappingFlags.READ)
+            if function == 1:
+                return Error.SUCCESS, table.subscribe(vm, a[0], a[1])
+            if function == 2:
+                table.unpublish(vm, a[0])
+            elif function == 3:
+                table.unsubscribe(vm, a[0], a[1])
+            elif function == 4:
+                return Error.SUCCESS, table.size(vm, a[0], a[1])
+            else:
+                return Error.NOT_SUPPORTED, 0
+        except ChannelError:
+            return Error.DENIED, 0
+        except OutOfMemoryError:
+            return Error.FAILED, 0
+        return Error.SUCCESS, 0
 
     def _legacy_timer(self, hart: int, function: int, a: tuple[int, ...]) -> tuple[int, int]:
         self._harts.set_timer(hart, a[0])

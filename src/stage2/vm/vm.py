@@ -12,6 +12,7 @@ from ..space.faults import FaultResult, Resolution
 from ..space.guest_memory import GuestMemory
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Walk
+from .channels import ChannelTable
 from .console import Console
 from .devices import DeviceBus
 from .exits import Action, MemoryFault
@@ -70,14 +71,26 @@ class Vm:
         space: its guest physical memory; the VM owns it and destroys it.
         console: where its output goes.
         cpu_count: number of vCPUs.
+        channels: the host's channels between VMs; the VM takes part until it is closed.
     """
 
     def __init__(
-        self, name: str, id: int, arch: str, space: AddressSpace, *, console: Console | None = None, cpu_count: int = 1
+        self,
+        name: str,
+        id: int,
+        arch: str,
+        space: AddressSpace,
+        *,
+        console: Console | None = None,
+        cpu_count: int = 1,
+        channels: ChannelTable | None = None,
     ) -> None:
         self.name, self.id, self.arch, self.space = name, id, arch, space
         self.console = console or Console()
         self.cpu_count = cpu_count
+        self.channels = channels
+        if channels is not None:
+            channels.join(id, space)
         self.memory = GuestMemory(space)
         self.bus = DeviceBus()
         self.boot = Boot(Gpa(0))
@@ -223,4 +236,6 @@ class Vm:
 
     def close(self) -> None:
         """Give back everything the VM holds. Harmless when repeated."""
+        if self.channels is not None:
+            self.channels.leave(self.id)
         self.space.destroy()

@@ -57,7 +57,8 @@ class UnicornMachine:
         for hart in self._harts:
             hart.state[Word.PEERS] = ctypes.addressof(self._peers)
             hart.state[Word.PEER_COUNT] = self.count
-        self._sbi = Sbi(self, vm.memory, vm.console)
+        channels = None if vm.channels is None else (vm.channels, vm.id)
+        self._sbi = Sbi(self, vm.memory, vm.console, channels)
         self._stop = threading.Event()
         self._stop_exit = ("stopped", "stopped on request")
         self._off: str | None = None
