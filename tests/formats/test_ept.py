@@ -17,10 +17,10 @@ from stage2.formats.x86.ept import (
     MAXPHYADDR_SHIFT,
     MODE_BASED_EXECUTE,
     decode,
-    eptp,
     mark,
     permissions,
 )
+from stage2.formats.x86.registers import eptp
 
 DEFAULT = EPT4.default_controls
 WRITE_BACK = 6 << 3

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 from cyclopts import Parameter
 
-from ..errors import ImageError
+from ..errors import ConfigError
 from .arguments import parse_address
 
 if TYPE_CHECKING:
-    from ..config.vm import VmConfig
     from ..flags import Access
     from ..render.walk import WalkView
     from ..vm.vm import Vm
 
 
 def walk(
-    vms: Annotated[list[Path], Parameter(name="VM.toml", show_default=False)],
+    vms: Annotated[list[Path], Parameter(name="VM.toml|DIR", show_default=False)],
     /,
     *,
     gpa: str,
     access: Literal["read", "write", "fetch"] | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     platform: Path | None = None,
-    populate: Literal["lazy", "eager"] = "eager",
-    page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
+    vm: str | None = None,
+    populate: Literal["lazy", "eager"] | None = None,
+    page_size: Literal["auto", "4k", "2m", "1g"] | None = None,
     touch: Annotated[bool, Parameter(negative="")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -36,7 +37,8 @@ def walk(
     Parameters
     ----------
     vms
-        AxVisor VM files. The walk is in the first one; the others are built beside it, as a run would.
+        AxVisor VM files: the walk is in the first one unless --vm says otherwise; the others are built beside it,
+        as a run would. Or one folder that `stage2 build` wrote.
     gpa
         The address: 0x8000_0000 or 2147483648.
     access
@@ -45,10 +47,12 @@ def walk(
         Architecture of the guests, when neither file nor platform says.
     platform
         AxVisor platform file of the host; without it the host is large enough for the VMs.
+    vm
+        Name of the VM to walk in.
     populate
-        When RAM gets frames: with lazy there is nothing to see before the first access.
+        When RAM gets frames: eager by default; with lazy there is nothing to see before the first access.
     page_size
-        Largest leaf of the stage-2 table.
+        Largest leaf of the stage-2 table; auto by default.
     touch
         Make the access first (a read, unless --access says otherwise), so that lazy RAM is populated.
     json_output
@@ -56,22 +60,22 @@ def walk(
     """
     address = parse_address("--gpa", gpa)
 
-    from ..config.load import choose_arch, load_platform, load_vm
     from ..flags import Access
     from ..render.tables import print_renderable
     from ..render.walk import render_walk, walk_json
-    from ..space.region import Populate
-    from ..vm.host import PAGE_SIZES, Options, build
-    from .notices import print_notices
 
-    configs = [load_vm(path) for path in vms]
-    host_platform = None if platform is None else load_platform(platform)
-    print_notices([notice for config in configs for notice in config.notices])
-    options = Options(Populate(populate), PAGE_SIZES[page_size])
-    archs = [_header_arch(config) if choose_arch(config, arch, host_platform) is None else None for config in configs]
-    with build(configs, platform=host_platform, archs=archs, arch=arch, options=options) as host:
-        print_notices(host.notices)
-        view = explain(host.vms[0], address, None if access is None else Access[access.upper()], touch=touch)
+    tried = None if access is None else Access[access.upper()]
+    if any(path.is_dir() for path in vms):
+        given = {"--arch": arch, "--platform": platform, "--populate": populate, "--page-size": page_size}
+        useless = [option for option, value in given.items() if value is not None] + ["--touch"] * touch
+        view = explain_folder(vms, vm, address, tried, useless)
+    else:
+        from .hosts import build_host
+
+        with build_host(
+            vms, platform=platform, arch=arch, populate=populate or "eager", page_size=page_size or "auto"
+        ) as host:
+            view = explain(choose(host.vms, vm, "the files"), address, tried, touch=touch)
     if json_output:
         print(json.dumps(walk_json(view), indent=2))
     else:
@@ -79,14 +83,50 @@ def walk(
     return 0
 
 
-def _header_arch(config: VmConfig) -> str | None:
-    """The architecture that the kernel's header names, if the images happen to be there."""
-    from ..vm.boot import read_images
+class _Named(Protocol):
+    @property
+    def name(self) -> str:
+        """The VM's name."""
 
-    try:
-        return read_images(config).arch
-    except ImageError:
-        return None
+
+_V = TypeVar("_V", bound=_Named)
+
+
+def choose(vms: Sequence[_V], name: str | None, where: str) -> _V:
+    """The VM of a name, the first one without a name.
+
+    Raises:
+        ConfigError: there is none, or several.
+    """
+    if name is None:
+        return vms[0]
+    found = [vm for vm in vms if vm.name == name]
+    if len(found) != 1:
+        names = ", ".join(vm.name for vm in vms)
+        problem = f"{len(found)} VMs are" if found else "no VM is"
+        raise ConfigError(f"--vm {name}: {problem} called so in {where}: there are {names}")
+    return found[0]
+
+
+def explain_folder(
+    paths: Sequence[Path], name: str | None, gpa: int, access: Access | None, useless: Sequence[str]
+) -> WalkView:
+    """The walk on the tables of a folder that `stage2 build` wrote."""
+    from ..render.walk import WalkView
+    from ..tables.explain import explain_stage
+    from ..vm.tableimage.folder import read_folder
+
+    if len(paths) != 1:
+        raise ConfigError(f"{next(path for path in paths if path.is_dir())} is a folder: give it alone")
+    if useless:
+        raise ConfigError(f"{useless[0]} means nothing for {paths[0]}: its tables are built already")
+    tables = choose(read_folder(paths[0]), name, str(paths[0]))
+    return WalkView(
+        walk=explain_stage(tables, tables.regime, gpa, access),
+        stage_2=tables.regime,
+        vm=tables.name,
+        region=tables.region_at(gpa),
+    )
 
 
 def explain(vm: Vm, gpa: int, access: Access | None, *, touch: bool) -> WalkView:

@@ -28,6 +28,17 @@ class RegionReport:
     populated_bytes: int
     hpa: tuple[tuple[int, int], ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object of this region."""
+        return {
+            "name": self.name,
+            "start": self.start,
+            "size": self.size,
+            **region_type(self.map_type, self.flags),
+            "populated_bytes": self.populated_bytes,
+            "hpa": [list(span) for span in self.hpa],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class ViolationReport:
@@ -113,17 +124,7 @@ class VmReport:
             "leaves": {str(size): count for size, count in sorted(self.leaves.items())},
             "tables": self.tables,
             "table_bytes": self.table_bytes,
-            "regions": [
-                {
-                    "name": region.name,
-                    "start": region.start,
-                    "size": region.size,
-                    **region_type(region.map_type, region.flags),
-                    "populated_bytes": region.populated_bytes,
-                    "hpa": [list(span) for span in region.hpa],
-                }
-                for region in self.regions
-            ],
+            "regions": [region.as_dict() for region in self.regions],
             "violations": [
                 {
                     "gpa": violation.gpa,

@@ -185,7 +185,7 @@ class Vm:
     def report(self, engine: str, result: RunResult) -> VmReport:
         """What the run did to memory, read off the tables."""
         statistics = self.space.page_table.statistics()
-        regions = tuple(self._region_report(region) for region in self.space.memory_regions)
+        regions = self.region_reports()
         memory = [r for r, region in zip(regions, self.space.memory_regions, strict=True) if region.map_type in _RAM]
         counters = self.space.counters
         return VmReport(
@@ -213,6 +213,10 @@ class Vm:
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
         )
+
+    def region_reports(self) -> tuple[RegionReport, ...]:
+        """The regions in order of GPA, with the host memory behind each."""
+        return tuple(self._region_report(region) for region in self.space.memory_regions)
 
     def _region_report(self, region: MemoryRegion) -> RegionReport:
         spans: list[tuple[int, int]] = []

@@ -66,6 +66,11 @@ def decode_hgatp(value: int) -> AddressTranslationRegister:
     return _decode("hgatp", value, HGATP_MODES, 14, PPN_MASK & ~3)
 
 
+def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) -> dict[str, int]:
+    """What to load for a stage-2 regime: hgatp, which holds the VMID too."""
+    return {"hgatp": AddressTranslationRegister(fmt, identifier, root).value()}
+
+
 def _decode(
     name: str, value: int, modes: dict[int, Format], identifier_bits: int, ppn_mask: int
 ) -> AddressTranslationRegister:

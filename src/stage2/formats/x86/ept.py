@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ...address import require_aligned
-from ...errors import EncodingError, OutOfRangeError
+from ...errors import EncodingError
 from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
@@ -205,16 +204,3 @@ EPT4 = Format(
 )
 
 FORMATS = (EPT4,)
-
-
-def eptp(format_: Format, root: int, *, accessed_dirty: bool = False) -> int:
-    """The EPT pointer (SDM 26.6.11): write-back walks, walk length minus one, A/D enable, root address.
-
-    Raises:
-        MisalignedError: the root is no multiple of 4 KiB.
-        OutOfRangeError: the root is above 2^52.
-    """
-    require_aligned("root table", root, format_.root_size)
-    if root >> format_.output_bits:
-        raise OutOfRangeError(f"root table {root:#x} is above 2^{format_.output_bits}")
-    return root | (1 << 6 if accessed_dirty else 0) | (format_.levels - 1) << 3 | 6

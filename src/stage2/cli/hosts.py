@@ -1,0 +1,47 @@
+"""Building VMs from files without their images, for commands that only look at tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ImageError
+
+if TYPE_CHECKING:
+    from ..config.vm import VmConfig
+    from ..vm.host import Host
+
+
+def build_host(vms: Sequence[Path], *, platform: Path | None, arch: str | None, populate: str, page_size: str) -> Host:
+    """A host with the VMs on it; what is to be noticed about their files is printed.
+
+    Args:
+        vms: VM files.
+        platform: the host's file.
+        arch: architecture of the guests, when neither file nor platform says.
+        populate, page_size: as on the command line.
+    """
+    from ..config.load import choose_arch, load_platform, load_vm
+    from ..space.region import Populate
+    from ..vm.host import PAGE_SIZES, Options, build
+    from .notices import print_notices
+
+    configs = [load_vm(path) for path in vms]
+    host_platform = None if platform is None else load_platform(platform)
+    print_notices([notice for config in configs for notice in config.notices])
+    options = Options(Populate(populate), PAGE_SIZES[page_size])
+    archs = [_header_arch(config) if choose_arch(config, arch, host_platform) is None else None for config in configs]
+    host = build(configs, platform=host_platform, archs=archs, arch=arch, options=options)
+    print_notices(host.notices)
+    return host
+
+
+def _header_arch(config: VmConfig) -> str | None:
+    """The architecture that the kernel's header names, if the images happen to be there."""
+    from ..vm.boot import read_images
+
+    try:
+        return read_images(config).arch
+    except ImageError:
+        return None

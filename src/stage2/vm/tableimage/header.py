@@ -1,0 +1,48 @@
+"""The C header beside the tables: register values, addresses and the symbols of the object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def c_header(
+    name: str, symbol: str, fmt: str, registers: Mapping[str, int], root: int, segments: Sequence[tuple[int, int]]
+) -> str:
+    """The text of the header.
+
+    Args:
+        name: the VM's name, for the comment.
+        symbol: its form in C identifiers.
+        fmt: name of the format.
+        registers: values to load, by the manual's names.
+        root: HPA of the root table.
+        segments: (HPA, size) of each piece of tables, in order.
+    """
+    prefix = f"STAGE2_{symbol.upper()}"
+    # A name from a file must not end the comment.
+    shown = name.replace("*/", "* /").replace("\\", "/").replace("\n", " ").replace("?", ".")
+    lines = [
+        f"/* Stage-2 tables of VM {shown} ({fmt}). Each piece must lie at its HPA: entries hold HPAs. */",
+        f"#ifndef {prefix}_TABLES_H",
+        f"#define {prefix}_TABLES_H",
+        "",
+        *(f"#define {prefix}_{register.upper()} {value:#x}ULL" for register, value in registers.items()),
+        f"#define {prefix}_ROOT {root:#x}ULL",
+        f"#define {prefix}_SEGMENTS {len(segments)}",
+    ]
+    for number, (hpa, size) in enumerate(segments):
+        lines += [f"#define {prefix}_HPA_{number} {hpa:#x}ULL", f"#define {prefix}_SIZE_{number} {size:#x}ULL"]
+    lines += [
+        "",
+        "#ifndef __ASSEMBLER__",
+        *(
+            f"extern unsigned char stage2_{symbol}_tables_{number}[{size:#x}];"
+            for number, (_, size) in enumerate(segments)
+        ),
+        f"extern unsigned char stage2_{symbol}_root[];",
+        "#endif",
+        "",
+        "#endif",
+        "",
+    ]
+    return "\n".join(lines)
