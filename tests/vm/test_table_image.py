@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import random
+import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from stage2.flags import Access
 from stage2.space.region import Populate
 from stage2.tables.explain import explain_stage
 from stage2.vm.host import Host, Options, build
-from stage2.vm.tableimage.contents import MANIFEST, collect, files_of
+from stage2.vm.tableimage.contents import MANIFEST, collect, files_of, symbol_of
 from stage2.vm.tableimage.folder import read_folder, write_folder
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +120,8 @@ def test_the_elf_object_holds_each_piece_at_its_hpa_with_its_symbols(x86: Path) 
         elf: Any = ELFFile(io.BytesIO(files[f"{vm.folder}/tables.o"]))
         assert elf["e_type"] == "ET_REL"
         assert elf["e_machine"] == machines[vm.arch]
+        assert elf["e_flags"] == (4 if vm.arch == "riscv64" else 0)
+        assert elf.get_section_by_name(".note.GNU-stack")["sh_flags"] == 0
         symbols = {symbol.name: symbol for symbol in elf.get_section_by_name(".symtab").iter_symbols()}
         for number, segment in enumerate(vm.segments):
             section = elf.get_section_by_name(f".stage2.tables.{segment.hpa:#x}")
@@ -140,6 +144,64 @@ def test_the_header_says_what_the_manifest_says_and_a_name_cannot_end_its_commen
     for number, segment in enumerate(vm.segments):
         assert f"_HPA_{number} {segment.hpa:#x}ULL" in text
         assert f"_tables_{number}[{len(segment.data):#x}];" in text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a_b-3", "a_b", "a b"), ("a-b", "a.b"), ("Linux", "linux"), ("manifest.json",), ("manifest_json", "x")],
+)
+def test_no_two_vms_share_a_file_a_symbol_or_a_header_guard(tmp_path: Path, names: tuple[str, ...]) -> None:
+    paths = []
+    for number, name in enumerate(names, 1):
+        paths.append(tmp_path / f"{number}.toml")
+        text = X86.replace("id = 3", f"id = {number}").replace('"an \\"odd\\" name */"', json.dumps(name))
+        # The device can be in the hands of one VM only.
+        paths[-1].write_text(re.sub(r"(?m)^passthrough_devices.*$", "", text))
+    with hosted(*paths) as host:
+        contents = collect(host.vms)
+    files = files_of(contents)
+    guards = {files[f"{vm.folder}/tables.h"].decode().split("#define ")[1].split()[0] for vm in contents}
+    assert len(guards) == len(names)
+    assert len({vm.folder.lower() for vm in contents}) == len(names)
+    write_folder(tmp_path / "out", files)
+    assert [tables.name for tables in read_folder(tmp_path / "out")] == list(names)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_compiler_takes_header_and_object_without_a_warning(tmp_path: Path, x86: Path) -> None:
+    x86.write_text(X86.replace("name */", "/* name"))
+    with hosted(x86) as host:
+        (vm,) = collect(host.vms)
+    write_folder(tmp_path / "out", files_of([vm]))
+    header = tmp_path / "out" / vm.folder / "tables.h"
+    source = tmp_path / "use.c"
+    prefix = symbol_of(vm.folder)
+    used = f"stage2_{prefix}_root[0] + (STAGE2_{prefix.upper()}_ROOT == 0)"
+    source.write_text(f'#include "{header}"\nint main(void) {{ return {used}; }}\n')
+    command: list[str | Path] = [
+        "gcc",
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-c",
+        source,
+        "-o",
+        tmp_path / "use.o",
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    if vm.arch == platform.machine():
+        tables = header.with_name("tables.o")
+        link: list[str | Path] = [
+            "gcc",
+            "-no-pie",
+            "-Wl,--fatal-warnings",
+            tmp_path / "use.o",
+            tables,
+            "-o",
+            tmp_path / "use",
+        ]
+        subprocess.run(link, check=True, timeout=60)
 
 
 @pytest.mark.skipif(
@@ -203,6 +265,34 @@ def test_a_write_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_interrupt_at_any_step_leaves_a_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hosted(LINUX) as host:
+        files = files_of(collect(host.vms))
+    folder = tmp_path / "out"
+    write_folder(folder, files)
+    rename = Path.rename
+    for fatal in (1, 2):
+        calls = iter(range(1, 10))
+
+        def interrupted(self: Path, target: Path, calls: Iterator[int] = calls, fatal: int = fatal) -> Path:
+            if next(calls) == fatal:
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(folder, files)
+        assert [tables.name for tables in read_folder(folder)] == ["linux"]
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_empty_folders_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "out" / "a" / "b").mkdir(parents=True)
+    with pytest.raises(TableImageError, match=r"not ours \(a\)"):
+        write_folder(tmp_path / "out", {})
+    assert (tmp_path / "out" / "a" / "b").is_dir()
+
+
 # --- reading what nobody should trust --------------------------------------------------------------------
 
 Change = Callable[[dict[str, Any]], None]
@@ -210,6 +300,10 @@ Change = Callable[[dict[str, Any]], None]
 
 def piece(manifest: dict[str, Any], **values: object) -> None:
     manifest["vms"][0]["segments"][0].update(values)
+
+
+def region(manifest: dict[str, Any], **values: object) -> None:
+    manifest["vms"][0]["regions"][0].update(values)
 
 
 def vm_with(**values: object) -> Change:
@@ -230,11 +324,16 @@ HOSTILE: list[tuple[str, Change, str]] = [
     ("an absolute file", lambda m: piece(m, file="/etc/passwd"), "leads out of the folder"),
     ("a missing file", lambda m: piece(m, file="linux/none.bin"), "No such file"),
     ("another size", lambda m: piece(m, size=0x3000), "the manifest says 0x3000"),
-    ("a huge size", lambda m: piece(m, size=1 << 60), "would have"),
+    ("a huge size", lambda m: piece(m, size=1 << 60), "would be too large"),
     ("a negative size", lambda m: piece(m, size=-1), "no 64-bit number"),
     ("another hash", lambda m: piece(m, sha256="00"), "is not what was written"),
     ("overlapping pieces", lambda m: m["vms"][0]["segments"].append(m["vms"][0]["segments"][0]), "overlaps"),
     ("an odd region", vm_with(regions=[{"type": "NONE"}]), "is damaged"),
+    ("a region behind nothing", lambda m: region(m, type="MMIO", hpa=[[]]), "is damaged"),
+    ("a region with a line feed", lambda m: region(m, name="a\nb"), "no text that can be printed"),
+    ("a name that moves the cursor", vm_with(name="a\x1b[31m"), "no text that can be printed"),
+    ("a format of stage 1", vm_with(format="sv39"), "sv39 is a format of stage 1"),
+    ("a version that is true", lambda m: m.update(stage2_tables=True), "has version True"),
 ]
 
 
@@ -266,6 +365,45 @@ def test_a_manifest_that_is_no_manifest_is_refused(tmp_path: Path, text: bytes) 
     (tmp_path / MANIFEST).write_bytes(text)
     with pytest.raises(TableImageError):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "fifo", "linux"])
+def test_a_manifest_without_an_end_is_refused_and_not_waited_for(sound: Path, tmp_path: Path, target: str) -> None:
+    folder = tmp_path / "endless"
+    shutil.copytree(sound, folder)
+    (folder / MANIFEST).unlink()
+    if target == "fifo":
+        os.mkfifo(folder / MANIFEST)
+    else:
+        (folder / MANIFEST).symlink_to(target)
+    with pytest.raises(TableImageError, match=r"is no regular file|Is a directory"):
+        read_folder(folder)
+
+
+def test_a_file_that_links_to_itself_is_refused(sound: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "loop"
+    shutil.copytree(sound, folder)
+    (file,) = folder.glob("linux/*.bin")
+    file.unlink()
+    file.symlink_to(file.name)
+    with pytest.raises(TableImageError, match="leads to itself"):
+        read_folder(folder)
+
+
+def test_pieces_are_limited_together_and_not_one_by_one(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "many"
+    shutil.copytree(sound, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    segments = manifest["vms"][0]["segments"]
+    size = segments[0]["size"]
+    segments += [{**segments[0], "hpa": 1 << 40 | number << 24} for number in range(3)]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert len(read_folder(folder)) == 1
+    monkeypatch.setattr("stage2.vm.tableimage.folder._BYTES_LIMIT", 4 * size - 1)
+    with pytest.raises(TableImageError, match="too large"):
+        read_folder(folder)
 
 
 def test_a_word_beyond_a_piece_does_not_exist(sound: Path) -> None:

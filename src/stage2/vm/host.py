@@ -214,12 +214,13 @@ def _owner_name(config: VmConfig, configs: Sequence[VmConfig]) -> str:
 
 
 def _vmids(configs: Sequence[VmConfig]) -> dict[int, int]:
-    """A VMID for each VM's id: the id itself where it fits, else a free one. Two VMs never have the same.
+    """A VMID for each VM's id: the id itself where it fits, else a free one. Two VMs never have the same, and none
+    has 0: Intel reserves VPID 0 (SDM 30.1), Arm's hypervisors use VMID 0 for the host.
 
     Raises:
         ConfigError: there are more VMs than VMIDs.
     """
-    fitting = {config.id for config in configs if config.id < _VMIDS}
+    fitting = {config.id for config in configs if 0 < config.id < _VMIDS}
     free = (vmid for vmid in range(1, _VMIDS) if vmid not in fitting)
     found = {}
     for config in configs:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 from ...address import Hpa
@@ -101,11 +102,10 @@ class TableContents:
 def collect(vms: Sequence[Vm]) -> list[TableContents]:
     """The tables of VMs, copied out of their host's memory."""
     found: list[TableContents] = []
-    folders: set[str] = set()
+    taken = {_key(MANIFEST)}
     for vm in vms:
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", vm.name).strip("._") or "vm"
-        folder = slug if slug not in folders else f"{slug}-{vm.id}"
-        folders.add(folder)
+        folder = _folder_of(vm, taken)
+        taken.add(_key(folder))
         table, regime = vm.space.page_table, vm.space.regime
         statistics = table.statistics()
         memory = vm.space.frames.memory
@@ -131,6 +131,18 @@ def collect(vms: Sequence[Vm]) -> list[TableContents]:
             )
         )
     return found
+
+
+def _folder_of(vm: Vm, taken: Set[str]) -> str:
+    """A folder for a VM whose key nobody has yet."""
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", vm.name).strip("._") or "vm"
+    names = chain((slug, f"{slug}-{vm.id}"), (f"{slug}-{vm.id}-{number}" for number in count(2)))
+    return next(name for name in names if _key(name) not in taken)
+
+
+def _key(folder: str) -> str:
+    """What must differ between VMs: symbols and header guards are made of it, and some file systems ignore case."""
+    return symbol_of(folder).lower()
 
 
 def files_of(contents: Sequence[TableContents]) -> dict[str, bytes]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 _MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243}
 _PROGBITS, _SYMTAB, _STRTAB = 1, 2, 3
 _WRITE, _ALLOC = 1, 2
+_FLAGS = {"riscv64": 4}
+"""RISC-V's double-float ABI, as Rust's riscv64gc: lld refuses to mix float ABIs even for data; GNU ld does not care."""
 _HEADER, _SECTION_HEADER, _SYMBOL = 64, 64, 24
 _ANY_ALIGN = 8
 
@@ -67,6 +69,8 @@ def elf_object(
         symbols.append((symbol_names.add(f"stage2_{symbol}_tables_{number}"), index, 0, len(data), 1))
         if inside:
             symbols.append((symbol_names.add(f"stage2_{symbol}_root"), index, root - hpa, root_align, 1))
+    # Without it GNU ld takes the object to need an executable stack, and warns.
+    sections.append(_Section(section_names.add(".note.GNU-stack"), _PROGBITS, 0, 0, b""))
     # Global (1 << 4) data objects (1).
     table = b"".join(
         struct.pack("<IBBHQQ", name, (1 << 4 | kind) if kind else 0, 0, index, value, size)
@@ -77,10 +81,10 @@ def elf_object(
     sections.append(_Section(names[0], _SYMTAB, 0, 0, table, strings, 1, _ANY_ALIGN, _SYMBOL))
     sections.append(_Section(names[1], _STRTAB, 0, 0, bytes(symbol_names.data)))
     sections.append(_Section(names[2], _STRTAB, 0, 0, bytes(section_names.data)))
-    return _write(_MACHINES[arch], sections)
+    return _write(_MACHINES[arch], _FLAGS.get(arch, 0), sections)
 
 
-def _write(machine: int, sections: Sequence[_Section]) -> bytes:
+def _write(machine: int, flags: int, sections: Sequence[_Section]) -> bytes:
     """Header, contents, section headers."""
     body = bytearray(_HEADER)
     headers = bytearray()
@@ -96,7 +100,8 @@ def _write(machine: int, sections: Sequence[_Section]) -> bytes:
     body += bytes(-len(body) % _ANY_ALIGN)
     at = len(body)
     identity = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    count = len(sections)
     body[:_HEADER] = identity + struct.pack(
-        "<HHIQQQIHHHHHH", 1, machine, 1, 0, 0, at, 0, _HEADER, 0, 0, _SECTION_HEADER, len(sections), len(sections) - 1
+        "<HHIQQQIHHHHHH", 1, machine, 1, 0, 0, at, flags, _HEADER, 0, 0, _SECTION_HEADER, count, count - 1
     )
     return bytes(body + headers)

@@ -19,8 +19,8 @@ def c_header(
         segments: (HPA, size) of each piece of tables, in order.
     """
     prefix = f"STAGE2_{symbol.upper()}"
-    # A name from a file must not end the comment.
-    shown = name.replace("*/", "* /").replace("\\", "/").replace("\n", " ").replace("?", ".")
+    # A name from a file must not end the comment, nor seem to begin one.
+    shown = name.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("\n", " ").replace("?", ".")
     lines = [
         f"/* Stage-2 tables of VM {shown} ({fmt}). Each piece must lie at its HPA: entries hold HPAs. */",
         f"#ifndef {prefix}_TABLES_H",
