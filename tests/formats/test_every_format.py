@@ -9,27 +9,65 @@ from hypothesis import strategies as st
 from stage2.errors import EncodingError
 from stage2.flags import RWX, MappingFlags, MemoryType
 from stage2.formats import by_name, names, outcome
+from stage2.formats.arm import layout, stage1, stage2
 from stage2.formats.outcome import EntryKind
 from stage2.formats.record import Format
 from stage2.formats.riscv import entry as riscv
 from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
 from stage2.formats.u64 import MASK_64
-from stage2.formats.x86 import ept
+from stage2.formats.x86 import ept, longmode
 
 every_format = pytest.mark.parametrize("name", names())
 WORDS = st.integers(0, MASK_64)
 ALL_FLAGS = [MappingFlags(bits) for bits in range(64)]
 CONTROLS = {
-    "riscv": (riscv.SUM, riscv.MXR, riscv.HARDWARE_AD),
-    "x86": (ept.AD_ENABLED, ept.MODE_BASED_EXECUTE),
+    "riscv": (riscv.SUM, riscv.MXR, riscv.HARDWARE_AD, riscv.SVPBMT, riscv.SVNAPOT),
+    "ept": (ept.AD_ENABLED, ept.MODE_BASED_EXECUTE),
+    "x86": (longmode.SMEP, longmode.SMAP),
+    "npt": (0,),
+    "arm-s1": (layout.HA, layout.HA | layout.HD, stage1.WXN, stage1.PAN, stage1.HPD),
+    "arm-s2": (layout.HA, layout.HA | layout.HD, stage2.PTW, stage2.FWB),
 }
-"""Controls of a family that may be switched on."""
+"""Controls that may be switched on, by the beginning of a format's name."""
+
+
+def switches_of(fmt: Format) -> tuple[int, ...]:
+    name = "riscv" if fmt.family == "riscv" else next(start for start in CONTROLS if fmt.name.startswith(start))
+    return CONTROLS[name]
 
 
 def controls_of(fmt: Format) -> st.SearchStrategy[int]:
     """Legal controls: the format's default with any of the family's switches."""
-    switches = st.sets(st.sampled_from(CONTROLS[fmt.family]))
-    return switches.map(lambda chosen: fmt.default_controls | sum(chosen))
+    switches = st.sets(st.sampled_from(switches_of(fmt)))
+
+    def together(chosen: set[int]) -> int:
+        controls = fmt.default_controls
+        for switch in chosen:
+            controls |= switch
+        return controls
+
+    return switches.map(together)
+
+
+def expressible(fmt: Format, flags: MappingFlags, memory_type: MemoryType, controls: int) -> bool:
+    """Whether the architecture has an encoding, by its manual."""
+    read, write = bool(flags & MappingFlags.READ), bool(flags & MappingFlags.WRITE)
+    if fmt.family == "arm":
+        fwb = fmt.stage == 2 and controls & stage2.FWB
+        missing = {MemoryType.WRITE_PROTECTED} | ({MemoryType.WRITE_THROUGH} if fwb else set())
+        return memory_type not in missing and (read if fmt.stage == 1 else bool(flags.permissions))
+    if fmt.name.startswith(("x86", "npt")):
+        return read
+    return bool(flags.permissions) and not (write and not read)
+
+
+def tracks(fmt: Format, controls: int) -> bool:
+    """Whether hardware sets accessed and dirty bits by itself."""
+    if fmt.family == "riscv":
+        return bool(controls & riscv.HARDWARE_AD)
+    if fmt.family == "arm":
+        return bool(controls & layout.HD)
+    return bool(controls & ept.AD_ENABLED) if fmt.name.startswith("ept") else True
 
 
 def addresses(fmt: Format, level: int) -> st.SearchStrategy[int]:
@@ -71,8 +109,8 @@ def test_a_record_fits_together(name: str) -> None:
     assert fmt.stage in (1, 2)
     assert fmt.top_leaf_level < fmt.levels
     assert fmt.input_bits == fmt.page_shift + fmt.bits * (fmt.levels - 1) + fmt.root_bits
-    assert fmt.root_size == 8 << fmt.root_bits
-    assert fmt.leaf_sizes[:3] == (1 << 12, 1 << 21, 1 << 30)
+    assert fmt.root_size == max(8 << fmt.root_bits, 1 << 12)
+    assert fmt.leaf_sizes[0] == fmt.page_size == 8 << fmt.bits
     assert all(above == below << fmt.bits for below, above in pairwise(fmt.leaf_sizes))
     assert fmt.default_controls >> 64 == 0
 
@@ -82,7 +120,13 @@ def test_a_record_fits_together(name: str) -> None:
     [
         ("sv39", 39, 0x1000), ("sv48", 48, 0x1000), ("sv57", 57, 0x1000),
         ("sv39x4", 41, 0x4000), ("sv48x4", 50, 0x4000), ("sv57x4", 59, 0x4000),
-        ("ept4", 48, 0x1000),
+        ("x86-4level", 48, 0x1000), ("x86-5level", 57, 0x1000), ("ept4", 48, 0x1000), ("ept5", 57, 0x1000),
+        ("npt4", 48, 0x1000), ("npt5", 57, 0x1000),
+        ("arm-s1-4k-39", 39, 0x1000), ("arm-s1-4k-48", 48, 0x1000), ("arm-s1-4k-48-high", 48, 0x1000),
+        ("arm-s1-4k-52-lpa2", 52, 0x1000), ("arm-s1-16k-47", 47, 0x4000), ("arm-s1-64k-48", 48, 0x1000),
+        ("arm-s2-4k-40", 40, 0x2000), ("arm-s2-4k-40-4level", 40, 0x1000), ("arm-s2-4k-44", 44, 0x1000),
+        ("arm-s2-4k-48", 48, 0x1000), ("arm-s2-4k-52-lpa2", 52, 0x10000), ("arm-s2-16k-40", 40, 0x40000),
+        ("arm-s2-16k-48", 48, 0x8000), ("arm-s2-64k-40", 40, 0x4000), ("arm-s2-64k-52", 52, 0x2000),
     ],
 )  # fmt: skip
 def test_widths_and_root_sizes_are_the_manuals(name: str, width: int, root: int) -> None:
@@ -91,7 +135,8 @@ def test_widths_and_root_sizes_are_the_manuals(name: str, width: int, root: int)
 
 
 def test_every_format_is_in_the_table_of_widths() -> None:
-    assert set(names()) == {"sv39", "sv48", "sv57", "sv39x4", "sv48x4", "sv57x4", "ept4"}
+    (mark,) = test_widths_and_root_sizes_are_the_manuals.pytestmark  # type: ignore[attr-defined]
+    assert {name for name, _, _ in mark.args[1]} == set(names())
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("sv39x", "sv39"), ("epf4", "ept4"), ("zzz", None)])
@@ -119,14 +164,16 @@ def test_fields_of_one_entry_do_not_overlap(name: str) -> None:
 @every_format
 def test_every_reserved_field_makes_an_entry_a_misconfiguration(name: str) -> None:
     fmt = by_name(name)
-    leaf, table = fmt.leaf_entry(0, 0, RWX), fmt.table_entry(0)
-    for field in fmt.fields:
-        for bit in range(field.low, field.high + 1) if field.reserved else ():
-            if "leaf" in field.kinds:
-                assert fmt.decode(leaf | 1 << bit, 0, fmt.default_controls)[0] == outcome.MISCONFIGURED
-            if "table" in field.kinds:
-                top = fmt.levels - 1
-                assert fmt.decode(table | 1 << bit, top, fmt.default_controls)[0] == outcome.MISCONFIGURED
+    for level in range(fmt.levels):
+        present = {"table": fmt.table_entry(0)} if level else {}
+        if level <= fmt.top_leaf_level:
+            present["leaf"] = fmt.leaf_entry(level, 0, RWX)
+        for field in fmt.fields:
+            if not field.reserved or (field.levels is not None and level not in field.levels):
+                continue
+            for kind in field.kinds & present.keys():
+                for bit in range(field.low, field.high + 1):
+                    assert fmt.decode(present[kind] | 1 << bit, level, fmt.default_controls)[0] == outcome.MISCONFIGURED
 
 
 @every_format
@@ -145,23 +192,30 @@ def test_what_is_encoded_decodes_to_what_was_asked_for(name: str, data: st.DataO
     controls = data.draw(controls_of(fmt))
     memory_type = data.draw(st.sampled_from(MemoryType))
     for flags in ALL_FLAGS:
-        legal = bool(flags.permissions) and not (flags & MappingFlags.WRITE and not flags & MappingFlags.READ)
+        legal = expressible(fmt, flags, memory_type, controls)
         assert encodable(fmt, level, flags, memory_type, controls) is legal
         if not legal:
             continue
         entry = fmt.leaf_entry(level, address, flags, memory_type, controls)
         kind, output, attributes = fmt.decode(entry, level, controls)
         assert (kind, output) == (outcome.LEAF, address)
-        assert attributes & 7 == flags.permissions
+        if fmt.name.startswith("arm-s1"):
+            # Fetches of the two levels have a bit each; a page of EL0 is not executed by EL1.
+            assert attributes & 3 == flags.permissions & 3
+        else:
+            assert attributes & 7 == flags.permissions
         assert attributes & outcome.ACCESSED
         assert attributes & outcome.DIRTY, "software that maps a page does not want a fault for its sake"
         granted = fmt.permissions(attributes, controls)
+        wanted = flags.permissions
+        if fmt.name.startswith("arm-s1") and controls & stage1.WXN and wanted & MappingFlags.WRITE:
+            wanted &= ~MappingFlags.EXECUTE
         if fmt.stage == 2:
-            assert (granted | granted >> outcome.USER_SHIFT) & flags.permissions == flags.permissions
+            assert (granted | granted >> outcome.USER_SHIFT) & wanted == wanted
         elif flags & MappingFlags.USER:
-            assert granted >> outcome.USER_SHIFT & flags.permissions == flags.permissions
+            assert granted >> outcome.USER_SHIFT & wanted == wanted
         else:
-            assert granted & flags.permissions == flags.permissions
+            assert granted & wanted == wanted
             assert granted >> outcome.USER_SHIFT == 0
 
 
@@ -209,6 +263,8 @@ def test_a_split_leaf_means_the_same_in_pieces(name: str, data: st.DataObject) -
         kind, output, attributes = fmt.decode(entry, level, controls)
         if kind != outcome.LEAF:
             continue
+        # The pieces are no group only because the block was in one.
+        attributes &= ~outcome.GROUPED
         below = fmt.leaf_size(level - 1)
         for piece in (0, 1, (1 << fmt.bits) - 1):
             address = output + piece * below
@@ -224,6 +280,9 @@ def test_a_rewritten_leaf_keeps_its_accessed_and_dirty_bits(name: str, data: st.
     fmt = by_name(name)
     controls = data.draw(controls_of(fmt))
     old, new = data.draw(entries(fmt)), data.draw(entries(fmt))
+    if fmt.family == "arm" and not (controls & layout.HD and old & new & layout.DBM):
+        # Without DBM in both there is no dirty state to hand on.
+        old, new = old & ~layout.DBM, new & ~layout.DBM
     (kind_old, _, before), (kind_new, address, wanted) = (fmt.decode(word, 0, controls) for word in (old, new))
     if kind_old != outcome.LEAF or kind_new != outcome.LEAF:
         return
@@ -243,8 +302,12 @@ def test_marking_sets_accessed_and_dirty_and_nothing_else(name: str, data: st.Da
     if kind != outcome.LEAF:
         return
     read, written = fmt.mark(entry, 0, controls), fmt.mark(entry, 1, controls)
-    tracked = bool(controls & (riscv.HARDWARE_AD if fmt.family == "riscv" else ept.AD_ENABLED))
-    if not tracked:
+    if fmt.family == "arm" and (controls & layout.HA and not (controls & layout.HD and entry & layout.DBM)):
+        # Only the access flag is hardware's: nothing is ever dirty or clean.
+        assert fmt.decode(read, 0, controls) == (outcome.LEAF, address, attributes | outcome.ACCESSED)
+        assert read == written
+        return
+    if not tracks(fmt, controls):
         assert read == written == entry
         return
     assert fmt.decode(read, 0, controls) == (outcome.LEAF, address, attributes | outcome.ACCESSED)

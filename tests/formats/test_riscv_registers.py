@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
-from stage2.formats import by_name
+from stage2.formats import by_name, register_by_name, registers
 from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
+from stage2.formats.riscv.registers import REGISTERS, decode_hgatp, decode_satp
 from stage2.formats.riscv.registers import AddressTranslationRegister as Register
-from stage2.formats.riscv.registers import decode_hgatp, decode_satp
 
 MODES = {8: ("sv39", "sv39x4"), 9: ("sv48", "sv48x4"), 10: ("sv57", "sv57x4")}
 
@@ -71,3 +71,80 @@ def test_a_root_above_56_bits_is_refused() -> None:
 def test_a_format_of_another_family_has_no_mode() -> None:
     with pytest.raises(EncodingError, match="ept4"):
         Register(by_name("ept4"), 0, 0).value()
+
+
+# --- in words -----------------------------------------------------------------------------------------------------
+
+
+def test_every_bit_of_every_register_has_exactly_one_field() -> None:
+    for register in REGISTERS:
+        bits = [bit for field in register.fields for bit in range(field.low, field.high + 1)]
+        assert sorted(bits) == list(range(register.bits)), register.name
+        assert all(field.meaning and field.name for field in register.fields)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [("SATP", "satp"), ("vsatp", "satp"), ("VSStatus", "sstatus"), ("menvcfg", "henvcfg"), ("hgatp", "hgatp")],
+)
+def test_registers_are_found_by_alias_whatever_the_case(asked: str, name: str) -> None:
+    assert register_by_name(asked).name == name
+
+
+def test_an_unknown_register_names_the_nearest() -> None:
+    with pytest.raises(EncodingError, match=r"'hgapt' \(did you mean hgatp\?\)"):
+        register_by_name("hgapt")
+
+
+def test_all_registers_are_listed_once() -> None:
+    found = [name.lower() for register in registers() for name in (register.name, *register.aliases)]
+    assert {"satp", "hgatp", "sstatus", "mstatus", "hstatus", "henvcfg"} <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_hgatp_amounts_to_a_format_a_root_and_a_vmid() -> None:
+    value = Register(by_name("sv39x4"), 7, 0x8000_4000).value()
+    facts = register_by_name("hgatp").summary(value)
+    assert facts["format"].startswith("sv39x4 ")
+    assert facts["root"].startswith("0x80004000 ")
+    assert facts["VMID"] == "7"
+    assert "note" not in facts
+    assert "16 KiB" in register_by_name("hgatp").summary(value | 1)["note"]
+
+
+def test_satp_amounts_to_a_format_a_root_and_an_asid() -> None:
+    facts = register_by_name("vsatp").summary(8 << 60 | 0xFFFF << 44 | 0x80000)
+    assert facts["format"].startswith("sv39 ")
+    assert facts["root"].startswith("0x80000000 ")
+    assert facts["ASID"] == "65535"
+
+
+def test_bare_with_other_fields_set_is_remarked_on() -> None:
+    assert "note" not in register_by_name("satp").summary(0)
+    assert "unspecified" in register_by_name("satp").summary(1)["note"]
+
+
+def test_a_reserved_mode_has_no_summary() -> None:
+    with pytest.raises(EncodingError, match="MODE 3 is reserved"):
+        register_by_name("hgatp").summary(3 << 60)
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 64])
+def test_a_value_wider_than_the_register_is_refused(value: int) -> None:
+    with pytest.raises(OutOfRangeError, match="satp has 64 bits"):
+        register_by_name("satp").require(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "bit", "fact"),
+    [
+        ("sstatus", 18, "supervisor loads and stores"),
+        ("mstatus", 19, "loads from"),
+        ("hstatus", 7, "trap from"),
+        ("henvcfg", 61, "accessed and dirty bits"),
+        ("menvcfg", 62, "memory types in entries"),
+    ],
+)
+def test_bits_that_matter_to_a_walk_change_the_summary(name: str, bit: int, fact: str) -> None:
+    summary = register_by_name(name).summary
+    assert summary(0)[fact] != summary(1 << bit)[fact]

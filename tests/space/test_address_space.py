@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import format_lists
 from stage2.address import SIZE_1G, SIZE_2M, SIZE_4K, Gpa, Hpa, Range
 from stage2.errors import (
     AddressError,
@@ -17,7 +18,6 @@ from stage2.errors import (
     Stage2Error,
 )
 from stage2.flags import RWX, Access, MappingFlags, MapType
-from stage2.formats import by_name, names
 from stage2.formats.outcome import FaultKind
 from stage2.formats.riscv import entry as riscv
 from stage2.memory.frames import FrameAllocator
@@ -32,7 +32,7 @@ from stage2.tables.result import Fault, Mapped
 RAM = Range(0x8000_0000, 0x8080_0000)
 RW = MappingFlags.READ | MappingFlags.WRITE
 RX = MappingFlags.READ | MappingFlags.EXECUTE
-SECOND_STAGES = [name for name in names() if by_name(name).stage == 2]
+SECOND_STAGES = format_lists.SECOND_STAGES
 BASE, SIZE = 0x1_0000, 0x1_0000
 """Upstream's test space (inventory 5.1)."""
 
@@ -162,7 +162,8 @@ def test_translating_outside_is_a_fault_and_no_error(space: AddressSpace) -> Non
         found = space.translate(gpa, Access.READ)
         assert isinstance(found, Fault)
         too_wide = gpa >> space.format.input_bits
-        assert found.kind is (FaultKind.ADDRESS_SIZE if too_wide else FaultKind.TRANSLATION)
+        # To Arm an address beyond the width is a translation fault.
+        assert found.kind == (space.format.wide_input_fault if too_wide else FaultKind.TRANSLATION)
 
 
 def test_the_guests_memory_reads_and_writes_across_pages_but_not_beyond_what_is_declared(space: AddressSpace) -> None:
@@ -253,6 +254,8 @@ def test_overlapping_regions_are_refused_by_name_and_place(space: AddressSpace) 
 def test_flags_the_format_cannot_say_are_refused_even_for_lazy_regions(
     space: AddressSpace, flags: MappingFlags
 ) -> None:
+    if space.format.family == "arm" and flags:
+        return  # Arm can say write-only
     unchanged(space, EncodingError, lambda: space.map(BASE, SIZE_4K, flags))
     space.map(BASE, SIZE_4K, RW)
     unchanged(space, EncodingError, lambda: space.protect(BASE, SIZE_4K, flags))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import format_lists
 from stage2.address import SIZE_2M, SIZE_4K, Gpa, Hpa, Range
 from stage2.errors import (
     EncodingError,
@@ -24,7 +25,6 @@ from stage2.errors import (
     Stage2Error,
 )
 from stage2.flags import Access, MappingFlags, MapType
-from stage2.formats import by_name, names
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.accessor import Actor
@@ -37,7 +37,7 @@ READ = MappingFlags.READ
 RW = READ | MappingFlags.WRITE
 RX = READ | MappingFlags.EXECUTE
 BASE = 0x1_0000
-SECOND_STAGES = [name for name in names() if by_name(name).stage == 2]
+SECOND_STAGES = format_lists.SECOND_STAGES
 
 
 @pytest.fixture

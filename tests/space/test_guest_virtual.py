@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import format_lists
 from stage2.address import SIZE_2M, SIZE_4K, Gpa, Range
 from stage2.errors import (
     GuestAccessError,
@@ -19,7 +20,7 @@ from stage2.errors import (
     OutOfRangeError,
 )
 from stage2.flags import Access, MappingFlags, MapType
-from stage2.formats import by_name, names
+from stage2.formats import by_name
 from stage2.formats.outcome import FaultKind
 from stage2.formats.riscv import entry as riscv
 from stage2.formats.riscv.formats import BARE_STAGE_1
@@ -37,7 +38,7 @@ RAM = Range(0x8000_0000, 0x8080_0000)
 READ = MappingFlags.READ
 RW = READ | MappingFlags.WRITE
 SV39 = by_name("sv39")
-SECOND_STAGES = [name for name in names() if by_name(name).stage == 2]
+SECOND_STAGES = format_lists.SECOND_STAGES
 TABLES = 0x4000_0000
 ROOT, MIDDLE, LAST = (TABLES + i * SIZE_4K for i in range(3))
 DATA = 0x5000_0000
@@ -206,7 +207,10 @@ def test_stage_1_tables_are_read_though_their_stage_2_accessed_bits_were_harvest
     guest.space.harvest_accessed(DATA, 64 * SIZE_4K)
     for actor in (Actor.HOST, Actor.GUEST):
         assert guest.memory(actor).read(GVA, 11) == b"found again"
-    assert guest.space.harvest_accessed(TABLES, 0x1_0000)[:3].all(), "the walk used the three tables"
+    # Nested paging's hardware would set the bits by itself; the host's walk sets none in its place.
+    by_itself = guest.space.format.name.startswith("npt")
+    used = guest.space.harvest_accessed(TABLES, 0x1_0000)[:3]
+    assert used.all() != by_itself, "the walk used the three tables"
 
 
 def test_tracked_pages_are_the_guests_all_the_same_and_a_write_is_noted(guest: Guest) -> None:
@@ -219,7 +223,9 @@ def test_tracked_pages_are_the_guests_all_the_same_and_a_write_is_noted(guest: G
     kernel.write(GVA + 2 * SIZE_4K - 1, b"ab")
     assert kernel.read(GVA + 2 * SIZE_4K - 1, 2) == b"ab"
     assert np.flatnonzero(guest.space.harvest_writes(DATA, 64 * SIZE_4K)).tolist() == [1, 2]
-    assert not guest.space.harvest_writes(TABLES, 0x1_0000).any()
+    # Nested paging counts the walk's reads of tables as writes.
+    counted = bool(guest.space.format.walk_write(guest.space.regime.controls))
+    assert guest.space.harvest_writes(TABLES, 0x1_0000).any() == counted
 
 
 def test_hardware_could_not_mark_a_table_in_read_only_memory_so_the_guest_is_denied(frames: FrameAllocator) -> None:

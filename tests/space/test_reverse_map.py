@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import format_lists
 from stage2.address import SIZE_2M, SIZE_4K, Gpa, Hpa, Range
 from stage2.errors import MappingError, OutOfRangeError
 from stage2.flags import Access, MappingFlags, MapType
-from stage2.formats import by_name, names
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
@@ -22,7 +22,7 @@ RAM = Range(0x8000_0000, 0x8100_0000)
 READ = MappingFlags.READ
 RW = READ | MappingFlags.WRITE
 RWX = RW | MappingFlags.EXECUTE
-SECOND_STAGES = [name for name in names() if by_name(name).stage == 2]
+SECOND_STAGES = format_lists.SECOND_STAGES
 
 
 @pytest.fixture

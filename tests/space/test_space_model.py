@@ -17,10 +17,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from stage2.address import MIB, Gpa, Hpa, Range
+import format_lists
+from stage2.address import MIB, Gpa, Hpa, Range, align_up
 from stage2.errors import Stage2Error
 from stage2.flags import Access, MappingFlags, MapType
-from stage2.formats import by_name, names
+from stage2.formats import by_name
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
@@ -28,15 +29,18 @@ from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
 from stage2.space.region import MemoryRegion, Populate
 
-PAGE = 4096
 BASE = 0x8000_0000
 PAGES = 3 * 512
-STAGE_2 = [name for name in names() if by_name(name).stage == 2]
+PAGE = 4096
+"""The format's smallest page; set by the machine that runs."""
+STAGE_2 = format_lists.ALL_SECOND_STAGES
 R, W, X = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE
 FLAGS = st.sampled_from([R, R | W, R | X, R | W | X])
 STARTS = st.one_of(st.integers(0, PAGES - 1), st.sampled_from([0, 512, 1024, 511, 1023]))
 COUNTS = st.one_of(st.integers(1, 40), st.sampled_from([512, 513, 600, 1024, 1536]))
 SHARE_HPA_PAGES = 600
+LARGE_PAGES = 192
+"""Pages of the model in formats with large ones; starts and counts are folded into that."""
 
 
 @dataclass(slots=True)
@@ -53,12 +57,18 @@ class SpaceModel(RuleBasedStateMachine):
 
     format_name = ""
 
-    @initialize(limit=st.sampled_from([None, 3 * MIB]), around=st.sampled_from([PAGE, 16 * PAGE]))
+    @initialize(limit=st.sampled_from([None, 768]), around=st.sampled_from([1, 16]))
     def build(self, limit: int | None, around: int) -> None:
-        self.memory = PhysicalMemory([Range.sized(BASE, PAGES * PAGE), Range.sized(0x1_0000_0000, 8 * MIB)])
+        global PAGE
+        PAGE = by_name(self.format_name).page_size
+        self.pages = PAGES if PAGE == 4096 else LARGE_PAGES
+        limit, around = None if limit is None else limit * PAGE, around * PAGE
+        aside = align_up(self.pages * PAGE * 4 // 3, 2 * MIB)
+        self.memory = PhysicalMemory([Range.sized(BASE, self.pages * PAGE), Range.sized(0x1_0000_0000, aside)])
         self.frames = FrameAllocator(self.memory)
+        self.share_pages = min(SHARE_HPA_PAGES, self.pages // 2)
         self.share_owner = Owner(OwnerKind.SHARE, "box")
-        self.share = self.frames.allocate(SHARE_HPA_PAGES * PAGE, align=2 * MIB, owner=self.share_owner)
+        self.share = self.frames.allocate(self.share_pages * PAGE, align=2 * MIB, owner=self.share_owner)
         self.flushed: list[Range] = []
         self.space = AddressSpace(
             self.format_name,
@@ -70,27 +80,36 @@ class SpaceModel(RuleBasedStateMachine):
         )
         self.model: dict[int, Page] = {}
 
+    def fold(self, start: int, count: int) -> tuple[int, int]:
+        """A start and a count that the model's pages hold or, as before, run a little beyond."""
+        return (start, count) if self.pages == PAGES else (start % self.pages, count % self.pages + 1)
+
     # --- edits -------------------------------------------------------------------------------------------
 
     @rule(start=STARTS, count=COUNTS, flags=FLAGS, eager=st.booleans())
     def map_alloc(self, start: int, count: int, flags: MappingFlags, eager: bool) -> None:
+        start, count = self.fold(start, count)
         populate = Populate.EAGER if eager else Populate.LAZY
         region = MemoryRegion(Gpa(BASE + start * PAGE), count * PAGE, flags, MapType.MAP_ALLOC, populate=populate)
         self.try_map(region, start, count, present=eager)
 
     @rule(start=STARTS, count=COUNTS, flags=FLAGS)
     def map_identical(self, start: int, count: int, flags: MappingFlags) -> None:
+        start, count = self.fold(start, count)
         region = MemoryRegion(Gpa(BASE + start * PAGE), count * PAGE, flags, MapType.MAP_IDENTICAL)
         self.try_map(region, start, count, present=True)
 
     @rule(start=STARTS, count=st.integers(1, SHARE_HPA_PAGES), write=st.booleans())
     def map_share(self, start: int, count: int, write: bool) -> None:
+        start, count = self.fold(start, count)
         flags = R | W if write else R
+        count = min(count, self.share_pages)
         region = MemoryRegion(Gpa(BASE + start * PAGE), count * PAGE, flags, MapType.SHARE, hpa=Hpa(self.share))
         self.try_map(region, start, count, present=True)
 
     @rule(start=STARTS, count=COUNTS)
     def unmap(self, start: int, count: int) -> None:
+        start, count = self.fold(start, count)
         before = self.image()
         try:
             self.space.unmap(BASE + start * PAGE, count * PAGE)
@@ -102,6 +121,7 @@ class SpaceModel(RuleBasedStateMachine):
 
     @rule(start=STARTS, count=COUNTS, flags=FLAGS)
     def protect(self, start: int, count: int, flags: MappingFlags) -> None:
+        start, count = self.fold(start, count)
         before = self.image()
         inside = [self.model.get(page) for page in range(start, start + count)]
         refused = any(page is None or (page.kind is MapType.SHARE and flags & X) for page in inside)
@@ -174,7 +194,7 @@ class SpaceModel(RuleBasedStateMachine):
         if not hasattr(self, "space"):
             return
         self.space.destroy()
-        self.frames.free(Range.sized(self.share, SHARE_HPA_PAGES * PAGE), owner=self.share_owner)
+        self.frames.free(Range.sized(self.share, self.share_pages * PAGE), owner=self.share_owner)
         assert self.frames.used_bytes == 0
         assert list(self.frames.owners) == []
         for span in self.memory.ranges:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+import format_lists
 from stage2.address import MIB, Gpa, Range
 from stage2.errors import MappingError, NotMappedError, OutOfMemoryError, OverlapError
 from stage2.flags import RWX, Access, MappingFlags, MapType
-from stage2.formats import by_name, names
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
@@ -23,7 +23,7 @@ from stage2.tables.result import Fault, Mapped
 
 PAGE = 4096
 BASE = 0x8000_0000
-STAGE_2 = [name for name in names() if by_name(name).stage == 2]
+STAGE_2 = format_lists.SECOND_STAGES
 
 
 @dataclass

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from stage2.address import SIZE_4K, Hpa, Range
+from stage2.formats.arm import layout, stage1, stage2
 from stage2.formats.record import Format
 from stage2.formats.riscv import entry as riscv
-from stage2.formats.x86 import ept
+from stage2.formats.x86 import ept, longmode
 from stage2.memory.physical import PhysicalMemory
 
 # Three ranges, so that the rare path of further ranges is taken, with holes between them.
@@ -27,6 +28,15 @@ def switches_of(fmt: Format) -> list[int]:
     """Controls to walk under: the default, and each switch of the family on top of it."""
     if fmt.family == "riscv":
         return [fmt.default_controls | extra for extra in (0, riscv.SUM, riscv.MXR, riscv.HARDWARE_AD)]
+    if fmt.family == "arm":
+        switches = (0, layout.HA, layout.HA | layout.HD, *((stage2.PTW, stage2.FWB) if fmt.stage == 2 else
+                    (stage1.WXN, stage1.PAN, stage1.HPD, stage1.ONE_PRIVILEGE)))  # fmt: skip
+        narrow = fmt.default_controls & ~(0x3F << layout.OUTPUT_BITS_AT) | 36 << layout.OUTPUT_BITS_AT
+        return [*(fmt.default_controls | switch for switch in switches), narrow]
+    if not fmt.name.startswith("ept"):
+        narrow = fmt.default_controls & ~(0xFF << longmode.MAXPHYADDR_SHIFT) | 36 << longmode.MAXPHYADDR_SHIFT
+        switches = (0, longmode.SMEP, longmode.SMAP) if fmt.stage == 1 else (0,)
+        return [*(fmt.default_controls | switch for switch in switches), narrow, fmt.default_controls & ~longmode.NXE]
     narrow = fmt.default_controls & ~(0xFF << ept.MAXPHYADDR_SHIFT) | 36 << ept.MAXPHYADDR_SHIFT
     strict = fmt.default_controls & ~ept.EXECUTE_ONLY
     return [fmt.default_controls, fmt.default_controls | ept.AD_ENABLED, fmt.default_controls | ept.MODE_BASED_EXECUTE,
@@ -70,6 +80,11 @@ class Maker:
             rwx = self.choose((1, 3, 4, 5, 7, 7))
             tracked = self.choose((0, riscv.A, riscv.A | riscv.D, riscv.A | riscv.D))
             return riscv.V | rwx << 1 | tracked | self.choose((0, riscv.U, riscv.U)) | self.choose((0, riscv.G))
+        if self.fmt.family == "arm":
+            keep = 0x1C | 0xC0 | 0x300 | 1 << 10 | 1 << 11 | 0xF << 51 if self.fmt.stage == 1 else 0x3FC | 0xF << 51
+            return 1 | 1 << 10 | self.word() & keep | self.choose((0, 1 << 10, 1 << 10)) ^ 1 << 10
+        if not self.fmt.name.startswith("ept"):
+            return 1 | self.choose((0, 2, 4, 6, 6, 6)) | self.word() & (0x138 | 1 << 63) | self.choose((0, 0x20, 0x60))
         types = self.choose((0, 1, 4, 5, 6, 6)) << 3
         return self.choose((1, 3, 4, 5, 7, 7)) | types | self.word() & (0x3 << 8 | 1 << 10 | 1 << 63)
 
@@ -80,11 +95,17 @@ class Maker:
         bits = self.permissions()
         if self.fmt.family == "x86" and level in (1, 2):
             bits |= ept.PAGE_SIZE
+        if self.fmt.family == "arm" and level == 0:
+            bits |= layout.TABLE_OR_PAGE
         return self.fmt.pack_address(output) | bits
 
     def table(self) -> int:
         entry = self.fmt.table_entry(self.choose(self.tables))
-        if self.fmt.family == "x86" and self.rng.random() < 0.5:
+        if self.fmt.family == "arm" and self.fmt.stage == 1 and self.rng.random() < 0.5:
+            return entry | self.word() & 0xF << 59
+        if self.fmt.name.startswith(("x86", "npt")) and self.rng.random() < 0.5:
+            return entry & ~0x26 | self.word() & 0x26 | self.choose((0, 0, 1 << 63))
+        if self.fmt.name.startswith("ept") and self.rng.random() < 0.5:
             entry = entry & ~7 | self.choose((1, 3, 4, 5)) | self.choose((0, 1 << 10))
         return entry
 
@@ -105,7 +126,7 @@ class Maker:
         """Put entries at the chosen indices of a table, in every quarter of a larger root."""
         count = 1 << (self.fmt.bits if index_bits is None else index_bits)
         for quarter in range(0, count, 1 << self.fmt.bits):
-            for index in self.indices:
+            for index in self.indices if count >= 1 << self.fmt.bits else range(count):
                 memory.store_u64(Hpa(table + 8 * (quarter + index)), self.entry(level))
 
     def addresses(self, count: int) -> list[int]:
@@ -116,7 +137,12 @@ class Maker:
             for level in range(fmt.levels):
                 address |= self.choose(self.indices) << fmt.level_shift(level)
             if fmt.root_bits > fmt.bits:
-                address |= int(self.rng.integers(0, 1 << fmt.root_bits - fmt.bits)) << fmt.input_bits - 2
+                spare = fmt.root_bits - fmt.bits
+                address |= int(self.rng.integers(0, 1 << spare)) << fmt.input_bits - spare
+            if fmt.levels:
+                address &= (1 << fmt.input_bits) - 1
+            if fmt.high_half:
+                address |= (1 << 64) - (1 << fmt.input_bits)
             if fmt.sign_extended and address >> fmt.input_bits - 1:
                 address |= (1 << 64) - (1 << fmt.input_bits)
             kind = self.rng.random()

@@ -38,8 +38,8 @@ with PhysicalMemory([Range(0x8000_0000, 0x8001_0000)]) as memory:
     json.dump({"package": stage2.__file__, "batch": int(batch.hpa[0]), "explained": int(explained.hpa),
                "hits": sum(stats.cache_hits.values()), "misses": sum(stats.cache_misses.values())}, sys.stdout)
 """
-RULE = "    address = (entry >> u64(PPN_SHIFT)) << u64(12)\n"
-EDITED = "    address = (entry >> u64(PPN_SHIFT)) << u64(12) | u64(1 << 50)\n"
+RULE = "    address = (entry & u64(PPN_FIELD)) << u64(2)\n"
+EDITED = "    address = (entry & u64(PPN_FIELD)) << u64(2) | u64(1 << 50)\n"
 
 
 def probe(home: Path) -> dict[str, Any]:

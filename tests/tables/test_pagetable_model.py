@@ -17,10 +17,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import format_lists
 from stage2.address import ADDRESS_LIMIT, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from stage2.errors import AddressError, EncodingError, MisalignedError, OutOfMemoryError, OutOfRangeError, OverlapError
 from stage2.flags import RWX, MappingFlags
-from stage2.formats import by_name, names
+from stage2.formats import by_name
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
@@ -131,7 +132,7 @@ class TableMachine(RuleBasedStateMachine):
         last = first + size // SIZE_4K
         if first < 0 or last > PAGES:
             return
-        hpa = hpa * SIZE_4K & -size
+        hpa = hpa * SIZE_4K & -size & (1 << self.fmt.output_bits) - 1
 
         def edit() -> Edit:
             return self.table.map_page(start, Hpa(hpa), flags, size)
@@ -190,7 +191,8 @@ class TableMachine(RuleBasedStateMachine):
         self.refused(AddressError, lambda: table.map_range(start + 1, hpa, size, RW))
         self.refused(MisalignedError, lambda: table.map_range(start, Hpa(hpa + 8), size, RW))
         self.refused(AddressError, lambda: table.unmap_range(start, size + 1))
-        self.refused(EncodingError, lambda: table.map_range(start, hpa, size, MappingFlags.WRITE))
+        if self.fmt.family != "arm":
+            self.refused(EncodingError, lambda: table.map_range(start, hpa, size, MappingFlags.WRITE))
         self.refused(EncodingError, lambda: table.protect_range(start, size, MappingFlags(0)))
         self.refused(OutOfRangeError, lambda: table.map_range(start, Hpa(1 << self.fmt.output_bits), size, RW))
         self.refused(OutOfRangeError, lambda: table.map_range(start, Hpa(-SIZE_4K), SIZE_4K, RW))
@@ -248,7 +250,7 @@ class TableMachine(RuleBasedStateMachine):
         assert np.array_equal(batch.hpa[mapped], expected[mapped] + np.uint64(0x123))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", format_lists.SMALL_PAGES)
 def test_random_edits_agree_with_a_model_of_pages(name: str) -> None:
     machine = type("Machine", (TableMachine,), {"name": name})
     run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=25))

@@ -79,7 +79,7 @@ def test_a_fault_whose_page_cannot_be_mapped_gives_its_frame_back(fmt: str) -> N
 @every_format
 @pytest.mark.parametrize("populate", list(Populate))
 def test_frames_of_a_dead_vm_are_zero_for_the_next(fmt: str, populate: Populate) -> None:
-    size = 2 * SIZE_2M - 16 * SIZE_4K
+    size = 2 * SIZE_2M - 32 * SIZE_4K
     with host() as frames:
         with space_on(frames, fmt, "first") as first:
             first.map(eager(0, size))

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
+import format_lists
 from stage2.address import SIZE_2M, Gpa, Hpa, Range
 from stage2.errors import Stage2Error
 from stage2.flags import MappingFlags, MapType
-from stage2.formats import by_name, names
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
@@ -19,11 +19,11 @@ from stage2.space.region import MemoryRegion, Populate
 
 R, W, X = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE
 RW, RX = R | W, R | X
-STAGE_2 = [name for name in names() if by_name(name).stage == 2]
+STAGE_2 = format_lists.SECOND_STAGES
 RAM = Range.sized(0x8000_0000, 2 * SIZE_2M)
 HOARD = Owner(OwnerKind.VM, "hoard")
 every_format = pytest.mark.parametrize("fmt", STAGE_2)
-every_table = pytest.mark.parametrize("fmt", names())
+every_table = pytest.mark.parametrize("fmt", format_lists.SMALL_PAGES)
 
 
 @contextmanager

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
+from importlib.util import find_spec
 
 from ..errors import EncodingError
 from .record import Field, Format
+from .register import Register
 
-__all__ = ["Field", "Format", "by_name", "names", "stage_2_registers"]
+__all__ = [
+    "Field",
+    "Format",
+    "Register",
+    "by_name",
+    "memory_type",
+    "names",
+    "register_by_name",
+    "registers",
+    "stage_2_registers",
+]
 
 _MODULES = {
     "sv39": "riscv.formats",
@@ -17,13 +29,22 @@ _MODULES = {
     "sv39x4": "riscv.formats",
     "sv48x4": "riscv.formats",
     "sv57x4": "riscv.formats",
+    "x86-4level": "x86.longmode",
+    "x86-5level": "x86.longmode",
     "ept4": "x86.ept",
+    "ept5": "x86.ept",
+    "npt4": "x86.longmode",
+    "npt5": "x86.longmode",
 }
+_ARM = "arm-"
+"""Arm's formats are made by name: too many combinations are legal to list them."""
 
 
 def names() -> tuple[str, ...]:
-    """The names of all formats that translate."""
-    return tuple(_MODULES)
+    """The names of the formats that translate; of Arm's, the common ones."""
+    from .arm.formats import COMMON
+
+    return (*_MODULES, *COMMON)
 
 
 def by_name(name: str) -> Format:
@@ -32,10 +53,16 @@ def by_name(name: str) -> Format:
     Raises:
         EncodingError: there is none; the text names the nearest.
     """
+    if name.startswith(_ARM):
+        from .arm import formats as arm
+
+        return arm.by_name(name)
     if name not in _MODULES:
-        near = difflib.get_close_matches(name, _MODULES, n=1)
+        near = difflib.get_close_matches(name, names(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise EncodingError(f"no format is called {name!r}{hint}: there are {', '.join(_MODULES)}")
+        raise EncodingError(
+            f"no format is called {name!r}{hint}: there are {', '.join(_MODULES)}, and arm-s2-4k-40 etc."
+        )
     records: tuple[Format, ...] = import_module(f".{_MODULES[name]}", __name__).FORMATS
     return next(record for record in records if record.name == name)
 
@@ -56,3 +83,51 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
         fmt, root, controls, identifier
     )
     return registers
+
+
+_FAMILIES = ("riscv", "x86", "arm")
+
+
+def registers() -> tuple[Register, ...]:
+    """Every register that can be told in words, family by family."""
+    return tuple(found for family in _FAMILIES for found in _family_registers(family))
+
+
+def register_by_name(name: str) -> Register:
+    """The register called `name`, or one of whose aliases it is; case does not matter.
+
+    Raises:
+        EncodingError: there is none; the text names the nearest.
+    """
+    known: list[str] = []
+    for family in _FAMILIES:
+        for found in _family_registers(family):
+            spellings = [spelling.lower() for spelling in (found.name, *found.aliases)]
+            if name.lower() in spellings:
+                return found
+            known += spellings
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise EncodingError(
+        f"no register is called {name!r}{hint}: there are {', '.join(found.name for found in registers())}"
+    )
+
+
+def _family_registers(family: str) -> tuple[Register, ...]:
+    module = f"{__name__}.{family}.registers"
+    if find_spec(module) is None:
+        return ()
+    found: tuple[Register, ...] = getattr(import_module(module), "REGISTERS", ())
+    return found
+
+
+def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
+    """The memory type in a leaf's attributes.
+
+    Returns:
+        A word (`write-back`), None where the entry does not decide it; and what else that hangs on, as a sentence.
+    """
+    found: tuple[str | None, str] = import_module(f".{fmt.family}.memory_types", __name__).memory_type(
+        fmt, attributes, controls
+    )
+    return found

@@ -17,6 +17,8 @@ _SMALL = 3
 _GUESS = 1 << 7
 """Cost of turning a permission, which explains less than clearing all bits that are reserved."""
 _NO_REPAIR = 1 << 10
+_PERMISSIONS_END = 8
+"""Single bits below this one are permissions, where a format has reserved combinations of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def describe_entry(
     found = []
     for field in _fields(fmt, level, likely):
         value = field.extract(entry)
-        if kind == NONE and not _decides(fmt, field, entry, level, controls):
+        if kind == NONE and field.low and not _decides(fmt, field, entry, level, controls):
             continue
         if value == 0 and field.reserved:
             continue
@@ -137,7 +139,7 @@ def _repairs(fmt: Format, entry: int, level: int, kind: int) -> Iterator[tuple[i
             if field.reserved or field.high - field.low >= _SMALL:
                 continue
             now = field.extract(repaired)
-            if field.high == field.low:
+            if field.high == field.low and field.low < _PERMISSIONS_END:
                 why = f"its combination of permissions is reserved ({fmt.manual})"
             else:
                 why = f"{field.name} (bits {field.bits}) is {now}: {field.explain(now)}"

@@ -18,6 +18,8 @@ LEAF = 2
 """Maps a page or a block."""
 MISCONFIGURED = 3
 """Present, but reserved bits or a reserved encoding are set: hardware faults on it."""
+TOO_WIDE = 4
+"""Present, but its address is wider than the regime's output (Arm: an address size fault)."""
 
 
 class EntryKind(IntEnum):
@@ -27,6 +29,7 @@ class EntryKind(IntEnum):
     TABLE = TABLE
     LEAF = LEAF
     MISCONFIGURED = MISCONFIGURED
+    TOO_WIDE = TOO_WIDE
 
 
 # --- attributes ------------------------------------------------------------------------------------
@@ -45,8 +48,15 @@ EXECUTE_USER = 1 << 10
 USER = 1 << 11
 """The page belongs to user mode (stage 1), or stage 2 lets the guest use it at all (RISC-V U)."""
 GLOBAL = 1 << 12
+TABLES_ACCESSED = 1 << 13
+"""Of a table entry: its accessed flag is set, or there is none to set. Every leaf has it."""
+SHAREABILITY_SHIFT = 14
+SHAREABILITY_MASK = 3 << SHAREABILITY_SHIFT
+"""Arm's SH field, as found in the entry."""
+GROUPED = 1 << 16
+"""The leaf is marked as one of a naturally aligned group (RISC-V NAPOT, Arm's contiguous hint)."""
 
-COMBINED = READ | WRITE | EXECUTE | USER | EXECUTE_USER
+COMBINED = READ | WRITE | EXECUTE | USER | EXECUTE_USER | TABLES_ACCESSED
 """Attributes that hold only if every level of the walk grants them."""
 ALL_ALLOWED = COMBINED | ACCESSED | DIRTY
 """What a table entry that restricts nothing answers."""

@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..address import SIZE_4K
+from ..errors import OutOfRangeError
 from ..flags import MappingFlags, MemoryType
+from .outcome import ADDRESS_SIZE
+from .u64 import u64
 
 Decode = Callable[[int, int, int], tuple[int, int, int]]
 """(entry, level, controls) -> (kind, address, attributes), see `outcome`."""
@@ -25,10 +28,37 @@ Inherit = Callable[[int, int], int]
 """(old leaf, new leaf) -> the new leaf with the accessed and dirty state of the old one."""
 Forget = Callable[[int, int], int]
 """(leaf entry, what: ACCESSED, DIRTY or both of `outcome`) -> the entry with that state cleared."""
+MarkTable = Callable[[int, int], int]
+"""(table entry, controls) -> the entry as hardware leaves it after a walk through it."""
+WalkWrite = Callable[[int], int]
+"""Controls of stage 2 -> 1 when its reads of stage-1 tables count as writes."""
+Group = Callable[[int, int], int]
+"""(leaf entry, level) -> the entry marked as one of an aligned group."""
+Ungroup = Callable[[int, int, int], int]
+"""(leaf entry, level, the leaf's own output address) -> the entry on its own."""
 PackAddress = Callable[[int], int]
 """Output address -> its bits in an entry."""
 EncodeLeaf = Callable[[int, MappingFlags, MemoryType, int], int]
 """(level, flags, memory type, controls) -> all bits of a leaf but its address."""
+
+
+TABLE_WALK = 1 << 63
+"""Set in the controls that `permissions` of stage 2 sees while hardware reads or marks a stage-1 table."""
+
+
+def counts_as_read(controls: int) -> int:
+    """Reads of stage-1 tables are reads: the rule of most formats."""
+    return u64(0)
+
+
+def stands_alone(entry: int, level: int) -> int:
+    """The format knows no groups."""
+    return entry
+
+
+def stood_alone(entry: int, level: int, address: int) -> int:
+    """The format knows no groups."""
+    return entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +120,15 @@ class Format:
         manual: where the format is specified.
         page_shift: log2 of the smallest page.
         bits: index bits of every table but the root.
+        mark_table: hardware's accessed flag in table entries; None where there is none.
+        walk_write: of stage 2, whether its reads of stage-1 tables count as writes.
+        group_bits: for each level, log2 of the leaves in a group; empty where the format knows none.
+        group, ungroup: the mark of a leaf in a group.
+        group_translates: a group's leaves all hold the address of the whole group (RISC-V NAPOT), so that a walk
+            takes more bits from the input; otherwise the mark is a hint to TLBs only.
+        break_before_make: a live entry may be replaced only through an invalid one (Arm).
+        wide_input_fault: the FaultKind of an input address that the regime has no bits for.
+        high_half: input addresses have all bits above the width set (Arm TTBR1), instead of none.
     """
 
     name: str
@@ -116,11 +155,28 @@ class Format:
     manual: str
     page_shift: int = 12
     bits: int = 9
+    mark_table: MarkTable | None = None
+    walk_write: WalkWrite = counts_as_read
+    group_bits: tuple[int, ...] = ()
+    group: Group = stands_alone
+    ungroup: Ungroup = stood_alone
+    group_translates: bool = False
+    break_before_make: bool = False
+    wide_input_fault: int = ADDRESS_SIZE
+    high_half: bool = False
 
     @property
     def functions(self) -> tuple[Callable[..., object], ...]:
         """The functions in the compilable subset."""
-        return self.decode, self.permissions, self.mark, self.pack_address, self.resize, self.inherit, self.forget
+        always = (
+            self.decode, self.permissions, self.mark, self.pack_address, self.resize, self.inherit, self.forget,
+            self.walk_write, self.group, self.ungroup,
+        )  # fmt: skip
+        return always if self.mark_table is None else (*always, self.mark_table)
+
+    def group_bits_at(self, level: int) -> int:
+        """log2 of the leaves in a group at `level`; 0 where there are no groups."""
+        return self.group_bits[level] if level < len(self.group_bits) else 0
 
     @property
     def is_bare(self) -> bool:
@@ -182,8 +238,11 @@ class Format:
         """The leaf at `level` that maps `address`.
 
         Raises:
+            OutOfRangeError: the address has more bits than the format's output.
             EncodingError: the format cannot express the flags, the memory type or a leaf at this level.
         """
+        if address >> self.output_bits:
+            raise OutOfRangeError(f"{address:#x} has more than the {self.output_bits} address bits of {self.name}")
         bits = self.encode_leaf(
             level,
             flags,

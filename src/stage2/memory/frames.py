@@ -163,6 +163,42 @@ class FrameAllocator:
                 self.owners.claim(span, owner)
             return extents
 
+    def allocate_pages(self, size: int, page: int, *, owner: Owner) -> list[Range]:
+        """Give `owner` exactly `size` bytes of zeroed frames in pieces that begin and end at multiples of `page`.
+
+        Args:
+            size: bytes, a positive multiple of `page`.
+            page: a power of two, at least 4 KiB: the smallest page of a format, or the size of its tables.
+
+        Raises:
+            OutOfMemoryError: that much is not free in such pieces; nothing changed.
+        """
+        if page == SIZE_4K:
+            return self.allocate_extents(size, owner=owner)
+        _check_size(size)
+        taken: list[Range] = []
+        with self._lock:
+            try:
+                left = size
+                # The largest aligned pieces that can be had: all at once first, single pages last.
+                piece = max(1 << (size.bit_length() - 1), page)
+                while left:
+                    if piece > left:
+                        piece >>= 1
+                        continue
+                    try:
+                        taken.append(Range.sized(self.allocate(piece, align=piece, owner=owner), piece))
+                        left -= piece
+                    except OutOfMemoryError:
+                        if piece == page:
+                            raise
+                        piece >>= 1
+            except BaseException:
+                for span in taken:
+                    self.free(span, owner=owner)
+                raise
+        return taken
+
     def claim(self, span: Range, *, owner: Owner) -> None:
         """Give `owner` exactly these frames, zeroed as all are.
 

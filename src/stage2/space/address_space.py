@@ -176,6 +176,10 @@ class AddressSpace:
             if not self.range.covers(region.range):
                 raise OutOfRangeError(f"{region} leaves the address space {self.range}")
             self._regions.check_free(region)
+            # What is never mapped need not fit the format's pages.
+            fields = (("GPA", region.start), ("size", region.size), ("HPA", region.hpa or 0))
+            for what, value in fields if region.map_type is not MapType.EMULATED else ():
+                require_aligned(f"{what} of {region.label}", value, self.format.page_size)
             # Refuse what the format cannot say before anything is taken.
             if region.map_type is not MapType.EMULATED:
                 self.format.leaf_entry(0, 0, region.flags, controls=self.regime.controls)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..address import SIZE_2M, SIZE_4K, Range, align_down, align_up
+from ..address import SIZE_4K, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
 from ..flags import MapType
 from ..memory.owners import Owner, OwnerKind
@@ -53,7 +53,7 @@ class Backing:
     def scattered(self, size: int, largest: int) -> list[Range]:
         """`size` bytes of frames in blocks of at most `largest`, wherever they are."""
         self._require_room(size)
-        spans = self._frames.allocate_extents(size, owner=self._owner, largest=largest)
+        spans = self._extents(size, largest)
         self.held += size
         return spans
 
@@ -136,18 +136,20 @@ class Backing:
 
     def _take_pieces(self, region: MemoryRegion, largest: int) -> list[Piece]:
         """Fragmented memory: pages up to the first block boundary, blocks as far as they go, pages for the rest."""
-        first = min(align_up(region.start, SIZE_2M), region.end)
-        body_end = max(first, align_down(region.end, SIZE_2M))
+        page = self._leaf_sizes[0]
+        block = next((leaf for leaf in self._leaf_sizes[1:] if leaf <= largest), page)
+        first = min(align_up(region.start, block), region.end)
+        body_end = max(first, align_down(region.end, block))
         taken: list[Piece] = []
         try:
-            for start, end, block in (
-                (region.start, first, SIZE_4K),
-                (first, body_end, min(largest, SIZE_2M)),
-                (body_end, region.end, SIZE_4K),
+            for start, end, most in (
+                (region.start, first, page),
+                (first, body_end, block),
+                (body_end, region.end, page),
             ):
                 if start < end:
                     gpa = int(start)
-                    for span in self._frames.allocate_extents(end - start, owner=self._owner, largest=block):
+                    for span in self._extents(end - start, most):
                         taken.append((gpa, span))
                         gpa += span.size
         except BaseException:
@@ -155,6 +157,13 @@ class Backing:
                 self._frames.free(span, owner=self._owner)
             raise
         return taken
+
+    def _extents(self, size: int, largest: int) -> list[Range]:
+        """Frames in pieces that the format's pages fit."""
+        page = self._leaf_sizes[0]
+        if page > SIZE_4K:
+            return self._frames.allocate_pages(size, page, owner=self._owner)
+        return self._frames.allocate_extents(size, owner=self._owner, largest=largest)
 
     def _require_room(self, size: int) -> None:
         if self.limit is not None and self.held + size > self.limit:

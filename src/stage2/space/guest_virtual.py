@@ -32,6 +32,9 @@ _CHUNK = 1 << 20
 """Pages translated at a time, which bounds the memory that an access of absurd size costs before it is refused."""
 _UNDECLARED = 1
 _TABLE_WAITS = AT_STAGE_2 | ON_TABLE | int(FaultKind.ACCESS_FLAG)
+_WRITE_WAITS = np.array(
+    [AT_STAGE_2 | ON_TABLE | ON_MARK | int(kind) for kind in (FaultKind.PERMISSION, FaultKind.ACCESS_FLAG)]
+)
 """Stage 2 wants the accessed bit of a page set that holds a stage-1 table."""
 
 
@@ -120,15 +123,27 @@ class GuestVirtualMemory(MemoryAccessor):
         return np.uint64(start) + np.arange(pages, dtype=np.uint64) * np.uint64(SIZE_4K)
 
     def _translate(self, gvas: U64Array, access: Access | None) -> TwoStageBatch:
-        """Translate pages; a stage-2 accessed bit that the walk of the guest's tables waits for is set meanwhile."""
+        """Translate pages; what the walk of the guest's tables waits for at stage 2 is settled meanwhile.
+
+        That is an accessed bit; and where such reads count as writes, a dirty bit or a tracked page's first write.
+        """
         table = self.space.page_table
-        for _ in range(self.stage_1.format.levels + 1):
+        counts_as_write = bool(table.format.walk_write(table.regime.controls))
+        for _ in range(2 * self.stage_1.format.levels + 1):
             found = table.translate_gva_many(gvas, self.stage_1, access, user=self.actor is Actor.USER)
-            waits = found.status & np.uint32(KIND_MASK | AT_STAGE_2 | ON_TABLE | ON_MARK) == np.uint32(_TABLE_WAITS)
-            if not waits.any():
-                break
+            flags = found.status & np.uint32(KIND_MASK | AT_STAGE_2 | ON_TABLE | ON_MARK)
+            waits = flags == np.uint32(_TABLE_WAITS)
+            if counts_as_write:
+                waits = np.isin(flags, _WRITE_WAITS)
+            settled = False
             for frame in np.unique(found.gpa[waits] >> np.uint64(12)).tolist():
-                table.mark(frame << 12, write=False)
+                if counts_as_write:
+                    settled |= self.space.handle_page_fault(frame << 12, Access.WRITE).retry
+                else:
+                    table.mark(frame << 12, write=False)
+                    settled = True
+            if not settled:
+                break
         return found
 
     def _denied_by_stage_1(self, asked: TwoStageBatch) -> Mask:
@@ -175,5 +190,7 @@ def _by_stage_1(batch: TwoStageBatch) -> Mask:
 
 def _error_of(fault: Fault) -> type[GuestAccessError]:
     """What a fault of stage 1 is as an error: something is mapped but not so, or nothing is."""
-    there = fault.on_mark or (not fault.on_table and fault.kind in (FaultKind.PERMISSION, FaultKind.ACCESS_FLAG))
+    there = (fault.on_mark and fault.kind is not FaultKind.TRANSLATION) or (
+        not fault.on_table and fault.kind in (FaultKind.PERMISSION, FaultKind.ACCESS_FLAG)
+    )
     return GuestDeniedError if there else GuestUnmappedError

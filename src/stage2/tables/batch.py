@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..address import Gva
 from ..errors import OutOfRangeError
 from ..flags import Access
-from ..formats.outcome import ADDRESS_SIZE, MAPPED
+from ..formats.outcome import MAPPED
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .compiled import HostMemory, inlined, kernel, load, prefetch, store
@@ -29,10 +29,14 @@ from .walk import (
     make_check,
     make_descent,
     make_guest_load,
+    make_guest_store,
     make_stage_2,
+    make_stored,
+    make_table_marks,
     make_two_stage,
     make_walk,
     make_width_check,
+    no_table_marks,
     watch_nothing,
 )
 
@@ -164,19 +168,38 @@ def access_check(fmt: Format) -> Callable[..., Any]:
 @cache
 def stage_2_translation(fmt: Format) -> Callable[..., Any]:
     """GPA to HPA, for compiled code."""
-    walk = inlined(make_walk(width_check(fmt), physical_descent(fmt)))
-    return inlined(make_stage_2(walk, access_check(fmt), inlined(store)))
+    return _stage_2(fmt, store)
+
+
+def _stage_2(fmt: Format, store: Callable[..., Any]) -> Callable[..., Any]:
+    walk = inlined(make_walk(fmt, width_check(fmt), physical_descent(fmt)))
+    mark_tables = no_table_marks
+    if fmt.mark_table is not None:
+        inlined(fmt.mark_table)
+        mark_tables = make_table_marks(fmt, inlined(load), inlined(make_stored(inlined(store))))
+    return inlined(make_stage_2(walk, access_check(fmt), inlined(store), inlined(mark_tables)))
 
 
 @cache
 def two_stage_translation(first: Format, second: Format) -> Callable[..., Any]:
     """GVA to GPA to HPA, for compiled code."""
-    stage_2 = stage_2_translation(second)
+    return _two_stage(first, second, stage_2_translation(second), store)
+
+
+def _two_stage(
+    first: Format, second: Format, stage_2: Callable[..., Any], store: Callable[..., Any]
+) -> Callable[..., Any]:
     inlined(first.decode)
-    guest_load = inlined(make_guest_load(stage_2, load))
+    inlined(second.walk_write)
+    guest_load = inlined(make_guest_load(second, stage_2, inlined(load)))
+    guest_store = inlined(make_guest_store(stage_2, inlined(store)))
     descend = inlined(make_descent(first, guest_load, inlined(watch_nothing)))
-    walk = inlined(make_walk(width_check(first), descend))
-    return inlined(make_two_stage(walk, access_check(first), stage_2, store))
+    walk = inlined(make_walk(first, width_check(first), descend))
+    mark_tables = no_table_marks
+    if first.mark_table is not None:
+        inlined(first.mark_table)
+        mark_tables = make_table_marks(first, guest_load, guest_store)
+    return inlined(make_two_stage(walk, access_check(first), stage_2, guest_store, inlined(mark_tables)))
 
 
 def keep_marks_back(host: Any, address: int, word: int) -> None:
@@ -195,13 +218,7 @@ def two_stage_kernel(first: Format, second: Format) -> Callable[..., Any]:
         permissions: effective ones of both stages.
         statuses: 32 bits, as `tables.walk` describes them.
     """
-    walk_2 = inlined(make_walk(width_check(second), physical_descent(second)))
-    stage_2 = inlined(make_stage_2(walk_2, access_check(second), inlined(keep_marks_back)))
-    inlined(first.decode)
-    guest_load = inlined(make_guest_load(stage_2, load))
-    descend = inlined(make_descent(first, guest_load, inlined(watch_nothing)))
-    walk_1 = inlined(make_walk(width_check(first), descend))
-    translate = inlined(make_two_stage(walk_1, access_check(first), stage_2, keep_marks_back))
+    translate = _two_stage(first, second, _stage_2(second, keep_marks_back), keep_marks_back)
 
     def translate_both(
         host: Any,
@@ -237,6 +254,7 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
     # The last level's index width: a format with one level has only its root.
     last_bits = bits if levels > 1 else root_bits
     # Levels below the walk cache; where there are none above, it holds the root.
+    wide_input_fault = fmt.wide_input_fault
     upper = min(2, levels)
     upper_shift = fmt.level_shift(upper) if levels > upper else fmt.input_bits
     middle_bits = bits if levels > upper else root_bits
@@ -263,7 +281,7 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
                         if status == u64(PENDING):
                             keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
                     else:
-                        status, output, attribute, level = u64(ADDRESS_SIZE), u64(0), u64(0), u64(levels - 1)
+                        status, output, attribute, level = u64(wide_input_fault), u64(0), u64(0), u64(levels - 1)
                 if status == u64(PENDING):
                     status, output, attribute, level, _slot, _entry = descend(
                         host, output, address, u64(upper), u64(middle_bits), attribute, u64(1), controls

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ..formats.outcome import TABLE_OUTSIDE_MEMORY
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _ROOMS = ("formats", "tables")
 """Rooms that every kernel is made of; one defined in another room is made of that room too."""
 _PACKAGE = Path(__file__).resolve().parent.parent
+_FORMATS = f"{__package__.rpartition('.')[0]}.formats."
 _KEPT_CACHES = 4
 _lock = threading.RLock()
 
@@ -144,10 +146,14 @@ def numba() -> Any:
 
 @cache
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let compiled code call a plain function of the compilable subset."""
+    """Let compiled code call a plain function of the compilable subset, and what a format's function calls itself."""
     from numba.extending import register_jitable
 
     numba()
+    for name in function.__code__.co_names:
+        helper = function.__globals__.get(name)
+        if isinstance(helper, FunctionType) and helper is not u64 and helper.__module__.startswith(_FORMATS):
+            inlined(helper)
     result: Callable[..., Any] = register_jitable(forceinline=True)(function)
     return result
 

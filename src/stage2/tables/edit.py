@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from ..formats.outcome import COMBINED, LEAF, NONE, TABLE
+from ..formats.outcome import COMBINED, GROUPED, LEAF, NONE, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .compiled import inlined, kernel, load, peek, poke
@@ -27,8 +27,11 @@ DAMAGED = 2
 NEEDS_ROOM = 3
 """The plan is sound but needs more tables or rows than it was given; nothing was written."""
 
-CLEAR, PROTECT, HARVEST, MARK = 0, 1, 2, 3
-"""Operations of the sweep kernel: HARVEST lists and clears accessed or dirty leaves, MARK sets both bits."""
+CLEAR, PROTECT, HARVEST, MARK, BREAK = 0, 1, 2, 3, 4
+"""Operations of the sweep kernel: HARVEST lists and clears accessed or dirty leaves, MARK sets both bits, BREAK makes
+leaves invalid without forgetting them, for a PROTECT to follow (break-before-make)."""
+VALID = 1 << 0
+"""What BREAK takes away; every format that breaks before it makes has its valid bit here."""
 
 
 @cache
@@ -170,6 +173,8 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
     row_is_empty = _row_is_empty()
     levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
     table_bits = fmt.table_bits
+    group_bits = fmt.group_bits_at(0) if fmt.group_translates else 0
+    broken_bits = VALID if fmt.break_before_make else 0
 
     def sweep(
         host: Any,
@@ -210,11 +215,16 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                     if status != u64(0):
                         return u64(DAMAGED), address, used, run_count, freed_count, leaves
                     kind, output, attributes = decode(entry, level, controls)
+                    if broken_bits and operation == u64(PROTECT) and kind == u64(NONE) and entry != u64(0):
+                        entry |= u64(broken_bits)
+                        kind, output, attributes = decode(entry, level, controls)
                     if kind == u64(TABLE):
                         table = output
                         index_bits = u64(bits)
                 span = u64(1) << shift
                 base = address & ~(span - u64(1))
+                if group_bits and attributes & u64(GROUPED) != u64(0):
+                    output |= base & ((span << u64(group_bits)) - span)
                 if kind == u64(NONE):
                     address = base + span
                     continue
@@ -264,12 +274,16 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                 while done != count:
                     if done != u64(0):
                         entry = peek(hva, done)
+                        if broken_bits and operation == u64(PROTECT) and entry != u64(0):
+                            entry |= u64(broken_bits)
                         kind, output, attributes = decode(entry, level, controls)
                         if kind != u64(LEAF):
                             break
                         if operation == u64(HARVEST) and attributes & templates[0] == u64(0):
                             break
                         first = base + (done << shift)
+                        if group_bits and attributes & u64(GROUPED) != u64(0):
+                            output |= first & ((span << u64(group_bits)) - span)
                     leaves += u64(1)
                     if first == run_next and output == run_output_next:
                         run_next += size
@@ -291,6 +305,8 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                             poke(hva, done, forget(entry, templates[0]))
                         elif operation == u64(MARK):
                             poke(hva, done, mark(entry, templates[1], templates[0]))
+                        elif operation == u64(BREAK):
+                            poke(hva, done, entry & u64(MASK_64 ^ VALID))
                         else:
                             poke(hva, done, inherit(entry, pack_address(output) | templates[level]))
                     done += u64(1)
@@ -336,6 +352,7 @@ def list_kernel(fmt: Format) -> Callable[..., Any]:
     decode = inlined(fmt.decode)
     inlined(load)
     levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
+    group_bits = fmt.group_bits_at(0) if fmt.group_translates else 0
 
     def list_leaves(
         host: Any, root: int, controls: int, start: int, end: int, merge: int, rows: Any, totals: Any, seen: Any
@@ -387,6 +404,8 @@ def list_kernel(fmt: Format) -> Callable[..., Any]:
                     first = base + (done << shift)
                     totals[level] += u64(1)
                     attributes &= allowed
+                    if group_bits and attributes & u64(GROUPED) != u64(0):
+                        output |= first & ((span << u64(group_bits)) - span)
                     joined = first == run_next and output == run_output_next and attributes == run_attributes
                     if merge != u64(0) and joined:
                         if row_count <= capacity:

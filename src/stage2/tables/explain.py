@@ -20,10 +20,14 @@ from .walk import (
     make_check,
     make_descent,
     make_guest_load,
+    make_guest_store,
     make_stage_2,
+    make_stored,
+    make_table_marks,
     make_two_stage,
     make_walk,
     make_width_check,
+    watch_nothing,
 )
 
 
@@ -132,7 +136,11 @@ class _Recorder:
 
 
 def _walk_of(fmt: Format, load: Callable[..., Any], watch: Callable[..., Any]) -> Callable[..., Any]:
-    return make_walk(make_width_check(fmt), make_descent(fmt, load, watch))
+    return make_walk(fmt, make_width_check(fmt), make_descent(fmt, load, watch))
+
+
+def _table_marks(fmt: Format, load: Callable[..., Any], store: Callable[..., Any]) -> Callable[..., Any]:
+    return make_table_marks(fmt, load, make_stored(store))
 
 
 def explain_stage(
@@ -149,7 +157,9 @@ def explain_stage(
     """
     recorder = _Recorder(source)
     walk = _walk_of(regime.format, recorder.load, recorder.watcher(regime))
-    translate = make_stage_2(walk, make_check(regime.format), recorder.store)
+    translate = make_stage_2(
+        walk, make_check(regime.format), recorder.store, _table_marks(regime.format, recorder.load, recorder.store)
+    )
     status, output, permissions, level = translate(
         None, regime.numbers, address, need_mask(access, user=user), int(access is Access.WRITE)
     )
@@ -183,7 +193,11 @@ def explain_two_stage(
     inner, outer = _Recorder(source), _Recorder(source)
     steps: list[Step] = []
     walk_2 = _walk_of(stage_2.format, inner.load, inner.watcher(stage_2))
-    translate_2 = make_stage_2(walk_2, make_check(stage_2.format), inner.store)
+    check_2 = make_check(stage_2.format)
+    marks_2 = _table_marks(stage_2.format, inner.load, inner.store)
+    translate_2 = make_stage_2(walk_2, check_2, inner.store, marks_2)
+    # Marks of stage 1 go through stage 2 once more; those steps repeat what stands under the step they mark.
+    unseen_2 = make_stage_2(_walk_of(stage_2.format, inner.load, watch_nothing), check_2, inner.store, marks_2)
     slot_hpa = Hpa(0)
 
     def load(host: Any, address: int) -> tuple[int, int]:
@@ -191,7 +205,9 @@ def explain_two_stage(
         slot_hpa = Hpa(address)
         return inner.load(host, address)
 
-    guest_load = make_guest_load(translate_2, load)
+    guest_load = make_guest_load(stage_2.format, translate_2, load)
+    guest_store = make_guest_store(unseen_2, inner.store)
+    marks_1 = make_table_marks(stage_1.format, make_guest_load(stage_2.format, unseen_2, inner.load), guest_store)
     note = outer.watcher(stage_1)
 
     def watch(*numbers: int) -> None:
@@ -199,13 +215,8 @@ def explain_two_stage(
         (step,) = outer.take()
         steps.append(replace(step, slot_hpa=slot_hpa, under=inner.take()))
 
-    def store(host: Any, address: int, word: int) -> None:
-        # The walk of a mark's own write repeats what stands under the step it marks.
-        inner.take()
-        inner.store(host, address, word)
-
     walk_1 = _walk_of(stage_1.format, guest_load, watch)
-    translate = make_two_stage(walk_1, make_check(stage_1.format), translate_2, store)
+    translate = make_two_stage(walk_1, make_check(stage_1.format), translate_2, guest_store, marks_1)
     status, hpa, permissions, gpa, level_1, level_2 = translate(
         None, stage_1.numbers, stage_2.numbers, gva, need_mask(access, user=user), int(access is Access.WRITE)
     )

@@ -53,6 +53,9 @@ class Extent:
                 return start, span.end
             if start >= ADDRESS_LIMIT - half:
                 return start & (width - 1), (span.end - 1 & (width - 1)) + 1
+        elif fmt.high_half:
+            if start >= ADDRESS_LIMIT - width:
+                return start & (width - 1), (span.end - 1 & (width - 1)) + 1
         elif span.end <= width:
             return start, span.end
         raise OutOfRangeError(f"{span} is beyond the {fmt.input_bits}-bit addresses of {fmt.name}")
@@ -62,7 +65,7 @@ class Extent:
         fmt = self._format
         if fmt.sign_extended and address >> (fmt.input_bits - 1):
             return address | ADDRESS_LIMIT - (1 << fmt.input_bits)
-        return address
+        return address | ADDRESS_LIMIT - (1 << fmt.input_bits) if fmt.high_half else address
 
     def outward_all(self, addresses: U64Array) -> None:
         """Undo `range` for an array, in place."""
@@ -70,6 +73,8 @@ class Extent:
         if fmt.sign_extended:
             high = addresses >> np.uint64(fmt.input_bits - 1) != 0
             addresses[high] |= np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
+        elif fmt.high_half:
+            addresses |= np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
 
 
 def _output_end(fmt: Format, controls: int) -> int:

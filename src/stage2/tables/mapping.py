@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import Hpa, Range
+from ..formats.change import Change
 
 U64Array = npt.NDArray[np.uint64]
 NO_ROWS: U64Array = np.zeros((0, 3), np.uint64)
@@ -41,12 +42,14 @@ class Edit:
         removed: (start, HPA, size) runs that were unmapped, shape (n, 3).
         invalidate: input ranges whose old translations a TLB may still hold; flushed already where the table was
             given a `flush`, otherwise owed by the caller.
+        changes: what happened to entries that a TLB may hold; `formats.invalidation.owed` names the operations.
     """
 
     tables_added: int = 0
     tables_freed: int = 0
     removed: U64Array = field(default_factory=lambda: NO_ROWS)
     invalidate: tuple[Range, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ..address import Hpa, Range, align_down, align_up, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
-from ..formats.outcome import DIRTY
+from ..formats.change import Change, ChangeKind
+from ..formats.outcome import DIRTY, GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
 from ..formats.record import Format
 from . import edit
 from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
@@ -26,6 +27,7 @@ from .explain import Walk, explain_stage
 from .extent import Extent
 from .mapping import NO_ROWS, Edit, Mapping, Statistics, U64Array
 from .regime import Regime
+from .reshape import Block, Reshaper
 from .result import Fault, Mapped
 from .store import NO_FRAMES, TableStore
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _FEW_RUNS = 16
 """Room for runs at the first try; most edits touch fewer."""
+_CHANGES = {edit.CLEAR: ChangeKind.REMOVED, edit.HARVEST: ChangeKind.HARVESTED}
 
 
 class PageTable:
@@ -82,6 +85,7 @@ class PageTable:
         self._seen = np.zeros(fmt.levels, np.uint64)
         self._path = np.zeros((fmt.levels, 2), np.uint64)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
+        self._reshaper = Reshaper(fmt, self._host, self.root, self.regime.controls, self._refuse)
         self._destroyed = False
 
     # --- the seed's names --------------------------------------------------------------------------------
@@ -173,7 +177,39 @@ class PageTable:
 
         Raises: as `unmap_range`, and EncodingError.
         """
-        return self._sweep(start, size, edit.PROTECT, self._templates(flags, memory_type or flags.memory_type))
+        templates = self._templates(flags, memory_type or flags.memory_type)
+        with self._lock:
+            kind = self._protection_change(start, size, templates)
+            if kind is ChangeKind.REMAPPED and self.format.break_before_make:
+                # Another memory type, or a group's mark taken away: invalid and flushed in between.
+                self._sweep(start, size, edit.BREAK, self._no_templates)
+            return self._sweep(start, size, edit.PROTECT, templates, kind)
+
+    def coalesce(self, start: int, size: int, *, blocks: bool = True, groups: bool = False) -> Edit:
+        """Merge equal neighbours in a range into the largest blocks, and mark what is left as groups.
+
+        Translations stay as they are; accessed and dirty bits are kept (a block has what any of its leaves had).
+
+        Args:
+            blocks: make blocks of whole tables.
+            groups: mark aligned groups of equal leaves (Arm's contiguous hint, RISC-V NAPOT), where the format
+                under these controls knows them.
+
+        Raises:
+            MisalignedError, OutOfRangeError: the range does not fit the format.
+        """
+        first, end = self._extent.range(start, size)
+        span = Range.sized(start, size)
+        changes: list[Change] = []
+        with self._lock:
+            _words = self._require_alive()
+            freed = self._reshaper.merge(first, end, self._flush_span) if blocks else np.zeros((0, 3), np.uint64)
+            if len(freed):
+                changes += [Change(span, ChangeKind.MERGED), Change(span, ChangeKind.TABLE_FREED)]
+                self._store.give(np.ascontiguousarray(freed[:, 0]))
+            if groups and self._knows_groups and self._reshaper.group(first, end, self._flush_span):
+                changes.append(Change(span, ChangeKind.GROUPED))
+        return Edit(0, len(freed), NO_ROWS, (span,) if changes else (), tuple(changes))
 
     # --- accessed and dirty bits -------------------------------------------------------------------------
 
@@ -337,10 +373,71 @@ class PageTable:
                     self._store.give(tables)
             if result:
                 self._refuse(result, int(where))
-        return Edit(tables_added=int(needed))
+        changes = tuple(Change(Range.sized(start, size), ChangeKind.ADDED) for start, _, size in extents[:_FEW_RUNS])
+        if len(extents) > _FEW_RUNS:
+            last, _, length = extents[-1]
+            changes = (Change(Range(extents[0][0], last + length), ChangeKind.ADDED),)
+        return Edit(tables_added=int(needed), changes=changes)
 
-    def _sweep(self, start: int, size: int, operation: int, templates: U64Array) -> Edit:
+    @property
+    def _knows_groups(self) -> bool:
+        """Whether a marked group is legal under these controls."""
+        fmt, controls = self.format, self.regime.controls
+        if not self._reshaper.has_groups:
+            return False
+        leaf = fmt.group(fmt.leaf_entry(0, 0, RWX, controls=controls), 0)
+        kind, _, attributes = fmt.decode(leaf, 0, controls)
+        return kind == LEAF and bool(attributes & GROUPED)
+
+    def _protection_change(self, start: int, size: int, templates: U64Array) -> ChangeKind | None:
+        """What new leaf bits mean for what is mapped in a range; None when nothing is mapped."""
+        fmt, controls = self.format, self.regime.controls
+        attributes = np.unique(self.rows(start, size)[:, 3] & np.uint64(0xFF_FFFF)).tolist()
+        if not attributes:
+            return None
+        wanted = fmt.decode(int(templates[0]), 0, controls)[2]
+        kept = MEMORY_TYPE_MASK | SHAREABILITY_MASK | GROUPED
+        if any((old ^ wanted) & kept for old in attributes):
+            return ChangeKind.REMAPPED
+        granted = fmt.permissions(wanted, controls)
+        lost = any(fmt.permissions(old, controls) & ~granted for old in attributes)
+        return ChangeKind.RESTRICTED if lost else ChangeKind.RELAXED
+
+    def _flush_span(self, span: Range) -> None:
+        if self.flush is not None:
+            self.flush((span,))
+
+    def _cut_block(self, boundary: int, operation: int, templates: U64Array) -> Block | None:
+        """The block that a boundary cuts and that the operation will change."""
         fmt = self.format
+        if boundary >> fmt.input_bits:
+            return None
+        steps = self.explain(self._extent.outward(boundary)).steps
+        if not steps or steps[-1].kind != LEAF:
+            return None
+        leaf = steps[-1]
+        start = align_down(boundary, fmt.leaf_size(leaf.level))
+        changes = operation != edit.HARVEST or fmt.decode(leaf.entry, leaf.level, self.regime.controls)[2] & int(
+            templates[0]
+        )
+        return Block(leaf.slot, leaf.entry, leaf.level, start, leaf.output) if start < boundary and changes else None
+
+    def _make_room(self, first: int, end: int, operation: int, templates: U64Array, tables: U64Array) -> U64Array:
+        """Split and unmark what a range cuts, where the kernel must not do it in one go; the tables left over."""
+        fmt, used = self.format, 0
+        if self._reshaper.has_groups:
+            self._reshaper.ungroup_edges(first, end, self._flush_span)
+        for boundary in (first, end) if fmt.break_before_make else ():
+            while (block := self._cut_block(boundary, operation, templates)) is not None:
+                self._reshaper.split(block, int(tables[used]), self._flush_span)
+                used += 1
+        return tables[used:]
+
+    def _sweep(
+        self, start: int, size: int, operation: int, templates: U64Array, change: ChangeKind | None = None
+    ) -> Edit:
+        fmt = self.format
+        by_steps = fmt.break_before_make or self._reshaper.has_groups
         first, end = self._extent.range(start, size)
         kernel = edit.sweep_kernel(fmt)
 
@@ -356,12 +453,15 @@ class PageTable:
             # Every table that can become empty: one for each table span the range touches, on each level.
             spans = sum((size >> fmt.level_shift(level + 1)) + 2 for level in range(fmt.levels - 1))
             freed = np.empty(min(spans, self._store.count) if operation == edit.CLEAR else 0, np.uint64)
-            runs = np.empty((_FEW_RUNS, 3), np.uint64)
+            # Without room for a single run the kernel only plans.
+            runs = np.empty((0 if by_steps else _FEW_RUNS, 3), np.uint64)
             result, where, needed, count, unlinked, leaves = run(NO_FRAMES, runs, freed)
             if result == edit.NEEDS_ROOM:
                 runs = np.empty((int(count), 3), np.uint64)
                 tables = self._store.take(int(needed))
-                result, where, needed, count, unlinked, leaves = run(tables, runs, freed)
+                if by_steps:
+                    tables = self._make_room(first, end, operation, templates, tables)
+                result, where, _, count, unlinked, leaves = run(tables, runs, freed)
                 if result:
                     self._store.give(tables)
             if result:
@@ -376,7 +476,11 @@ class PageTable:
             self._store.give(freed[: int(unlinked)])
         self._extent.outward_all(runs[:, 0])
         removed = runs if operation in (edit.CLEAR, edit.HARVEST) else NO_ROWS
-        return Edit(int(needed), int(unlinked), removed, owed)
+        span = Range.sized(start, size)
+        kinds = [_CHANGES.get(operation, change)]
+        kinds += [ChangeKind.SPLIT] * bool(needed) + [ChangeKind.TABLE_FREED] * bool(unlinked)
+        changes = tuple(Change(span, kind) for kind in kinds if kind is not None)
+        return Edit(int(needed), int(unlinked), removed, owed, changes)
 
     def _list(self, start: int, size: int | None, merge: bool) -> tuple[U64Array, U64Array]:
         fmt = self.format

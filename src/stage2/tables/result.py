@@ -48,7 +48,7 @@ class Fault:
         gva: the address of the whole translation, when stage 1 took part.
         access: what was attempted, None for a mere lookup.
         on_table: stage 2 refused an access to a stage-1 table.
-        on_mark: that access was the hardware's write of an accessed or dirty bit.
+        on_mark: that access was the hardware's write of an accessed or dirty bit, or counts as such a write.
     """
 
     kind: FaultKind

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..address import SIZE_2M, Hpa, Range, align_down
+from ..address import SIZE_2M, SIZE_4K, Hpa, Range, align_down
 from ..formats.record import Format
 from ..ranges import RangeMap
 from .mapping import U64Array
@@ -52,7 +52,7 @@ class TableStore:
         """
         if not count:
             return NO_FRAMES
-        extents = self._frames.allocate_extents(count * self._size, owner=self._owner)
+        extents = self._frames.allocate_pages(count * self._size, max(self._size, SIZE_4K), owner=self._owner)
         self.count += count
         for extent in extents:
             self._held.add(extent, True)

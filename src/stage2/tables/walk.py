@@ -20,6 +20,7 @@ from ..formats.outcome import (
     ALL_PERMISSIONS,
     COMBINED,
     DIRTY,
+    GROUPED,
     LEAF,
     MAPPED,
     MISCONFIGURATION,
@@ -27,11 +28,13 @@ from ..formats.outcome import (
     PERMISSION,
     READ,
     TABLE,
+    TABLES_ACCESSED,
+    TOO_WIDE,
     TRANSLATION,
     USER_SHIFT,
     WRITE,
 )
-from ..formats.record import Format
+from ..formats.record import TABLE_WALK, Format
 from ..formats.u64 import MASK_64, u64
 
 KIND_MASK = 0xFF
@@ -41,7 +44,8 @@ AT_STAGE_2 = 1 << 8
 ON_TABLE = 1 << 9
 """The refused access was one to a stage-1 table."""
 ON_MARK = 1 << 10
-"""The refused access was the hardware's write of an accessed or dirty bit."""
+"""That access was the hardware's write of an accessed or dirty bit, or one that counts as such (EPT with accessed
+and dirty flags, nested paging)."""
 PENDING = 0xFF
 """No fault: a descent that was told to stop above the last level has done so."""
 LEVEL_SHIFT = 16
@@ -74,6 +78,7 @@ def make_descent(fmt: Format, load: Function, watch: Function) -> Function:
     """
     decode = fmt.decode
     page_shift, bits = fmt.page_shift, fmt.bits
+    group_bits = fmt.group_bits_at(0) if fmt.group_translates else 0
 
     def descend(
         memory: Any, table: int, address: int, level: int, index_bits: int, allowed: int, floor: int, controls: int
@@ -93,10 +98,14 @@ def make_descent(fmt: Format, load: Function, watch: Function) -> Function:
                 table = output
                 continue
             if kind == u64(LEAF):
+                if group_bits and attributes & u64(GROUPED) != u64(0):
+                    shift += u64(group_bits)
                 offset = address & ((u64(1) << shift) - u64(1))
                 return u64(MAPPED), output | offset, attributes & allowed, level, slot, entry
             if kind == u64(NONE):
                 return u64(TRANSLATION), u64(0), u64(0), level, slot, entry
+            if kind == u64(TOO_WIDE):
+                return u64(ADDRESS_SIZE), u64(0), u64(0), level, slot, entry
             return u64(MISCONFIGURATION), u64(0), u64(0), level, slot, entry
         return u64(PENDING), table, allowed, level, u64(0), u64(0)
 
@@ -110,6 +119,7 @@ def make_width_check(fmt: Format) -> Function:
     stage 2 to physical memory, so there it must not be wider than a physical address.
     """
     page_shift, bits, sign_extended = fmt.page_shift, fmt.bits, fmt.sign_extended
+    high_half = 1 if fmt.high_half else 0
     too_wide_if_bare = 0 if fmt.stage == 1 else MASK_64 ^ ((1 << fmt.output_bits) - 1)
 
     def fits(address: int, levels: int, root_bits: int) -> bool:
@@ -119,12 +129,14 @@ def make_width_check(fmt: Format) -> Function:
         if sign_extended:
             above = address >> (width - u64(1))
             return above == u64(0) or above == u64(MASK_64) >> (width - u64(1))
+        if high_half:
+            return address >> width == u64(MASK_64) >> width
         return address >> width == u64(0)
 
     return fits
 
 
-def make_walk(fits: Function, descend: Function) -> Function:
+def make_walk(fmt: Format, fits: Function, descend: Function) -> Function:
     """The whole table walk of a format, from its width check and its descent.
 
     Returns:
@@ -134,11 +146,13 @@ def make_walk(fits: Function, descend: Function) -> Function:
         nothing is translated and everything is allowed.
     """
 
+    wide_input_fault = fmt.wide_input_fault
+
     def walk(
         memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
     ) -> tuple[int, int, int, int, int, int]:
         if not fits(address, levels, root_bits):
-            return u64(ADDRESS_SIZE), u64(0), u64(0), max(levels, u64(1)) - u64(1), u64(0), u64(0)
+            return u64(wide_input_fault), u64(0), u64(0), max(levels, u64(1)) - u64(1), u64(0), u64(0)
         if levels == u64(0):
             return u64(MAPPED), address, u64(COMBINED | ACCESSED | DIRTY), u64(0), u64(0), u64(0)
         return descend(  # type: ignore[no-any-return]  # injected
@@ -164,11 +178,17 @@ def make_check(fmt: Format) -> Function:
         granted = permissions(attributes, controls)
         if need == u64(0):
             return u64(MAPPED), entry, granted
-        if granted & need != need:
-            return u64(PERMISSION), entry, granted
         after = entry
         clean = attributes & u64(DIRTY) == u64(0)
-        if attributes & u64(ACCESSED) == u64(0) or (write != u64(0) and clean):
+        # Arm reports a clear access flag before a lack of permission (DDI 0487, "MMU fault prioritization");
+        # elsewhere both are one fault.
+        if attributes & u64(ACCESSED) == u64(0):
+            after = mark(entry, write, controls)
+            if after == entry:
+                return u64(ACCESS_FLAG), entry, granted
+        if granted & need != need:
+            return u64(PERMISSION), entry, granted
+        if write != u64(0) and clean:
             after = mark(entry, write, controls)
             if after == entry:
                 return u64(ACCESS_FLAG), entry, granted
@@ -179,12 +199,73 @@ def make_check(fmt: Format) -> Function:
     return check
 
 
-def make_stage_2(walk: Function, check: Function, store: Function) -> Function:
+def no_table_marks(
+    memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
+) -> tuple[int, int, int]:
+    """The table marks of a format whose table entries have no accessed flag; disappears when inlined."""
+    return u64(0), u64(0), u64(0)
+
+
+def make_table_marks(fmt: Format, load: Function, store: Function) -> Function:
+    """The accessed flags of the table entries that a successful walk went through.
+
+    Only walks that find one clear come here, so it descends once more instead of burdening every walk.
+
+    Args:
+        fmt: a format with `mark_table`.
+        load: as for `make_descent`.
+        store: (memory, address of the entry, entry) -> status.
+
+    Returns:
+        mark_tables(memory, root, address, levels, root_bits, controls) -> (status, entry's address, level).
+    """
+    decode, mark_table = fmt.decode, fmt.mark_table
+    page_shift, bits = fmt.page_shift, fmt.bits
+    if mark_table is None:
+        return no_table_marks
+
+    def mark_tables(
+        memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
+    ) -> tuple[int, int, int]:
+        table, level, index_bits = root, levels, root_bits
+        while level != u64(0):
+            level -= u64(1)
+            shift = u64(page_shift) + u64(bits) * level
+            slot = table + (((address >> shift) & ((u64(1) << index_bits) - u64(1))) << u64(3))
+            index_bits = u64(bits)
+            status, entry = load(memory, slot)
+            if status != u64(0):
+                return status, slot, level
+            kind, output, _ = decode(entry, level, controls)
+            if kind != u64(TABLE):
+                return u64(0), u64(0), u64(0)
+            after = mark_table(entry, controls)
+            if after != entry:
+                status = store(memory, slot, after)
+                if status != u64(0):
+                    return status, slot, level
+            table = output
+        return u64(0), u64(0), u64(0)
+
+    return mark_tables
+
+
+def make_stored(store: Function) -> Function:
+    """A store that cannot fail, as one that answers with a status."""
+
+    def stored(memory: Any, slot: int, word: int) -> int:
+        store(memory, slot, word)
+        return u64(0)
+
+    return stored
+
+
+def make_stage_2(walk: Function, check: Function, store: Function, mark_tables: Function = no_table_marks) -> Function:
     """Translation of one GPA by stage 2 alone.
 
     Returns:
         stage_2(memory, regime, gpa, need, write) -> (status with level, hpa, permissions, leaf level).
-        The status has AT_STAGE_2 set when it is not 0; an accessed or dirty bit that hardware sets is stored.
+        The status has AT_STAGE_2 set when it is not 0; accessed and dirty bits that hardware sets are stored.
     """
 
     def stage_2(memory: Any, regime: Any, gpa: int, need: int, write: int) -> tuple[int, int, int, int]:
@@ -193,8 +274,11 @@ def make_stage_2(walk: Function, check: Function, store: Function) -> Function:
         granted = u64(0)
         if status == u64(0):
             status, after, granted = check(attributes, entry, levels, need, write, controls)
-            if status == u64(0) and after != entry:
-                store(memory, slot, after)
+            if status == u64(0):
+                if after != entry:
+                    store(memory, slot, after)
+                if need != u64(0) and attributes & u64(TABLES_ACCESSED) == u64(0):
+                    status, slot, level = mark_tables(memory, root, gpa, levels, root_bits, controls)
         if status != u64(0):
             return status | u64(AT_STAGE_2) | level << u64(LEVEL_SHIFT), u64(0), u64(0), level
         return u64(0), hpa, granted, level
@@ -202,24 +286,59 @@ def make_stage_2(walk: Function, check: Function, store: Function) -> Function:
     return stage_2
 
 
-def make_guest_load(stage_2: Function, load: Function) -> Function:
+def make_guest_load(fmt_2: Format, stage_2: Function, load: Function) -> Function:
     """Loading of a stage-1 entry: its address is a GPA, so stage 2 translates it first, as a read.
+
+    Args:
+        fmt_2: the stage-2 format; it says whether the read counts as a write.
+        stage_2: its translation.
+        load: of an HPA.
 
     Returns:
         guest_load(memory, gpa) -> (status, entry), where memory is (host memory, stage-2 regime).
     """
+    walk_write = fmt_2.walk_write
 
     def guest_load(memory: Any, slot: int) -> tuple[int, int]:
         host, regime = memory
-        status, hpa, _, _ = stage_2(host, regime, slot, u64(READ), u64(0))
+        root, levels, root_bits, controls = regime
+        write = walk_write(controls)
+        walking = (root, levels, root_bits, controls | u64(TABLE_WALK))
+        status, hpa, _, _ = stage_2(host, walking, slot, u64(READ) | write << u64(1), write)
         if status != u64(0):
-            return status | u64(ON_TABLE), u64(0)
+            return status | u64(ON_TABLE) | write << u64(10), u64(0)
         return load(host, hpa)  # type: ignore[no-any-return]  # injected
 
     return guest_load
 
 
-def make_two_stage(walk_1: Function, check_1: Function, stage_2: Function, store: Function) -> Function:
+def make_guest_store(stage_2: Function, store: Function) -> Function:
+    """Storing of a stage-1 entry's accessed and dirty bits: a write that goes through stage 2.
+
+    Returns:
+        guest_store(memory, gpa, entry) -> status, where memory is (host memory, stage-2 regime).
+    """
+
+    def guest_store(memory: Any, slot: int, word: int) -> int:
+        host, regime = memory
+        root, levels, root_bits, controls = regime
+        walking = (root, levels, root_bits, controls | u64(TABLE_WALK))
+        status, hpa, _, _ = stage_2(host, walking, slot, u64(READ | WRITE), u64(1))
+        if status != u64(0):
+            return status | u64(ON_TABLE | ON_MARK)  # type: ignore[no-any-return]  # injected
+        store(host, hpa, word)
+        return u64(0)
+
+    return guest_store
+
+
+def make_two_stage(
+    walk_1: Function,
+    check_1: Function,
+    stage_2: Function,
+    guest_store: Function,
+    mark_tables: Function = no_table_marks,
+) -> Function:
     """Translation of one GVA by both stages.
 
     Returns:
@@ -243,12 +362,13 @@ def make_two_stage(walk_1: Function, check_1: Function, stage_2: Function, store
             if status & u64(AT_STAGE_2) != u64(0):
                 return status, u64(0), u64(0), slot, level, u64(0)
             return status | level << u64(LEVEL_SHIFT), u64(0), u64(0), u64(0), level, u64(0)
+        # Hardware writes the accessed and dirty bits of stage 1, and that write goes through stage 2.
         if after != entry:
-            # Hardware writes the accessed and dirty bits of stage 1, and that write goes through stage 2.
-            status, table_hpa, _, _ = stage_2(host, regime_2, slot, u64(READ | WRITE), u64(1))
-            if status != u64(0):
-                return status | u64(ON_TABLE | ON_MARK), u64(0), u64(0), slot, level, u64(0)
-            store(host, table_hpa, after)
+            status = guest_store((host, regime_2), slot, after)
+        if status == u64(0) and need != u64(0) and attributes & u64(TABLES_ACCESSED) == u64(0):
+            status, slot, level = mark_tables((host, regime_2), root, gva, levels, root_bits, controls)
+        if status != u64(0):
+            return status, u64(0), u64(0), slot, level, u64(0)
         status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need, write)
         if status != u64(0):
             return status, u64(0), u64(0), gpa, level, level_2

@@ -11,8 +11,15 @@ from ..record import Field
 from ..u64 import u64
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
+PBMT_SHIFT = 61
+N = 1 << 63
+NAPOT_BITS = 4
+"""log2 of the pages in a group: 64 KiB is the only size that Svnapot defines."""
+NAPOT_PPN = 0b1000
+"""The low PPN bits of a leaf in a group of 64 KiB."""
 PPN_SHIFT = 10
 PPN_BITS = 44
+PPN_FIELD = ((1 << PPN_BITS) - 1) << PPN_SHIFT
 
 # --- controls: what of the CSRs matters to a walk ---------------------------------------------------------
 SUM = 1 << 0
@@ -23,6 +30,19 @@ HARDWARE_AD = 1 << 2
 """Svadu (menvcfg.ADUE / henvcfg.ADUE): hardware sets A and D; clear means Svade: a page fault instead."""
 G_STAGE = 1 << 3
 """Second stage: every access counts as a user access, so U is required."""
+HIGH_SHIFT = 8
+SVPBMT = 0x180 << HIGH_SHIFT
+"""Svpbmt (menvcfg.PBMTE / henvcfg.PBMTE): bits 62:61 of a leaf are a memory type. Controls from bit 8 on are the
+entry's bits from 54 on that are not reserved."""
+SVNAPOT = 0x200 << HIGH_SHIFT
+"""Svnapot: bit 63 of a leaf at level 0 marks a group of 64 KiB."""
+
+MEMORY_TYPES = {
+    MemoryType.UNCACHED: 1,
+    MemoryType.WRITE_COMBINING: 1,
+    MemoryType.DEVICE: 2,
+}
+"""PBMT: 1 is NC, 2 is IO; everything else is left to the PMAs."""
 
 
 def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
@@ -35,13 +55,14 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     """
     if entry & u64(V) == u64(0):
         return u64(NONE), u64(0), u64(0)
-    # Bits 60:54 are reserved; PBMT (62:61) and N (63) are reserved as long as Svpbmt and Svnapot are absent.
-    if entry >> u64(54) != u64(0) or entry & u64(R | W) == u64(W):
+    # Bits 60:54 are reserved; PBMT (62:61) and N (63) are too where Svpbmt and Svnapot are absent.
+    high = entry >> u64(54)
+    if high & ~(controls >> u64(HIGH_SHIFT)) != u64(0) or entry & u64(R | W) == u64(W):
         return u64(MISCONFIGURED), u64(0), u64(0)
-    address = (entry >> u64(PPN_SHIFT)) << u64(12)
+    address = (entry & u64(PPN_FIELD)) << u64(2)
     if entry & u64(R | W | X) == u64(0):
-        # A pointer: D, A and U are reserved, and below level 0 there is no table.
-        if level == u64(0) or entry & u64(U | A | D) != u64(0):
+        # A pointer: N, PBMT, D, A and U are reserved, and below level 0 there is no table.
+        if level == u64(0) or entry & u64(U | A | D) != u64(0) or high != u64(0):
             return u64(MISCONFIGURED), u64(0), u64(0)
         return u64(TABLE), address, u64(outcome.ALL_ALLOWED)
     if address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
@@ -49,7 +70,18 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     attributes = (entry >> u64(1)) & u64(outcome.READ | outcome.WRITE | outcome.EXECUTE)
     attributes |= (entry & u64(U | G)) << u64(7)
     attributes |= (entry & u64(A | D)) << u64(2)
-    return u64(LEAF), address, attributes
+    if high != u64(0):
+        pbmt = (entry >> u64(PBMT_SHIFT)) & u64(3)
+        if pbmt == u64(3):
+            return u64(MISCONFIGURED), u64(0), u64(0)
+        attributes |= pbmt << u64(outcome.MEMORY_TYPE_SHIFT)
+        if entry & u64(N) != u64(0):
+            # Svnapot: 64 KiB at level 0 is the only encoding that is not reserved.
+            if level != u64(0) or (entry >> u64(PPN_SHIFT)) & u64(0xF) != u64(NAPOT_PPN):
+                return u64(MISCONFIGURED), u64(0), u64(0)
+            address &= ~u64(0xFFFF)
+            attributes |= u64(outcome.GROUPED)
+    return u64(LEAF), address, attributes | u64(outcome.TABLES_ACCESSED)
 
 
 def permissions(attributes: int, controls: int) -> int:
@@ -87,8 +119,18 @@ def pack_address(address: int) -> int:
 
 
 def resize(entry: int, level: int, new_level: int) -> int:
-    """A leaf looks the same at every level: everything but the PPN."""
-    return entry & ~u64(((1 << PPN_BITS) - 1) << PPN_SHIFT)
+    """A leaf looks the same at every level: everything but the PPN, and N, which exists at level 0 only."""
+    return entry & ~u64(N | PPN_FIELD)
+
+
+def group(entry: int, level: int) -> int:
+    """A leaf of a group of 64 KiB: N, and the size in the low PPN bits ("Svnapot")."""
+    return (entry & ~u64(0xF << PPN_SHIFT)) | u64(N | NAPOT_PPN << PPN_SHIFT)
+
+
+def ungroup(entry: int, level: int, address: int) -> int:
+    """The leaf on its own."""
+    return resize(entry, level, level) | pack_address(address)
 
 
 def inherit(old: int, new: int) -> int:
@@ -104,7 +146,8 @@ def forget(entry: int, what: int) -> int:
 def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, controls: int) -> int:
     """All bits of a leaf but the PPN. A and D are set, so that no access faults for their sake.
 
-    RISC-V keeps memory types outside the entry (PMAs) unless Svpbmt is there, so `memory_type` leaves no trace.
+    RISC-V keeps memory types outside the entry (PMAs) unless Svpbmt is there, so without it `memory_type` leaves no
+    trace.
 
     Raises:
         EncodingError: write without read is reserved; a leaf with no permission would be a table pointer.
@@ -117,6 +160,8 @@ def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, contro
     bits = V | A | D | int(permissions_wanted) << 1
     if controls & G_STAGE or flags & MappingFlags.USER:
         bits |= U
+    if controls & SVPBMT:
+        bits |= MEMORY_TYPES.get(memory_type, 0) << PBMT_SHIFT
     return bits
 
 
@@ -145,6 +190,21 @@ FIELDS = (
     Field(9, 8, "RSW", "free for the supervisor's software"),
     Field(53, 10, "PPN", "physical page number: address bits 55:12"),
     Field(60, 54, "reserved", "reserved, must be zero", reserved=True),
-    Field(62, 61, "PBMT", "page-based memory type; reserved without Svpbmt", reserved=True),
-    Field(63, 63, "N", "naturally aligned power-of-two group; reserved without Svnapot", reserved=True),
+    Field(
+        62,
+        61,
+        "PBMT",
+        "page-based memory type, if Svpbmt is enabled, otherwise reserved",
+        {
+            1: "non-cacheable main memory (NC), if Svpbmt is enabled, otherwise reserved",
+            2: "I/O (IO), if Svpbmt is enabled, otherwise reserved",
+            3: "reserved",
+        },
+        _LEAF,
+    ),
+    Field(
+        63, 63, "N", "one of a naturally aligned group of 64 KiB, if Svnapot is there, otherwise reserved", {}, _LEAF
+    ),
+    Field(62, 61, "PBMT", "reserved in a table pointer", {}, _TABLE, reserved=True),
+    Field(63, 63, "N", "reserved in a table pointer", {}, _TABLE, reserved=True),
 )

@@ -37,6 +37,10 @@ def _record(name: str, levels: int, *, g_stage: bool) -> Format:
         default_controls=entry.G_STAGE if g_stage else 0,
         hardware_ad=entry.HARDWARE_AD,
         manual=_MANUAL + chapter,
+        group_bits=(entry.NAPOT_BITS,),
+        group=entry.group,
+        ungroup=entry.ungroup,
+        group_translates=True,
     )
 
 

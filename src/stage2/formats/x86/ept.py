@@ -1,4 +1,4 @@
-"""The EPT entry and the 4-level format (Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism (EPT)")."""
+"""The EPT entry, and its formats of 4 and 5 levels (Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism")."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
 from ..record import Field, Format
-from ..u64 import u64
+from ..u64 import MASK_64, u64
 
 R, W, X = 1 << 0, 1 << 1, 1 << 2
 MEMORY_TYPE_SHIFT = 3
@@ -57,11 +57,14 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     beyond = address >> ((controls >> u64(MAXPHYADDR_SHIFT)) & u64(0x3F))
     if legal == u64(0) or beyond != u64(0):
         return u64(MISCONFIGURED), u64(0), u64(0)
-    attributes = (entry & u64(R | W | X | X_USER)) | u64(outcome.USER)
+    attributes = (entry & u64(R | W | X | X_USER)) | u64(outcome.USER | outcome.TABLES_ACCESSED)
     if level > u64(0) and (entry & u64(PAGE_SIZE) == u64(0) or level > u64(2)):
         # Bits 6:3 are reserved in a pointer to a table; so is bit 7 above the 1 GiB level.
         if entry & u64(0xF8) != u64(0):
             return u64(MISCONFIGURED), u64(0), u64(0)
+        # With accessed and dirty flags, table entries have the accessed one too (SDM 30.3.5).
+        accessed = (entry | (controls ^ u64(AD_ENABLED))) & u64(ACCESSED)
+        attributes &= (accessed << u64(5)) | u64(MASK_64 ^ outcome.TABLES_ACCESSED)
         return u64(TABLE), address, attributes | u64(outcome.ACCESSED | outcome.DIRTY)
     # Memory types 2, 3 and 7 are reserved.
     reserved_type = (u64(0x8C) >> ((entry >> u64(MEMORY_TYPE_SHIFT)) & u64(7))) & u64(1)
@@ -90,6 +93,16 @@ def mark(entry: int, write: int, controls: int) -> int:
     if write != u64(0):
         return entry | u64(ACCESSED | DIRTY)
     return entry | u64(ACCESSED)
+
+
+def mark_table(entry: int, controls: int) -> int:
+    """A table entry after a walk: with EPTP bit 6, accessed is set (SDM 30.3.5)."""
+    return entry | (controls & u64(ACCESSED))
+
+
+def walk_write(controls: int) -> int:
+    """With accessed and dirty flags enabled, reads of guest tables count as writes (SDM 30.3.5)."""
+    return (controls >> u64(9)) & u64(1)
 
 
 def pack_address(address: int) -> int:
@@ -162,7 +175,9 @@ FIELDS = (
     Field(5, 3, "EMT", "memory type of the page", _TYPE_NAMES, _LEAF),
     Field(6, 6, "IPAT", "the guest's PAT is ignored", {0: "combines with the guest's PAT"}, _LEAF),
     Field(7, 7, "PS", "maps a block", {0: "not a block"}, _LEAF),
-    Field(7, 3, "reserved", "reserved in a table pointer, must be zero", {}, _TABLE, reserved=True),
+    Field(7, 7, "PS", "points to a table", {0: "points to a table"}, _TABLE, levels=frozenset({1, 2})),
+    Field(7, 7, "PS", "reserved at this level, must be zero", {}, _TABLE, True, frozenset({3, 4})),
+    Field(6, 3, "reserved", "reserved in a table pointer, must be zero", {}, _TABLE, reserved=True),
     Field(8, 8, "A", "accessed, if EPTP bit 6 is set", {0: "not accessed, or not tracked"}),
     Field(9, 9, "D", "written, if EPTP bit 6 is set", {0: "not written, or not tracked"}, _LEAF),
     Field(
@@ -178,29 +193,37 @@ FIELDS = (
     Field(63, 63, "SVE", "violations do not become #VE, if enabled", {0: "violations may become #VE"}),
 )
 
-EPT4 = Format(
-    name="ept4",
-    title="Intel EPT, stage 2, 4 levels, 48-bit input",
-    family="x86",
-    stage=2,
-    levels=4,
-    root_bits=9,
-    top_leaf_level=2,
-    output_bits=52,
-    sign_extended=False,
-    decode=decode,
-    permissions=permissions,
-    mark=mark,
-    pack_address=pack_address,
-    resize=resize,
-    inherit=inherit,
-    forget=forget,
-    encode_leaf=encode_leaf,
-    table_bits=R | W | X,
-    fields=FIELDS,
-    default_controls=LEGAL | EXECUTE_ONLY | 52 << MAXPHYADDR_SHIFT,
-    hardware_ad=AD_ENABLED,
-    manual='Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism (EPT)"',
-)
 
-FORMATS = (EPT4,)
+def _record(levels: int) -> Format:
+    return Format(
+        name=f"ept{levels}",
+        title=f"Intel EPT, stage 2, {levels} levels, {12 + 9 * levels}-bit input",
+        family="x86",
+        stage=2,
+        levels=levels,
+        root_bits=9,
+        top_leaf_level=2,
+        output_bits=52,
+        sign_extended=False,
+        decode=decode,
+        permissions=permissions,
+        mark=mark,
+        pack_address=pack_address,
+        resize=resize,
+        inherit=inherit,
+        forget=forget,
+        encode_leaf=encode_leaf,
+        table_bits=R | W | X,
+        fields=FIELDS,
+        default_controls=LEGAL | EXECUTE_ONLY | 52 << MAXPHYADDR_SHIFT,
+        hardware_ad=AD_ENABLED,
+        manual='Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism (EPT)"',
+        mark_table=mark_table,
+        walk_write=walk_write,
+    )
+
+
+EPT4 = _record(4)
+EPT5 = _record(5)
+
+FORMATS = (EPT4, EPT5)

@@ -1,0 +1,204 @@
+"""The Arm registers of both stages in words, and the functions that compute those of stage 2.
+
+Arm ARM DDI 0487, D24.2 "General system control registers". The fields one by one are in `register_fields`, the
+arithmetic of stage 2 in `stage2_control`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...address import format_size
+from ...errors import EncodingError
+from ..record import Field
+from ..register import Register, Summary
+from . import formats
+from . import register_fields as fields
+from .effective import describe_mair
+from .stage2_control import (
+    DS,
+    GRANULES,
+    HCR_DC,
+    HCR_FWB,
+    HCR_RW,
+    HCR_TGE,
+    HCR_VM,
+    Stage2Control,
+    decode_vtcr_el2,
+    decode_vttbr_el2,
+    granule_of,
+    pa_bits,
+    parange,
+    root_of,
+    sl0,
+    stage_2_registers,
+    start_level,
+    vtcr_el2,
+    vttbr_el2,
+    widest,
+)
+from .syndromes import ESR_EL2, report
+
+__all__ = [
+    "REGISTERS",
+    "Stage2Control",
+    "decode_vtcr_el2",
+    "decode_vttbr_el2",
+    "pa_bits",
+    "parange",
+    "sl0",
+    "stage_2_registers",
+    "start_level",
+    "vtcr_el2",
+    "vttbr_el2",
+]
+
+TG1_GRANULES = {1: 14, 2: 12, 3: 16}
+"""TG1 -> log2 of the granule; TG0 counts differently."""
+
+
+# --- what values amount to ------------------------------------------------------------------------------------------
+def _vtcr_facts(value: int) -> Mapping[str, str]:
+    control = decode_vtcr_el2(value)
+    facts = {
+        "format": control.format_name,
+        "granule": format_size(1 << control.granule),
+        "IPA bits": str(control.ipa_bits),
+        "start level": f"{control.arm_start_level} in Arm's numbers, {control.levels - 1} counted from the pages",
+        "levels": str(control.levels),
+        "root tables": f"{control.root_tables} concatenated" if control.root_tables > 1 else "1",
+        "root size": format_size(8 << control.root_bits),
+        "PA bits": str(control.pa_bits),
+        "VMID bits": str(control.vmid_bits),
+    }
+    af, dirty = control.hardware_af, control.hardware_dirty
+    facts["hardware sets"] = "access flag and dirty state" if dirty else "access flag" if af else "nothing"
+    return facts
+
+
+def _vttbr_facts(value: int) -> Mapping[str, str]:
+    root, vmid = decode_vttbr_el2(value)
+    return {"root": f"HPA {root:#x}", "VMID": str(vmid)}
+
+
+def _ttbr_facts(value: int) -> Mapping[str, str]:
+    return {"root": f"{root_of(value):#x}", "ASID": str(value >> 48)}
+
+
+def _hcr_facts(value: int) -> Mapping[str, str]:
+    on = value & (HCR_VM | HCR_DC) and not value & HCR_TGE
+    return {
+        "stage 2": "on" if on else "off",
+        "guest's EL1": "AArch64" if value & HCR_RW else "AArch32",
+        "stage 1": "off, memory write-back (DC)" if value & HCR_DC else "as SCTLR_EL1.M says",
+        "stage-2 MemAttr": "overrides stage 1 (FWB)" if value & HCR_FWB else "combines with stage 1",
+    }
+
+
+def _half(value: int, name: str, txsz: int, tgx: int, codes: Mapping[int, int], wide: bool) -> dict[str, str]:
+    """One half of a stage-1 regime's addresses (D8.2.4 "Stage 1 input address size")."""
+    granule = granule_of(f"TG{name}", value >> tgx & 3, codes)
+    bits, most, size = 64 - (value >> txsz & 0x3F), widest(granule, wide), format_size(1 << granule)
+    if not 25 <= bits <= most:
+        raise EncodingError(f"T{name}SZ {64 - bits} asks for {bits}-bit addresses; {size} granules take 25 to {most}")
+    made = formats.make(1, granule, bits, lpa2=wide and granule != 16, high=name == "1")
+    return {f"TTBR{name} format": made.name, f"TTBR{name} granule": size}
+
+
+def _tcr_facts(value: int) -> Mapping[str, str]:
+    """TCR_EL1, and TCR_EL2 with HCR_EL2.E2H: two halves, one of which may be off."""
+    wide = bool(value >> 59 & 1)
+    facts: dict[str, str] = {}
+    for name, off, txsz, tgx, codes in (("0", 7, 0, 14, GRANULES), ("1", 23, 16, 30, TG1_GRANULES)):
+        if value >> off & 1:
+            facts[f"TTBR{name} format"] = f"none: EPD{name} forbids walks"
+        else:
+            facts |= _half(value, name, txsz, tgx, codes, wide)
+    return facts | {"PA bits": str(pa_bits(value >> 32 & 7)), "ASID from": "TTBR1" if value >> 22 & 1 else "TTBR0"}
+
+
+def _tcr_el2_facts(value: int) -> Mapping[str, str]:
+    facts = _half(value, "0", 0, 14, GRANULES, bool(value & DS))
+    return facts | {"PA bits": str(pa_bits(value >> 16 & 7))}
+
+
+def _par_facts(value: int) -> Mapping[str, str]:
+    if not value & 1:
+        return {
+            "translation": "succeeded",
+            "output page": f"{value & 0x000F_FFFF_FFFF_F000:#x}",
+            "memory type": _memory_type(value >> 56),
+        }
+    return {
+        "translation": "failed; the fields are those of PAR_EL1_FAULT",
+        "fault": fields.FAULT_STATUS.get(value >> 1 & 0x3F, "a reserved fault status"),
+        "stage": "2" if value >> 9 & 1 else "1",
+    }
+
+
+def _mmfr0_facts(value: int) -> Mapping[str, str]:
+    four, sixteen, sixty_four = value >> 28 & 15, value >> 20 & 15, value >> 24 & 15
+    names = [
+        name for name, there in (("4 KiB", four != 15), ("16 KiB", sixteen != 0), ("64 KiB", sixty_four != 15)) if there
+    ]
+    return {"PA bits": str(pa_bits(value & 15)), "stage-1 granules": ", ".join(names) or "none"}
+
+
+def _sctlr_facts(value: int) -> Mapping[str, str]:
+    return {
+        "stage 1": "on" if value & 1 else "off: GVA is IPA, data is Device-nGnRnE",
+        "data cache": "as the tables say" if value & 4 else "off: Normal memory is Non-cacheable",
+    }
+
+
+def _mair_facts(value: int) -> Mapping[str, str]:
+    return {f"Attr{index}": _memory_type(value >> 8 * index & 0xFF) for index in range(8)}
+
+
+def _memory_type(attribute: int) -> str:
+    """A reserved attribute is an error only to a descriptor that uses it."""
+    try:
+        return describe_mair(attribute)
+    except EncodingError:
+        return f"reserved ({attribute:#04x})"
+
+
+def _esr_facts(value: int) -> Mapping[str, str]:
+    found = report(value)
+    return {"exception": found.title, "says": found.sentences[0]}
+
+
+def _far_facts(value: int) -> Mapping[str, str]:
+    return {"GVA": f"{value:#x}"}
+
+
+def _hpfar_facts(value: int) -> Mapping[str, str]:
+    return {"IPA": f"page {(value & 0x0000_0FFF_FFFF_FFF0) << 8:#x}"}
+
+
+def _register(
+    name: str, title: str, described: tuple[Field, ...], summary: Summary, aliases: tuple[str, ...] = ()
+) -> Register:
+    section = name.removesuffix("_VHE").removesuffix("_FAULT")
+    return Register(name, title, "aarch64", described, f"Arm ARM DDI 0487, D24.2 {section}", 64, summary, aliases)
+
+
+REGISTERS: tuple[Register, ...] = (
+    _register("VTCR_EL2", "stage 2: granule, sizes and start level", fields.VTCR_EL2, _vtcr_facts),
+    _register("VTTBR_EL2", "stage 2: root table and VMID", fields.VTTBR_EL2, _vttbr_facts),
+    _register("HCR_EL2", "what the hypervisor switches on and traps", fields.HCR_EL2, _hcr_facts),
+    _register("TCR_EL1", "stage 1 of EL1&0: granules and sizes of both halves", fields.TCR_EL1, _tcr_facts),
+    _register("TCR_EL2", "stage 1 of EL2 with HCR_EL2.E2H 0", fields.TCR_EL2, _tcr_el2_facts),
+    _register("TCR_EL2_VHE", "TCR_EL2 with HCR_EL2.E2H 1: stage 1 of EL2&0", fields.TCR_EL1, _tcr_facts),
+    _register("TTBR0_EL1", "stage 1: root table of the low half", fields.TTBR, _ttbr_facts),
+    _register("TTBR1_EL1", "stage 1: root table of the high half", fields.TTBR, _ttbr_facts, ("TTBR1_EL2",)),
+    _register("TTBR0_EL2", "stage 1 of EL2: root table", fields.TTBR0_EL2, _ttbr_facts),
+    _register("SCTLR_EL1", "stage 1 of EL1&0: on or off", fields.SCTLR_EL1, _sctlr_facts),
+    _register("MAIR_EL1", "the eight memory types of stage 1", fields.MAIR_EL1, _mair_facts, ("MAIR_EL2",)),
+    _register("PAR_EL1", "result of an AT instruction", fields.PAR_EL1, _par_facts),
+    _register("PAR_EL1_FAULT", "result of an AT instruction that failed", fields.PAR_EL1_FAULT, _par_facts),
+    _register("ID_AA64MMFR0_EL1", "which sizes and granules the CPU has", fields.ID_AA64MMFR0_EL1, _mmfr0_facts),
+    _register("ESR_EL2", "syndrome of an exception", ESR_EL2, _esr_facts, ("ESR_EL1",)),
+    _register("HPFAR_EL2", "IPA page that stage 2 refused", fields.HPFAR_EL2, _hpfar_facts),
+    _register("FAR_EL2", "virtual address of a fault", fields.FAR_EL2, _far_facts, ("FAR_EL1",)),
+)

@@ -1,0 +1,162 @@
+"""Leaves of other sizes that mean the same: blocks split and merged, groups marked and unmarked.
+
+None of it changes what an address translates to. Where the architecture demands it (Arm: "break-before-make", DDI 0487
+D8.16), a live entry is made invalid and flushed before another takes its place; elsewhere the new entry is published
+over the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..address import Range, align_down, align_up
+from ..formats.record import Format
+from ..formats.u64 import MASK_64
+from . import coalesce
+from .compiled import HostMemory
+from .mapping import U64Array
+
+Flush = Callable[[Range], None]
+"""Called with an input range between break and make; must drop what TLBs hold of it."""
+Refuse = Callable[[int, int], None]
+"""Called with a kernel's result and the address it concerns; raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A leaf that a range cuts.
+
+    Args:
+        slot: address of its entry.
+        entry: the entry.
+        level: where it stands.
+        start: first input address.
+        output: its output address.
+    """
+
+    slot: int
+    entry: int
+    level: int
+    start: int
+    output: int
+
+
+class Reshaper:
+    """Rewrites leaves of one table; called under the table's lock.
+
+    Args:
+        fmt: the format.
+        host, root, controls: the table as kernels see it.
+        refuse: raises for a table that is damaged.
+    """
+
+    def __init__(self, fmt: Format, host: HostMemory, root: int, controls: int, refuse: Refuse) -> None:
+        self._format, self._host, self._refuse = fmt, host, refuse
+        self._root, self._controls = np.uint64(root), np.uint64(controls)
+
+    @property
+    def has_groups(self) -> bool:
+        return any(self._format.group_bits)
+
+    def split(self, block: Block, table: int, flush: Flush) -> None:
+        """Replace a block by a table of leaves one level down, with break-before-make.
+
+        Args:
+            block: what to split.
+            table: a zeroed frame for the table.
+        """
+        fmt = self._format
+        child_bits = fmt.resize(block.entry, block.level, block.level - 1) & MASK_64
+        shift = fmt.level_shift(block.level - 1)
+        coalesce.fill_kernel(fmt)(
+            self._host, np.uint64(table), np.uint64(block.output), np.uint64(shift), np.uint64(child_bits)
+        )
+        self._publish([block.slot], [0])
+        flush(Range.sized(block.start, fmt.leaf_size(block.level)))
+        self._publish([block.slot], [fmt.table_entry(table)])
+
+    def merge(self, start: int, end: int, flush: Flush) -> U64Array:
+        """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
+
+        Returns:
+            (table, input address, size) of each table that is linked from nowhere now, shape (n, 3); flushed.
+        """
+        fmt = self._format
+        freed = [np.zeros((0, 3), np.uint64)]
+        for level in range(1, fmt.top_leaf_level + 1):
+            found = self._merge_at(level, start, end)
+            if not len(found):
+                continue
+            slots = np.ascontiguousarray(found[:, 0])
+            span = Range(int(found[0, 3]), int(found[-1, 3]) + fmt.leaf_size(level))
+            if fmt.break_before_make:
+                coalesce.poke_kernel()(self._host, slots, np.zeros(len(found), np.uint64))
+                flush(span)
+            coalesce.poke_kernel()(self._host, slots, np.ascontiguousarray(found[:, 2]))
+            if not fmt.break_before_make:
+                flush(span)
+            sizes = np.full(len(found), fmt.leaf_size(level), np.uint64)
+            freed.append(np.column_stack((found[:, 1], found[:, 3], sizes)))
+        return np.concatenate(freed)
+
+    def _merge_at(self, level: int, start: int, end: int) -> U64Array:
+        kernel = coalesce.merge_kernel(self._format)
+        count = 0
+        while True:
+            rows = np.empty((count, 4), np.uint64)
+            result, where, found = kernel(
+                self._host, self._root, self._controls, np.uint64(start), np.uint64(end), np.uint64(level), rows
+            )
+            if result:
+                self._refuse(int(result), int(where))
+            if int(found) <= count:
+                return rows
+            count = int(found)
+
+    def group(self, start: int, end: int, flush: Flush) -> int:
+        """Mark leaves that could be a group as one; how many groups there are more."""
+        return self._regroup(start, end, coalesce.GROUP, flush)
+
+    def ungroup_edges(self, start: int, end: int, flush: Flush) -> None:
+        """Take the mark from the groups that a boundary of [start, end) cuts."""
+        for boundary in (start, end):
+            for level, bits in enumerate(self._format.group_bits):
+                size = self._format.leaf_size(level) << bits
+                if bits and boundary % size:
+                    page = self._format.page_size
+                    inside = align_down(boundary, page) if boundary == start else boundary - page
+                    self._regroup(inside, inside + page, coalesce.UNGROUP, flush)
+                    break
+
+    def _regroup(self, start: int, end: int, operation: int, flush: Flush) -> int:
+        fmt = self._format
+        kernel, rewrite = coalesce.group_kernel(fmt), coalesce.regroup_kernel(fmt)
+        count = 0
+        while True:
+            rows = np.empty((count, 2), np.uint64)
+            result, where, found = kernel(
+                self._host, self._root, self._controls, np.uint64(start), np.uint64(end), np.uint64(operation), rows
+            )
+            if result:
+                self._refuse(int(result), int(where))
+            if int(found) <= count:
+                break
+            count = int(found)
+        if not count:
+            return 0
+        largest = max(fmt.leaf_size(level) << bits for level, bits in enumerate(fmt.group_bits) if bits)
+        span = Range(align_down(start, largest), align_up(end, largest))
+        if fmt.break_before_make:
+            rewrite(self._host, rows, np.uint64(coalesce.HIDE), self._controls)
+            flush(span)
+        done = coalesce.MARK if operation == coalesce.GROUP else coalesce.UNMARK
+        rewrite(self._host, rows, np.uint64(done), self._controls)
+        if not fmt.break_before_make:
+            flush(span)
+        return count
+
+    def _publish(self, slots: list[int], entries: list[int]) -> None:
+        coalesce.poke_kernel()(self._host, np.array(slots, np.uint64), np.array(entries, np.uint64))

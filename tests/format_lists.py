@@ -1,0 +1,10 @@
+"""Which formats a test goes through."""
+
+from __future__ import annotations
+
+from stage2.formats import by_name, names
+
+SMALL_PAGES = tuple(name for name in names() if by_name(name).page_size == 4096 and not by_name(name).high_half)
+"""Formats with 4 KiB pages whose addresses begin at 0: for tests written in such pages."""
+SECOND_STAGES = tuple(name for name in SMALL_PAGES if by_name(name).stage == 2)
+ALL_SECOND_STAGES = tuple(name for name in names() if by_name(name).stage == 2)

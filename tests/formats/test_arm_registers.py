@@ -1,0 +1,333 @@
+"""VTCR_EL2, VTTBR_EL2 and the other Arm registers; the manual's tables are written down here a second time."""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
+from stage2.formats.arm import formats
+from stage2.formats.arm.registers import (
+    REGISTERS,
+    decode_vtcr_el2,
+    decode_vttbr_el2,
+    pa_bits,
+    parange,
+    sl0,
+    stage_2_registers,
+    start_level,
+    vtcr_el2,
+    vttbr_el2,
+)
+from stage2.formats.register import Register
+
+# (granule shift, Arm start level, DS) -> (SL2, SL0), Arm ARM D8.2, stage 2 start levels.
+START_LEVELS = {
+    (12, 2, False): (0, 0), (12, 1, False): (0, 1), (12, 0, False): (0, 2), (12, 3, False): (0, 3),
+    (12, 2, True): (0, 0), (12, 1, True): (0, 1), (12, 0, True): (0, 2), (12, 3, True): (0, 3), (12, -1, True): (1, 0),
+    (14, 3, False): (0, 0), (14, 2, False): (0, 1), (14, 1, False): (0, 2),
+    (14, 3, True): (0, 0), (14, 2, True): (0, 1), (14, 1, True): (0, 2), (14, 0, True): (0, 3),
+    (16, 3, False): (0, 0), (16, 2, False): (0, 1), (16, 1, False): (0, 2),
+}  # fmt: skip
+PA_SIZES = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52, 7: 56}
+TG0 = {12: 0, 16: 1, 14: 2}
+MEASURED = 0x8004_3559
+"""4 KiB granule, T0SZ 25, SL0 1, PS 44 bits: seen to work in QEMU's EL2."""
+STAGE_2 = [name for name in formats.COMMON if name.startswith("arm-s2")]
+
+
+def named(name: str) -> Register:
+    return next(register for register in REGISTERS if register.name == name)
+
+
+def vtcr(granule: int, t0sz: int, low: int, ps: int, *, ds: int = 0, sl2: int = 0, more: int = 0) -> int:
+    walks = 3 << 12 | 1 << 10 | 1 << 8
+    return 1 << 31 | sl2 << 33 | ds << 32 | ps << 16 | TG0[granule] << 14 | walks | low << 6 | t0sz | more
+
+
+def test_the_value_that_was_seen_to_work() -> None:
+    assert vtcr_el2(12, 39, 3, pa_bits=44) == MEASURED
+    control = decode_vtcr_el2(MEASURED)
+    assert (control.granule, control.ipa_bits, control.levels, control.arm_start_level) == (12, 39, 3, 1)
+    assert (control.pa_bits, control.root_tables, control.vmid_bits) == (44, 1, 8)
+    assert not control.hardware_af
+    assert not control.hardware_dirty
+    assert not control.ds
+    assert control.format_name == "arm-s2-4k-39"
+    assert vttbr_el2(0x4100_0000, 1) == 0x4100_0000 | 1 << 48
+
+
+@pytest.mark.parametrize("granule", [12, 14, 16])
+@pytest.mark.parametrize("ds", [False, True])
+@pytest.mark.parametrize("arm_level", range(-1, 4))
+def test_the_start_level_of_every_granule(granule: int, ds: bool, arm_level: int) -> None:
+    expected = START_LEVELS.get((granule, arm_level, ds and granule != 16))
+    if expected is None:
+        with pytest.raises(EncodingError, match=f"cannot have {4 - arm_level} levels"):
+            sl0(granule, 4 - arm_level, ds=ds)
+        return
+    assert sl0(granule, 4 - arm_level, ds=ds) == expected
+    assert start_level(granule, expected[1], sl2=expected[0], ds=ds) == arm_level
+
+
+@pytest.mark.parametrize(
+    ("granule", "low", "sl2", "ds"), [(16, 3, 0, False), (14, 3, 0, False), (12, 1, 1, True), (12, 3, 1, True)]
+)
+def test_reserved_start_levels_are_refused(granule: int, low: int, sl2: int, ds: bool) -> None:
+    with pytest.raises(EncodingError, match=f"SL0 {low} is reserved"):
+        start_level(granule, low, sl2=sl2, ds=ds)
+
+
+def test_sl2_is_ignored_without_ds() -> None:
+    assert start_level(12, 1, sl2=1, ds=False) == 1
+    assert start_level(14, 1, sl2=1, ds=True) == 2
+
+
+@pytest.mark.parametrize(("ps", "bits"), PA_SIZES.items())
+def test_physical_address_sizes(ps: int, bits: int) -> None:
+    assert pa_bits(ps) == bits
+    assert parange(bits) == ps
+
+
+def test_sizes_that_do_not_exist_are_refused() -> None:
+    for ps in (-1, 8, 15):
+        with pytest.raises(EncodingError, match="reserved physical address size"):
+            pa_bits(ps)
+    for bits in (0, 39, 47, 57):
+        with pytest.raises(EncodingError, match="no PS stands for"):
+            parange(bits)
+    for granule in (0, 13, 21):
+        with pytest.raises(EncodingError, match="no granule"):
+            sl0(granule, 3)
+    with pytest.raises(EncodingError, match="8 or 16 bits"):
+        vtcr_el2(12, 40, 3, vmid_bits=12)
+
+
+@given(
+    granule=st.sampled_from([12, 14, 16]),
+    bits=st.integers(20, 56),
+    levels=st.integers(0, 6),
+    ps=st.sampled_from(sorted(PA_SIZES.values())),
+    ds=st.booleans(),
+    af=st.booleans(),
+    dirty=st.booleans(),
+    vmid_bits=st.sampled_from([8, 16]),
+)
+def test_what_is_encoded_is_read_back_and_what_is_refused_is_wrong(
+    granule: int, bits: int, levels: int, ps: int, ds: bool, af: bool, dirty: bool, vmid_bits: int
+) -> None:
+    root_bits = bits - granule - (granule - 3) * (levels - 1)
+    allowed = (
+        (granule, 4 - levels, ds) in START_LEVELS
+        and 25 <= bits <= (52 if ds or granule == 16 else 48)
+        and bits <= ps <= 52
+        and 1 <= root_bits <= granule - 3 + 4
+        and (af or not dirty)
+    )
+    try:
+        value = vtcr_el2(
+            granule, bits, levels, pa_bits=ps, hardware_af=af, hardware_dirty=dirty, ds=ds, vmid_bits=vmid_bits
+        )
+    except EncodingError:
+        assert not allowed
+        return
+    assert allowed
+    sl2, low = START_LEVELS[granule, 4 - levels, ds]
+    more = af << 21 | dirty << 22 | (vmid_bits == 16) << 19
+    assert value == vtcr(granule, 64 - bits, low, parange(ps), ds=int(ds), sl2=sl2, more=more)
+    control = decode_vtcr_el2(value)
+    assert (control.granule, control.ipa_bits, control.levels) == (granule, bits, levels)
+    assert (control.hardware_af, control.hardware_dirty, control.ds, control.vmid_bits) == (af, dirty, ds, vmid_bits)
+    assert control.root_tables == max(1, (8 << root_bits) >> granule)
+    made = formats.by_name(control.format_name)
+    assert (made.stage, made.page_shift, made.input_bits, made.levels) == (2, granule, bits, levels)
+    assert made.root_bits == control.root_bits
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (MEASURED | 3 << 14, "TG0 3 is reserved"),
+        (vtcr(16, 24, 3, 5), "SL0 3 is reserved for 64 KiB granules"),
+        (vtcr(14, 24, 3, 5), "SL0 3 is reserved for 16 KiB granules unless DS is set"),
+        (vtcr(12, 16, 1, 5), "cannot start at level 1.*512 tables"),
+        (vtcr(12, 20, 0, 5), "cannot start at level 2.*16384 tables"),
+        (vtcr(12, 33, 2, 5), "cannot start at level 0.*nothing would be left"),
+        (vtcr(12, 12, 2, 6), "52-bit IPAs; 4 KiB granules without DS take 25 to 48"),
+        (vtcr(14, 12, 2, 6), "52-bit IPAs; 16 KiB granules without DS take 25 to 48"),
+        (vtcr(16, 11, 2, 6), "53-bit IPAs; 64 KiB granules take 25 to 52"),
+        (vtcr(12, 40, 0, 5), "24-bit IPAs; 4 KiB granules take 25 to 48"),
+        (vtcr(12, 16, 2, 4), "48-bit IPAs .* wider than the 44-bit physical addresses of PS 4"),
+        (vtcr(12, 25, 1, 7), "PS 7"),
+        (vtcr(16, 24, 1, 5, ds=1), "DS is for 4 and 16 KiB"),
+        (vtcr(12, 25, 1, 4, more=1 << 22), "HD.* needs HA"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused_in_one_sentence(value: int, problem: str) -> None:
+    with pytest.raises(EncodingError, match=problem) as caught:
+        named("VTCR_EL2").summary(value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (vtcr(12, 24, 1, 2), {"format": "arm-s2-4k-40", "root tables": "2 concatenated", "root size": "8 KiB"}),
+        (vtcr(12, 24, 2, 5), {"format": "arm-s2-4k-40-4level", "root tables": "1", "levels": "4"}),
+        (vtcr(12, 21, 1, 5), {"format": "arm-s2-4k-43", "root tables": "16 concatenated", "root size": "64 KiB"}),
+        (vtcr(12, 12, 2, 6, ds=1), {"format": "arm-s2-4k-52-lpa2", "root tables": "16 concatenated"}),
+        (vtcr(12, 12, 0, 6, ds=1, sl2=1), {"format": "arm-s2-4k-52-5level-lpa2", "levels": "5"}),
+        (vtcr(14, 24, 1, 2), {"format": "arm-s2-16k-40", "granule": "16 KiB", "root tables": "16 concatenated"}),
+        (vtcr(16, 24, 1, 2), {"format": "arm-s2-64k-40", "granule": "64 KiB", "IPA bits": "40"}),
+        (vtcr(16, 12, 2, 6), {"format": "arm-s2-64k-52", "PA bits": "52"}),
+        (vtcr(12, 24, 1, 6), {"PA bits": "48"}),
+        (vtcr(12, 24, 1, 5, more=3 << 21), {"hardware sets": "access flag and dirty state"}),
+    ],
+)
+def test_what_vtcr_el2_amounts_to(value: int, expected: dict[str, str]) -> None:
+    facts = named("VTCR_EL2").summary(value)
+    assert {name: facts[name] for name in expected} == expected
+
+
+def test_both_ways_to_count_the_start_level_are_named() -> None:
+    assert named("VTCR_EL2").summary(MEASURED)["start level"] == "1 in Arm's numbers, 2 counted from the pages"
+
+
+@given(page=st.integers(0, (1 << 40) - 1), vmid=st.integers(0, 0xFFFF))
+def test_vttbr_round_trip_up_to_52_bits(page: int, vmid: int) -> None:
+    value = vttbr_el2(page << 12, vmid)
+    assert decode_vttbr_el2(value) == (page << 12, vmid)
+    assert value >> 48 == vmid
+    assert value >> 2 & 15 == page >> 36
+    assert decode_vttbr_el2(value | 1) == (page << 12, vmid), "CnP is no part of the root"
+
+
+def test_roots_and_vmids_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(MisalignedError):
+        vttbr_el2(0x1020, 1)
+    with pytest.raises(OutOfRangeError, match=r"above 2\^52"):
+        vttbr_el2(1 << 52, 1)
+    with pytest.raises(OutOfRangeError, match="more than 16 bits"):
+        vttbr_el2(0x1000, 0x10000)
+    with pytest.raises(OutOfRangeError, match="more than 8 bits"):
+        vttbr_el2(0x1000, 0x100, vmid_bits=8)
+    with pytest.raises(OutOfRangeError):
+        vttbr_el2(0x1000, -1)
+
+
+@pytest.mark.parametrize("name", STAGE_2)
+def test_the_registers_of_a_format_lead_back_to_it(name: str) -> None:
+    fmt = formats.by_name(name)
+    values = stage_2_registers(fmt, 16 * fmt.root_size, fmt.default_controls, 7)
+    assert decode_vtcr_el2(values["VTCR_EL2"]).format_name == name
+    assert decode_vtcr_el2(values["VTCR_EL2"]).pa_bits == fmt.output_bits
+    assert decode_vttbr_el2(values["VTTBR_EL2"]) == (16 * fmt.root_size, 7)
+    assert values["HCR_EL2"] == 1 << 31 | 0b11
+
+
+def test_the_controls_of_a_regime_reach_its_registers() -> None:
+    fmt = formats.by_name("arm-s2-4k-40")
+    plain = fmt.default_controls & ~(0x3F << 24) | 44 << 24
+    values = stage_2_registers(fmt, 0x4000, plain | 0b11 | 1 << 5 | 1 << 6, 0x100)
+    control = decode_vtcr_el2(values["VTCR_EL2"])
+    assert (control.pa_bits, control.hardware_af, control.hardware_dirty, control.vmid_bits) == (44, True, True, 16)
+    assert values["HCR_EL2"] == 1 << 46 | 1 << 31 | 0b111
+    with pytest.raises(MisalignedError):
+        stage_2_registers(fmt, 0x1000, plain, 1)
+    with pytest.raises(OutOfRangeError, match=r"above 2\^44"):
+        stage_2_registers(fmt, 1 << 44, plain, 1)
+    with pytest.raises(OutOfRangeError, match="VMID"):
+        stage_2_registers(fmt, 0x4000, plain, 0x10000)
+    with pytest.raises(EncodingError, match=r"40-bit IPAs .* wider than the 36-bit"):
+        stage_2_registers(fmt, 0x4000, plain & ~(0x3F << 24) | 36 << 24, 1)
+
+
+@pytest.mark.parametrize("register", REGISTERS, ids=lambda register: register.name)
+def test_every_bit_of_every_register_has_one_field_with_a_sentence(register: Register) -> None:
+    covered = 0
+    for field in register.fields:
+        mask = (1 << field.high + 1) - (1 << field.low)
+        assert not covered & mask, f"{field.name} overlaps another field"
+        covered |= mask
+        assert len(field.meaning) >= 10 or field.name == "WnR"
+        assert all(value < 1 << field.high - field.low + 1 for value in field.values)
+        assert field.reserved == (field.name == "RES0")
+    assert covered == (1 << 64) - 1
+    assert register.arch == "aarch64"
+
+
+@given(value=st.integers(0, (1 << 64) - 1))
+def test_no_value_of_a_register_ends_in_a_traceback(value: int) -> None:
+    for register in REGISTERS:
+        facts: Mapping[str, str] = {}
+        with suppress(EncodingError):
+            facts = register.summary(value)
+        assert all(facts.values())
+
+
+def test_register_names_and_aliases_are_unique() -> None:
+    names = [name for register in REGISTERS for name in (register.name, *register.aliases)]
+    assert len(set(names)) == len(names)
+    assert {"VTCR_EL2", "VTTBR_EL2", "HCR_EL2", "TCR_EL1", "TCR_EL2", "TCR_EL2_VHE", "TTBR0_EL1", "TTBR1_EL1",
+            "TTBR0_EL2", "SCTLR_EL1", "MAIR_EL1", "PAR_EL1", "ID_AA64MMFR0_EL1", "ESR_EL2", "HPFAR_EL2",
+            "FAR_EL2"} <= set(names)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("register", "field", "high", "low"),
+    [
+        ("VTCR_EL2", "PS", 18, 16), ("VTCR_EL2", "VS", 19, 19), ("VTCR_EL2", "HD", 22, 22), ("VTCR_EL2", "DS", 32, 32),
+        ("VTCR_EL2", "SL2", 33, 33), ("HCR_EL2", "VM", 0, 0), ("HCR_EL2", "PTW", 2, 2), ("HCR_EL2", "DC", 12, 12),
+        ("HCR_EL2", "TSC", 19, 19), ("HCR_EL2", "TVM", 26, 26), ("HCR_EL2", "TGE", 27, 27), ("HCR_EL2", "RW", 31, 31),
+        ("HCR_EL2", "E2H", 34, 34), ("HCR_EL2", "FWB", 46, 46), ("TCR_EL1", "T1SZ", 21, 16), ("TCR_EL1", "A1", 22, 22),
+        ("TCR_EL1", "TG1", 31, 30), ("TCR_EL1", "IPS", 34, 32), ("TCR_EL1", "AS", 36, 36), ("TCR_EL1", "HA", 39, 39),
+        ("TCR_EL1", "HPD0", 41, 41), ("TCR_EL1", "TBID0", 51, 51), ("TCR_EL1", "DS", 59, 59),
+        ("TCR_EL2", "PS", 18, 16), ("TCR_EL2", "TBI", 20, 20), ("TCR_EL2", "HPD", 24, 24), ("TCR_EL2", "DS", 32, 32),
+        ("SCTLR_EL1", "M", 0, 0), ("SCTLR_EL1", "C", 2, 2), ("SCTLR_EL1", "I", 12, 12), ("SCTLR_EL1", "WXN", 19, 19),
+        ("SCTLR_EL1", "SPAN", 23, 23), ("SCTLR_EL1", "EE", 25, 25), ("MAIR_EL1", "Attr7", 63, 56),
+        ("PAR_EL1", "SH", 8, 7), ("PAR_EL1_FAULT", "S", 9, 9), ("PAR_EL1_FAULT", "FST", 6, 1),
+        ("ID_AA64MMFR0_EL1", "TGran4", 31, 28), ("ID_AA64MMFR0_EL1", "TGran16_2", 35, 32), ("HPFAR_EL2", "FIPA", 43, 4),
+    ],
+)  # fmt: skip
+def test_fields_stand_where_the_manual_has_them(register: str, field: str, high: int, low: int) -> None:
+    found = next(item for item in named(register).fields if item.name == field)
+    assert (found.high, found.low) == (high, low)
+
+
+def test_granules_are_numbered_differently_by_tg0_and_tg1() -> None:
+    fields = {field.name: field.values for field in named("TCR_EL1").fields}
+    size = re.compile(r"\d+ KiB|reserved")
+    found = {name: [size.search(fields[name][code])[0] for code in range(4)] for name in ("TG0", "TG1")}  # type: ignore[index]
+    assert found == {"TG0": ["4 KiB", "64 KiB", "16 KiB", "reserved"], "TG1": ["reserved", "16 KiB", "4 KiB", "64 KiB"]}
+
+
+def test_what_the_other_registers_amount_to() -> None:
+    linux = 5 << 32 | 2 << 30 | 16 << 16 | 16
+    assert named("TCR_EL1").summary(linux)["TTBR0 format"] == "arm-s1-4k-48"
+    assert named("TCR_EL1").summary(linux)["TTBR1 format"] == "arm-s1-4k-48-high"
+    assert "EPD1" in named("TCR_EL1").summary(1 << 23 | 16)["TTBR1 format"]
+    assert named("TCR_EL2").summary(2 << 14 | 17)["TTBR0 format"] == "arm-s1-16k-47"
+    assert named("TCR_EL2_VHE").summary(linux) == named("TCR_EL1").summary(linux)
+    for value, problem in (
+        (1 << 23 | 3 << 14 | 16, "TG0 3 is reserved"),
+        (1 << 23 | 8, "56-bit"),
+        (16 | 16 << 16, "TG1"),
+    ):
+        with pytest.raises(EncodingError, match=problem):
+            named("TCR_EL1").summary(value)
+    assert named("VTTBR_EL2").summary(0x0005_0000_4100_0001) == {"root": "HPA 0x41000000", "VMID": "5"}
+    assert named("TTBR0_EL1").summary(0x0007_0000_4100_0000) == {"root": "0x41000000", "ASID": "7"}
+    hcr = named("HCR_EL2")
+    assert [hcr.summary(value)["stage 2"] for value in (0, 1, 1 << 12, 1 | 1 << 27)] == ["off", "on", "on", "off"]
+    assert named("MAIR_EL1").summary(0xFF44_0C02)["Attr0"] == "reserved (0x02)"
+    assert named("MAIR_EL1").summary(0xFF44_0C02)["Attr3"] == "Normal Write-Back"
+    assert named("PAR_EL1").summary(0xFF00_0000_4100_0B80)["output page"] == "0x41000000"
+    assert named("PAR_EL1").summary(0xA0F | 1)["fault"] == "translation fault, level 3"
+    assert named("PAR_EL1").summary(0xA0F)["translation"] == "failed; the fields are those of PAR_EL1_FAULT"
+    mmfr0 = named("ID_AA64MMFR0_EL1").summary(4)
+    assert mmfr0["stage-1 granules"] == "4 KiB, 64 KiB"
+    assert named("HPFAR_EL2").summary(0x0000_0000_0040_0000) == {"IPA": "page 0x40000000"}
+    assert named("ESR_EL2").summary(0x5A00_0001)["says"] == "HVC #0x1 was executed."
