@@ -22,6 +22,7 @@ _COMMANDS = {
     "demo": "Run a tiny bundled guest that touches every kind of memory.",
     "show": "Show what configuration files were understood to say.",
     "walk": "Explain how a guest physical address is translated, step by step.",
+    "explain": "Tell a table entry, a register or a fault in plain sentences.",
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
     "fetch": "Fetch a guest's images, for fetched:NAME in a VM file.",
 }
