@@ -1,0 +1,202 @@
+"""The private ABI of Unicorn 2.1.4's AArch64 CPU: offsets of the state, and the exported functions that work on it.
+
+Measured on the release that `..abi` pins, by writing through the public API and looking where the value appears.
+`ArmAbi` repeats that for every register on the very instance it is made for. The record of the last exception has
+no public name: once per process, an SVC on a throw-away instance shows that it is still where it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+from ....errors import EngineError
+from ..abi import CPU_ENV, CPU_EXCEPTION_INDEX, CPU_UC, UC_CPU, UC_INVALID_ADDRESS, VERSION, library, unicorn
+from ..abi import _function as function
+from ..abi import _read as read
+
+# --- CPUARMState ----------------------------------------------------------------------------------------------
+ENV_X = 0x040
+"""x0 to x30, then the present SP."""
+ENV_PC = 0x140
+ENV_PSTATE = 0x148
+"""Mode, PAN and the like; NZCV, DAIF and BTYPE are kept elsewhere."""
+ENV_AARCH64 = 0x14C
+"""Upper half of the word at ENV_PSTATE: 1 in AArch64 state, 0 in AArch32."""
+ENV_SPSR_EL1 = 0x168
+ENV_ELR_EL1 = 0x240
+ENV_SCTLR_EL1 = 0x2A8
+ENV_TTBR0_EL1 = 0x308
+ENV_TTBR1_EL1 = 0x328
+ENV_TCR_EL1 = 0x358
+ENV_ESR_EL1 = 0x3E0
+ENV_FAR_EL1 = 0x420
+ENV_MAIR_EL1 = 0x4A8
+ENV_VBAR_EL1 = 0x4C8
+ENV_EXCEPTION = 0xBD0
+"""The last exception: syndrome and fsr (32 bits each), virtual address (64), target EL (32)."""
+EXCEPTION_ADDRESS, EXCEPTION_TARGET = 8, 16
+
+PSTATE_EL1H = 0x3C5
+"""EL1, SP_EL1, every interrupt masked: how a kernel is entered."""
+PSTATE_EL_SHIFT = 2
+PSTATE_PAN = 1 << 22
+
+# --- exception numbers, as the library's interrupt hook and `exception_index` have them --------------------------
+UNDEFINED, SVC, PREFETCH_ABORT, DATA_ABORT, BKPT, HVC, SMC = 1, 2, 3, 4, 7, 11, 13
+
+SystemRegister = tuple[int, int, int, int, int]
+"""(op0, op1, CRn, CRm, op2)."""
+PAR_EL1: SystemRegister = (3, 0, 7, 4, 0)
+SCR_EL3: SystemRegister = (3, 6, 1, 1, 0)
+HCR_EL2: SystemRegister = (3, 4, 1, 1, 0)
+VTTBR_EL2: SystemRegister = (3, 4, 2, 1, 0)
+VTCR_EL2: SystemRegister = (3, 4, 2, 1, 2)
+_CHECKED: dict[SystemRegister, int] = {
+    (3, 0, 1, 0, 0): ENV_SCTLR_EL1,
+    (3, 0, 2, 0, 0): ENV_TTBR0_EL1,
+    (3, 0, 2, 0, 1): ENV_TTBR1_EL1,
+    (3, 0, 2, 0, 2): ENV_TCR_EL1,
+    (3, 0, 4, 0, 0): ENV_SPSR_EL1,
+    (3, 0, 4, 0, 1): ENV_ELR_EL1,
+    (3, 0, 5, 2, 0): ENV_ESR_EL1,
+    (3, 0, 6, 0, 0): ENV_FAR_EL1,
+    (3, 0, 10, 2, 0): ENV_MAIR_EL1,
+    (3, 0, 12, 0, 0): ENV_VBAR_EL1,
+}
+_PROBE = 0x1234_5678_9000
+"""Aligned as VBAR_EL1 demands."""
+
+FLUSH_TLB = "tlb_flush_aarch64"
+FORGET_CODE = "tb_invalidate_phys_range_aarch64"
+DELIVER = "arm_cpu_do_interrupt_aarch64"
+REBUILD_FLAGS = "arm_rebuild_hflags_aarch64"
+
+
+class ArmAbi:
+    """The private parts of one AArch64 instance.
+
+    Args:
+        uc: a `unicorn.Uc`, just made.
+
+    Raises:
+        EngineError: a check shows that the layout is not the one this module knows.
+    """
+
+    def __init__(self, uc: Any) -> None:
+        missing = [name for name in (FLUSH_TLB, FORGET_CODE, DELIVER, REBUILD_FLAGS) if not hasattr(library(), name)]
+        if missing:
+            raise EngineError(f"this build of unicorn {VERSION} does not export {', '.join(missing)}")
+        self._uc = uc
+        self._names = unicorn().arm64_const
+        uc.reg_read(self._names.UC_ARM64_REG_PC)  # the library sets the CPU up at the first use
+        self.uc: int = uc._uch.value
+        self.cpu = read(self.uc + UC_CPU)
+        self.env = read(self.cpu + CPU_ENV) if self.cpu else 0
+        if not self.cpu or not self.env or read(self.cpu + CPU_UC) != self.uc:
+            raise EngineError(f"unicorn {VERSION}: CPUState is not where it was measured to be; is this another build?")
+        for system, offset in _CHECKED.items():
+            self._check(
+                f"system register {system}", offset, partial(self.system, system), partial(self.set_system, system)
+            )
+        for register, offset in ((self._names.UC_ARM64_REG_X0, ENV_X), (self._names.UC_ARM64_REG_PC, ENV_PC)):
+            self._check(f"register {register}", offset, partial(uc.reg_read, register), partial(uc.reg_write, register))
+        if self.get(ENV_PSTATE) & 0xF_0000_000F != 0x1_0000_0005:
+            raise EngineError(f"unicorn {VERSION}: PSTATE is not where it was measured to be; is this another build?")
+
+    def _check(self, what: str, offset: int, get: Callable[[], int], put: Callable[[int], None]) -> None:
+        before = get()
+        put(_PROBE)
+        seen, self_read = read(self.env + offset), get()
+        put(before)
+        if seen != self_read or seen != _PROBE:
+            raise EngineError(
+                f"unicorn {VERSION}: {what} reads {self_read:#x}, but {seen:#x} stands at the offset {offset:#x} "
+                "where it was measured to be; is this another build?"
+            )
+
+    def get(self, offset: int) -> int:
+        """A 64-bit field of the CPU's state."""
+        return read(self.env + offset)
+
+    def set(self, offset: int, value: int) -> None:
+        """Write a 64-bit field of the CPU's state."""
+        ctypes.c_uint64.from_address(self.env + offset).value = value
+
+    def system(self, register: SystemRegister) -> int:
+        """Read a system register through the public API."""
+        op0, op1, crn, crm, op2 = register
+        value: int = self._uc.reg_read(self._names.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2))
+        return value
+
+    def set_system(self, register: SystemRegister, value: int) -> None:
+        """Write a system register through the public API."""
+        op0, op1, crn, crm, op2 = register
+        self._uc.reg_write(self._names.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2, value))
+
+    @property
+    def invalid_address(self) -> int:
+        """The exact address of the access that ended the last run."""
+        return read(self.uc + UC_INVALID_ADDRESS)
+
+    def enter(self, pstate: int) -> None:
+        """Set PSTATE, and what the translator derives from it and the system registers."""
+        self._uc.reg_write(self._names.UC_ARM64_REG_PSTATE, pstate)
+        function(REBUILD_FLAGS, 1)(self.env)
+
+    def raise_abort(self, number: int, syndrome: int, address: int) -> None:
+        """Take an exception to EL1 at the present PC, as the hardware would.
+
+        Args:
+            number: PREFETCH_ABORT or DATA_ABORT.
+            syndrome: for ESR_EL1.
+            address: for FAR_EL1.
+        """
+        exception = self.env + ENV_EXCEPTION
+        ctypes.c_uint32.from_address(exception).value = syndrome
+        ctypes.c_uint64.from_address(exception + EXCEPTION_ADDRESS).value = address
+        ctypes.c_uint32.from_address(exception + EXCEPTION_TARGET).value = 1
+        self.deliver(number)
+
+    def deliver(self, number: int) -> None:
+        """Take the exception that the exception record describes."""
+        ctypes.c_int32.from_address(self.cpu + CPU_EXCEPTION_INDEX).value = number
+        function(DELIVER, 1)(self.cpu)
+        ctypes.c_int32.from_address(self.cpu + CPU_EXCEPTION_INDEX).value = -1
+
+    @property
+    def syndrome(self) -> int:
+        """ESR of the last exception that the library found."""
+        return self.get(ENV_EXCEPTION) & 0xFFFF_FFFF
+
+    def flush_tlb(self) -> None:
+        """Drop every entry of the CPU's TLB."""
+        function(FLUSH_TLB, 1)(self.cpu)
+
+
+@cache
+def check_exception_record() -> None:
+    """Make sure that the exception record is where it was measured to be.
+
+    Raises:
+        EngineError: it is not.
+    """
+    package = unicorn()
+    uc = package.Uc(package.UC_ARCH_ARM64, package.UC_MODE_ARM)
+    uc.ctl_set_tcg_buffer_size(1 << 20)
+    uc.mem_map(0x1000, 0x1000)
+    uc.mem_write(0x1000, (0xD400_0001 | 0x5A5A << 5).to_bytes(4, "little"))  # svc #0x5a5a
+    abi = ArmAbi(uc)
+    seen: list[tuple[int, int, int]] = []
+
+    def stop(_uc: Any, number: int, _user: Any) -> None:
+        target = abi.get(ENV_EXCEPTION + EXCEPTION_TARGET) & 0xFFFF_FFFF
+        seen.append((number, abi.syndrome, target))
+        uc.emu_stop()
+
+    uc.hook_add(package.UC_HOOK_INTR, stop)
+    uc.emu_start(0x1000, 0x1004)
+    if seen != [(SVC, 0x5600_5A5A, 1)]:
+        raise EngineError(f"unicorn {VERSION}: an SVC left {seen} as its record; is this another build?")
