@@ -14,7 +14,7 @@ from stage2.address import MIB, SIZE_2M, Gpa, Hpa, Range
 from stage2.errors import ChannelError, OutOfMemoryError
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.memory.frames import FrameAllocator
-from stage2.memory.owners import OwnerKind
+from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.guest_memory import GuestMemory
@@ -315,6 +315,30 @@ class ChannelModel(RuleBasedStateMachine):
         if gpa is not None:
             _, tag, access = self.open[publisher, key]
             self.mapped[vm, publisher, key] = gpa, tag, access
+
+    @rule(vm=VMS, publisher=VMS, key=KEYS, frames=st.integers(0, 6))
+    def run_out_of_memory(self, vm: int, publisher: int, key: int, frames: int) -> None:
+        if vm not in self.alive or (vm, publisher, key) in self.mapped:
+            return
+        if vm != publisher and (publisher, key) not in self.open:
+            return
+        hog = Owner(OwnerKind.RESERVED, "hog")
+        self.bench.frames.allocate_extents(self.bench.frames.free_bytes - frames * PAGE, owner=hog)
+        before = self.bench.image()
+        try:
+            if vm == publisher:
+                self.bench.table.publish(vm, key, 2 * PAGE)
+                self.bench.table.unpublish(vm, key)
+            else:
+                self.bench.table.subscribe(vm, publisher, key)
+                self.bench.table.unsubscribe(vm, publisher, key)
+        except OutOfMemoryError:
+            pass
+        else:
+            assert frames, "a table for it needs a frame"
+        # Taken or refused, and taken back: all is as before.
+        assert self.bench.image() == before
+        self.bench.frames.free_owner(hog)
 
     @rule(vm=VMS, key=KEYS)
     def unpublish(self, vm: int, key: int) -> None:

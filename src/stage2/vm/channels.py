@@ -4,7 +4,8 @@ The host declares `[[share]]` memory before a VM starts; a channel is the same a
 A publisher maps it read-write, each subscriber with the access the publisher granted, nobody executable. Its frames
 are taken zeroed, belong to the channel, and go back, flushed and zeroed, when the last VM has let go of it.
 
-Locks: the table's own first, then a space's. A space never calls back, so the order cannot turn round.
+Locks: the table's own first, then a space's, then the allocator's. A space never calls back, so the order cannot
+turn round.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 
 from ..address import SIZE_2M, SIZE_4K, Gpa, Hpa, Range, align_up
-from ..errors import ChannelError, MappingError, OutOfMemoryError, OverlapError
+from ..errors import ChannelError, OutOfMemoryError, Stage2Error
 from ..flags import MappingFlags, MapType
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
@@ -128,7 +129,9 @@ class ChannelTable:
                 raise ChannelError(f"VM {vm} has published as much as it may; {len(mine)} channels still hold frames")
             self._made += 1
             owner = Owner(OwnerKind.SHARE, f"channel {key:#x} of VM {vm} (#{self._made})")
-            align = SIZE_2M if size >= SIZE_2M else page
+            # A single frame would come from a block set aside for its owner, and every channel is a new owner: a guest
+            # could break up all of memory. Aligned to more than itself, it comes from what is broken already.
+            align = SIZE_2M if size >= SIZE_2M else max(page, 2 * SIZE_4K)
             channel = Channel(
                 vm, key, Range.sized(self._frames.allocate(size, align=align, owner=owner), size), access, owner
             )
@@ -145,7 +148,8 @@ class ChannelTable:
         """Map another VM's channel with the access it grants; where this VM sees it.
 
         Raises:
-            ChannelError: there is no such channel, it is this VM's own, or it is subscribed to already.
+            ChannelError: there is no such channel, it is this VM's own, it is subscribed to already, a limit is
+                reached, or this VM's pages are too large for it.
             OutOfMemoryError: no free GPA, or no frame for a table. In every case nothing changed.
         """
         with self._lock:
@@ -235,7 +239,10 @@ class ChannelTable:
                 space.map(
                     MemoryRegion(gpa, channel.span.size, flags, MapType.SHARE, Hpa(channel.span.start), name=name)
                 )
-            except (OverlapError, MappingError) as error:
+            except OutOfMemoryError:
+                raise
+            except Stage2Error as error:
+                # For instance a channel of 4 KiB pages in a VM that has pages of 64 KiB.
                 raise ChannelError(f"channel {channel.key:#x} cannot be mapped in VM {vm}: {error}") from None
         channel.users[vm] = gpa
         self._mapped[vm][channel.publisher, channel.key] = channel
