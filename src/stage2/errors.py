@@ -20,6 +20,7 @@
     │   ├── GuestNotMemoryError      a device, or no host memory behind it (*)
     │   ├── GuestDeniedError         there, but not for this access
     │   └── GuestNotContiguousError  there, but not in one piece of host memory
+    ├── StaleTranslationError  the checker: a TLB may still hold what a table no longer says
     ├── ChannelError           a VM's call about a channel is refused; nothing changed
     ├── TableImageError        a folder of tables cannot be written or read back
     ├── EngineError            a CPU engine is missing or not the one we know
@@ -134,6 +135,10 @@ class GuestDeniedError(GuestAccessError):
 
 class GuestNotContiguousError(GuestAccessError):
     """The bytes are there but not in one piece of host memory; `available` is how many of them are."""
+
+
+class StaleTranslationError(Stage2Error):
+    """After an edit, a TLB may hold what the table no longer says: an invalidation that was owed was left out."""
 
 
 class ChannelError(Stage2Error):

@@ -22,12 +22,14 @@ from stage2.address import MIB, Gpa, Hpa, Range, align_up
 from stage2.errors import Stage2Error
 from stage2.flags import Access, MappingFlags, MapType
 from stage2.formats import by_name
+from stage2.formats.invalidation import Operation
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
 from stage2.space.region import MemoryRegion, Populate
+from stage2.tables.tlb_checker import TlbChecker
 
 BASE = 0x8000_0000
 PAGES = 3 * 512
@@ -69,15 +71,17 @@ class SpaceModel(RuleBasedStateMachine):
         self.share_pages = min(SHARE_HPA_PAGES, self.pages // 2)
         self.share_owner = Owner(OwnerKind.SHARE, "box")
         self.share = self.frames.allocate(self.share_pages * PAGE, align=2 * MIB, owner=self.share_owner)
-        self.flushed: list[Range] = []
+        self.flushed: list[Operation] = []
         self.space = AddressSpace(
             self.format_name,
             self.frames,
             name="model",
             limit=limit,
             fault_around=around,
-            flush=lambda ranges: self.flushed.extend(ranges),
+            flush=self.flushed.extend,
         )
+        # Whatever an edit forgets to invalidate ends the test.
+        self.checker = TlbChecker(self.space.page_table)
         self.model: dict[int, Page] = {}
 
     def fold(self, start: int, count: int) -> tuple[int, int]:

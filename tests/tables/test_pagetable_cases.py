@@ -22,6 +22,7 @@ from stage2.errors import (
 )
 from stage2.flags import RWX, Access, MappingFlags, MemoryType
 from stage2.formats import by_name
+from stage2.formats.invalidation import Operation
 from stage2.formats.outcome import ACCESSED, DIRTY, LEAF, NONE, TABLE, FaultKind
 from stage2.formats.x86 import ept
 from stage2.memory.frames import FrameAllocator
@@ -268,17 +269,18 @@ def test_unmapping_part_of_what_is_mapped_leaves_the_rest(name: str, frames: Fra
     table.map_range(0x1000, FAR, 5 * SIZE_4K, RW)
     edit = table.unmap_range(0x2000, 2 * SIZE_4K)
     assert edit.removed.tolist() == [[0x2000, FAR + 0x1000, 2 * SIZE_4K]]
-    assert edit.invalidate == (Range(0x2000, 0x4000),)
+    assert [change.span for change in edit.changes] == [Range(0x2000, 0x4000)]
+    assert edit.owed
     assert table.statistics().leaves == {SIZE_4K: 3}
     assert [mapping.start for mapping in table.mappings(merge=False)] == [0x1000, 0x4000, 0x5000]
 
 
 @every_format
 def test_unmapping_nothing_is_harmless_and_owes_nothing(name: str, frames: FrameAllocator) -> None:
-    flushed: list[Range] = []
+    flushed: list[Operation] = []
     table = make(name, frames, flush=flushed.extend)
     edit = table.unmap_range(0, SIZE_1G)
-    assert (edit.tables_added, edit.tables_freed, len(edit.removed), edit.invalidate) == (0, 0, 0, ())
+    assert (edit.tables_added, edit.tables_freed, len(edit.removed), edit.owed) == (0, 0, 0, ())
     assert flushed == []
     with pytest.raises(NotMappedError, match="0x5000"):
         table.unmap_page(0x5000)

@@ -22,6 +22,7 @@ from stage2.address import ADDRESS_LIMIT, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from stage2.errors import AddressError, EncodingError, MisalignedError, OutOfMemoryError, OutOfRangeError, OverlapError
 from stage2.flags import RWX, MappingFlags
 from stage2.formats import by_name
+from stage2.formats.invalidation import Operation
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
@@ -67,7 +68,7 @@ class TableMachine(RuleBasedStateMachine):
         self.base: int = data.draw(st.sampled_from(windows(self.name)))
         self.memory = PhysicalMemory(HOST)
         self.frames = FrameAllocator(self.memory)
-        self.flushed: list[Range] = []
+        self.flushed: list[Operation] = []
         self.table = PageTable(self.fmt, self.frames, owner=TABLES, flush=self.flushed.extend)
         self.hpas = np.full(PAGES, UNMAPPED, np.uint64)
         self.flags = np.zeros(PAGES, np.uint8)
@@ -162,8 +163,8 @@ class TableMachine(RuleBasedStateMachine):
             )
         assert np.array_equal(gone[first:last], self.hpas[first:last]), "the edit lists other pages than it removed"
         if len(done.removed):
-            assert done.invalidate == (Range.sized(start, size),)
-            assert self.flushed[-1] == done.invalidate[0]
+            assert done.owed
+            assert tuple(self.flushed[-len(done.owed) :]) == done.owed
         self.hpas[first:last] = UNMAPPED
 
     @rule(place=PLACES)

@@ -11,6 +11,7 @@ from stage2.address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from stage2.errors import EncodingError
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats import by_name
+from stage2.formats.invalidation import Operation
 from stage2.formats.outcome import LEAF, MEMORY_TYPE_MASK, NONE, USER_SHIFT, FaultKind
 from stage2.formats.riscv.registers import AddressTranslationRegister, decode_hgatp
 from stage2.memory.frames import FrameAllocator
@@ -89,39 +90,34 @@ def test_an_absent_entry_has_neither_permissions_nor_a_memory_type(fmt: str) -> 
 
 @every_table
 def test_every_edit_that_a_tlb_could_contradict_owes_exactly_its_range(fmt: str) -> None:
-    flushed: list[Range] = []
-    record = by_name(fmt)
     with host() as frames:
-        table = table_of(fmt, frames, flush=flushed.extend)
-        assert table.map_range(0, Hpa(0), SIZE_2M + SIZE_4K, RW).invalidate == ()
-        assert flushed == [], "an entry that becomes valid is in no TLB"
+        table = table_of(fmt, frames)
+        assert table.map_range(0, Hpa(0), SIZE_2M + SIZE_4K, RW).owed == (), "what becomes valid is in no TLB"
         for edit, start in (
             (partial(table.protect_range, SIZE_4K, SIZE_4K, R), SIZE_4K),
             (partial(table.unmap_range, 0, SIZE_4K), 0),
             (partial(table.unmap_range, SIZE_2M, SIZE_4K), SIZE_2M),
-            (partial(table.unmap_range, SIZE_2M, SIZE_4K), None),
         ):
-            owed = () if start is None else (Range.sized(start, SIZE_4K),)
-            assert edit().invalidate == owed
-            # Before a block is split, Arm demands that it be broken and flushed.
-            broken = [Range(0, SIZE_2M)] if record.break_before_make and start == SIZE_4K else []
-            assert flushed == broken + list(owed)
-            flushed.clear()
+            # Upstream drops the wrong regime's entries, or a guess of them. Not every architecture has an operation by
+            # address; what has one names these pages.
+            owed = edit().owed
+            assert owed
+            assert owed[-1].span in (None, Range.sized(start, SIZE_4K))
+        assert table.unmap_range(SIZE_2M, SIZE_4K).owed == ()
 
 
 @every_format
 def test_a_space_flushes_before_what_it_unmapped_can_belong_to_another(fmt: str) -> None:
-    seen: list[tuple[Range, int, bool]] = []
+    seen: list[tuple[int, bool]] = []
 
-    def flush(ranges: tuple[Range, ...]) -> None:
-        (span,) = ranges
-        seen.append((span, frames.used_by(space.owner), isinstance(space.translate(span.start), Fault)))
+    def flush(_: tuple[Operation, ...]) -> None:
+        seen.append((frames.used_by(space.owner), isinstance(space.translate(SIZE_4K), Fault)))
 
     with host() as frames, space_on(frames, fmt, flush=flush) as space:
         space.map(eager(0, SIZE_2M))
         space.unmap(SIZE_4K, SIZE_4K)
         # Before that, Arm's block is broken and flushed to be split.
-        assert seen[-1] == (Range(SIZE_4K, 2 * SIZE_4K), SIZE_2M, True)
+        assert seen[-1] == (SIZE_2M, True)
         assert len(seen) == 1 + space.format.break_before_make
 
 

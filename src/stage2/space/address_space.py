@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from ..formats.outcome import ACCESSED, DIRTY
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
 from ..tables.batch import Batch, TwoStageBatch
+from ..tables.editor import Flush
 from ..tables.explain import Walk, explain_two_stage
 from ..tables.mapping import Edit
 from ..tables.pagetable import PageTable
@@ -73,7 +73,7 @@ class AddressSpace:
         fault_around: bytes, a power of two: a fault populates the absent pages of the aligned window of this size
             around it, as far as they are in the region.
         hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
-        flush: called with GPA ranges to invalidate before frames or tables are given back.
+        flush: does the TLB operations that edits owe, before frames or tables are given back.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class AddressSpace:
         limit: int | None = None,
         fault_around: int = SIZE_4K,
         hardware_ad: bool = False,
-        flush: Callable[[tuple[Range, ...]], None] | None = None,
+        flush: Flush | None = None,
     ) -> None:
         self.format = by_name(fmt) if isinstance(fmt, str) else fmt
         self.name = name

@@ -105,7 +105,11 @@ class FaultResolver:
         if isinstance(found, Fault) and found.kind is FaultKind.ACCESS_FLAG:
             self._table.mark(gpa, write=access is Access.WRITE)
             return FaultResult(Resolution.TRACKED, region)
-        return FaultResult(Resolution.PRESENT, region) if isinstance(found, Mapped) else self._violation(region)
+        if not isinstance(found, Mapped):
+            return self._violation(region)
+        # The TLB that faulted holds less than the table says: an old permission, or that nothing was there.
+        self._table.refresh(gpa)
+        return FaultResult(Resolution.PRESENT, region)
 
     def _violation(self, region: MemoryRegion) -> FaultResult:
         return FaultResult(Resolution.VIOLATION, region, region.violation or self._policy.violation)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..address import Hpa, Range
+from ..address import Hpa
 from ..formats.change import Change
+from ..formats.invalidation import Operation
 
 U64Array = npt.NDArray[np.uint64]
 NO_ROWS: U64Array = np.zeros((0, 3), np.uint64)
@@ -40,15 +41,15 @@ class Edit:
     Args:
         tables_added, tables_freed: how many tables came and went.
         removed: (start, HPA, size) runs that were unmapped, shape (n, 3).
-        invalidate: input ranges whose old translations a TLB may still hold; flushed already where the table was
-            given a `flush`, otherwise owed by the caller.
-        changes: what happened to entries that a TLB may hold; `formats.invalidation.owed` names the operations.
+        owed: the operations that TLBs must do, in order; done already where the table was given a `flush`, otherwise
+            the caller's to do before what was unmapped is used again.
+        changes: what happened to entries that a TLB may hold.
     """
 
     tables_added: int = 0
     tables_freed: int = 0
     removed: U64Array = field(default_factory=lambda: NO_ROWS)
-    invalidate: tuple[Range, ...] = ()
+    owed: tuple[Operation, ...] = ()
     changes: tuple[Change, ...] = ()
 
 

@@ -7,20 +7,21 @@ over the old one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..address import Range, align_down, align_up
+from ..formats.change import Change, ChangeKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64
 from . import coalesce
 from .compiled import HostMemory
 from .mapping import U64Array
 
-Flush = Callable[[Range], None]
-"""Called with an input range between break and make; must drop what TLBs hold of it."""
+Pay = Callable[[Sequence[Change]], None]
+"""Called with changes between break and make; TLBs must then drop what they hold of it."""
 Refuse = Callable[[int, int], None]
 """Called with a kernel's result and the address it concerns; raises."""
 
@@ -61,7 +62,7 @@ class Reshaper:
     def has_groups(self) -> bool:
         return any(self._format.group_bits)
 
-    def split(self, block: Block, table: int, flush: Flush) -> None:
+    def split(self, block: Block, table: int, pay: Pay) -> None:
         """Replace a block by a table of leaves one level down, with break-before-make.
 
         Args:
@@ -75,10 +76,10 @@ class Reshaper:
             self._host, np.uint64(table), np.uint64(block.output), np.uint64(shift), np.uint64(child_bits)
         )
         self._publish([block.slot], [0])
-        flush(Range.sized(block.start, fmt.leaf_size(block.level)))
+        pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
         self._publish([block.slot], [fmt.table_entry(table)])
 
-    def merge(self, start: int, end: int, flush: Flush) -> U64Array:
+    def merge(self, start: int, end: int, pay: Pay) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
 
         Returns:
@@ -92,12 +93,13 @@ class Reshaper:
                 continue
             slots = np.ascontiguousarray(found[:, 0])
             span = Range(int(found[0, 3]), int(found[-1, 3]) + fmt.leaf_size(level))
+            changes = [Change(span, ChangeKind.MERGED), Change(span, ChangeKind.TABLE_FREED)]
             if fmt.break_before_make:
                 coalesce.poke_kernel()(self._host, slots, np.zeros(len(found), np.uint64))
-                flush(span)
+                pay(changes)
             coalesce.poke_kernel()(self._host, slots, np.ascontiguousarray(found[:, 2]))
             if not fmt.break_before_make:
-                flush(span)
+                pay(changes)
             sizes = np.full(len(found), fmt.leaf_size(level), np.uint64)
             freed.append(np.column_stack((found[:, 1], found[:, 3], sizes)))
         return np.concatenate(freed)
@@ -116,11 +118,11 @@ class Reshaper:
                 return rows
             count = int(found)
 
-    def group(self, start: int, end: int, flush: Flush) -> int:
+    def group(self, start: int, end: int, pay: Pay) -> int:
         """Mark leaves that could be a group as one; how many groups there are more."""
-        return self._regroup(start, end, coalesce.GROUP, flush)
+        return self._regroup(start, end, coalesce.GROUP, pay)
 
-    def ungroup_edges(self, start: int, end: int, flush: Flush) -> None:
+    def ungroup_edges(self, start: int, end: int, pay: Pay) -> None:
         """Take the mark from the groups that a boundary of [start, end) cuts."""
         for boundary in (start, end):
             for level, bits in enumerate(self._format.group_bits):
@@ -128,10 +130,10 @@ class Reshaper:
                 if bits and boundary % size:
                     page = self._format.page_size
                     inside = align_down(boundary, page) if boundary == start else boundary - page
-                    self._regroup(inside, inside + page, coalesce.UNGROUP, flush)
+                    self._regroup(inside, inside + page, coalesce.UNGROUP, pay)
                     break
 
-    def _regroup(self, start: int, end: int, operation: int, flush: Flush) -> int:
+    def _regroup(self, start: int, end: int, operation: int, pay: Pay) -> int:
         fmt = self._format
         kernel, rewrite = coalesce.group_kernel(fmt), coalesce.regroup_kernel(fmt)
         count = 0
@@ -151,11 +153,11 @@ class Reshaper:
         span = Range(align_down(start, largest), align_up(end, largest))
         if fmt.break_before_make:
             rewrite(self._host, rows, np.uint64(coalesce.HIDE), self._controls)
-            flush(span)
+            pay([Change(span, ChangeKind.GROUPED)])
         done = coalesce.MARK if operation == coalesce.GROUP else coalesce.UNMARK
         rewrite(self._host, rows, np.uint64(done), self._controls)
         if not fmt.break_before_make:
-            flush(span)
+            pay([Change(span, ChangeKind.GROUPED)])
         return count
 
     def _publish(self, slots: list[int], entries: list[int]) -> None:

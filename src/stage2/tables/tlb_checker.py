@@ -1,0 +1,256 @@
+"""The checker: a TLB that has cached everything before each edit, and must agree with the table after it.
+
+Set as a table's watcher it takes the place of the worst processor: it holds every leaf and every pointer, alone and
+combined with a guest's own stage 1, does exactly the operations that edits hand to `flush`, and then compares. What is
+left and contradicts the table is an invalidation that was owed and not done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..address import Hpa, Range
+from ..errors import StaleTranslationError
+from ..formats.change import Change, ChangeKind
+from ..formats.invalidation import Context, Holds, Operation, owed
+from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLE
+from .editor import DISTINGUISHING, Flush
+from .mapping import Edit, U64Array
+from .tlb import Entries, Tlb, entries
+
+if TYPE_CHECKING:
+    from .pagetable import PageTable
+
+Mask = npt.NDArray[np.bool_]
+GUEST_OFFSET = 1 << 46
+"""The guest whose stage 1 the checker imagines maps every GPA at this much more, so that combined entries have other
+addresses than stage-2 ones."""
+_GUEST_ASID = 7
+_ATTRIBUTES = 0xFF_FFFF
+_STATE = ACCESSED | DIRTY
+
+
+class TlbChecker:
+    """Watches one table.
+
+    Args:
+        table: which; its `flush` and watcher are taken over until `stop`.
+        perform: asked of each operation; False leaves it out, as a forgetful hypervisor would.
+
+    Raises:
+        StaleTranslationError: out of the edit that owed more than it did.
+    """
+
+    def __init__(self, table: PageTable, perform: Callable[[Operation], bool] = lambda _: True) -> None:
+        self.table, self.tlb, self.perform = table, Tlb(), perform
+        self.edits = 0
+        fmt, regime = table.format, table.regime
+        self._context = Context(regime.identifier, regime.root)
+        self._before: U64Array = np.zeros((0, 4), np.uint64)
+        self._broken: list[U64Array] = []
+        self._stale: str | None = None
+        probe = (Change(Range(0, fmt.page_size), ChangeKind.RELAXED),)
+        self._relaxed_is_owed = bool(owed(fmt, self._context, probe, regime.controls))
+        self._inner: Flush | None = table.flush
+        table.flush = self._flush
+        table.editor.watcher = self
+
+    def stop(self) -> None:
+        """Give the table its own flush back."""
+        self.table.flush = self._inner
+        self.table.editor.watcher = None
+
+    # --- the editor's watcher ----------------------------------------------------------------------------
+
+    def before(self) -> None:
+        """Cache all that the table says."""
+        self._broken, self._stale = [], None
+        self._before = self.table.rows(merge=False)
+        self.tlb.add(self._warm(self._before))
+
+    def between(self) -> None:
+        """Cache what the edit has made so far."""
+        self.tlb.add(self._warm(self.table.rows(merge=False)))
+
+    def after(self, done: Edit) -> None:
+        """Compare."""
+        self.edits += 1
+        self._note_stale()
+        if self._stale is not None:
+            kinds = dict.fromkeys(change.kind.value for change in done.changes)
+            raise StaleTranslationError(
+                f"cached translations contradict {self.table.format.name} after {', '.join(kinds) or 'an edit'}, among "
+                f"them a {self._stale}"
+            )
+        if self.table.format.break_before_make:
+            self._require_broken()
+
+    def _flush(self, operations: tuple[Operation, ...]) -> None:
+        if self.table.format.break_before_make and not self.table.editor.gone:
+            self._broken.append(self.table.rows())
+        for operation in operations:
+            if self.perform(operation):
+                self.tlb.apply(operation)
+        if not self.table.editor.gone:
+            # Also between break and make: what is left then meets the new entry.
+            self._note_stale()
+        if self._inner is not None:
+            self._inner(operations)
+
+    def _note_stale(self) -> None:
+        """Keep the first contradiction; an edit under way is not to be torn in two by an exception."""
+        if self._stale is None and len(found := self.stale()):
+            self._stale = self._describe(found[0])
+
+    # --- what a TLB may hold ---------------------------------------------------------------------------------
+
+    def _warm(self, rows: U64Array) -> Entries:
+        fmt, regime = self.table.format, self.table.regime
+        # A leaf that was not accessed is never cached (SDM 5.10.2.3, DDI 0487 D8.17.1).
+        rows = rows[rows[:, 3] & np.uint64(ACCESSED) != 0]
+        pointers = table_pointers(self.table)
+        tags = {"vmid": regime.identifier, "root": regime.root} if fmt.stage == 2 else {"asid": regime.identifier}
+        holds = int(Holds.STAGE_2 if fmt.stage == 2 else Holds.STAGE_1)
+        attributes = rows[:, 3] & np.uint64(_ATTRIBUTES)
+        leaves = entries(
+            len(rows), holds=holds, start=rows[:, 0], last=rows[:, 0] + rows[:, 2] - np.uint64(1), output=rows[:, 1],
+            attributes=attributes, everyones=(attributes & np.uint64(GLOBAL) != 0) & (fmt.stage == 1), **tags,
+        )  # fmt: skip
+        tables = entries(
+            len(pointers), holds=holds, table=True, start=pointers[:, 0],
+            last=pointers[:, 0] + pointers[:, 2] - np.uint64(1), output=pointers[:, 1], **tags,
+        )  # fmt: skip
+        if fmt.stage == 1:
+            return np.concatenate((leaves, tables))
+        combined = leaves.copy()
+        combined["holds"], combined["asid"] = int(Holds.COMBINED), _GUEST_ASID
+        combined["gpa"], combined["gpa_last"] = leaves["start"], leaves["last"]
+        for name in ("start", "last"):
+            combined[name] += np.uint64(GUEST_OFFSET)
+        return np.concatenate((leaves, combined, tables))
+
+    # --- comparing ---------------------------------------------------------------------------------------------
+
+    def stale(self) -> Entries:
+        """The cached translations that the table does not bear out."""
+        found = self.tlb.entries
+        wrong = np.zeros(len(found), np.bool_)
+        pointers = {tuple(row) for row in table_pointers(self.table).tolist()}
+        for index in np.flatnonzero(found["table"]).tolist():
+            entry = found[index]
+            start, size = int(entry["start"]), int(entry["last"]) - int(entry["start"]) + 1
+            wrong[index] = (start, int(entry["output"]), size) not in pointers
+        at = np.flatnonzero(~found["table"])
+        leaves = found[at]
+        both = leaves["holds"] == int(Holds.COMBINED)
+        first = np.where(both, leaves["gpa"], leaves["start"])
+        last = np.where(both, leaves["gpa_last"], leaves["last"])
+        wrong[at] = self._contradicted(first, last, leaves["output"], leaves["attributes"])
+        result: Entries = found[wrong]
+        return result
+
+    def _contradicted(self, first: U64Array, last: U64Array, output: U64Array, attributes: U64Array) -> Mask:
+        """For each leaf that was cached, whether any part of it says something else now."""
+        rows = self.table.rows()
+        if not len(rows):
+            return np.ones(len(first), np.bool_)
+        at = np.searchsorted(rows[:, 0], first, side="right").astype(np.int64) - 1
+        inside = at >= 0
+        at = np.maximum(at, 0)
+        ends = rows[at, 0] + rows[at, 2] - np.uint64(1)
+        whole = inside & (first >= rows[at, 0]) & (last <= ends)
+        same = rows[at, 1] - rows[at, 0] == output - first
+        wrong: Mask = ~(whole & same & self._agrees(attributes, rows[at, 3]))
+        # What several rows make up together is looked at row by row.
+        for index in np.flatnonzero(wrong & inside & same & (last > ends)).tolist():
+            wrong[index] = not self._borne_out(rows, int(at[index]), first[index], last[index], output[index],
+                                               attributes[index])  # fmt: skip
+        return wrong
+
+    def _borne_out(
+        self, rows: U64Array, at: int, first: np.uint64, last: np.uint64, output: np.uint64, attributes: np.uint64
+    ) -> bool:
+        reached = first
+        while at < len(rows) and rows[at, 0] <= reached:
+            same = rows[at, 1] - rows[at, 0] == output - first
+            if not same or not self._agrees(np.array([attributes], np.uint64), rows[at : at + 1, 3])[0]:
+                return False
+            end = rows[at, 0] + rows[at, 2] - np.uint64(1)
+            if end >= last:
+                return True
+            reached = end + np.uint64(1)
+            at += 1
+        return False
+
+    def _agrees(self, cached: U64Array, now: U64Array) -> Mask:
+        """Whether cached attributes allow nothing, and have nothing set, that the table's do not."""
+        now = now & np.uint64(_ATTRIBUTES)
+        # A group's mark changes no meaning, so a TLB may hold the one or the other.
+        same = (cached ^ now) & np.uint64(DISTINGUISHING & ~GROUPED) == 0
+        same &= cached & ~now & np.uint64(_STATE) == 0
+        old, new = self._permissions(cached), self._permissions(now)
+        allowed = old == new if self._relaxed_is_owed else old & ~new == 0
+        result: Mask = same & allowed
+        return result
+
+    def _permissions(self, attributes: U64Array) -> U64Array:
+        rule, controls = self.table.format.permissions, self.table.regime.controls
+        values, places = np.unique(attributes, return_inverse=True)
+        answers: U64Array = np.array([rule(value, controls) for value in values.tolist()], np.uint64)
+        found: U64Array = answers[places]
+        return found
+
+    def _require_broken(self) -> None:
+        """Refuse a live leaf that became another one without having been invalid in between (DDI 0487 D8.16.1)."""
+        now = _shapes(self.table.rows(merge=False))
+        rows = self.table.rows()
+        for start, output, size, attributes in _shapes(self._before) - now:
+            if not _touches(rows, start, size):
+                continue
+            if all(_touches(broken, start, size) for broken in self._broken):
+                raise StaleTranslationError(
+                    f"the leaf at {start:#x} of {size:#x} bytes (to {output:#x}, attributes {attributes:#x}) was "
+                    f"replaced while valid: {self.table.format.name} demands break-before-make"
+                )
+
+    def _describe(self, entry: np.void) -> str:
+        what = "pointer to a table" if entry["table"] else "leaf"
+        span = Range(int(entry["start"]), int(entry["last"]) + 1)
+        return f"{Holds(int(entry['holds'])).name} {what} {span} -> {int(entry['output']):#x}"
+
+
+def _shapes(rows: U64Array) -> set[tuple[int, ...]]:
+    """Leaves as (start, output, size, what distinguishes them)."""
+    shapes = rows.copy()
+    shapes[:, 3] &= np.uint64(DISTINGUISHING)
+    return {tuple(row) for row in shapes.tolist()}
+
+
+def _touches(rows: U64Array, start: int, size: int) -> bool:
+    """Whether anything is mapped in a range."""
+    if not len(rows):
+        return False
+    at = int(np.searchsorted(rows[:, 0], np.uint64(start + size - 1), side="right")) - 1
+    return at >= 0 and int(rows[at, 0]) + int(rows[at, 2]) > start
+
+
+def table_pointers(table: PageTable) -> U64Array:
+    """Every pointer to a table as (first address, table, bytes covered), shape (n, 3)."""
+    fmt, regime, memory = table.format, table.regime, table.memory
+    found: list[tuple[int, int, int]] = []
+    waiting = [(int(table.root), fmt.levels - 1, 0, fmt.root_bits)]
+    while waiting:
+        at, level, base, bits = waiting.pop()
+        words = np.frombuffer(memory.read(Hpa(at), 8 << bits), np.uint64)
+        for index in np.flatnonzero(words).tolist():
+            kind, output, _ = fmt.decode(int(words[index]), level, regime.controls)
+            if kind == TABLE:
+                start = base + (index << fmt.level_shift(level))
+                found.append((table.outward(start), output, fmt.leaf_size(level)))
+                if level > 1:
+                    waiting.append((output, level - 1, start, fmt.bits))
+    return np.array(found, np.uint64).reshape(-1, 3)

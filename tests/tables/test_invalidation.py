@@ -1,0 +1,237 @@
+"""What edits owe to TLBs, in every format: exactly enough, judged by a TLB that caches all that any processor may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from stage2.address import ADDRESS_LIMIT, Hpa, Range
+from stage2.errors import EncodingError, OutOfMemoryError, OverlapError, StaleTranslationError
+from stage2.flags import RWX, MappingFlags, MemoryType
+from stage2.formats import by_name, names
+from stage2.formats.invalidation import Operation
+from stage2.formats.outcome import ACCESSED, DIRTY
+from stage2.formats.record import Format
+from stage2.memory.frames import FrameAllocator
+from stage2.memory.owners import Owner, OwnerKind
+from stage2.memory.physical import PhysicalMemory
+from stage2.tables.mapping import Edit
+from stage2.tables.pagetable import PageTable
+from stage2.tables.tlb_checker import TlbChecker
+
+every_format = pytest.mark.parametrize("name", names())
+TABLES = Owner(OwnerKind.TABLES, "checked")
+R, RW, RX = MappingFlags.READ, MappingFlags.READ | MappingFlags.WRITE, MappingFlags.READ | MappingFlags.EXECUTE
+EDITS = 10_000 // len(names()) + 1
+"""Ten thousand in all."""
+
+
+def base_of(fmt: Format) -> int:
+    """Where the format's addresses begin."""
+    return ADDRESS_LIMIT - (1 << fmt.input_bits) if fmt.high_half else 0
+
+
+@contextmanager
+def checked(
+    name: str, perform: Callable[[Operation], bool] = lambda _: True, *, hardware_ad: bool = False
+) -> Iterator[tuple[PageTable, TlbChecker]]:
+    """An empty table whose every edit is checked."""
+    fmt = by_name(name)
+    with PhysicalMemory([Range.sized(0x8000_0000, 16 << 20)]) as memory:
+        controls = fmt.default_controls | (fmt.hardware_ad if hardware_ad else 0)
+        table = PageTable(fmt, FrameAllocator(memory), owner=TABLES, identifier=5, controls=controls)
+        checker = TlbChecker(table, perform)
+        yield table, checker
+        table.destroy()
+
+
+def random_edits(table: PageTable, rng: np.random.Generator, count: int) -> int:
+    """Edits of every kind in a window of two blocks and a few pages; how many were not refused."""
+    fmt = table.format
+    page, block = fmt.page_size, fmt.leaf_size(1)
+    pages = (2 * block + 8 * page) // page
+    base = base_of(fmt)
+    done = 0
+    for _ in range(count):
+        first = int(rng.choice([0, 1, block // page, block // page + 1, int(rng.integers(pages))]))
+        length = int(rng.choice([1, 2, 16, block // page, int(rng.integers(1, pages))]))
+        length = min(length, pages - first)
+        start, size = base + first * page, length * page
+        flags = (R, RW, RX, RWX)[int(rng.integers(4))]
+        kind = (MemoryType.WRITE_BACK, MemoryType.DEVICE)[int(rng.random() < 0.1)]
+        hpa = Hpa((first * page) + (64 << 30) + page * int(rng.random() < 0.1))
+        try:
+            match int(rng.integers(8)):
+                case 0 | 1:
+                    largest = page if rng.random() < 0.5 else None
+                    table.map_range(start, hpa, size, flags, memory_type=kind, largest=largest)
+                case 2 | 3:
+                    table.unmap_range(start, size)
+                case 4:
+                    table.protect_range(start, size, flags, memory_type=kind)
+                case 5:
+                    table.harvest(start, size, ACCESSED if rng.random() < 0.3 else DIRTY)
+                case 6:
+                    table.mark(start, size, write=rng.random() < 0.5)
+                case _:
+                    table.coalesce(start, size, blocks=rng.random() < 0.7, groups=rng.random() < 0.7)
+            done += 1
+        except (OverlapError, OutOfMemoryError, EncodingError):
+            continue
+    return done
+
+
+@every_format
+def test_random_edits_owe_enough(name: str) -> None:
+    rng = np.random.default_rng(names().index(name))
+    with checked(name, hardware_ad=bool(names().index(name) % 2)) as (table, checker):
+        done = random_edits(table, rng, EDITS)
+        assert checker.edits >= done > EDITS // 2
+
+
+# --- every operation matters ------------------------------------------------------------------------------------------
+def _prepare(table: PageTable) -> None:
+    """A block, pages beside it, and a hole."""
+    fmt = table.format
+    page, block, base = fmt.page_size, fmt.leaf_size(1), base_of(fmt)
+    table.map_range(base, Hpa(block), block, RWX)
+    table.map_range(base + block, Hpa(4 * block + page), 4 * page, RWX)
+    table.map_range(base + 2 * block, Hpa(8 * block), block, RWX, largest=page)
+
+
+def _pages(table: PageTable) -> int:
+    return base_of(table.format) + table.format.leaf_size(1)
+
+
+def _filled(table: PageTable) -> int:
+    return base_of(table.format) + 2 * table.format.leaf_size(1)
+
+
+SCENES: dict[str, Callable[[PageTable], Edit | object]] = {
+    "unmap a page": lambda t: t.unmap_range(_pages(t), t.format.page_size),
+    "unmap all pages of a table": lambda t: t.unmap_range(_pages(t), 4 * t.format.page_size),
+    "unmap a block": lambda t: t.unmap_range(base_of(t.format), t.format.leaf_size(1)),
+    "unmap part of a block": lambda t: t.unmap_range(base_of(t.format), t.format.page_size),
+    "unmap a whole table of pages": lambda t: t.unmap_range(_filled(t), t.format.leaf_size(1)),
+    "take writes from a page": lambda t: t.protect_range(_pages(t), t.format.page_size, RX),
+    "take writes from part of a block": lambda t: t.protect_range(base_of(t.format), t.format.page_size, RX),
+    "merge pages into a block": lambda t: t.coalesce(_filled(t), t.format.leaf_size(1)),
+}
+
+
+def owed_by(name: str, scene: str) -> list[Operation]:
+    """The operations that an edit asks for, in order."""
+    asked: list[Operation] = []
+
+    def note(operation: Operation) -> bool:
+        asked.append(operation)
+        return True
+
+    with checked(name, note) as (table, _):
+        _prepare(table)
+        asked.clear()
+        SCENES[scene](table)
+        return list(asked)
+
+
+@every_format
+@pytest.mark.parametrize("scene", SCENES)
+def test_leaving_out_any_one_owed_operation_is_found(name: str, scene: str) -> None:
+    operations = owed_by(name, scene)
+    assert operations, "these edits all owe something"
+    for left_out in range(len(operations)):
+        count = -1
+
+        def perform(_: Operation, left_out: int = left_out) -> bool:
+            nonlocal count
+            count += 1
+            return count != left_out
+
+        with checked(name) as (table, checker):
+            _prepare(table)
+            checker.perform = perform
+            with pytest.raises(StaleTranslationError, match="contradict"):
+                SCENES[scene](table)
+            checker.stop()
+
+
+@every_format
+def test_what_becomes_valid_owes_nothing(name: str) -> None:
+    with checked(name) as (table, _):
+        fmt = table.format
+        done = table.map_range(base_of(fmt), Hpa(0), fmt.leaf_size(1), RWX, largest=fmt.page_size)
+        assert done.owed == ()
+
+
+RELAXING_OWES = {"ept4": False, "npt4": True, "x86-4level": False, "sv39": True, "sv39x4": True, "arm-s1-4k-39": True,
+                 "arm-s2-4k-40": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "owes"), RELAXING_OWES.items())
+def test_a_relaxed_permission_owes_only_where_no_fault_drops_the_old_one(name: str, owes: bool) -> None:
+    with checked(name) as (table, _):
+        page = table.format.page_size
+        table.map_range(0, Hpa(0), page, R)
+        assert bool(table.protect_range(0, page, RW).owed) is owes
+        assert table.protect_range(0, page, R).owed, "taking a permission away always owes"
+
+
+@pytest.mark.parametrize(
+    ("name", "few", "many", "freed"),
+    [
+        ("ept4", ["INVEPT single-context"], ["INVEPT single-context"], ["INVEPT single-context"]),
+        ("npt4", ["TLB_CONTROL 3"], ["TLB_CONTROL 3"], ["TLB_CONTROL 3"]),
+        ("x86-4level", ["INVLPG"], ["INVPCID all-contexts"], ["INVLPG"]),
+        ("sv39x4", ["HFENCE.GVMA gpa, vmid"], ["HFENCE.GVMA x0, vmid"], ["HFENCE.GVMA x0, vmid"]),
+        ("sv39", ["SFENCE.VMA va, x0"], ["SFENCE.VMA x0, x0"], ["SFENCE.VMA x0, x0"]),
+        ("arm-s2-4k-40", ["TLBI IPAS2E1IS", "TLBI VMALLE1IS"], ["TLBI VMALLS12E1IS"],
+         ["TLBI IPAS2E1IS", "TLBI VMALLE1IS"]),
+        ("arm-s1-4k-39", ["TLBI VAE1IS"], ["TLBI VMALLE1IS"], ["TLBI VAE1IS"]),
+    ],
+)  # fmt: skip
+def test_edits_yield_their_architectures_operations(
+    name: str, few: list[str], many: list[str], freed: list[str]
+) -> None:
+    with checked(name) as (table, _):
+        page = table.format.page_size
+        table.map_range(0, Hpa(page), 500 * page, RWX)
+        assert [operation.name for operation in table.unmap_range(0, 2 * page).owed] == few
+        assert [operation.name for operation in table.unmap_range(2 * page, 400 * page).owed] == many
+        table.unmap_range(402 * page, 94 * page)
+        last = table.unmap_range(496 * page, 4 * page)
+        assert last.tables_freed
+        assert [operation.name for operation in last.owed] == freed
+
+
+def test_operands_are_the_manuals() -> None:
+    with checked("arm-s2-4k-40") as (table, _):
+        table.map_range(0x4000_1000, Hpa(0), 0x2000, RW)
+        by_address, rest = table.unmap_range(0x4000_1000, 0x2000).owed
+        assert list(by_address.operands()) == [0x4_0001, 0x4_0002], "IPA bits 47:12 in 35:0"
+        assert (by_address.count, rest.count, list(rest.operands())) == (2, 1, [0])
+        assert by_address.broadcast
+    with checked("sv39x4") as (table, _):
+        table.map_range(0x4000_1000, Hpa(0), 0x1000, RW)
+        table.map_range(0x4000_3000, Hpa(0x3000), 0x1000, RW)
+        (fence,) = table.unmap_range(0x4000_1000, 0x1000).owed
+        assert list(fence.operands()) == [0x4000_1000 >> 2]
+        assert not fence.broadcast
+    with checked("ept4") as (table, _):
+        table.map_range(0, Hpa(0), 0x1000, RW)
+        (invept,) = table.unmap_range(0, 0x1000).owed
+        assert list(invept.operands()) == [table.root]
+
+
+def test_replacing_a_live_arm_entry_without_a_break_is_found() -> None:
+    with checked("arm-s2-4k-40") as (table, checker):
+        table.map_range(0, Hpa(0), 0x1000, RW)
+        checker.before()
+        steps = table.explain(0).steps
+        slot, entry = steps[-1].slot_hpa, steps[-1].entry
+        table.memory.store_u64(slot, entry & ~0x3C)
+        checker.tlb.entries = checker.tlb.entries[:0]
+        with pytest.raises(StaleTranslationError, match="break-before-make"):
+            checker.after(Edit())
