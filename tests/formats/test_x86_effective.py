@@ -123,7 +123,7 @@ def test_cr0_cd_turns_caches_off() -> None:
     off = TypeSources(cache_disabled=True)
     assert effective_type(leaf("x86-4level"), leaf("ept4", more=1 << 6), off).name == "UC"
     found = effective_type(leaf("x86-4level"), leaf("npt4"), off)
-    assert (found.name, found.text) == ("CD", "Accesses are CD (uncacheable, and snoop the caches): CR0.CD is set.")
+    assert (found.name, found.text) == ("CD", "Accesses are CD (uncached, and snoop the caches): CR0.CD is set.")
 
 
 def test_a_guest_without_paging_counts_as_write_back() -> None:

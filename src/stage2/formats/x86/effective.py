@@ -12,18 +12,13 @@ from ...flags import MemoryType
 from ..effective import EffectiveType, Leaf, TypeSources
 from . import ept
 from .longmode import PAT_MSR
+from .memory_types import NAMES, TYPES
 
-NAMES = {0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB", 7: "UC-"}
-"""The encodings of EPT and IA32_PAT (SDM Vol. 3A, table 13-10); UC- is PAT's only."""
-WORDS = {
-    "UC": "uncacheable",
-    "WC": "write-combining",
+WORDS = {NAMES[code]: word for code, word in TYPES.items()} | {
     "WC+": "write-combining, and snoop the caches",
-    "CD": "uncacheable, and snoop the caches",
-    "WT": "write-through",
-    "WP": "write-protected",
-    "WB": "write-back",
+    "CD": "uncached, and snoop the caches",
 }
+"""The words for a result; UC- never is one."""
 
 _PAT_ORDER = ("UC", "UC-", "WC", "WP", "WT", "WB")
 

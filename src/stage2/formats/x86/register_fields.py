@@ -7,16 +7,12 @@ Pointer (EPTP)"; Vol. 3D, A.10 "VPID and EPT Capabilities"; AMD APM Vol. 2, 3.1 
 from __future__ import annotations
 
 from ..record import Field
+from .memory_types import NAMES, TYPES
 
-TYPE_NAMES = {
-    0: "uncacheable (UC)",
-    1: "write-combining (WC)",
-    4: "write-through (WT)",
-    5: "write-protected (WP)",
-    6: "write-back (WB)",
-    7: "uncacheable unless an MTRR says WC (UC-)",
+TYPE_NAMES = {code: f"{TYPES[code]} ({NAMES[code]})" for code in TYPES} | {
+    7: "uncached, unless an MTRR says WC (UC-)",
 }
-"""The encodings of IA32_PAT (SDM Vol. 3A, table 13-10); 2 and 3 are reserved."""
+"""The encodings of IA32_PAT in words."""
 
 
 def flag(bit: int, name: str, zero: str, one: str) -> Field:
