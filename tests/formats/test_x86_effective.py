@@ -147,6 +147,14 @@ def test_other_pats_and_mtrrs_can_be_given() -> None:
         effective_type(guest, host, TypeSources(pat=0x02))
 
 
+def test_what_is_not_known_is_told_to_be_taken_for_granted() -> None:
+    given = TypeSources(mair=0xFF, pat=6, host_pat=6, memory=MemoryType.WRITE_BACK)
+    pairs = [("x86-4level", "ept4"), ("x86-4level", "npt4"), ("arm-s1-4k-48", "arm-s2-4k-40"), ("sv39", "sv39x4")]
+    for first, second in pairs:
+        assert "taken to" in effective_type(leaf(first), leaf(second)).text
+        assert "taken to" not in effective_type(leaf(first), leaf(second), given).text
+
+
 def test_a_reserved_type_of_ept_is_refused() -> None:
     found = leaf("ept4")
     with pytest.raises(EncodingError, match="EPT memory type 7 is reserved"):
@@ -160,7 +168,7 @@ def test_arm_combines_mair_with_memattr() -> None:
     found = effective_type(leaf("arm-s1-4k-48", MemoryType.UNCACHED), leaf("arm-s2-4k-40"))
     assert isinstance(found, ArmType)
     assert (found.name, found.device) == ("Normal Non-cacheable", None)
-    assert "attribute 2 of MAIR_EL1 0xbb4404ff" in found.text
+    assert "attribute 2 of MAIR_EL1 (taken to be 0xbb4404ff)" in found.text
     assert effective_type(None, leaf("arm-s2-4k-40")).name == "Device-nGnRnE"
     given = TypeSources(mair=0x00_BB)
     assert effective_type(leaf("arm-s1-4k-48"), leaf("arm-s2-4k-40"), given).name == "Normal Write-Through"

@@ -144,7 +144,7 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
     Args:
         stage_1: the leaf of the guest's own walk; None while its stage 1 is off.
         stage_2: the leaf of the hypervisor's walk; None without a second stage.
-        sources: what else decides; None takes what `encode_leaf` counts on, and write-back memory.
+        sources: what else decides, as far as it is known.
 
     Raises:
         EncodingError: a type is reserved, the leaves are of two families, or there is no leaf at all.

@@ -54,7 +54,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class TypeSources:
-    """What beside the leaves decides a memory type; None takes the value that `encode_leaf` counts on.
+    """What beside the leaves decides a memory type.
+
+    None where it is not known: the value that `encode_leaf` counts on, and write-back memory, are taken instead, and
+    the result says so.
 
     Args:
         mair: MAIR_EL1 of an Arm guest.
@@ -67,5 +70,5 @@ class TypeSources:
     mair: int | None = None
     pat: int | None = None
     host_pat: int | None = None
-    memory: MemoryType = MemoryType.WRITE_BACK
+    memory: MemoryType | None = None
     cache_disabled: bool = False

@@ -138,7 +138,8 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
     found = combine(first, second, fwb=fwb, cache_disabled=sources.cache_disabled)
     if stage_1 is None:
         return found
-    return replace(found, text=f"{found.text} Stage 1's is attribute {stage_1.memory_type & 7} of MAIR_EL1 {mair:#x}.")
+    shown = f"{mair:#x}" if sources.mair is not None else f"(taken to be {mair:#x})"
+    return replace(found, text=f"{found.text} Stage 1's is attribute {stage_1.memory_type & 7} of MAIR_EL1 {shown}.")
 
 
 def _sh(leaf: Leaf) -> int:

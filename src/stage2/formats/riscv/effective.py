@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...errors import EncodingError
 from ...flags import MemoryType
 from ..effective import EffectiveType, Leaf, TypeSources
@@ -64,4 +66,7 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
         EncodingError: a PBMT is reserved.
     """
     vs, g = (PMA if leaf is None else leaf.memory_type for leaf in (stage_1, stage_2))
-    return combine(sources.memory, vs, g)
+    if sources.memory is not None:
+        return combine(sources.memory, vs, g)
+    found = combine(MemoryType.WRITE_BACK, vs, g)
+    return replace(found, text=f"{found.text} The memory itself is taken to be {MemoryType.WRITE_BACK.value}.")

@@ -135,10 +135,11 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
     guest, why = "WB", "the guest's paging is off, which counts as WB"
     if stage_1 is not None:
         guest, why = _by_pat("the guest's", sources.pat, stage_1)
-    disabled, mtrr = sources.cache_disabled, _MTRR[sources.memory]
+    disabled, mtrr = sources.cache_disabled, _MTRR[sources.memory or MemoryType.WRITE_BACK]
+    by_mtrr = f"the MTRRs say {mtrr}" if sources.memory else f"the MTRRs are taken to say {mtrr}"
     if stage_2 is None:
         found = combine_ept(guest, mtrr, cache_disabled=disabled)
-        why, manual = f"{why}; the MTRRs say {mtrr}", _MANUAL_PAT
+        why, manual = f"{why}; {by_mtrr}", _MANUAL_PAT
     elif stage_2.format.decode is ept.decode:
         second = _ept_type(stage_2.memory_type & 7)
         alone = bool(stage_2.attributes & ept.IGNORE_PAT)
@@ -148,7 +149,7 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
     else:
         second, by_host = _by_pat("the host's", sources.host_pat, stage_2)
         found = combine_npt(guest, second, mtrr, cache_disabled=disabled)
-        why, manual = f"{why}; {by_host}; the MTRRs say {mtrr}", _MANUAL_NPT
+        why, manual = f"{why}; {by_host}; {by_mtrr}", _MANUAL_NPT
     if disabled:
         why = "CR0.CD is set"
     return EffectiveType(found, f"Accesses are {found} ({WORDS[found]}): {why}.", manual)
@@ -157,8 +158,8 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
 def _by_pat(whose: str, pat: int | None, leaf: Leaf) -> tuple[str, str]:
     """The type that a leaf chooses from a PAT, and a clause about it."""
     value, index = PAT_MSR if pat is None else pat, leaf.memory_type & 7
-    found = pat_type(value, index)
-    return found, f"entry {index} of {whose} PAT {value:#018x} says {found}"
+    found, shown = pat_type(value, index), f"{value:#018x}" if pat is not None else f"(taken to be {value:#018x})"
+    return found, f"entry {index} of {whose} PAT {shown} says {found}"
 
 
 def _ept_type(code: int) -> str:
