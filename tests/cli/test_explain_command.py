@@ -162,6 +162,11 @@ def test_text_is_80_columns_wide_at_most(capsys: pytest.CaptureFixture[str]) -> 
         ["register", "hgatp", "0x9801000000080004"],
         ["register", "mstatus", "0xffffffffffffffff"],
         ["fault", "scause=21", "stval=0x1000", "htval=0x20000400", "htinst=0x3000"],
+        ["register", "IA32_VMX_EPT_VPID_CAP", "0xffffffffffffffff"],
+        ["register", "CR4", "0x3506e0"],
+        ["fault", "qualification=0x7fffffffffffffff", "gpa=0xffffffffffffffff", "gva=0xffffffffffffffff"],
+        ["fault", "exitinfo1=0xffffffffffffffff", "exitinfo2=0xffffffffffffffff"],
+        ["fault", "error=0xffffffffffffffff"],
     ]
     for words in lines:
         assert call(["explain", *words]) == 0
@@ -225,12 +230,31 @@ def test_reserved_bits_of_a_register_are_flagged(capsys: pytest.CaptureFixture[s
         (("satp", "ffff"), "write 0x first"),
         (("satp", "0x3000000000000000"), "MODE 3 is reserved"),
         (("satp",), "VALUE"),
+        (("EPPT", "0x1"), "did you mean eptp?"),
+        (("EPTP", "0x1019"), "memory type 1 is reserved"),
+        (("EPTP", "0x1006"), "walk length field 0 is reserved"),
+        (("EPTP", "0x1000000000101e"), "above 2^52"),
+        (("VPID", "0x10000"), "VPID has 16 bits; 0x10000 does not fit"),
+        (("CR0", "0x80000000"), "PG without PE"),
+        (("IA32_PAT", "0x2"), "PA0 is 2, a reserved memory type"),
     ],
 )
 def test_wrong_registers_are_one_clear_line(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
 ) -> None:
     assert told in refused(capsys, "register", *words)
+
+
+@pytest.mark.parametrize(
+    ("value", "fmt", "reserved"), [("0x4100005e", "ept4", []), ("0x41000026", "ept5", []), ("0xf1e", "ept4", ["11:8"])]
+)
+def test_an_eptp_is_told_with_its_format(
+    capsys: pytest.CaptureFixture[str], value: str, fmt: str, reserved: list[str]
+) -> None:
+    found = explained(capsys, "register", "eptp", value)
+    assert (found["register"], found["arch"]) == ("EPTP", "x86_64")
+    assert found["summary"]["format"].startswith(fmt)
+    assert [field["bits"] for field in found["fields"] if field["reserved"]] == reserved
 
 
 # --- faults -------------------------------------------------------------------------------------------------------
@@ -275,6 +299,20 @@ def test_each_family_gets_its_registers_in_order(
     called.assert_called_once_with(*arguments)
 
 
+def test_faults_of_x86_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(capsys, "fault", "exit_qualification: 0x18a, guest_physical_address: 0x8000_1000")
+    assert (found["arch"], found["kind"], found["access"], found["gpa"]) == (
+        "x86_64",
+        "permission",
+        "write",
+        0x80001000,
+    )
+    found = explained(capsys, "fault", "exitinfo1=0x100000006", "exitinfo2=0xfee00000")
+    assert (found["title"], found["kind"], found["gpa"]) == ("nested page fault", "translation", 0xFEE0_0000)
+    found = explained(capsys, "fault", "error_code=0x14 CR2=0x1000")
+    assert (found["stage"], found["access"], found["user"], found["gva"]) == (1, "fetch", True, 0x1000)
+
+
 def test_keys_of_arm_lose_the_exception_level() -> None:
     assert parse_pairs("ESR_EL2: 0x92000047, FAR_EL2 = 0xffff000012345678 hpfar=0x10") == {
         "esr": 0x9200_0047,
@@ -288,6 +326,9 @@ def test_keys_of_arm_lose_the_exception_level() -> None:
     [
         (("scause=21", "esr=0x1"), "scause and esr do not belong together"),
         (("qualification=1", "exitinfo1=2"), "do not belong together"),
+        (("exitinfo1=1", "gpa=2"), "gpa of an EPT violation"),
+        (("error=1", "qualification=2"), "error is of an x86 page fault"),
+        (("qualification=0x1_0000_0000_0000_0000",), "more than 64 bits"),
         (("stval=0x1000",), "needs scause="),
         (("far=0x1000", "hpfar=1"), "needs esr="),
         (("gpa=0x1000",), "needs qualification="),

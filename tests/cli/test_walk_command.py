@@ -66,6 +66,8 @@ def test_ram_is_walked_to_its_leaf(
     assert result["size"] == 0x20_0000
     assert result["hpa"] == steps[-1]["output"] + 0x1234
     assert result["owner"] == "VM guest"
+    assert result["memory_type"]["name"] == {"sv39x4": None, "ept4": "write-back"}[fmt]
+    assert result["memory_type"]["meaning"]
     assert found["region"]["name"] == "ram0"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stage2.address import Gpa, Gva, Hpa
 from stage2.flags import RWX, Access, MapType, MemoryType
-from stage2.formats import by_name
+from stage2.formats import TypeSources, by_name
 from stage2.formats.outcome import EntryKind, FaultKind
 from stage2.render.report import hpa_text, render_report
 from stage2.render.tables import render_text
@@ -49,6 +51,46 @@ def test_json_nests_the_stage_2_steps_of_a_stage_1_entry() -> None:
     assert found["steps"][0]["slot_hpa"] == 0x1_0000_1008
     assert found["steps"][0]["permissions"] == "rwx/---"
     assert found["marks"] == [{"slot": 0x1_0000_1008, "entry": found["steps"][0]["entry"] | 0xC0}]
+
+
+def test_both_stages_memory_types_are_combined_with_their_section() -> None:
+    text = " ".join(render_text(render_walk(two_stage_walk())).split())
+    assert "Accesses are write-back, as the physical memory attributes say: neither stage overrides them." in text
+    assert "Svpbmt" in text
+    device = replace(two_stage_walk(), sources=TypeSources(memory=MemoryType.DEVICE))
+    assert walk_json(device)["result"]["memory_type"]["name"] == "device"
+    found = walk_json(two_stage_walk())["result"]["memory_type"]
+    assert found["name"] == "write-back"
+    assert set(found) == {"name", "meaning", "manual"}
+
+
+def test_the_type_of_a_stage_2_alone_is_what_its_leaf_says() -> None:
+    fmt = by_name("ept4")
+    word = fmt.leaf_entry(0, 0x4000_0000, RWX, MemoryType.WRITE_THROUGH)
+    _, output, attributes = fmt.decode(word, 0, fmt.default_controls)
+    step = Step(2, 0, 0x9000_0000, 1, 0x9000_0008, Hpa(0x9000_0008), word, EntryKind.LEAF, output, 7, (), attributes)
+    walk = Walk(0x1000, None, Mapped(Hpa(output), 7, 4096, Gpa(0x1000)), (step,), ())
+    view = WalkView(walk, Regime.of(fmt, Hpa(0x9000_0000)))
+    assert walk_json(view)["result"]["memory_type"]["name"] == "write-through"
+    text = " ".join(render_text(render_walk(view)).split())
+    assert "Stage 2 gives the memory type write-through. The guest's PAT combines with it." in text
+
+
+def test_a_type_that_is_reserved_is_told_and_is_no_error() -> None:
+    arm_1, arm_2 = by_name("arm-s1-4k-48"), by_name("arm-s2-4k-40")
+    shown = two_stage_walk()
+    view = replace(shown, stage_2=Regime.of(arm_2, 0x9000_0000), stage_1=Regime.of(arm_1, 0x8000_1000))
+    reserved = tuple(replace(step, attributes=0b0100 << 3) for step in shown.walk.steps)
+    found = replace(view, walk=replace(shown.walk, steps=reserved)).memory_type
+    assert found is not None
+    assert found.name == ""
+    assert found.text.startswith("The memory type is not defined: MemAttr 0b0100 of stage 2 is reserved")
+
+
+def test_what_does_not_translate_has_no_memory_type() -> None:
+    shown = two_stage_walk()
+    fault = Fault(FaultKind.TRANSLATION, 2, 0, 0x1000)
+    assert replace(shown, walk=replace(shown.walk, result=fault)).memory_type is None
 
 
 def test_a_compact_walk_has_a_line_a_step() -> None:

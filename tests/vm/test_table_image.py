@@ -17,15 +17,19 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from stage2.address import Hpa, Range
+from stage2.address import Gpa, Hpa, Range
 from stage2.config.load import load_vm
 from stage2.errors import TableImageError
-from stage2.flags import Access
-from stage2.space.region import Populate
+from stage2.flags import RWX, Access, MapType
+from stage2.memory.frames import FrameAllocator
+from stage2.memory.physical import PhysicalMemory
+from stage2.space.address_space import AddressSpace
+from stage2.space.region import MemoryRegion, Populate
 from stage2.tables.explain import explain_stage
 from stage2.vm.host import Host, Options, build
 from stage2.vm.tableimage.contents import MANIFEST, collect, files_of, symbol_of
 from stage2.vm.tableimage.folder import read_folder, write_folder
+from stage2.vm.vm import Vm
 
 ROOT = Path(__file__).parents[2]
 GUESTS = ROOT / "src" / "stage2" / "vm" / "guests"
@@ -413,3 +417,34 @@ def test_a_word_beyond_a_piece_does_not_exist(sound: Path) -> None:
     assert not tables.contains(end - 4, 8)
     assert not tables.contains(end)
     assert Range(0, 1).size == 1
+
+
+REGISTERS = {
+    "ept5": {"EPTP", "VPID"},
+    "npt4": {"N_CR3", "ASID", "NP_ENABLE"},
+    "npt5": {"N_CR3", "ASID", "NP_ENABLE"},
+    "arm-s2-4k-40": {"VTCR_EL2", "VTTBR_EL2", "HCR_EL2"},
+    "arm-s2-16k-48": {"VTCR_EL2", "VTTBR_EL2", "HCR_EL2"},
+    "arm-s2-64k-52": {"VTCR_EL2", "VTTBR_EL2", "HCR_EL2"},
+    "sv57x4": {"hgatp"},
+}
+
+
+@pytest.mark.parametrize("name", REGISTERS)
+def test_tables_of_every_architecture_are_written_and_read_back(tmp_path: Path, name: str) -> None:
+    arch = {"a": "aarch64", "s": "riscv64"}.get(name[0], "x86_64")
+    with PhysicalMemory([Range(0x8000_0000, 0x8800_0000)]) as memory:
+        space = AddressSpace(name, FrameAllocator(memory), identifier=5, populate=Populate.EAGER)
+        space.map(MemoryRegion(Gpa(0x4000_0000), 0x20_0000, RWX, MapType.MAP_ALLOC))
+        vm = Vm("guest", 1, arch, space)
+        (contents,) = collect([vm])
+        write_folder(tmp_path / "out", files_of([contents]))
+        (tables,) = read_folder(tmp_path / "out")
+        assert tables.regime == space.regime
+        assert contents.registers.keys() == REGISTERS[name]
+        assert all(
+            f"_{register.upper()} " in (tmp_path / "out/guest/tables.h").read_text() for register in REGISTERS[name]
+        )
+        for gpa in (0x4000_0000, 0x401F_FFF8, 0x4020_0000, 0):
+            assert explain_stage(tables, tables.regime, gpa) == space.page_table.explain(gpa)
+        vm.close()

@@ -60,8 +60,9 @@ def build(
         print(
             f"VM {vm.id} {plain(vm.name)}: {vm.tables} {vm.format} tables, {format_size(size)}, in {output / vm.folder}"
         )
+        width = max(map(len, vm.registers))
         for name, value in vm.registers.items():
-            print(f"  {name:<6} {value:#x}")
+            print(f"  {name:<{width}}  {value:#x}")
         for segment in vm.segments:
             print(f"  {len(segment.data):#x} bytes at HPA {segment.hpa:#x}")
     return 0

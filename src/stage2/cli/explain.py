@@ -175,6 +175,8 @@ _SYNONYMS = {
     "exit_qualification": "qualification",
     "exit_info1": "exitinfo1",
     "exit_info2": "exitinfo2",
+    "guest_physical_address": "gpa",
+    "guest_linear_address": "gva",
     "mcause": "scause",
     "mtval": "stval",
     "mtval2": "htval",

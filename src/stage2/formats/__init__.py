@@ -7,14 +7,19 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from ..errors import EncodingError
+from .effective import EffectiveType, Leaf, TypeSources
 from .record import Field, Format
 from .register import Register
 
 __all__ = [
+    "EffectiveType",
     "Field",
     "Format",
+    "Leaf",
     "Register",
+    "TypeSources",
     "by_name",
+    "effective_type",
     "memory_type",
     "names",
     "register_by_name",
@@ -129,5 +134,27 @@ def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None
     """
     found: tuple[str | None, str] = import_module(f".{fmt.family}.memory_types", __name__).memory_type(
         fmt, attributes, controls
+    )
+    return found
+
+
+def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSources | None = None) -> EffectiveType:
+    """The memory type that both stages together give an access.
+
+    Args:
+        stage_1: the leaf of the guest's own walk; None while its stage 1 is off.
+        stage_2: the leaf of the hypervisor's walk; None without a second stage.
+        sources: what else decides, as far as it is known.
+
+    Raises:
+        EncodingError: a type is reserved, the leaves are of two families, or there is no leaf at all.
+    """
+    families = {leaf.format.family for leaf in (stage_1, stage_2) if leaf is not None}
+    if len(families) != 1:
+        raise EncodingError(
+            f"leaves of {' and '.join(sorted(families))} do not combine" if families else "no leaf has a memory type"
+        )
+    found: EffectiveType = import_module(f".{families.pop()}.effective", __name__).effective_type(
+        stage_1, stage_2, sources or TypeSources()
     )
     return found

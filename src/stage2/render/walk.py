@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..address import format_size
+from ..errors import EncodingError
+from ..formats import EffectiveType, Leaf, TypeSources, effective_type, memory_type
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
 from ..space.faults import FaultResult, Resolution
@@ -64,6 +66,7 @@ class WalkView:
         region: the region declared at the GPA.
         owner: whom the HPA belongs to, when the walk ends in one.
         outcome: what an access does, where that is more than the walk says.
+        sources: what beside the leaves decides the memory type, as far as it is known.
     """
 
     walk: Walk
@@ -73,10 +76,38 @@ class WalkView:
     region: MemoryRegion | None = None
     owner: str | None = None
     outcome: Outcome | None = None
+    sources: TypeSources | None = None
 
     def regime(self, stage: int) -> Regime:
         """The regime of a step's stage."""
         return self.stage_1 if stage == 1 and self.stage_1 is not None else self.stage_2
+
+    def leaf(self, stage: int) -> Leaf | None:
+        """Where a stage's walk of the address itself ended; None where the stage does not translate."""
+        found = [step for step in self.walk.steps if step.stage == stage and step.kind is EntryKind.LEAF]
+        regime = self.regime(stage)
+        return Leaf(regime.format, found[-1].attributes, regime.controls) if found else None
+
+    @property
+    def memory_type(self) -> EffectiveType | None:
+        """What accesses to the address get; without a stage 1, what stage 2 says. The name is empty if that is open.
+
+        None where the address does not translate.
+        """
+        stage_1, stage_2 = self.leaf(1), self.leaf(2)
+        if not isinstance(self.walk.result, Mapped):
+            return None
+        fmt = self.stage_2.format
+        if self.stage_1 is None:
+            if stage_2 is None:
+                return None
+            word, note = memory_type(fmt, stage_2.attributes, stage_2.controls)
+            said = f"Stage 2 gives the memory type {word}. {note}" if word else note
+            return EffectiveType(word or "", said.strip(), fmt.manual)
+        try:
+            return effective_type(stage_1, stage_2, self.sources)
+        except EncodingError as error:
+            return EffectiveType("", f"The memory type is not defined: {error}.", fmt.manual)
 
 
 # --- text --------------------------------------------------------------------------------------------------
@@ -110,6 +141,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         lines.append(text(f"Result: GPA {result.gpa:#x} is {result}.", "bold green"))
         if view.owner:
             lines.append(text(f"The memory belongs to {view.owner}."))
+        if (found := view.memory_type) is not None:
+            lines.append(text(f"{found.text} ({found.manual})"))
     else:
         lines.append(text(f"Result: {result}.", "bold red"))
         if result.kind is FaultKind.ADDRESS_SIZE:
@@ -296,6 +329,7 @@ def _result_json(view: WalkView) -> dict[str, Any]:
             "permissions": permission_text(result.permissions),
             "size": result.size,
             "owner": view.owner,
+            "memory_type": _memory_type_json(view.memory_type),
         }
     return {
         "kind": "fault",
@@ -308,6 +342,12 @@ def _result_json(view: WalkView) -> dict[str, Any]:
         "on_mark": result.on_mark,
         "meaning": result.kind.meaning,
     }
+
+
+def _memory_type_json(found: EffectiveType | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"name": found.name or None, "meaning": found.text, "manual": found.manual}
 
 
 def _region_json(region: MemoryRegion | None) -> dict[str, Any] | None:

@@ -56,6 +56,7 @@ class Step:
         output: the address it holds.
         permissions: effective permissions so far, as in `Mapped`.
         under: for a stage-1 entry, the stage-2 steps that found `slot_hpa`.
+        attributes: what `decode` says of it, cut down to what the tables on the way let through.
     """
 
     stage: int
@@ -69,6 +70,7 @@ class Step:
     output: int
     permissions: int
     under: tuple[Step, ...] = ()
+    attributes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class _Recorder:
                     permissions=fmt.permissions(attributes, regime.controls)
                     if kind in (EntryKind.TABLE, EntryKind.LEAF)
                     else 0,
+                    attributes=attributes,
                 )
             )
 

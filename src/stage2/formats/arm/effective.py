@@ -6,10 +6,14 @@ and outer each, the widest shareability. With HCR_EL2.FWB, stage 2 decides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import EncodingError
 from ...flags import MemoryType
+from ..effective import EffectiveType, Leaf, TypeSources
+from .layout import LPA2
+from .stage1 import MAIR
+from .stage2 import FWB
 
 DEVICES = ("Device-nGnRnE", "Device-nGnRE", "Device-nGRE", "Device-GRE")
 """Strictest first, as both stages number them."""
@@ -17,7 +21,8 @@ NON_CACHEABLE, WRITE_THROUGH, WRITE_BACK = "Non-cacheable", "Write-Through", "Wr
 _CACHEABILITY = (NON_CACHEABLE, WRITE_THROUGH, WRITE_BACK)
 """Least cacheable first."""
 NON_SHAREABLE, OUTER_SHAREABLE, INNER_SHAREABLE = "Non-shareable", "Outer Shareable", "Inner Shareable"
-_SHAREABILITY = {0b00: NON_SHAREABLE, 0b10: OUTER_SHAREABLE, 0b11: INNER_SHAREABLE}
+_INNER = 0b11
+_SHAREABILITY = {0b00: NON_SHAREABLE, 0b10: OUTER_SHAREABLE, _INNER: INNER_SHAREABLE}
 _WIDTH = (NON_SHAREABLE, INNER_SHAREABLE, OUTER_SHAREABLE)
 
 _FWB_DEVICE = 0b100
@@ -30,28 +35,19 @@ _MANUAL_STAGE_1 = _MANUAL + '"Stage 1 memory type and Cacheability attributes"'
 
 
 @dataclass(frozen=True, slots=True)
-class EffectiveType:
-    """What accesses to a page are like.
+class ArmType(EffectiveType):
+    """What accesses to a page are like; the name is the type in the manual's words: `Normal Write-Back`.
 
     Args:
         device: "Device-nGnRnE" and so on; None for Normal memory.
         inner, outer: cacheability of Normal memory; Non-cacheable for Device.
         shareability: of the result; Device and wholly Non-cacheable memory is always Outer Shareable.
-        text: one sentence.
-        manual: the section that the rule comes from.
     """
 
     device: str | None
     inner: str
     outer: str
     shareability: str
-    text: str
-    manual: str
-
-    @property
-    def name(self) -> str:
-        """The type in the manual's words: `Normal Write-Back`, `Device-nGnRE`."""
-        return _Type(self.device, self.inner, self.outer).name
 
     @property
     def memory_type(self) -> MemoryType:
@@ -95,7 +91,7 @@ def combine(
     cache_disabled: bool = False,
     stage_2_cache_disabled: bool = False,
     dc: bool = False,
-) -> EffectiveType:
+) -> ArmType:
     """The memory type that data accesses see.
 
     Args:
@@ -120,6 +116,34 @@ def combine(
     return _result(
         _least(first, second), share, f"{why}; stage 2 has {second.name}", _MANUAL_COMBINED, stage_2_cache_disabled
     )
+
+
+def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSources) -> EffectiveType:
+    """What data accesses get.
+
+    With LPA2, SH is TCR_EL1's and VTCR_EL2's; it is taken as Inner Shareable, which `vtcr_el2` sets.
+
+    Args:
+        stage_1: the leaf of EL1&0; None while SCTLR_EL1.M is 0.
+        stage_2: None while HCR_EL2.VM is 0.
+        sources: MAIR_EL1 and SCTLR_EL1.C.
+
+    Raises:
+        EncodingError: an attribute or a shareability is reserved.
+    """
+    mair = MAIR if sources.mair is None else sources.mair
+    first = None if stage_1 is None else (mair >> 8 * (stage_1.memory_type & 7) & 0xFF, _sh(stage_1))
+    second = None if stage_2 is None else (stage_2.memory_type, _sh(stage_2))
+    fwb = stage_2 is not None and bool(stage_2.controls & FWB)
+    found = combine(first, second, fwb=fwb, cache_disabled=sources.cache_disabled)
+    if stage_1 is None:
+        return found
+    shown = f"{mair:#x}" if sources.mair is not None else f"(taken to be {mair:#x})"
+    return replace(found, text=f"{found.text} Stage 1's is attribute {stage_1.memory_type & 7} of MAIR_EL1 {shown}.")
+
+
+def _sh(leaf: Leaf) -> int:
+    return _INNER if leaf.controls & LPA2 else leaf.shareability
 
 
 def describe_mair(attribute: int) -> str:
@@ -166,13 +190,13 @@ def _forced(first: _Type, attribute: int) -> tuple[_Type, str]:
     return (first if first.device else _NORMAL_NC), "stage 2 forces Non-cacheable unless it is Device (FWB)"
 
 
-def _result(found: _Type, share: str, why: str, manual: str, cache_disabled: bool) -> EffectiveType:
+def _result(found: _Type, share: str, why: str, manual: str, cache_disabled: bool) -> ArmType:
     if cache_disabled and found.device is None and found != _NORMAL_NC:
         found, why = _NORMAL_NC, why + "; HCR_EL2.CD makes it Non-cacheable"
     if found.device is not None or found == _NORMAL_NC:
         share = OUTER_SHAREABLE
     text = f"Accesses are {found.name}, {share}: {why}."
-    return EffectiveType(found.device, found.inner, found.outer, share, text, manual)
+    return ArmType(found.name, text, manual, found.device, found.inner, found.outer, share)
 
 
 def _shareability(stage: str, code: int) -> str:

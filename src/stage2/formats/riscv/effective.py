@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...errors import EncodingError
 from ...flags import MemoryType
-from ..effective import EffectiveType
+from ..effective import EffectiveType, Leaf, TypeSources
 from .memory_types import IO, NC, PBMT_TYPES, PMA
 
 MANUAL = 'RISC-V Privileged, "Svpbmt" Extension for Page-Based Memory Types'
@@ -42,11 +44,29 @@ def combine(pma_type: MemoryType, vs_pbmt: int, g_pbmt: int) -> EffectiveType:
     else:
         return EffectiveType(
             pma_type.value,
-            f"{pma_type.value}, from the physical memory attributes: neither stage overrides them",
+            f"Accesses are {pma_type.value}, as the physical memory attributes say: neither stage overrides them.",
             MANUAL,
         )
-    text = f"{_TEXTS[winner]}; from {by}"
+    text = f"Accesses are {_TEXTS[winner]}; that is from {by}"
     if (winner == IO) != (pma_type is MemoryType.DEVICE):
         # The manual's rule for aliases: such accesses take part in both kinds of ordering.
         text += f"; the memory itself is {pma_type.value}, so fences treat the access as both I/O and main memory"
-    return EffectiveType(PBMT_TYPES[winner].value, text, MANUAL)
+    return EffectiveType(PBMT_TYPES[winner].value, text + ".", MANUAL)
+
+
+def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSources) -> EffectiveType:
+    """What an access gets.
+
+    Args:
+        stage_1: the VS-stage leaf; None with vsatp Bare.
+        stage_2: the G-stage leaf; None with hgatp Bare.
+        sources: the PMAs.
+
+    Raises:
+        EncodingError: a PBMT is reserved.
+    """
+    vs, g = (PMA if leaf is None else leaf.memory_type for leaf in (stage_1, stage_2))
+    if sources.memory is not None:
+        return combine(sources.memory, vs, g)
+    found = combine(MemoryType.WRITE_BACK, vs, g)
+    return replace(found, text=f"{found.text} The memory itself is taken to be {MemoryType.WRITE_BACK.value}.")

@@ -1,4 +1,4 @@
-"""The word for the memory type that a leaf's attributes hold."""
+"""The words for the memory types of EPT and IA32_PAT, and for the one that a leaf's attributes hold."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ TYPES = {
     7: "uncached-minus",
 }
 """The encodings of EPT and of IA32_PAT (SDM Vol. 3A, table 13-10); the last one, UC-, is PAT's only."""
+NAMES = {0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB", 7: "UC-"}
+"""The same in the manuals' short names."""
 
 
 def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
@@ -25,4 +27,10 @@ def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None
     if fmt.decode is ept.decode:
         alone = attributes & ept.IGNORE_PAT
         return TYPES.get(found), "The guest's PAT is ignored." if alone else "The guest's PAT combines with it."
-    return TYPES[PAT_MSR >> 8 * found & 7], f"That is entry {found} of IA32_PAT {PAT_MSR:#x}; another PAT may differ."
+    word = TYPES[PAT_MSR >> 8 * found & 7]
+    if fmt.stage == 1:
+        return word, f"That is entry {found} of IA32_PAT {PAT_MSR:#018x}; another PAT may differ."
+    return word, (
+        f"That is entry {found} of the host's IA32_PAT {PAT_MSR:#018x}; another PAT may differ. The guest's PAT and "
+        "the MTRRs combine with it."
+    )
