@@ -18,6 +18,7 @@ from ..config.platform import PlatformConfig
 from ..config.regions import memory_regions
 from ..config.vm import VmConfig
 from ..flags import MapType
+from ..formats.record import Format
 from ..space.region import MemoryRegion
 from .plain import about, counted, span_text
 from .tables import facts, indented, stack, table, text
@@ -27,12 +28,13 @@ _MAX_REGIONS = 1000
 _IDENTITY = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
 
 
-def render_vm(vm: VmConfig, fetched: Collection[str] = ()) -> RenderableType:
+def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = None) -> RenderableType:
     """A VM file: its regions, devices, images and notices.
 
     Args:
         vm: the file.
         fetched: names of the guests that `stage2 fetch` has brought.
+        fmt: the format of its stage-2 tables, None where that is not known yet.
     """
     regions = memory_regions(vm)
     ram = sum(region.size for region in regions if region.map_type in (MapType.MAP_ALLOC, *_IDENTITY))
@@ -42,6 +44,8 @@ def render_vm(vm: VmConfig, fetched: Collection[str] = ()) -> RenderableType:
         ("arch", vm.arch or "not named: --arch, a platform file or the kernel's header says"),
         ("entry", f"{vm.kernel.entry_point:#x}"),
     ]
+    if fmt is not None:
+        rows.append(("stage 2", f"{fmt.name}: {fmt.title}"))
     if vm.kernel.cmdline is not None:
         rows.append(("cmdline", vm.kernel.cmdline))
     parts: list[RenderableType] = [text(f"VM {vm.id} {vm.name}", "bold"), indented(facts(rows))]
@@ -104,6 +108,7 @@ def render_board(board: BoardConfig) -> RenderableType:
         ("meaning", board.meaning),
         ("target", board.target),
         ("features", ", ".join(board.features) or "none"),
+        ("stage 2", "four-level tables" if board.four_levels else "the fewest levels that reach a VM's memory"),
         ("VM files", ", ".join(board.vm_configs) or "none"),
     ]
     return stack((text("Board", "bold"), indented(facts(rows)), *_notices(board.notices)))
@@ -125,6 +130,7 @@ def board_json(board: BoardConfig) -> dict[str, Any]:
         "target": board.target,
         "arch": board.arch,
         "features": list(board.features),
+        "four_levels": board.four_levels,
         "vm_configs": list(board.vm_configs),
         "meaning": board.meaning,
         "notices": describe_notices(board.notices),
