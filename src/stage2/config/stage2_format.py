@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError, EncodingError
 from ..formats import by_name
 from ..formats.record import Format
-from .document import Place, shown
+from .document import Place
 
 OPTION = "--stage2-format"
 FORMATS = {
@@ -36,7 +36,7 @@ class NamedFormat:
     @property
     def arch(self) -> str:
         """The architecture whose format it is."""
-        return _ARCHITECTURES[self.format.family]
+        return arch_of(self.format)
 
     @property
     def who(self) -> str:
@@ -46,6 +46,11 @@ class NamedFormat:
     def error(self, problem: str) -> ConfigError:
         """A ConfigError that says where the name stands."""
         return ConfigError(f"{self.who}: {problem}") if self.place is None else self.place.error(problem)
+
+
+def arch_of(fmt: Format) -> str:
+    """The architecture that a format belongs to, as files name it."""
+    return _ARCHITECTURES[fmt.family]
 
 
 def named_format(name: str, place: Place | None = None) -> NamedFormat:
@@ -61,11 +66,11 @@ def named_format(name: str, place: Place | None = None) -> NamedFormat:
     try:
         fmt = by_name(name)
         if fmt.stage != 2:
-            usual = ", ".join(FORMATS[_ARCHITECTURES[fmt.family]])
+            usual = ", ".join(FORMATS[arch_of(fmt)])
             raise EncodingError(f"{name} is a format of stage 1, the guest's own; one of stage 2 is wanted: {usual}")
     except EncodingError as error:
         problem = str(error)
-        raise (ConfigError(f"{OPTION} {shown(name)}: {problem}") if place is None else place.error(problem)) from None
+        raise (ConfigError(f"{OPTION}: {problem}") if place is None else place.error(problem)) from None
     return NamedFormat(fmt, place)
 
 

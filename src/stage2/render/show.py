@@ -16,6 +16,7 @@ from ..config.document import Notice
 from ..config.images import ImagePath
 from ..config.platform import PlatformConfig
 from ..config.regions import memory_regions
+from ..config.stage2_format import arch_of
 from ..config.vm import VmConfig
 from ..flags import MapType
 from ..formats.record import Format
@@ -41,7 +42,7 @@ def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = 
     rows = [
         ("file", vm.file),
         ("kind", f"{vm.vm_type.name.lower()} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
-        ("arch", vm.arch or "not named: --arch, a platform file or the kernel's header says"),
+        ("arch", _arch(vm, fmt)),
         ("entry", f"{vm.kernel.entry_point:#x}"),
     ]
     if fmt is not None:
@@ -55,6 +56,14 @@ def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = 
     parts += _section("shares", _share_table(vm))
     parts += _notices(vm.notices)
     return stack(parts)
+
+
+def _arch(vm: VmConfig, fmt: Format | None) -> str:
+    if vm.arch is not None:
+        return vm.arch
+    if fmt is not None:
+        return f"{arch_of(fmt)}, though not by this file"
+    return "not named: --arch, a platform file or the kernel's header says"
 
 
 def render_platform(platform: PlatformConfig) -> RenderableType:
