@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from ..errors import EncodingError
 from .effective import EffectiveType, Leaf, TypeSources
 from .record import Field, Format
 from .register import Register
+
+if TYPE_CHECKING:
+    from ..flags import Access
+    from .syndrome import Refusal
 
 __all__ = [
     "EffectiveType",
@@ -20,6 +25,7 @@ __all__ = [
     "TypeSources",
     "by_name",
     "effective_type",
+    "hardware_report",
     "memory_type",
     "names",
     "register_by_name",
@@ -158,3 +164,30 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
         stage_1, stage_2, sources or TypeSources()
     )
     return found
+
+
+def hardware_report(
+    fmt: Format, fault: Refusal, access: Access, user: bool, gva: int | None, gpa: int
+) -> dict[str, int]:
+    """The registers in which hardware reports to the hypervisor that stage 2 refused an access, by their names in the
+    manual; `stage2 explain fault` takes them as they are.
+
+    Each family's module `syndromes` has a function of this name and these arguments.
+
+    Args:
+        fmt: the stage-2 format.
+        fault: what stage 2 says.
+        access: what the guest's instruction attempted, also when stage 2 refused an access to a stage-1 table on its
+            behalf.
+        user: whether the guest was in user mode.
+        gva: the guest's own address, None when there is none.
+        gpa: the address that stage 2 was asked for; of the table's entry when it refused an access to a table.
+
+    Returns:
+        Name to value; empty for a family that has no such function.
+    """
+    module = f"{__name__}.{fmt.family}.syndromes"
+    if find_spec(module) is None:
+        return {}
+    report = getattr(import_module(module), "hardware_report", None)
+    return {} if report is None else dict(report(fmt, fault, access, user, gva, gpa))

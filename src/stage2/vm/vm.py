@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
 from ..flags import Access, MapType
+from ..formats import hardware_report
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
 from ..space.guest_memory import GuestMemory
@@ -171,8 +172,12 @@ class Vm:
             return
         self._violation_kinds[kind] = before + 1
         steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
+        # A refused access to a stage-1 table is reported as the access that needed the table.
+        refused = fault.fault
+        attempted = refused.access if refused.on_table and refused.access is not None else fault.access
+        syndrome = hardware_report(self.space.format, refused, attempted, fault.user, fault.gva, fault.gpa)
         self._violations[key] = ViolationReport(
-            fault.gpa, fault.gva, fault.pc, access, region, action.value, value=value, walk=steps
+            fault.gpa, fault.gva, fault.pc, access, region, action.value, value=value, walk=steps, syndrome=syndrome
         )
 
     @property
