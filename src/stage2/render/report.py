@@ -153,14 +153,12 @@ def _violations(violations: Sequence[ViolationReport], dropped: int) -> Renderab
 def _syndromes(violations: Sequence[ViolationReport]) -> list[RenderableType]:
     """What the hardware would have told the hypervisor, a line for each violation."""
     reported = [violation for violation in violations if violation.syndrome]
-    lines = [
-        text(" ".join(f"{name}={value:#x}" for name, value in violation.syndrome.items()))
+    rows = [
+        (
+            f"{violation.access} {violation.gpa:#x}",
+            " ".join(f"{name}={value:#x}" for name, value in violation.syndrome.items()),
+        )
         for violation in _fair(reported, MAX_SYNDROMES, lambda violation: (violation.region, violation.access))
     ]
-    if not lines:
-        return []
-    return [
-        Text(),
-        text("as the hardware reports them (stage2 explain fault LINE puts one in words)"),
-        indented(stack(lines)),
-    ]
+    heading = "as hardware reports them (stage2 explain fault REGISTER=VALUE... tells one in words)"
+    return [Text(), text(heading), indented(facts(rows))] if rows else []

@@ -189,8 +189,8 @@ def hardware_report(
 ) -> dict[str, int]:
     """ESR_EL2, FAR_EL2 and HPFAR_EL2 of a refused access; see `formats.hardware_report`.
 
-    HPFAR_EL2 always holds the page of the IPA. The architecture leaves it unknown after a permission fault of the access
-    itself; hardware may write it then, and whoever reads it must not rely on it.
+    HPFAR_EL2 always holds the page of the IPA. The architecture leaves it unknown after a permission fault of the
+    access itself: hardware may write it then, and nobody must rely on it.
     """
     # An IPA beyond what VTCR_EL2.T0SZ leaves is refused before the first lookup, and reported as Arm's level 0 (D8.2).
     level = ARM_LAST_LEVEL if gpa >> fmt.input_bits else fault.level

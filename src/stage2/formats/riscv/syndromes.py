@@ -109,9 +109,9 @@ def hardware_report(
 ) -> dict[str, int]:
     """scause, stval, htval and htinst of a refused access; see `formats.hardware_report`.
 
-    stval holds the guest's own address, htval the guest physical one, shifted right by 2; htinst is a pseudoinstruction
-    when hardware's own access to a VS-stage table was refused, and 0 otherwise, which hardware may always write. After an
-    access fault htval is 0.
+    stval holds the guest's own address, htval the guest physical one, shifted right by 2 (0 after an access fault).
+    htinst is a pseudoinstruction when hardware's own access to a VS-stage table was refused, and 0 otherwise, which
+    hardware may always write.
     """
     guest_page_fault = fault.kind is not FaultKind.TABLE_OUTSIDE_MEMORY
     implicit = _IMPLICIT_WRITE if fault.on_mark else _IMPLICIT_READ
