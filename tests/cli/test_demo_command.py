@@ -32,7 +32,7 @@ sys.stderr.write(" ".join(name for name in sys.modules if name.startswith("stage
 
 
 def fresh(arguments: list[str], cache: Path) -> tuple[Any, set[str]]:
-    """What a command prints as JSON, and the families it has loaded, in a new process with a kernel cache of its own."""
+    """What a command prints as JSON, and the families it loaded, in a new process with a kernel cache of its own."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED.format(arguments=arguments)],
         env=os.environ | {"STAGE2_CACHE": str(cache)},

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..config.platform import PlatformConfig
     from ..config.vm import GuestImage, VmConfig
     from ..engines.run import RunOutcome
+    from ..vm.boot import VmImages
+
+_INTERRUPTS = ("riscv64",)
+"""Architectures whose machine has a timer and interrupts."""
 
 Architecture = Literal["riscv64", "aarch64", "x86_64"]
 
@@ -133,12 +137,30 @@ def run_configs(
     ) as host:
         print_notices(host.notices)
         for vm, config, found in zip(host.vms, configs, images, strict=True):
+            require_interrupts(vm.arch, config, found)
+        for vm, config, found in zip(host.vms, configs, images, strict=True):
             load_images(vm, config, found)
         outcome = run_all(host, max_seconds=max_seconds)
     if writer is not None:
         writer.finish()
     report(outcome, json_file, quiet)
     return outcome.exit_code
+
+
+def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
+    """Refuse a Linux guest where it would wait for an interrupt for ever.
+
+    Raises:
+        ConfigError: the file or the kernel says Linux, and the architecture has no interrupts here.
+    """
+    from ..config.vm import VmType
+
+    if arch in _INTERRUPTS or not (config.vm_type is VmType.LINUX or images.is_linux):
+        return
+    raise config.place.error(
+        f"{config.label} is a Linux guest: it needs interrupts, which the unicorn engine has for "
+        f"{', '.join(_INTERRUPTS)} only; bare-metal images run"
+    )
 
 
 def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
