@@ -61,7 +61,7 @@ def test_the_demo_passes_and_reports_what_its_hardware_would(arch: str, capsys: 
     }
     for found in vm["violations"]:
         assert tuple(found["syndrome"]) == REGISTERS[arch]
-        line = ", ".join(f"{name}: {value:#x}" for name, value in found["syndrome"].items())
+        line = " ".join(f"{name}={value:#x}" for name, value in found["syndrome"].items())
         told = report_fault(parse_pairs(line))
         assert told.access is not None
         assert (told.arch, told.stage, told.access.name.lower(), told.gva) == (arch, 2, found["access"], found["gva"])

@@ -13,7 +13,7 @@ from .record import Field, Format
 from .register import Register
 
 if TYPE_CHECKING:
-    from ..flags import Access
+    from ..flags import Access, MappingFlags
     from .syndrome import Refusal
 
 __all__ = [
@@ -167,7 +167,7 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
 
 
 def hardware_report(
-    fmt: Format, fault: Refusal, access: Access, user: bool, gva: int | None, gpa: int
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
 ) -> dict[str, int]:
     """The registers in which hardware reports to the hypervisor that stage 2 refused an access, by their names in the
     manual; `stage2 explain fault` takes them as they are.
@@ -179,15 +179,17 @@ def hardware_report(
         fault: what stage 2 says.
         access: what the guest's instruction attempted, also when stage 2 refused an access to a stage-1 table on its
             behalf.
-        user: whether the guest was in user mode.
         gva: the guest's own address, None when there is none.
         gpa: the address that stage 2 was asked for; of the table's entry when it refused an access to a table.
+        allowed: what stage 2 allows there; nothing where it has no mapping.
 
     Returns:
-        Name to value; empty for a family that has no such function.
+        Name to value.
+
+    Raises:
+        EncodingError: no hardware reports such a fault.
     """
-    module = f"{__name__}.{fmt.family}.syndromes"
-    if find_spec(module) is None:
-        return {}
-    report = getattr(import_module(module), "hardware_report", None)
-    return {} if report is None else dict(report(fmt, fault, access, user, gva, gpa))
+    registers: dict[str, int] = import_module(f".{fmt.family}.syndromes", __name__).hardware_report(
+        fmt, fault, access, gva, gpa, allowed
+    )
+    return registers

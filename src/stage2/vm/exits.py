@@ -21,7 +21,6 @@ class MemoryFault:
         access: what was attempted.
         pc: the guest's program counter.
         fault: kind, stage and level, and whether it was an access to a stage-1 table.
-        user: whether the guest was in user mode, where hardware reports that (x86).
     """
 
     vcpu: int
@@ -30,7 +29,6 @@ class MemoryFault:
     access: Access
     pc: int
     fault: Fault
-    user: bool = False
 
 
 @dataclass(frozen=True, slots=True)

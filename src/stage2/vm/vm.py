@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
-from ..flags import Access, MapType
+from ..errors import EncodingError
+from ..flags import Access, MappingFlags, MapType
 from ..formats import hardware_report
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
 from ..space.guest_memory import GuestMemory
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Walk
+from ..tables.result import Mapped
 from .channels import ChannelTable
 from .console import Console
 from .devices import DeviceBus
@@ -172,13 +174,21 @@ class Vm:
             return
         self._violation_kinds[kind] = before + 1
         steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
+        self._violations[key] = ViolationReport(
+            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, self._syndrome(fault)
+        )
+
+    def _syndrome(self, fault: MemoryFault) -> dict[str, int]:
+        """The registers in which hardware would report a fault; none for one that it has no words for."""
         # A refused access to a stage-1 table is reported as the access that needed the table.
         refused = fault.fault
         attempted = refused.access if refused.on_table and refused.access is not None else fault.access
-        syndrome = hardware_report(self.space.format, refused, attempted, fault.user, fault.gva, fault.gpa)
-        self._violations[key] = ViolationReport(
-            fault.gpa, fault.gva, fault.pc, access, region, action.value, value=value, walk=steps, syndrome=syndrome
-        )
+        mapped = self.space.translate(fault.gpa)
+        allowed = mapped.flags if isinstance(mapped, Mapped) else MappingFlags(0)
+        try:
+            return hardware_report(self.space.format, refused, attempted, fault.gva, fault.gpa, allowed)
+        except EncodingError:
+            return {}
 
     @property
     def violations(self) -> tuple[ViolationReport, ...]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import EncodingError, OutOfRangeError
-from ...flags import Access
+from ...flags import Access, MappingFlags
 from ..describe import FieldValue
 from ..outcome import FaultKind
 from ..record import Format
@@ -105,7 +105,7 @@ def encode_scause(kind: FaultKind, stage: int, access: Access) -> int:
 
 
 def hardware_report(
-    fmt: Format, fault: Refusal, access: Access, user: bool, gva: int | None, gpa: int
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
 ) -> dict[str, int]:
     """scause, stval, htval and htinst of a refused access; see `formats.hardware_report`.
 
