@@ -179,6 +179,28 @@ def test_a_wrong_format_is_one_clear_line(
     assert says in errors[0]
 
 
+def test_shared_memory_begins_at_a_page_of_the_largest_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for number, (name, peer) in enumerate((("a", "b"), ("b", "a")), start=1):
+        share = f"""
+[[share]]
+name = "ring"
+gpa = 0xa000_0000
+size = 0x1_0000
+access = "rw"
+peers = ["{peer}"]
+"""
+        text = Path(vm_file(tmp_path, end=FIRST)).read_text().replace("id = 1", f"id = {number}")
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text.replace('"guest"', f'"{name}"') + share)
+        texts.append(str(path))
+    assert call(["walk", *texts, "--gpa", "0xa000_0000", "--stage2-format", "arm-s2-64k-40", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)["result"]
+    assert (result["kind"], result["hpa"] % 0x1_0000) == ("mapped", 0)
+
+
 def test_memory_that_no_usual_format_reaches_asks_for_a_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

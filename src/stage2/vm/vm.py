@@ -235,9 +235,10 @@ class Vm:
 
     def _region_report(self, region: MemoryRegion) -> RegionReport:
         spans: list[tuple[int, int]] = []
-        runs = sorted(
-            (hpa, hpa + size) for _, hpa, size, _ in self.space.page_table.rows(region.start, region.size).tolist()
-        )
+        # What is never mapped need not be whole pages of the format.
+        mapped = region.map_type is not MapType.EMULATED
+        rows = self.space.page_table.rows(region.start, region.size).tolist() if mapped else []
+        runs = sorted((hpa, hpa + size) for _, hpa, size, _ in rows)
         for start, end in runs:
             if spans and spans[-1][1] == start:
                 spans[-1] = (spans[-1][0], end)
