@@ -87,7 +87,7 @@ def test_a_start_compiles_the_kernels_of_its_own_format_only(arch: str, tmp_path
     # A kernel's file is there once for each format that it was compiled for.
     assert set(kernels.values()) == {1}
     folders = {path.parent.name.rpartition("_")[0] for path in tmp_path.rglob("callbacks.*.nbc")}
-    assert folders == {"arm" if arch == "aarch64" else "unicorn"}
+    assert not folders & (set(FAMILIES.values()) - {FAMILIES[arch]})
 
 
 @pytest.mark.parametrize(("arch", "family"), FAMILIES.items())
