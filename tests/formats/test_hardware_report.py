@@ -77,7 +77,14 @@ def test_explain_reads_back_what_was_reported(drawn: tuple[Format, Fault, Access
         ("sv39x4", {"scause": 21, "stval": 0xFFFF_0000_1238, "htval": 0x3000_0238 >> 2, "htinst": 0}),
         # EC 0x24, IL, level 2: a translation fault.
         ("arm-s2-4k-40", {"ESR_EL2": 0x9200_0006, "FAR_EL2": 0xFFFF_0000_1238, "HPFAR_EL2": 0x30_0000}),
-        ("ept4", {"exit_qualification": 0x181, "gpa": 0x3000_0238, "gva": 0xFFFF_0000_1238}),
+        (
+            "ept4",
+            {
+                "exit_qualification": 0x181,
+                "guest_physical_address": 0x3000_0238,
+                "guest_linear_address": 0xFFFF_0000_1238,
+            },
+        ),
         ("npt4", {"EXITINFO1": 1 << 32 | 4, "EXITINFO2": 0x3000_0238}),
     ],
 )
@@ -121,7 +128,7 @@ def test_an_ipa_wider_than_t0sz_leaves_is_arms_translation_fault_at_level_0(name
     assert (found.kind, found.level, found.gpa) == (FaultKind.TRANSLATION, 3, gpa)
 
 
-@pytest.mark.parametrize(("name", "registers"), [("ept4", {"gpa": 0x1000}), ("npt4", None)])
+@pytest.mark.parametrize(("name", "registers"), [("ept4", {"guest_physical_address": 0x1000}), ("npt4", None)])
 def test_a_misconfigured_ept_entry_leaves_only_an_address(name: str, registers: dict[str, int] | None) -> None:
     fault = Fault(FaultKind.MISCONFIGURATION, 2, 0, 0x1000, Gva(0x2000), Access.READ)
     found = hardware_report(by_name(name), fault, Access.READ, 0x2000, 0x1000, NOTHING)

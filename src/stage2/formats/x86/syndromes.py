@@ -259,12 +259,13 @@ def hardware_report(
         wanted = Access.WRITE if fault.on_table else access
         return {"EXITINFO1": encode_exitinfo1(kind, wanted, on_table=fault.on_table), "EXITINFO2": gpa}
     if kind is FaultKind.MISCONFIGURATION:
-        return {"gpa": gpa}
+        return {"guest_physical_address": gpa}
     accesses = _FLAGS[access]
     if fault.on_table:
         accesses = MappingFlags.READ | (MappingFlags.WRITE if fault.on_mark else MappingFlags(0))
     qualification = encode_qualification(accesses, allowed, linear=gva is not None, on_table=fault.on_table)
-    return {"exit_qualification": qualification, "gpa": gpa} | ({} if gva is None else {"gva": gva})
+    linear = {} if gva is None else {"guest_linear_address": gva}
+    return {"exit_qualification": qualification, "guest_physical_address": gpa} | linear
 
 
 # --- the guest's own page faults ------------------------------------------------------------------------------------
