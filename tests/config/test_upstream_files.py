@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from stage2.address import MIB
+from stage2.cli.main import call
 from stage2.config.describe import describe_vm
-from stage2.config.load import FileKind, load_board, load_defconfig, load_platform, load_vm, recognise
+from stage2.config.load import (
+    FileKind,
+    choose_arch,
+    choose_format,
+    load_board,
+    load_defconfig,
+    load_host,
+    load_platform,
+    load_vm,
+    recognise,
+)
 from stage2.config.platform import default_platform
 from stage2.config.regions import RAM_TYPES, memory_regions
 from stage2.errors import ConfigError
@@ -128,6 +140,55 @@ def test_a_board_file_is_recognised(name: str) -> None:
     assert load_board(path).arch == BOARDS[name]
     with pytest.raises(ConfigError, match="is a board file"):
         load_vm(path)
+
+
+# host file: what the VMs of its architecture get. The a1000's guest and those of the e2000 stay below 2^40 too.
+FORMATS = {
+    "seed/platforms/aarch64-qemu-virt-hv": "arm-s2-4k-40",
+    "seed/platforms/aarch64-bsta1000b-hv": "arm-s2-4k-40",
+    "seed/platforms/riscv64-qemu-virt": "sv39x4",
+    "seed/platforms/x86_64-qemu-q35": "ept4",
+    "head/board/qemu-aarch64": "arm-s2-4k-48",
+    "head/board/phytiumpi": "arm-s2-4k-40",
+    "head/board/qemu-x86_64": "ept4",
+}
+
+
+@pytest.mark.parametrize("host", FORMATS)
+def test_a_host_file_decides_the_format_of_every_vm_of_its_architecture(host: str) -> None:
+    given = load_host(CONFIGS / f"{host}.toml")
+    assert given.arch is not None
+    names = [name for name in VMS if name.startswith(host[:5]) and given.arch in name]
+    assert names
+    for name in names:
+        vm = load_vm(CONFIGS / name)
+        arch = choose_arch(vm, None, given)
+        assert arch == given.arch
+        assert choose_format(vm, arch, given).name == FORMATS[host]
+
+
+@pytest.mark.parametrize(
+    ("vm", "host", "gpa", "levels"),
+    [
+        ("seed/vms/arceos-aarch64", "seed/platforms/aarch64-qemu-virt-hv", 0x4000_0000, [2, 1]),
+        ("seed/vms/nimbos-x86_64", "seed/platforms/x86_64-qemu-q35", 0x20_0000, [3, 2, 1]),
+        ("seed/vms/nimbos-riscv64", "seed/platforms/riscv64-qemu-virt", 0x9000_0000, [2, 1]),
+        ("head/vms/nimbos-aarch64-qemu-smp1", "head/board/qemu-aarch64", 0x4000_0000, [3, 2, 1]),
+        ("head/vms/nimbos-aarch64-qemu-smp1", "head/board/phytiumpi", 0x4000_0000, [2, 1]),
+        ("head/vms/nimbos-x86_64-qemu-smp1", "head/board/qemu-x86_64", 0x20_0000, [3, 2, 1]),
+    ],
+)
+def test_upstreams_vm_is_walked_and_built_on_its_host(
+    vm: str, host: str, gpa: int, levels: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(CONFIGS / f"{vm}.toml"), "--platform", str(CONFIGS / f"{host}.toml"), "--json"]
+    assert call(["walk", *files, "--gpa", hex(gpa)]) == 0
+    walked = json.loads(capsys.readouterr().out)
+    assert walked["format"] == FORMATS[host]
+    assert [step["level"] for step in walked["steps"]] == levels
+    assert call(["build", *files, "-o", str(tmp_path / "out")]) == 0
+    (built,) = json.loads(capsys.readouterr().out)["vms"]
+    assert built["format"] == FORMATS[host]
 
 
 @pytest.mark.parametrize(("generation", "ticks"), [("seed", 100), ("head", 1000)])

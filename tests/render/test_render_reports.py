@@ -8,7 +8,7 @@ from stage2.address import Gpa, Gva, Hpa
 from stage2.flags import RWX, Access, MapType, MemoryType
 from stage2.formats import TypeSources, by_name
 from stage2.formats.outcome import EntryKind, FaultKind
-from stage2.render.report import hpa_text, render_report
+from stage2.render.report import MAX_SYNDROMES, hpa_text, render_report
 from stage2.render.tables import render_text
 from stage2.render.walk import WalkView, compact_lines, render_walk, walk_json
 from stage2.tables.explain import Step, Walk
@@ -136,7 +136,15 @@ def vm_report() -> VmReport:
         resolutions={"populated": 14668, "hole": 2},
         violations=(
             ViolationReport(0x2000_0000, 0x5000, 0x8000_0010, "write", "rom", "discarded", 3, 0x55, walk),
-            ViolationReport(0x7000_0000, None, 0xFFFF_FFFF_8000_0024, "read", "hole", "stopped"),
+            ViolationReport(
+                0x7000_0000,
+                None,
+                0xFFFF_FFFF_8000_0024,
+                "read",
+                "hole",
+                "stopped",
+                syndrome={"scause": 21, "stval": 0xFFFF_FFFF_8000_0000, "htval": 0x7000_0000 >> 2, "htinst": 0},
+            ),
         ),
         devices={"uart": 1200},
     )
@@ -159,8 +167,26 @@ def test_the_report_has_all_the_numbers_and_fits_80_columns() -> None:
         "0xffffffff80000024",
         "walk of the write at GPA 0x20000000 (GVA 0x5000)",
         "permission fault at stage 2",
+        "as hardware reports them (stage2 explain fault",
+        "read 0x70000000 scause=0x15 stval=0xffffffff80000000 htval=0x1c000000 htinst=0x0",
     ):
         assert words in unwrapped
+
+
+def test_the_json_has_the_registers_of_each_violation_by_name() -> None:
+    first, second = vm_report().as_dict()["violations"]
+    assert first["syndrome"] == {}
+    assert second["syndrome"]["scause"] == 21
+
+
+def test_every_kind_of_violation_has_its_registers_shown_before_the_lines_run_out() -> None:
+    many = [
+        ViolationReport(0x1000 * n, None, 0, "read", "hole", "injected", syndrome={"ESR_EL2": n}) for n in range(50)
+    ]
+    rare = ViolationReport(0x9000_0000, None, 0, "write", "rom", "discarded", syndrome={"ESR_EL2": 0xABC})
+    text = render_text(render_report([replace(vm_report(), violations=(*many, rare))]))
+    assert text.count("ESR_EL2=") == MAX_SYNDROMES
+    assert "ESR_EL2=0xabc" in text
 
 
 def test_each_vm_has_its_own_part() -> None:

@@ -18,6 +18,7 @@ def build(
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     populate: Literal["lazy", "eager"] = "eager",
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
+    stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -32,13 +33,16 @@ def build(
     output
         The folder to write.
     platform
-        AxVisor platform file of the host; without it the host is large enough for the VMs.
+        AxVisor platform file of the host, or a board file, which says the architecture and no memory; without a
+        platform file the host is large enough for the VMs.
     arch
         Architecture of the guests, when neither file nor platform says.
     populate
         When RAM gets frames: with lazy its leaves are left out, for the hypervisor to fill in.
     page_size
         Largest leaf of the tables.
+    stage2_format
+        Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4); without it the narrowest that is wide enough.
     json_output
         Print the manifest instead of a summary.
     """
@@ -48,7 +52,14 @@ def build(
     from ..vm.tableimage.folder import write_folder
     from .hosts import build_host
 
-    with build_host(vms, platform=platform, arch=arch, populate=populate, page_size=page_size) as host:
+    with build_host(
+        vms,
+        platform=platform,
+        arch=arch,
+        populate=populate,
+        page_size=page_size,
+        stage2_format=stage2_format,
+    ) as host:
         contents = collect(host.vms)
     files = files_of(contents)
     write_folder(output, files)

@@ -13,25 +13,37 @@ if TYPE_CHECKING:
     from ..vm.host import Host
 
 
-def build_host(vms: Sequence[Path], *, platform: Path | None, arch: str | None, populate: str, page_size: str) -> Host:
+def build_host(
+    vms: Sequence[Path],
+    *,
+    platform: Path | None,
+    arch: str | None,
+    populate: str,
+    page_size: str,
+    stage2_format: str | None = None,
+) -> Host:
     """A host with the VMs on it; what is to be noticed about their files is printed.
 
     Args:
         vms: VM files.
-        platform: the host's file.
+        platform: a platform or board file.
         arch: architecture of the guests, when neither file nor platform says.
-        populate, page_size: as on the command line.
+        populate, page_size, stage2_format: as on the command line.
     """
-    from ..config.load import choose_arch, load_platform, load_vm
+    from ..config.load import choose_arch, load_host, load_vm
+    from ..config.stage2_format import named_format
     from ..space.region import Populate
     from ..vm.host import PAGE_SIZES, Options, build
     from .notices import print_notices
 
     configs = [load_vm(path) for path in vms]
-    host_platform = None if platform is None else load_platform(platform)
+    host_platform = None if platform is None else load_host(platform)
+    fmt = None if stage2_format is None else named_format(stage2_format)
     print_notices([notice for config in configs for notice in config.notices])
-    options = Options(Populate(populate), PAGE_SIZES[page_size])
-    archs = [_header_arch(config) if choose_arch(config, arch, host_platform) is None else None for config in configs]
+    options = Options(Populate(populate), PAGE_SIZES[page_size], fmt)
+    archs = [
+        _header_arch(config) if choose_arch(config, arch, host_platform, fmt) is None else None for config in configs
+    ]
     host = build(configs, platform=host_platform, archs=archs, arch=arch, options=options)
     print_notices(host.notices)
     return host

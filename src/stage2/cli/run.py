@@ -15,9 +15,14 @@ from cyclopts import Parameter
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
     from ..config.vm import GuestImage, VmConfig
     from ..engines.run import RunOutcome
+    from ..vm.boot import VmImages
+
+_INTERRUPTS = ("riscv64",)
+"""Architectures whose machine has a timer and interrupts."""
 
 Architecture = Literal["riscv64", "aarch64", "x86_64"]
 
@@ -34,6 +39,7 @@ def run(
     cmdline: str | None = None,
     populate: Literal["lazy", "eager"] | None = None,
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
+    stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     max_seconds: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
@@ -49,7 +55,8 @@ def run(
     arch
         Architecture of the guests, when neither file, platform nor kernel says.
     platform
-        AxVisor platform file of the host; without it the host is large enough for the VMs.
+        AxVisor platform file of the host, or a board file, which says the architecture and no memory; without a
+        platform file the host is large enough for the VMs.
     kernel
         Kernel image instead of the file's (a path, or fetched:NAME).
     ramdisk
@@ -62,6 +69,8 @@ def run(
         When RAM gets frames: at the first access, or at once.
     page_size
         Largest leaf of the stage-2 table.
+    stage2_format
+        Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4); without it the narrowest that is wide enough.
     max_seconds
         Stop after so many seconds (exit code 3).
     json_file
@@ -69,18 +78,19 @@ def run(
     quiet
         No console and no table.
     """
-    from ..config.load import load_platform, load_vm
+    from ..config.load import load_host, load_vm
 
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
     configs = [override(load_vm(path), kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for path in vms]
-    host_platform = None if platform is None else load_platform(platform)
+    host_platform = None if platform is None else load_host(platform)
     return run_configs(
         configs,
         arch=arch,
         platform=host_platform,
         populate=populate,
         page_size=page_size,
+        stage2_format=stage2_format,
         max_seconds=max_seconds,
         json_file=json_file,
         quiet=quiet,
@@ -91,14 +101,16 @@ def run_configs(
     configs: list[VmConfig],
     *,
     arch: str | None = None,
-    platform: PlatformConfig | None = None,
+    platform: PlatformConfig | BoardConfig | None = None,
     populate: str | None = None,
     page_size: str = "auto",
+    stage2_format: str | None = None,
     max_seconds: float | None = None,
     json_file: Path | None = None,
     quiet: bool = False,
 ) -> int:
     """Build, load, run and report; the exit code. Errors come before anything runs."""
+    from ..config.stage2_format import named_format
     from ..engines.run import run_all
     from ..space.region import Populate
     from ..vm.boot import load_images, read_images
@@ -109,7 +121,11 @@ def run_configs(
     quiet = quiet or str(json_file) == "-"
     print_notices([notice for config in configs for notice in config.notices])
     images = [read_images(config) for config in configs]
-    options = Options(None if populate is None else Populate(populate), PAGE_SIZES[page_size])
+    options = Options(
+        None if populate is None else Populate(populate),
+        PAGE_SIZES[page_size],
+        None if stage2_format is None else named_format(stage2_format),
+    )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
     with build(
         configs,
@@ -121,12 +137,30 @@ def run_configs(
     ) as host:
         print_notices(host.notices)
         for vm, config, found in zip(host.vms, configs, images, strict=True):
+            require_interrupts(vm.arch, config, found)
+        for vm, config, found in zip(host.vms, configs, images, strict=True):
             load_images(vm, config, found)
         outcome = run_all(host, max_seconds=max_seconds)
     if writer is not None:
         writer.finish()
     report(outcome, json_file, quiet)
     return outcome.exit_code
+
+
+def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
+    """Refuse a Linux guest where it would wait for an interrupt for ever.
+
+    Raises:
+        ConfigError: the file or the kernel says Linux, and the architecture has no interrupts here.
+    """
+    from ..config.vm import VmType
+
+    if arch in _INTERRUPTS or not (config.vm_type is VmType.LINUX or images.is_linux):
+        return
+    raise config.place.error(
+        f"{config.label} is a Linux guest: it needs interrupts, which the unicorn engine has for "
+        f"{', '.join(_INTERRUPTS)} only; bare-metal images run"
+    )
 
 
 def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:

@@ -14,7 +14,11 @@ from ..errors import ConfigError, ImageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ..config.board import BoardConfig
+    from ..config.platform import PlatformConfig
+    from ..config.stage2_format import NamedFormat
     from ..config.vm import VmConfig
+    from ..formats.record import Format
 
 
 def show(
@@ -22,6 +26,7 @@ def show(
     /,
     *,
     platform: Path | None = None,
+    stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what configuration files were understood to say. Needs neither images nor an architecture.
@@ -31,12 +36,16 @@ def show(
     files
         AxVisor's VM files; platform, defconfig and board files are recognised too.
     platform
-        AxVisor platform file of the host.
+        AxVisor platform file of the host, or a board file: with it the format of the stage-2 tables is known.
+    stage2_format
+        Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4).
     json_output
         Print JSON instead of tables.
     """
+    from ..config.board import BoardConfig
     from ..config.describe import describe_platform, describe_vm
-    from ..config.load import FileKind, load_board, load_defconfig, load_platform, load_vm, recognise
+    from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, load_vm, recognise
+    from ..config.stage2_format import named_format
     from ..render.show import (
         board_json,
         defconfig_json,
@@ -48,11 +57,15 @@ def show(
     from ..render.tables import print_renderable, stack, text
 
     vms: list[VmConfig] = []
+    formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[dict[str, Any]] = []
-    host = None if platform is None else load_platform(platform)
-    hosts = [] if host is None else [host]
-    if host is not None:
+    host = None if platform is None else load_host(platform)
+    named = None if stage2_format is None else named_format(stage2_format)
+    hosts = [] if host is None or isinstance(host, BoardConfig) else [host]
+    if isinstance(host, BoardConfig):
+        shown.append(render_board(host))
+    elif host is not None:
         shown.append(render_platform(host))
     for path in files:
         kind = recognise(path)
@@ -72,12 +85,14 @@ def show(
             shown.append(render_board(board))
         else:
             vms.append(load_vm(path))
-            shown.append(render_vm(vms[-1], _fetched(vms[-1])))
+            formats.append(_format(vms[-1], host, named))
+            shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
     problem = _together(vms)
     if json_output:
         found = {
-            "vms": [describe_vm(vm) for vm in vms],
+            "vms": [describe_vm(vm, fmt) for vm, fmt in zip(vms, formats, strict=True)],
             "platform": describe_platform(hosts[0]) if len(hosts) == 1 else None,
+            "board": board_json(host) if isinstance(host, BoardConfig) else None,
             "files": listed,
             "together": problem,
         }
@@ -88,6 +103,14 @@ def show(
     for number, item in enumerate(shown):
         print_renderable(item if number == 0 else stack((text(""), item)))
     return 0
+
+
+def _format(vm: VmConfig, host: PlatformConfig | BoardConfig | None, named: NamedFormat | None) -> Format | None:
+    """The format of a VM's stage-2 tables; None as long as nobody names the architecture."""
+    from ..config.load import choose_arch, choose_format
+
+    arch = choose_arch(vm, None, host, named)
+    return None if arch is None else choose_format(vm, arch, host, named)
 
 
 def _fetched(vm: VmConfig) -> set[str]:

@@ -29,6 +29,7 @@ def walk(
     vm: str | None = None,
     populate: Literal["lazy", "eager"] | None = None,
     page_size: Literal["auto", "4k", "2m", "1g"] | None = None,
+    stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     touch: Annotated[bool, Parameter(negative="")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -46,13 +47,16 @@ def walk(
     arch
         Architecture of the guests, when neither file nor platform says.
     platform
-        AxVisor platform file of the host; without it the host is large enough for the VMs.
+        AxVisor platform file of the host, or a board file, which says the architecture and no memory; without a
+        platform file the host is large enough for the VMs.
     vm
         Name of the VM to walk in.
     populate
         When RAM gets frames: eager by default; with lazy there is nothing to see before the first access.
     page_size
         Largest leaf of the stage-2 table; auto by default.
+    stage2_format
+        Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4); without it the narrowest that is wide enough.
     touch
         Make the access first (a read, unless --access says otherwise), so that lazy RAM is populated.
     json_output
@@ -66,14 +70,25 @@ def walk(
 
     tried = None if access is None else Access[access.upper()]
     if any(path.is_dir() for path in vms):
-        given = {"--arch": arch, "--platform": platform, "--populate": populate, "--page-size": page_size}
+        given = {
+            "--arch": arch,
+            "--platform": platform,
+            "--populate": populate,
+            "--page-size": page_size,
+            "--stage2-format": stage2_format,
+        }
         useless = [option for option, value in given.items() if value is not None] + ["--touch"] * touch
         view = explain_folder(vms, vm, address, tried, useless)
     else:
         from .hosts import build_host
 
         with build_host(
-            vms, platform=platform, arch=arch, populate=populate or "eager", page_size=page_size or "auto"
+            vms,
+            platform=platform,
+            arch=arch,
+            populate=populate or "eager",
+            page_size=page_size or "auto",
+            stage2_format=stage2_format,
         ) as host:
             view = explain(choose(host.vms, vm, "the files"), address, tried, touch=touch)
     if json_output:

@@ -1,5 +1,5 @@
 """Board files of AxVisor's head: build settings for `cargo`. They have no memory in them; they are recognised so
-that they can be told from VM files."""
+that they can be told from VM files, and say for which architecture, with how many levels, tables are built."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from .document import Document, Notice, shown
 from .vm import ARCHITECTURES
+
+_FOUR_LEVELS = {"ept-level-4", "4-level-ept"}
+"""Features, of the hypervisor or of a crate in it (`axaddrspace/4-level-ept`), that ask for four-level tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class BoardConfig:
         file: path as the user named it.
         target: Rust's name of the target.
         arch: the architecture in it, or None for one we do not know.
-        features: cargo features; `ept-level-4` asks for four-level tables.
+        features: cargo features.
         vm_configs: VM files that are built in.
         notices: what a user should know about the file.
     """
@@ -34,8 +37,13 @@ class BoardConfig:
         """What the file is, for a user who took it for something else."""
         return (
             f"a board file of AxVisor's head (build settings for {shown(self.target)}); it describes no memory: "
-            "give a VM file, and a platform file for the host"
+            "give a VM file, and this one with --platform"
         )
+
+    @property
+    def four_levels(self) -> bool:
+        """Whether a feature asks for four-level stage-2 tables."""
+        return any(feature.rpartition("/")[2] in _FOUR_LEVELS for feature in self.features)
 
 
 def read_board(document: Document) -> BoardConfig:

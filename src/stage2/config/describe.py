@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..address import Range
 from ..flags import MappingFlags, MapType
+from ..formats.record import Format
 from ..space.region import MemoryRegion
 from .devices import EmulatedDevice, PassthroughDevice, PassthroughNode
 from .document import Notice
@@ -16,14 +17,20 @@ from .vm import GuestImage, VmConfig
 Json = dict[str, object]
 
 
-def describe_vm(vm: VmConfig) -> Json:
-    """Everything a VM's file was understood to say."""
+def describe_vm(vm: VmConfig, fmt: Format | None = None) -> Json:
+    """Everything a VM's file was understood to say.
+
+    Args:
+        vm: the file.
+        fmt: the format of its stage-2 tables, None where that is not known yet.
+    """
     lists = vm.devices
     return {
         "name": vm.name,
         "id": vm.id,
         "file": vm.file,
         "arch": vm.arch,
+        "stage2_format": None if fmt is None else fmt.name,
         "vm_type": vm.vm_type.name.lower(),
         "cpu_num": vm.cpu_num,
         "generations": [generation.value for generation in vm.generations],

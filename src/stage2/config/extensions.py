@@ -16,6 +16,7 @@ from .devices import Generation
 from .document import Item, Place, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
 from .images import ImagePath
+from .stage2_format import NamedFormat, named_format
 
 PAGE_SIZES = {"auto": None, "4k": 1 << 12, "2m": 1 << 21, "1g": 1 << 30}
 """`[stage2] page_size`: the largest leaf that may be made, in bytes; None leaves it to us."""
@@ -46,6 +47,7 @@ class SpaceOptions:
         generation: which generation's device numbers the file uses.
         memory_limit: bytes of frames the VM may hold in all, None for no limit.
         fault_around: bytes of the aligned window that a fault populates, None for the faulting page only.
+        format: the format of the stage-2 tables, None for the narrowest of the architecture that is wide enough.
     """
 
     populate: Populate | None = None
@@ -54,6 +56,7 @@ class SpaceOptions:
     generation: Generation | None = None
     memory_limit: int | None = None
     fault_around: int | None = None
+    format: NamedFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ def read_options(root: Table) -> SpaceOptions:
         table.optional_choice("generation", _GENERATIONS),
         _bytes(table.find("memory_limit"), power_of_two=False),
         _bytes(table.find("fault_around"), power_of_two=True),
+        None if (item := table.find("format")) is None else named_format(item.text(), item.place),
     )
     table.note_unknown()
     return options

@@ -8,11 +8,13 @@ from dataclasses import replace
 from enum import Enum
 
 from ..errors import ConfigError
+from ..formats.record import Format
 from .board import BoardConfig, read_board
 from .defconfig import DefConfig, read_defconfig
 from .document import Document, in_order, read_document, shown
 from .platform import PlatformConfig, read_platform
-from .regions import plan_layout
+from .regions import memory_regions, plan_layout
+from .stage2_format import NamedFormat, format_reaching
 from .vm import ARCHITECTURES, VmConfig, read_vm
 
 PathLike = str | os.PathLike[str]
@@ -30,7 +32,7 @@ class FileKind(Enum):
 
 _BOARD_KEYS = {"features", "cargo_args", "vm_configs", "to_bin"}
 _DEFCONFIG_KEYS = {"smp", "ticks-per-sec", "task-stack-size"}
-_OPTIONS = {FileKind.PLATFORM: "--platform"}
+_OPTIONS = {FileKind.PLATFORM: "--platform", FileKind.BOARD: "--platform"}
 
 
 def recognise_document(document: Document) -> FileKind:
@@ -93,13 +95,36 @@ def load_board(path: PathLike) -> BoardConfig:
     return read_board(_open(path, FileKind.BOARD))
 
 
-def choose_arch(vm: VmConfig, option: str | None = None, platform: PlatformConfig | None = None) -> str | None:
-    """The architecture a VM is for: from the command line, the platform or the VM's own `arch` key.
+def load_host(path: PathLike) -> PlatformConfig | BoardConfig:
+    """Load what `--platform` names: a platform file, or a board file that stands for the default host.
+
+    Raises:
+        ConfigError: the file is something else, or wrong, or a board of no architecture known here.
+    """
+    if recognise(path) is not FileKind.BOARD:
+        return load_platform(path)
+    board = load_board(path)
+    if board.arch is None:
+        raise ConfigError(
+            f"the target {shown(board.target)} is of no architecture known here: {', '.join(ARCHITECTURES)}",
+            file=board.file,
+        )
+    return board
+
+
+def choose_arch(
+    vm: VmConfig,
+    option: str | None = None,
+    platform: PlatformConfig | BoardConfig | None = None,
+    named: NamedFormat | None = None,
+) -> str | None:
+    """The architecture a VM is for: from the command line, the platform, the VM's own `arch` key or its format.
 
     Args:
         vm: the VM.
         option: what the user asked for on the command line.
         platform: the host, when one was given.
+        named: the stage-2 format of the command line; None for that of the VM's file, if it names one.
 
     Returns:
         The architecture; None when nobody names one, and the kernel's header has to be asked.
@@ -109,17 +134,40 @@ def choose_arch(vm: VmConfig, option: str | None = None, platform: PlatformConfi
     """
     if option is not None and option not in ARCHITECTURES:
         raise ConfigError(f"--arch {shown(option)} is none of {', '.join(ARCHITECTURES)}")
-    named: list[tuple[str, str]] = []
+    said: list[tuple[str, str]] = []
     if option is not None:
-        named.append(("--arch", option))
+        said.append(("--arch", option))
     if platform is not None and platform.arch is not None and platform.file is not None:
-        named.append((f"the platform {platform.file}", platform.arch))
+        kind = "board" if isinstance(platform, BoardConfig) else "platform"
+        said.append((f"the {kind} {platform.file}", platform.arch))
     if vm.arch is not None:
-        named.append(("[base] arch", vm.arch))
-    for who, arch in named[1:]:
-        if arch != named[0][1]:
-            raise vm.place.error(f"{named[0][0]} says {named[0][1]}, {who} says {arch}: name one architecture")
-    return named[0][1] if named else None
+        said.append(("[base] arch", vm.arch))
+    fmt = named or vm.options.format
+    if fmt is not None:
+        said.append((fmt.who, fmt.arch))
+    for who, arch in said[1:]:
+        if arch != said[0][1]:
+            raise vm.place.error(f"{said[0][0]} says {said[0][1]}, {who} says {arch}: name one architecture")
+    return said[0][1] if said else None
+
+
+def choose_format(
+    vm: VmConfig, arch: str, platform: PlatformConfig | BoardConfig | None = None, named: NamedFormat | None = None
+) -> Format:
+    """The format of a VM's stage-2 tables: the one that is named, else the narrowest that reaches all its regions.
+
+    Args:
+        vm: the VM.
+        arch: its architecture.
+        platform: the host, when one was given; a board may ask for four-level tables.
+        named: the format of the command line; None for that of the VM's file, if it names one.
+
+    Raises:
+        ConfigError: the named format is of another architecture, or a region is beyond what can be translated.
+    """
+    end = max(region.end for region in memory_regions(vm))
+    four_levels = isinstance(platform, BoardConfig) and platform.four_levels
+    return format_reaching(arch, end, vm.place, named=named or vm.options.format, four_levels=four_levels)
 
 
 def _open(path: PathLike, wanted: FileKind) -> Document:

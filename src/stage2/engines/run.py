@@ -8,13 +8,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ..errors import EngineError
 from ..vm.host import Host
 from ..vm.report import VmReport
 from ..vm.vm import RunResult, Vm
-from .unicorn.machine import ENGINE, UnicornMachine
 
+if TYPE_CHECKING:
+    from .unicorn.arm.machine import ArmMachine
+    from .unicorn.machine import UnicornMachine
+
+    Machine = UnicornMachine | ArmMachine
+
+ENGINE = "unicorn"
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _STOP_BOUND_S = 10.0
 """A guest leaves at its next block; one that has not after this long is reported as an error."""
@@ -23,7 +30,7 @@ _STOP_BOUND_S = 10.0
 class _Runner(threading.Thread):
     """One VM on its own thread."""
 
-    def __init__(self, vm: Vm, machine: UnicornMachine, done: threading.Condition) -> None:
+    def __init__(self, vm: Vm, machine: Machine, done: threading.Condition) -> None:
         super().__init__(name=f"VM {vm.name}", daemon=True)
         self.vm, self.machine = vm, machine
         self.result: RunResult | None = None
@@ -73,11 +80,11 @@ def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
         EngineError: an engine cannot be had.
     """
     done = threading.Condition()
-    machines: list[UnicornMachine] = []
+    machines: list[Machine] = []
     runners: list[_Runner] = []
     received: list[int] = []
     try:
-        machines.extend(UnicornMachine(vm) for vm in host.vms)
+        machines.extend(_machine(vm) for vm in host.vms)
         runners = [_Runner(vm, machine, done) for vm, machine in zip(host.vms, machines, strict=True)]
 
         def stop_all(exit_: str, reason: str) -> None:
@@ -107,6 +114,16 @@ def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
             if not any(runner.machine is machine and runner.is_alive() for runner in runners):
                 machine.close()
     return RunOutcome(reports, received[0] if received else None)
+
+
+def _machine(vm: Vm) -> Machine:
+    if vm.arch == "aarch64":
+        from .unicorn.arm.machine import ArmMachine
+
+        return ArmMachine(vm)
+    from .unicorn.machine import UnicornMachine
+
+    return UnicornMachine(vm)
 
 
 def _report(runner: _Runner) -> VmReport:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from ..errors import EncodingError
 from .effective import EffectiveType, Leaf, TypeSources
 from .record import Field, Format
 from .register import Register
+
+if TYPE_CHECKING:
+    from ..flags import Access, MappingFlags
+    from .syndrome import Refusal
 
 __all__ = [
     "EffectiveType",
@@ -20,6 +25,7 @@ __all__ = [
     "TypeSources",
     "by_name",
     "effective_type",
+    "hardware_report",
     "memory_type",
     "names",
     "register_by_name",
@@ -158,3 +164,32 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
         stage_1, stage_2, sources or TypeSources()
     )
     return found
+
+
+def hardware_report(
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+) -> dict[str, int]:
+    """The registers in which hardware reports to the hypervisor that stage 2 refused an access, by their names in the
+    manual; `stage2 explain fault` takes them as they are.
+
+    Each family's module `syndromes` has a function of this name and these arguments.
+
+    Args:
+        fmt: the stage-2 format.
+        fault: what stage 2 says.
+        access: what the guest's instruction attempted, also when stage 2 refused an access to a stage-1 table on its
+            behalf.
+        gva: the guest's own address, None when there is none.
+        gpa: the address that stage 2 was asked for; of the table's entry when it refused an access to a table.
+        allowed: what stage 2 allows there; nothing where it has no mapping.
+
+    Returns:
+        Name to value.
+
+    Raises:
+        EncodingError: no hardware reports such a fault.
+    """
+    registers: dict[str, int] = import_module(f".{fmt.family}.syndromes", __name__).hardware_report(
+        fmt, fault, access, gva, gpa, allowed
+    )
+    return registers

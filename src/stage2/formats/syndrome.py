@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..flags import Access
 from .describe import FieldValue
 from .outcome import FaultKind
+
+
+class Refusal(Protocol):
+    """What stage 2 says of an access that it refused; `tables.result.Fault` is one."""
+
+    @property
+    def kind(self) -> FaultKind:
+        """Why."""
+
+    @property
+    def level(self) -> int:
+        """Level of the entry that ended the walk, counted from 0 = smallest page."""
+
+    @property
+    def on_table(self) -> bool:
+        """Whether the access was the hardware's own, to a stage-1 table."""
+
+    @property
+    def on_mark(self) -> bool:
+        """Whether that access was to write an accessed or dirty bit, or counts as a write."""
 
 
 @dataclass(frozen=True, slots=True)

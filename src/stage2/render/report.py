@@ -20,6 +20,8 @@ MAX_VIOLATIONS = 20
 """Violations of one VM that are listed."""
 MAX_WALKS = 4
 """Violations of one VM whose walk is shown."""
+MAX_SYNDROMES = 6
+"""Violations of one VM whose registers are shown."""
 _STYLES = {"off": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
 
 
@@ -135,6 +137,7 @@ def _violations(violations: Sequence[ViolationReport], dropped: int) -> Renderab
         parts.append(text(f"and {len(violations) - MAX_VIOLATIONS:,} more places (--json has them)"))
     if dropped:
         parts.append(text(f"and {dropped:,} accesses at yet more places, which were not kept"))
+    parts += _syndromes(violations)
     walked = [violation for violation in violations if violation.walk is not None]
     for violation in _fair(walked, MAX_WALKS, lambda violation: violation.region):
         assert violation.walk is not None
@@ -145,3 +148,17 @@ def _violations(violations: Sequence[ViolationReport], dropped: int) -> Renderab
             indented(stack(text(line) for line in compact_lines(violation.walk))),
         ]
     return stack(parts)
+
+
+def _syndromes(violations: Sequence[ViolationReport]) -> list[RenderableType]:
+    """What the hardware would have told the hypervisor, a line for each violation."""
+    reported = [violation for violation in violations if violation.syndrome]
+    rows = [
+        (
+            f"{violation.access} {violation.gpa:#x}",
+            " ".join(f"{name}={value:#x}" for name, value in violation.syndrome.items()),
+        )
+        for violation in _fair(reported, MAX_SYNDROMES, lambda violation: (violation.region, violation.access))
+    ]
+    heading = "as hardware reports them (stage2 explain fault REGISTER=VALUE... tells one in words)"
+    return [Text(), text(heading), indented(facts(rows))] if rows else []

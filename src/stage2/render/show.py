@@ -16,8 +16,10 @@ from ..config.document import Notice
 from ..config.images import ImagePath
 from ..config.platform import PlatformConfig
 from ..config.regions import memory_regions
+from ..config.stage2_format import arch_of
 from ..config.vm import VmConfig
 from ..flags import MapType
+from ..formats.record import Format
 from ..space.region import MemoryRegion
 from .plain import about, counted, span_text
 from .tables import facts, indented, stack, table, text
@@ -27,21 +29,24 @@ _MAX_REGIONS = 1000
 _IDENTITY = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
 
 
-def render_vm(vm: VmConfig, fetched: Collection[str] = ()) -> RenderableType:
+def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = None) -> RenderableType:
     """A VM file: its regions, devices, images and notices.
 
     Args:
         vm: the file.
         fetched: names of the guests that `stage2 fetch` has brought.
+        fmt: the format of its stage-2 tables, None where that is not known yet.
     """
     regions = memory_regions(vm)
     ram = sum(region.size for region in regions if region.map_type in (MapType.MAP_ALLOC, *_IDENTITY))
     rows = [
         ("file", vm.file),
         ("kind", f"{vm.vm_type.name.lower()} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
-        ("arch", vm.arch or "not named: --arch, a platform file or the kernel's header says"),
+        ("arch", _arch(vm, fmt)),
         ("entry", f"{vm.kernel.entry_point:#x}"),
     ]
+    if fmt is not None:
+        rows.append(("stage 2", f"{fmt.name}: {fmt.title}"))
     if vm.kernel.cmdline is not None:
         rows.append(("cmdline", vm.kernel.cmdline))
     parts: list[RenderableType] = [text(f"VM {vm.id} {vm.name}", "bold"), indented(facts(rows))]
@@ -51,6 +56,14 @@ def render_vm(vm: VmConfig, fetched: Collection[str] = ()) -> RenderableType:
     parts += _section("shares", _share_table(vm))
     parts += _notices(vm.notices)
     return stack(parts)
+
+
+def _arch(vm: VmConfig, fmt: Format | None) -> str:
+    if vm.arch is not None:
+        return vm.arch
+    if fmt is not None:
+        return f"{arch_of(fmt)}, though not by this file"
+    return "not named: --arch, a platform file or the kernel's header says"
 
 
 def render_platform(platform: PlatformConfig) -> RenderableType:
@@ -104,6 +117,7 @@ def render_board(board: BoardConfig) -> RenderableType:
         ("meaning", board.meaning),
         ("target", board.target),
         ("features", ", ".join(board.features) or "none"),
+        ("stage 2", "four-level tables" if board.four_levels else "the fewest levels that reach a VM's memory"),
         ("VM files", ", ".join(board.vm_configs) or "none"),
     ]
     return stack((text("Board", "bold"), indented(facts(rows)), *_notices(board.notices)))
@@ -125,6 +139,7 @@ def board_json(board: BoardConfig) -> dict[str, Any]:
         "target": board.target,
         "arch": board.arch,
         "features": list(board.features),
+        "four_levels": board.four_levels,
         "vm_configs": list(board.vm_configs),
         "meaning": board.meaning,
         "notices": describe_notices(board.notices),

@@ -21,6 +21,7 @@ DEFAULT_CMDLINE = "earlycon=sbi console=hvc0 panic=-1"
 """Kernel command line where neither file nor command line gives one."""
 TIMER_HZ = 10_000_000
 """Frequency of the guest's `time` CSR."""
+_LINUX_BANNER = b"Linux version "
 _RAM = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
 
 
@@ -42,6 +43,11 @@ class VmImages:
     def arch(self) -> str | None:
         """The architecture that the kernel's header names."""
         return self.kernel.arch
+
+    @property
+    def is_linux(self) -> bool:
+        """Whether the kernel holds Linux's banner; others have the same header."""
+        return any(_LINUX_BANNER in segment.data for segment in self.kernel.segments)
 
 
 def read_images(config: VmConfig) -> VmImages:

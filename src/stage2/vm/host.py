@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from ..address import MIB, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
+from ..config.board import BoardConfig
 from ..config.document import Notice
-from ..config.load import choose_arch
+from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig, default_platform
 from ..config.regions import memory_regions
+from ..config.stage2_format import NamedFormat
 from ..config.together import Together, check_together
 from ..config.vm import VmConfig
 from ..errors import ConfigError, OwnerConflictError, Stage2Error
 from ..flags import MapType
-from ..formats import by_name
 from ..formats.record import Format
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
@@ -29,8 +30,6 @@ from .vm import Vm
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
-FORMATS = {"riscv64": ("sv39x4", "sv48x4", "sv57x4"), "x86_64": ("ept4",)}
-"""Stage-2 formats by architecture, narrowest first."""
 HYPERVISOR_IMAGE_SIZE = 4 * MIB
 """Host memory from a platform's kernel-base-paddr on that is the hypervisor's own and given to no VM."""
 _FIXED = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.MMIO)
@@ -41,15 +40,17 @@ _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line may say about how memory is given.
+    """What the command line may say about how memory is given; None leaves it to the files.
 
     Args:
-        populate: overrides what the files say.
-        page_size: bytes of the largest leaf; None for automatic.
+        populate: when RAM gets frames.
+        page_size: bytes of the largest leaf.
+        format: the format of the stage-2 tables.
     """
 
     populate: Populate | None = None
     page_size: int | None = None
+    format: NamedFormat | None = None
 
 
 class Host:
@@ -92,7 +93,7 @@ class Host:
 def build(
     configs: Sequence[VmConfig],
     *,
-    platform: PlatformConfig | None = None,
+    platform: PlatformConfig | BoardConfig | None = None,
     archs: Sequence[str | None] = (),
     arch: str | None = None,
     options: Options | None = None,
@@ -102,7 +103,8 @@ def build(
 
     Args:
         configs: the VMs.
-        platform: the host; None for the documented default, large enough for them.
+        platform: the host; None for the documented default, large enough for them. A board file stands for that
+            default too, and says the architecture and whether tables have four levels.
         archs: architecture of each VM, as its kernel's header says; None or missing where that is unknown.
         arch: what the user said (--arch).
         options: how memory is given.
@@ -115,7 +117,9 @@ def build(
     options = options or Options()
     together = check_together(configs)
     known = [*archs, *[None] * (len(configs) - len(archs))]
-    chosen = [choose_arch(vm, arch, platform) or found for vm, found in zip(configs, known, strict=True)]
+    chosen = [
+        choose_arch(vm, arch, platform, options.format) or found for vm, found in zip(configs, known, strict=True)
+    ]
     for vm, name, found in zip(configs, chosen, known, strict=True):
         if found is not None and name != found:
             raise vm.kernel.kernel.place.error(f"the kernel's header says {found}, but the VM is to be {name}")
@@ -124,36 +128,23 @@ def build(
                 "no architecture: AxVisor's VM files name none. Say --arch riscv64, x86_64 or aarch64, give a "
                 '--platform, or add arch = "..." to [base]'
             )
-    host = Host(platform or default_platform(configs, chosen[0]))
+    names = [name or "" for name in chosen]
+    formats = [choose_format(vm, name, platform, options.format) for vm, name in zip(configs, names, strict=True)]
+    host = Host(platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]))
     try:
         host.notices.extend(together.notices)
-        _build_all(host, configs, [name or "" for name in chosen], options, together, sink)
+        _build_all(host, configs, names, formats, options, together, sink)
     except BaseException:
         host.close()
         raise
     return host
 
 
-def format_for(arch: str, regions: Sequence[MemoryRegion], config: VmConfig) -> Format:
-    """The narrowest stage-2 format of an architecture that reaches all regions.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if arch not in FORMATS:
-        raise config.place.error(f"{arch} stage-2 tables are not built yet; {', '.join(FORMATS)} are")
-    end = max((region.end for region in regions), default=0)
-    for name in FORMATS[arch]:
-        fmt = by_name(name)
-        if end <= 1 << fmt.input_bits:
-            return fmt
-    raise config.place.error(f"memory up to GPA {end:#x} is wider than the {fmt.input_bits} bits of {fmt.name}")
-
-
 def _build_all(
     host: Host,
     configs: Sequence[VmConfig],
     archs: Sequence[str],
+    formats: Sequence[Format],
     options: Options,
     together: Together,
     sink: Callable[[str, str], None] | None,
@@ -161,13 +152,13 @@ def _build_all(
     layouts = [memory_regions(config) for config in configs]
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
     held = [_hold(host, config, layout) for config, layout in zip(configs, layouts, strict=True)]
-    shares = _take_shares(host, together)
+    shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
     vmids = _vmids(configs)
-    for config, arch, layout in zip(configs, archs, layouts, strict=True):
+    for config, arch, fmt in zip(configs, archs, formats, strict=True):
         name = config.name
         console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
         space = AddressSpace(
-            format_for(arch, layout, config),
+            fmt,
             host.frames,
             name=_owner_name(config, configs),
             identifier=vmids[config.id],
@@ -250,11 +241,11 @@ def _hold(host: Host, config: VmConfig, layout: Sequence[MemoryRegion]) -> list[
     return spans
 
 
-def _take_shares(host: Host, together: Together) -> dict[tuple[str, str], Hpa]:
-    """Memory for each agreed share, by (VM name, share name)."""
+def _take_shares(host: Host, together: Together, page: int) -> dict[tuple[str, str], Hpa]:
+    """Memory for each agreed share, by (VM name, share name); it begins at a multiple of `page` bytes."""
     taken = {}
     for share in together.shares:
-        align = SIZE_2M if share.size >= SIZE_2M else SIZE_4K
+        align = max(SIZE_2M if share.size >= SIZE_2M else SIZE_4K, page)
         hpa = host.frames.allocate(share.size, align=align, owner=Owner(OwnerKind.SHARE, share.name))
         for config, _ in share.members:
             taken[config.name, share.name] = hpa

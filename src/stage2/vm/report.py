@@ -47,6 +47,7 @@ class ViolationReport:
     Args:
         count: how often this page was accessed in this way from this place.
         action: what was done: "stopped", "injected", "discarded".
+        syndrome: the registers in which hardware reports it, by their names in the manual.
         walk: the explained walk, when one was made.
     """
 
@@ -59,6 +60,7 @@ class ViolationReport:
     count: int = 1
     value: int | None = None
     walk: Walk | None = None
+    syndrome: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class VmReport:
                     "action": violation.action,
                     "count": violation.count,
                     "value": violation.value,
+                    "syndrome": violation.syndrome,
                     "walk": None if violation.walk is None else _walk_dict(violation.walk),
                 }
                 for violation in self.violations

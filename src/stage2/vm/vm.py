@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
-from ..flags import Access, MapType
+from ..errors import EncodingError
+from ..flags import Access, MappingFlags, MapType
+from ..formats import hardware_report
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
 from ..space.guest_memory import GuestMemory
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Walk
+from ..tables.result import Mapped
 from .channels import ChannelTable
 from .console import Console
 from .devices import DeviceBus
@@ -172,8 +175,20 @@ class Vm:
         self._violation_kinds[kind] = before + 1
         steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
         self._violations[key] = ViolationReport(
-            fault.gpa, fault.gva, fault.pc, access, region, action.value, value=value, walk=steps
+            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, self._syndrome(fault)
         )
+
+    def _syndrome(self, fault: MemoryFault) -> dict[str, int]:
+        """The registers in which hardware would report a fault; none for one that it has no words for."""
+        # A refused access to a stage-1 table is reported as the access that needed the table.
+        refused = fault.fault
+        attempted = refused.access if refused.on_table and refused.access is not None else fault.access
+        mapped = self.space.translate(fault.gpa)
+        allowed = mapped.flags if isinstance(mapped, Mapped) else MappingFlags(0)
+        try:
+            return hardware_report(self.space.format, refused, attempted, fault.gva, fault.gpa, allowed)
+        except EncodingError:
+            return {}
 
     @property
     def violations(self) -> tuple[ViolationReport, ...]:
@@ -220,9 +235,10 @@ class Vm:
 
     def _region_report(self, region: MemoryRegion) -> RegionReport:
         spans: list[tuple[int, int]] = []
-        runs = sorted(
-            (hpa, hpa + size) for _, hpa, size, _ in self.space.page_table.rows(region.start, region.size).tolist()
-        )
+        # What is never mapped need not be whole pages of the format.
+        mapped = region.map_type is not MapType.EMULATED
+        rows = self.space.page_table.rows(region.start, region.size).tolist() if mapped else []
+        runs = sorted((hpa, hpa + size) for _, hpa, size, _ in rows)
         for start, end in runs:
             if spans and spans[-1][1] == start:
                 spans[-1] = (spans[-1][0], end)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...errors import EncodingError, OutOfRangeError
-from ...flags import Access
+from ...flags import Access, MappingFlags
 from ..describe import FieldValue
 from ..outcome import FaultKind
-from ..record import Field
-from ..syndrome import FaultReport
+from ..record import Field, Format
+from ..syndrome import FaultReport, Refusal
 from . import register_fields
 
 MANUAL = "Arm ARM DDI 0487, D24.2 ESR_EL2"
@@ -100,6 +100,8 @@ _EXTERNAL_ABORT = 0b010000
 _NAMING = frozenset({FaultKind.TRANSLATION, FaultKind.ACCESS_FLAG, FaultKind.ADDRESS_SIZE})
 """Kinds of stage-2 faults for which HPFAR_EL2 always holds the IPA."""
 
+_FIPA = 0x0000_0FFF_FFFF_FFF0
+"""HPFAR_EL2.FIPA: IPA bits 51:12."""
 _S1PTW, _WNR, _CM, _FNV, _ISV, _IL = 1 << 7, 1 << 6, 1 << 8, 1 << 10, 1 << 24, 1 << 25
 
 
@@ -182,6 +184,23 @@ def encode_esr(
     return esr | (_WNR if access is Access.WRITE or cache_maintenance else 0) | (_CM if cache_maintenance else 0)
 
 
+def hardware_report(
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+) -> dict[str, int]:
+    """ESR_EL2, FAR_EL2 and HPFAR_EL2 of a refused access; see `formats.hardware_report`.
+
+    HPFAR_EL2 always holds the page of the IPA. The architecture leaves it unknown after a permission fault of the
+    access itself: hardware may write it then, and nobody must rely on it.
+    """
+    # An IPA beyond what VTCR_EL2.T0SZ leaves is refused before the first lookup, and reported as Arm's level 0 (D8.2).
+    level = ARM_LAST_LEVEL if gpa >> fmt.input_bits else fault.level
+    return {
+        "ESR_EL2": encode_esr(fault.kind, 2, level, access, lower=True, on_table=fault.on_table),
+        "FAR_EL2": gva or 0,
+        "HPFAR_EL2": gpa >> 8 & _FIPA,
+    }
+
+
 def _abort(esr: int, far: int | None, hpfar: int | None) -> FaultReport:
     code, status = esr >> 26 & 0x3F, esr & 0x3F
     fetch, lower = code in (IABT_LOWER, IABT_SAME), code in (IABT_LOWER, DABT_LOWER)
@@ -255,7 +274,7 @@ def _status(status: int) -> tuple[FaultKind | None, int | None]:
 
 def _ipa(hpfar: int, gva: int | None) -> int:
     """FIPA holds IPA bits 51:12; the offset in the page is that of the address."""
-    page = (hpfar & 0x0000_0FFF_FFFF_FFF0) << 8
+    page = (hpfar & _FIPA) << 8
     return page | (0 if gva is None else gva & 0xFFF)
 
 

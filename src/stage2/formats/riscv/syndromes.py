@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import EncodingError, OutOfRangeError
-from ...flags import Access
+from ...flags import Access, MappingFlags
 from ..describe import FieldValue
 from ..outcome import FaultKind
-from ..syndrome import FaultReport
+from ..record import Format
+from ..syndrome import FaultReport, Refusal
 
 INTERRUPT = 1 << 63
 MANUAL = 'RISC-V Privileged, "Supervisor Cause (scause) Register" and "Hypervisor Trap Value (htval) Register"'
@@ -18,8 +19,9 @@ ACCESS_FAULTS = {Access.FETCH: 1, Access.READ: 5, Access.WRITE: 7}
 PAGE_FAULTS = {Access.FETCH: 12, Access.READ: 13, Access.WRITE: 15}
 GUEST_PAGE_FAULTS = {Access.FETCH: 20, Access.READ: 21, Access.WRITE: 23}
 
-WALK_READS = frozenset({0x2000, 0x3000})
-WALK_WRITES = frozenset({0x2020, 0x3020})
+_IMPLICIT_READ, _IMPLICIT_WRITE = 0x3000, 0x3020
+WALK_READS = frozenset({0x2000, _IMPLICIT_READ})
+WALK_WRITES = frozenset({0x2020, _IMPLICIT_WRITE})
 """htinst's pseudoinstructions: hardware itself read or wrote a VS-stage page table entry of 32 or 64 bits."""
 
 
@@ -100,6 +102,25 @@ def encode_scause(kind: FaultKind, stage: int, access: Access) -> int:
     if kind is FaultKind.TABLE_OUTSIDE_MEMORY:
         return ACCESS_FAULTS[access]
     return PAGE_FAULTS[access] if stage == 1 else GUEST_PAGE_FAULTS[access]
+
+
+def hardware_report(
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+) -> dict[str, int]:
+    """scause, stval, htval and htinst of a refused access; see `formats.hardware_report`.
+
+    stval holds the guest's own address, htval the guest physical one, shifted right by 2 (0 after an access fault).
+    htinst is a pseudoinstruction when hardware's own access to a VS-stage table was refused, and 0 otherwise, which
+    hardware may always write.
+    """
+    guest_page_fault = fault.kind is not FaultKind.TABLE_OUTSIDE_MEMORY
+    implicit = _IMPLICIT_WRITE if fault.on_mark else _IMPLICIT_READ
+    return {
+        "scause": encode_scause(fault.kind, 2, access),
+        "stval": gva or 0,
+        "htval": gpa >> 2 if guest_page_fault else 0,
+        "htinst": implicit if fault.on_table and guest_page_fault else 0,
+    }
 
 
 def report(scause: int, stval: int | None = None, htval: int | None = None, htinst: int | None = None) -> FaultReport:

@@ -13,8 +13,9 @@ from ...errors import EncodingError, OutOfRangeError
 from ...flags import Access, MappingFlags
 from ..describe import FieldValue
 from ..outcome import FaultKind
-from ..record import Field
-from ..syndrome import FaultReport
+from ..record import Field, Format
+from ..syndrome import FaultReport, Refusal
+from . import ept
 from .syndrome_fields import EXITINFO1, PAGE_FAULT_ERROR, QUALIFICATION
 
 _ADDRESS = "the address of the access"
@@ -240,6 +241,32 @@ _NPF_REASONS = {
     FaultKind.PERMISSION: "The nested entries are present, and do not allow it.",
     FaultKind.MISCONFIGURATION: "A nested entry on the way has a reserved bit set.",
 }
+
+# --- either, by the format ------------------------------------------------------------------------------------------
+_FLAGS = {Access.READ: MappingFlags.READ, Access.WRITE: MappingFlags.WRITE, Access.FETCH: MappingFlags.EXECUTE}
+
+
+def hardware_report(
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+) -> dict[str, int]:
+    """Exit qualification and addresses of an EPT violation, or EXITINFO1 and 2; see `formats.hardware_report`.
+
+    An EPT misconfiguration (exit reason 49) has the guest-physical address only.
+    """
+    # A guest-physical address that the tables have no bits for is as good as one that they do not map.
+    kind = FaultKind.TRANSLATION if fault.kind is FaultKind.ADDRESS_SIZE else fault.kind
+    if fmt.decode is not ept.decode:
+        wanted = Access.WRITE if fault.on_table else access
+        return {"EXITINFO1": encode_exitinfo1(kind, wanted, on_table=fault.on_table), "EXITINFO2": gpa}
+    if kind is FaultKind.MISCONFIGURATION:
+        return {"guest_physical_address": gpa}
+    accesses = _FLAGS[access]
+    if fault.on_table:
+        accesses = MappingFlags.READ | (MappingFlags.WRITE if fault.on_mark else MappingFlags(0))
+    qualification = encode_qualification(accesses, allowed, linear=gva is not None, on_table=fault.on_table)
+    linear = {} if gva is None else {"guest_linear_address": gva}
+    return {"exit_qualification": qualification, "guest_physical_address": gpa} | linear
+
 
 # --- the guest's own page faults ------------------------------------------------------------------------------------
 MANUAL_PF = 'Intel SDM Vol. 3A, 5.7 "Page-Fault Exceptions"; AMD APM Vol. 2, 8.4.2 "Page-Fault Error Code"'

@@ -1,0 +1,117 @@
+"""`stage2 demo`: every architecture's guest, and how little a start loads and compiles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage2.cli.explain import parse_pairs, report_fault
+from stage2.cli.main import call
+
+pytest.importorskip("unicorn")
+
+FAMILIES = {"riscv64": "riscv", "aarch64": "arm", "x86_64": "x86"}
+GUESTS = Path(__file__).parents[2] / "src" / "stage2" / "vm" / "guests"
+BUNDLED = [arch for arch in FAMILIES if (GUESTS / f"demo-{arch}.toml").is_file()]
+REGISTERS = {
+    "riscv64": ("scause", "stval", "htval", "htinst"),
+    "aarch64": ("ESR_EL2", "FAR_EL2", "HPFAR_EL2"),
+    "x86_64": ("exit_qualification", "guest_physical_address", "guest_linear_address"),
+}
+LOADED = """
+import sys
+from stage2.cli.main import call
+assert call({arguments!r}) == 0
+sys.stderr.write(" ".join(name for name in sys.modules if name.startswith("stage2.formats.")))
+"""
+
+
+def fresh(arguments: list[str], cache: Path) -> tuple[Any, set[str]]:
+    """What a command prints as JSON, and the families it loaded, in a new process with a kernel cache of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED.format(arguments=arguments)],
+        env=os.environ | {"STAGE2_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = {name.split(".")[2] for name in done.stderr.split()} & set(FAMILIES.values())
+    return json.loads(done.stdout), loaded
+
+
+@pytest.mark.parametrize("arch", BUNDLED)
+def test_the_demo_passes_and_reports_what_its_hardware_would(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["demo", "--arch", arch, "--json", "-"]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)["vms"]
+    assert (vm["arch"], vm["exit"]) == (arch, "off")
+    checks = [line for line in vm["console"].splitlines() if " ... " in line]
+    assert len(checks) >= 5
+    assert all(line.endswith(" ok") for line in checks)
+    assert Counter((found["access"], found["region"]) for found in vm["violations"]) == {
+        ("write", "rom"): 1,
+        ("read", "hole"): 1,
+        ("fetch", "uart"): 1,
+    }
+    for found in vm["violations"]:
+        assert tuple(found["syndrome"]) == REGISTERS[arch]
+        line = " ".join(f"{name}={value:#x}" for name, value in found["syndrome"].items())
+        told = report_fault(parse_pairs(line))
+        assert told.access is not None
+        assert (told.arch, told.stage, told.access.name.lower(), told.gva) == (arch, 2, found["access"], found["gva"])
+        # Arm leaves HPFAR_EL2 unknown after a permission fault.
+        assert told.gpa == (None if (arch, found["region"]) == ("aarch64", "rom") else found["gpa"])
+
+
+@pytest.mark.parametrize("arch", BUNDLED)
+def test_the_table_shows_the_registers_of_each_violation(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["demo", "--arch", arch]) == 0
+    text = capsys.readouterr().out
+    assert "as hardware reports them" in text
+    assert text.count(f"{REGISTERS[arch][0]}=0x") == 3
+
+
+@pytest.mark.parametrize("arch", BUNDLED)
+def test_a_start_compiles_the_kernels_of_its_own_format_only(arch: str, tmp_path: Path) -> None:
+    _, loaded = fresh(["demo", "--arch", arch, "--json", "-"], tmp_path)
+    # The engine's shared callbacks are RISC-V's.
+    assert loaded <= {FAMILIES[arch], "riscv"}
+    kernels = Counter(path.with_suffix("").stem for path in tmp_path.rglob("*.nbc"))
+    assert {"edit", "callbacks"} <= {name.split(".")[0] for name in kernels}
+    # A kernel's file is there once for each format that it was compiled for.
+    assert set(kernels.values()) == {1}
+    folders = {path.parent.name.rpartition("_")[0] for path in tmp_path.rglob("callbacks.*.nbc")}
+    assert not folders & (set(FAMILIES.values()) - {FAMILIES[arch]})
+
+
+@pytest.mark.parametrize(("arch", "family"), FAMILIES.items())
+def test_tables_of_one_architecture_load_and_compile_no_other(arch: str, family: str, tmp_path: Path) -> None:
+    path = tmp_path / "vm.toml"
+    path.write_text("""\
+[base]
+id = 1
+name = "guest"
+[kernel]
+entry_point = 0x8000_0000
+kernel_load_addr = 0x8000_0000
+memory_regions = [[0x8000_0000, 0x40_0000, 0x7, 0]]
+""")
+    walked, loaded = fresh(["walk", str(path), "--gpa", "0x8000_0000", "--arch", arch, "--json"], tmp_path / "cache")
+    assert walked["result"]["kind"] == "mapped"
+    assert loaded == {family}
+    kernels = Counter(path.with_suffix("").stem for path in (tmp_path / "cache").rglob("*.nbc"))
+    assert set(kernels.values()) == {1}
+
+
+@pytest.mark.parametrize("arch", ["aarch64", "x86_64"])
+def test_there_is_no_hostile_guest_for_the_others(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["demo", "--arch", arch, "--hostile"]) == 2
+    assert f"there is no hostile guest for {arch}, only for riscv64" in capsys.readouterr().err
