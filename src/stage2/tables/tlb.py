@@ -185,10 +185,6 @@ def _span(address: int, size: int) -> dict[str, int]:
     return {"start": start, "last": start + size - 1}
 
 
-def _attributes(step: Step, regime: Regime) -> int:
-    return regime.format.decode(step.entry, step.level, regime.controls)[2]
-
-
 def _stage_2_entry(step: Step, walk: Walk, steps_1: list[Step], regime: Regime, tags: dict[str, int]) -> Entries:
     """The GPA that this step translated is that of a stage-1 entry, or the final one."""
     owner = next((outer for outer in steps_1 if step in outer.under), None)
@@ -199,7 +195,7 @@ def _stage_2_entry(step: Step, walk: Walk, steps_1: list[Step], regime: Regime, 
     leaf = step.kind is EntryKind.LEAF
     return entries(
         1, holds=int(Holds.STAGE_2), table=not leaf, output=step.output,
-        attributes=_attributes(step, regime) if leaf else 0, **tags, **_span(gpa, regime.format.leaf_size(step.level)),
+        attributes=step.attributes if leaf else 0, **tags, **_span(gpa, regime.format.leaf_size(step.level)),
     )  # fmt: skip
 
 
@@ -208,7 +204,7 @@ def _stage_1_entries(step: Step, gva: int, regime: Regime, tags: dict[str, int])
     size = regime.format.leaf_size(step.level)
     common = {"asid": regime.identifier, **tags, **_span(gva, size)}
     leaf = step.kind is EntryKind.LEAF
-    attributes = _attributes(step, regime) if leaf else 0
+    attributes = step.attributes if leaf else 0
     everyones = bool(attributes & GLOBAL)
     alone = entries(
         1, holds=int(Holds.STAGE_1), table=not leaf, everyones=everyones, output=step.output, attributes=attributes,
@@ -224,7 +220,7 @@ def _stage_1_entries(step: Step, gva: int, regime: Regime, tags: dict[str, int])
 
 
 def _combined_entry(found: Mapped, gva: int, steps_1: list[Step], regime: Regime, tags: dict[str, int]) -> Entries:
-    everyones = bool(steps_1) and bool(_attributes(steps_1[-1], regime) & GLOBAL)
+    everyones = bool(steps_1) and bool(steps_1[-1].attributes & GLOBAL)
     gpa, hpa = found.gpa & ~(found.size - 1), found.hpa & ~(found.size - 1)
     return entries(
         1, holds=int(Holds.COMBINED), everyones=everyones, asid=regime.identifier, gpa=gpa,
