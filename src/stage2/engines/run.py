@@ -22,7 +22,11 @@ _STOP_BOUND_S = 10.0
 """A guest leaves at its next block; one that has not after this long is reported as an error."""
 
 
-_MACHINES = {"riscv64": "riscv.machine:RiscvMachine", "aarch64": "arm.machine:ArmMachine"}
+_MACHINES = {
+    "riscv64": "riscv.machine:RiscvMachine",
+    "aarch64": "arm.machine:ArmMachine",
+    "x86_64": "x86.machine:X86Machine",
+}
 
 
 def machine_for(vm: Vm) -> Machine[Any]:

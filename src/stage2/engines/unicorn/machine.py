@@ -134,8 +134,8 @@ class Machine(ABC, Generic[Cpu]):
         if reason is Reason.FAULT:
             return self._fault(cpu)
         if reason is Reason.NOTHING:
-            self._wait(cpu)
-        elif reason is Reason.EXCEPTION:
+            return self._wait(cpu)
+        if reason is Reason.EXCEPTION:
             self._unexplained(cpu)
         elif reason not in (Reason.STOP, Reason.SLICE):
             return self._serve(cpu, reason)
@@ -145,9 +145,10 @@ class Machine(ABC, Generic[Cpu]):
         """The library ended a turn without a word."""
         raise EngineError(f"unicorn stopped at PC {cpu.pc:#x} without a reason")
 
-    def _wait(self, cpu: Cpu) -> None:
-        """A CPU waits for an interrupt. Without interrupts, that is for ever."""
+    def _wait(self, cpu: Cpu) -> tuple[str, str] | None:
+        """A CPU waits for an interrupt; without interrupts, that is for ever. A result ends the machine."""
         self._idle()
+        return None
 
     @abstractmethod
     def _serve(self, cpu: Cpu, reason: Reason) -> tuple[str, str] | None:

@@ -38,6 +38,8 @@ class Word(IntEnum):
     FORGET_CODE = auto()
     DELIVER = auto()
     STOP_RUN = auto()
+    RAISE = auto()
+    """x86: leaves a callback for the taking of an exception."""
     # --- code and data of a host page are never both in the TLBs of a VM
     PAGE_STATE = auto()
     """Address of a byte for each host page: PAGE_EXECUTED, PAGE_WRITTEN or 0."""
@@ -61,6 +63,9 @@ class Word(IntEnum):
     """The exception number that ended a run."""
     DELIVERING = auto()
     """x86: 1 while an exception or interrupt is being taken."""
+    VECTOR = auto()
+    """x86: 1 and the vector of an exception to be taken before the next instruction; 0 for none."""
+    ERROR_CODE = auto()
     # --- time
     CLOCK_AT = auto()
     """Address of the machine's clock word."""

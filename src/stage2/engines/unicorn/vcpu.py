@@ -26,17 +26,20 @@ _RETRIES = 64
 _TCG_BUFFER = 32 << 20
 
 
-def new_cpu(arch: int, mode: int, page_size: int | None = None) -> Any:
+def new_cpu(arch: int, mode: int, *, page_size: int | None = None, model: int | None = None) -> Any:
     """An instance of the library whose MMU is to be a hook.
 
     Args:
         arch, mode: the library's constants.
         page_size: of its TLB, where it is not 4096 by itself.
+        model: the library's constant for a CPU model.
     """
     package = unicorn()
     uc: Any = package.Uc(arch, mode)
     if page_size is not None:
         uc.ctl_set_page_size(page_size)
+    if model is not None:
+        uc.ctl_set_cpu_model(model)
     uc.ctl_set_tcg_buffer_size(_TCG_BUFFER)
     uc.ctl_set_tlb_mode(package.unicorn_const.UC_TLB_VIRTUAL)
     return uc
@@ -133,9 +136,13 @@ class Vcpu(ABC):
                 self.state[Word.REASON] = Reason.NOTHING
             return resolved
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
-            self._windows.failure = error
-            self.state[Word.STOP] = 1
+            self._leave(error)
             return False
+
+    def _leave(self, error: BaseException) -> None:
+        """End the run because of an exception in a callback; the machine raises it again."""
+        self._windows.failure = error
+        self.state[Word.STOP] = 1
 
     def _resolve(self, page: int, access: int, result: Any) -> bool:
         state = self.state

@@ -59,7 +59,7 @@ class ArmVcpu(Vcpu):
     def __init__(self, number: int, vm: Vm, page_state: int, windows: Windows) -> None:
         package = unicorn()
         abi.check_exception_record()
-        uc = new_cpu(package.UC_ARCH_ARM64, package.UC_MODE_ARM, _PAGE)
+        uc = new_cpu(package.UC_ARCH_ARM64, package.UC_MODE_ARM, page_size=_PAGE)
         self._cpu: abi.ArmAbi = abi.ArmAbi(uc)
         usual = fill_callback(stage_1_format(_USUAL_GRANULE), vm.space.format)
         callbacks = (usual, stop_callback(), trap_callback())
