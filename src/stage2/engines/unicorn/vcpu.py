@@ -114,16 +114,20 @@ class Vcpu(ABC):
         constants = self._unicorn.unicorn_const
         kinds = (constants.UC_HOOK_TLB_FILL, constants.UC_HOOK_BLOCK, constants.UC_HOOK_INTR)
         for kind, compiled in zip(kinds, self._callbacks, strict=True):
-            handle = ctypes.c_size_t()
-            error = library().uc_hook_add(
-                self._uc._uch, ctypes.byref(handle), kind, ctypes.c_void_p(compiled.address),
-                ctypes.c_void_p(self.state.address), ctypes.c_uint64(1), ctypes.c_uint64(0),
-            )  # fmt: skip
-            if error:
-                raise EngineError(f"unicorn refused a hook: error {error}")
+            self._install(kind, compiled)
         self._fill_again = fill_function(self._callbacks[0])
         # Runs only when the compiled fill has refused.
         self._uc.hook_add(constants.UC_HOOK_TLB_FILL, self._refused)
+
+    def _install(self, kind: int, compiled: Any) -> None:
+        """Make a compiled callback one of the library's hooks, with the state block as its user data."""
+        handle = ctypes.c_size_t()
+        error = library().uc_hook_add(
+            self._uc._uch, ctypes.byref(handle), kind, ctypes.c_void_p(compiled.address),
+            ctypes.c_void_p(self.state.address), ctypes.c_uint64(1), ctypes.c_uint64(0),
+        )  # fmt: skip
+        if error:
+            raise EngineError(f"unicorn refused a hook: error {error}")
 
     # --- faults ------------------------------------------------------------------------------------------
 

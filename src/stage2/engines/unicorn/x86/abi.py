@@ -22,6 +22,8 @@ ENV_EFLAGS = 0x088
 """The flags but for CF, PF, AF, ZF, SF, OF and DF, which are kept elsewhere while the CPU runs."""
 ENV_HFLAGS = 0x0B0
 """What the translator derives from the registers; bits 1:0 are the CPL."""
+HFLAGS_CS64 = 1 << 15
+"""The code segment is one of 64 bits."""
 ENV_SEGMENTS = 0x0B8
 """es, cs, ss, ds, fs, gs: selector (64 bits), base (64), limit (32), flags (32: the descriptor's upper half)."""
 ENV_LDTR = 0x148
@@ -36,6 +38,7 @@ ENV_CR4 = 0x1C8
 ENV_EFER = 0x250
 ENV_STAR = 0x12D8
 ENV_LSTAR = 0x12E8
+ENV_CSTAR = 0x12F0
 ENV_FMASK = 0x12F8
 ENV_ERROR_CODE = 0x1508
 ENV_IS_INT = 0x150C
@@ -51,7 +54,7 @@ RAISE = "raise_exception_err_x86_64"
 SET_CR4 = "cpu_x86_update_cr4_x86_64"
 _PROBE = 0x1234_5678_9000
 _EFER, _EFER_PROBE = 0xC000_0080, 0xD01
-_STAR, _LSTAR, _FMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
+_STAR, _LSTAR, _CSTAR, _FMASK = 0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084
 
 
 class X86Abi(CpuAbi):
@@ -84,6 +87,7 @@ class X86Abi(CpuAbi):
             self.check(f"base of {name}", offset + SEGMENT_BASE, *self._table_register(register), _PROBE)
         for msr, offset, probe in (
             (_EFER, ENV_EFER, _EFER_PROBE), (_STAR, ENV_STAR, _PROBE), (_LSTAR, ENV_LSTAR, _PROBE),
+            (_CSTAR, ENV_CSTAR, _PROBE),
             (_FMASK, ENV_FMASK, _PROBE),
         ):  # fmt: skip
             self.check(f"MSR {msr:#x}", offset, partial(self.msr, msr), partial(self.set_msr, msr), probe)
@@ -114,6 +118,22 @@ class X86Abi(CpuAbi):
         self.set(offset + SEGMENT_BASE, 0)
         self.set_half(offset + SEGMENT_LIMIT, limit)
         self.set_half(offset + SEGMENT_FLAGS, flags)
+
+    @property
+    def eflags(self) -> int:
+        """All flags, through the public API: some are kept elsewhere."""
+        value: int = self._uc.reg_read(unicorn().x86_const.UC_X86_REG_EFLAGS)
+        return value
+
+    @eflags.setter
+    def eflags(self, value: int) -> None:
+        self._uc.reg_write(unicorn().x86_const.UC_X86_REG_EFLAGS, value)
+
+    def enter_ring_0(self, code: int, code_flags: int, stack: int, stack_flags: int) -> None:
+        """Load CS and SS with flat segments, and so the CPL."""
+        self.set_segment(ENV_SEGMENTS + CS * SEGMENT_SIZE, code, 0xFFFF_FFFF, code_flags)
+        self.set_segment(ENV_SEGMENTS + SS * SEGMENT_SIZE, stack, 0xFFFF_FFFF, stack_flags)
+        function(REBUILD_FLAGS, 1)(self.env)
 
     def enter(self, cr0: int, cr4: int, eflags: int) -> None:
         """Leave long mode if it is on, set the control registers, and what the translator derives from all of them."""

@@ -9,7 +9,7 @@ from ....formats.record import Format
 from ....formats.u64 import u64
 from ....formats.x86.longmode import X86_4LEVEL
 from ....tables.batch import two_stage_translation
-from ....tables.compiled import callback, inlined, peek, poke
+from ....tables.compiled import callback, inlined, numba, peek, poke
 from ..callbacks import (
     ACCESS_FETCH,
     ACCESS_WRITE,
@@ -28,6 +28,7 @@ from ..callbacks import (
 )
 from ..state import Reason, Word
 from . import abi
+from .exceptions import INVALID_OPCODE as _INVALID_OPCODE
 from .stage1 import EFLAGS_AC, FLAT, LONG, ROOT, controls_of, levels_of, mode_of
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
@@ -68,14 +69,13 @@ def fill_callback(second: Format) -> Any:
         if access == ACCESS_FETCH and peek(state, u64(_VECTOR)) != u64(0):
             # The code at RIP may be what cannot be fetched; then there is no block to take the exception in.
             take(state, env)
-        cr0, efer = peek(env + u64(_CR0), u64(0)), peek(env + u64(_EFER), u64(0))
+        cr0, cr4, efer = peek(env + u64(_CR0), u64(0)), peek(env + u64(_CR4), u64(0)), peek(env + u64(_EFER), u64(0))
         # The CPU's own accesses to IDT, GDT, TSS and stack while it takes an exception are a supervisor's (SDM 5.6).
         implicit = peek(state, u64(_DELIVERING)) != u64(0)
         user = peek(env + u64(_HFLAGS), u64(0)) & u64(3) == u64(3) and not implicit
-        mode = mode_of(cr0, efer)
+        mode = mode_of(cr0, cr4, efer)
         root, levels, controls = u64(0), u64(0), u64(0)
         if mode == u64(LONG):
-            cr4 = peek(env + u64(_CR4), u64(0))
             root, levels = peek(env + u64(_CR3), u64(0)) & u64(ROOT), levels_of(cr4)
             exempt = u64(0) if implicit else peek(env + u64(_EFLAGS), u64(0)) & u64(EFLAGS_AC)
             controls = controls_of(cr0, cr4, efer, exempt)
@@ -111,24 +111,44 @@ def block_callback() -> Any:
     return callback(block_signature(), block)
 
 
-@cache
-def trap_callback() -> Any:
-    """Exceptions and INT instructions, see `trap_signature`: all of them go to the guest's IDT.
+def deliver(uc: int, number: int, state: int) -> None:
+    """Let the CPU take an exception.
 
-    Taking one reads and writes the guest's memory. If that is refused, the library leaves the callback and comes back
+    That reads and writes the guest's memory. If an access is refused, the library leaves the callback and comes back
     with the same exception; then the run ends with TRAP.
     """
+    if peek(state, u64(_DELIVERING)) != u64(0) and peek(state, u64(_REASON)) == u64(_FAULT):
+        poke(state, u64(_REASON), u64(_TRAP))
+        call_1(peek(state, u64(_STOP_RUN)), uc)
+        return
+    poke(state, u64(_NUMBER), number)
+    poke(state, u64(_TRAPS), peek(state, u64(_TRAPS)) + u64(1))
+    poke(state, u64(_DELIVERING), u64(1))
+    call_1(peek(state, u64(_DELIVER)), peek(state, u64(_CPU)))
+    poke(state, u64(_DELIVERING), u64(0))
+
+
+@cache
+def trap_callback() -> Any:
+    """Exceptions and INT instructions, see `trap_signature`: all of them go to the guest's IDT."""
     define()
+    inlined(deliver)
 
     def trap(uc: int, number: int, state: int) -> None:
-        if peek(state, u64(_DELIVERING)) != u64(0) and peek(state, u64(_REASON)) == u64(_FAULT):
-            poke(state, u64(_REASON), u64(_TRAP))
-            call_1(peek(state, u64(_STOP_RUN)), uc)
-            return
-        poke(state, u64(_NUMBER), u64(number))
-        poke(state, u64(_TRAPS), peek(state, u64(_TRAPS)) + u64(1))
-        poke(state, u64(_DELIVERING), u64(1))
-        call_1(peek(state, u64(_DELIVER)), peek(state, u64(_CPU)))
-        poke(state, u64(_DELIVERING), u64(0))
+        deliver(uc, u64(number), state)
 
     return callback(trap_signature(), trap)
+
+
+@cache
+def invalid_callback() -> Any:
+    """bool invalid(uc, state): the one exception that the library has a hook of its own for."""
+    define()
+    inlined(deliver)
+
+    def invalid(uc: int, state: int) -> bool:
+        deliver(uc, u64(_INVALID_OPCODE), state)
+        return True
+
+    types = numba().types
+    return callback(types.boolean(types.uint64, types.uint64), invalid)

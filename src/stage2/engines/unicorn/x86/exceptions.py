@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....flags import Access
 from ....formats.outcome import FaultKind
 
-DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 8, 13, 14
+INVALID_OPCODE, DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 6, 8, 13, 14
 PRESENT, WRITE, USER, RESERVED, FETCH = (1 << bit for bit in range(5))
 
 

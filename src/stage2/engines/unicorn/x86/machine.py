@@ -28,7 +28,11 @@ class X86Machine(Machine[X86Vcpu]):
 
     def _wait(self, cpu: X86Vcpu) -> tuple[str, str] | None:
         # The library halts a CPU too that cannot even take a double fault.
-        return self._shut_down(cpu) if cpu.state[Word.DELIVERING] else super()._wait(cpu)
+        if cpu.state[Word.DELIVERING]:
+            return self._shut_down(cpu)
+        if self._off is not None:
+            return None
+        return "stopped", f"HLT before RIP {cpu.pc:#x}: there is no interrupt that could wake the guest"
 
     def _shut_down(self, cpu: X86Vcpu) -> tuple[str, str]:
         return "stopped", f"a triple fault at RIP {cpu.pc:#x}: the guest's IDT leads nowhere"

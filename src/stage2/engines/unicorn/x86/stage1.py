@@ -7,6 +7,7 @@ from ....formats.x86 import longmode
 
 CR0_PG, CR0_WP_SHIFT = 1 << 31, 16
 CR4_LA57 = 1 << 12
+CR4_PKE = 1 << 22
 CR4_SMEP_SHIFT = 20
 """SMEP, and SMAP above it."""
 EFER_LMA, EFER_NXE_SHIFT = 1 << 10, 11
@@ -16,14 +17,15 @@ PHYSICAL_BITS = 40
 ROOT = 0x000F_FFFF_FFFF_F000
 """CR3's bits of the root table; below them are PWT, PCD or the PCID."""
 FLAT, LONG, OTHER = 0, 1, 2
-"""Paging is off; on in long mode; on in another mode, which this engine has no walker for."""
+"""Paging is off; on in long mode; on in another mode, or with protection keys, which this
+engine has no walker for."""
 
 
-def mode_of(cr0: int, efer: int) -> int:
+def mode_of(cr0: int, cr4: int, efer: int) -> int:
     """FLAT, LONG or OTHER."""
     if cr0 & u64(CR0_PG) == u64(0):
         return u64(FLAT)
-    if efer & u64(EFER_LMA) == u64(0):
+    if efer & u64(EFER_LMA) == u64(0) or cr4 & u64(CR4_PKE) != u64(0):
         return u64(OTHER)
     return u64(LONG)
 

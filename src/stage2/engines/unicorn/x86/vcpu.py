@@ -19,8 +19,8 @@ from ..state import Reason, Word
 from ..vcpu import Vcpu, new_cpu
 from ..windows import Windows
 from . import abi
-from .callbacks import block_callback, fill_callback, trap_callback
-from .exceptions import DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT, page_fault_code
+from .callbacks import block_callback, fill_callback, invalid_callback, trap_callback
+from .exceptions import DOUBLE_FAULT, GENERAL_PROTECTION, INVALID_OPCODE, PAGE_FAULT, page_fault_code
 from .ports import Ports
 from .stage1 import CR4_SMEP_SHIFT, EFER_NXE_SHIFT, EFLAGS_AC, FLAT, ROOT, controls_of, levels_of, mode_of
 
@@ -32,8 +32,16 @@ _NO_INTERRUPTS = 1 << 1
 """EFLAGS with nothing but the bit that is always 1."""
 _CODE, _DATA = 0x00CF_9B00, 0x00CF_9300
 """Descriptors of flat 32-bit segments of 4 GiB, accessed: code and data."""
+_LONG_CODE = 0x00AF_9B00
+"""A 64-bit code segment."""
 _TASK, _LOCAL_TABLE = 0x8B00, 0x8200
 _SELECTOR_OF_CODE, _SELECTOR_OF_DATA = 0x08, 0x10
+
+_SYSCALL_MODE = 1 << 10 | 1 << 0
+"""EFER.LMA and SCE."""
+_SYSCALL_SIZE = 2
+_RESUME = 1 << 16
+"""EFLAGS.RF."""
 
 
 class X86Vcpu(Vcpu):
@@ -54,6 +62,8 @@ class X86Vcpu(Vcpu):
         self._cpu: abi.X86Abi = abi.X86Abi(uc)
         callbacks = (fill_callback(vm.space.format), block_callback(), trap_callback())
         super().__init__(number, vm, uc, self._cpu, page_state, windows, callbacks)
+        self._callbacks.append(invalid_callback())
+        self._install(package.UC_HOOK_INSN_INVALID, self._callbacks[-1])
         self.state[Word.RAISE] = symbol(abi.RAISE)
         self._ports = ports
         self.shut_down = False
@@ -61,6 +71,7 @@ class X86Vcpu(Vcpu):
         hook, names = package.UC_HOOK_INSN, package.x86_const
         uc.hook_add(hook, self._port_in, None, 1, 0, names.UC_X86_INS_IN)
         uc.hook_add(hook, self._port_out, None, 1, 0, names.UC_X86_INS_OUT)
+        uc.hook_add(hook, self._syscall, None, 1, 0, names.UC_X86_INS_SYSCALL)
 
     def _port_in(self, _uc: Any, port: int, width: int, _user: Any) -> int:
         try:
@@ -77,10 +88,30 @@ class X86Vcpu(Vcpu):
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._leave(error)
 
+    def _syscall(self, _uc: Any, _user: Any) -> None:
+        """SYSCALL (SDM Vol. 2, "SYSCALL"), which the library leaves to a hook; afterwards it adds 2 to RIP."""
+        try:
+            cpu, rip, efer = self._cpu, self.pc, self._cpu.get(abi.ENV_EFER)
+            if efer & _SYSCALL_MODE != _SYSCALL_MODE:
+                cpu.set(abi.ENV_RIP, rip - _SYSCALL_SIZE)
+                self._raise(INVALID_OPCODE, 0)
+                return
+            segments, flags = cpu.get(abi.ENV_STAR) >> 32, cpu.eflags & ~_RESUME
+            is_64_bit = cpu.get(abi.ENV_HFLAGS) & abi.HFLAGS_CS64
+            target = cpu.get(abi.ENV_LSTAR if is_64_bit else abi.ENV_CSTAR)
+            self.set_register(abi.RCX, rip + _SYSCALL_SIZE)
+            self.set_register(abi.R11, flags)
+            cpu.enter_ring_0(segments & 0xFFFC, _LONG_CODE, segments + 8 & 0xFFFC, _DATA)
+            cpu.eflags = flags & ~cpu.get(abi.ENV_FMASK) | _NO_INTERRUPTS
+            cpu.set(abi.ENV_RIP, target - _SYSCALL_SIZE)
+        except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
+            self._leave(error)
+
     def _change_walker(self, page: int) -> None:
         if Reason(self.state[Word.REASON]) is Reason.MODE:
             raise EngineError(
-                f"the guest turned paging on outside long mode at RIP {self.pc:#x}; this engine runs long mode only"
+                f"the guest turned on paging outside long mode, or protection keys, at RIP {self.pc:#x}; "
+                "this engine has walkers for long mode without keys only"
             )
         super()._change_walker(page)
 
@@ -165,7 +196,7 @@ class X86Vcpu(Vcpu):
     def stage_1(self) -> Regime:
         """The guest's own regime, from CR0, CR3, CR4, EFER and EFLAGS.AC."""
         cr0, cr4, efer = (self._cpu.get(offset) for offset in (abi.ENV_CR0, abi.ENV_CR4, abi.ENV_EFER))
-        if mode_of(cr0, efer) == FLAT:
+        if mode_of(cr0, cr4, efer) == FLAT:
             return Regime(_FLAT_FORMAT, 0, 0)
         fmt = longmode.X86_5LEVEL if levels_of(cr4) == longmode.X86_5LEVEL.levels else longmode.X86_4LEVEL
         exempt = self._cpu.get(abi.ENV_EFLAGS) & EFLAGS_AC
