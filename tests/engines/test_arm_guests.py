@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from assembler import require_assembler
 
 import stage2.engines.unicorn.arm.abi as arm_abi
 from stage2.address import GIB, MIB, Gpa, Hpa, Range
@@ -24,7 +23,7 @@ from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.devices import Uart
 from stage2.vm.vm import Boot, RunResult, Vm
 
-PREFIX, PACKAGE = "aarch64-linux-gnu-", "binutils-aarch64-linux-gnu"
+PREFIX = "aarch64-linux-gnu-"
 GUESTS = Path(arm_abi.__file__).parents[3] / "vm" / "guests"
 BASE, RESULTS = 0x8000_0000, 0x8020_0000
 VALID, TABLE, BLOCK, PAGE = 1, 3, 1, 3
@@ -87,15 +86,6 @@ note:   and x28, x28, #0x780
 """
 
 
-def require_assembler() -> None:
-    """Skip on a user's machine without binutils; fail in CI, which must have it."""
-    if shutil.which(PREFIX + "as"):
-        return
-    if os.environ.get("CI"):
-        pytest.fail(f"CI needs the Debian package {PACKAGE}")
-    pytest.skip(f"needs the Debian package {PACKAGE}")
-
-
 class Bench:
     """Memory, one VM with 8 MiB of lazy RAM at BASE, and a run of a guest in it."""
 
@@ -116,7 +106,7 @@ class Bench:
         return self.vm
 
     def assemble(self, body: str, tcr: int = TCR) -> bytes:
-        require_assembler()
+        require_assembler(PREFIX)
         source, obj, elf, binary = (self.folder / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
         source.write_text(f".equ TCR, {tcr:#x}\n.equ RESULTS, {RESULTS:#x}\n" + HEADER + body + VECTORS)
         for command in (

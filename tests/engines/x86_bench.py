@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import threading
 from pathlib import Path
 
-import pytest
+from assembler import require_assembler
 
 from stage2.address import GIB, MIB, Gpa, Range
 from stage2.engines.unicorn.x86.machine import X86Machine
@@ -19,7 +17,7 @@ from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.vm import Boot, RunResult, Vm
 
-PREFIX, PACKAGE = "x86_64-linux-gnu-", "binutils-x86-64-linux-gnu"
+PREFIX = "x86_64-linux-gnu-"
 BASE, RESULTS, STACK = 0x10_0000, 0x30_0000, 0x40_0000
 P, W, U, A, D, PS, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
 ROOT, THIRD, SECOND, LAST, UPPER = 0x20_0000, 0x20_1000, 0x20_2000, 0x20_3000, 0x20_4000
@@ -131,15 +129,6 @@ idt:
 """
 
 
-def require_assembler() -> None:
-    """Skip on a user's machine without binutils; fail in CI, which must have it."""
-    if shutil.which(PREFIX + "as"):
-        return
-    if os.environ.get("CI"):
-        pytest.fail(f"CI needs the Debian package {PACKAGE}")
-    pytest.skip(f"needs the Debian package {PACKAGE}")
-
-
 class Bench:
     """Memory, one VM with 8 MiB of lazy RAM from 0 on, and a run of a guest in it."""
 
@@ -170,7 +159,7 @@ class Bench:
         self.put(SECOND, LAST | P | W | U)
 
     def assemble(self, body: str, cr0: int, cr3: int, cr4: int) -> bytes:
-        require_assembler()
+        require_assembler(PREFIX)
         source, obj, elf, binary = (self.folder / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
         numbers = {
             "CR0": cr0, "CR3": cr3, "CR4": cr4, "BASE": BASE, "RESULTS": RESULTS, "STACK": STACK, "TESTED": TESTED,

@@ -94,7 +94,9 @@ class X86Abi(CpuAbi):
         # What the library sets a new CPU to; these have too many side effects to be written.
         found = self.get(ENV_CR0), self.get(ENV_EFLAGS), self.get(ENV_HFLAGS) & 0xFFFF_FFFF
         if found[:2] != (0x11, 2) or self.get(ENV_CR4) != uc.reg_read(names.UC_X86_REG_CR4) or found[2] != _HFLAGS:
-            raise EngineError(f"unicorn {VERSION}: CR0, CR4 or flags are not where they were measured to be")
+            raise EngineError(
+                f"unicorn {VERSION}: CR0, CR4 or flags are not where they were measured to be; is this another build?"
+            )
 
     def _table_register(self, register: int) -> tuple[Callable[[], int], Callable[[int], None]]:
         def get() -> int:
