@@ -36,6 +36,7 @@ from stage2.address import GIB, MIB, Gpa, Hpa, Range
 from stage2.engines.run import machine_for
 from stage2.engines.unicorn.x86.machine import X86Machine
 from stage2.engines.unicorn.x86.ports import Ports
+from stage2.engines.unicorn.x86.segments import reads_descriptor
 from stage2.errors import EngineError
 from stage2.flags import RWX, MappingFlags, MapType
 from stage2.memory.frames import FrameAllocator
@@ -227,6 +228,117 @@ def test_ring_3_calls_its_kernel_and_cannot_touch_the_kernels_pages(
     found_vector, found_error, _rip, cs, cr2 = bench.note()
     assert (found_vector, found_error, cs) == (vector, error, RING_3)
     assert address is None or cr2 == address
+
+
+@pytest.mark.parametrize(
+    ("instruction", "vector"),
+    [
+        ("mov %ecx, %ds", 0x30),
+        ("lar %ecx, %eax", 0x30),
+        ("push $0x1b\n lea 2f(%rip), %rax\n push %rax\n lretq", 0x30),
+        ("mov 0x100000, %eax", PF),
+        ("mov gdt_at, %eax", PF),
+        ("mov gdt_at, %ds", PF),
+    ],
+)
+def test_a_descriptor_is_read_with_a_supervisors_rights_in_ring_3_too(
+    bench: Bench, instruction: str, vector: int
+) -> None:
+    """Writing code makes the TLB forget the descriptor table, so that the instruction brings it in again."""
+    vm = bench.vm_with()
+    code = f"mov $0x23, %ecx\n movb $0x90, 0x40006ff0\n {instruction}\n2: int $0x30\n .equ gdt_at, 0x40007000"
+    user_code(bench, code)
+    bench.put(LAST + 8 * 6, DATA | P | W | U, DATA + 0x7000 | P | W)
+    body = """
+        mov     $gdt, %esi
+        mov     $TESTED + 0x7000, %rdi
+        mov     $task + 16 - gdt, %ecx
+        rep     movsb
+        movabs  $TESTED + 0x7000, %rax
+        push    %rax
+        pushw   $task + 16 - gdt - 1
+        lgdt    (%rsp)
+"""
+    result = bench.run(vm, body + TO_RING_3 + "after:\n")
+    assert result.exit == "off", result.reason
+    assert bench.note()[0] == vector
+    assert bench.note()[3] == RING_3
+    assert bench.machine is not None
+    assert bench.machine.flips >= 1
+
+
+@pytest.mark.parametrize(
+    ("code", "long", "expected"),
+    [
+        ("8ed9", True, True),
+        ("668ed9", True, True),
+        ("8e18", True, False),
+        ("410fa1", True, True),
+        ("0fa9", True, True),
+        ("0f02c1", True, True),
+        ("0f0201", True, False),
+        ("0f00e1", True, True),
+        ("0f00d1", True, False),
+        ("48cf", True, True),
+        ("1f", True, False),
+        ("1f", False, True),
+        ("ea00000000", False, True),
+        ("8b00", True, False),
+        ("", True, False),
+        ("0f", True, False),
+    ],
+)
+def test_the_instructions_that_read_a_descriptor_are_known(code: str, long: bool, expected: bool) -> None:
+    assert reads_descriptor(bytes.fromhex(code), long=long) is expected
+
+
+def test_a_handler_may_map_the_page_and_repeat_the_access(bench: Bench) -> None:
+    """Flags and registers are as they were, so the guest does not notice."""
+    vm = bench.vm_with()
+    bench.put(DATA, 0x1234)
+    body = f"""
+        lea     map(%rip), %rax
+        mov     %ax, idt + 16 * 14(%rip)    # the guest is smaller than 64 KiB
+        mov     $TESTED, %rbx
+        mov     $7, %ecx
+        stc
+        mov     (%rbx), %rax
+        adc     $0, %rcx                    # 8
+        mov     %rax, (%r15)
+        mov     %rcx, 8(%r15)
+        jmp     after
+map:    push    %rax
+        movq    ${DATA | P | W:#x}, LAST
+        mov     $0, %eax
+        add     %eax, %eax                  # clears CF
+        pop     %rax
+        add     $8, %rsp
+        iretq
+after:
+"""
+    result = bench.run(vm, body)
+    assert result.exit == "off", result.reason
+    assert [bench.word(RESULTS), bench.word(RESULTS + 8)] == [0x1234, 8]
+    assert result.guest_faults == 1
+
+
+@pytest.mark.parametrize(("instruction", "code"), [("mov 0xffc(%rbx), %rax", 0), ("mov %rax, 0xffc(%rbx)", 2)])
+def test_an_access_across_two_pages_faults_at_the_second(bench: Bench, instruction: str, code: int) -> None:
+    vm = bench.vm_with()
+    bench.put(LAST, DATA | P | W)
+    assert bench.run(vm, f"mov $TESTED, %rbx\n {instruction}\nafter:\n").exit == "off"
+    assert (bench.note()[:2], bench.note()[4]) == ((PF, code), TESTED + 0x1000)
+
+
+def test_an_instruction_across_two_pages_faults_at_the_second(bench: Bench) -> None:
+    vm = bench.vm_with()
+    bench.put(LAST, DATA | P)
+    vm.memory.write(Gpa(DATA + 0xFFC), bytes.fromhex("90 b8 0100"))
+    assert bench.run(vm, "mov $TESTED + 0xffc, %rbx\n jmp *%rbx\nafter:\n").exit == "off"
+    vector, code, rip, _, cr2 = bench.note()
+    assert (vector, code, cr2) == (PF, 0x10, TESTED + 0x1000)
+    # The library translates a block before it executes any of it, so the fault may come one instruction early.
+    assert rip in (TESTED + 0xFFC, TESTED + 0xFFD)
 
 
 def test_syscall_and_sysret_change_rings(bench: Bench) -> None:

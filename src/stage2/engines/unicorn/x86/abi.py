@@ -46,7 +46,7 @@ ENV_IS_INT = 0x150C
 ENV_OLD_EXCEPTION = 0x1578
 """A contributory exception or page fault that is being taken: another one makes a double fault. -1 for none."""
 
-RAX, RCX, RBX, R11 = 0, 1, 3, 11
+RAX, RCX, RBX, RSP, R11 = 0, 1, 3, 4, 11
 ES, CS, SS, DS, FS, GS = range(6)
 REBUILD_FLAGS = "x86_update_hflags_x86_64"
 RAISE = "raise_exception_err_x86_64"

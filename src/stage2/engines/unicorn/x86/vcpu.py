@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from ....formats.outcome import FaultKind
 from ....formats.x86 import longmode
 from ....tables.explain import Walk
 from ....tables.regime import Regime
-from ....tables.walk import KIND_MASK
+from ....tables.result import Mapped
+from ....tables.walk import AT_STAGE_2, KIND_MASK
 from ....vm.exits import MemoryFault
 from ....vm.vm import Vm
 from ..abi import symbol, unicorn
@@ -22,6 +24,7 @@ from . import abi
 from .callbacks import block_callback, fill_callback, invalid_callback, trap_callback
 from .exceptions import DOUBLE_FAULT, GENERAL_PROTECTION, INVALID_OPCODE, PAGE_FAULT, page_fault_code
 from .ports import Ports
+from .segments import reads_descriptor
 from .stage1 import CR4_SMEP_SHIFT, EFER_NXE_SHIFT, EFLAGS_AC, FLAT, ROOT, controls_of, levels_of, mode_of
 
 _FLAT_FORMAT = replace(longmode.X86_4LEVEL, name="flat", levels=0, root_bits=0, top_leaf_level=0)
@@ -40,6 +43,8 @@ _SELECTOR_OF_CODE, _SELECTOR_OF_DATA = 0x08, 0x10
 _SYSCALL_MODE = 1 << 10 | 1 << 0
 """EFER.LMA and SCE."""
 _SYSCALL_SIZE = 2
+_LONGEST_INSTRUCTION = 15
+_PAGE = 4096
 _RESUME = 1 << 16
 """EFLAGS.RF."""
 
@@ -106,6 +111,41 @@ class X86Vcpu(Vcpu):
             cpu.set(abi.ENV_RIP, target - _SYSCALL_SIZE)
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._leave(error)
+
+    def _resolve(self, page: int, access: int, result: Any) -> bool:
+        if not self._is_implicit(page):
+            return super()._resolve(page, access, result)
+        self.state[Word.DELIVERING] = 1
+        try:
+            again = self._fill_again(0, page, access, ctypes.addressof(result), self.state.address)
+            return again or super()._resolve(page, access, result)
+        finally:
+            self.state[Word.DELIVERING] = 0
+
+    def _is_implicit(self, page: int) -> bool:
+        """Whether a user's access that stage 1 refused was the CPU's own to a descriptor table."""
+        state, cpu = self.state, self._cpu
+        if state[Word.REASON] != Reason.FAULT or state[Word.STATUS] & AT_STAGE_2 or not state[Word.USER]:
+            return False
+        for table in (abi.ENV_GDTR, abi.ENV_LDTR):
+            base, limit = cpu.get(table + abi.SEGMENT_BASE), cpu.get(table + abi.SEGMENT_LIMIT) & 0xFFFF_FFFF
+            if base <= page | _PAGE - 1 and page <= base + limit:
+                break
+        else:
+            return False
+        if self.register(abi.RSP) >> 12 == page >> 12:
+            return False
+        is_64_bit = bool(cpu.get(abi.ENV_HFLAGS) & abi.HFLAGS_CS64)
+        return reads_descriptor(self._code(), long=is_64_bit)
+
+    def _code(self) -> bytes:
+        """The code at RIP, up to the longest instruction or the end of its page."""
+        rip, memory = self.pc, self._vm.space.frames.memory
+        found = self._walk(rip, Access.FETCH, user=True).result
+        size = min(_LONGEST_INSTRUCTION, _PAGE - (rip & _PAGE - 1))
+        if not isinstance(found, Mapped) or not memory.contains(found.hpa, size):
+            return b""
+        return bytes(memory.read(found.hpa, size))
 
     def _change_walker(self, page: int) -> None:
         if Reason(self.state[Word.REASON]) is Reason.MODE:
