@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from assembler import require_assembler
+from demo_guest import require_demo, run_demo
 
 import stage2.engines.unicorn.arm.abi as arm_abi
 from stage2.address import GIB, MIB, Gpa, Hpa, Range
@@ -20,7 +21,6 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, ViolationPolicy
-from stage2.vm.devices import Uart
 from stage2.vm.vm import Boot, RunResult, Vm
 
 PREFIX = "aarch64-linux-gnu-"
@@ -158,44 +158,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_the_demo_guest_sees_what_it_was_promised() -> None:
-    memory = PhysicalMemory([Range.sized(BASE, GIB)])
-    frames = FrameAllocator(memory)
-    space = AddressSpace.create(STAGE_2, frames, name="demo", violation=ViolationPolicy.INJECT)
-    for region in (
-        MemoryRegion(Gpa(0x9000_0000), 2 * MIB, RWX, MapType.MAP_IDENTICAL),
-        MemoryRegion(Gpa(BASE), 8 * MIB, RWX, MapType.MAP_ALLOC),
-        MemoryRegion(
-            Gpa(0x2000_0000), 4096, MappingFlags.READ, MapType.ROM, name="rom", violation=ViolationPolicy.DISCARD
-        ),
-        MemoryRegion(Gpa(0x1000_0000), 4096, MappingFlags(0), MapType.EMULATED, name="uart"),
-    ):
-        space.map(region)
-    vm = Vm("demo", 1, "aarch64", space)
-    vm.bus.attach(Range.sized(0x1000_0000, 0x1000), Uart("uart", vm.console))
-    vm.boot = Boot(Gpa(BASE))
-    vm.memory.write(Gpa(BASE), (GUESTS / "demo-aarch64.bin").read_bytes())
-    vm.memory.write(Gpa(0x2000_0000), (GUESTS / "demo-rom.bin").read_bytes())
-    machine = ArmMachine(vm)
-    try:
-        result = machine.run()
-    finally:
-        machine.close()
-    report = vm.report("unicorn", result)
-    same = int.from_bytes(vm.memory.read(Gpa(0x9000_0000), 8), "little")
-    vm.close()
-    memory.close()
-    assert result.exit == "off"
-    lines = report.console.splitlines()
-    assert lines[0].startswith("demo guest")
-    assert lines[-1] == "demo guest: done"
-    assert [line.rsplit(" ", 1)[1] for line in lines[1:-1]] == ["ok"] * 5
-    assert same == 0x600D600D
-    assert report.resolutions["populated"] >= 64
-    assert [(v.region, v.access, v.action) for v in report.violations] == [
-        ("rom", "write", "discarded"),
-        ("hole", "read", "injected"),
-        ("uart", "fetch", "injected"),
-    ]
+    require_demo(run_demo("aarch64", STAGE_2), verdicts=5)
 
 
 # Pages of the third table, at GVA 0 in steps of 4 KiB.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from demo_guest import require_demo, run_demo
 from x86_bench import (
     BASE,
     LA57,
@@ -38,13 +39,9 @@ from stage2.engines.unicorn.x86.machine import X86Machine
 from stage2.engines.unicorn.x86.ports import Ports
 from stage2.engines.unicorn.x86.segments import reads_descriptor
 from stage2.errors import EngineError
-from stage2.flags import RWX, MappingFlags, MapType
-from stage2.memory.frames import FrameAllocator
-from stage2.memory.physical import PhysicalMemory
-from stage2.space.address_space import AddressSpace
+from stage2.flags import MappingFlags, MapType
 from stage2.space.region import MemoryRegion, ViolationPolicy
-from stage2.vm.devices import Uart
-from stage2.vm.vm import Boot, Vm
+from stage2.vm.vm import Boot
 
 GUESTS = Path(x86_abi.__file__).parents[3] / "vm" / "guests"
 DATA = 0x50_0000
@@ -63,46 +60,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.mark.parametrize("fmt", STAGE_2)
 def test_the_demo_guest_sees_what_it_was_promised(fmt: str) -> None:
-    base = 0x8000_0000
-    memory = PhysicalMemory([Range.sized(base, GIB)])
-    frames = FrameAllocator(memory)
-    space = AddressSpace.create(fmt, frames, name="demo", violation=ViolationPolicy.INJECT)
-    for region in (
-        MemoryRegion(Gpa(0x9000_0000), 2 * MIB, RWX, MapType.MAP_IDENTICAL),
-        MemoryRegion(Gpa(base), 8 * MIB, RWX, MapType.MAP_ALLOC),
-        MemoryRegion(
-            Gpa(0x2000_0000), 4096, MappingFlags.READ, MapType.ROM, name="rom", violation=ViolationPolicy.DISCARD
-        ),
-        MemoryRegion(Gpa(0x1000_0000), 4096, MappingFlags(0), MapType.EMULATED, name="uart"),
-    ):
-        space.map(region)
-    vm = Vm("demo", 1, "x86_64", space)
-    vm.bus.attach(Range.sized(0x1000_0000, 0x1000), Uart("uart", vm.console))
-    vm.boot = Boot(Gpa(base))
-    vm.memory.write(Gpa(base), (GUESTS / "demo-x86_64.bin").read_bytes())
-    vm.memory.write(Gpa(0x2000_0000), (GUESTS / "demo-rom.bin").read_bytes())
-    machine = machine_for(vm)
-    try:
-        result = machine.run()
-    finally:
-        machine.close()
-    report = vm.report("unicorn", result)
-    same = int.from_bytes(vm.memory.read(Gpa(0x9000_0000), 8), "little")
-    vm.close()
-    memory.close()
-    assert result.exit == "off", result.reason
-    lines = report.console.splitlines()
-    assert lines[0].startswith("demo guest")
-    assert lines[-1] == "demo guest: done"
-    assert [line.rsplit(" ", 1)[1] for line in lines[1:-1]] == ["ok"] * 6
-    assert same == 0x600D600D
+    report = run_demo("x86_64", fmt)
+    require_demo(report, verdicts=6)
     assert report.guest_faults == 1
-    assert report.resolutions["populated"] >= 64
-    assert [(v.region, v.access, v.action) for v in report.violations] == [
-        ("rom", "write", "discarded"),
-        ("hole", "read", "injected"),
-        ("uart", "fetch", "injected"),
-    ]
 
 
 # Pages of the last table, at TESTED in steps of 4 KiB.
@@ -576,6 +536,17 @@ after:
         ("read", 0x1004, 4, 0),
     ]
     assert [bench.word(RESULTS), bench.word(RESULTS + 8)] == [0x88, 0x5566_7788]
+
+
+def test_a_device_that_stage_1_maps_for_reading_only_cannot_be_written(bench: Bench) -> None:
+    vm = bench.vm_with(MemoryRegion(Gpa(0x1000_0000), 0x1000, MappingFlags(0), MapType.EMULATED, name="device"))
+    device = Recorder()
+    vm.bus.attach(Range.sized(0x1000_0000, 0x1000), device)
+    bench.put(LAST, 0x1000_0000 | P)
+    body = "mov $TESTED, %rbx\n mov 4(%rbx), %eax\n mov %eax, 8(%rbx)\nafter:\n"
+    assert bench.run(vm, body).exit == "off"
+    assert bench.note()[:2] == (PF, 3)
+    assert device.seen == [("read", 4, 4, 0)]
 
 
 CODE_WRITTEN_THROUGH_AN_ALIAS = """

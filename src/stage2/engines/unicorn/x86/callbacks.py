@@ -28,15 +28,14 @@ from ..callbacks import (
 )
 from ..state import Reason, Word
 from . import abi
-from .exceptions import INVALID_OPCODE as _INVALID_OPCODE
 from .stage1 import EFLAGS_AC, FLAT, LONG, ROOT, controls_of, levels_of, mode_of
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
 _FAULT, _STOP, _TRAP, _MODE = (int(reason) for reason in (Reason.FAULT, Reason.STOP, Reason.TRAP, Reason.MODE))
-_ENV, _CPU, _DELIVER, _STOP_RUN, _RAISE, _REASON, _NUMBER, _DELIVERING, _VECTOR, _ERROR_CODE, _STOP_FLAG, _TRAPS = (
+_ENV, _CPU, _DELIVER, _STOP_RUN, _RAISE, _REASON, _DELIVERING, _VECTOR, _ERROR_CODE, _STOP_FLAG, _TRAPS = (
     int(word)
     for word in (
-        Word.ENV, Word.CPU, Word.DELIVER, Word.STOP_RUN, Word.RAISE, Word.REASON, Word.NUMBER, Word.DELIVERING,
+        Word.ENV, Word.CPU, Word.DELIVER, Word.STOP_RUN, Word.RAISE, Word.REASON, Word.DELIVERING,
         Word.VECTOR, Word.ERROR_CODE, Word.STOP, Word.TRAPS,
     )
 )  # fmt: skip
@@ -111,7 +110,7 @@ def block_callback() -> Any:
     return callback(block_signature(), block)
 
 
-def deliver(uc: int, number: int, state: int) -> None:
+def deliver(uc: int, state: int) -> None:
     """Let the CPU take an exception.
 
     That reads and writes the guest's memory. If an access is refused, the library leaves the callback and comes back
@@ -121,7 +120,6 @@ def deliver(uc: int, number: int, state: int) -> None:
         poke(state, u64(_REASON), u64(_TRAP))
         call_1(peek(state, u64(_STOP_RUN)), uc)
         return
-    poke(state, u64(_NUMBER), number)
     poke(state, u64(_TRAPS), peek(state, u64(_TRAPS)) + u64(1))
     poke(state, u64(_DELIVERING), u64(1))
     call_1(peek(state, u64(_DELIVER)), peek(state, u64(_CPU)))
@@ -135,19 +133,19 @@ def trap_callback() -> Any:
     inlined(deliver)
 
     def trap(uc: int, number: int, state: int) -> None:
-        deliver(uc, u64(number), state)
+        deliver(uc, state)
 
     return callback(trap_signature(), trap)
 
 
 @cache
 def invalid_callback() -> Any:
-    """bool invalid(uc, state): the one exception that the library has a hook of its own for."""
+    """bool invalid(uc, state): the invalid opcode, the one exception that the library has a hook of its own for."""
     define()
     inlined(deliver)
 
     def invalid(uc: int, state: int) -> bool:
-        deliver(uc, u64(_INVALID_OPCODE), state)
+        deliver(uc, state)
         return True
 
     types = numba().types

@@ -2,7 +2,8 @@
 
 COM1 at 0x3f8 is the console. Power off is a write of 0x2000 to port 0x604, the ACPI PM1a control register of QEMU's
 machines, which AxVisor takes as the end of a guest too; a reset is a write with bit 2 set to port 0xcf9. Nothing
-answers at other ports: they read as ones and take writes.
+answers at other ports: they read as ones and take writes. The library checks neither EFLAGS.IOPL nor the TSS's
+bitmap, so ring 3 may use ports too.
 """
 
 from __future__ import annotations
