@@ -1,7 +1,7 @@
 """What the compiled callbacks of every architecture are made of; each has a module `callbacks` with its own.
 
-Callbacks run inside the guest's execution without the GIL. None of them ever jumps out of its frame: what they cannot
-settle is noted in the state block, and the run ends.
+Callbacks run inside the guest's execution without the GIL. What they cannot settle is noted in the state block, and the
+run ends. They own nothing that would be lost when the library jumps out of them, as x86's let it do.
 """
 
 from __future__ import annotations
