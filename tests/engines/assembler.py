@@ -1,4 +1,4 @@
-"""Assembling small RISC-V guests for tests with Debian's binutils."""
+"""Assembling small guests for tests with Debian's binutils."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from tempfile import TemporaryDirectory
 import pytest
 
 PREFIX = "riscv64-linux-gnu-"
-PACKAGE = "binutils-riscv64-linux-gnu"
+PACKAGES = {
+    PREFIX: "binutils-riscv64-linux-gnu",
+    "aarch64-linux-gnu-": "binutils-aarch64-linux-gnu",
+    "x86_64-linux-gnu-": "binutils-x86-64-linux-gnu",
+}
+"""Debian packages by the prefix of their tools."""
 BASE = 0x8000_0000
 
 HEADER = """
@@ -28,17 +33,17 @@ _start:
 """
 
 
-def require_assembler() -> None:
+def require_assembler(prefix: str = PREFIX) -> None:
     """Skip on a user's machine without binutils; fail in CI, which must have it."""
-    if shutil.which(PREFIX + "as"):
+    if shutil.which(prefix + "as"):
         return
     if os.environ.get("CI"):
-        pytest.fail(f"CI needs the Debian package {PACKAGE}")
-    pytest.skip(f"needs the Debian package {PACKAGE}")
+        pytest.fail(f"CI needs the Debian package {PACKAGES[prefix]}")
+    pytest.skip(f"needs the Debian package {PACKAGES[prefix]}")
 
 
 def assemble(body: str) -> bytes:
-    """The bytes of a guest that starts at BASE; `off` in it powers off."""
+    """The bytes of a RISC-V guest that starts at BASE; `off` in it powers off."""
     require_assembler()
     with TemporaryDirectory() as folder:
         source, obj, elf, binary = (Path(folder) / name for name in ("a.S", "a.o", "a.elf", "a.bin"))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from assembler import require_assembler
+from demo_guest import require_demo, run_demo
 
 import stage2.engines.unicorn.arm.abi as arm_abi
 from stage2.address import GIB, MIB, Gpa, Hpa, Range
@@ -21,10 +21,9 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, ViolationPolicy
-from stage2.vm.devices import Uart
 from stage2.vm.vm import Boot, RunResult, Vm
 
-PREFIX, PACKAGE = "aarch64-linux-gnu-", "binutils-aarch64-linux-gnu"
+PREFIX = "aarch64-linux-gnu-"
 GUESTS = Path(arm_abi.__file__).parents[3] / "vm" / "guests"
 BASE, RESULTS = 0x8000_0000, 0x8020_0000
 VALID, TABLE, BLOCK, PAGE = 1, 3, 1, 3
@@ -87,15 +86,6 @@ note:   and x28, x28, #0x780
 """
 
 
-def require_assembler() -> None:
-    """Skip on a user's machine without binutils; fail in CI, which must have it."""
-    if shutil.which(PREFIX + "as"):
-        return
-    if os.environ.get("CI"):
-        pytest.fail(f"CI needs the Debian package {PACKAGE}")
-    pytest.skip(f"needs the Debian package {PACKAGE}")
-
-
 class Bench:
     """Memory, one VM with 8 MiB of lazy RAM at BASE, and a run of a guest in it."""
 
@@ -116,7 +106,7 @@ class Bench:
         return self.vm
 
     def assemble(self, body: str, tcr: int = TCR) -> bytes:
-        require_assembler()
+        require_assembler(PREFIX)
         source, obj, elf, binary = (self.folder / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
         source.write_text(f".equ TCR, {tcr:#x}\n.equ RESULTS, {RESULTS:#x}\n" + HEADER + body + VECTORS)
         for command in (
@@ -168,44 +158,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_the_demo_guest_sees_what_it_was_promised() -> None:
-    memory = PhysicalMemory([Range.sized(BASE, GIB)])
-    frames = FrameAllocator(memory)
-    space = AddressSpace.create(STAGE_2, frames, name="demo", violation=ViolationPolicy.INJECT)
-    for region in (
-        MemoryRegion(Gpa(0x9000_0000), 2 * MIB, RWX, MapType.MAP_IDENTICAL),
-        MemoryRegion(Gpa(BASE), 8 * MIB, RWX, MapType.MAP_ALLOC),
-        MemoryRegion(
-            Gpa(0x2000_0000), 4096, MappingFlags.READ, MapType.ROM, name="rom", violation=ViolationPolicy.DISCARD
-        ),
-        MemoryRegion(Gpa(0x1000_0000), 4096, MappingFlags(0), MapType.EMULATED, name="uart"),
-    ):
-        space.map(region)
-    vm = Vm("demo", 1, "aarch64", space)
-    vm.bus.attach(Range.sized(0x1000_0000, 0x1000), Uart("uart", vm.console))
-    vm.boot = Boot(Gpa(BASE))
-    vm.memory.write(Gpa(BASE), (GUESTS / "demo-aarch64.bin").read_bytes())
-    vm.memory.write(Gpa(0x2000_0000), (GUESTS / "demo-rom.bin").read_bytes())
-    machine = ArmMachine(vm)
-    try:
-        result = machine.run()
-    finally:
-        machine.close()
-    report = vm.report("unicorn", result)
-    same = int.from_bytes(vm.memory.read(Gpa(0x9000_0000), 8), "little")
-    vm.close()
-    memory.close()
-    assert result.exit == "off"
-    lines = report.console.splitlines()
-    assert lines[0].startswith("demo guest")
-    assert lines[-1] == "demo guest: done"
-    assert [line.rsplit(" ", 1)[1] for line in lines[1:-1]] == ["ok"] * 5
-    assert same == 0x600D600D
-    assert report.resolutions["populated"] >= 64
-    assert [(v.region, v.access, v.action) for v in report.violations] == [
-        ("rom", "write", "discarded"),
-        ("hole", "read", "injected"),
-        ("uart", "fetch", "injected"),
-    ]
+    require_demo(run_demo("aarch64", STAGE_2), verdicts=5)
 
 
 # Pages of the third table, at GVA 0 in steps of 4 KiB.

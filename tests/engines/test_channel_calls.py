@@ -8,7 +8,7 @@ import pytest
 from assembler import BASE, assemble
 
 from stage2.address import GIB, MIB, Gpa, Range
-from stage2.engines.unicorn.machine import UnicornMachine
+from stage2.engines.unicorn.riscv.machine import RiscvMachine
 from stage2.flags import RWX, MapType
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
@@ -46,7 +46,7 @@ class Bench:
 
     def run(self, vm: Vm, body: str) -> RunResult:
         vm.memory.write(BASE, assemble(MACROS + body))
-        machine = UnicornMachine(vm)
+        machine = RiscvMachine(vm)
         try:
             return machine.run()
         finally:

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from assembler import BASE, assemble, require_assembler
+from assembler import BASE, PACKAGES, assemble, require_assembler
 
 import stage2.engines.unicorn.abi as abi
+import stage2.engines.unicorn.riscv.abi as riscv_abi
 from stage2.address import GIB, MIB, Gpa, Range
 from stage2.config.load import load_vm
-from stage2.engines.unicorn.machine import UnicornMachine
+from stage2.engines.unicorn.riscv.machine import RiscvMachine
 from stage2.errors import EngineError
 from stage2.flags import RWX, MappingFlags, MapType
 from stage2.formats.outcome import FaultKind
@@ -37,7 +38,7 @@ class Bench:
     def __init__(self) -> None:
         self.memory = PhysicalMemory([Range.sized(0x1_0000_0000, GIB)])
         self.frames = FrameAllocator(self.memory)
-        self.machine: UnicornMachine | None = None
+        self.machine: RiscvMachine | None = None
         self.vm: Vm
 
     def vm_with(self, *regions: MemoryRegion, violation: ViolationPolicy = ViolationPolicy.STOP, cpus: int = 1) -> Vm:
@@ -51,7 +52,7 @@ class Bench:
 
     def run(self, vm: Vm, image: bytes, *, limit_s: float = 30) -> RunResult:
         vm.memory.write(BASE, image)
-        self.machine = UnicornMachine(vm)
+        self.machine = RiscvMachine(vm)
         timer = threading.Timer(limit_s, self.machine.stop, ("time limit", "the test's own limit"))
         timer.start()
         try:
@@ -89,7 +90,7 @@ def test_the_demo_guest_sees_what_it_was_promised() -> None:
         vm.memory.write(BASE, (GUESTS / "demo-riscv64.bin").read_bytes())
         vm.memory.write(ROM_AT, (GUESTS / "demo-rom.bin").read_bytes())
         vm.boot = Boot(Gpa(BASE))
-        machine = UnicornMachine(vm)
+        machine = RiscvMachine(vm)
         try:
             result = machine.run()
         finally:
@@ -113,11 +114,12 @@ def test_the_demo_guest_sees_what_it_was_promised() -> None:
 
 
 def test_the_bundled_guests_are_what_their_sources_assemble_to(tmp_path: Path) -> None:
-    require_assembler()
+    for prefix in PACKAGES:
+        require_assembler(prefix)
     root = GUESTS.parents[3]
     subprocess.run(["sh", "scripts/guests.sh", str(tmp_path)], cwd=root, check=True, timeout=60)
     made = sorted(tmp_path.glob("*.bin"))
-    assert made
+    assert {path.stem for path in made} == {path.stem for path in GUESTS.glob("*.S")}
     for path in made:
         assert path.read_bytes() == (GUESTS / path.name).read_bytes(), path.name
 
@@ -352,9 +354,9 @@ def test_another_release_of_the_library_is_refused(monkeypatch: pytest.MonkeyPat
 
 def test_a_moved_register_is_noticed_before_a_guest_runs(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
     vm = bench.vm_with()
-    monkeypatch.setattr(abi, "ENV_PC", abi.ENV_PC + 8)
+    monkeypatch.setattr(riscv_abi, "ENV_PC", riscv_abi.ENV_PC + 8)
     with pytest.raises(EngineError, match="another build"):
-        UnicornMachine(vm)
+        RiscvMachine(vm)
 
 
 def test_the_walk_of_a_violation_names_kind_and_stage(bench: Bench) -> None:

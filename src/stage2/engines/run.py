@@ -7,30 +7,46 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..errors import EngineError
 from ..vm.host import Host
 from ..vm.report import VmReport
 from ..vm.vm import RunResult, Vm
+from .unicorn.machine import ENGINE, Machine
 
-if TYPE_CHECKING:
-    from .unicorn.arm.machine import ArmMachine
-    from .unicorn.machine import UnicornMachine
-
-    Machine = UnicornMachine | ArmMachine
-
-ENGINE = "unicorn"
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _STOP_BOUND_S = 10.0
 """A guest leaves at its next block; one that has not after this long is reported as an error."""
 
 
+_MACHINES = {
+    "riscv64": "riscv.machine:RiscvMachine",
+    "aarch64": "arm.machine:ArmMachine",
+    "x86_64": "x86.machine:X86Machine",
+}
+
+
+def machine_for(vm: Vm) -> Machine[Any]:
+    """The machine that runs a VM of its architecture.
+
+    Raises:
+        EngineError: there is none, or the engine cannot be had.
+    """
+    if vm.arch not in _MACHINES:
+        raise EngineError(f"the unicorn engine runs {', '.join(_MACHINES)} guests; VM {vm.name} is {vm.arch}")
+    # Only the VM's own architecture is imported, and so compiled.
+    module, _, name = _MACHINES[vm.arch].partition(":")
+    machine: Machine[Any] = getattr(import_module(f".unicorn.{module}", __package__), name)(vm)
+    return machine
+
+
 class _Runner(threading.Thread):
     """One VM on its own thread."""
 
-    def __init__(self, vm: Vm, machine: Machine, done: threading.Condition) -> None:
+    def __init__(self, vm: Vm, machine: Machine[Any], done: threading.Condition) -> None:
         super().__init__(name=f"VM {vm.name}", daemon=True)
         self.vm, self.machine = vm, machine
         self.result: RunResult | None = None
@@ -80,11 +96,11 @@ def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
         EngineError: an engine cannot be had.
     """
     done = threading.Condition()
-    machines: list[Machine] = []
+    machines: list[Machine[Any]] = []
     runners: list[_Runner] = []
     received: list[int] = []
     try:
-        machines.extend(_machine(vm) for vm in host.vms)
+        machines.extend(machine_for(vm) for vm in host.vms)
         runners = [_Runner(vm, machine, done) for vm, machine in zip(host.vms, machines, strict=True)]
 
         def stop_all(exit_: str, reason: str) -> None:
@@ -114,16 +130,6 @@ def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
             if not any(runner.machine is machine and runner.is_alive() for runner in runners):
                 machine.close()
     return RunOutcome(reports, received[0] if received else None)
-
-
-def _machine(vm: Vm) -> Machine:
-    if vm.arch == "aarch64":
-        from .unicorn.arm.machine import ArmMachine
-
-        return ArmMachine(vm)
-    from .unicorn.machine import UnicornMachine
-
-    return UnicornMachine(vm)
 
 
 def _report(runner: _Runner) -> VmReport:

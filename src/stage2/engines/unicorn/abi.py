@@ -1,15 +1,16 @@
-"""The private ABI of Unicorn 2.1.4's wheel: offsets and exported symbols, all in this one module.
+"""The private ABI of Unicorn 2.1.4's wheel as far as every architecture has it; each has a module `abi` of its own too.
 
 The public API gives no interrupt delivery, no exact fault address and no way to drop translated code by physical
 address. The wheel exports the functions that do, and the fields they work on have stood still within the release.
-Everything here was measured on that release, and `Abi` checks it on the very instance it is made for: a value
-written through the public API must appear at the private offset, and the other way round.
+Everything was measured on that release, and `CpuAbi` checks it on the very instance it is made for: a value written
+through the public API must appear at the private offset, and the other way round.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -26,33 +27,11 @@ UC_INVALID_ADDRESS = 0x588
 
 # --- CPUState -------------------------------------------------------------------------------------------------
 CPU_INTERRUPT_REQUEST = 0x1C
-CPU_HALTED = 0x20
 CPU_ENV = 0x128
 CPU_ICOUNT_DECR = 0x130
 CPU_EXCEPTION_INDEX = 0x81A0
 CPU_UC = 0x81A8
 INTERRUPT_HARD = 2
-
-# --- CPURISCVState --------------------------------------------------------------------------------------------
-ENV_GPR = 0x000
-ENV_PC = 0x200
-ENV_BADADDR = 0x220
-ENV_PRIV = 0x250
-ENV_MSTATUS = 0x270
-ENV_MIP = 0x278
-ENV_MIE = 0x288
-ENV_SATP = 0x2A0
-
-PRIV_USER, PRIV_SUPERVISOR, PRIV_MACHINE = 0, 1, 3
-MSTATUS_SUM, MSTATUS_MXR = 1 << 18, 1 << 19
-
-_SYMBOLS = (
-    "tb_invalidate_phys_range_riscv64",
-    "tlb_flush_riscv64",
-    "riscv_cpu_do_interrupt_riscv64",
-    "riscv_cpu_set_rdtime_fn_riscv64",
-    "uc_emu_stop",
-)
 
 
 @cache
@@ -82,108 +61,29 @@ def library() -> Any:
     if found != VERSION:
         raise EngineError(f"unicorn {found} is installed, but its private ABI is known for {VERSION} only")
     uclib: Any = import_module("unicorn.unicorn_py3.unicorn").uclib
-    missing = [name for name in _SYMBOLS if not hasattr(uclib, name)]
-    if missing:
-        raise EngineError(f"this build of unicorn {found} does not export {', '.join(missing)}")
     return uclib
 
 
 def symbol(name: str) -> int:
-    """The address of an exported function."""
-    address = ctypes.cast(getattr(library(), name), ctypes.c_void_p).value
+    """The address of an exported function.
+
+    Raises:
+        EngineError: this build does not export it.
+    """
+    found = getattr(library(), name, None)
+    address = None if found is None else ctypes.cast(found, ctypes.c_void_p).value
     if address is None:
-        raise EngineError(f"unicorn exports no {name}")
+        raise EngineError(f"this build of unicorn {VERSION} does not export {name}")
     return address
 
 
-class Abi:
-    """The private parts of one RISC-V instance.
-
-    Args:
-        uc: a `unicorn.Uc`, just made.
-
-    Raises:
-        EngineError: a check shows that the layout is not the one this module knows.
-    """
-
-    def __init__(self, uc: Any) -> None:
-        library()
-        names = unicorn().riscv_const
-        uc.reg_read(names.UC_RISCV_REG_PC)  # the library sets the CPU up at the first use
-        self.uc: int = uc._uch.value
-        self.cpu = _read(self.uc + UC_CPU)
-        self.env = _read(self.cpu + CPU_ENV) if self.cpu else 0
-        if not self.cpu or not self.env or _read(self.cpu + CPU_UC) != self.uc:
-            raise EngineError(f"unicorn {VERSION}: CPUState is not where it was measured to be; is this another build?")
-        self.icount_decr = _read(self.cpu + CPU_ICOUNT_DECR)
-        for register, offset in (
-            (names.UC_RISCV_REG_X10, ENV_GPR + 8 * 10),
-            (names.UC_RISCV_REG_PC, ENV_PC),
-            (names.UC_RISCV_REG_PRIV, ENV_PRIV),
-            (names.UC_RISCV_REG_MIE, ENV_MIE),
-        ):
-            self._check(uc, register, offset)
-
-    def _check(self, uc: Any, register: int, offset: int) -> None:
-        before = uc.reg_read(register)
-        probe = before ^ 2
-        uc.reg_write(register, probe)
-        seen, self_read = _read(self.env + offset), uc.reg_read(register)
-        uc.reg_write(register, before)
-        if seen != self_read:
-            raise EngineError(
-                f"unicorn {VERSION}: register {register} reads {self_read:#x}, but {seen:#x} stands at the offset "
-                f"{offset:#x} where it was measured to be; is this another build?"
-            )
-
-    def get(self, offset: int) -> int:
-        """A 64-bit field of the RISC-V state."""
-        return _read(self.env + offset)
-
-    def set(self, offset: int, value: int) -> None:
-        """Write a 64-bit field of the RISC-V state."""
-        ctypes.c_uint64.from_address(self.env + offset).value = value
-
-    @property
-    def invalid_address(self) -> int:
-        """The exact address of the access that ended the last run."""
-        return _read(self.uc + UC_INVALID_ADDRESS)
-
-    def raise_exception(self, cause: int, value: int) -> None:
-        """Deliver a synchronous exception at the present PC, as the hardware would (stval = `value`)."""
-        ctypes.c_int32.from_address(self.cpu + CPU_EXCEPTION_INDEX).value = cause
-        self.set(ENV_BADADDR, value)
-        _function("riscv_cpu_do_interrupt_riscv64", 1)(self.cpu)
-
-    def set_pending(self, mip: int) -> None:
-        """Set the pending interrupts and tell the CPU loop whether there are any."""
-        self.set(ENV_MIP, mip)
-        request = ctypes.c_uint32.from_address(self.cpu + CPU_INTERRUPT_REQUEST)
-        request.value = request.value | INTERRUPT_HARD if mip else request.value & ~INTERRUPT_HARD
-
-    def wake(self) -> None:
-        """End a WFI: the CPU is no longer halted."""
-        ctypes.c_uint32.from_address(self.cpu + CPU_HALTED).value = 0
-
-    def flush_tlb(self) -> None:
-        """Drop every entry of the CPU's TLB."""
-        _function("tlb_flush_riscv64", 1)(self.cpu)
-
-    def forget_code(self, start: int, end: int) -> None:
-        """Drop code translated from [start, end) of the engine's physical memory."""
-        _function("tb_invalidate_phys_range_riscv64", 3)(self.uc, start, end)
-
-    def set_time_source(self, function: int) -> None:
-        """Make the `time` CSR read what a C function without arguments returns."""
-        _function("riscv_cpu_set_rdtime_fn_riscv64", 2)(self.env, function)
-
-
 @cache
-def _function(name: str, arguments: int) -> Any:
+def function(name: str, arguments: int) -> Any:
+    """An exported function of so many words that returns nothing."""
     return ctypes.CFUNCTYPE(None, *[ctypes.c_uint64] * arguments)(symbol(name))
 
 
-def _read(address: int) -> int:
+def read(address: int) -> int:
     """A word of this process, read through the kernel so that a wrong address is an error and no crash."""
     try:
         data = os.pread(_own_memory(), 8, address)
@@ -195,3 +95,79 @@ def _read(address: int) -> int:
 @cache
 def _own_memory() -> int:
     return os.open("/proc/self/mem", os.O_RDONLY)
+
+
+class CpuAbi:
+    """The private parts of one instance that every architecture has.
+
+    Args:
+        uc: a `unicorn.Uc`, just made.
+        register: public number of a register; reading it makes the library set the CPU up.
+
+    Raises:
+        EngineError: a check shows that the layout is not the one this module knows.
+    """
+
+    FLUSH_TLB: str
+    FORGET_CODE: str
+    """Drops code translated from [start, end) of the engine's physical memory."""
+    DELIVER: str
+    """Takes the exception whose number is the CPU's exception index."""
+
+    def __init__(self, uc: Any, register: int) -> None:
+        for name in (self.FLUSH_TLB, self.FORGET_CODE, self.DELIVER):
+            symbol(name)
+        uc.reg_read(register)
+        self.uc: int = uc._uch.value
+        self.cpu = read(self.uc + UC_CPU)
+        self.env = read(self.cpu + CPU_ENV) if self.cpu else 0
+        if not self.cpu or not self.env or read(self.cpu + CPU_UC) != self.uc:
+            raise EngineError(f"unicorn {VERSION}: CPUState is not where it was measured to be; is this another build?")
+        self.icount_decr = read(self.cpu + CPU_ICOUNT_DECR)
+
+    def check(self, what: str, offset: int, get: Callable[[], int], put: Callable[[int], None], probe: int) -> None:
+        """Write `probe` through the public API: it must appear at a private offset.
+
+        Raises:
+            EngineError: it does not.
+        """
+        before = get()
+        put(probe)
+        seen, self_read = read(self.env + offset), get()
+        put(before)
+        if seen != self_read or self_read == before:
+            raise EngineError(
+                f"unicorn {VERSION}: {what} reads {self_read:#x}, but {seen:#x} stands at the offset {offset:#x} "
+                "where it was measured to be; is this another build?"
+            )
+
+    def get(self, offset: int) -> int:
+        """A 64-bit field of the CPU's state."""
+        return read(self.env + offset)
+
+    def set(self, offset: int, value: int) -> None:
+        """Write a 64-bit field of the CPU's state."""
+        ctypes.c_uint64.from_address(self.env + offset).value = value
+
+    def set_half(self, offset: int, value: int) -> None:
+        """Write a 32-bit field of the CPU's state."""
+        ctypes.c_uint32.from_address(self.env + offset).value = value
+
+    @property
+    def invalid_address(self) -> int:
+        """The exact address of the access that ended the last run."""
+        return read(self.uc + UC_INVALID_ADDRESS)
+
+    def set_exception(self, number: int) -> None:
+        """Set the exception index; -1 for none."""
+        ctypes.c_int32.from_address(self.cpu + CPU_EXCEPTION_INDEX).value = number
+
+    def deliver(self, number: int) -> None:
+        """Take an exception at the present PC, as the hardware would."""
+        self.set_exception(number)
+        function(self.DELIVER, 1)(self.cpu)
+        self.set_exception(-1)
+
+    def flush_tlb(self) -> None:
+        """Drop every entry of the CPU's TLB."""
+        function(self.FLUSH_TLB, 1)(self.cpu)

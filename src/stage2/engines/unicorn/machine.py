@@ -1,7 +1,4 @@
-"""A RISC-V machine on Unicorn: the harts of one VM taking turns on one thread, with their firmware and clock.
-
-The harts share memory, so they never run at the same time: the library's atomics are atomic within one CPU only.
-"""
+"""A machine on Unicorn: the vCPUs of one VM on one thread. What every architecture's has in common."""
 
 from __future__ import annotations
 
@@ -9,62 +6,67 @@ import ctypes
 import mmap
 import threading
 import time
+from abc import ABC, abstractmethod
+from typing import ClassVar, Generic, TypeVar
 
 from ...errors import EngineError
-from ...vm.exits import Action, Hypercall
-from ...vm.sbi import HartState, Sbi
+from ...vm.exits import Action
 from ...vm.vm import RunResult, Vm
-from .clock import give_clock, take_clock
-from .state import NEVER, TICK_SHIFT, Reason, Word
+from .state import Reason, Word
 from .vcpu import Vcpu
 from .windows import Windows
 
 ENGINE = "unicorn"
-TICKS_PER_SECOND = 10_000_000
-"""Frequency of the `time` CSR, for the device tree."""
-_SLICE = 1 << 18
-"""Bytes of code a hart executes before the next gets its turn."""
 _IDLE_S = 0.02
-"""How long a machine without a timer or an interrupt in sight sleeps before it looks for a stop request."""
+"""How long a machine with nothing to do sleeps before it looks for a stop request."""
+
+Cpu = TypeVar("Cpu", bound=Vcpu)
 
 
-class UnicornMachine:
+class Machine(ABC, Generic[Cpu]):
     """Runs one VM.
 
     Args:
-        vm: a RISC-V VM whose images are loaded.
+        vm: its images are loaded.
 
     Raises:
-        EngineError: the VM is not of this architecture, or the library is not the known one.
+        EngineError: the VM is not of this architecture, has several CPUs where the engine runs one, or the library is
+            not the known one.
     """
 
+    ARCH: ClassVar[str]
+    SEVERAL_CPUS: ClassVar[bool] = False
+
     def __init__(self, vm: Vm) -> None:
-        if vm.arch != "riscv64":
-            raise EngineError(f"the unicorn engine runs riscv64 guests; VM {vm.name} is {vm.arch}")
+        if vm.arch != self.ARCH:
+            raise EngineError(f"this machine runs {self.ARCH} guests; VM {vm.name} is {vm.arch}")
+        if vm.cpu_count != 1 and not self.SEVERAL_CPUS:
+            raise EngineError(
+                f"the unicorn engine runs {self.ARCH} guests with one CPU; VM {vm.name} has {vm.cpu_count}: "
+                "write cpu_num = 1 in its file"
+            )
         self.vm = vm
-        self.count = vm.cpu_count
-        memory = vm.space.frames.memory
-        pages = (memory.span >> 12) + 1
+        pages = (vm.space.frames.memory.span >> 12) + 1
         self._page_state = mmap.mmap(
             -1, pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
         )
         self._page_anchor = ctypes.c_char.from_buffer(self._page_state)
-        self._clock = take_clock()
         self._windows = Windows(vm)
         address = ctypes.addressof(self._page_anchor)
-        self._harts = [Vcpu(number, vm, self._clock, address, self._windows) for number in range(self.count)]
-        self._peers = (ctypes.c_uint64 * (2 * self.count))(*[word for hart in self._harts for word in hart.peer])
-        for hart in self._harts:
-            hart.state[Word.PEERS] = ctypes.addressof(self._peers)
-            hart.state[Word.PEER_COUNT] = self.count
-        channels = None if vm.channels is None else (vm.channels, vm.id)
-        self._sbi = Sbi(self, vm.memory, vm.console, channels)
+        self._cpus = [self._make_cpu(number, address) for number in range(vm.cpu_count)]
+        self._peers = (ctypes.c_uint64 * (2 * vm.cpu_count))(*[word for cpu in self._cpus for word in cpu.peer])
+        for cpu in self._cpus:
+            cpu.state[Word.PEERS] = ctypes.addressof(self._peers)
+            cpu.state[Word.PEER_COUNT] = vm.cpu_count
         self._stop = threading.Event()
         self._stop_exit = ("stopped", "stopped on request")
         self._off: str | None = None
         self._closed = False
-        self._current = self._harts[0]
         vm.space.page_table.flush = lambda _ranges: self.flush_all()
+
+    @abstractmethod
+    def _make_cpu(self, number: int, page_state: int) -> Cpu:
+        """A vCPU of this machine."""
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class UnicornMachine:
         May be called once, from any thread.
         """
         began = time.perf_counter()
-        self._harts[0].start(self.vm.boot.entry, self.vm.boot.device_tree or 0)
+        self._cpus[0].start(self.vm.boot.entry, self.vm.boot.device_tree or 0)
         try:
             exit_, reason = self._loop()
         except EngineError as error:
@@ -83,8 +85,8 @@ class UnicornMachine:
             exit=exit_,
             reason=reason,
             wall_s=time.perf_counter() - began,
-            guest_faults=sum(hart.guest_faults for hart in self._harts),
-            fills=sum(hart.state[Word.FILLS] for hart in self._harts),
+            guest_faults=sum(cpu.guest_faults for cpu in self._cpus),
+            fills=sum(cpu.state[Word.FILLS] for cpu in self._cpus),
         )
 
     def stop(self, exit_: str, reason: str) -> None:
@@ -96,11 +98,10 @@ class UnicornMachine:
         """
         self._stop_exit = (exit_, reason)
         self._stop.set()
-        for hart in self._harts:
-            hart.state[Word.STOP] = 1
+        for cpu in self._cpus:
+            cpu.state[Word.STOP] = 1
 
     def _loop(self) -> tuple[str, str]:
-        turn = 0
         while True:
             if self._windows.failure is not None:
                 raise self._windows.failure
@@ -112,95 +113,81 @@ class UnicornMachine:
                 return "off", f"the guest asked for {self._off}"
             if self._stop.is_set():
                 return self._stop_exit
-            hart = self._next(turn)
-            if hart is None:
+            cpu = self._next()
+            if cpu is None:
                 self._idle()
                 continue
-            turn = hart.number + 1
-            self._current = hart
-            alone = sum(other.running and not other.waiting for other in self._harts) == 1
-            hart.state[Word.SLICE_END] = NEVER if alone else self._clock.now + _SLICE
-            ended = self._serve(hart, hart.run())
+            ended = self._end_of_turn(cpu, cpu.run())
             if ended is not None:
                 return ended
 
-    def _serve(self, hart: Vcpu, reason: Reason) -> tuple[str, str] | None:
-        """Deal with the end of a hart's turn; a result ends the machine."""
-        if reason is Reason.HYPERCALL:
-            error, value = self._sbi.call(Hypercall(hart.number, hart.arguments))
-            hart.set_register(10, error)
-            if value is not None:
-                hart.set_register(11, value)
-        elif reason is Reason.FAULT:
-            return self._fault(hart)
-        elif reason is Reason.NOTHING:
-            hart.waiting = not hart.has_interrupt
-        elif reason is Reason.EXCEPTION:
-            hart.inject_breakpoint()
+    def _next(self) -> Cpu | None:
+        """The CPU whose turn it is; None when all wait."""
+        return self._cpus[0]
+
+    def _idle(self) -> None:
+        """There is nothing to execute: wait for somebody to stop us."""
+        self._stop.wait(_IDLE_S)
+
+    def _end_of_turn(self, cpu: Cpu, reason: Reason) -> tuple[str, str] | None:
+        """Deal with what ended a CPU's turn; a result ends the machine."""
+        if reason is Reason.FAULT:
+            return self._fault(cpu)
+        if reason is Reason.NOTHING:
+            return self._wait(cpu)
+        if reason is Reason.EXCEPTION:
+            self._unexplained(cpu)
+        elif reason not in (Reason.STOP, Reason.SLICE):
+            return self._serve(cpu, reason)
         return None
 
-    def _fault(self, hart: Vcpu) -> tuple[str, str] | None:
-        if hart.pending is None:
+    def _unexplained(self, cpu: Cpu) -> None:
+        """The library ended a turn without a word."""
+        raise EngineError(f"unicorn stopped at PC {cpu.pc:#x} without a reason")
+
+    def _wait(self, cpu: Cpu) -> tuple[str, str] | None:
+        """A CPU waits for an interrupt; without interrupts, that is for ever. A result ends the machine."""
+        self._idle()
+        return None
+
+    @abstractmethod
+    def _serve(self, cpu: Cpu, reason: Reason) -> tuple[str, str] | None:
+        """Deal with an end that has to do with the architecture; a result ends the machine."""
+
+    def _fault(self, cpu: Cpu) -> tuple[str, str] | None:
+        if cpu.pending is None:
             if self._windows.failure is None and not self._stop.is_set():
-                hart.inject_stage_1_fault()
+                cpu.inject_stage_1_fault()
             return None
-        action, fault, result = hart.pending
-        fault = hart.exact(fault)
-        self.vm.record_violation(fault, action, result, walk=lambda: hart.walk(fault))
+        action, fault, result = cpu.pending
+        fault = cpu.exact(fault)
+        self.vm.record_violation(fault, action, result, walk=lambda: cpu.walk(fault))
         if action is Action.INJECT:
-            hart.inject_access_fault(fault)
+            cpu.inject_access_fault(fault)
             return None
         where = f"{result.region.label} {result.region.range}" if result.region else "no region"
         what = f"{fault.access.name.lower()} of GPA {fault.gpa:#x}"
         why = f"; {result.reason}" if result.reason else ""
         return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {fault.pc:#x}{why}"
 
-    def _next(self, turn: int) -> Vcpu | None:
-        """The next hart that can run, from `turn` on."""
-        for offset in range(self.count):
-            hart = self._harts[(turn + offset) % self.count]
-            if hart.running and not hart.waiting:
-                return hart
-        return None
+    # --- the rest ----------------------------------------------------------------------------------------
 
-    def _idle(self) -> None:
-        """Every hart waits: let virtual time jump to the next alarm, or wait for somebody to stop us."""
-        waiting = [hart for hart in self._harts if hart.running]
-        alarm = min((hart.alarm for hart in waiting), default=NEVER)
-        if alarm == NEVER:
-            self._stop.wait(_IDLE_S)
-            return
-        self._clock.now = max(self._clock.now, alarm)
-        for hart in waiting:
-            if hart.alarm <= self._clock.now:
-                hart.ring()
-
-    # --- what the firmware asks for (vm.sbi.Harts) -------------------------------------------------------
-
-    def set_timer(self, hart: int, deadline: int) -> None:
-        self._harts[hart].set_timer(deadline, TICK_SHIFT)
-
-    def send_ipi(self, hart: int) -> None:
-        self._harts[hart].raise_software()
-
-    def flush(self, hart: int) -> None:
-        self._harts[hart].flush()
+    @property
+    def flips(self) -> int:
+        """How often a host page changed between executed and written."""
+        return sum(cpu.state[Word.FLIPS] for cpu in self._cpus)
 
     def flush_all(self) -> None:
-        """Drop every hart's translations, as a stage-2 edit demands."""
-        for hart in self._harts:
-            hart.flush()
-
-    def start(self, hart: int, address: int, opaque: int) -> None:
-        self._harts[hart].start(address, opaque)
-
-    def stop_hart(self, hart: int) -> None:
-        self._harts[hart].running = False
-
-    def state(self, hart: int) -> HartState:
-        return HartState.STARTED if self._harts[hart].running else HartState.STOPPED
+        """Drop every CPU's translations, as a stage-2 edit demands."""
+        for cpu in self._cpus:
+            cpu.flush()
 
     def power_off(self, reason: str) -> None:
+        """The guest is done.
+
+        Args:
+            reason: what it asked for: "shutdown" or "reboot".
+        """
         self._off = reason
 
     def close(self) -> None:
@@ -209,6 +196,5 @@ class UnicornMachine:
             return
         self._closed = True
         self.vm.space.page_table.flush = None
-        for hart in self._harts:
-            hart.close()
-        give_clock(self._clock)
+        for cpu in self._cpus:
+            cpu.close()

@@ -38,6 +38,8 @@ class Word(IntEnum):
     FORGET_CODE = auto()
     DELIVER = auto()
     STOP_RUN = auto()
+    RAISE = auto()
+    """x86: leaves a callback for the taking of an exception."""
     # --- code and data of a host page are never both in the TLBs of a VM
     PAGE_STATE = auto()
     """Address of a byte for each host page: PAGE_EXECUTED, PAGE_WRITTEN or 0."""
@@ -53,6 +55,17 @@ class Word(IntEnum):
     GPA = auto()
     """The GPA that stage 2 refused."""
     ACCESS = auto()
+    TABLE_LEVEL = auto()
+    """Stage-1 level at which a refused walk was, counted from the smallest page."""
+    USER = auto()
+    """1 when the refused access had a user's rights."""
+    NUMBER = auto()
+    """The exception number that ended a run."""
+    DELIVERING = auto()
+    """x86: 1 while an exception or interrupt is being taken."""
+    VECTOR = auto()
+    """x86: 1 and the vector of an exception to be taken before the next instruction; 0 for none."""
+    ERROR_CODE = auto()
     # --- time
     CLOCK_AT = auto()
     """Address of the machine's clock word."""
@@ -64,22 +77,31 @@ class Word(IntEnum):
     """Not 0: leave the guest at the next block."""
     # --- counters
     FILLS = auto()
-    STAGE_1_FAULTS = auto()
     TRAPS = auto()
     FLIPS = auto()
     """Host pages that changed between executed and written."""
 
 
 class Reason(IntEnum):
-    """Why a run ended."""
+    """Why a run ended, or a fill was refused."""
 
     NOTHING = 0
+    """The guest waits for an interrupt, or the fill was not refused after all."""
     FAULT = 1
     """A fill was refused; STATUS says by which stage."""
     HYPERCALL = 2
     SLICE = 3
     STOP = 4
     EXCEPTION = 5
+    """The library ended the run without a word."""
+    DEVICE = 6
+    """Stage 2 leads to an HPA where there is no memory: a passed-through device, which is not here."""
+    TRAP = 7
+    """Arm: an exception to EL2 or EL3 that is no call. x86: a second one while the first was being taken."""
+    GRANULE = 8
+    """Arm: the guest's tables have another granule than the compiled walker."""
+    MODE = 9
+    """The guest is in a mode that the walker is not for (Arm: AArch32; x86: paging outside long mode)."""
 
 
 PAGE_EXECUTED, PAGE_WRITTEN = 1, 2

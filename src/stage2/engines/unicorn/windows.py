@@ -67,9 +67,11 @@ class Windows:
             number = len(self._pages)
             self._pages.append((fault, action, result))
             self._index[key] = number
-        # A device's page takes both kinds of access; a dropped one only the kind that was refused.
-        refused = _WRITE if fault.access is Access.WRITE else _READ
-        permissions = _READ | _WRITE if action is Action.EMULATE else refused
+        # Stage 1 has allowed this access. Where it allows writes it allows reads, but not the other way round; and
+        # what is dropped as a write may be there to be read.
+        permissions = _READ
+        if fault.access is Access.WRITE:
+            permissions = _READ | _WRITE if action is Action.EMULATE else _WRITE
         return self._base + number * _PAGE, permissions
 
     def _exact(self, offset: int, access: Access, number: int) -> tuple[MemoryFault, Action, FaultResult]:

@@ -7,15 +7,11 @@ no public name: once per process, an SVC on a throw-away instance shows that it 
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 from ....errors import EngineError
-from ..abi import CPU_ENV, CPU_EXCEPTION_INDEX, CPU_UC, UC_CPU, UC_INVALID_ADDRESS, VERSION, library, unicorn
-from ..abi import _function as function
-from ..abi import _read as read
+from ..abi import VERSION, CpuAbi, function, unicorn
 
 # --- CPUARMState ----------------------------------------------------------------------------------------------
 ENV_X = 0x040
@@ -69,13 +65,10 @@ _CHECKED: dict[SystemRegister, int] = {
 _PROBE = 0x1234_5678_9000
 """Aligned as VBAR_EL1 demands."""
 
-FLUSH_TLB = "tlb_flush_aarch64"
-FORGET_CODE = "tb_invalidate_phys_range_aarch64"
-DELIVER = "arm_cpu_do_interrupt_aarch64"
 REBUILD_FLAGS = "arm_rebuild_hflags_aarch64"
 
 
-class ArmAbi:
+class ArmAbi(CpuAbi):
     """The private parts of one AArch64 instance.
 
     Args:
@@ -85,45 +78,22 @@ class ArmAbi:
         EngineError: a check shows that the layout is not the one this module knows.
     """
 
+    FLUSH_TLB = "tlb_flush_aarch64"
+    FORGET_CODE = "tb_invalidate_phys_range_aarch64"
+    DELIVER = "arm_cpu_do_interrupt_aarch64"
+
     def __init__(self, uc: Any) -> None:
-        missing = [name for name in (FLUSH_TLB, FORGET_CODE, DELIVER, REBUILD_FLAGS) if not hasattr(library(), name)]
-        if missing:
-            raise EngineError(f"this build of unicorn {VERSION} does not export {', '.join(missing)}")
         self._uc = uc
         self._names = unicorn().arm64_const
-        uc.reg_read(self._names.UC_ARM64_REG_PC)  # the library sets the CPU up at the first use
-        self.uc: int = uc._uch.value
-        self.cpu = read(self.uc + UC_CPU)
-        self.env = read(self.cpu + CPU_ENV) if self.cpu else 0
-        if not self.cpu or not self.env or read(self.cpu + CPU_UC) != self.uc:
-            raise EngineError(f"unicorn {VERSION}: CPUState is not where it was measured to be; is this another build?")
+        super().__init__(uc, self._names.UC_ARM64_REG_PC)
         for system, offset in _CHECKED.items():
-            self._check(
-                f"system register {system}", offset, partial(self.system, system), partial(self.set_system, system)
-            )
+            get, put = partial(self.system, system), partial(self.set_system, system)
+            self.check(f"system register {system}", offset, get, put, _PROBE)
         for register, offset in ((self._names.UC_ARM64_REG_X0, ENV_X), (self._names.UC_ARM64_REG_PC, ENV_PC)):
-            self._check(f"register {register}", offset, partial(uc.reg_read, register), partial(uc.reg_write, register))
+            get, put = partial(uc.reg_read, register), partial(uc.reg_write, register)
+            self.check(f"register {register}", offset, get, put, _PROBE)
         if self.get(ENV_PSTATE) & 0xF_0000_000F != 0x1_0000_0005:
             raise EngineError(f"unicorn {VERSION}: PSTATE is not where it was measured to be; is this another build?")
-
-    def _check(self, what: str, offset: int, get: Callable[[], int], put: Callable[[int], None]) -> None:
-        before = get()
-        put(_PROBE)
-        seen, self_read = read(self.env + offset), get()
-        put(before)
-        if seen != self_read or seen != _PROBE:
-            raise EngineError(
-                f"unicorn {VERSION}: {what} reads {self_read:#x}, but {seen:#x} stands at the offset {offset:#x} "
-                "where it was measured to be; is this another build?"
-            )
-
-    def get(self, offset: int) -> int:
-        """A 64-bit field of the CPU's state."""
-        return read(self.env + offset)
-
-    def set(self, offset: int, value: int) -> None:
-        """Write a 64-bit field of the CPU's state."""
-        ctypes.c_uint64.from_address(self.env + offset).value = value
 
     def system(self, register: SystemRegister) -> int:
         """Read a system register through the public API."""
@@ -135,11 +105,6 @@ class ArmAbi:
         """Write a system register through the public API."""
         op0, op1, crn, crm, op2 = register
         self._uc.reg_write(self._names.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2, value))
-
-    @property
-    def invalid_address(self) -> int:
-        """The exact address of the access that ended the last run."""
-        return read(self.uc + UC_INVALID_ADDRESS)
 
     def enter(self, pstate: int) -> None:
         """Set PSTATE, and what the translator derives from it and the system registers."""
@@ -154,26 +119,15 @@ class ArmAbi:
             syndrome: for ESR_EL1.
             address: for FAR_EL1.
         """
-        exception = self.env + ENV_EXCEPTION
-        ctypes.c_uint32.from_address(exception).value = syndrome
-        ctypes.c_uint64.from_address(exception + EXCEPTION_ADDRESS).value = address
-        ctypes.c_uint32.from_address(exception + EXCEPTION_TARGET).value = 1
+        self.set_half(ENV_EXCEPTION, syndrome)
+        self.set(ENV_EXCEPTION + EXCEPTION_ADDRESS, address)
+        self.set_half(ENV_EXCEPTION + EXCEPTION_TARGET, 1)
         self.deliver(number)
-
-    def deliver(self, number: int) -> None:
-        """Take the exception that the exception record describes."""
-        ctypes.c_int32.from_address(self.cpu + CPU_EXCEPTION_INDEX).value = number
-        function(DELIVER, 1)(self.cpu)
-        ctypes.c_int32.from_address(self.cpu + CPU_EXCEPTION_INDEX).value = -1
 
     @property
     def syndrome(self) -> int:
         """ESR of the last exception that the library found."""
         return self.get(ENV_EXCEPTION) & 0xFFFF_FFFF
-
-    def flush_tlb(self) -> None:
-        """Drop every entry of the CPU's TLB."""
-        function(FLUSH_TLB, 1)(self.cpu)
 
 
 @cache

@@ -10,9 +10,9 @@ import ctypes
 import threading
 from typing import Any
 
-from ...formats.u64 import u64
-from ...tables.compiled import numba, peek
-from .state import TICK_SHIFT
+from ....formats.u64 import u64
+from ....tables.compiled import numba, peek
+from ..state import TICK_SHIFT
 
 
 class Clock:

@@ -1,0 +1,126 @@
+"""The compiled callbacks of a RISC-V vCPU: its MMU, its timer, its traps. See `..callbacks`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from ....formats.record import Format
+from ....formats.riscv import entry as riscv
+from ....formats.riscv.formats import SV39
+from ....formats.u64 import u64
+from ....tables.batch import two_stage_translation
+from ....tables.compiled import callback, peek, poke
+from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD
+from ..callbacks import (
+    ACCESS_WRITE,
+    block_signature,
+    call_1,
+    count_fill,
+    define,
+    fill_signature,
+    grant,
+    host_of,
+    need_of,
+    peek_byte,
+    poke_byte,
+    poke_half,
+    refuse,
+    regime_2_of,
+    trap_signature,
+)
+from ..state import NEVER, Reason, Word
+from .abi import ENV_MIP, ENV_MSTATUS, ENV_PC, ENV_PRIV, ENV_SATP, PRIV_MACHINE, PRIV_SUPERVISOR, PRIV_USER
+
+SUPERVISOR_TIMER = 1 << 5
+"""mip.STIP."""
+ECALL = 8
+"""Every ecall reaches the interrupt hook under this number."""
+
+# Plain numbers, because compiled code folds globals but not members of an enumeration.
+_HYPERCALL, _SLICE, _STOP = (int(reason) for reason in (Reason.HYPERCALL, Reason.SLICE, Reason.STOP))
+_ENV, _CPU, _ICOUNT, _DELIVER, _STOP_RUN, _REASON, _CLOCK_AT, _ALARM, _SLICE_END, _STOP_FLAG, _TRAPS = (
+    int(word)
+    for word in (
+        Word.ENV, Word.CPU, Word.ICOUNT, Word.DELIVER, Word.STOP_RUN, Word.REASON, Word.CLOCK_AT, Word.ALARM,
+        Word.SLICE_END, Word.STOP, Word.TRAPS,
+    )
+)  # fmt: skip
+
+
+@cache
+def fill_callback(second: Format) -> Any:
+    """The MMU of a vCPU over a stage-2 format, see `fill_signature`."""
+    define()
+    # Sv39, Sv48, Sv57 and Bare are one set of rules with different numbers of levels; satp says how many.
+    translate = two_stage_translation(SV39, second)
+
+    def fill(uc: int, gva: int, access: int, result: int, state: int) -> bool:
+        count_fill(state)
+        env = peek(state, u64(_ENV))
+        satp = peek(env + u64(ENV_SATP), u64(0))
+        status_register = peek(env + u64(ENV_MSTATUS), u64(0))
+        privilege = peek(env + u64(ENV_PRIV), u64(0))
+        levels = u64(0)
+        mode = satp >> u64(60)
+        if mode >= u64(8) and privilege != u64(PRIV_MACHINE):
+            levels = mode - u64(5)
+        controls = u64(riscv.HARDWARE_AD)
+        # SUM is bit 18 and MXR bit 19 of mstatus, 0 and 1 of our controls.
+        controls |= (status_register >> u64(18)) & u64(riscv.SUM | riscv.MXR)
+        user = privilege == u64(PRIV_USER)
+        write = u64(1) if access == ACCESS_WRITE else u64(0)
+        regime_1 = ((satp & u64((1 << 44) - 1)) << u64(12), levels, u64(9), controls)
+        status, hpa, granted, gpa, level, _ = translate(
+            host_of(state), regime_1, regime_2_of(state), gva, need_of(access, user), write
+        )
+        if status != u64(0):
+            return refuse(state, status, gva, gpa, level, user, access)
+        return grant(state, result, hpa, gpa, granted, user, access)
+
+    return callback(fill_signature(), fill, second)
+
+
+@cache
+def block_callback() -> Any:
+    """void block(uc, address, size, state): virtual time goes on by the bytes of each executed block."""
+    define()
+
+    def block(uc: int, address: int, size: int, state: int) -> None:
+        clock = peek(peek(state, u64(_CLOCK_AT)), u64(0)) + u64(size)
+        poke(peek(state, u64(_CLOCK_AT)), u64(0), clock)
+        if clock >= peek(state, u64(_ALARM)):
+            poke(state, u64(_ALARM), u64(NEVER))
+            env, cpu = peek(state, u64(_ENV)), peek(state, u64(_CPU))
+            poke(env + u64(ENV_MIP), u64(0), peek(env + u64(ENV_MIP), u64(0)) | u64(SUPERVISOR_TIMER))
+            request = cpu + u64(CPU_INTERRUPT_REQUEST)
+            poke_byte(request, u64(0), peek_byte(request, u64(0)) | u64(INTERRUPT_HARD))
+            # The high half of the instruction counter, all ones, makes the CPU look at its interrupts.
+            poke_half(peek(state, u64(_ICOUNT)) + u64(2), u64(0xFFFF))
+        if peek(state, u64(_STOP_FLAG)) != u64(0):
+            poke(state, u64(_REASON), u64(_STOP))
+            call_1(peek(state, u64(_STOP_RUN)), uc)
+        elif clock >= peek(state, u64(_SLICE_END)):
+            poke(state, u64(_REASON), u64(_SLICE))
+            call_1(peek(state, u64(_STOP_RUN)), uc)
+
+    return callback(block_signature(), block)
+
+
+@cache
+def trap_callback() -> Any:
+    """void trap(uc, number, state): synchronous exceptions of the guest; a supervisor's ecall is for us."""
+    define()
+
+    def trap(uc: int, number: int, state: int) -> None:
+        env = peek(state, u64(_ENV))
+        if number == ECALL and peek(env + u64(ENV_PRIV), u64(0)) == u64(PRIV_SUPERVISOR):
+            poke(state, u64(_REASON), u64(_HYPERCALL))
+            call_1(peek(state, u64(_STOP_RUN)), uc)
+            return
+        # The hook sees the PC four bytes after the instruction, whatever its length.
+        poke(env + u64(ENV_PC), u64(0), peek(env + u64(ENV_PC), u64(0)) - u64(4))
+        poke(state, u64(_TRAPS), peek(state, u64(_TRAPS)) + u64(1))
+        call_1(peek(state, u64(_DELIVER)), peek(state, u64(_CPU)))
+
+    return callback(trap_signature(), trap)

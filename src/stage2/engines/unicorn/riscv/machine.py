@@ -1,0 +1,98 @@
+"""A RISC-V machine on Unicorn: the harts of one VM taking turns on one thread, with their firmware and clock.
+
+The harts share memory, so they never run at the same time: the library's atomics are atomic within one CPU only.
+"""
+
+from __future__ import annotations
+
+from ....vm.exits import Hypercall
+from ....vm.sbi import HartState, Sbi
+from ....vm.vm import Vm
+from ..machine import Machine
+from ..state import NEVER, TICK_SHIFT, Reason, Word
+from .clock import give_clock, take_clock
+from .vcpu import RiscvVcpu
+
+TICKS_PER_SECOND = 10_000_000
+"""Frequency of the `time` CSR, for the device tree."""
+_SLICE = 1 << 18
+"""Bytes of code a hart executes before the next gets its turn."""
+
+
+class RiscvMachine(Machine[RiscvVcpu]):
+    """Runs one RISC-V VM."""
+
+    ARCH = "riscv64"
+    SEVERAL_CPUS = True
+
+    def __init__(self, vm: Vm) -> None:
+        self._clock = take_clock()
+        self._turn = 0
+        self.count = vm.cpu_count
+        super().__init__(vm)
+        channels = None if vm.channels is None else (vm.channels, vm.id)
+        self._sbi = Sbi(self, vm.memory, vm.console, channels)
+
+    def _make_cpu(self, number: int, page_state: int) -> RiscvVcpu:
+        return RiscvVcpu(number, self.vm, self._clock, page_state, self._windows)
+
+    def _serve(self, cpu: RiscvVcpu, reason: Reason) -> tuple[str, str] | None:
+        if reason is Reason.HYPERCALL:
+            error, value = self._sbi.call(Hypercall(cpu.number, cpu.arguments))
+            cpu.set_register(10, error)
+            if value is not None:
+                cpu.set_register(11, value)
+        return None
+
+    def _unexplained(self, cpu: RiscvVcpu) -> None:
+        cpu.inject_breakpoint()
+
+    def _wait(self, cpu: RiscvVcpu) -> None:
+        cpu.waiting = not cpu.has_interrupt
+
+    def _next(self) -> RiscvVcpu | None:
+        """The next hart that can run, for a slice if there are others."""
+        ready = [hart for hart in self._cpus if hart.running and not hart.waiting]
+        if not ready:
+            return None
+        hart = next((hart for hart in ready if hart.number >= self._turn), ready[0])
+        self._turn = hart.number + 1
+        hart.state[Word.SLICE_END] = NEVER if len(ready) == 1 else self._clock.now + _SLICE
+        return hart
+
+    def _idle(self) -> None:
+        """Every hart waits: let virtual time jump to the next alarm, or wait for somebody to stop us."""
+        waiting = [hart for hart in self._cpus if hart.running]
+        alarm = min((hart.alarm for hart in waiting), default=NEVER)
+        if alarm == NEVER:
+            super()._idle()
+            return
+        self._clock.now = max(self._clock.now, alarm)
+        for hart in waiting:
+            if hart.alarm <= self._clock.now:
+                hart.ring()
+
+    # --- what the firmware asks for (vm.sbi.Harts) -------------------------------------------------------
+
+    def set_timer(self, hart: int, deadline: int) -> None:
+        self._cpus[hart].set_timer(deadline, TICK_SHIFT)
+
+    def send_ipi(self, hart: int) -> None:
+        self._cpus[hart].raise_software()
+
+    def flush(self, hart: int) -> None:
+        self._cpus[hart].flush()
+
+    def start(self, hart: int, address: int, opaque: int) -> None:
+        self._cpus[hart].start(address, opaque)
+
+    def stop_hart(self, hart: int) -> None:
+        self._cpus[hart].running = False
+
+    def state(self, hart: int) -> HartState:
+        return HartState.STARTED if self._cpus[hart].running else HartState.STOPPED
+
+    def close(self) -> None:
+        if not self._closed:
+            super().close()
+            give_clock(self._clock)

@@ -1,0 +1,142 @@
+"""One RISC-V hart on Unicorn. See `..vcpu`."""
+
+from __future__ import annotations
+
+from ....flags import Access
+from ....formats.riscv import entry as riscv
+from ....formats.riscv.registers import decode_satp
+from ....tables.explain import Walk
+from ....tables.regime import Regime
+from ....vm.exits import MemoryFault
+from ....vm.vm import Vm
+from ..abi import unicorn
+from ..state import NEVER, Word
+from ..vcpu import Vcpu, new_cpu
+from ..windows import Windows
+from . import abi
+from .callbacks import block_callback, fill_callback, trap_callback
+from .clock import Clock
+
+_PAGE_FAULT = {Access.FETCH: 12, Access.READ: 13, Access.WRITE: 15}
+_ACCESS_FAULT = {Access.FETCH: 1, Access.READ: 5, Access.WRITE: 7}
+_BREAKPOINT = 3
+_DELEGATED_EXCEPTIONS = 0xB1FF & ~(1 << 9)
+"""medeleg: everything but the supervisor's own ecall goes to the guest's supervisor."""
+_DELEGATED_INTERRUPTS = 0x222
+"""mideleg: software, timer and external interrupts of the supervisor."""
+_TIMER, _SOFTWARE = 1 << 5, 1 << 1
+
+
+class RiscvVcpu(Vcpu):
+    """A hart.
+
+    Args:
+        number: hart id.
+        vm: whose memory it sees.
+        clock: the machine's clock.
+        page_state: address of the page-state bytes of the VM.
+        windows: the machine's device windows.
+    """
+
+    def __init__(self, number: int, vm: Vm, clock: Clock, page_state: int, windows: Windows) -> None:
+        package = unicorn()
+        registers = package.riscv_const
+        uc = new_cpu(package.UC_ARCH_RISCV, package.UC_MODE_RISCV64)
+        self._cpu: abi.RiscvAbi = abi.RiscvAbi(uc)
+        callbacks = (fill_callback(vm.space.format), block_callback(), trap_callback())
+        super().__init__(number, vm, uc, self._cpu, page_state, windows, callbacks)
+        self.running = False
+        self.waiting = False
+        self.state[Word.CLOCK_AT] = clock.address
+        uc.reg_write(registers.UC_RISCV_REG_MEDELEG, _DELEGATED_EXCEPTIONS)
+        uc.reg_write(registers.UC_RISCV_REG_MIDELEG, _DELEGATED_INTERRUPTS)
+        # The guest may read cycle, time and instret.
+        uc.reg_write(registers.UC_RISCV_REG_MCOUNTEREN, 7)
+        uc.reg_write(registers.UC_RISCV_REG_SCOUNTEREN, 7)
+        self._cpu.set_time_source(clock.function)
+
+    def _walk(self, gva: int, access: Access, *, user: bool) -> Walk:
+        return self._vm.space.walk(gva, self.stage_1, access, user=user)
+
+    def start(self, address: int, argument: int) -> None:
+        """Begin in S-mode at `address` with a0 the hart id and a1 the argument, translation off (SBI HSM)."""
+        self._cpu.set(abi.ENV_SATP, 0)
+        self._cpu.set(abi.ENV_PRIV, abi.PRIV_SUPERVISOR)
+        self._cpu.set(abi.ENV_PC, address)
+        self.set_register(10, self.number)
+        self.set_register(11, argument)
+        self._cpu.flush_tlb()
+        self.running, self.waiting = True, False
+
+    def inject_stage_1_fault(self) -> None:
+        """Give the guest the page fault that its own tables ask for."""
+        self.guest_faults += 1
+        access = Access(self.state[Word.ACCESS])
+        self._cpu.raise_exception(_PAGE_FAULT[access], self._cpu.invalid_address)
+
+    def inject_access_fault(self, fault: MemoryFault) -> None:
+        """Give the guest an access fault, as from a bus that answers with an error."""
+        access = Access(self.state[Word.ACCESS])
+        self._cpu.raise_exception(_ACCESS_FAULT[access], fault.gva)
+
+    def inject_breakpoint(self) -> None:
+        """Deliver an exception that the library reported without a number: an ebreak."""
+        self._cpu.raise_exception(_BREAKPOINT, self.pc)
+
+    # --- registers and interrupts ------------------------------------------------------------------------
+
+    @property
+    def pc(self) -> int:
+        return self._cpu.get(abi.ENV_PC)
+
+    @property
+    def privilege(self) -> int:
+        return self._cpu.get(abi.ENV_PRIV)
+
+    @property
+    def stage_1(self) -> Regime:
+        """The guest's own regime, from satp and mstatus."""
+        satp = decode_satp(self._cpu.get(abi.ENV_SATP))
+        controls = riscv.HARDWARE_AD | (self._cpu.get(abi.ENV_MSTATUS) >> 18) & (riscv.SUM | riscv.MXR)
+        return Regime(satp.format, satp.root, controls, satp.identifier)
+
+    def register(self, number: int) -> int:
+        """x0 to x31."""
+        return self._cpu.get(abi.ENV_GPR + 8 * number)
+
+    def set_register(self, number: int, value: int) -> None:
+        """Write x1 to x31."""
+        self._cpu.set(abi.ENV_GPR + 8 * number, value)
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """a0 to a7."""
+        return tuple(self.register(number) for number in range(10, 18))
+
+    @property
+    def alarm(self) -> int:
+        """Clock value of the timer interrupt, NEVER for none."""
+        return self.state[Word.ALARM]
+
+    def set_timer(self, ticks: int, shift: int) -> None:
+        """Raise the timer interrupt when the clock reaches `ticks` << `shift`; takes a pending one back."""
+        self.state[Word.ALARM] = min(ticks << shift, NEVER)
+        self._cpu.set_pending(self._cpu.get(abi.ENV_MIP) & ~_TIMER)
+
+    def ring(self) -> None:
+        """The timer's time has come."""
+        self.state[Word.ALARM] = NEVER
+        self._raise(_TIMER)
+
+    def raise_software(self) -> None:
+        """Make the software interrupt pending."""
+        self._raise(_SOFTWARE)
+
+    def _raise(self, bit: int) -> None:
+        self._cpu.set_pending(self._cpu.get(abi.ENV_MIP) | bit)
+        self.waiting = False
+
+    @property
+    def has_interrupt(self) -> bool:
+        """Whether an enabled interrupt is pending, which ends a wait whatever sstatus.SIE says."""
+        return bool(self._cpu.get(abi.ENV_MIP) & self._cpu.get(abi.ENV_MIE))
