@@ -316,10 +316,9 @@ class PageTable:
         with self.editor.lock:
             if self.editor.gone:
                 return
-            self.editor.gone = True
-            retiring = retire(self.format, self.editor.context)
             if self.flush is not None:
-                self.flush(retiring)
+                self.flush(retire(self.format, self.editor.context))
+            self.editor.gone = True
             self._store.clear()
 
     # --- inside ------------------------------------------------------------------------------------------

@@ -90,14 +90,13 @@ class TlbChecker:
             self._require_broken()
 
     def _flush(self, operations: tuple[Operation, ...]) -> None:
-        if self.table.format.break_before_make and not self.table.editor.gone:
+        if self.table.format.break_before_make:
             self._broken.append(self.table.rows())
         for operation in operations:
             if self.perform(operation):
                 self.tlb.apply(operation)
-        if not self.table.editor.gone:
-            # Also between break and make: what is left then meets the new entry.
-            self._note_stale()
+        # Also between break and make: what is left then meets the new entry.
+        self._note_stale()
         if self._inner is not None:
             self._inner(operations)
 

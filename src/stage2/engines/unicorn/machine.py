@@ -62,7 +62,7 @@ class Machine(ABC, Generic[Cpu]):
         self._stop_exit = ("stopped", "stopped on request")
         self._off: str | None = None
         self._closed = False
-        vm.space.page_table.flush = lambda _ranges: self.flush_all()
+        vm.space.page_table.flush = lambda _operations: self.flush_all()
 
     @abstractmethod
     def _make_cpu(self, number: int, page_state: int) -> Cpu:
