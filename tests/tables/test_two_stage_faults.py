@@ -340,3 +340,26 @@ def test_the_compiled_walk_stores_exactly_the_marks_that_the_explained_one_annou
         assert np.array_equal(machine.memory.words, words)
         stored += len(walk.marks)
     assert stored
+
+
+@pytest.mark.parametrize("user_page", [False, True])
+@pytest.mark.parametrize("execute", [ept.X, ept.X_USER])
+def test_mode_based_execute_goes_by_the_page_and_not_by_who_fetches(user_page: bool, execute: int) -> None:
+    """SDM Vol. 3C 30.3.3.2: bit 10 governs fetches from user-mode linear addresses, bit 2 those from supervisor-mode
+    ones; without SMEP a supervisor may fetch from both."""
+    fmt = by_name("ept4")
+    with PhysicalMemory([RAM]) as memory:
+        frames = FrameAllocator(memory)
+        inner = PageTable(by_name("x86-4level"), frames, owner=TABLES)
+        inner.map_page(0x1000, Hpa(RAM.start + 0x1000), RWX | (MappingFlags.USER if user_page else MappingFlags(0)))
+        outer = PageTable(fmt, frames, owner=TABLES, controls=fmt.default_controls | ept.MODE_BASED_EXECUTE)
+        outer.map_range(RAM.start, Hpa(RAM.start), RAM.size, RWX, largest=SIZE_4K)
+        slot = outer.explain(RAM.start + 0x1000).steps[-1]
+        memory.store_u64(slot.slot_hpa, slot.entry & ~(ept.X | ept.X_USER) | execute)
+        allowed = (execute == ept.X_USER) is user_page
+        for user in (False, True) if user_page else (False,):
+            walk = explain_two_stage(memory, inner.regime, outer.regime, Gva(0x1000), Access.FETCH, user=user)
+            many = outer.translate_gva_many([0x1000], inner.regime, Access.FETCH, user=user)
+            assert isinstance(walk.result, Mapped) is allowed is (int(many.status[0]) == 0)
+            if isinstance(walk.result, Mapped):
+                assert int(many.permissions[0]) == walk.result.permissions

@@ -128,6 +128,8 @@ class Format:
             takes more bits from the input; otherwise the mark is a hint to TLBs only.
         break_before_make: a live entry may be replaced only through an invalid one (Arm).
         wide_input_fault: the FaultKind of an input address that the regime has no bits for.
+        privilege_by_page: stage 2 tells user from supervisor fetches by stage 1's U/S of the page, not by the mode of
+            the CPU (EPT's mode-based execute control).
         high_half: input addresses have all bits above the width set (Arm TTBR1), instead of none.
     """
 
@@ -163,6 +165,7 @@ class Format:
     group_translates: bool = False
     break_before_make: bool = False
     wide_input_fault: int = ADDRESS_SIZE
+    privilege_by_page: bool = False
     high_half: bool = False
 
     @property

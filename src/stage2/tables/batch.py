@@ -199,7 +199,7 @@ def _two_stage(
     if first.mark_table is not None:
         inlined(first.mark_table)
         mark_tables = make_table_marks(first, guest_load, guest_store)
-    return inlined(make_two_stage(walk, access_check(first), stage_2, guest_store, inlined(mark_tables)))
+    return inlined(make_two_stage(second, walk, access_check(first), stage_2, guest_store, inlined(mark_tables)))
 
 
 def keep_marks_back(host: Any, address: int, word: int) -> None:

@@ -219,7 +219,7 @@ def explain_two_stage(
         steps.append(replace(step, slot_hpa=slot_hpa, under=inner.take()))
 
     walk_1 = _walk_of(stage_1.format, guest_load, watch)
-    translate = make_two_stage(walk_1, make_check(stage_1.format), translate_2, guest_store, marks_1)
+    translate = make_two_stage(stage_2.format, walk_1, make_check(stage_1.format), translate_2, guest_store, marks_1)
     status, hpa, permissions, gpa, level_1, level_2 = translate(
         None, stage_1.numbers, stage_2.numbers, gva, need_mask(access, user=user), int(access is Access.WRITE)
     )

@@ -31,6 +31,7 @@ from ..formats.outcome import (
     TABLES_ACCESSED,
     TOO_WIDE,
     TRANSLATION,
+    USER,
     USER_SHIFT,
     WRITE,
 )
@@ -333,6 +334,7 @@ def make_guest_store(stage_2: Function, store: Function) -> Function:
 
 
 def make_two_stage(
+    fmt_2: Format,
     walk_1: Function,
     check_1: Function,
     stage_2: Function,
@@ -341,13 +343,18 @@ def make_two_stage(
 ) -> Function:
     """Translation of one GVA by both stages.
 
+    Args:
+        fmt_2: the stage-2 format; it says by what it tells users from supervisors.
+        walk_1, check_1, stage_2, guest_store, mark_tables: of these two formats.
+
     Returns:
         two_stage(host, regime_1, regime_2, gva, need, write) ->
         (status with level, hpa, permissions of both stages, gpa, leaf level of stage 1, leaf level of stage 2).
         On a stage-2 fault `gpa` is the address that stage 2 refused. `need` is a mask of effective permissions
         (privileged or user bits) that both stages are asked for: formats that tell user fetches from supervisor
-        ones at stage 2 (EPT's mode-based execute control) need to know.
+        ones at stage 2 (Arm's XN[1:0]) need to know.
     """
+    by_page = 1 if fmt_2.privilege_by_page else 0
 
     def two_stage(
         host: Any, regime_1: Any, regime_2: Any, gva: int, need: int, write: int
@@ -369,7 +376,17 @@ def make_two_stage(
             status, slot, level = mark_tables((host, regime_2), root, gva, levels, root_bits, controls)
         if status != u64(0):
             return status, u64(0), u64(0), slot, level, u64(0)
-        status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need, write)
+        if by_page and levels != u64(0):
+            # All bits are asked for on the side of the page, and that side's answer holds for everybody.
+            side = u64(0)
+            if attributes & u64(USER) != u64(0):
+                side = u64(USER_SHIFT)
+            need = ((need | need >> u64(USER_SHIFT)) & u64(7)) << side
+            status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need, write)
+            granted_2 = (granted_2 >> side) & u64(7)
+            granted_2 |= granted_2 << u64(USER_SHIFT)
+        else:
+            status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need, write)
         if status != u64(0):
             return status, u64(0), u64(0), gpa, level, level_2
         return u64(0), hpa, granted & granted_2, gpa, level, level_2

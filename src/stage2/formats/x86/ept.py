@@ -220,6 +220,7 @@ def _record(levels: int) -> Format:
         manual='Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism (EPT)"',
         mark_table=mark_table,
         walk_write=walk_write,
+        privilege_by_page=True,
     )
 
 
