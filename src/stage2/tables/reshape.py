@@ -76,7 +76,7 @@ class Reshaper:
         )
         self._publish([block.slot], [0])
         flush(Range.sized(block.start, fmt.leaf_size(block.level)))
-        self._publish([block.slot], [fmt.table_entry(table)])
+        self._publish([block.slot], [fmt.table_entry(table, int(self._controls))])
 
     def merge(self, start: int, end: int, flush: Flush) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
