@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from ....formats.arm.stage1_control import SCTLR_M
 from ....formats.outcome import USER_SHIFT
 from ....formats.record import Format
 from ....formats.u64 import u64
@@ -23,7 +24,7 @@ from ..callbacks import (
 )
 from ..state import Word
 from . import abi
-from .stage1 import SCTLR_M, WRONG_GRANULE, controls_of, granule_of, make_select
+from .stage1 import WRONG_GRANULE, controls_of, granule_of, make_select
 from .state import ArmReason, ArmWord
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
