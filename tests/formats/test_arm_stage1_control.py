@@ -1,5 +1,7 @@
 """Which tables an exception level translates by: EL1&0, EL2 and EL2&0, from their registers."""
 
+from typing import Any
+
 import pytest
 
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError, Stage2Error
@@ -16,8 +18,8 @@ EL2_TCR = 0x8080_0000 | 2 << 16 | 25 | 1 << 20
 LOW, HIGH = 0x4000_0000, 0x4010_0000
 
 
-def halves(**registers: int) -> Stage1Control:
-    given = {"tcr": LINUX_TCR, "ttbr0": LOW | 7 << 48, "ttbr1": HIGH | 0x1234 << 48} | registers
+def halves(**registers: Any) -> Stage1Control:
+    given: dict[str, Any] = {"tcr": LINUX_TCR, "ttbr0": LOW | 7 << 48, "ttbr1": HIGH | 0x1234 << 48} | registers
     return regimes(1, **given)
 
 
