@@ -25,8 +25,9 @@ OUTSIDE = (0, 0x7FFF_F000, 0x8004_0000, 0x800C_0000, 0x1_0004_0000, 0xF_FFFF_FFF
 
 
 def switches_of(fmt: Format) -> list[int]:
-    """Controls to walk under: the default, and each switch of the format on top of it."""
-    return [fmt.default_controls, *(fmt.controls_with(name) for name in fmt.switches)]
+    """Controls to walk under: the default, each switch of the format, and narrow addresses more often than others."""
+    narrow = [name for name in fmt.switches if name == "pa36"]
+    return [fmt.default_controls, *(fmt.controls_with(name) for name in (*fmt.switches, *narrow))]
 
 
 class Maker:
