@@ -1,5 +1,7 @@
 """What holds for every format, whatever its bits: one suite over all of them."""
 
+import subprocess
+import sys
 from collections.abc import Collection
 from itertools import pairwise, product
 
@@ -14,10 +16,8 @@ from stage2.formats import by_name, names, outcome
 from stage2.formats.arm import layout
 from stage2.formats.outcome import EntryKind
 from stage2.formats.record import Format
-from stage2.formats.riscv import entry as riscv
 from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
 from stage2.formats.u64 import MASK_64
-from stage2.formats.x86 import ept
 
 every_format = pytest.mark.parametrize("name", names())
 ALL_FLAGS = [MappingFlags(bits) for bits in range(64)]
@@ -58,11 +58,7 @@ def allowed(fmt: Format, flags: MappingFlags, on: Collection[str]) -> tuple[int,
 
 def tracks(fmt: Format, controls: int) -> bool:
     """Whether hardware sets accessed and dirty bits by itself."""
-    if fmt.family == "riscv":
-        return bool(controls & riscv.HARDWARE_AD)
-    if fmt.family == "arm":
-        return bool(controls & layout.HD)
-    return bool(controls & ept.AD_ENABLED) if fmt.name.startswith("ept") else True
+    return controls & fmt.hardware_ad == fmt.hardware_ad
 
 
 @every_format
@@ -308,3 +304,12 @@ def test_bare_formats_translate_nothing(bare: Format) -> None:
     assert bare.levels == 0
     assert bare.input_bits == 56
     assert bare.name not in names()
+
+
+@every_format
+def test_a_format_is_found_without_importing_another_familys_rules(name: str) -> None:
+    family = by_name(name).family
+    look = f"from stage2.formats import by_name; by_name({name!r}); import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
+    rules = [found for found in done.stdout.split() if found.startswith("stage2.formats.") and found.count(".") > 2]
+    assert {found.split(".")[2] for found in rules} == {family}

@@ -14,7 +14,7 @@ from functools import cache
 from ...errors import EncodingError
 from ..outcome import TRANSLATION
 from ..record import Format
-from . import layout, stage1, stage2
+from . import NAMES, layout, stage1, stage2
 
 GRANULES = {"4k": 12, "16k": 14, "64k": 16}
 MAX_CONCATENATED_BITS = 4
@@ -23,12 +23,7 @@ _GROUPS = {12: (4, 4, 4), 14: (7, 5), 16: (5, 5)}
 _TOP_BLOCK = {12: 2, 14: 1, 16: 1}
 _NAME = re.compile(r"arm-s(?P<stage>[12])-(?P<granule>4k|16k|64k)-(?P<bits>\d\d)(?P<rest>(?:-[a-z0-9]+)*)")
 _MANUAL = "Arm ARM DDI 0487, D8.3 "
-
-COMMON = (
-    "arm-s1-4k-39", "arm-s1-4k-48", "arm-s1-4k-48-high", "arm-s1-4k-52-lpa2", "arm-s1-16k-47", "arm-s1-64k-48",
-    "arm-s2-4k-40", "arm-s2-4k-40-4level", "arm-s2-4k-44", "arm-s2-4k-48", "arm-s2-4k-52-lpa2",
-    "arm-s2-16k-40", "arm-s2-16k-48", "arm-s2-64k-40", "arm-s2-64k-52",
-)  # fmt: skip
+COMMON = tuple(NAMES)
 """The formats that lists and tests go through; any other combination that the architecture allows works by name."""
 
 
