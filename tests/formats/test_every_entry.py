@@ -8,7 +8,7 @@ from manuals import memory_type as manual_type
 from manuals import of as manual_of
 from words import entries, switches
 
-from stage2.flags import RWX
+from stage2.flags import RWX, MappingFlags
 from stage2.formats import by_name, memory_type, names, outcome
 from stage2.formats.outcome import LEAF, TABLE
 from stage2.formats.record import Format
@@ -113,3 +113,22 @@ def type_words(fmt: Format, leaf: int, level: int) -> list[int]:
         cleared | sum(1 << place for number, place in enumerate(places) if value >> number & 1)
         for value in range(1 << len(places))
     ]
+
+
+@every_format
+def test_every_single_bit_of_a_leaf_and_of_the_table_above_allows_what_the_manual_says(name: str) -> None:
+    fmt = by_name(name)
+    _, grants = manual_of(fmt)
+    flips = (0, *(1 << number for number in range(64)))
+    for on in ((), *((switch,) for switch in fmt.switches)):
+        controls = fmt.controls_with(*on)
+        table = fmt.table_entry(0, controls)
+        for flags in (RWX, RWX | MappingFlags.USER, MappingFlags.READ | MappingFlags.EXECUTE | MappingFlags.USER):
+            leaf = fmt.leaf_entry(0, 0, flags, controls=controls)
+            for leaf_flip, table_flip in [(flip, 0) for flip in flips] + [(0, flip) for flip in flips]:
+                below, above = leaf ^ leaf_flip, table ^ table_flip
+                kind, _, attributes = fmt.decode(below, 0, controls)
+                kind_above, _, passed = fmt.decode(above, 1, controls)
+                if (kind, kind_above) == (LEAF, TABLE):
+                    attributes &= passed | MASK_64 ^ outcome.COMBINED
+                    assert letters(fmt.permissions(attributes, controls)) == grants(below, [above], on)
