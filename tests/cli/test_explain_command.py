@@ -195,8 +195,8 @@ def test_text_begins_with_what_the_entry_is(capsys: pytest.CaptureFixture[str]) 
         (("--format", "sv39", "--level", "0", "200000df"), "write 0x first"),
         (("--format", "sv39", "--level", "0", "0xg"), "is no number"),
         (("--format", "sv39", "--level", "0"), "ENTRY"),
-        (("--format", "sv39", "--level", "0", "1", "--mbec"), "--mbec means nothing for sv39"),
-        (("--format", "ept4", "--level", "0", "1", "--pbmt"), "--pbmt means nothing for ept4"),
+        (("--format", "sv39", "--level", "0", "1", "--mbec"), "mbec means nothing for sv39"),
+        (("--format", "ept4", "--level", "0", "1", "--pbmt"), "pbmt means nothing for ept4"),
     ],
 )
 def test_wrong_entries_are_one_clear_line(

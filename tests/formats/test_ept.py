@@ -1,14 +1,11 @@
 """EPT against the SDM (30.3.2 formats, 30.3.3.1 misconfigurations), written down here a second time."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
 from stage2.flags import MappingFlags, MemoryType
 from stage2.formats import by_name, outcome
 from stage2.formats.outcome import LEAF, MISCONFIGURED, NONE, TABLE
-from stage2.formats.u64 import MASK_64
 from stage2.formats.x86.ept import (
     AD_ENABLED,
     EPT4,
@@ -39,57 +36,6 @@ def controls_with(*, execute_only: bool = True, mbec: bool = False, ad: bool = F
 
 def kind_of(entry: int, level: int = 0, controls: int = DEFAULT) -> int:
     return decode(entry, level, controls)[0]
-
-
-def sdm(entry: int, level: int, *, execute_only: bool, mbec: bool, width: int) -> int:
-    """SDM 30.3.2 and 30.3.3.1, sentence by sentence."""
-    read, write, execute, user_execute = (bool(entry >> bit & 1) for bit in (0, 1, 2, 10))
-    if not (read or write or execute or (mbec and user_execute)):
-        return NONE
-    if not read and write:
-        return MISCONFIGURED
-    if not execute_only and not read and (execute or (mbec and user_execute)):
-        return MISCONFIGURED
-    if any(entry >> bit & 1 for bit in range(width, 52)):
-        return MISCONFIGURED
-    if level == 3:  # PML4E: bits 7:3 must be 0
-        return MISCONFIGURED if entry & 0xF8 else TABLE
-    if level and not entry & 0x80:  # PDPTE or PDE that references a table: bits 6:3 must be 0
-        return MISCONFIGURED if entry & 0x78 else TABLE
-    if entry >> 3 & 7 in (2, 3, 7):
-        return MISCONFIGURED
-    if level and any(entry >> bit & 1 for bit in range(12, 12 + 9 * level)):
-        return MISCONFIGURED
-    return LEAF
-
-
-@given(
-    entry=st.one_of(
-        st.integers(0, MASK_64),
-        st.builds(
-            lambda low, frame, zeros, high: low | frame >> zeros << 12 + zeros | high << 52,
-            st.integers(0, 0xFFF), st.integers(0, (1 << 40) - 1), st.sampled_from([0, 9, 18]), st.integers(0, 0xFFF),
-        ),
-    ),
-    level=st.integers(0, 3),
-    execute_only=st.booleans(),
-    mbec=st.booleans(),
-    ad=st.booleans(),
-    width=st.integers(36, 52),
-)  # fmt: skip
-def test_decode_follows_the_sdm_on_any_word(
-    entry: int, level: int, execute_only: bool, mbec: bool, ad: bool, width: int
-) -> None:
-    controls = controls_with(execute_only=execute_only, mbec=mbec, ad=ad, width=width)
-    kind, address, attributes = decode(entry, level, controls)
-    assert kind == sdm(entry, level, execute_only=execute_only, mbec=mbec, width=width)
-    if kind in (TABLE, LEAF):
-        assert address == entry & 0x000F_FFFF_FFFF_F000
-        assert attributes & 7 == entry & 7
-    if kind == LEAF:
-        assert attributes >> 3 & 0xF == entry >> 3 & 0xF
-        assert bool(attributes & outcome.ACCESSED) == (not ad or bool(entry & 1 << 8))
-        assert bool(attributes & outcome.DIRTY) == (not ad or bool(entry & 1 << 9))
 
 
 @pytest.mark.parametrize("bits", [0b010, 0b110])

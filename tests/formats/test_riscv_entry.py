@@ -1,12 +1,10 @@
 """The RISC-V page table entry against the Privileged manual, written down here a second time as a table of cases."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stage2.errors import EncodingError
 from stage2.flags import MappingFlags, MemoryType
-from stage2.formats import by_name, outcome
+from stage2.formats import by_name
 from stage2.formats.outcome import LEAF, MISCONFIGURED, NONE, TABLE
 from stage2.formats.riscv.entry import G_STAGE, HARDWARE_AD, MXR, SUM, A, D, G, R, U, V, W, X, decode, mark, permissions
 from stage2.formats.u64 import MASK_64
@@ -17,45 +15,6 @@ LEAF_BITS = V | R | W | X | U | A | D
 
 def kind_of(entry: int, level: int = 0) -> int:
     return decode(entry, level, 0)[0]
-
-
-def manual(entry: int, level: int) -> int:
-    """Steps 3 to 6 of "Virtual Address Translation Process", bit by bit, without Svpbmt, Svnapot and Svrsw60t59b."""
-    v, r, w, x, u, _, a, d = (entry >> bit & 1 for bit in range(8))
-    if not v:
-        return NONE
-    if (not r and w) or any(entry >> bit & 1 for bit in range(54, 64)):
-        return MISCONFIGURED
-    if not r and not x:
-        return MISCONFIGURED if level == 0 or u or a or d else TABLE
-    lower_ppns = [entry >> 10 + 9 * i & 0x1FF for i in range(level)]
-    return MISCONFIGURED if any(lower_ppns) else LEAF
-
-
-@given(
-    entry=st.one_of(
-        st.integers(0, MASK_64),
-        st.builds(lambda low, ppn: low | ppn << 10, st.integers(0, 0x3FF), st.integers(0, (1 << 44) - 1)),
-        st.builds(
-            lambda low, ppn, zeros: low | ppn >> zeros << zeros + 10,
-            st.integers(0, 0x3FF), st.integers(0, (1 << 44) - 1), st.sampled_from([9, 18, 27, 36]),
-        ),
-    ),
-    level=st.integers(0, 4),
-)  # fmt: skip
-def test_decode_follows_the_manual_on_any_word(entry: int, level: int) -> None:
-    kind, address, attributes = decode(entry, level, 0)
-    assert kind == manual(entry, level)
-    if kind in (TABLE, LEAF):
-        assert address == (entry >> 10 & (1 << 44) - 1) << 12
-    if kind == LEAF:
-        assert bool(attributes & outcome.READ) == bool(entry & R)
-        assert bool(attributes & outcome.WRITE) == bool(entry & W)
-        assert bool(attributes & outcome.EXECUTE) == bool(entry & X)
-        assert bool(attributes & outcome.USER) == bool(entry & U)
-        assert bool(attributes & outcome.GLOBAL) == bool(entry & G)
-        assert bool(attributes & outcome.ACCESSED) == bool(entry & A)
-        assert bool(attributes & outcome.DIRTY) == bool(entry & D)
 
 
 def test_an_invalid_entry_may_hold_anything_else() -> None:

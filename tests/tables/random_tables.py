@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from stage2.address import SIZE_4K, Hpa, Range
-from stage2.formats.arm import layout, stage1, stage2
+from stage2.formats.arm import layout
 from stage2.formats.record import Format
 from stage2.formats.riscv import entry as riscv
-from stage2.formats.x86 import ept, longmode
+from stage2.formats.x86 import ept
 from stage2.memory.physical import PhysicalMemory
 
 # Three ranges, so that the rare path of further ranges is taken, with holes between them.
@@ -25,22 +25,9 @@ OUTSIDE = (0, 0x7FFF_F000, 0x8004_0000, 0x800C_0000, 0x1_0004_0000, 0xF_FFFF_FFF
 
 
 def switches_of(fmt: Format) -> list[int]:
-    """Controls to walk under: the default, and each switch of the family on top of it."""
-    if fmt.family == "riscv":
-        return [fmt.default_controls | extra for extra in (0, riscv.SUM, riscv.MXR, riscv.HARDWARE_AD)]
-    if fmt.family == "arm":
-        switches = (0, layout.HA, layout.HA | layout.HD, *((stage2.PTW, stage2.FWB) if fmt.stage == 2 else
-                    (stage1.WXN, stage1.PAN, stage1.HPD, stage1.ONE_PRIVILEGE)))  # fmt: skip
-        narrow = fmt.default_controls & ~(0x3F << layout.OUTPUT_BITS_AT) | 36 << layout.OUTPUT_BITS_AT
-        return [*(fmt.default_controls | switch for switch in switches), narrow]
-    if not fmt.name.startswith("ept"):
-        narrow = fmt.default_controls & ~(0xFF << longmode.MAXPHYADDR_SHIFT) | 36 << longmode.MAXPHYADDR_SHIFT
-        switches = (0, longmode.SMEP, longmode.SMAP) if fmt.stage == 1 else (0,)
-        return [*(fmt.default_controls | switch for switch in switches), narrow, fmt.default_controls & ~longmode.NXE]
-    narrow = fmt.default_controls & ~(0xFF << ept.MAXPHYADDR_SHIFT) | 36 << ept.MAXPHYADDR_SHIFT
-    strict = fmt.default_controls & ~ept.EXECUTE_ONLY
-    return [fmt.default_controls, fmt.default_controls | ept.AD_ENABLED, fmt.default_controls | ept.MODE_BASED_EXECUTE,
-            narrow, strict]  # fmt: skip
+    """Controls to walk under: the default, each switch of the format, and narrow addresses more often than others."""
+    narrow = [name for name in fmt.switches if name == "pa36"]
+    return [fmt.default_controls, *(fmt.controls_with(name) for name in (*fmt.switches, *narrow))]
 
 
 class Maker:

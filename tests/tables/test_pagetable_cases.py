@@ -23,7 +23,7 @@ from stage2.errors import (
 from stage2.flags import RWX, Access, MappingFlags, MemoryType
 from stage2.formats import by_name
 from stage2.formats.invalidation import Operation
-from stage2.formats.outcome import ACCESSED, DIRTY, LEAF, NONE, TABLE, FaultKind
+from stage2.formats.outcome import ACCESSED, DIRTY, LEAF, NONE, FaultKind
 from stage2.formats.x86 import ept
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
@@ -50,73 +50,6 @@ def frames() -> Iterator[FrameAllocator]:
 
 def make(name: str, frames: FrameAllocator, **more: object) -> PageTable:
     return PageTable(by_name(name), frames, owner=TABLES, **more)  # type: ignore[arg-type]
-
-
-def dump(table: PageTable) -> str:
-    """A whole table as text: one line an entry, indented by depth, every address relative to the root."""
-    fmt, memory, lines = table.format, table.memory, []
-
-    def show(hpa: int, level: int, depth: int) -> None:
-        count = 1 << (fmt.root_bits if level == fmt.levels - 1 else fmt.bits)
-        for index in range(count):
-            entry = memory.load_u64(Hpa(hpa + 8 * index))
-            if not entry:
-                continue
-            kind, output, _ = fmt.decode(entry, level, table.regime.controls)
-            if kind == TABLE:
-                lines.append(f"{'  ' * depth}L{level}[{index}] table {entry ^ fmt.pack_address(output):#x}")
-                show(output, level - 1, depth + 1)
-            else:
-                lines.append(f"{'  ' * depth}L{level}[{index}] {entry:#x}")
-
-    show(table.root, fmt.levels - 1, 0)
-    return "\n".join(lines)
-
-
-GOLDEN = {
-    "sv39x4": """
-L2[0] table 0x1
-  L1[511] table 0x1
-    L0[511] 0x7ffcdf
-L2[1] table 0x1
-  L1[0] 0x8000df
-  L1[1] table 0x1
-    L0[0] 0x8800d3
-    L0[1] 0x8804df
-L2[2] 0x100000d3
-L2[2047] table 0x1
-  L1[511] table 0x1
-    L0[511] 0x84d7
-""",
-    "ept4": """
-L3[0] table 0x7
-  L2[0] table 0x7
-    L1[511] table 0x7
-      L0[511] 0x1fff037
-  L2[1] table 0x7
-    L1[0] 0x20000b7
-    L1[1] table 0x7
-      L0[0] 0x2200001
-      L0[1] 0x2201037
-  L2[2] 0x400000b1
-L3[511] table 0x7
-  L2[511] table 0x7
-    L1[511] table 0x7
-      L0[511] 0x21003
-""",
-}
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_a_small_table_has_exactly_these_bytes(name: str, frames: FrameAllocator) -> None:
-    table = make(name, frames)
-    table.map_range(SIZE_1G - SIZE_4K, Hpa(0x1FF_F000), SIZE_2M + 3 * SIZE_4K, RWX)
-    table.unmap_page(SIZE_1G + SIZE_2M)
-    table.map_page(SIZE_1G + SIZE_2M, Hpa(0x220_0000), MappingFlags.READ | MappingFlags.UNCACHED)
-    table.map_page(2 * SIZE_1G, Hpa(SIZE_1G), MappingFlags.READ, SIZE_1G)
-    last = (1 << table.format.input_bits) - SIZE_4K
-    table.map_page(last, Hpa(0x2_1000), RW | MappingFlags.DEVICE)
-    assert "\n" + dump(table) + "\n" == GOLDEN[name]
 
 
 @every_format

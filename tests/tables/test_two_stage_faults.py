@@ -35,6 +35,7 @@ ROOT, MIDDLE, LAST, DATA = (GUEST_RAM + i * SIZE_4K for i in range(4))
 GVA = Gva(0xFFFF_FFC0_0000_0000 + 5 * SIZE_4K + 0x123)
 READ = MappingFlags.READ
 READ_WRITE = MappingFlags.READ | MappingFlags.WRITE
+DEVICE = READ_WRITE | MappingFlags.DEVICE
 
 
 class Machine:
@@ -167,6 +168,55 @@ def test_a_stage_1_table_needs_stage_2_read_permission_even_for_a_fetch() -> Non
     assert (fault.kind, fault.on_table) == (FaultKind.PERMISSION, True)
 
 
+@pytest.mark.parametrize(
+    ("second", "switches", "refused"),
+    [
+        ("sv39x4", (), False), ("sv39x4", ("ad",), False),
+        ("arm-s2-4k-40", (), False), ("arm-s2-4k-40", ("ptw",), False),
+        ("ept4", (), False), ("ept5", ("ad",), True), ("ept4", ("ad",), True), ("npt4", (), True), ("npt5", (), True),
+    ],
+)  # fmt: skip
+def test_a_read_of_a_stage_1_table_counts_as_a_write_where_the_manual_says_so(
+    second: str, switches: tuple[str, ...], refused: bool
+) -> None:
+    """EPT with accessed and dirty flags (SDM 30.3.5), nested paging always (APM 15.25.5); nobody else."""
+    machine = Machine(second, controls_2=by_name(second).controls_with(*switches))
+    machine.stage_2.protect_range(ROOT, SIZE_4K, READ)
+    if not refused:
+        assert isinstance(machine.walk(Access.READ).result, Mapped)
+        return
+    fault = machine.fault(Access.READ)
+    assert (fault.kind, fault.stage) == (FaultKind.PERMISSION, 2)
+
+
+@pytest.mark.parametrize("fwb", [(), ("fwb",)])
+def test_ptw_keeps_stage_1_walks_from_device_memory_only(fwb: tuple[str, ...]) -> None:
+    for switches, memory, refused in (
+        ((), DEVICE, False), (("ptw",), DEVICE, True), (("ptw",), READ_WRITE, False),
+        (("ptw",), READ_WRITE | MappingFlags.UNCACHED, False),
+    ):  # fmt: skip
+        machine = Machine("arm-s2-4k-40", controls_2=by_name("arm-s2-4k-40").controls_with(*switches, *fwb))
+        machine.stage_2.protect_range(MIDDLE, SIZE_4K, memory)
+        assert isinstance(machine.walk(Access.READ).result, Fault) is refused
+        machine.stage_2.protect_range(MIDDLE, SIZE_4K, READ_WRITE)
+        machine.stage_2.protect_range(DATA, SIZE_4K, memory)
+        assert isinstance(machine.walk(Access.READ).result, Mapped), "data may be Device memory"
+
+
+def test_a_user_fetch_under_mode_based_execute_control_passes_the_tables_of_ours() -> None:
+    fmt = by_name("ept4")
+    with PhysicalMemory([RAM]) as memory:
+        for switches in ((), ("mbec",)):
+            table = PageTable(fmt, FrameAllocator(memory), owner=TABLES, controls=fmt.controls_with(*switches))
+            table.map_range(0, Hpa(0), 2 * SIZE_2M, RWX)
+            table.protect_range(SIZE_4K, SIZE_4K, READ)
+            for address, allowed in ((0, True), (SIZE_4K, False), (2 * SIZE_4K, True), (SIZE_2M, True)):
+                for user in (False, True):
+                    found = table.translate(address, Access.FETCH, user=user)
+                    assert isinstance(found, Mapped) is allowed
+            table.destroy()
+
+
 @pytest.mark.parametrize(("access", "written"), [(Access.READ, riscv.A), (Access.WRITE, riscv.A | riscv.D)])
 def test_hardware_marks_a_stage_1_leaf_through_stage_2(access: Access, written: int) -> None:
     machine = Machine(controls_1=riscv.HARDWARE_AD)
@@ -227,11 +277,7 @@ def test_stage_2_is_asked_for_a_user_fetch_when_the_access_is_one() -> None:
     """Mode-based execute control: a page for supervisor fetches alone is none for a user's."""
     machine = Machine("ept4", controls_2=by_name("ept4").default_controls | ept.MODE_BASED_EXECUTE)
     machine.leaf(riscv.V | riscv.R | riscv.X | riscv.U | riscv.A)
-    assert isinstance(machine.walk(Access.FETCH, user=True).result, Mapped) is False
     slot = machine.stage_2_leaf(DATA)
-    for step in machine.stage_2.explain(DATA).steps:
-        entry = machine.memory.load_u64(Hpa(step.slot))
-        machine.memory.store_u64(Hpa(step.slot), entry | ept.X_USER)
     assert isinstance(machine.walk(Access.FETCH, user=True).result, Mapped)
     machine.memory.store_u64(slot, machine.memory.load_u64(slot) & ~ept.X_USER)
     fault = machine.fault(Access.FETCH, user=True)

@@ -26,6 +26,7 @@ SEEDS = st.integers(0, (1 << 32) - 1)
 PAIRS = [
     ("sv39", "sv39x4"), ("sv39", "sv48x4"), ("sv39", "ept4"), ("sv39", "bare-s2"),
     ("sv48", "sv57x4"), ("sv57", "sv39x4"), ("bare-s1", "sv39x4"), ("bare-s1", "bare-s2"),
+    ("x86-4level", "ept4"), ("x86-5level", "npt4"), ("arm-s1-4k-39", "arm-s2-4k-40"),
 ]  # fmt: skip
 ATTEMPTS = [(None, False), *product(Access, (False, True))]
 

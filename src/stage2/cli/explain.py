@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from ..errors import ConfigError, EncodingError, OutOfRangeError
+from ..errors import ConfigError, OutOfRangeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..formats.record import Format
     from ..formats.syndrome import FaultReport
 
 explain = App(name="explain", help="Tell a table entry, a register or a fault in plain sentences.")
@@ -43,6 +42,7 @@ def entry(
     mbec: _Switch = False,
     pbmt: _Switch = False,
     napot: _Switch = False,
+    switch: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_output: _Json = False,
 ) -> int:
     """Explain one entry of a table.
@@ -63,6 +63,8 @@ def entry(
         RISC-V with Svpbmt: bits 62:61 are a memory type.
     napot
         RISC-V with Svnapot: bit 63 marks a group of 64 KiB.
+    switch
+        Anything else that is not as usual, by the format's own name for it; may be given several times.
     json_output
         Print JSON instead of text.
     """
@@ -76,32 +78,9 @@ def entry(
             f"--level {level}: {fmt.name} has levels 0 to {fmt.levels - 1}, 0 being that of the smallest pages"
         )
     wanted = [name for name, on in (("ad", ad), ("mbec", mbec), ("pbmt", pbmt), ("napot", napot)) if on]
-    view = view_entry(fmt, number, level, _controls(fmt, wanted))
+    view = view_entry(fmt, number, level, fmt.controls_with(*wanted, *(switch or ())))
     _print(json_output, lambda: entry_json(view), lambda: render_entry(view))
     return 0
-
-
-def _controls(fmt: Format, wanted: Iterable[str]) -> int:
-    """The format's usual control bits and those of the options.
-
-    Raises:
-        EncodingError: an option means nothing for the format.
-    """
-    known = {"ad": fmt.hardware_ad}
-    if fmt.family == "riscv":
-        from ..formats.riscv import entry as riscv
-
-        known |= {"pbmt": riscv.SVPBMT, "napot": riscv.SVNAPOT}
-    elif fmt.family == "x86":
-        from ..formats.x86 import ept
-
-        known |= {"mbec": ept.MODE_BASED_EXECUTE if fmt.decode is ept.decode else 0}
-    found = fmt.default_controls
-    for name in wanted:
-        if not known.get(name):
-            raise EncodingError(f"--{name} means nothing for {fmt.name}")
-        found |= known[name]
-    return found
 
 
 @explain.command

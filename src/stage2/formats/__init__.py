@@ -1,10 +1,15 @@
-"""Table formats, a folder per family. `by_name` finds one; importing this imports no family."""
+"""Table formats, a folder per family. `by_name` finds one; importing this imports no family.
+
+A folder is all that a family needs to be found: see `docs/adding-a-format.md`.
+"""
 
 from __future__ import annotations
 
 import difflib
+import pkgutil
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..errors import EncodingError
@@ -25,6 +30,7 @@ __all__ = [
     "TypeSources",
     "by_name",
     "effective_type",
+    "families",
     "hardware_report",
     "memory_type",
     "names",
@@ -33,29 +39,15 @@ __all__ = [
     "stage_2_registers",
 ]
 
-_MODULES = {
-    "sv39": "riscv.formats",
-    "sv48": "riscv.formats",
-    "sv57": "riscv.formats",
-    "sv39x4": "riscv.formats",
-    "sv48x4": "riscv.formats",
-    "sv57x4": "riscv.formats",
-    "x86-4level": "x86.longmode",
-    "x86-5level": "x86.longmode",
-    "ept4": "x86.ept",
-    "ept5": "x86.ept",
-    "npt4": "x86.longmode",
-    "npt5": "x86.longmode",
-}
-_ARM = "arm-"
-"""Arm's formats are made by name: too many combinations are legal to list them."""
+
+def families() -> tuple[str, ...]:
+    """The folders beside this file: each holds a family, and says in its `__init__` which formats it has."""
+    return tuple(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
 
 
 def names() -> tuple[str, ...]:
     """The names of the formats that translate; of Arm's, the common ones."""
-    from .arm.formats import COMMON
-
-    return (*_MODULES, *COMMON)
+    return tuple(name for family in families() for name in _family(family).NAMES)
 
 
 def by_name(name: str) -> Format:
@@ -64,18 +56,22 @@ def by_name(name: str) -> Format:
     Raises:
         EncodingError: there is none; the text names the nearest.
     """
-    if name.startswith(_ARM):
-        from .arm import formats as arm
+    for family in families():
+        found = _family(family)
+        prefix: str | None = getattr(found, "MADE_BY_NAME", None)
+        if prefix is not None and name.startswith(prefix):
+            made: Format = import_module(f".{family}.formats", __name__).by_name(name)
+            return made
+        if name in found.NAMES:
+            records: tuple[Format, ...] = import_module(f".{family}.{found.NAMES[name]}", __name__).FORMATS
+            return next(record for record in records if record.name == name)
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise EncodingError(f"no format is called {name!r}{hint}: there are {', '.join(names())}")
 
-        return arm.by_name(name)
-    if name not in _MODULES:
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise EncodingError(
-            f"no format is called {name!r}{hint}: there are {', '.join(_MODULES)}, and arm-s2-4k-40 etc."
-        )
-    records: tuple[Format, ...] = import_module(f".{_MODULES[name]}", __name__).FORMATS
-    return next(record for record in records if record.name == name)
+
+def _family(family: str) -> ModuleType:
+    return import_module(f".{family}", __name__)
 
 
 def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) -> dict[str, int]:
@@ -96,12 +92,9 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
     return registers
 
 
-_FAMILIES = ("riscv", "x86", "arm")
-
-
 def registers() -> tuple[Register, ...]:
     """Every register that can be told in words, family by family."""
-    return tuple(found for family in _FAMILIES for found in _family_registers(family))
+    return tuple(found for family in families() for found in _family_registers(family))
 
 
 def register_by_name(name: str) -> Register:
@@ -111,7 +104,7 @@ def register_by_name(name: str) -> Register:
         EncodingError: there is none; the text names the nearest.
     """
     known: list[str] = []
-    for family in _FAMILIES:
+    for family in families():
         for found in _family_registers(family):
             spellings = [spelling.lower() for spelling in (found.name, *found.aliases)]
             if name.lower() in spellings:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..address import SIZE_4K
-from ..errors import OutOfRangeError
+from ..errors import EncodingError, OutOfRangeError
 from ..flags import MappingFlags, MemoryType
 from .outcome import ADDRESS_SIZE
 from .u64 import u64
@@ -97,6 +97,20 @@ class Field:
         return self.values.get(value, self.meaning)
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Something that a register, or the processor, may have other than the format's default.
+
+    Args:
+        meaning: what is so when it is on, in one sentence.
+        sets, clears: the control bits that this sets and clears.
+    """
+
+    meaning: str
+    sets: int = 0
+    clears: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """One table format. Levels count from 0, the smallest page.
@@ -114,10 +128,12 @@ class Format:
         decode, permissions, mark, pack_address, resize, inherit, forget: the rules, in the compilable subset.
         encode_leaf: the inverse of decode, in plain Python; raises EncodingError.
         table_bits: the bits of a table entry besides its address.
+        table_controls: control bits that stand in a table entry as they stand in the controls (EPT's XU).
         fields: what `explain` says of an entry.
         default_controls: control bits of a newly built regime.
         hardware_ad: control bits under which hardware sets accessed and dirty bits by itself.
         manual: where the format is specified.
+        switches: what may differ from `default_controls`, by a short name; see `controls_with`.
         page_shift: log2 of the smallest page.
         bits: index bits of every table but the root.
         mark_table: hardware's accessed flag in table entries; None where there is none.
@@ -155,8 +171,10 @@ class Format:
     default_controls: int
     hardware_ad: int
     manual: str
+    switches: Mapping[str, Switch] = field(default_factory=dict)
     page_shift: int = 12
     bits: int = 9
+    table_controls: int = 0
     mark_table: MarkTable | None = None
     walk_write: WalkWrite = counts_as_read
     group_bits: tuple[int, ...] = ()
@@ -226,9 +244,25 @@ class Format:
         bits = self.root_bits if level == self.levels - 1 else self.bits
         return (address >> self.level_shift(level)) & ((1 << bits) - 1)
 
-    def table_entry(self, address: int) -> int:
-        """The entry that points to the table at `address`."""
-        return self.pack_address(address) | self.table_bits
+    def controls_with(self, *names: str) -> int:
+        """The default controls with some of `switches` on.
+
+        Raises:
+            EncodingError: the format has no such switch; the text names those it has.
+        """
+        controls = self.default_controls
+        for name in names:
+            if name not in self.switches:
+                known = f": it has {', '.join(self.switches)}" if self.switches else ""
+                raise EncodingError(f"{name} means nothing for {self.name}{known}")
+            switch = self.switches[name]
+            controls = controls & ~switch.clears | switch.sets
+        return controls
+
+    def table_entry(self, address: int, controls: int | None = None) -> int:
+        """The entry that points to the table at `address`; it restricts nothing below it."""
+        given = self.default_controls if controls is None else controls
+        return self.pack_address(address) | self.table_bits | given & self.table_controls
 
     def leaf_entry(
         self,

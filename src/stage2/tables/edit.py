@@ -61,7 +61,7 @@ def map_kernel(fmt: Format) -> Callable[..., Any]:
     inlined(load)
     row_is_empty = _row_is_empty()
     levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
-    table_bits = fmt.table_bits
+    table_bits, table_controls = fmt.table_bits, fmt.table_controls
 
     def map_extents(
         host: Any,
@@ -109,7 +109,11 @@ def map_kernel(fmt: Format) -> Callable[..., Any]:
                             elif commit != u64(0):
                                 table = frames[used]
                                 used += u64(1)
-                                poke(slot + host[0], u64(0), pack_address(table) | u64(table_bits))
+                                poke(
+                                    slot + host[0],
+                                    u64(0),
+                                    pack_address(table) | u64(table_bits) | (controls & u64(table_controls)),
+                                )
                             else:
                                 missing = True
                         if missing:
@@ -172,7 +176,7 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
     inlined(load)
     row_is_empty = _row_is_empty()
     levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
-    table_bits = fmt.table_bits
+    table_bits, table_controls = fmt.table_bits, fmt.table_controls
     group_bits = fmt.group_bits_at(0) if fmt.group_translates else 0
     broken_bits = VALID if fmt.break_before_make else 0
 
@@ -244,7 +248,11 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                         child_hva = fresh + host[0]
                         for i in range(u64(1 << bits)):
                             poke(child_hva, i, pack_address(output + (i << child_shift)) | child_bits)
-                        poke(slot + host[0], u64(0), pack_address(fresh) | u64(table_bits))
+                        poke(
+                            slot + host[0],
+                            u64(0),
+                            pack_address(fresh) | u64(table_bits) | (controls & u64(table_controls)),
+                        )
                         continue
                     # Planning: a table for each level that a boundary inside the block cuts; where both boundaries
                     # cut the same smaller block, once.

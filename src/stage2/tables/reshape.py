@@ -77,7 +77,7 @@ class Reshaper:
         )
         self._publish([block.slot], [0])
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
-        self._publish([block.slot], [fmt.table_entry(table)])
+        self._publish([block.slot], [fmt.table_entry(table, int(self._controls))])
 
     def merge(self, start: int, end: int, pay: Pay) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.

@@ -1,9 +1,9 @@
 """The Arm format records, made by name: `arm-s1` or `arm-s2`, granule, input width, and what is not the usual.
 
 `arm-s2-4k-40` has the fewest levels that 16 concatenated root tables allow (D8.2.4 "Concatenated translation tables");
-`arm-s2-4k-40-4level` begins one level higher. `-lpa2` is a 4 or 16 KiB granule with 52-bit addresses, `-high` at
-stage 1
-the half of the addresses that TTBR1 serves.
+`arm-s2-4k-40-4level` begins one level higher. `-lpa2` is a 4 or 16 KiB granule with 52-bit addresses, `-lpa` a 64 KiB
+granule with 52-bit output addresses (a wider input than 48 bits implies it), `-high` at stage 1 the half of the
+addresses that TTBR1 serves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 from ...errors import EncodingError
 from ..outcome import TRANSLATION
 from ..record import Format
-from . import layout, stage1, stage2
+from . import NAMES, layout, stage1, stage2
 
 GRANULES = {"4k": 12, "16k": 14, "64k": 16}
 MAX_CONCATENATED_BITS = 4
@@ -23,12 +23,7 @@ _GROUPS = {12: (4, 4, 4), 14: (7, 5), 16: (5, 5)}
 _TOP_BLOCK = {12: 2, 14: 1, 16: 1}
 _NAME = re.compile(r"arm-s(?P<stage>[12])-(?P<granule>4k|16k|64k)-(?P<bits>\d\d)(?P<rest>(?:-[a-z0-9]+)*)")
 _MANUAL = "Arm ARM DDI 0487, D8.3 "
-
-COMMON = (
-    "arm-s1-4k-39", "arm-s1-4k-48", "arm-s1-4k-48-high", "arm-s1-4k-52-lpa2", "arm-s1-16k-47", "arm-s1-64k-48",
-    "arm-s2-4k-40", "arm-s2-4k-40-4level", "arm-s2-4k-44", "arm-s2-4k-48", "arm-s2-4k-52-lpa2",
-    "arm-s2-16k-40", "arm-s2-16k-48", "arm-s2-64k-40", "arm-s2-64k-52",
-)  # fmt: skip
+COMMON = tuple(NAMES)
 """The formats that lists and tests go through; any other combination that the architecture allows works by name."""
 
 
@@ -44,22 +39,32 @@ def by_name(name: str) -> Format:
             f"no format is called {name!r}: Arm's are like arm-s2-4k-40, arm-s1-16k-47, arm-s2-4k-52-lpa2"
         )
     options = [option for option in match["rest"].split("-") if option]
-    levels, lpa2, high = None, False, False
+    levels, lpa, lpa2, high = None, False, False, False
     for option in options:
         if re.fullmatch(r"[1-5]level", option):
             levels = int(option[0])
+        elif option == "lpa":
+            lpa = True
         elif option == "lpa2":
             lpa2 = True
         elif option == "high" and match["stage"] == "1":
             high = True
         else:
-            raise EncodingError(f"{name}: {option!r} means nothing; -Nlevel, -lpa2 and, at stage 1, -high do")
-    return make(int(match["stage"]), GRANULES[match["granule"]], int(match["bits"]), levels, lpa2=lpa2, high=high)
+            raise EncodingError(f"{name}: {option!r} means nothing; -Nlevel, -lpa, -lpa2 and, at stage 1, -high do")
+    shift, bits = GRANULES[match["granule"]], int(match["bits"])
+    return make(int(match["stage"]), shift, bits, levels, lpa=lpa, lpa2=lpa2, high=high)
 
 
 @cache
 def make(
-    stage: int, page_shift: int, bits: int, levels: int | None = None, *, lpa2: bool = False, high: bool = False
+    stage: int,
+    page_shift: int,
+    bits: int,
+    levels: int | None = None,
+    *,
+    lpa: bool = False,
+    lpa2: bool = False,
+    high: bool = False,
 ) -> Format:
     """A format by its parameters.
 
@@ -68,6 +73,7 @@ def make(
         page_shift: log2 of the granule: 12, 14 or 16.
         bits: width of input addresses: 64 - T0SZ.
         levels: number of levels; None for the fewest.
+        lpa: 52-bit output addresses with the granule of 64 KiB (FEAT_LPA); implied by more than 48 input bits.
         lpa2: 52-bit addresses with a granule below 64 KiB (TCR.DS).
         high: the half of the addresses that TTBR1 serves.
 
@@ -76,7 +82,9 @@ def make(
     """
     granule = next(name for name, shift in GRANULES.items() if shift == page_shift)
     per_level = page_shift - 3
-    lpa = page_shift == 16 and bits > 48
+    if lpa and page_shift != 16:
+        raise EncodingError(f"LPA is for 64 KiB granules; {granule} has 52-bit addresses with LPA2")
+    lpa = lpa or (page_shift == 16 and bits > 48)
     if lpa2 and page_shift == 16:
         raise EncodingError("LPA2 is for 4 and 16 KiB granules; 64 KiB has 52-bit addresses without it")
     widest = 52 if lpa2 or page_shift == 16 else 48
@@ -87,7 +95,9 @@ def make(
         )
     spare = MAX_CONCATENATED_BITS if stage == 2 else 0
     fewest = next(n for n in range(1, 6) if bits - page_shift - per_level * (n - 1) <= per_level + spare)
-    fewest = max(fewest, 2 if stage == 2 else 1)
+    if stage == 2 and fewest == 1 and bits - page_shift > per_level:
+        # Two levels, rather than one of concatenated tables.
+        fewest = 2
     chosen = fewest if levels is None else levels
     root_bits = bits - page_shift - per_level * (chosen - 1)
     if not 1 <= root_bits <= per_level + spare:
@@ -97,7 +107,7 @@ def make(
             + (f"{tables} root tables would have to be concatenated, and 16 may be" if root_bits > 0 else "too many")
         )
     name = f"arm-s{stage}-{granule}-{bits}" + ("" if chosen == fewest else f"-{chosen}level")
-    name += ("-lpa2" if lpa2 else "") + ("-high" if high else "")
+    name += ("-lpa" if lpa and bits <= 48 else "-lpa2" if lpa2 else "") + ("-high" if high else "")
     output_bits = 52 if lpa or lpa2 else 48
     top_block = _TOP_BLOCK[page_shift] + (1 if lpa or lpa2 else 0)
     controls = page_shift << layout.PAGE_SHIFT_AT | top_block << layout.TOP_BLOCK_AT
@@ -127,6 +137,7 @@ def make(
         default_controls=controls | (stage2.XNX if stage == 2 else 0),
         hardware_ad=layout.HA | layout.HD,
         manual=_MANUAL + '"Translation table descriptor formats"',
+        switches=rules.SWITCHES,
         page_shift=page_shift,
         bits=per_level,
         group_bits=_GROUPS[page_shift],

@@ -32,4 +32,6 @@ def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None
     if controls & FWB:
         forced = _FORCED.get(found) if found & 0b0100 else DEVICE
         return forced, "" if forced else "Stage 1 decides the memory type, or the value is reserved."
+    if found >> 2 and not found & 3:
+        return None, f"MemAttr {found:#06b} is reserved."
     return _ATTRIBUTES.get(found >> 2, DEVICE), "Stage 1's type combines with it; the one that caches less holds."

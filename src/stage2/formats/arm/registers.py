@@ -12,12 +12,10 @@ from ...address import format_size
 from ...errors import EncodingError
 from ..record import Field
 from ..register import Register, Summary
-from . import formats
 from . import register_fields as fields
 from .effective import describe_mair
+from .stage1_control import TCR_A1, Stage1Regime, half_of, output_bits
 from .stage2_control import (
-    DS,
-    GRANULES,
     HCR_DC,
     HCR_FWB,
     HCR_RW,
@@ -26,7 +24,6 @@ from .stage2_control import (
     Stage2Control,
     decode_vtcr_el2,
     decode_vttbr_el2,
-    granule_of,
     pa_bits,
     parange,
     root_of,
@@ -35,7 +32,6 @@ from .stage2_control import (
     start_level,
     vtcr_el2,
     vttbr_el2,
-    widest,
 )
 from .syndromes import ESR_EL2, report
 
@@ -52,9 +48,6 @@ __all__ = [
     "vtcr_el2",
     "vttbr_el2",
 ]
-
-TG1_GRANULES = {1: 14, 2: 12, 3: 16}
-"""TG1 -> log2 of the granule; TG0 counts differently."""
 
 
 # --- what values amount to ------------------------------------------------------------------------------------------
@@ -95,31 +88,25 @@ def _hcr_facts(value: int) -> Mapping[str, str]:
     }
 
 
-def _half(value: int, name: str, txsz: int, tgx: int, codes: Mapping[int, int], wide: bool) -> dict[str, str]:
-    """One half of a stage-1 regime's addresses (D8.2.4 "Stage 1 input address size")."""
-    granule = granule_of(f"TG{name}", value >> tgx & 3, codes)
-    bits, most, size = 64 - (value >> txsz & 0x3F), widest(granule, wide), format_size(1 << granule)
-    if not 25 <= bits <= most:
-        raise EncodingError(f"T{name}SZ {64 - bits} asks for {bits}-bit addresses; {size} granules take 25 to {most}")
-    made = formats.make(1, granule, bits, lpa2=wide and granule != 16, high=name == "1")
-    return {f"TTBR{name} format": made.name, f"TTBR{name} granule": size}
+def _halves(value: int, regime: Stage1Regime) -> dict[str, str]:
+    """The halves of a stage-1 regime's addresses, one of which may be off."""
+    facts: dict[str, str] = {}
+    for name in ("0",) if regime is Stage1Regime.EL2 else ("0", "1"):
+        made = half_of(value, regime, upper=name == "1")
+        if made is None:
+            facts[f"TTBR{name} format"] = f"none: EPD{name} forbids walks"
+        else:
+            facts |= {f"TTBR{name} format": made.name, f"TTBR{name} granule": format_size(made.page_size)}
+    return facts | {"PA bits": str(output_bits(value, regime))}
 
 
 def _tcr_facts(value: int) -> Mapping[str, str]:
-    """TCR_EL1, and TCR_EL2 with HCR_EL2.E2H: two halves, one of which may be off."""
-    wide = bool(value >> 59 & 1)
-    facts: dict[str, str] = {}
-    for name, off, txsz, tgx, codes in (("0", 7, 0, 14, GRANULES), ("1", 23, 16, 30, TG1_GRANULES)):
-        if value >> off & 1:
-            facts[f"TTBR{name} format"] = f"none: EPD{name} forbids walks"
-        else:
-            facts |= _half(value, name, txsz, tgx, codes, wide)
-    return facts | {"PA bits": str(pa_bits(value >> 32 & 7)), "ASID from": "TTBR1" if value >> 22 & 1 else "TTBR0"}
+    """TCR_EL1, and TCR_EL2 with HCR_EL2.E2H, which is laid out the same."""
+    return _halves(value, Stage1Regime.EL1_0) | {"ASID from": "TTBR1" if value & TCR_A1 else "TTBR0"}
 
 
 def _tcr_el2_facts(value: int) -> Mapping[str, str]:
-    facts = _half(value, "0", 0, 14, GRANULES, bool(value & DS))
-    return facts | {"PA bits": str(pa_bits(value >> 16 & 7))}
+    return _halves(value, Stage1Regime.EL2)
 
 
 def _par_facts(value: int) -> Mapping[str, str]:

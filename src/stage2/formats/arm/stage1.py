@@ -6,7 +6,7 @@ from ...errors import EncodingError
 from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, NONE, TABLE, TOO_WIDE
-from ..record import Field
+from ..record import Field, Switch
 from ..u64 import u64
 from .layout import (
     AF,
@@ -15,6 +15,7 @@ from .layout import (
     HA,
     HD,
     LPA2,
+    OUTPUT_BITS_AT,
     PAGE_SHIFT_AT,
     SHAREABLE_INNER,
     TABLE_OR_PAGE,
@@ -99,8 +100,9 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
         attributes |= (entry & u64(0x300)) << u64(6)
     uxn, pxn = (entry >> u64(54)) & u64(1), (entry >> u64(53)) & u64(1)
     if controls & u64(ONE_PRIVILEGE) != u64(0):
+        # No EL0 and no ASID: AP[1] is res1, nG res0.
         pxn = uxn
-        attributes &= ~u64(outcome.USER)
+        attributes = (attributes | u64(outcome.GLOBAL)) & ~u64(outcome.USER)
     attributes |= (pxn ^ u64(1)) << u64(2) | (uxn ^ u64(1)) << u64(10)
     attributes |= (entry & u64(CONTIGUOUS)) >> u64(36)
     return u64(LEAF), address, attributes | dirty | u64(outcome.TABLES_ACCESSED)
@@ -235,3 +237,13 @@ FIELDS = (
     Field(62, 62, "APTable[1]", "no writes below", {}, _TABLE),
     Field(63, 63, "NSTable", "non-secure below, in Secure state only", {}, _TABLE),
 )
+
+SWITCHES = {
+    "af": Switch("TCR.HA: hardware sets the access flag", HA),
+    "ad": Switch("TCR.HA and HD: hardware sets the access flag and the dirty state of pages with DBM", HA | HD),
+    "wxn": Switch("SCTLR.WXN: what is writable is not executable", WXN),
+    "pan": Switch("PSTATE.PAN: no privileged data accesses to pages of EL0", PAN),
+    "hpd": Switch("TCR.HPD: table descriptors restrict nothing", HPD),
+    "el2": Switch("the EL2 regime (HCR_EL2.E2H is 0): there is no EL0", ONE_PRIVILEGE),
+    "pa36": Switch("TCR.IPS: output addresses have 36 bits", 36 << OUTPUT_BITS_AT, 0x3F << OUTPUT_BITS_AT),
+}

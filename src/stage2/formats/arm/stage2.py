@@ -6,7 +6,7 @@ from ...errors import EncodingError
 from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, NONE, TABLE, TOO_WIDE
-from ..record import TABLE_WALK, Field
+from ..record import TABLE_WALK, Field, Switch
 from ..u64 import u64
 from .layout import (
     AF,
@@ -15,6 +15,7 @@ from .layout import (
     HA,
     HD,
     LPA2,
+    OUTPUT_BITS_AT,
     PAGE_SHIFT_AT,
     SHAREABLE_INNER,
     TABLE_OR_PAGE,
@@ -224,3 +225,12 @@ FIELDS = (
     Field(58, 55, "software", "free for software", {}, _LEAF),
     Field(62, 59, "PBHA", "page-based hardware attributes, if enabled, otherwise ignored", {}, _LEAF),
 )
+
+SWITCHES = {
+    "af": Switch("VTCR_EL2.HA: hardware sets the access flag", HA),
+    "ad": Switch("VTCR_EL2.HA and HD: hardware sets the access flag and the dirty state of pages with DBM", HA | HD),
+    "no-xnx": Switch("no FEAT_XNX: XN[1] forbids fetches of EL1 and EL0, XN[0] means nothing", clears=XNX),
+    "ptw": Switch("HCR_EL2.PTW: a stage-1 walk must not read Device memory", PTW),
+    "fwb": Switch("HCR_EL2.FWB: MemAttr overrides stage 1", FWB),
+    "pa36": Switch("VTCR_EL2.PS: output addresses have 36 bits", 36 << OUTPUT_BITS_AT, 0x3F << OUTPUT_BITS_AT),
+}

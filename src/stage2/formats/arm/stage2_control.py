@@ -199,7 +199,7 @@ def decode_vtcr_el2(value: int) -> Stage2Control:
         hardware_dirty,
         ds,
         16 if value & _VS else 8,
-        formats.make(2, granule, ipa_bits, levels, lpa2=ds and granule != 16).name,
+        formats.make(2, granule, ipa_bits, levels, lpa=granule == 16 and size == 52, lpa2=ds and granule != 16).name,
     )
 
 

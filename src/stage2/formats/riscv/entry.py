@@ -7,7 +7,7 @@ from ...errors import EncodingError
 from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
-from ..record import Field
+from ..record import Field, Switch
 from ..u64 import u64
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
@@ -208,3 +208,12 @@ FIELDS = (
     Field(62, 61, "PBMT", "reserved in a table pointer", {}, _TABLE, reserved=True),
     Field(63, 63, "N", "reserved in a table pointer", {}, _TABLE, reserved=True),
 )
+
+_SWITCHES = {
+    "ad": Switch("Svadu: hardware sets A and D instead of a page fault", HARDWARE_AD),
+    "mxr": Switch("sstatus.MXR: reads are allowed where fetches are", MXR),
+    "pbmt": Switch("Svpbmt: bits 62:61 are a memory type", SVPBMT),
+    "napot": Switch("Svnapot: bit 63 marks a group of 64 KiB", SVNAPOT),
+}
+STAGE_1_SWITCHES = {"sum": Switch("sstatus.SUM: supervisor data accesses may use user pages", SUM)} | _SWITCHES
+G_STAGE_SWITCHES = _SWITCHES

@@ -37,6 +37,7 @@ def _record(name: str, levels: int, *, g_stage: bool) -> Format:
         default_controls=entry.G_STAGE if g_stage else 0,
         hardware_ad=entry.HARDWARE_AD,
         manual=_MANUAL + chapter,
+        switches=entry.G_STAGE_SWITCHES if g_stage else entry.STAGE_1_SWITCHES,
         group_bits=(entry.NAPOT_BITS,),
         group=entry.group,
         ungroup=entry.ungroup,
@@ -63,6 +64,7 @@ def bare(stage: int) -> Format:
         top_leaf_level=0,
         sign_extended=False,
         fields=(),
+        switches={},
         default_controls=0,
         manual=_MANUAL + '"satp" and "hgatp" registers, MODE Bare',
     )

@@ -6,7 +6,7 @@ from ...errors import EncodingError
 from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
-from ..record import Field, Format
+from ..record import Field, Format, Switch
 from ..u64 import MASK_64, u64
 
 R, W, X = 1 << 0, 1 << 1, 1 << 2
@@ -188,10 +188,27 @@ FIELDS = (
         {0: "user-mode fetches are not allowed under mode-based execute control, ignored otherwise"},
     ),
     Field(51, 12, "address", "address bits 51:12 of the page or the next table"),
+    Field(
+        57,
+        57,
+        "VGP",
+        "guest paging is verified (needs bit 58 in the walk of the page's own tables), if enabled",
+        {},
+        _LEAF,
+    ),
+    Field(58, 58, "PW", "the guest's tables may stand here, if paging-write control is enabled", {}, _LEAF),
     Field(60, 60, "SSS", "supervisor shadow stack, if enabled", kinds=_LEAF),
     Field(61, 61, "SPP", "sub-page write permissions, if enabled", kinds=_LEAF, levels=frozenset({0})),
     Field(63, 63, "SVE", "violations do not become #VE, if enabled", {0: "violations may become #VE"}),
 )
+
+
+SWITCHES = {
+    "ad": Switch("EPTP bit 6: hardware sets accessed and dirty flags", AD_ENABLED),
+    "mbec": Switch("mode-based execute control: bit 10 governs user-mode fetches", MODE_BASED_EXECUTE),
+    "no-execute-only": Switch("the processor does not support entries that allow only fetches", clears=EXECUTE_ONLY),
+    "pa36": Switch("physical addresses have 36 bits", 36 << MAXPHYADDR_SHIFT, 0x3F << MAXPHYADDR_SHIFT),
+}
 
 
 def _record(levels: int) -> Format:
@@ -214,10 +231,12 @@ def _record(levels: int) -> Format:
         forget=forget,
         encode_leaf=encode_leaf,
         table_bits=R | W | X,
+        table_controls=X_USER,
         fields=FIELDS,
         default_controls=LEGAL | EXECUTE_ONLY | 52 << MAXPHYADDR_SHIFT,
         hardware_ad=AD_ENABLED,
         manual='Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism (EPT)"',
+        switches=SWITCHES,
         mark_table=mark_table,
         walk_write=walk_write,
         privilege_by_page=True,

@@ -10,7 +10,7 @@ from ...errors import EncodingError
 from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
-from ..record import Field, Format
+from ..record import Field, Format, Switch
 from ..u64 import u64
 
 P, RW, US, PWT, PCD, A, D, PS, G = (1 << bit for bit in range(9))
@@ -29,7 +29,8 @@ SMEP = 1 << 1
 SMAP = 1 << 2
 """CR4.SMAP, and EFLAGS.AC is clear: no supervisor data accesses to user pages."""
 NESTED = 1 << 3
-"""Nested paging: every guest access counts as a user access (APM 15.25.5)."""
+"""Nested paging: every guest access counts as a user access (APM 15.25.5), and the rules are those of AMD's
+processors."""
 NXE = 1 << 8
 """EFER.NXE: bit 63 forbids fetches; without it the bit is reserved."""
 MAXPHYADDR_SHIFT = 24
@@ -70,6 +71,9 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     attributes |= (no_execute ^ u64(1)) << u64(2) | (no_execute ^ u64(1)) << u64(10)
     attributes |= (entry & u64(US)) << u64(9)
     if level > u64(0) and entry & u64(PS) == u64(0):
+        # AMD reserves bit 8 of a pointer above the 2 MiB level; Intel ignores it.
+        if level > u64(1) and controls & u64(NESTED) != u64(0) and entry & u64(G) != u64(0):
+            return u64(MISCONFIGURED), u64(0), u64(0)
         accessed = (entry & u64(A)) << u64(8)
         return u64(TABLE), address, attributes | accessed | u64(outcome.ACCESSED | outcome.DIRTY)
     pat = (entry >> u64(7)) & u64(1)
@@ -210,9 +214,26 @@ FIELDS = (
     Field(51, 13, "address", "address bits 51:13 of the block", {}, _LEAF, levels=_BLOCKS),
     Field(51, 12, "address", "address bits 51:12 of the next table", {}, _TABLE),
     Field(58, 52, "AVL", "free for software"),
+    Field(62, 59, "AVL", "free for software", {}, _TABLE),
     Field(62, 59, "PK", "protection key, if CR4.PKE is set, otherwise free for software", {}, _LEAF),
     Field(63, 63, "NX", "fetches are not allowed", {0: "fetches are allowed, if every level says so"}),
 )
+
+
+NESTED_FIELDS = (
+    *FIELDS,
+    Field(8, 8, "G", "reserved at this level, must be zero", {}, _TABLE, True, frozenset({2, 3, 4})),
+)
+
+_SWITCHES = {
+    "no-nx": Switch("EFER.NXE is clear: bit 63 is reserved", clears=NXE),
+    "pa36": Switch("physical addresses have 36 bits", 36 << MAXPHYADDR_SHIFT, 0x3F << MAXPHYADDR_SHIFT),
+}
+SWITCHES = {
+    "smep": Switch("CR4.SMEP: no supervisor fetches from user pages", SMEP),
+    "smap": Switch("CR4.SMAP with EFLAGS.AC clear: no supervisor data accesses to user pages", SMAP),
+    "no-wp": Switch("CR0.WP is clear: supervisor writes ignore R/W", clears=WP),
+} | _SWITCHES
 
 
 def _record(name: str, levels: int, *, nested: bool) -> Format:
@@ -237,12 +258,13 @@ def _record(name: str, levels: int, *, nested: bool) -> Format:
         forget=forget,
         encode_leaf=encode_leaf,
         table_bits=P | RW | US | A,
-        fields=FIELDS,
+        fields=NESTED_FIELDS if nested else FIELDS,
         default_controls=NXE | WP | 52 << MAXPHYADDR_SHIFT | (NESTED if nested else 0),
         hardware_ad=0,
         manual='AMD APM Vol. 2, 15.25 "Nested Paging"'
         if nested
         else 'Intel SDM Vol. 3A, 5.5 "4-Level and 5-Level Paging"',
+        switches=_SWITCHES if nested else SWITCHES,
         mark_table=mark_table,
         walk_write=walk_write,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from ....formats.arm.stage1_control import SCTLR_M
 from ....formats.record import Format
 from ....formats.u64 import u64
 from ....tables.batch import two_stage_translation
@@ -25,7 +26,7 @@ from ..callbacks import (
 )
 from ..state import Reason, Word
 from . import abi
-from .stage1 import SCTLR_M, WRONG_GRANULE, controls_of, granule_of, make_select
+from .stage1 import WRONG_GRANULE, controls_of, granule_of, make_select
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
 _HYPERCALL, _GRANULE, _MODE, _TRAP = (

@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from ....formats.arm import formats, layout, stage1
+from ....formats.arm.stage1_control import (
+    SCTLR_M,
+    SCTLR_WXN,
+    TCR_EPD,
+    TCR_HA,
+    TCR_HD,
+    TCR_HPD_SHIFT,
+    TCR_IPS_SHIFT,
+    TCR_TBI_SHIFT,
+)
 from ....formats.outcome import ADDRESS_SIZE, TRANSLATION
 from ....formats.record import Format
 from ....formats.u64 import u64
 from ....tables.walk import LEVEL_SHIFT
 from .abi import PSTATE_PAN
 
-SCTLR_M, SCTLR_WXN = 1 << 0, 1 << 19
-TCR_IPS_SHIFT = 32
-TCR_TBI_SHIFT = 37
-"""TBI0; the bit above it is TBI1."""
-TCR_HA, TCR_HD = 1 << 39, 1 << 40
-TCR_HPD_SHIFT = 41
-"""HPD0; the bit above it is HPD1."""
-TCR_EPD = 1 << 7
-"""Of either half, once TTBR1's is shifted down by 16."""
 SMALLEST_TSZ, LARGEST_TSZ = 16, 39
 """Input sizes of 48 to 25 bits; what lies outside is taken as the nearest, which the manual allows."""
 PHYSICAL_BITS = 44

@@ -9,6 +9,7 @@ from typing import Any
 from ....address import Gpa, Gva, align_down
 from ....errors import EngineError
 from ....flags import Access
+from ....formats.arm.stage1_control import TCR_TBI_SHIFT
 from ....formats.outcome import FaultKind
 from ....tables.explain import Walk
 from ....tables.regime import Regime
@@ -25,7 +26,7 @@ from . import abi
 from .aborts import EXTERNAL_ABORT, EXTERNAL_ABORT_ON_TABLE, abort_syndrome, stage_1_status
 from .at import decode_at, par_of
 from .callbacks import fill_callback, trap_callback
-from .stage1 import TCR_TBI_SHIFT, granule_of, make_select, stage_1_format
+from .stage1 import granule_of, make_select, stage_1_format
 
 _RETRIES = 64
 """An AT instruction touches at most 4 stage-1 tables; far beyond that something is wrong."""
