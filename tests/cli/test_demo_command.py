@@ -19,7 +19,7 @@ pytest.importorskip("unicorn")
 
 FAMILIES = {"riscv64": "riscv", "aarch64": "arm", "x86_64": "x86"}
 GUESTS = Path(__file__).parents[2] / "src" / "stage2" / "vm" / "guests"
-BUNDLED = [arch for arch in FAMILIES if (GUESTS / f"demo-{arch}.toml").is_file()]
+BUNDLED = list(FAMILIES)
 REGISTERS = {
     "riscv64": ("scause", "stval", "htval", "htinst"),
     "aarch64": ("ESR_EL2", "FAR_EL2", "HPFAR_EL2"),
@@ -44,7 +44,8 @@ def fresh(arguments: list[str], cache: Path) -> tuple[Any, set[str]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded = {name.split(".")[2] for name in done.stderr.split()} & set(FAMILIES.values())
+    # A family's own module says which formats it has; what counts is what lies in its folder.
+    loaded = {name.split(".")[2] for name in done.stderr.split() if name.count(".") > 2}
     return json.loads(done.stdout), loaded
 
 
@@ -82,8 +83,7 @@ def test_the_table_shows_the_registers_of_each_violation(arch: str, capsys: pyte
 @pytest.mark.parametrize("arch", BUNDLED)
 def test_a_start_compiles_the_kernels_of_its_own_format_only(arch: str, tmp_path: Path) -> None:
     _, loaded = fresh(["demo", "--arch", arch, "--json", "-"], tmp_path)
-    # The engine's shared callbacks are RISC-V's.
-    assert loaded <= {FAMILIES[arch], "riscv"}
+    assert loaded == {FAMILIES[arch]}
     kernels = Counter(path.with_suffix("").stem for path in tmp_path.rglob("*.nbc"))
     assert {"edit", "callbacks"} <= {name.split(".")[0] for name in kernels}
     # A kernel's file is there once for each format that it was compiled for.
