@@ -92,8 +92,8 @@ def test_write_without_read_is_called_reserved(fmt: Format) -> None:
         ("sv39x4", 0x1000_0001, 0, "below level 0"),
         ("ept4", 0xC000_0000 | 0x7 | 2 << 3, 0, "EMT (bits 5:3) is 2: reserved"),
         ("ept4", 0xC000_0000 | 0x87 | 3 << 3, 1, "EMT (bits 5:3) is 3: reserved"),
-        ("ept4", 0xC000_0000 | 0x87, 3, "reserved bits are set: PS (bits 7)"),
-        ("sv39", 0x2000_000F | 1 << 63, 0, "N (bits 63)"),
+        ("ept4", 0xC000_0000 | 0x87, 3, "reserved bits are set: PS (bit 7)"),
+        ("sv39", 0x2000_000F | 1 << 63, 0, "N (bit 63)"),
     ],
 )
 def test_what_is_wrong_with_an_entry_is_found(name: str, entry: int, level: int, words: str) -> None:

@@ -122,7 +122,7 @@ def _repairs(fmt: Format, entry: int, level: int, kind: int) -> Iterator[tuple[i
     cost = (cleared ^ entry).bit_count()
     problems = []
     if broken:
-        problems.append("reserved bits are set: " + ", ".join(f"{field.name} (bits {field.bits})" for field in broken))
+        problems.append("reserved bits are set: " + ", ".join(_named(field) for field in broken))
     size = fmt.leaf_size(level)
     # An address counts as one change, whichever of its bits are wrong.
     places = (
@@ -142,11 +142,15 @@ def _repairs(fmt: Format, entry: int, level: int, kind: int) -> Iterator[tuple[i
             if field.high == field.low and field.low < _PERMISSIONS_END:
                 why = f"its combination of permissions is reserved ({fmt.manual})"
             else:
-                why = f"{field.name} (bits {field.bits}) is {now}: {field.explain(now)}"
+                why = f"{_named(field)} is {now}: {field.explain(now)}"
             for value in range(1 << (field.high - field.low + 1)):
                 other = repaired & ~_mask(field) | value << field.low
                 guess = _GUESS if field.high == field.low else 0
                 yield more + guess + (value ^ now).bit_count(), "; ".join([*found, why]), other
+
+
+def _named(field: Field) -> str:
+    return f"{field.name} (bit{'' if field.high == field.low else 's'} {field.bits})"
 
 
 def _without(fmt: Format, entry: int, size: int) -> int:
