@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup run demo test lint types layers guests benchmarks lock clean
+.PHONY: setup run demo test lint types layers guests monitors benchmarks lock clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ layers: setup
 # The bundled guests are checked in as bytes; this makes them anew, and a test compares.
 guests:
 	@sh scripts/guests.sh src/stage2/vm/guests
+
+# The same for the monitors that run in emulated machines.
+monitors:
+	@sh scripts/monitors.sh src/stage2/machines/monitors
 
 benchmarks: setup
 	@$(BIN)/python -m benchmarks.tables

@@ -24,6 +24,7 @@
     ├── ChannelError           a VM's call about a channel is refused; nothing changed
     ├── TableImageError        a folder of tables cannot be written or read back
     ├── EngineError            a CPU engine is missing or not the one we know
+    ├── MachineError           an emulated machine did not start, did not answer, or died
     └── HostToolError          a program of the host is missing or failed
 
 (*) is an OutOfRangeError as well.
@@ -151,6 +152,10 @@ class TableImageError(Stage2Error):
 
 class EngineError(Stage2Error):
     """A CPU engine is missing, or is not the build whose behaviour is known."""
+
+
+class MachineError(Stage2Error):
+    """An emulated machine did not start, did not answer in time, or ended; the text has what it said."""
 
 
 class HostToolError(Stage2Error):

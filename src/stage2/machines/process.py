@@ -1,0 +1,93 @@
+"""Children that cannot be left behind: they die with us, end in bounded time, and are ended by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from ..errors import HostToolError
+
+_PR_SET_PDEATHSIG = 1
+_END_S = 5.0
+"""How long a child that was asked to end may take before it is killed."""
+
+
+class Child:
+    """A program that was started.
+
+    It gets SIGKILL when the thread that started it ends, so also when this process is killed.
+
+    Args:
+        command: the program and its arguments.
+        keep: descriptors it inherits, under the same numbers.
+        log: descriptor for what it prints; None throws it away.
+
+    Raises:
+        HostToolError: the program is not installed.
+    """
+
+    def __init__(self, command: Sequence[str], *, keep: Sequence[int] = (), log: int | None = None) -> None:
+        parent = os.getpid()
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def die_with_parent() -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        output = subprocess.DEVNULL if log is None else log
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=tuple(keep),
+                preexec_fn=die_with_parent, start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise HostToolError(f"{command[0]} is not installed") from None
+        self.name = os.path.basename(command[0])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code once it has ended, None if it still runs after so long."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end(self) -> None:
+        """End it: asked first, killed if it does not listen. Harmless when repeated."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is not None:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+            if self.wait(_END_S) is not None:
+                return
+
+
+def program(name: str, package: str) -> str:
+    """Where a program is.
+
+    Args:
+        name: the program.
+        package: Debian's package that has it, for the error.
+
+    Raises:
+        HostToolError: it is not installed; the text says what to install.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise HostToolError(f"{name} is not installed: install Debian's package {package} (apt-get install {package})")
+    return found
