@@ -16,6 +16,9 @@ disk is the rest of the window of RAM that begins with the mailbox, so lists are
 | SCAN_START, SCAN_END | 0x68, 0x70 | Python | where every word that is not zero is to be reported |
 | FOUND | 0x78 | Python | where they are reported: address, value; the reply ends with them |
 | FOUND_COUNT | 0xb8 | both | how many there is room for; afterwards how many there are |
+
+The reserved word of a probe is, unless 0, the HPA of a word whose contents the result has as its value, if the access
+was made.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..address import GIB, MIB, SIZE_4K, Range, align_up
+from ..address import GIB, MIB, Range, align_up
 from ..errors import HostToolError, MachineError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
@@ -168,17 +171,17 @@ class BochsMachine:
         values: npt.NDArray[np.uint64],
         kinds: npt.NDArray[np.uint64],
         *,
-        watch: npt.NDArray[np.uint64] | None = None,
+        shown: npt.NDArray[np.uint64],
         seconds: float = _COMMAND_S,
     ) -> npt.NDArray[Any]:
         """Take the memory over, make probes, and bring back what they left in it.
 
-        All of `TABLES` comes back; of `DATA` only words that were not zero, or are watched.
+        All of `TABLES` comes back; of `DATA` the words that were not zero, and those that were shown.
 
         Args:
             guest: the registers.
             addresses, values, kinds: of the probes: GVA, what a write stores, and kind as the mailbox has it.
-            watch: HPAs of words that the probes may change.
+            shown: of each probe, the HPA of the word whose contents are its value once it was made; 0 for none.
             seconds: how long it may take.
 
         Returns:
@@ -187,9 +190,9 @@ class BochsMachine:
         Raises:
             MachineError: the batch is too large, it took too long, or Bochs or the monitor failed.
         """
-        words = self._words_to_send(watch)
+        words = self._words_to_send(shown[shown != 0])
         probes = np.zeros(len(addresses), mailbox.PROBE_ENTRY)
-        probes["address"], probes["value"], probes["kind"] = addresses, values, kinds
+        probes["address"], probes["value"], probes["kind"], probes["reserved"] = addresses, values, kinds, shown
         # The window: mailbox, probes, words; results; words found. What is sent ends where results begin, and the reply
         # begins with the words.
         at_words = align_up(mailbox.SIZE + probes.nbytes, _SECTOR)
@@ -216,14 +219,11 @@ class BochsMachine:
         self._take_back(self._array(at_words, len(words), _PAIR), self._array(at_found, count, _PAIR))
         return results
 
-    def _words_to_send(self, watch: npt.NDArray[np.uint64] | None) -> Words:
-        """The words of memory that are not zero, and those to watch."""
+    def _words_to_send(self, others: npt.NDArray[np.uint64]) -> Words:
+        """The words of memory that are not zero, and others."""
         held = self.memory.words
-        found = [np.empty(0, np.int64)]
-        for part in self._resident():
-            found.append(np.flatnonzero(held[part.start >> 3 : part.end >> 3]) + (part.start >> 3))
-        if watch is not None:
-            found.append(((watch - np.uint64(self.memory.base)) >> np.uint64(3)).astype(np.int64))
+        found = [((others - np.uint64(self.memory.base)) >> np.uint64(3)).astype(np.int64)]
+        found.extend(np.flatnonzero(held[part.start : part.end]) + part.start for part in self._resident())
         indices = np.unique(np.concatenate(found))
         words = np.empty(len(indices), _PAIR)
         words["address"] = (indices.astype(np.uint64) << np.uint64(3)) + np.uint64(self.memory.base)
@@ -231,7 +231,7 @@ class BochsMachine:
         return words
 
     def _resident(self) -> Iterator[Range]:
-        """Parts of the memory file that were ever touched, as offsets."""
+        """Parts of the memory file that were ever touched, as indices of words."""
         assert self.memory.fileno is not None
         end = 0
         while True:
@@ -240,7 +240,7 @@ class BochsMachine:
             except OSError:  # ENXIO: nothing but holes is left
                 return
             end = os.lseek(self.memory.fileno, start, os.SEEK_HOLE)
-            yield Range(start, end)
+            yield Range(start >> 3, end >> 3)
 
     def _take_back(self, words: Words, found: Words) -> None:
         """Make memory what the machine's RAM was."""
@@ -343,7 +343,6 @@ def _rom() -> bytes:
 
 def _configuration(rom: int, vga: int, disk: int, bell: int) -> str:
     """Bochs' configuration: little hardware, nothing said, memory that costs nothing until it is touched."""
-    assert DATA.end % MIB == 0 and DATA.end - SIZE_4K < 1 << 32
     size = DATA.end // MIB
     return f"""display_library: term
 memory: guest={size}, host={size}

@@ -57,9 +57,11 @@
     .equ SECTOR_SHIFT, 9
     .equ READY, 0
     .equ FAILED, 2
-    # A probe: address, value, kind. A result: outcome, value, six words of syndrome.
+    # A probe: address, value, kind, HPA of the word to show once the access was made. A result: outcome, value (that word,
+    # or rax), six words of syndrome.
     .equ PROBE_VALUE, 8
     .equ PROBE_KIND, 16
+    .equ PROBE_SHOWN, 24
     .equ PROBE_BYTES, 32
     .equ RESULT_VALUE, 8
     .equ RESULT_SYNDROME, 16
@@ -452,14 +454,18 @@ exit:                                   # r13 is as it was: the guest's code doe
     mov LOOP_RESULTS, %rdi
     mov LOOP_COUNT, %rcx
     read_field EXIT_REASON, %rax
+    mov GUEST_RAX, %rbx
     cmp $REASON_VMCALL, %eax
     jne 1f
     xor %eax, %eax
+    mov PROBE_SHOWN(%rsi), %rdx
+    test %rdx, %rdx
+    jz 2f
+    mov (%rdx), %rbx
     jmp 2f
 1:  bts $EXITED_BIT, %rax
 2:  mov %rax, (%rdi)
-    mov GUEST_RAX, %rax
-    mov %rax, RESULT_VALUE(%rdi)
+    mov %rbx, RESULT_VALUE(%rdi)
     read_field QUALIFICATION, %rax
     mov %rax, RESULT_SYNDROME(%rdi)
     read_field GUEST_PHYSICAL, %rax
