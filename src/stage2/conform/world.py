@@ -104,7 +104,7 @@ class Builder:
 
         root_1 = take(first.root_size)
         tables_1 = self._tables(first, take)
-        gpas = self._destinations(outer, stage_2, 1 << min(first.output_bits, second.input_bits), first.page_size)
+        gpas = self._destinations(outer, stage_2, 1 << min(first.output_bits, second.input_bits, self._places.gpa_bits), first.page_size)
         maker = Maker(
             first,
             self._rng,
@@ -178,7 +178,7 @@ class Builder:
         size = align_up(size, page)
         backing = self._take(size, page)
         # A place of its own below the widths of both, away from the fixtures.
-        width = min(second.input_bits, first.output_bits)
+        width = min(second.input_bits, first.output_bits, self._places.gpa_bits)
         block = 1 << max(width - 3, 0)
         taken = {fixture.address // block for fixture in self._fixtures(2)}
         slot = next(slot for slot in (5, 6, 3, 4, 2, 1) if slot not in taken)

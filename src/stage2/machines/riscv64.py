@@ -17,7 +17,6 @@ from ..address import Hpa, Range
 from ..errors import MachineError
 from ..formats.invalidation import Operation
 from ..formats.riscv import entry
-from . import mailbox
 from .mailbox import OPERATION_ENTRY, PROBE_ENTRY, RESULT_ENTRY, Command
 from .qemu import QemuMachine
 
