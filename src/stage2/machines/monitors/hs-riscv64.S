@@ -236,6 +236,7 @@ probe:
     li      t0, SPV | SPVP
     not     t0, t0
     and     s6, s6, t0                  # hstatus for HLV as VU-mode
+    li      s7, -1                      # SPVP of the last HLV or HSV
     ld      s2, LIST(s0)
     ld      s3, RESULTS(s0)
     ld      s4, COUNT(s0)
@@ -276,6 +277,7 @@ enter:
     sd      s4, KEPT+16(s0)
     sd      s5, KEPT+24(s0)
     sd      s6, KEPT+32(s0)
+    sd      s7, KEPT+40(s0)
     sret
 
 fetch:                                  # the guest runs what stands at the address itself
@@ -287,9 +289,12 @@ fetch:                                  # the guest runs what stands at the addr
     j       enter
 
 translate:                              # t1: SPVP or 0, t2: the access
-    or      t1, s6, t1
-    csrw    hstatus, t1
-    bnez    t2, 2f
+    or      t3, s6, t1
+    csrw    hstatus, t3
+    beq     t1, s7, 1f
+    mv      s7, t1                      # QEMU's TLB does not tell whether SPVP was set when an entry was made
+    hfence.vvma
+1:  bnez    t2, 2f
     hlv.d   a0, (a1)
     j       made
 2:  hsv.d   a2, (a1)
@@ -326,6 +331,7 @@ trap:                                   # of the guest, or of HLV and HSV
     ld      s4, KEPT+16(s0)
     ld      s5, KEPT+24(s0)
     ld      s6, KEPT+32(s0)
+    ld      s7, KEPT+40(s0)
 1:  csrr    t2, scause
     csrr    t3, stval
     csrr    t4, sepc
