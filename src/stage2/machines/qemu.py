@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -165,7 +165,7 @@ class QemuMachine:
             self._child = None
         self._door.close()
 
-    def __enter__(self) -> QemuMachine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
