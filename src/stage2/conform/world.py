@@ -104,7 +104,9 @@ class Builder:
 
         root_1 = take(first.root_size)
         tables_1 = self._tables(first, take)
-        gpas = self._destinations(outer, stage_2, 1 << min(first.output_bits, second.input_bits, self._places.gpa_bits), first.page_size)
+        gpas = self._destinations(
+            outer, stage_2, 1 << min(first.output_bits, second.input_bits, self._places.gpa_bits), first.page_size
+        )
         maker = Maker(
             first,
             self._rng,
@@ -116,6 +118,11 @@ class Builder:
         self._fill(maker, first, root_1, tables_1, to_hpa)
         for fixture in self._fixtures(1):
             self._fix(first, root_1, controls_1, fixture.address, fixture, to_hpa, take)
+        # Nothing is wrong with the tables that only the guest's own code is reached through: its walks are not ours.
+        for table in self._made.get(root_1, ()):
+            page = table & -second.page_size
+            whole = Fixture(2, page, to_hpa(page), second.page_size, RWX)
+            self._fix(second, root, controls_2, page, whole, lambda gpa: gpa)
         return World(Regime(first, root_1, controls_1, 1), stage_2, self._used, maker)
 
     # --- places ------------------------------------------------------------------------------------------
