@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ...address import Range
 from ...flags import RWX, Access, MappingFlags
 from ...formats import by_name, hardware_report, stage_2_registers
-from ...formats.outcome import PERMISSION
+from ...formats.outcome import MISCONFIGURATION, PERMISSION
 from ...formats.riscv import entry
 from ...formats.riscv.registers import AddressTranslationRegister
 from ...formats.riscv.syndromes import GUEST_PAGE_FAULTS, PAGE_FAULTS, WALK_READS, WALK_WRITES, encode_scause
@@ -88,7 +88,7 @@ class QemuRiscv64:
         "HLVX: QEMU 7.2 asks for R instead of X; real fetches are judged.",
         "The memory types of Svpbmt: QEMU has no caches, so only reserved encodings show.",
         "SUM clear under HLV and HSV: QEMU 7.2 takes it as set there; real accesses are judged.",
-        "Which access a guest-page fault on a table of the guest belongs to: QEMU 7.2 always says a load.",
+        "Reserved bits and encodings under Svnapot and Svpbmt: QEMU 7.2 lets most of them pass.",
         "Accessed and dirty bits of stage 1 in tables that stage 2 does not let the guest write: QEMU 7.2 writes them.",
         "VMIDs and ASIDs: QEMU's TLB is not tagged with them.",
     )
@@ -132,6 +132,8 @@ class QemuRiscv64:
         self._fetched = _sorted_pairs(probes["address"][fetch & made & inside], predictions.hpa[fetch & made & inside])
         found: npt.NDArray[np.bool_] = (inside | ~made) & ~(fetch & (probes["means"] == Means.TRANSLATE))
         found &= predictions.status & np.uint32(ON_MARK) == 0
+        if case.stage_2.controls & (entry.SVNAPOT | entry.SVPBMT):
+            found &= predictions.status & np.uint32(KIND_MASK) != MISCONFIGURATION
         return found & _has(case) & ~_sign_extended(case, predictions.gpa) & ~_needs_sum(case, predictions)
 
     def answers(self, machine: Any, case: Case) -> Answers:
@@ -170,8 +172,6 @@ class QemuRiscv64:
         for key in np.unique(keys).tolist():
             at = refused[keys == key]
             report = _report(case, key >> 8, Access(key & 0xFF))
-            if report["htinst"]:
-                report["scause"] = GUEST_PAGE_FAULTS[Access.READ]
             found["code"][at] = report["scause"] | report["htinst"] << _HTINST_SHIFT
             found["stage"][at] = _stage(report["scause"])
             found["gva"][at] = probes["address"][at]
@@ -261,10 +261,6 @@ def _read(probes: npt.NDArray[Any], found: npt.NDArray[Any]) -> Answers:
     answers["ok"] = made
     answers["value"] = np.where(made & ~write, np.where(ran, stval >> np.uint64(_ILLEGAL_SHIFT), found["value"]), 0)
     pseudo = np.isin(htinst, np.array(sorted(WALK_READS | WALK_WRITES), np.uint64))
-    # Whatever the access was, QEMU 7.2 calls a fault of the walk's own access a load.
-    scause = np.where(
-        pseudo & np.isin(scause, list(GUEST_PAGE_FAULTS.values())), GUEST_PAGE_FAULTS[Access.READ], scause
-    )
     code = scause | (hstatus & np.uint64(_FROM)) << np.uint64(_FROM_SHIFT)
     code |= np.where(pseudo, htinst, np.uint64(0)) << np.uint64(_HTINST_SHIFT)
     stage = np.where(np.isin(scause, list(PAGE_FAULTS.values())), 1, 0)
