@@ -80,7 +80,7 @@ class QemuRiscv64:
     pairs = _pairs()
     translates = True
     translate_marks = True
-    batch = 1 << 16
+    batch = 1 << 13
     unjudged = (
         "GPAs with the highest bit of Sv39x4, Sv48x4 or Sv57x4 set: QEMU 7.2 takes it for a sign.",
         "Svade (a page fault where the accessed or dirty bit is clear): QEMU 7.2 always sets them itself.",
@@ -261,6 +261,8 @@ def _read(probes: npt.NDArray[Any], found: npt.NDArray[Any]) -> Answers:
     answers["ok"] = made
     answers["value"] = np.where(made & ~write, np.where(ran, stval >> np.uint64(_ILLEGAL_SHIFT), found["value"]), 0)
     pseudo = np.isin(htinst, np.array(sorted(WALK_READS | WALK_WRITES), np.uint64))
+    # Without SPV an access was made by HLV or HSV after all, because the tables do not let the guest run its code.
+    hstatus = hstatus | np.where(probes["means"] == Means.ACCESS, np.uint64(_SPV), np.uint64(0))
     code = scause | (hstatus & np.uint64(_FROM)) << np.uint64(_FROM_SHIFT)
     code |= np.where(pseudo, htinst, np.uint64(0)) << np.uint64(_HTINST_SHIFT)
     stage = np.where(np.isin(scause, list(PAGE_FAULTS.values())), 1, 0)
