@@ -51,6 +51,7 @@ class QemuX86Svm:
         )
     )
     translates = False
+    translate_marks = False
     batch = x86_svm.PROBES_AT_ONCE
     unjudged = (
         "memory types: QEMU caches nothing, so PAT, PCD and PWT change nothing (APM Vol. 2, 15.25.8)",
@@ -86,8 +87,8 @@ class QemuX86Svm:
         return fmt.default_controls & ~(0x3F << width) | x86_svm.PHYSICAL_BITS << width
 
     def tag(self, index: int) -> int:
-        """`mov eax, index and a mark; vmmcall`: eight bytes."""
-        code = b"\xb8" + (index | _TAG_MARK).to_bytes(4, "little") + b"\x0f\x01\xd9"
+        """`mov eax, index and a mark; ud2`, and a byte to make it eight. QEMU translates no further than UD2."""
+        code = b"\xb8" + (index | _TAG_MARK).to_bytes(4, "little") + b"\x0f\x0b\xf4"
         return int.from_bytes(code, "little")
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 # `machines.x86_svm` the rest of the memory map: it writes the host's tables and both VMCBs.
 #
 # A probe is one VMRUN. For data RIP is the guest's load or store, for a fetch it is the probe's address; whatever
-# happens ends in an exit: VMMCALL when the access was made, otherwise the fault. A guest that runs on is stopped by the
+# happens ends in an exit: VMMCALL after data, #UD after a fetch when the access was made, otherwise the fault. A guest that runs on is stopped by the
 # fifth tick of the timer.
 
 # --- the memory map, as in machines/x86_svm.py ----------------------------------------------------------------------
@@ -66,6 +66,7 @@
     .equ VMCB_CR2, 0x640
     .equ FLUSH_ALL, 1                   # of TLB_CONTROL
     .equ EXIT_INTR, 0x60
+    .equ EXIT_UD, 0x46
     .equ EXIT_VMMCALL, 0x81
 
 # --- the processor and the board ------------------------------------------------------------------------------------
@@ -301,7 +302,11 @@ run:
     mov VMCB_EXITCODE(%rbp), %rax
     cmp $EXIT_INTR, %rax
     je interrupted
-    cmp $EXIT_VMMCALL, %rax
+    mov $EXIT_VMMCALL, %edx
+    cmp $FETCH, %ebx
+    jne 1f
+    mov $EXIT_UD, %edx
+1:  cmp %rdx, %rax
     jne record
     xor %eax, %eax
 record:
