@@ -19,9 +19,9 @@ from ..tables.batch import translate_two_stage_batch
 from ..tables.compiled import host_memory
 from ..tables.explain import Step, Walk, explain_two_stage
 from ..tables.regime import Regime
-from .deviations import Difference, known
+from .deviations import Deviation, Difference, known, of_oracle
 from .oracle import Case, Machine, Oracle, Pair, Places, Predictions
-from .probe import ANSWER, Answers, Means, Probes
+from .probe import Answers, Means, Probes
 from .world import Builder, flat, probes_for
 
 FLAWS = (0.0, 0.1, 0.3, 1.0)
@@ -29,6 +29,8 @@ FLAWS = (0.0, 0.1, 0.3, 1.0)
 _LOOKED_AT = 400
 """So many differences of a batch are walked and explained; if there are more, the rest is of the same kinds."""
 _TAGS = 1 << 16
+_READ_OTHERWISE = 8
+"""So many entries of one walk a machine may take for others."""
 Replace = Callable[[Format], Format]
 """Puts another format in the place of one: how an error is planted."""
 
@@ -96,6 +98,7 @@ class Judge:
 
     def __init__(self, oracle: Oracle, version: str, planted: Replace = lambda fmt: fmt) -> None:
         self.oracle, self.version, self._planted = oracle, version, planted
+        self._deviations = of_oracle(oracle.name, version)
         self._formats: dict[str, Format] = {}
         self._shadow: PhysicalMemory | None = None
 
@@ -238,9 +241,12 @@ class Judge:
             The entries that they went through: what the machine leaves there may differ too.
         """
         excused: set[int] = set()
-        differs = np.zeros(len(expected), np.bool_)
-        for name in ANSWER.names or ():
-            differs |= expected[name] != answers[name]
+        differs = expected != answers
+        for found in self._deviations:
+            if found.shows is not None and differs.any():
+                shown = differs & found.shows(expected, answers)
+                verdict.deviations[found.name] += int(shown.sum())
+                differs &= ~shown
         wrong = np.flatnonzero(differs).tolist()
         for index in wrong[:_LOOKED_AT]:
             walk = self.walk(shadow, case, index)
@@ -251,6 +257,7 @@ class Judge:
                 continue
             difference = Difference(case.probes[index], expected[index], answers[index], walk)
             deviation = known(self.oracle.name, self.version, difference)
+            deviation = deviation or self._read_otherwise(case, index, difference, shadow, excused)
             if deviation is not None:
                 verdict.deviations[deviation.name] += 1
                 continue
@@ -262,6 +269,64 @@ class Judge:
             else:
                 verdict.deviations["more of these"] += len(wrong) - _LOOKED_AT
         return excused
+
+    def _read_otherwise(
+        self, case: Case, index: int, difference: Difference, shadow: PhysicalMemory, excused: set[int]
+    ) -> Deviation | None:
+        """The deviation that makes the machine take entries of a walk for others, if our walk of those comes to the
+        machine's answer; what that walk goes through is excused."""
+        walk, changed, deviation = difference.walk, list[tuple[Hpa, int]](), None
+        alone = replace(case, probes=case.probes[index : index + 1])
+        try:
+            for found in [found for found in self._deviations if found.reads_as is not None] * _READ_OTHERWISE:
+                other = found.reads_as(walk) if found.reads_as is not None else None
+                if other is None:
+                    continue
+                changed.append((other[0], shadow.load_u64(other[0])))
+                shadow.store_u64(*other)
+                deviation, walk = found, self.walk(shadow, case, index)
+                excused |= {step.slot_hpa for step in _all_steps(walk)}
+            if deviation is None:
+                return None
+            predictions = self._predict(shadow, alone, marks=False)
+            # What a read or a fetch finds is known to the machine alone.
+            predictions.memory[:] = 0
+            expected = self.oracle.expected(alone, predictions)
+            answer = difference.answer.reshape(1).copy()
+            if expected["ok"][0]:
+                expected["value"] = answer["value"]
+            same = expected == answer
+            for found in self._deviations:
+                same = same | found.shows(expected, answer) if found.shows is not None else same
+            return deviation if same[0] else None
+        finally:
+            for slot, entry in reversed(changed):
+                shadow.store_u64(slot, entry)
+
+    def _marked_by_refused(
+        self,
+        verdict: Verdict,
+        case: Case,
+        slots: tuple[tuple[int, int, int], ...],
+        before: npt.NDArray[np.uint64],
+        used: Range,
+        shadow: PhysicalMemory,
+    ) -> tuple[tuple[int, int, int], ...]:
+        """The slots without those that a known deviation explains: marks where no probe went that was made."""
+        for found in self._deviations:
+            marked = [(hpa, ours, theirs) for hpa, ours, theirs in slots if ours | found.marks & theirs == theirs]
+            if not found.marks or not marked:
+                continue
+            # Without these entries, probes that are made must be made all the same.
+            made = self._predict(shadow, case, marks=False).status == 0
+            for hpa, _, _ in marked:
+                shadow.store_u64(Hpa(hpa), 0)
+            still = self._predict(shadow, case, marks=False).status == 0
+            _words(shadow, used)[:] = before
+            if (made == still).all():
+                verdict.deviations[found.name] += len(marked)
+                slots = tuple(slot for slot in slots if slot not in marked)
+        return slots
 
     def _compare_memory(
         self,
@@ -277,7 +342,8 @@ class Judge:
         """Compare the tables as the machine left them with those that our walks marked."""
         at = np.flatnonzero(ours != after)
         found = [(used.start + 8 * i, int(ours[i]), int(after[i])) for i in at[:1024].tolist()]
-        slots = tuple(slot for slot in found if slot[0] not in excused)[:16]
+        slots = tuple(slot for slot in found if slot[0] not in excused)
+        slots = self._marked_by_refused(verdict, case, slots, before, used, shadow)[:16]
         if slots:
             touching = self._who_touched(shadow, case, {slot for slot, _, _ in slots})
             alone = replace(case, probes=case.probes[touching : touching + 1]) if touching is not None else case

@@ -52,7 +52,7 @@ class QemuX86Svm:
     )
     translates = False
     translate_marks = False
-    batch = x86_svm.PROBES_AT_ONCE
+    batch = 2000
     unjudged = (
         "memory types: QEMU caches nothing, so PAT, PCD and PWT change nothing (APM Vol. 2, 15.25.8)",
         "TLB invalidation: QEMU drops all translations at every VMRUN, whatever TLB_CONTROL and the ASID say",
