@@ -13,12 +13,14 @@ import numpy.typing as npt
 from ..address import Gva, Hpa, Range
 from ..flags import Access
 from ..formats import by_name
+from ..formats.outcome import FaultKind
 from ..formats.record import Format
 from ..memory.physical import PhysicalMemory
 from ..tables.batch import translate_two_stage_batch
 from ..tables.compiled import host_memory
 from ..tables.explain import Step, Walk, explain_two_stage
 from ..tables.regime import Regime
+from ..tables.result import Fault
 from .deviations import Deviation, Difference, known, of_oracle
 from .oracle import Case, Machine, Oracle, Pair, Places, Predictions
 from .probe import Answers, Means, Probes
@@ -251,13 +253,15 @@ class Judge:
         for index in wrong[:_LOOKED_AT]:
             walk = self.walk(shadow, case, index)
             excused |= {step.slot_hpa for step in _all_steps(walk)}
-            if not _stays_inside(walk, used):
+            difference = Difference(case.probes[index], expected[index], answers[index], walk)
+            deviation = known(self.oracle.name, self.version, difference)
+            inside = _stays_inside(walk, used)
+            if deviation is None and inside:
+                deviation, inside = self._read_otherwise(case, index, difference, shadow, used, excused)
+            if not inside:
                 verdict.unjudged += 1
                 verdict.cases -= 1
                 continue
-            difference = Difference(case.probes[index], expected[index], answers[index], walk)
-            deviation = known(self.oracle.name, self.version, difference)
-            deviation = deviation or self._read_otherwise(case, index, difference, shadow, excused)
             if deviation is not None:
                 verdict.deviations[deviation.name] += 1
                 continue
@@ -271,14 +275,20 @@ class Judge:
         return excused
 
     def _read_otherwise(
-        self, case: Case, index: int, difference: Difference, shadow: PhysicalMemory, excused: set[int]
-    ) -> Deviation | None:
-        """The deviation that makes the machine take entries of a walk for others, if our walk of those comes to the
-        machine's answer; what that walk goes through is excused."""
+        self, case: Case, index: int, difference: Difference, shadow: PhysicalMemory, used: Range, excused: set[int]
+    ) -> tuple[Deviation | None, bool]:
+        """Walk again with the entries that the machine takes for others.
+
+        Args:
+            excused: what the walks go through is added.
+
+        Returns:
+            The deviation, if our walk then comes to the machine's answer; and whether it stays inside the tables.
+        """
         walk, changed, deviation = difference.walk, list[tuple[Hpa, int]](), None
-        alone = replace(case, probes=case.probes[index : index + 1])
+        readers = [found for found in self._deviations if found.reads_as is not None]
         try:
-            for found in [found for found in self._deviations if found.reads_as is not None] * _READ_OTHERWISE:
+            for found in readers * _READ_OTHERWISE:
                 other = found.reads_as(walk) if found.reads_as is not None else None
                 if other is None:
                     continue
@@ -286,19 +296,20 @@ class Judge:
                 shadow.store_u64(*other)
                 deviation, walk = found, self.walk(shadow, case, index)
                 excused |= {step.slot_hpa for step in _all_steps(walk)}
+                if not _stays_inside(walk, used):
+                    return None, False
             if deviation is None:
-                return None
-            predictions = self._predict(shadow, alone, marks=False)
-            # What a read or a fetch finds is known to the machine alone.
-            predictions.memory[:] = 0
-            expected = self.oracle.expected(alone, predictions)
-            answer = difference.answer.reshape(1).copy()
+                return None, True
+            alone = replace(case, probes=case.probes[index : index + 1])
+            expected = self.oracle.expected(alone, self._predict(shadow, alone, marks=False))
+            answer = difference.answer.reshape(1)
             if expected["ok"][0]:
+                # What it finds there is not ours to say: no tag was put there.
                 expected["value"] = answer["value"]
             same = expected == answer
             for found in self._deviations:
                 same = same | found.shows(expected, answer) if found.shows is not None else same
-            return deviation if same[0] else None
+            return (deviation if same[0] else None), True
         finally:
             for slot, entry in reversed(changed):
                 shadow.store_u64(slot, entry)
@@ -406,6 +417,8 @@ def _all_steps(walk: Walk) -> list[Step]:
 
 def _stays_inside(walk: Walk, used: Range) -> bool:
     """Whether a walk reads tables only; elsewhere in RAM there is what the machine itself put there."""
+    if isinstance(walk.result, Fault) and walk.result.kind is FaultKind.TABLE_OUTSIDE_MEMORY:
+        return False
     return all(used.start <= step.slot_hpa < used.end for step in _all_steps(walk))
 
 
