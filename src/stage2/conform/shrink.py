@@ -11,8 +11,9 @@ from ..address import Gva, Hpa
 from ..errors import MachineError
 from ..tables.explain import explain_stage, explain_two_stage
 from ..tables.result import Mapped
-from .judge import Judge, Mismatch, Verdict
+from .judge import Judge
 from .oracle import Case, Machine, Places
+from .verdict import Mismatch, Verdict
 
 _TRIES = 400
 
