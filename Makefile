@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup run demo test lint types layers guests monitors benchmarks lock clean
+.PHONY: setup run demo test lint types layers guests monitors conform benchmarks lock clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,10 @@ monitors:
 
 benchmarks: setup
 	@$(BIN)/python -m benchmarks.tables
+
+# The long form of the conformance suite; it writes the page with the counts.
+conform: setup
+	@$(BIN)/stage2 conform --long --report docs/conformance.md
 
 # The lock names versions and hashes, no registry.
 lock: setup

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_tables import FRAMES, OUTSIDE, RANGES, Maker, switches_of
+from random_tables import FRAMES, OUTSIDE, RANGES
 
 from stage2.address import SIZE_4K, Gva, Hpa, Range
+from stage2.conform.entries import Maker, switches_of
 from stage2.flags import Access
 from stage2.formats import by_name, names
 from stage2.formats.outcome import FaultKind
@@ -48,7 +49,7 @@ def garbage(fmt: Format, seed: int, memory: PhysicalMemory, flaws: float = 1.0) 
     root = root_for(fmt, rng)
     fitting = [hpa for hpa in FRAMES if hpa % fmt.table_size == 0 and memory.contains(hpa, fmt.table_size)]
     tables = [int(hpa) for hpa in rng.choice(fitting, 6)]
-    maker = Maker(fmt, rng, [*tables, *tables, *tables, root, int(rng.choice(OUTSIDE))], flaws=flaws)
+    maker = Maker(fmt, rng, [*tables, *tables, *tables, root, int(rng.choice(OUTSIDE))], FRAMES, flaws=flaws)
     # A table may be met at any level, so its entries suit any.
     for table in tables:
         maker.fill(memory, table, int(rng.integers(0, max(fmt.levels, 1))))

@@ -126,6 +126,8 @@ class Oracle(Protocol):
     """Whether it has an instruction for `Means.TRANSLATE`."""
     batch: int
     """How many probes it takes at once."""
+    translate_marks: bool
+    """Whether that instruction sets accessed and dirty bits."""
     unjudged: tuple[str, ...]
     """What of its formats it cannot judge, one sentence each, for the report."""
 
@@ -136,12 +138,18 @@ class Oracle(Protocol):
             HostToolError: it is not installed; the text says what to install.
         """
 
+    def tag(self, index: int) -> int:
+        """A word whose first bytes are an instruction that traps to the monitor and tells `index`, below 2^16."""
+
     def open(self) -> AbstractContextManager[Machine]:
         """Start a machine.
 
         Raises:
             HostToolError, MachineError: it cannot be had, or does not come up.
         """
+
+    def controls(self, pair: Pair, stage: int) -> int:
+        """The control bits that cases of a pair begin with: the format's own, but for what this CPU always has."""
 
     def places(self, machine: Machine, pair: Pair) -> Places:
         """Where cases of a pair put what."""

@@ -25,8 +25,8 @@ Nobody spins: a vCPU that waits uses no CPU time. Words of a command that it doe
 
 PROBE lists hold 32 bytes an entry: address, value, kind (access in bits 1:0, bit 2 unprivileged, bit 3 TRANSLATE),
 reserved. Results are 64 bytes an entry: outcome (0 made, otherwise as the machine says), value, and six words of
-syndrome in the machine's order. INVALIDATE lists hold 16 bytes an entry: number of the operation in the machine's order,
-operand.
+syndrome in the machine's order. INVALIDATE lists hold 16 bytes an entry: number of the operation in the machine's
+order, operand.
 """
 
 from __future__ import annotations

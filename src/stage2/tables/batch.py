@@ -128,15 +128,20 @@ def translate_two_stage_batch(
     access: Access | None = None,
     *,
     user: bool = False,
+    marks: bool = False,
 ) -> TwoStageBatch:
-    """Translate an array of GVAs by both stages; the batch form of `explain_two_stage`."""
+    """Translate an array of GVAs by both stages; the batch form of `explain_two_stage`.
+
+    Args:
+        marks: store accessed and dirty bits as hardware would, one address after the other.
+    """
     inputs = np.ascontiguousarray(gvas, np.uint64)
     shape, flat = inputs.shape, inputs.reshape(-1)
     hpa, gpa = np.empty_like(flat), np.empty_like(flat)
     permissions, status = np.empty(flat.shape, np.uint8), np.empty(flat.shape, np.uint32)
     first, second = (tuple(np.uint64(number) for number in regime.numbers) for regime in (stage_1, stage_2))
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
-    two_stage_kernel(stage_1.format, stage_2.format)(
+    two_stage_kernel(stage_1.format, stage_2.format, marks=marks)(
         host, first, second, need, write, flat, hpa, gpa, permissions, status
     )
     return TwoStageBatch(
@@ -207,8 +212,10 @@ def keep_marks_back(host: Any, address: int, word: int) -> None:
 
 
 @cache
-def two_stage_kernel(first: Format, second: Format) -> Callable[..., Any]:
+def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> Callable[..., Any]:
     """kernel(host, regime_1, regime_2, need, write, gvas, hpas, gpas, permissions, statuses) for both stages.
+
+    With `marks` accessed and dirty bits are stored as hardware would, one address after the other.
 
     Args of the kernel:
         regime_1, regime_2: (root, levels, root index bits, controls), unsigned 64-bit.
@@ -218,7 +225,8 @@ def two_stage_kernel(first: Format, second: Format) -> Callable[..., Any]:
         permissions: effective ones of both stages.
         statuses: 32 bits, as `tables.walk` describes them.
     """
-    translate = _two_stage(first, second, _stage_2(second, keep_marks_back), keep_marks_back)
+    keep = store if marks else keep_marks_back
+    translate = _two_stage(first, second, _stage_2(second, keep), keep)
 
     def translate_both(
         host: Any,

@@ -1,0 +1,194 @@
+"""A whole run of one judge: batch after batch, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from ..errors import ConfigError, MachineError
+from .deviations import DEVIATIONS, Deviation
+from .judge import Judge, Mismatch, Replace, Verdict
+from .oracle import Machine, Oracle, Pair
+from .shrink import Shrinker
+
+SHORT = {"qemu-aarch64": 60_000, "qemu-riscv64": 60_000, "qemu-x86-svm": 20_000, "bochs-ept": 2_000}
+"""Cases of the short form, which CI runs."""
+LONG = {"qemu-aarch64": 1_000_000, "qemu-riscv64": 1_000_000, "qemu-x86-svm": 100_000, "bochs-ept": 20_000}
+"""Cases of the long form."""
+_MISMATCHES = 8
+"""After so many a run ends: they will be of one kind."""
+_LOST = 3
+"""So often a machine that was lost is started again."""
+_SHRUNK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mismatch as it is reported.
+
+    Args:
+        pair, seed: of the batch; with `count` they make it again.
+        mismatch: as small as it could be made; None when the machine was lost.
+        lost: what the machine said when it was lost.
+    """
+
+    pair: Pair
+    seed: int
+    count: int
+    mismatch: Mismatch | None
+    lost: str = ""
+
+
+@dataclass(slots=True)
+class OracleReport:
+    """What a judge said.
+
+    Args:
+        oracle, title, version: who.
+        verdict: the counts.
+        found: unexplained mismatches.
+        unjudged: what this judge cannot judge, in sentences.
+        seconds: wall time.
+        batches: how many.
+    """
+
+    oracle: str
+    title: str
+    version: str
+    verdict: Verdict = field(default_factory=Verdict)
+    found: list[Found] = field(default_factory=list)
+    unjudged: tuple[str, ...] = ()
+    seconds: float = 0.0
+    batches: int = 0
+
+    @property
+    def mismatches(self) -> int:
+        return len(self.found) + self.verdict.more
+
+    @property
+    def known_deviations(self) -> list[tuple[Deviation, int]]:
+        """The known deviations that were met, with how often."""
+        known = {deviation.name: deviation for deviation in DEVIATIONS if deviation.oracle == self.oracle}
+        return [(known[name], count) for name, count in sorted(self.verdict.deviations.items()) if name in known]
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON object of this judge."""
+        return {
+            "oracle": self.oracle,
+            "version": self.version,
+            "cases": self.verdict.cases,
+            "mismatches": self.mismatches,
+            "deviations": dict(sorted(self.verdict.deviations.items())),
+            "formats": dict(sorted(self.verdict.formats.items())),
+            "outcomes": dict(sorted(self.verdict.outcomes.items())),
+            "unjudged_cases": self.verdict.unjudged,
+            "unjudged": list(self.unjudged),
+            "batches": self.batches,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def chosen_pairs(oracle: Oracle, wanted: Sequence[str]) -> tuple[Pair, ...]:
+    """The pairs that a name asks for: a pair's own, or that of one of its formats; all if none is given.
+
+    Raises:
+        ConfigError: the judge has no such pair.
+    """
+    if not wanted:
+        return oracle.pairs
+    found = tuple(pair for pair in oracle.pairs if {pair.name, pair.first, pair.second} & set(wanted))
+    if not found:
+        names = ", ".join(pair.name for pair in oracle.pairs)
+        raise ConfigError(f"{oracle.name} does not judge {', '.join(wanted)}; it judges {names}")
+    return found
+
+
+def run(
+    oracle: Oracle,
+    *,
+    cases: int,
+    seed: int = 1,
+    pairs: Sequence[Pair] | None = None,
+    planted: Replace = lambda fmt: fmt,
+    progress: Callable[[OracleReport], None] = lambda _: None,
+) -> OracleReport:
+    """Let a judge judge at least so many cases.
+
+    Args:
+        cases: probes to judge.
+        seed: of the first batch; the next has the next number.
+        pairs: which of its pairs; None for all.
+        planted: puts a wrong format in the place of each that our walker uses.
+        progress: called after each batch.
+
+    Raises:
+        HostToolError: the emulator is not installed.
+        MachineError: it does not come up.
+    """
+    report = OracleReport(oracle.name, oracle.title, oracle.version(), unjudged=oracle.unjudged)
+    judge = Judge(oracle, report.version, planted)
+    began = time.perf_counter()
+    schedule = _schedule(oracle.pairs if pairs is None else pairs)
+    with ExitStack() as stack:
+        stack.callback(judge.close)
+        machines = _Machines(oracle, stack)
+        # Batches that judge nothing at all must not go on for ever.
+        for number in range(4 * (cases // max(oracle.batch, 1) + 4) + len(oracle.pairs)):
+            if report.verdict.cases >= cases or len(report.found) >= _MISMATCHES:
+                break
+            pair = next(schedule)
+            count = min(oracle.batch, max(cases - report.verdict.cases, 64))
+            _one_batch(report, judge, machines, pair, seed + number, count)
+            report.batches += 1
+            report.seconds = time.perf_counter() - began
+            progress(report)
+    return report
+
+
+class _Machines:
+    """The machine that is running, and a new one when it is lost."""
+
+    def __init__(self, oracle: Oracle, stack: ExitStack) -> None:
+        self._oracle, self._stack = oracle, stack
+        self._current = stack.enter_context(ExitStack())
+        self.lost = 0
+        self.machine: Machine = self._current.enter_context(oracle.open())
+
+    def renew(self) -> None:
+        self.lost += 1
+        self._current.close()
+        self._current = self._stack.enter_context(ExitStack())
+        self.machine = self._current.enter_context(self._oracle.open())
+
+
+def _one_batch(report: OracleReport, judge: Judge, machines: _Machines, pair: Pair, seed: int, count: int) -> None:
+    try:
+        verdict = judge.batch(machines.machine, pair, seed, count)
+    except MachineError as error:
+        report.found.append(Found(pair, seed, count, None, str(error)))
+        if machines.lost >= _LOST:
+            raise
+        machines.renew()
+        return
+    for mismatch in verdict.mismatches:
+        shrunk = sum(found.mismatch is not None for found in report.found)
+        if shrunk < _SHRUNK:
+            places = judge.oracle.places(machines.machine, pair)
+            mismatch = Shrinker(judge, machines.machine, places).shrink(mismatch)
+        report.found.append(Found(pair, seed, count, mismatch))
+        if len(report.found) >= _MISMATCHES:
+            break
+    verdict.more += max(len(verdict.mismatches) - _MISMATCHES, 0)
+    verdict.mismatches = []
+    report.verdict.add(verdict)
+
+
+def _schedule(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """The pairs in turn, each as often as its weight says."""
+    served = dict.fromkeys(range(len(pairs)), 0.0)
+    while True:
+        index = min(served, key=lambda index: (served[index], index))
+        served[index] += 1.0 / pairs[index].weight
+        yield pairs[index]
