@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..address import Gva, Hpa
 from ..errors import MachineError
+from ..flags import Access
 from ..tables.explain import explain_stage, explain_two_stage
 from ..tables.result import Mapped
 from .judge import Judge, Mismatch, Verdict
@@ -58,15 +59,17 @@ class Shrinker:
 
     def _guest_can_run(self, case: Case) -> bool:
         """Whether what the judge's guest needs is mapped still: without it everything would differ."""
+        memory = self._machine.memory
         for fixture in self._places.fixtures:
-            if fixture.stage == 2:
-                found = explain_stage(self._machine.memory, case.stage_2, fixture.address).result
-            elif case.stage_1 is not None:
-                found = explain_two_stage(self._machine.memory, case.stage_1, case.stage_2, Gva(fixture.address)).result
-            else:
-                continue
-            if not isinstance(found, Mapped):
-                return False
+            for access in (found for found in Access if found.flag & fixture.flags):
+                if fixture.stage == 2:
+                    found = explain_stage(memory, case.stage_2, fixture.address, access).result
+                elif case.stage_1 is not None:
+                    found = explain_two_stage(memory, case.stage_1, case.stage_2, Gva(fixture.address), access).result
+                else:
+                    continue
+                if not isinstance(found, Mapped) or (fixture.stage == 2 and found.hpa != fixture.target):
+                    return False
         return True
 
     def _drop_words(self, found: Mismatch) -> Mismatch:
