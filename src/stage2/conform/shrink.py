@@ -63,12 +63,15 @@ class Shrinker:
         for fixture in self._places.fixtures:
             for access in (found for found in Access if found.flag & fixture.flags):
                 if fixture.stage == 2:
-                    found = explain_stage(memory, case.stage_2, fixture.address, access).result
+                    walk = explain_stage(memory, case.stage_2, fixture.address, access)
                 elif case.stage_1 is not None:
-                    found = explain_two_stage(memory, case.stage_1, case.stage_2, Gva(fixture.address), access).result
+                    walk = explain_two_stage(memory, case.stage_1, case.stage_2, Gva(fixture.address), access)
                 else:
                     continue
-                if not isinstance(found, Mapped) or (fixture.stage == 2 and found.hpa != fixture.target):
+                # What its guest's own accesses would mark is no mark of the probe's.
+                if not isinstance(walk.result, Mapped) or walk.marks:
+                    return False
+                if fixture.stage == 2 and walk.result.hpa != fixture.target:
                     return False
         return True
 
