@@ -27,6 +27,8 @@ printed with the command that repeats it. How it is built: [architecture.md](arc
 _CLOSING = """\
 *Not judged* in the table counts probes that a judge could not be asked: a real access that would leave RAM or hit the
 tables themselves, or a walk that reads memory that is no table.""".splitlines()
+_ENTRIES = 32
+"""A shrunk case has fewer entries than that."""
 _HEX = {"hpa", "value", "code", "gva", "gpa", "attributes"}
 
 
@@ -70,9 +72,9 @@ def _found(report: OracleReport, found: Found) -> list[RenderableType]:
         lines.append(indented(text(f"the machine was lost: {found.lost}")))
     else:
         case = mismatch.case
+        held = mismatch.words.nonzero()[0]
         entries = [
-            (f"{mismatch.used.start + 8 * int(i):#x}", f"{int(mismatch.words[i]):#018x}")
-            for i in mismatch.words.nonzero()[0][:40]
+            (f"{mismatch.used.start + 8 * int(i):#x}", f"{int(mismatch.words[i]):#018x}") for i in held[:_ENTRIES]
         ]
         roots = [
             ("stage 2", f"{case.stage_2.format.name}, root {case.stage_2.root:#x}, controls {case.stage_2.controls:#x}")
@@ -86,7 +88,12 @@ def _found(report: OracleReport, found: Found) -> list[RenderableType]:
                 ),
             )
         lines.append(indented(facts(roots)))
-        lines.append(indented(table(("entry at HPA", "holds"), entries)))
+        if len(held) > _ENTRIES:
+            lines.append(
+                indented(text("It does not show by itself, or was not made small: it may need what came before."))
+            )
+        else:
+            lines.append(indented(table(("entry at HPA", "holds"), entries)))
         if mismatch.difference is not None:
             difference = mismatch.difference
             probe = difference.probe

@@ -1,0 +1,131 @@
+"""Processes, shared memory and temporary files are the same before and after, however the command ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_short_form import judge
+
+from stage2.conform.oracles import names
+
+COMMAND = [sys.executable, "-c", "from stage2.cli.main import main; main()", "conform"]
+EMULATORS = ("qemu-system", "bochs")
+LONG_ENOUGH = "100000000"
+MARK = "STAGE2_TEST_RUN"
+every_oracle = pytest.mark.parametrize("name", names())
+
+
+class Run:
+    """A run of the command, whose processes are known by a mark in their environment.
+
+    Args:
+        folder: an empty folder for its temporary files.
+    """
+
+    def __init__(self, folder: Path, name: str, cases: str) -> None:
+        self.folder, self.mark = folder, uuid.uuid4().hex
+        self.shared_before = set(os.listdir("/dev/shm"))
+        self.process = subprocess.Popen(
+            [*COMMAND, "--oracle", name, "--cases", cases, "--json"],
+            env=os.environ | {MARK: self.mark, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def emulators(self) -> set[int]:
+        """Pids of the emulators that it has started and that live."""
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+                marked = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if marked and any(name in os.path.basename(command) for name in EMULATORS):
+                found.add(int(entry.name))
+        return found
+
+    def emulator(self) -> int:
+        """The emulator, once it has been started."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if found := self.emulators():
+                return found.pop()
+            assert self.process.poll() is None, self.process.communicate()[1].decode()
+            time.sleep(0.02)
+        raise AssertionError("no emulator was started")
+
+    def require_nothing_left(self) -> None:
+        """Refuse a process, shared memory or a temporary file that is still there after a moment."""
+        for _ in range(100):
+            left = self.emulators(), sorted(path.name for path in self.folder.iterdir())
+            if left == (set(), []):
+                break
+            time.sleep(0.1)
+        assert left == (set(), [])
+        ours = {name for name in set(os.listdir("/dev/shm")) - self.shared_before if "stage2" in name or "qemu" in name}
+        assert not ours
+
+
+def by_interrupt(run: Run) -> None:
+    run.process.send_signal(signal.SIGINT)
+
+
+def by_killing_python(run: Run) -> None:
+    run.process.kill()
+
+
+def by_killing_the_emulator(run: Run) -> None:
+    """A machine that is lost is started anew a few times, and then given up."""
+    for _ in range(40):
+        for pid in run.emulators():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.process.wait(0.7)
+            return
+
+
+@every_oracle
+def test_a_run_that_succeeds_leaves_nothing(name: str, tmp_path: Path) -> None:
+    judge(name)
+    run = Run(tmp_path, name, "300")
+    _out, error = run.process.communicate(timeout=300)
+    assert run.process.returncode == 0, error.decode()
+    run.require_nothing_left()
+
+
+@every_oracle
+@pytest.mark.parametrize("end", [by_interrupt, by_killing_python, by_killing_the_emulator])
+def test_a_run_that_is_ended_leaves_nothing(name: str, end: Callable[[Run], None], tmp_path: Path) -> None:
+    judge(name)
+    run = Run(tmp_path, name, LONG_ENOUGH)
+    try:
+        run.emulator()
+        time.sleep(0.5)
+        end(run)
+        _out, error = run.process.communicate(timeout=60)
+    finally:
+        run.process.kill()
+    assert b"Traceback" not in error
+    assert run.process.returncode != 0
+    run.require_nothing_left()
+
+
+def test_without_the_emulators_one_line_says_what_to_install() -> None:
+    done = subprocess.run(
+        [*COMMAND, "--oracle", "qemu-aarch64", "--cases", "10"],
+        env=os.environ | {"PATH": "/nonexistent"}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "qemu-system-aarch64 is not installed: install Debian's package qemu-system-arm" in done.stderr
