@@ -26,7 +26,8 @@ from ..probe import ANSWER, Answers
 
 U64Array = npt.NDArray[np.uint64]
 _CODE = Range.sized(bochs.GUEST_CODE, 0x1_0000)
-_CODE_GPA = 0x2A_AAAA_0000
+_CODE_GPA = 0x8A_AAAA_0000
+"""In the upper half of the 40 bits, as the window of the guest's tables is: the lower one is left to random tables."""
 _CODE_KERNEL, _CODE_USER = 0xFFFF_C0C0_4040_0000, 0xFFFF_C0C0_8080_0000
 
 EXCEPTION, EPT_VIOLATION, EPT_MISCONFIGURATION = 0, 48, 49
