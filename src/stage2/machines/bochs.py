@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..address import GIB, MIB, Range, align_up
+from ..address import GIB, MIB, SIZE_4K, Range, align_up
 from ..errors import HostToolError, MachineError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
@@ -176,7 +176,8 @@ class BochsMachine:
     ) -> npt.NDArray[Any]:
         """Take the memory over, make probes, and bring back what they left in it.
 
-        All of `TABLES` comes back; of `DATA` the words that were not zero, and those that were shown.
+        Of `TABLES` all that precedes the end of the last page in use comes back; of the rest and of `DATA` the words
+        that were not zero, and those that were shown.
 
         Args:
             guest: the registers.
@@ -204,7 +205,7 @@ class BochsMachine:
             mailbox.COMMAND: Command.PROBE, mailbox.LIST: MAILBOX + mailbox.SIZE, mailbox.COUNT: len(probes),
             mailbox.RESULTS: MAILBOX + at_results, _SENT_SECTORS: at_results // _SECTOR,
             _REPLY_SECTOR: at_words // _SECTOR, _WORDS: MAILBOX + at_words, _WORD_COUNT: len(words),
-            _SCAN_START: TABLES.start, _SCAN_END: TABLES.end, _FOUND: MAILBOX + at_found, _FOUND_COUNT: _FOUND_ROOM,
+            _SCAN_START: TABLES.start, _SCAN_END: _end_of_tables(words), _FOUND: MAILBOX + at_found, _FOUND_COUNT: _FOUND_ROOM,
         }.items():  # fmt: skip
             self._set_word(offset, value)
         for index, value in enumerate(astuple(guest)):
@@ -323,6 +324,12 @@ class BochsMachine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _end_of_tables(words: Words) -> int:
+    """Where the last page of `TABLES` that is in use ends."""
+    count = int(np.searchsorted(words["address"], np.uint64(TABLES.end)))
+    return align_up(int(words["address"][count - 1]) + 1, SIZE_4K) if count else TABLES.start
 
 
 def _path(descriptor: int) -> str:

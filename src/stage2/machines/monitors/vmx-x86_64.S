@@ -323,36 +323,46 @@ take:
     add $16, %rsi
     loop 1b
 2:  mov SCAN_START, %rdi
+    mov SCAN_END, %r8
     mov FOUND, %rsi
     mov FOUND_COUNT, %rbx
     mov %rbx, %rdx
-3:  mov SCAN_END, %rcx
-    sub %rdi, %rcx
-    shr $3, %rcx
-    xor %eax, %eax
-    repe scasq
-    je 4f                               # nothing but zeros is left
+3:  cmp %r8, %rdi                       # most of it is zero: 16 words at a time
+    jae 7f
+    mov (%rdi), %rax
+    .set offset, 8
+    .rept 15
+    or offset(%rdi), %rax
+    .set offset, offset + 8
+    .endr
+    jnz 4f
+    add $16 * 8, %rdi
+    jmp 3b
+4:  mov $16, %ecx
+5:  mov (%rdi), %rax
+    test %rax, %rax
+    jz 6f
     test %rdx, %rdx
-    jz 4f                               # there is no room; Python sees that all of it is full
-    mov -8(%rdi), %rcx
-    mov %rax, -8(%rdi)
-    lea -8(%rdi), %rax
-    mov %rax, (%rsi)
-    mov %rcx, 8(%rsi)
+    jz 7f                               # there is no room; Python sees that all of it is full
+    mov %rdi, (%rsi)
+    mov %rax, 8(%rsi)
+    movq $0, (%rdi)
     add $16, %rsi
     dec %rdx
+6:  add $8, %rdi
+    loop 5b
     jmp 3b
-4:  sub %rdx, %rbx
+7:  sub %rdx, %rbx
     mov %rbx, FOUND_COUNT
     mov WORDS, %rsi
     mov WORD_COUNT, %rcx
-    jrcxz 6f
+    jrcxz 9f
     xor %eax, %eax
-5:  mov (%rsi), %rdi
+8:  mov (%rsi), %rdi
     mov %rax, (%rdi)
     add $16, %rsi
-    loop 5b
-6:  ret
+    loop 8b
+9:  ret
 
 # A new VMCS from the list below and the mailbox; no translation is left over.
 set_up:
