@@ -205,7 +205,8 @@ class BochsMachine:
             mailbox.COMMAND: Command.PROBE, mailbox.LIST: MAILBOX + mailbox.SIZE, mailbox.COUNT: len(probes),
             mailbox.RESULTS: MAILBOX + at_results, _SENT_SECTORS: at_results // _SECTOR,
             _REPLY_SECTOR: at_words // _SECTOR, _WORDS: MAILBOX + at_words, _WORD_COUNT: len(words),
-            _SCAN_START: TABLES.start, _SCAN_END: _end_of_tables(words), _FOUND: MAILBOX + at_found, _FOUND_COUNT: _FOUND_ROOM,
+            _SCAN_START: TABLES.start, _SCAN_END: _end_of_tables(words),
+            _FOUND: MAILBOX + at_found, _FOUND_COUNT: _FOUND_ROOM,
         }.items():  # fmt: skip
             self._set_word(offset, value)
         for index, value in enumerate(astuple(guest)):

@@ -5,6 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ...address import Hpa
+from ...flags import Access
+from ...formats.outcome import EntryKind, FaultKind
+from ...formats.x86 import longmode
+from ...tables.explain import Walk
+from ...tables.result import Fault
 from ..deviation import Deviation
 from ..probe import Answers, Probes
 
@@ -23,6 +29,18 @@ def _read_not_told(_: Probes, expected: Answers, answers: Answers) -> npt.NDArra
     return np.asarray(meant == answers)
 
 
+def _marked_in_spite(walk: Walk) -> tuple[Hpa, int] | None:
+    """An entry of the guest's tables that EPT lets be read but not marked."""
+    fault = walk.result
+    if not isinstance(fault, Fault) or not fault.on_mark or fault.kind is not FaultKind.PERMISSION:
+        return None
+    step = next((step for step in walk.steps if step.stage == 1 and step.slot == fault.address), None)
+    if step is None:
+        return None
+    dirty = step.kind is EntryKind.LEAF and walk.access is Access.WRITE
+    return step.slot_hpa, step.entry | longmode.A | (longmode.D if dirty else 0)
+
+
 DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "accesses to tables told as writes only",
@@ -30,7 +48,17 @@ DEVIATIONS: tuple[Deviation, ...] = (
         _ANY,
         "With EPT's accessed and dirty flags, a violation by an access to the guest's tables sets bit 1 of the exit "
         "qualification; hardware sets bit 0 as well (`translate_guest_physical` takes the access for a write only).",
-        'Intel SDM Vol. 3C, 29.2.1 "Basic VM-Exit Information", table of the exit qualification for EPT violations, note 1',
+        'Intel SDM Vol. 3C, 29.2.1 "Basic VM-Exit Information", exit qualification for EPT violations, note 1',
         explains_all=_read_not_told,
+    ),
+    Deviation(
+        "marks in tables that EPT protects",
+        "bochs-ept",
+        _ANY,
+        "Without EPT's accessed and dirty flags, the guest's tables may stand in pages that EPT lets be read only. "
+        "Bochs sets accessed and dirty bits there all the same; hardware's write of them is an EPT violation "
+        "(`update_access_dirty_PAE` writes to the HPA that the read was translated to).",
+        'Intel SDM Vol. 3C, 30.3.3.2 "EPT Violations"',
+        reads_as=_marked_in_spite,
     ),
 )
