@@ -8,13 +8,14 @@ import numpy.typing as npt
 from ...address import Hpa
 from ...flags import Access
 from ...formats.outcome import EntryKind, FaultKind
-from ...formats.x86 import longmode
+from ...formats.x86 import ept, longmode
 from ...tables.explain import Walk
 from ...tables.result import Fault
 from ..deviation import Deviation
 from ..probe import Answers, Probes
 
 _ANY = r"2\.7.*"
+_BIT_12 = 1 << 12
 _VIOLATION = 48 << 56
 _READ, _WRITE, _LINEAR, _FINAL = 1 << 0, 1 << 1, 1 << 7, 1 << 8
 
@@ -41,6 +42,17 @@ def _marked_in_spite(walk: Walk) -> tuple[Hpa, int] | None:
     return step.slot_hpa, step.entry | longmode.A | (longmode.D if dirty else 0)
 
 
+def _bit_12_of_block(walk: Walk) -> tuple[Hpa, int] | None:
+    """A block of EPT that is misconfigured by nothing but its bit 12."""
+    fault = walk.result
+    if not isinstance(fault, Fault) or fault.stage != 2 or fault.kind is not FaultKind.MISCONFIGURATION:
+        return None
+    last = walk.steps[-1]
+    last = last.under[-1] if last.stage == 1 else last
+    block = last.level in (1, 2) and last.entry & ept.PAGE_SIZE and last.entry & _BIT_12
+    return (last.slot_hpa, last.entry & ~_BIT_12) if block else None
+
+
 DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "accesses to tables told as writes only",
@@ -60,5 +72,14 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "(`update_access_dirty_PAE` writes to the HPA that the read was translated to).",
         'Intel SDM Vol. 3C, 30.3.3.2 "EPT Violations"',
         reads_as=_marked_in_spite,
+    ),
+    Deviation(
+        "bit 12 of blocks",
+        "bochs-ept",
+        _ANY,
+        "In an EPT entry of a 2 MiB or 1 GiB page, bit 12 is reserved. Bochs ignores it, as if it were the PAT that "
+        "the guest's own blocks have there (the mask of address bits in `translate_guest_physical`).",
+        'Intel SDM Vol. 3C, 30.3.2 "EPT Translation Mechanism", formats of entries that map 1-GByte and 2-MByte pages',
+        reads_as=_bit_12_of_block,
     ),
 )
