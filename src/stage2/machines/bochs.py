@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import GIB, MIB, SIZE_4K, Range, align_up
-from ..errors import HostToolError, MachineError
+from ..errors import HostToolError, MachineError, OutOfRangeError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
 from .mailbox import Command, Event
@@ -189,6 +189,7 @@ class BochsMachine:
             Results, one a probe, as `mailbox.RESULT_ENTRY`.
 
         Raises:
+            OutOfRangeError: a word that is to be shown is not in memory.
             MachineError: the batch is too large, it took too long, or Bochs or the monitor failed.
         """
         words = self._words_to_send(shown[shown != 0])
@@ -223,6 +224,11 @@ class BochsMachine:
 
     def _words_to_send(self, others: npt.NDArray[np.uint64]) -> Words:
         """The words of memory that are not zero, and others."""
+        inside = np.zeros(len(others), np.bool_)
+        for part in self.memory.ranges:
+            inside |= (others >= part.start) & (others < part.end)
+        if not inside.all():
+            raise OutOfRangeError(f"HPA {int(others[~inside][0]):#x} is in neither {TABLES} nor {DATA}")
         held = self.memory.words
         found = [((others - np.uint64(self.memory.base)) >> np.uint64(3)).astype(np.int64)]
         found.extend(np.flatnonzero(held[part.start : part.end]) + part.start for part in self._resident())
