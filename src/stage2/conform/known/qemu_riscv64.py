@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...address import Range
+from ...address import Hpa, Range
 from ...flags import Access
 from ...formats.outcome import FaultKind
 from ...formats.riscv import entry as riscv
-from ...formats.riscv.syndromes import GUEST_PAGE_FAULTS, PAGE_FAULTS
+from ...formats.riscv.syndromes import ACCESS_FAULTS, GUEST_PAGE_FAULTS, PAGE_FAULTS
+from ...tables.explain import Walk
 from ...tables.result import Fault
 from ..deviation import Deviation, Difference
 from ..probe import Answers, Probes
 
+_RESERVED = 0x7F << 54
+_PBMT = 3 << riscv.PBMT_SHIFT
 _CAUSE = np.uint64(0x3F)
 """Of `code` in its answers: scause; htinst stands from bit 16 on."""
 
@@ -44,6 +47,28 @@ def _not_dirty(ours: int, theirs: int, tables: Range) -> bool:
     return ours ^ theirs == riscv.D == ours & riscv.D and tables.start <= target < tables.end
 
 
+def _reserved(entry: int) -> int | None:
+    """The entry without what QEMU does not look at with Svnapot or Svpbmt, one thing after the other."""
+    if entry & _RESERVED:
+        return entry & ~_RESERVED
+    leaf = entry & (riscv.R | riscv.W | riscv.X)
+    return entry & ~_PBMT if leaf and entry & _PBMT == _PBMT else None
+
+
+def _without_reserved(walk: Walk) -> tuple[Hpa, int] | None:
+    if not isinstance(walk.result, Fault) or walk.result.kind is not FaultKind.MISCONFIGURATION or not walk.steps:
+        return None
+    other = _reserved(walk.steps[-1].entry)
+    return None if other is None else (walk.steps[-1].slot_hpa, other)
+
+
+def _leads_outside(difference: Difference) -> bool:
+    """An entry whose reserved bits pass, and which leads where there is no memory."""
+    cause = ACCESS_FAULTS[Access(int(difference.probe["access"]))]
+    same = bool(difference.answer["gva"] == difference.expected["gva"])
+    return same and int(difference.answer["code"] & _CAUSE) == cause and _without_reserved(difference.walk) is not None
+
+
 _RISCV_WALK = 'RISC-V Privileged, "Hypervisor" Extension, "Two-Stage Address Translation"'
 
 DEVIATIONS: tuple[Deviation, ...] = (
@@ -72,5 +97,23 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "(which is not judged), and its own dirty bit stays clear. Seen here.",
         _RISCV_WALK,
         leaves=_not_dirty,
+    ),
+    Deviation(
+        "riscv-reserved-bits-pass",
+        "qemu-riscv64",
+        r"7\.2\..*",
+        "A hart with Svnapot or Svpbmt does not look at bits 60:54 of an entry, nor at memory type 3. Seen here, where "
+        "a hart with neither refuses them.",
+        'RISC-V Privileged, "Sv39: Addressing and Memory Protection" and the "Svpbmt" Extension: a page fault',
+        explains=_leads_outside,
+        reads_as=_without_reserved,
+    ),
+    Deviation(
+        "riscv-marks-of-odd-groups",
+        "qemu-riscv64",
+        r"7\.2\..*",
+        "A leaf with a reserved Svnapot encoding is refused only after its accessed and dirty bits are set. Seen here.",
+        'RISC-V Privileged, the "Svnapot" Extension: a page fault, which leaves the entry alone',
+        marks=riscv.A | riscv.D,
     ),
 )
