@@ -62,7 +62,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "qemu-aarch64",
         r"7\.2\..*",
         "A clean page under hardware management of the dirty state counts as writable, so that EL1 must not execute "
-        "what EL0 may write, nor anybody what is writable under WXN. QEMU clears AP[2] of a page with DBM for writes only.",
+        "what EL0 may write, nor anybody what is writable under WXN. QEMU clears AP[2] of a page with DBM for writes "
+        "only.",
         'Arm ARM DDI 0487, D8.4.6 "Hardware management of the dirty state", AArch64.S1ApplyOutputPerms',
         _clean_is_read_only,
     ),

@@ -98,8 +98,8 @@ class QemuAArch64:
     batch = 2500
     unjudged = (
         "arm-s2-16k-52-lpa2: QEMU refuses the start level 0 of 16 KiB granules.",
-        "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an assertion "
-        "when it finds such a fault at level -1, as it does when the root holds a block.",
+        "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an "
+        "assertion when it finds such a fault at level -1, as it does when the root holds a block.",
         "no-xnx: the CPU always has FEAT_XNX.",
         "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
         "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
