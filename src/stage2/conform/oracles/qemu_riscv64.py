@@ -233,7 +233,8 @@ def _passes(case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
     if not case.stage_2.controls & entry.SVNAPOT:
         return found
     # Reads do no harm wherever that leads; by HLV they may pass for another reason too.
-    return found & ((case.probes["access"] != Access.READ) | (case.probes["means"] == Means.TRANSLATE))
+    found &= (case.probes["access"] != Access.READ) | (case.probes["means"] == Means.TRANSLATE)
+    return found
 
 
 def _registers(case: Case) -> Registers:
