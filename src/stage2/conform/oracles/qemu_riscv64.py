@@ -79,6 +79,7 @@ class QemuRiscv64:
     title = "QEMU RISC-V, H extension"
     pairs: tuple[Pair, ...] = _pairs()
     translates = True
+    translates_by_access = True
     translate_marks = True
     batch = 1 << 13
     unjudged: tuple[str, ...] = (

@@ -51,6 +51,7 @@ class QemuX86Svm:
         )
     )
     translates = False
+    translates_by_access = False
     translate_marks = False
     batch = 2000
     unjudged = (
