@@ -195,8 +195,8 @@ class Builder:
         for offset in range(0, window.size, fmt.page_size):
             fixture = Fixture(2, window.start + offset, backing.start + offset, fmt.page_size, RWX)
             bits = None
-            page = Range.sized(fixture.address, fmt.page_size)
-            if broken.start <= page.start and page.end <= broken.end and self._rng.random() < _WINDOW_FLAW * self._flaws:
+            may_break = broken.start <= fixture.address <= broken.end - fmt.page_size
+            if may_break and self._rng.random() < _WINDOW_FLAW * self._flaws:
                 bits = maker.permissions() | (fmt.leaf_entry(0, 0, RWX, controls=controls) & 3)
             self._fix(fmt, root, controls, fixture.address, fixture, lambda gpa: gpa, bits=bits)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ...address import GIB, MIB, Range
 from ...errors import EncodingError
 from ...flags import RWX, Access, MappingFlags
-from ...formats import hardware_report, stage_2_registers
+from ...formats import by_name, hardware_report, stage_2_registers
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
 from ...formats.x86.registers import PageTableBase
@@ -27,8 +27,10 @@ from ..probe import ANSWER, Answers
 
 TABLES = Range.sized(0x2800_0000, 64 * MIB)
 DATA = Range.sized(0x4000_0000, GIB)
-_CODE_GPA = 0x2AAA_AAA0_0000
-_CODE_KERNEL, _CODE_USER = 0xFFFF_FFA0_0000_0000, 0xFFFF_FFA5_5550_0000
+_CODE_GPA = {4: 0x2AAA_AAA0_0000, 5: 0x3_2AAA_AAA0_0000}
+_CODE_KERNEL = {4: 0xFFFF_A980_0000_0000, 5: 0xFFA9_8000_0000_0000}
+"""Where the guest's code is, by the levels of the format: in entries of the root that little else goes through."""
+_CODE_USER = {levels: address + 0x5555_0000 for levels, address in _CODE_KERNEL.items()}
 _EXIT_SHIFT = 48
 """A fault's code in an answer is EXITINFO1 with the exit code above it."""
 _TAG_MARK = 0x5A5A << 16
@@ -68,15 +70,16 @@ class QemuX86Svm:
         return X86SvmMachine()
 
     def places(self, machine: Machine, pair: Pair) -> Places:
-        code = x86_svm.GUEST_CODE
+        code, gpa = x86_svm.GUEST_CODE, _CODE_GPA[by_name(pair.second).levels]
+        levels = by_name(pair.first or "").levels
         readable = MappingFlags.READ | MappingFlags.EXECUTE
         return Places(
             TABLES,
             DATA,
             (
-                Fixture(1, _CODE_KERNEL, _CODE_GPA, code.size, readable),
-                Fixture(1, _CODE_USER, _CODE_GPA, code.size, readable | MappingFlags.USER),
-                Fixture(2, _CODE_GPA, code.start, code.size, readable),
+                Fixture(1, _CODE_KERNEL[levels], gpa, code.size, readable),
+                Fixture(1, _CODE_USER[levels], gpa, code.size, readable | MappingFlags.USER),
+                Fixture(2, gpa, code.start, code.size, readable),
             ),
         )
 
@@ -102,7 +105,8 @@ class QemuX86Svm:
         return np.where(kind == 0, inside, told)
 
     def answers(self, machine: Machine, case: Case) -> Answers:
-        assert isinstance(machine, X86SvmMachine) and case.stage_1 is not None
+        assert isinstance(machine, X86SvmMachine)
+        assert case.stage_1 is not None
         machine.enter(guest(case.stage_1, case.stage_2))
         probes = case.probes
         fetch = probes["access"] == Access.FETCH
@@ -167,8 +171,8 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
         asid=nested["ASID"],
         host_cr4=cr4(stage_2),
         host_efer=x86_svm.EFER | host_nxe,
-        code_kernel=_CODE_KERNEL,
-        code_user=_CODE_USER,
+        code_kernel=_CODE_KERNEL[stage_1.format.levels],
+        code_user=_CODE_USER[stage_1.format.levels],
     )
 
 
