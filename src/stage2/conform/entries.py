@@ -98,7 +98,13 @@ class Maker:
             bits |= ept.PAGE_SIZE
         if self.fmt.family == "arm" and level == 0:
             bits |= layout.TABLE_OR_PAGE
-        return self.fmt.pack_address(output) | bits
+        entry = self.fmt.pack_address(output) | bits
+        if self.fmt.family == "riscv" and self.controls is not None:
+            if self.controls & riscv.SVPBMT:
+                entry |= self.choose((0, 0, 1, 2)) << riscv.PBMT_SHIFT
+            if self.controls & riscv.SVNAPOT and level == 0 and self.rng.random() < 0.4:
+                entry = self.fmt.group(entry, level)
+        return entry
 
     def table(self, level: int) -> int:
         below = self.by_level.get(level - 1)

@@ -21,9 +21,9 @@ from ..tables.compiled import host_memory
 from ..tables.explain import Step, Walk, explain_two_stage
 from ..tables.regime import Regime
 from ..tables.result import Fault
-from .deviations import Deviation, Difference, known, of_oracle
+from .deviations import Deviation, Difference, known, known_at_once, known_to_leave, of
 from .oracle import Case, Machine, Oracle, Pair, Places, Predictions
-from .probe import Answers, Means, Probes
+from .probe import ANSWER, Answers, Means, Probes
 from .world import Builder, flat, probes_for
 
 FLAWS = (0.0, 0.1, 0.3, 1.0)
@@ -100,7 +100,6 @@ class Judge:
 
     def __init__(self, oracle: Oracle, version: str, planted: Replace = lambda fmt: fmt) -> None:
         self.oracle, self.version, self._planted = oracle, version, planted
-        self._deviations = of_oracle(oracle.name, version)
         self._formats: dict[str, Format] = {}
         self._shadow: PhysicalMemory | None = None
 
@@ -243,12 +242,14 @@ class Judge:
             The entries that they went through: what the machine leaves there may differ too.
         """
         excused: set[int] = set()
-        differs = expected != answers
-        for found in self._deviations:
-            if found.shows is not None and differs.any():
-                shown = differs & found.shows(expected, answers)
-                verdict.deviations[found.name] += int(shown.sum())
-                differs &= ~shown
+        differs = np.zeros(len(expected), np.bool_)
+        for name in ANSWER.names or ():
+            differs |= expected[name] != answers[name]
+        for found, explained in known_at_once(self.oracle.name, self.version, case.probes, expected, answers):
+            explained &= differs
+            differs &= ~explained
+            if explained.any():
+                verdict.deviations[found.name] += int(explained.sum())
         wrong = np.flatnonzero(differs).tolist()
         for index in wrong[:_LOOKED_AT]:
             walk = self.walk(shadow, case, index)
@@ -286,7 +287,7 @@ class Judge:
             The deviation, if our walk then comes to the machine's answer; and whether it stays inside the tables.
         """
         walk, changed, deviation = difference.walk, list[tuple[Hpa, int]](), None
-        readers = [found for found in self._deviations if found.reads_as is not None]
+        readers = [found for found in of(self.oracle.name, self.version) if found.reads_as is not None]
         try:
             for found in readers * _READ_OTHERWISE:
                 other = found.reads_as(walk) if found.reads_as is not None else None
@@ -307,8 +308,8 @@ class Judge:
                 # What it finds there is not ours to say: no tag was put there.
                 expected["value"] = answer["value"]
             same = expected == answer
-            for found in self._deviations:
-                same = same | found.shows(expected, answer) if found.shows is not None else same
+            for _, explained in known_at_once(self.oracle.name, self.version, alone.probes, expected, answer):
+                same |= explained
             return (deviation if same[0] else None), True
         finally:
             for slot, entry in reversed(changed):
@@ -318,13 +319,13 @@ class Judge:
         self,
         verdict: Verdict,
         case: Case,
-        slots: tuple[tuple[int, int, int], ...],
+        slots: list[tuple[int, int, int]],
         before: npt.NDArray[np.uint64],
         used: Range,
         shadow: PhysicalMemory,
-    ) -> tuple[tuple[int, int, int], ...]:
+    ) -> list[tuple[int, int, int]]:
         """The slots without those that a known deviation explains: marks where no probe went that was made."""
-        for found in self._deviations:
+        for found in of(self.oracle.name, self.version):
             marked = [(hpa, ours, theirs) for hpa, ours, theirs in slots if ours | found.marks & theirs == theirs]
             if not found.marks or not marked:
                 continue
@@ -336,7 +337,7 @@ class Judge:
             _words(shadow, used)[:] = before
             if (made == still).all():
                 verdict.deviations[found.name] += len(marked)
-                slots = tuple(slot for slot in slots if slot not in marked)
+                slots = [slot for slot in slots if slot not in marked]
         return slots
 
     def _compare_memory(
@@ -353,12 +354,19 @@ class Judge:
         """Compare the tables as the machine left them with those that our walks marked."""
         at = np.flatnonzero(ours != after)
         found = [(used.start + 8 * i, int(ours[i]), int(after[i])) for i in at[:1024].tolist()]
-        slots = tuple(slot for slot in found if slot[0] not in excused)
-        slots = self._marked_by_refused(verdict, case, slots, before, used, shadow)[:16]
+        found = [slot for slot in found if slot[0] not in excused and not self._left_so(verdict, slot, used)]
+        slots = tuple(self._marked_by_refused(verdict, case, found, before, used, shadow)[:16])
         if slots:
             touching = self._who_touched(shadow, case, {slot for slot, _, _ in slots})
             alone = replace(case, probes=case.probes[touching : touching + 1]) if touching is not None else case
             verdict.mismatches.append(Mismatch(alone, None, slots, before, used))
+
+    def _left_so(self, verdict: Verdict, slot: tuple[int, int, int], used: Range) -> bool:
+        """Whether a known deviation leaves an entry like this; it is counted."""
+        deviation = known_to_leave(self.oracle.name, self.version, slot[1], slot[2], used)
+        if deviation is not None:
+            verdict.deviations[deviation.name] += 1
+        return deviation is not None
 
     def _who_touched(self, shadow: PhysicalMemory, case: Case, slots: set[int]) -> int | None:
         for index in range(min(len(case.probes), 2 * _LOOKED_AT)):

@@ -81,6 +81,7 @@ class QemuX86Svm:
                 Fixture(1, _CODE_USER[levels], gpa, code.size, readable | MappingFlags.USER),
                 Fixture(2, gpa, code.start, code.size, readable),
             ),
+            x86_svm.PHYSICAL_BITS,
         )
 
     def controls(self, pair: Pair, stage: int) -> int:
