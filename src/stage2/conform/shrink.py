@@ -9,10 +9,12 @@ import numpy.typing as npt
 
 from ..address import Gva, Hpa
 from ..errors import MachineError
+from ..flags import Access
 from ..tables.explain import explain_stage, explain_two_stage
 from ..tables.result import Mapped
-from .judge import Judge, Mismatch, Verdict
+from .judge import Judge
 from .oracle import Case, Machine, Places
+from .verdict import Mismatch, Verdict
 
 _TRIES = 400
 
@@ -58,15 +60,20 @@ class Shrinker:
 
     def _guest_can_run(self, case: Case) -> bool:
         """Whether what the judge's guest needs is mapped still: without it everything would differ."""
+        memory = self._machine.memory
         for fixture in self._places.fixtures:
-            if fixture.stage == 2:
-                found = explain_stage(self._machine.memory, case.stage_2, fixture.address).result
-            elif case.stage_1 is not None:
-                found = explain_two_stage(self._machine.memory, case.stage_1, case.stage_2, Gva(fixture.address)).result
-            else:
-                continue
-            if not isinstance(found, Mapped):
-                return False
+            for access in (found for found in Access if found.flag & fixture.flags):
+                if fixture.stage == 2:
+                    walk = explain_stage(memory, case.stage_2, fixture.address, access)
+                elif case.stage_1 is not None:
+                    walk = explain_two_stage(memory, case.stage_1, case.stage_2, Gva(fixture.address), access)
+                else:
+                    continue
+                # What its guest's own accesses would mark is no mark of the probe's.
+                if not isinstance(walk.result, Mapped) or walk.marks:
+                    return False
+                if fixture.stage == 2 and walk.result.hpa != fixture.target:
+                    return False
         return True
 
     def _drop_words(self, found: Mismatch) -> Mismatch:

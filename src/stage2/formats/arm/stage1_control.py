@@ -13,7 +13,19 @@ from ...address import format_size, require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Format
 from . import formats, layout, stage1
-from .stage2_control import DS, GRANULES, HCR_DC, HCR_TGE, HCR_VM, granule_of, pa_bits, root_of, widest
+from .stage2_control import (
+    DS,
+    GRANULES,
+    HCR_DC,
+    HCR_TGE,
+    HCR_VM,
+    granule_of,
+    pa_bits,
+    parange,
+    root_of,
+    table_base,
+    widest,
+)
 
 TG1_GRANULES: Mapping[int, int] = {1: 14, 2: 12, 3: 16}
 """TG1 -> log2 of the granule; TG0 counts differently."""
@@ -36,6 +48,8 @@ TCR_DS = 1 << 59
 # TCR_EL2 without E2H.
 _EL2_PS_SHIFT, _EL2_TBI, _EL2_HA, _EL2_HD, _EL2_HPD = 16, 1 << 20, 1 << 21, 1 << 22, 1 << 24
 
+_WALKS_WRITE_BACK = 1 << 8 | 1 << 10 | 3 << 12
+"""IRGN0, ORGN0 and SH0: walks are write-back and inner shareable."""
 _SMALLEST_ROOT = 64
 """A root of fewer entries is aligned to as much (D8.2.3 "Translation table base address register")."""
 
@@ -209,6 +223,33 @@ def output_bits(tcr: int, regime: Stage1Regime) -> int:
     if found > 52:
         raise EncodingError(f"{'PS' if one_half else 'IPS'} 7, 56-bit addresses, exists only with 128-bit descriptors")
     return found
+
+
+def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[str, int]:
+    """What to load for tables of EL1&0 that TTBR0 points to: TCR_EL1, its fields of TTBR1 left 0, and TTBR0_EL1.
+
+    `controls` give the output size, HA, HD and HPD; SCTLR_EL1.WXN and PSTATE.PAN are set elsewhere.
+
+    Raises:
+        EncodingError: the format is not one of TTBR0 under EL1&0, or HD is asked for without HA.
+        MisalignedError: the root is not aligned to its size.
+        OutOfRangeError: the ASID has more than 16 bits, or the root is wider than the output.
+    """
+    if fmt.stage != 1 or fmt.high_half or controls & stage1.ONE_PRIVILEGE:
+        raise EncodingError(f"{fmt.name} under these controls is no format of TTBR0 in the EL1&0 regime")
+    require_aligned("root table", root, max(8 << fmt.root_bits, _SMALLEST_ROOT))
+    width = controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
+    if root >> width:
+        raise OutOfRangeError(f"root table {root:#x} is above 2^{width}, where output addresses end")
+    if asid < 0 or asid >> 16:
+        raise OutOfRangeError(f"ASID {asid:#x} has more than 16 bits")
+    tg0 = next(code for code, shift in GRANULES.items() if shift == fmt.page_shift)
+    tcr = 64 - fmt.input_bits | _WALKS_WRITE_BACK | tg0 << 14 | parange(width) << TCR_IPS_SHIFT | TCR_AS
+    for bit, control in ((TCR_HA, layout.HA), (TCR_HD, layout.HD), (1 << TCR_HPD_SHIFT, stage1.HPD)):
+        tcr |= bit if controls & control else 0
+    tcr |= TCR_DS if controls & layout.LPA2 else 0
+    _hardware(Stage1Regime.EL1_0, tcr)
+    return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | table_base(root)}
 
 
 def _hardware(regime: Stage1Regime, tcr: int) -> int:

@@ -215,7 +215,7 @@ def vttbr_el2(root: int, vmid: int, *, vmid_bits: int = 16) -> int:
     """
     if vmid < 0 or vmid >> vmid_bits:
         raise OutOfRangeError(f"VMID {vmid:#x} has more than {vmid_bits} bits")
-    return vmid << 48 | _table_base(root)
+    return vmid << 48 | table_base(root)
 
 
 def decode_vttbr_el2(value: int) -> tuple[int, int]:
@@ -313,7 +313,13 @@ def granule_of(name: str, code: int, codes: Mapping[int, int]) -> int:
     return codes[code]
 
 
-def _table_base(root: int) -> int:
+def table_base(root: int) -> int:
+    """A root as TTBR and VTTBR_EL2 hold it: its bits 51:48 in bits 5:2.
+
+    Raises:
+        MisalignedError: it is no multiple of 64 bytes.
+        OutOfRangeError: it is above 2^52.
+    """
     require_aligned("root table", root, 64)
     if root < 0 or root >> 52:
         raise OutOfRangeError(f"root table {root:#x} is above 2^52")

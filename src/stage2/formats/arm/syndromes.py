@@ -204,7 +204,7 @@ def hardware_report(
 def _abort(esr: int, far: int | None, hpfar: int | None) -> FaultReport:
     code, status = esr >> 26 & 0x3F, esr & 0x3F
     fetch, lower = code in (IABT_LOWER, IABT_SAME), code in (IABT_LOWER, DABT_LOWER)
-    kind, arm_level = _status(status)
+    kind, arm_level = fault_status(status)
     on_table = bool(esr & _S1PTW) and lower
     walked = hpfar is not None and kind is not None and kind is not FaultKind.TABLE_OUTSIDE_MEMORY
     stage = 2 if on_table else 1 if not lower else 2 if walked else None
@@ -259,8 +259,8 @@ def _abort(esr: int, far: int | None, hpfar: int | None) -> FaultReport:
 _DID = {Access.READ: "A read", Access.WRITE: "A write", Access.FETCH: "An instruction fetch", None: "An access"}
 
 
-def _status(status: int) -> tuple[FaultKind | None, int | None]:
-    """Kind and Arm's level; (None, None) for what is no fault of a table."""
+def fault_status(status: int) -> tuple[FaultKind | None, int | None]:
+    """Kind and Arm's level that DFSC, IFSC or FST stand for; (None, None) for what is no fault of a table."""
     for kind, code in _MINUS_ONE.items():
         if status == code:
             return kind, -1

@@ -1,0 +1,270 @@
+"""QEMU's AArch64 CPU as a judge: stage 2 alone, and both stages of EL1&0 under it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ...address import Range
+from ...errors import HostToolError
+from ...flags import Access, MappingFlags
+from ...formats import by_name, hardware_report
+from ...formats.arm.stage1 import PAN
+from ...formats.arm.syndromes import ARM_LAST_LEVEL, encode_esr
+from ...formats.outcome import ACCESS_FLAG, PERMISSION, TABLE_OUTSIDE_MEMORY, TRANSLATION
+from ...machines.aarch64 import (
+    ESR_EL1,
+    ESR_EL2,
+    FAR_EL1,
+    FAR_EL2,
+    HIGH,
+    HPFAR_EL2,
+    MADE,
+    STRANGE,
+    TAKEN_BY_EL1,
+    TAKEN_BY_EL2,
+    WINDOW,
+    WINDOW_GPA,
+    AArch64Machine,
+)
+from ...machines.mailbox import PROBE_ENTRY, TRANSLATE, UNPRIVILEGED
+from ...tables.batch import translate_batch, translate_two_stage_batch
+from ...tables.compiled import host_memory
+from ...tables.regime import Regime
+from ...tables.result import fault_from_status
+from ...tables.walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_TABLE
+from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
+from ..probe import ANSWER, Answers, Means
+
+PA_BITS = 52
+"""Physical addresses of QEMU's CPU `max`. With stage 1 off, a wider address is stage 1's to refuse."""
+TABLES = Range(0x7F00_0000, 0x8000_0000)
+DATA = Range(0x8000_0000, 0xC000_0000)
+
+_BRK, _IMMEDIATE_AT = 0xD420_0000, 5
+"""BRK, which goes to EL2 from EL1 and EL0 alike, and where its 16-bit number stands."""
+_UNIQUE = 0xACCE_0000_0000_0000
+"""The upper half of a tag, beside its index: no entry of a table is like that."""
+_SYNDROME = 0xFE00_3FFF
+"""Of ESR: class, IL, and the syndrome without the instruction's (ISV, bits 24:14), which says nothing of tables."""
+_CLASS_AT, _CLASS_BRK = 26, 0x3C
+_STATUS, _S1PTW = 0x3F, 1 << 7
+_PAR_FAULT = 0x37E
+"""Of PAR_EL1 with F = 1: FST, PTW and S."""
+_PAR_ADDRESS = 0x000F_FFFF_FFFF_F000
+_FIPA = 0x0000_0FFF_FFFF_FFF0
+_LEVELS_TO_MINUS_ONE = 5
+_ANOTHER = (1 << 64) - 1
+"""What a fetch has found if its word was no tag."""
+
+_SECOND = ("af", "ad", "ptw", "fwb")
+_FIRST = ("af", "ad", "wxn", "pan", "hpd")
+_ALONE = (
+    "arm-s2-4k-40", "arm-s2-4k-40-4level", "arm-s2-4k-48", "arm-s2-4k-52-lpa2", "arm-s2-16k-40", "arm-s2-16k-48",
+    "arm-s2-64k-40", "arm-s2-64k-48", "arm-s2-64k-52",
+)  # fmt: skip
+_BOTH = (
+    ("arm-s1-4k-39", "arm-s2-4k-40"), ("arm-s1-4k-48", "arm-s2-4k-48"), ("arm-s1-4k-48", "arm-s2-4k-40-4level"),
+    ("arm-s1-4k-52-lpa2", "arm-s2-4k-52-lpa2"), ("arm-s1-16k-47", "arm-s2-16k-40"), ("arm-s1-64k-48", "arm-s2-64k-48"),
+    ("arm-s1-4k-39", "arm-s2-64k-40"), ("arm-s1-16k-47", "arm-s2-4k-40"), ("arm-s1-64k-48", "arm-s2-4k-48"),
+    ("arm-s1-4k-48", "arm-s2-16k-48"),
+)  # fmt: skip
+_NARROW = "arm-s2-4k-36"
+"""The stage-2 format under which narrow addresses (PS, IPS) are tried: its IPAs fit them."""
+
+
+def _pairs() -> tuple[Pair, ...]:
+    alone = [Pair(f"{second} alone", None, second, (), _SECOND) for second in _ALONE]
+    both = [Pair(f"{first} over {second}", first, second, _FIRST, _SECOND) for first, second in _BOTH]
+    narrow = (*_SECOND, "pa36")
+    return (
+        *alone,
+        Pair(f"{_NARROW} alone", None, _NARROW, (), narrow, 0.5),
+        *both,
+        Pair(f"arm-s1-4k-39 over {_NARROW}", "arm-s1-4k-39", _NARROW, (*_FIRST, "pa36"), narrow, 0.5),
+    )
+
+
+class QemuAArch64:
+    """See `conform.oracle.Oracle`."""
+
+    name = "qemu-aarch64"
+    title = "QEMU's AArch64 CPU, EL1 and EL0 under stage 2"
+    pairs = _pairs()
+    translates = True
+    translate_marks = True
+    batch = 2500
+    unjudged = (
+        "arm-s2-16k-52-lpa2: QEMU refuses the start level 0 of 16 KiB granules.",
+        "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an "
+        "assertion when it finds such a fault at level -1, as it does when the root holds a block.",
+        "no-xnx: the CPU always has FEAT_XNX.",
+        "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
+        "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
+        "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
+        "The instruction syndrome of a stage-2 data abort (ISV and what follows): our encoder leaves it out.",
+        "Privileged AT instructions under PSTATE.PAN: AT S12E1R and S12E1W do not look at PAN.",
+    )
+
+    def version(self) -> str:
+        return AArch64Machine.version()
+
+    def open(self) -> AArch64Machine:
+        machine = AArch64Machine()
+        if machine.pa_bits != PA_BITS:
+            machine.close()
+            raise HostToolError(f"QEMU's CPU has {machine.pa_bits}-bit physical addresses, this judge knows {PA_BITS}")
+        return machine
+
+    def controls(self, pair: Pair, stage: int) -> int:
+        name = pair.first if stage == 1 else pair.second
+        return 0 if name is None else by_name(name).default_controls
+
+    def places(self, machine: Machine, pair: Pair) -> Places:
+        code = MappingFlags.READ | MappingFlags.EXECUTE
+        return Places(TABLES, DATA, (Fixture(2, WINDOW_GPA, WINDOW.start, WINDOW.size, code),))
+
+    def tag(self, index: int) -> int:
+        return _UNIQUE | index << 32 | _BRK | index << _IMMEDIATE_AT
+
+    def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
+        probes = case.probes
+        translate = probes["means"] == Means.TRANSLATE
+        asked = ~(translate & (probes["access"] == Access.FETCH))
+        asked &= predictions.status & np.uint32(KIND_MASK) != TABLE_OUTSIDE_MEMORY
+        if case.stage_1 is None:
+            return cast("npt.NDArray[np.bool_]", asked & (probes["address"] >> np.uint64(PA_BITS) == 0))
+        if case.stage_1.format.levels == _LEVELS_TO_MINUS_ONE:
+            asked &= ~_may_end_qemu(case.stage_1, probes["address"], predictions)
+        if case.stage_1.controls & PAN:
+            asked &= ~(translate & (probes["user"] == 0))
+        return cast("npt.NDArray[np.bool_]", asked & (probes["address"] < np.uint64(HIGH.start)))
+
+    # --- what the machine says -------------------------------------------------------------------------------
+
+    def answers(self, machine: Machine, case: Case) -> Answers:
+        assert isinstance(machine, AArch64Machine)
+        machine.enter(case.stage_1, case.stage_2)
+        probes = case.probes
+        listed = np.zeros(len(probes), PROBE_ENTRY)
+        listed["address"], listed["value"] = probes["address"], probes["value"]
+        listed["kind"] = probes["access"] | np.where(probes["user"], UNPRIVILEGED, 0)
+        listed["kind"] |= np.where(probes["means"] == Means.TRANSLATE, TRANSLATE, 0).astype(np.uint64)
+        fetches = probes["access"] == Access.FETCH
+        listed["value"][fetches] = _words_of(machine, case, fetches)
+        results = machine.probe(listed)
+
+        found = np.zeros(len(probes), ANSWER)
+        translated = probes["means"] == Means.TRANSLATE
+        outcome, value, syndrome = results["outcome"], results["value"], results["syndrome"]
+        made = outcome == MADE
+        found["ok"] = made
+        # Translations: PAR_EL1 says it all.
+        found["hpa"] = np.where(made & translated, value & _u(_PAR_ADDRESS) | probes["address"] & _u(0xFFF), 0)
+        refused = ~made & translated
+        found["stage"][refused] = np.where(value[refused] & _u(1 << 9), 2, 1)
+        found["code"][refused] = value[refused] & _u(_PAR_FAULT)
+        # Accesses.
+        tagged = syndrome[:, ESR_EL2] >> _u(_CLASS_AT) == _CLASS_BRK
+        value = np.where(fetches & ~tagged, _u(_ANOTHER), value)
+        found["value"] = np.where(made & ~translated & (probes["access"] != Access.WRITE), value, 0)
+        first, second = (~translated & (outcome == taker) for taker in (TAKEN_BY_EL1, TAKEN_BY_EL2))
+        found["stage"] += np.where(first, 1, np.where(second, 2, 0)).astype(np.uint8)
+        found["code"] |= np.where(first, syndrome[:, ESR_EL1], 0) | np.where(second, syndrome[:, ESR_EL2], 0)
+        found["code"] &= _u(_SYNDROME)
+        found["gva"] = np.where(first, syndrome[:, FAR_EL1], np.where(second, syndrome[:, FAR_EL2], 0))
+        status = syndrome[:, ESR_EL2] & _u(_STATUS | _S1PTW)
+        named = second & ((status < 0b001100) | (status > 0b001111))
+        found["gpa"] = np.where(named, (syndrome[:, HPFAR_EL2] & _u(_FIPA)) << _u(8), 0)
+        strange = ~translated & (outcome == STRANGE)
+        found["code"][strange] = syndrome[:, ESR_EL2][strange]
+        return found
+
+    # --- what our walker says --------------------------------------------------------------------------------
+
+    def expected(self, case: Case, predictions: Predictions) -> Answers:
+        probes, status = case.probes, predictions.status
+        found = np.zeros(len(probes), ANSWER)
+        translated = probes["means"] == Means.TRANSLATE
+        made = status == 0
+        found["ok"] = made
+        found["hpa"] = np.where(made & translated, predictions.hpa, 0)
+        number = predictions.memory >> _u(_IMMEDIATE_AT) & _u(0xFFFF)
+        seen = np.where(probes["access"] == Access.FETCH, number, predictions.memory)
+        found["value"] = np.where(made & ~translated & (probes["access"] != Access.WRITE), seen, 0)
+        at_2 = status & np.uint32(AT_STAGE_2) != 0
+        found["stage"] = np.where(made, 0, np.where(at_2, 2, 1))
+        found["gva"] = np.where(made | translated, 0, probes["address"])
+        kind, on_table = status & np.uint32(KIND_MASK), status & np.uint32(ON_TABLE) != 0
+        named = at_2 & ~translated & ((kind != PERMISSION) | on_table)
+        found["gpa"] = np.where(named, predictions.gpa & _u(_FIPA << 8), 0)
+        # Syndromes, once for each kind of fault. The width of the address is part of the kind.
+        first, second = case.stage_1, case.stage_2
+        wide = np.where(at_2, predictions.gpa >> _u(second.format.input_bits), 0) != 0
+        if first is not None:
+            wide |= ~at_2 & (probes["address"] >> _u(first.format.input_bits) != 0)
+        keys = status.astype(np.uint64) << _u(8) | probes["access"].astype(np.uint64) << _u(4)
+        keys |= np.where(probes["user"], _u(2), 0) | np.where(translated, _u(1), 0) | np.where(wide, _u(8), 0)
+        _, examples, which = np.unique(keys, return_index=True, return_inverse=True)
+        codes = [0 if made[at] else _code(case, predictions, at, bool(wide[at])) for at in examples.tolist()]
+        found["code"] = np.array(codes, np.uint64)[which]
+        return found
+
+
+def _code(case: Case, predictions: Predictions, at: int, wide: bool) -> int:
+    """The syndrome of one probe that is refused."""
+    probe, gpa = case.probes[at], int(predictions.gpa[at])
+    access, user = Access(int(probe["access"])), bool(probe["user"])
+    fault = fault_from_status(int(predictions.status[at]), gpa, stage=1, access=access)
+    if fault.stage == 2:
+        second = case.stage_2.format
+        esr = hardware_report(second, fault, access, int(probe["address"]), gpa, MappingFlags(0))["ESR_EL2"]
+    else:
+        # An address that TTBR0 has no bits for is refused before the first lookup, and reported as Arm's level 0.
+        level = ARM_LAST_LEVEL if wide else fault.level
+        esr = encode_esr(fault.kind, 1, level, access, lower=user)
+    if int(probe["means"]) == Means.ACCESS:
+        return esr
+    return (esr & _STATUS) << 1 | (1 << 8 if fault.on_table else 0) | (1 << 9 if fault.stage == 2 else 0)
+
+
+def _may_end_qemu(stage_1: Regime, addresses: npt.NDArray[np.uint64], found: Predictions) -> npt.NDArray[np.bool_]:
+    """Faults at Arm's level -1 that QEMU takes for impossible, and ends.
+
+    It has a permission fault there when stage 2 refuses the access to the root table, and any fault when the root holds
+    a block, which it takes for one.
+    """
+    kind, at_2 = found.status & np.uint32(KIND_MASK), found.status & np.uint32(AT_STAGE_2) != 0
+    root = Range.sized(stage_1.root, stage_1.format.root_size)
+    of_root = at_2 & (found.status & np.uint32(ON_TABLE) != 0)
+    of_root &= (found.gpa >= _u(root.start)) & (found.gpa < _u(root.end))
+    of_root &= (kind == PERMISSION) | (kind == ACCESS_FLAG)
+    level = found.status >> np.uint32(LEVEL_SHIFT) & np.uint32(0xFF)
+    in_root = ~at_2 & (kind == TRANSLATION) & (level == stage_1.format.levels - 1)
+    in_root &= addresses >> _u(stage_1.format.input_bits) == 0
+    return cast("npt.NDArray[np.bool_]", of_root | in_root)
+
+
+def _words_of(machine: AArch64Machine, case: Case, fetches: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Where the words of fetches are, as the tables stand; 0 where they lead nowhere.
+
+    That only makes QEMU forget what it translated there; the answers do not hang on it.
+    """
+    host, addresses = host_memory(machine.memory), case.probes["address"][fetches]
+    if case.stage_1 is None:
+        found = translate_batch(host, case.stage_2, addresses)
+        hpa, there = found.hpa, found.status == 0
+    else:
+        both = translate_two_stage_batch(host, case.stage_1, case.stage_2, addresses)
+        hpa, there = both.hpa, both.status == 0
+    there &= (hpa >= _u(DATA.start)) & (hpa < _u(DATA.end))
+    return np.where(there, hpa & ~_u(7), 0)
+
+
+def _u(value: int) -> np.uint64:
+    return np.uint64(value)
+
+
+ORACLE = QemuAArch64()

@@ -1,0 +1,317 @@
+// The monitor of an AArch64 machine: it runs at EL2 and does what the mailbox says (machines/mailbox.py).
+// link at 0x40200000
+//
+// A guest executes one instruction at a time. MDSCR_EL1.SS and SPSR_EL2.SS let it do one, and then, or when that one is
+// an exception that EL1 would take, a software step exception comes to EL2 (Arm ARM DDI 0487, D2.10 "Software Step").
+// So a guest cannot run away, EL1 needs no vectors, and its syndrome is read here before anything overwrites it.
+//
+// A guest may spoil every register but SP_EL2, so whatever must outlive its instruction is in memory, at SP_EL2. x28
+// holds the mailbox outside of PROBE.
+
+    // The mailbox: offsets of machines/mailbox.py.
+    .equ MAILBOX,     0x40100000
+    .equ MAGIC,       0x00
+    .equ SEQUENCE,    0x08
+    .equ ACKNOWLEDGE, 0x10
+    .equ EVENT,       0x18
+    .equ COMMAND,     0x20
+    .equ LIST,        0x28
+    .equ COUNT,       0x30
+    .equ RESULTS,     0x38
+    .equ FLAGS,       0x40
+    .equ INFO,        0x80
+    .equ REGISTERS,   0x100
+    // Behind what the protocol knows: the monitor's own words, which outlive a guest's instruction.
+    .equ OWN, MAILBOX + 0x600       // SP_EL2 stands here
+    .equ NEXT,    0x00              // the entry of the list that is being done, and the list's end
+    .equ RESULT,  0x10              // where its result goes
+    .equ EL1,     0x20              // SPSR_EL2 for a privileged access, and for an unprivileged one
+    .equ CODE,    0x30              // the guest's address of its window: a load, and 4 bytes on a store
+    .equ VECTORS, 0x38              // VBAR_EL1
+
+    .equ READY,  0                  // events
+    .equ FAILED, 2
+    .equ LOAD,       1              // commands
+    .equ PROBE,      2
+    .equ INVALIDATE, 3
+    .equ KEEP_TLB,   0              // bit of FLAGS
+    .equ FETCH,      2              // kinds of a probe: access in bits 1:0
+    .equ UNPRIVILEGED, 2            // bit numbers in a kind
+    .equ TRANSLATE,    3
+    .equ PROBE_SIZE,  32
+    .equ RESULT_SIZE, 64
+    .equ OPERATION_SIZE, 16
+
+    .equ TAKEN_BY_EL1, 1            // outcomes besides 0, made
+    .equ TAKEN_BY_EL2, 2
+    .equ STRANGE,      3
+
+    .equ WINDOW, 0x40300000         // physical address of the guest's window
+
+    .equ EC_IABT, 0x20              // exception classes in ESR_EL2
+    .equ EC_DABT, 0x24
+    .equ EC_STEP, 0x32
+    .equ EC_BRK,  0x3c
+
+    .equ SYS_WRITEC, 3              // semihosting: the doorbell
+    .equ SYS_READC,  7
+
+    .text
+    .globl _start
+_start:
+    msr     daifset, #15
+    adr     x0, vectors
+    msr     vbar_el2, x0
+    mov     x28, #MAILBOX
+    add     x0, x28, #OWN - MAILBOX
+    mov     sp, x0
+    mov     x0, #0x22ff             // CPTR_EL2: only what is always one; SVE and SME would trap
+    msr     cptr_el2, x0
+    msr     hstr_el2, xzr
+    msr     oslar_el1, xzr          // a locked OS lock would suppress software steps
+    mov     x0, #1 << 8             // MDCR_EL2.TDE: debug exceptions come here
+    msr     mdcr_el2, x0
+    mov     x0, #1                  // MDSCR_EL1.SS
+    msr     mdscr_el1, x0
+    ldr     x0, guest               // both of the guest's instructions
+    mov     x1, #WINDOW
+    str     x0, [x1]
+    mrs     x0, id_aa64mmfr0_el1
+    mrs     x1, id_aa64mmfr1_el1
+    stp     x0, x1, [x28, #INFO]
+    mrs     x0, id_aa64mmfr2_el1
+    str     x0, [x28, #INFO + 16]
+    ldr     x0, magic
+    str     x0, [x28, #MAGIC]
+    mov     x0, #READY
+
+// Tell Python of event x0, and wait for a command.
+event:
+    str     x0, [x28, #EVENT]
+    ldr     x19, [x28, #SEQUENCE]
+    add     x19, x19, #1
+    dmb     ish
+    str     x19, [x28, #SEQUENCE]
+    dmb     ish
+    mov     w0, #SYS_WRITEC
+    adr     x1, bell
+    hlt     #0xf000
+1:  mov     w0, #SYS_READC          // the CPU sleeps in here
+    mov     x1, #0
+    hlt     #0xf000
+    ldr     x0, [x28, #ACKNOWLEDGE]
+    cmp     x0, x19
+    b.ne    1b
+    dmb     ish
+    ldr     x0, [x28, #COMMAND]
+    cmp     x0, #LOAD
+    b.eq    load
+    cmp     x0, #PROBE
+    b.eq    probe
+    cmp     x0, #INVALIDATE
+    b.eq    invalidate
+ready:
+    mov     x0, #READY
+    b       event
+
+// --- LOAD: registers in the order of aarch64.py ------------------------------------------------------------------
+load:
+    ldp     x0, x1, [x28, #REGISTERS]
+    msr     hcr_el2, x0
+    msr     vtcr_el2, x1
+    ldp     x0, x1, [x28, #REGISTERS + 16]
+    msr     vttbr_el2, x0
+    msr     sctlr_el1, x1
+    ldp     x0, x1, [x28, #REGISTERS + 32]
+    msr     tcr_el1, x0
+    msr     ttbr0_el1, x1
+    ldp     x0, x1, [x28, #REGISTERS + 48]
+    msr     ttbr1_el1, x0
+    msr     mair_el1, x1
+    ldp     x0, x1, [x28, #REGISTERS + 64]
+    msr     vbar_el1, x0
+    str     x0, [sp, #VECTORS]
+    str     x1, [sp, #CODE]
+    ldp     x0, x1, [x28, #REGISTERS + 80]
+    stp     x0, x1, [sp, #EL1]
+    isb
+    ldr     x0, [x28, #FLAGS]
+    tbnz    x0, #KEEP_TLB, ready
+    dsb     ish
+    tlbi    alle1is
+    dsb     ish
+    isb
+    b       ready
+
+// --- PROBE ---------------------------------------------------------------------------------------------------------
+// The value of a fetch is the physical address of its word, or 0: the word is stored back first, because emulators keep
+// the code they translated until a store of the machine's own goes to it, and Python's do not count.
+probe:
+    ldr     x20, [x28, #LIST]
+    ldr     x21, [x28, #COUNT]
+    ldr     x22, [x28, #RESULTS]
+    add     x21, x20, x21, lsl #5   // PROBE_SIZE
+more:
+    cmp     x20, x21
+    b.eq    done
+    ldp     x0, x1, [x20]
+    ldr     x2, [x20, #16]
+    tbnz    x2, #TRANSLATE, translate
+    stp     x20, x21, [sp, #NEXT]
+    str     x22, [sp, #RESULT]
+    ldp     x3, x4, [sp, #EL1]
+    tst     x2, #1 << UNPRIVILEGED
+    csel    x3, x3, x4, eq
+    msr     spsr_el2, x3
+    and     x2, x2, #3
+    cmp     x2, #FETCH
+    b.eq    1f
+    ldr     x4, [sp, #CODE]
+    add     x4, x4, x2, lsl #2
+    msr     elr_el2, x4
+    eret
+1:  cbz     x1, 2f
+    ldr     x4, [x1]
+    str     x4, [x1]
+2:  msr     elr_el2, x0
+    eret
+
+done:
+    mov     x28, #MAILBOX
+    b       ready
+
+// What became of a guest's instruction; x1 is what it loaded.
+lower_sync:
+    mrs     x2, esr_el2
+    mrs     x3, far_el2
+    mrs     x4, hpfar_el2
+    mrs     x5, elr_el2
+    mrs     x6, esr_el1
+    mrs     x7, far_el1
+    ldp     x20, x21, [sp, #NEXT]
+    ldr     x22, [sp, #RESULT]
+    lsr     x8, x2, #26
+    mov     x0, #TAKEN_BY_EL2
+    cmp     x8, #EC_DABT
+    b.eq    1f
+    cmp     x8, #EC_IABT
+    b.eq    1f
+    mov     x0, #STRANGE
+    cmp     x8, #EC_BRK             // a fetch, made: the instruction says which
+    b.ne    2f
+    mov     x0, #0
+    and     x1, x2, #0xffff
+    b       1f
+2:  cmp     x8, #EC_STEP
+    b.ne    1f
+    ldr     x9, [sp, #VECTORS]
+    sub     x9, x5, x9
+    cmp     x9, #0x800              // 16 vectors of 0x80 bytes
+    cset    x0, lo                  // TAKEN_BY_EL1, or made
+1:  stp     x0, x1, [x22]
+    stp     x2, x3, [x22, #16]
+    stp     x4, x5, [x22, #32]
+    stp     x6, x7, [x22, #48]
+    add     x20, x20, #PROBE_SIZE
+    add     x22, x22, #RESULT_SIZE
+    b       more
+
+// An AT instruction; the result is PAR_EL1, without syndrome.
+translate:
+    and     x2, x2, #(1 << UNPRIVILEGED) | 3
+    adr     x3, 1f
+    add     x3, x3, x2, lsl #3
+    br      x3
+1:  at      s12e1r, x0
+    b       2f
+    at      s12e1w, x0
+    b       2f
+    .rept   2                       // there is no AT for fetches
+    b       done
+    nop
+    .endr
+    at      s12e0r, x0
+    b       2f
+    at      s12e0w, x0
+2:  isb
+    mrs     x1, par_el1
+    and     x0, x1, #1
+    stp     x0, x1, [x22]
+    add     x20, x20, #PROBE_SIZE
+    add     x22, x22, #RESULT_SIZE
+    b       more
+
+// --- INVALIDATE: numbers in the order of aarch64.py ------------------------------------------------------------------
+invalidate:
+    ldr     x20, [x28, #LIST]
+    ldr     x21, [x28, #COUNT]
+    add     x21, x20, x21, lsl #4   // OPERATION_SIZE
+1:  cmp     x20, x21
+    b.eq    ready
+    ldp     x2, x0, [x20], #OPERATION_SIZE
+    cmp     x2, #(operations_end - operations) / 8
+    b.hs    ready
+    adr     x3, operations
+    add     x3, x3, x2, lsl #3
+    dsb     ish
+    br      x3
+operations:
+    tlbi    ipas2e1is, x0
+    b       2f
+    tlbi    ipas2le1is, x0
+    b       2f
+    tlbi    vmalle1is
+    b       2f
+    tlbi    vmalls12e1is
+    b       2f
+    tlbi    alle1is
+    b       2f
+    tlbi    vae1is, x0
+    b       2f
+    tlbi    vale1is, x0
+    b       2f
+    tlbi    vaae1is, x0
+    b       2f
+    tlbi    vaale1is, x0
+    b       2f
+    tlbi    aside1is, x0
+    b       2f
+operations_end:
+2:  dsb     ish
+    isb
+    b       1b
+
+// --- exceptions ----------------------------------------------------------------------------------------------------
+// One of the monitor's own, or one that nothing here can cause.
+failed:
+    mov     x28, #MAILBOX
+    mrs     x0, esr_el2
+    mrs     x1, far_el2
+    stp     x0, x1, [x28, #INFO]
+    mrs     x0, elr_el2
+    mrs     x1, hpfar_el2
+    stp     x0, x1, [x28, #INFO + 16]
+    mov     x0, #FAILED
+    b       event
+
+    .balign 8
+magic:
+    .quad   0x5354414745320001
+guest:
+    ldr     x1, [x0]
+    str     x1, [x0]
+bell:
+    .ascii  "!"
+
+    .balign 0x800
+vectors:
+    .rept   8                       // from EL2 itself
+    b       failed
+    .balign 0x80
+    .endr
+    b       lower_sync              // from a guest in AArch64: synchronous, then IRQ, FIQ, SError
+    .balign 0x80
+    .rept   7                       // and from one in AArch32
+    b       failed
+    .balign 0x80
+    .endr
