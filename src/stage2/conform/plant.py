@@ -48,7 +48,7 @@ def _reserved(decode: Decode) -> Decode:
 
 def _hole(decode: Decode) -> Decode:
     def planted(entry: int, level: int, controls: int) -> tuple[int, int, int]:
-        if entry == u64(0):
+        if entry == u64(0) and level != u64(0):
             return u64(TABLE), u64(0), u64(outcome.ALL_ALLOWED)
         return decode(entry, level, controls)
 
