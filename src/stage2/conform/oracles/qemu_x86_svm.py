@@ -34,6 +34,8 @@ _CODE_USER = {levels: address + 0x5555_0000 for levels, address in _CODE_KERNEL.
 _EXIT_SHIFT = 48
 """A fault's code in an answer is EXITINFO1 with the exit code above it."""
 _TAG_MARK = 0x5A5A << 16
+_NO_TAG = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+"""The value of a fetch that found other code than a tag."""
 _ID = 1 << 4
 _ASID = 1
 
@@ -117,10 +119,15 @@ class QemuX86Svm:
         results = machine.probe(probes["address"], values, kinds.astype(np.uint64))
         outcome, syndrome = results["outcome"], results["syndrome"]
         made, nested, page_fault = outcome == 0, outcome == EXIT_NPF, outcome == EXIT_PF
+        # Code that is no tag ends otherwise; only at an address that is not canonical the fetch itself does.
+        above = probes["address"].astype(np.int64) >> (case.stage_1.format.input_bits - 1)
+        strange = fetch & ~made & ~nested & ~page_fault & ((above == 0) | (above == -1))
         answers = np.zeros(len(probes), ANSWER)
+        value = np.where(strange, _NO_TAG, results["value"])
+        made |= strange
         answers["ok"] = made
         answers["stage"] = np.where(made, 0, np.where(nested, 2, 1))
-        answers["value"] = np.where(made & (probes["access"] != Access.WRITE), results["value"], 0)
+        answers["value"] = np.where(made & (probes["access"] != Access.WRITE), value, 0)
         code = outcome << np.uint64(_EXIT_SHIFT) | syndrome[:, 0]
         answers["code"] = np.where(made, 0, code & ~np.where(nested, _undefined(case), np.uint64(0)))
         answers["gva"] = np.where(page_fault, syndrome[:, 1], 0)
