@@ -202,20 +202,20 @@ def _landing(machine: X86SvmMachine, case: Case, addresses: npt.NDArray[np.uint6
 def _fault(stage_1: Regime, stage_2: Regime, status: int, access: Access, user: bool) -> tuple[int, int, bool]:
     """Stage, code, and whether the GVA is told, of a fault."""
     fault = fault_from_status(status, 0, stage=1, access=access)
-    if fault.stage == 2:
-        # EXITINFO1 does not say what the nested tables allow.
-        report = hardware_report(stage_2.format, fault, access, None, 0, RWX)
-        return 2, EXIT_NPF << _EXIT_SHIFT | report["EXITINFO1"], False
-    if fault.kind is FaultKind.ADDRESS_SIZE:
+    if fault.stage == 1 and fault.kind is FaultKind.ADDRESS_SIZE:
         # Not canonical: a general protection fault (SDM Vol. 1, 3.3.7.1), with error code 0.
         return 1, EXIT_GP << _EXIT_SHIFT, False
     told = bool(stage_1.controls & (longmode.NXE | longmode.SMEP))
     try:
+        if fault.stage == 2:
+            # EXITINFO1 does not say what the nested tables allow.
+            report = hardware_report(stage_2.format, fault, access, None, 0, RWX)
+            return 2, EXIT_NPF << _EXIT_SHIFT | report["EXITINFO1"], False
         error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
+        return 1, EXIT_PF << _EXIT_SHIFT | error, True
     except EncodingError:
-        # Such a fault is not asked for (`allows`).
-        return 1, 0, False
-    return 1, EXIT_PF << _EXIT_SHIFT | error, True
+        # No hardware reports such a fault, so no answer equals this.
+        return fault.stage, 0, False
 
 
 ORACLE = QemuX86Svm()
