@@ -113,7 +113,7 @@ class QemuMachine:
         self.set_word(mailbox.COMMAND, command)
         self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
         # When QEMU has ended, waiting for it says so.
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             self._door.send(b".")
         self._wait(seconds, command.name.lower())
 
