@@ -79,6 +79,7 @@ class Comparison:
             if not inside:
                 verdict.unjudged += 1
                 verdict.cases -= 1
+                verdict.formats[case.pair.name] -= 1
                 continue
             if deviation is not None:
                 verdict.deviations[deviation.name] += 1

@@ -73,7 +73,7 @@ class Judge:
     def judge(self, machine: Machine, case: Case, places: Places, used: Range) -> Verdict:
         """Ask the machine what a case comes to, and compare; the tables are in its memory."""
         before = words_of(machine.memory, used).copy()
-        shadow = self._shadow_of(machine)
+        shadow = self._shadow_of(places)
         try:
             words_of(shadow, used)[:] = before
             wanted = len(case.probes)
@@ -200,11 +200,11 @@ class Judge:
 
     # --- the copy ----------------------------------------------------------------------------------------
 
-    def _shadow_of(self, machine: Machine) -> PhysicalMemory:
-        """Memory of the same shape, empty but for the tables of a case."""
-        if self._shadow is None or self._shadow.ranges != machine.memory.ranges:
+    def _shadow_of(self, places: Places) -> PhysicalMemory:
+        """Memory that has the tables only: elsewhere the machine has tags, and what was written before."""
+        if self._shadow is None or self._shadow.ranges != (places.tables,):
             self.close()
-            self._shadow = PhysicalMemory(machine.memory.ranges)
+            self._shadow = PhysicalMemory([places.tables])
         return self._shadow
 
     def close(self) -> None:
