@@ -490,3 +490,12 @@ def test_more_addresses_than_the_kernel_remembers_upper_tables_for(name: str, fr
     }
     assert (batch.hpa[mapped] == addresses[mapped] + np.uint64(0x1000)).all()
     assert set(batch.status.tolist()) == {0, FaultKind.TRANSLATION}
+
+
+@pytest.mark.parametrize("name", ["x86-4level", "npt4"])
+def test_a_table_can_be_built_where_nothing_forbids_fetches(name: str, frames: FrameAllocator) -> None:
+    fmt = by_name(name)
+    table = PageTable(fmt, frames, owner=TABLES, controls=fmt.controls_with("no-nx"))
+    table.map_page(0, FAR, RWX)
+    found = table.translate(8, Access.FETCH)
+    assert isinstance(found, Mapped) and found.hpa == FAR + 8

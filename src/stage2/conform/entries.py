@@ -13,7 +13,7 @@ from ..flags import RWX, MappingFlags, MemoryType
 from ..formats.arm import layout
 from ..formats.record import Format
 from ..formats.riscv import entry as riscv
-from ..formats.x86 import ept
+from ..formats.x86 import ept, longmode
 from ..memory.physical import PhysicalMemory
 
 U64Array = npt.NDArray[np.uint64]
@@ -72,9 +72,15 @@ class Maker:
             keep = 0x1C | 0xC0 | 0x300 | 1 << 10 | 1 << 11 | 0xF << 51 if self.fmt.stage == 1 else 0x3FC | 0xF << 51
             return 1 | 1 << 10 | self.word() & keep | self.choose((0, 1 << 10, 1 << 10)) ^ 1 << 10
         if not self.fmt.name.startswith("ept"):
-            return 1 | self.choose((0, 2, 4, 6, 6, 6)) | self.word() & (0x138 | 1 << 63) | self.choose((0, 0x20, 0x60))
+            keep = 0x138 | self.no_execute()
+            return 1 | self.choose((0, 2, 4, 6, 6, 6)) | self.word() & keep | self.choose((0, 0x20, 0x60))
         types = self.choose((0, 1, 4, 5, 6, 6)) << 3
         return self.choose((1, 3, 4, 5, 7, 7)) | types | self.word() & (0x3 << 8 | 1 << 10 | 1 << 63)
+
+    def no_execute(self) -> int:
+        """x86's bit 63, where it is legal; where it is not, sometimes."""
+        legal = self.controls is None or self.controls & longmode.NXE
+        return longmode.NX if legal or self.rng.random() < 0.2 * self.flaws else 0
 
     def generous(self, level: int) -> int:
         """Leaf bits that allow everything to somebody."""
@@ -92,7 +98,13 @@ class Maker:
             bits |= ept.PAGE_SIZE
         if self.fmt.family == "arm" and level == 0:
             bits |= layout.TABLE_OR_PAGE
-        return self.fmt.pack_address(output) | bits
+        entry = self.fmt.pack_address(output) | bits
+        if self.fmt.family == "riscv" and self.controls is not None:
+            if self.controls & riscv.SVPBMT:
+                entry |= self.choose((0, 0, 1, 2)) << riscv.PBMT_SHIFT
+            if self.controls & riscv.SVNAPOT and level == 0 and self.rng.random() < 0.4:
+                entry = self.fmt.group(entry, level)
+        return entry
 
     def table(self, level: int) -> int:
         below = self.by_level.get(level - 1)
@@ -100,8 +112,8 @@ class Maker:
         entry = self.fmt.table_entry(self.choose(where), self.controls)
         if self.fmt.family == "arm" and self.fmt.stage == 1 and self.rng.random() < 0.5:
             return entry | self.word() & 0xF << 59
-        if self.fmt.name.startswith(("x86", "npt")) and self.rng.random() < 0.5:
-            return entry & ~0x26 | self.word() & 0x26 | self.choose((0, 0, 1 << 63))
+        if self.fmt.name.startswith(("x86", "npt")) and self.rng.random() < 0.2 + 0.3 * min(self.flaws, 1.0):
+            return entry & ~0x26 | self.word() & 0x26 | self.choose((0, 0, self.no_execute()))
         if self.fmt.name.startswith("ept") and self.rng.random() < 0.5:
             entry = entry & ~7 | self.choose((1, 3, 4, 5)) | self.choose((0, 1 << 10))
         return entry
@@ -113,8 +125,10 @@ class Maker:
             return self.choose((0, 0, self.word() & ~7))
         if kind < 0.12 * self.flaws:
             return self.word()
-        # A pointer below the last level is an error, which tables without flaws have none of.
-        descend = 0.75 if level else 0.1 * min(self.flaws, 1.0)
+        # A pointer below the last level is an error, and so is a leaf too high up; tables without flaws have none.
+        flaws = min(self.flaws, 1.0)
+        descend = 0.75 if level <= self.fmt.top_leaf_level else 1 - 0.25 * flaws
+        descend = descend if level else 0.1 * flaws
         word = self.table(level) if self.rng.random() < descend else self.leaf(level)
         if self.rng.random() < 0.12 * self.flaws:
             word ^= 1 << int(self.rng.integers(64))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,71 +16,19 @@ from ..formats.record import Format
 from ..memory.physical import PhysicalMemory
 from ..tables.batch import translate_two_stage_batch
 from ..tables.compiled import host_memory
-from ..tables.explain import Step, Walk, explain_two_stage
+from ..tables.explain import Walk, explain_two_stage
 from ..tables.regime import Regime
-from .deviations import Difference, known
+from .compare import Comparison, words_of
 from .oracle import Case, Machine, Oracle, Pair, Places, Predictions
-from .probe import ANSWER, Answers, Means, Probes
+from .probe import Means, Probes
+from .verdict import Verdict
 from .world import Builder, flat, probes_for
 
 FLAWS = (0.0, 0.1, 0.3, 1.0)
 """How broken the tables of a batch are, one after the other."""
-_LOOKED_AT = 400
-"""So many differences of a batch are walked and explained; if there are more, the rest is of the same kinds."""
 _TAGS = 1 << 16
 Replace = Callable[[Format], Format]
 """Puts another format in the place of one: how an error is planted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """A difference that no known deviation explains.
-
-    Args:
-        case: where it came up, with this probe alone.
-        difference: what differs; of a mismatch of memory, the probe that wrote there last.
-        slots: entries of tables that hold something else than our walk leaves there: address, ours, the machine's.
-        words: the tables of the case before the batch, from `used.start` on.
-        used: where they are.
-    """
-
-    case: Case
-    difference: Difference | None
-    slots: tuple[tuple[int, int, int], ...]
-    words: npt.NDArray[np.uint64]
-    used: Range
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What a batch, or many of them, came to.
-
-    Args:
-        cases: probes that were judged.
-        unjudged: probes that this judge could not be asked, or whose walk leaves the tables.
-        deviations: how many differences each known deviation explains.
-        formats: pair -> cases.
-        mismatches: unexplained ones; `more` counts those that were not kept.
-    """
-
-    cases: int = 0
-    unjudged: int = 0
-    deviations: Counter[str] = field(default_factory=Counter)
-    formats: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    mismatches: list[Mismatch] = field(default_factory=list)
-    more: int = 0
-
-    def add(self, other: Verdict) -> None:
-        """Add another's counts; the first mismatches are kept."""
-        self.cases += other.cases
-        self.unjudged += other.unjudged
-        self.deviations += other.deviations
-        self.formats += other.formats
-        self.outcomes += other.outcomes
-        room = max(8 - len(self.mismatches), 0)
-        self.mismatches += other.mismatches[:room]
-        self.more += other.more + len(other.mismatches[room:])
 
 
 class Judge:
@@ -125,10 +72,10 @@ class Judge:
 
     def judge(self, machine: Machine, case: Case, places: Places, used: Range) -> Verdict:
         """Ask the machine what a case comes to, and compare; the tables are in its memory."""
-        before = _words(machine.memory, used).copy()
+        before = words_of(machine.memory, used).copy()
         shadow = self._shadow_of(machine)
         try:
-            _words(shadow, used)[:] = before
+            words_of(shadow, used)[:] = before
             wanted = len(case.probes)
             case, predictions = self._askable(machine, case, places, shadow)
             if not len(case.probes):
@@ -138,13 +85,14 @@ class Judge:
             expected = self.oracle.expected(case, predictions)
             for hpa in tags.tolist():
                 machine.memory.store_u64(Hpa(hpa), 0)
-            after, ours = _words(machine.memory, used).copy(), _words(shadow, used).copy()
+            after, ours = words_of(machine.memory, used).copy(), words_of(shadow, used).copy()
             verdict = Verdict(len(case.probes), wanted - len(case.probes))
             verdict.formats[case.pair.name] = verdict.cases
-            _count_outcomes(verdict, expected)
-            _words(shadow, used)[:] = before
-            excused = self._compare(verdict, case, expected, answers, before, used, shadow)
-            self._compare_memory(verdict, case, before, ours, after, used, shadow, excused)
+            verdict.count_outcomes(expected)
+            words_of(shadow, used)[:] = before
+            comparison = Comparison(self, verdict, case, before, used, shadow)
+            comparison.answers(expected, answers)
+            comparison.memory(ours, after)
             return verdict
         finally:
             shadow.zero(used)
@@ -173,7 +121,7 @@ class Judge:
             self._formats[key] = flat(fmt) if off else self._planted(fmt)
         return self._formats[key]
 
-    def _predict(self, memory: PhysicalMemory, case: Case, *, marks: bool) -> Predictions:
+    def predict(self, memory: PhysicalMemory, case: Case, *, marks: bool) -> Predictions:
         """What our walker says of each probe, in their order."""
         stage_1, stage_2 = self._regimes(case)
         count = len(case.probes)
@@ -200,13 +148,13 @@ class Judge:
         self, machine: Machine, case: Case, places: Places, shadow: PhysicalMemory
     ) -> tuple[Case, Predictions]:
         """The case without the probes that this judge cannot be asked, and our answers to the others."""
-        predictions = self._predict(shadow, case, marks=False)
+        predictions = self.predict(shadow, case, marks=False)
         made = predictions.status == 0
         data = (predictions.hpa >= np.uint64(places.data.start)) & (predictions.hpa < np.uint64(places.data.end))
         real = case.probes["means"] == Means.ACCESS
         asked = ~(made & real & ~data) & self.oracle.allows(case, predictions)
         case = replace(case, probes=case.probes[asked])
-        return case, self._predict(shadow, case, marks=True)
+        return case, self.predict(shadow, case, marks=True)
 
     def _tag(self, machine: Machine, case: Case, predictions: Predictions) -> npt.NDArray[np.uint64]:
         """Put a word of its own wherever a read or a fetch is to arrive; where that is."""
@@ -220,74 +168,7 @@ class Judge:
             predictions.memory[arrives] = words[which]
         return hpas
 
-    # --- comparing ---------------------------------------------------------------------------------------
-
-    def _compare(
-        self,
-        verdict: Verdict,
-        case: Case,
-        expected: Answers,
-        answers: Answers,
-        before: npt.NDArray[np.uint64],
-        used: Range,
-        shadow: PhysicalMemory,
-    ) -> set[int]:
-        """Sort the probes whose answers differ: unjudged, explained, or not.
-
-        Returns:
-            The entries that they went through: what the machine leaves there may differ too.
-        """
-        excused: set[int] = set()
-        differs = np.zeros(len(expected), np.bool_)
-        for name in ANSWER.names or ():
-            differs |= expected[name] != answers[name]
-        wrong = np.flatnonzero(differs).tolist()
-        for index in wrong[:_LOOKED_AT]:
-            walk = self.walk(shadow, case, index)
-            excused |= {step.slot_hpa for step in _all_steps(walk)}
-            if not _stays_inside(walk, used):
-                verdict.unjudged += 1
-                verdict.cases -= 1
-                continue
-            difference = Difference(case.probes[index], expected[index], answers[index], walk)
-            deviation = known(self.oracle.name, self.version, difference)
-            if deviation is not None:
-                verdict.deviations[deviation.name] += 1
-                continue
-            alone = replace(case, probes=case.probes[index : index + 1])
-            verdict.mismatches.append(Mismatch(alone, difference, (), before, used))
-        if len(wrong) > _LOOKED_AT:
-            if verdict.mismatches:
-                verdict.more += len(wrong) - _LOOKED_AT
-            else:
-                verdict.deviations["more of these"] += len(wrong) - _LOOKED_AT
-        return excused
-
-    def _compare_memory(
-        self,
-        verdict: Verdict,
-        case: Case,
-        before: npt.NDArray[np.uint64],
-        ours: npt.NDArray[np.uint64],
-        after: npt.NDArray[np.uint64],
-        used: Range,
-        shadow: PhysicalMemory,
-        excused: set[int],
-    ) -> None:
-        """Compare the tables as the machine left them with those that our walks marked."""
-        at = np.flatnonzero(ours != after)
-        found = [(used.start + 8 * i, int(ours[i]), int(after[i])) for i in at[:1024].tolist()]
-        slots = tuple(slot for slot in found if slot[0] not in excused)[:16]
-        if slots:
-            touching = self._who_touched(shadow, case, {slot for slot, _, _ in slots})
-            alone = replace(case, probes=case.probes[touching : touching + 1]) if touching is not None else case
-            verdict.mismatches.append(Mismatch(alone, None, slots, before, used))
-
-    def _who_touched(self, shadow: PhysicalMemory, case: Case, slots: set[int]) -> int | None:
-        for index in range(min(len(case.probes), 2 * _LOOKED_AT)):
-            if slots & {step.slot_hpa for step in _all_steps(self.walk(shadow, case, index))}:
-                return index
-        return None
+    # --- walking -----------------------------------------------------------------------------------------
 
     def walk(self, memory: PhysicalMemory, case: Case, index: int) -> Walk:
         """Our walk of one probe."""
@@ -322,32 +203,7 @@ def _groups(probes: Probes) -> list[tuple[int, int]]:
     return [(start, end) for start, end in pairwise(edges) if start < end]
 
 
-def _words(memory: PhysicalMemory, span: Range) -> npt.NDArray[np.uint64]:
-    """The words of a part of memory, themselves."""
-    first = span.start - memory.base >> 3
-    return memory.words[first : first + (span.size >> 3)]
-
-
 def _words_at(memory: PhysicalMemory, hpas: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Indices of words in `memory.words`."""
     found: npt.NDArray[np.int64] = ((hpas - np.uint64(memory.base)) >> np.uint64(3)).astype(np.int64)
     return found
-
-
-def _all_steps(walk: Walk) -> list[Step]:
-    return [found for step in walk.steps for found in (step, *step.under)]
-
-
-def _stays_inside(walk: Walk, used: Range) -> bool:
-    """Whether a walk reads tables only; elsewhere in RAM there is what the machine itself put there."""
-    return all(used.start <= step.slot_hpa < used.end for step in _all_steps(walk))
-
-
-def _count_outcomes(verdict: Verdict, expected: Answers) -> None:
-    """Count what the probes come to: made, or refused by which stage."""
-    made = int((expected["ok"] == 1).sum())
-    verdict.outcomes["made"] += made
-    for stage in (1, 2):
-        verdict.outcomes[f"refused by stage {stage}"] += int(
-            ((expected["ok"] == 0) & (expected["stage"] == stage)).sum()
-        )

@@ -66,11 +66,13 @@ class Places:
         tables: tables of stage 2 and, behind GPAs, of stage 1; at least 16 MiB, aligned to 16 MiB.
         data: what leaves may point to; aligned to 1 GiB where RAM allows it.
         fixtures: what must be mapped. A fixture of stage 1 is left out when stage 1 is off.
+        gpa_bits: width of the GPAs that stage 1 leads to, where the emulator does not do right by all of them.
     """
 
     tables: Range
     data: Range
     fixtures: tuple[Fixture, ...]
+    gpa_bits: int = 64
 
 
 class Machine(Protocol):

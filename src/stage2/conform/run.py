@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError, MachineError
-from .deviations import DEVIATIONS, Deviation
-from .judge import Judge, Mismatch, Replace, Verdict
+from .deviation import Deviation
+from .deviations import DEVIATIONS
+from .judge import Judge, Replace
 from .oracle import Machine, Oracle, Pair
 from .shrink import Shrinker
+from .verdict import Mismatch, Verdict
 
 SHORT = {"qemu-aarch64": 60_000, "qemu-riscv64": 60_000, "qemu-x86-svm": 20_000, "bochs-ept": 2_000}
 """Cases of the short form, which CI runs."""

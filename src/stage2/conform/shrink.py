@@ -12,8 +12,9 @@ from ..errors import MachineError
 from ..flags import Access
 from ..tables.explain import explain_stage, explain_two_stage
 from ..tables.result import Mapped
-from .judge import Judge, Mismatch, Verdict
+from .judge import Judge
 from .oracle import Case, Machine, Places
+from .verdict import Mismatch, Verdict
 
 _TRIES = 400
 

@@ -18,6 +18,7 @@ from ..formats.outcome import TABLE
 from ..formats.record import Format
 from ..memory.physical import PhysicalMemory
 from ..tables.explain import explain_stage
+from ..tables.extent import Extent
 from ..tables.regime import Regime
 from ..tables.result import Mapped
 from .entries import Maker
@@ -80,7 +81,7 @@ class Builder:
         """
         root = self._take(second.root_size, second.root_size)
         tables = self._tables(second, lambda size: self._take(size, size))
-        inner = self._inner_window(first, second) if first is not None else None
+        inner = self._inner_window(first, second, controls_1) if first is not None else None
         outputs = self._outputs(second)
         outer = Maker(second, self._rng, {**tables, second.levels: [root]}, outputs, self._flaws, controls_2)
         self._fill(outer, second, root, tables, lambda gpa: gpa)
@@ -90,7 +91,9 @@ class Builder:
         if first is None or inner is None:
             return World(None, stage_2, self._used, outer)
         window, backing = inner
-        self._map_window(second, root, controls_2, outer, window, backing)
+        # The root and what leads to the fixtures, which stands behind the tables, are always within reach.
+        broken = Range.sized(window.start + first.root_size, first.table_size * _TABLES[first.page_shift])
+        self._map_window(second, root, controls_2, outer, window, backing, broken)
 
         def to_hpa(gpa: int) -> int:
             return gpa - window.start + backing.start
@@ -104,7 +107,9 @@ class Builder:
 
         root_1 = take(first.root_size)
         tables_1 = self._tables(first, take)
-        gpas = self._destinations(outer, stage_2, 1 << min(first.output_bits, second.input_bits), first.page_size)
+        gpas = self._destinations(
+            outer, stage_2, 1 << min(first.output_bits, second.input_bits, self._places.gpa_bits), first.page_size
+        )
         maker = Maker(
             first,
             self._rng,
@@ -170,7 +175,7 @@ class Builder:
                 maker.fill(self._memory, to_hpa(table), level)
         maker.fill(self._memory, to_hpa(root), fmt.levels - 1, fmt.root_bits)
 
-    def _inner_window(self, first: Format, second: Format) -> tuple[Range, Range]:
+    def _inner_window(self, first: Format, second: Format, controls: int) -> tuple[Range, Range]:
         """(GPAs, HPAs) of the guest's tables."""
         count = _TABLES[first.page_shift] + 8 * first.levels
         size = first.root_size * 2 + first.table_size * count
@@ -178,7 +183,8 @@ class Builder:
         size = align_up(size, page)
         backing = self._take(size, page)
         # A place of its own below the widths of both, away from the fixtures.
-        width = min(second.input_bits, first.output_bits)
+        output = (Extent(first, controls).output_end - 1).bit_length()
+        width = min(second.input_bits, output, self._places.gpa_bits)
         block = 1 << max(width - 3, 0)
         taken = {fixture.address // block for fixture in self._fixtures(2)}
         slot = next(slot for slot in (5, 6, 3, 4, 2, 1) if slot not in taken)
@@ -186,11 +192,18 @@ class Builder:
         start = align_down(start, 1 << (size - 1).bit_length()) or page
         return Range.sized(start, size), Range.sized(backing, size)
 
-    def _map_window(self, fmt: Format, root: int, controls: int, maker: Maker, window: Range, backing: Range) -> None:
+    def _map_window(
+        self, fmt: Format, root: int, controls: int, maker: Maker, window: Range, backing: Range, broken: Range
+    ) -> None:
         for offset in range(0, window.size, fmt.page_size):
             fixture = Fixture(2, window.start + offset, backing.start + offset, fmt.page_size, RWX)
             bits = None
-            if self._rng.random() < _WINDOW_FLAW * self._flaws:
+            page = Range.sized(fixture.address, fmt.page_size)
+            if (
+                broken.start <= page.start
+                and page.end <= broken.end
+                and self._rng.random() < _WINDOW_FLAW * self._flaws
+            ):
                 bits = maker.permissions() | (fmt.leaf_entry(0, 0, RWX, controls=controls) & 3)
             self._fix(fmt, root, controls, fixture.address, fixture, lambda gpa: gpa, bits=bits)
 

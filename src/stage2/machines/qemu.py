@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -41,18 +41,24 @@ class QemuMachine:
     """HPA of the mailbox page."""
 
     def __init__(self) -> None:
-        path = program(self.PROGRAM, self.PACKAGE)
+        self._path = program(self.PROGRAM, self.PACKAGE)
         self.memory = PhysicalMemory([self.RAM], backing="memfd")
-        self._door, theirs = socket.socketpair()
         self._log = os.memfd_create("qemu-log", os.MFD_CLOEXEC)
-        self._sequence = 0
         self._child: Child | None = None
         self._words = self.memory.words
+        self._start()
+
+    def _start(self) -> None:
+        self._door, theirs = socket.socketpair()
+        self._sequence = 0
         try:
             self.prepare()
+            for offset in (mailbox.MAGIC, mailbox.SEQUENCE, mailbox.ACKNOWLEDGE):
+                self.set_word(offset, 0)
             ram, bell = self.memory.fileno, theirs.fileno()
             assert ram is not None
-            self._child = Child([path, *self.arguments(f"/proc/self/fd/{ram}", bell)], keep=(ram, bell), log=self._log)
+            command = [self._path, *self.arguments(f"/proc/self/fd/{ram}", bell)]
+            self._child = Child(command, keep=(ram, bell), log=self._log)
             theirs.close()
             self._wait(_START_S, "start")
             if self.word(mailbox.MAGIC) != mailbox.MAGIC_VALUE:
@@ -61,6 +67,15 @@ class QemuMachine:
             theirs.close()
             self.close()
             raise
+
+    def restart(self) -> None:
+        """Start QEMU anew on the same RAM, for a subclass whose arguments have changed.
+
+        Raises:
+            MachineError: it does not come up; the machine is closed.
+        """
+        self._end()
+        self._start()
 
     # --- for subclasses ------------------------------------------------------------------------------------
 
@@ -137,17 +152,20 @@ class QemuMachine:
 
     def close(self) -> None:
         """End QEMU and give everything back. Harmless when repeated."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
-        self._door.close()
+        self._end()
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
         self._words = np.empty(0, np.uint64)
         self.memory.close()
 
-    def __enter__(self) -> QemuMachine:
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self._door.close()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

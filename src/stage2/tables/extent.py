@@ -6,7 +6,7 @@ import numpy as np
 
 from ..address import ADDRESS_LIMIT, Range, require_aligned
 from ..errors import OutOfRangeError
-from ..flags import MappingFlags
+from ..flags import RWX
 from ..formats.outcome import LEAF
 from ..formats.record import Format
 from .mapping import U64Array
@@ -81,7 +81,7 @@ def _output_end(fmt: Format, controls: int) -> int:
     """One past the largest address that a leaf can hold; a control may narrow it (x86 MAXPHYADDR)."""
     bits = fmt.output_bits
     while bits > fmt.page_shift:
-        leaf = fmt.leaf_entry(0, 1 << (bits - 1), MappingFlags.READ, controls=controls)
+        leaf = fmt.leaf_entry(0, 1 << (bits - 1), RWX, controls=controls)
         if fmt.decode(leaf, 0, controls)[0] == LEAF:
             break
         bits -= 1

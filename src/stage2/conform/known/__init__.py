@@ -1,0 +1,1 @@
+"""What each emulator is known to do otherwise than the manual, a file a judge."""

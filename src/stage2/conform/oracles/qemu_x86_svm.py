@@ -1,0 +1,210 @@
+"""The judge of nested paging: QEMU's SVM. Guests in long mode, 4 and 5 levels, over nested tables of 4 and 5 levels."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from ...address import GIB, MIB, Range
+from ...errors import EncodingError
+from ...flags import RWX, Access, MappingFlags
+from ...formats import hardware_report, stage_2_registers
+from ...formats.outcome import FaultKind
+from ...formats.x86 import longmode
+from ...formats.x86.registers import PageTableBase
+from ...formats.x86.syndromes import encode_page_fault_error
+from ...machines import mailbox, x86_svm
+from ...machines.x86_svm import EXIT_GP, EXIT_NPF, EXIT_PF, Guest, X86SvmMachine
+from ...tables.batch import translate_two_stage_batch
+from ...tables.compiled import host_memory
+from ...tables.regime import Regime
+from ...tables.result import fault_from_status
+from ...tables.walk import AT_STAGE_2
+from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
+from ..probe import ANSWER, Answers
+
+TABLES = Range.sized(0x2800_0000, 64 * MIB)
+DATA = Range.sized(0x4000_0000, GIB)
+_CODE_GPA = 0x2AAA_AAA0_0000
+_CODE_KERNEL, _CODE_USER = 0xFFFF_FFA0_0000_0000, 0xFFFF_FFA5_5550_0000
+_EXIT_SHIFT = 48
+"""A fault's code in an answer is EXITINFO1 with the exit code above it."""
+_TAG_MARK = 0x5A5A << 16
+_ID = 1 << 4
+_ASID = 1
+
+
+class QemuX86Svm:
+    """QEMU's SVM as an oracle."""
+
+    name = "qemu-x86-svm"
+    title = "QEMU, AMD's SVM and nested paging"
+    pairs = tuple(
+        Pair(f"{first} over {second}", first, second, ("smep", "smap", "no-wp", "no-nx"), ("no-nx",), weight)
+        for first, second, weight in (
+            ("x86-4level", "npt4", 2.0),
+            ("x86-5level", "npt4", 1.0),
+            ("x86-4level", "npt5", 1.0),
+            ("x86-5level", "npt5", 1.0),
+        )
+    )
+    translates = False
+    translate_marks = False
+    batch = 2000
+    unjudged = (
+        "memory types: QEMU caches nothing, so PAT, PCD and PWT change nothing (APM Vol. 2, 15.25.8)",
+        "TLB invalidation: QEMU drops all translations at every VMRUN, whatever TLB_CONTROL and the ASID say",
+        "GPAs that npt4 has no bits for: QEMU ignores their bits 51:48",
+        "tables outside RAM: what an access to nothing answers is the board's business",
+        "nested paging under stage 1 turned off: a guest in long mode always has both stages",
+    )
+
+    def version(self) -> str:
+        return X86SvmMachine.version()
+
+    def open(self) -> X86SvmMachine:
+        return X86SvmMachine()
+
+    def places(self, machine: Machine, pair: Pair) -> Places:
+        code = x86_svm.GUEST_CODE
+        readable = MappingFlags.READ | MappingFlags.EXECUTE
+        return Places(
+            TABLES,
+            DATA,
+            (
+                Fixture(1, _CODE_KERNEL, _CODE_GPA, code.size, readable),
+                Fixture(1, _CODE_USER, _CODE_GPA, code.size, readable | MappingFlags.USER),
+                Fixture(2, _CODE_GPA, code.start, code.size, readable),
+            ),
+        )
+
+    def controls(self, pair: Pair, stage: int) -> int:
+        """The controls that cases of a pair start from: the formats' own with this processor's MAXPHYADDR."""
+        width = longmode.MAXPHYADDR_SHIFT
+        fmt = longmode.X86_4LEVEL if stage == 1 else longmode.NPT4
+        return fmt.default_controls & ~(0x3F << width) | x86_svm.PHYSICAL_BITS << width
+
+    def tag(self, index: int) -> int:
+        """`mov eax, index and a mark; ud2`, and a byte to make it eight. QEMU translates no further than UD2."""
+        code = b"\xb8" + (index | _TAG_MARK).to_bytes(4, "little") + b"\x0f\x0b\xf4"
+        return int.from_bytes(code, "little")
+
+    def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
+        """Accesses that are made lead to where cases may be, and faults are such as this processor has."""
+        inside = np.zeros(len(case.probes), np.bool_)
+        for place in (TABLES, DATA):
+            inside |= (predictions.hpa >= place.start) & (predictions.hpa < place.end)
+        kind = predictions.status & 0xFF
+        at_stage_2 = predictions.status & AT_STAGE_2 != 0
+        told = (kind != FaultKind.TABLE_OUTSIDE_MEMORY) & ~(at_stage_2 & (kind == FaultKind.ADDRESS_SIZE))
+        return np.where(kind == 0, inside, told)
+
+    def answers(self, machine: Machine, case: Case) -> Answers:
+        assert isinstance(machine, X86SvmMachine)
+        assert case.stage_1 is not None
+        machine.enter(guest(case.stage_1, case.stage_2))
+        probes = case.probes
+        fetch = probes["access"] == Access.FETCH
+        values = np.where(fetch, 0, probes["value"])
+        values[fetch] = _landing(machine, case, probes["address"][fetch])
+        kinds = probes["access"] | np.where(probes["user"] != 0, mailbox.UNPRIVILEGED, 0)
+        results = machine.probe(probes["address"], values, kinds.astype(np.uint64))
+        outcome, syndrome = results["outcome"], results["syndrome"]
+        made, nested, page_fault = outcome == 0, outcome == EXIT_NPF, outcome == EXIT_PF
+        answers = np.zeros(len(probes), ANSWER)
+        answers["ok"] = made
+        answers["stage"] = np.where(made, 0, np.where(nested, 2, 1))
+        answers["value"] = np.where(made & (probes["access"] != Access.WRITE), results["value"], 0)
+        code = outcome << np.uint64(_EXIT_SHIFT) | syndrome[:, 0]
+        answers["code"] = np.where(made, 0, code & ~np.where(nested, _undefined(case), np.uint64(0)))
+        answers["gva"] = np.where(page_fault, syndrome[:, 1], 0)
+        answers["gpa"] = np.where(nested, syndrome[:, 1], 0)
+        return answers
+
+    def expected(self, case: Case, predictions: Predictions) -> Answers:
+        assert case.stage_1 is not None
+        probes, status = case.probes, predictions.status
+        answers = np.zeros(len(probes), ANSWER)
+        made = status == 0
+        answers["ok"] = made
+        read, fetch = probes["access"] == Access.READ, probes["access"] == Access.FETCH
+        index = predictions.memory >> np.uint64(8) & np.uint64(0xFFFF_FFFF)
+        answers["value"] = np.where(made & read, predictions.memory, np.where(made & fetch, index, 0))
+        for found in np.unique(status[~made]).tolist():
+            for access, user in product(Access, (False, True)):
+                these = (status == found) & (probes["access"] == access) & (probes["user"] == user)
+                if not these.any():
+                    continue
+                stage, code, tells_gva = _fault(case.stage_1, case.stage_2, found, access, user)
+                answers["stage"][these] = stage
+                answers["code"][these] = code if stage == 1 else code & ~int(_undefined(case))
+                if tells_gva:
+                    answers["gva"][these] = probes["address"][these]
+                if stage == 2:
+                    answers["gpa"][these] = predictions.gpa[these]
+        return answers
+
+
+def guest(stage_1: Regime, stage_2: Regime) -> Guest:
+    """The registers that make a processor translate by two regimes."""
+    controls = stage_1.controls
+    nested = stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier or _ASID)
+
+    def when(bit: int, value: int) -> int:
+        return value if controls & bit else 0
+
+    def cr4(regime: Regime) -> int:
+        return x86_svm.CR4 | (x86_svm.CR4_LA57 if regime.format.levels == 5 else 0)
+
+    host_nxe = x86_svm.EFER_NXE if stage_2.controls & longmode.NXE else 0
+    return Guest(
+        cr0=x86_svm.CR0 | when(longmode.WP, x86_svm.CR0_WP),
+        cr3=PageTableBase(stage_1.root).value(),
+        cr4=cr4(stage_1) | when(longmode.SMEP, x86_svm.CR4_SMEP) | when(longmode.SMAP, x86_svm.CR4_SMAP),
+        efer=x86_svm.EFER | when(longmode.NXE, x86_svm.EFER_NXE),
+        nested_cr3=nested["N_CR3"],
+        asid=nested["ASID"],
+        host_cr4=cr4(stage_2),
+        host_efer=x86_svm.EFER | host_nxe,
+        code_kernel=_CODE_KERNEL,
+        code_user=_CODE_USER,
+    )
+
+
+def _undefined(case: Case) -> np.uint64:
+    """Bits of EXITINFO1 without meaning: fetches are told apart only where tables can forbid them (APM 8.4.2)."""
+    return np.uint64(0 if case.stage_2.controls & longmode.NXE else _ID)
+
+
+def _landing(machine: X86SvmMachine, case: Case, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Where fetches are expected to find code, so that QEMU drops what it has translated there; 0 for nowhere."""
+    assert case.stage_1 is not None
+    found = translate_two_stage_batch(host_memory(machine.memory), case.stage_1, case.stage_2, addresses)
+    inside = np.zeros(len(addresses), np.bool_)
+    for place in (TABLES, DATA):
+        inside |= (found.hpa >= place.start) & (found.hpa < place.end)
+    return np.where(inside & (found.status == 0), found.hpa & ~np.uint64(7), 0)
+
+
+def _fault(stage_1: Regime, stage_2: Regime, status: int, access: Access, user: bool) -> tuple[int, int, bool]:
+    """Stage, code, and whether the GVA is told, of a fault."""
+    fault = fault_from_status(status, 0, stage=1, access=access)
+    if fault.stage == 2:
+        # EXITINFO1 does not say what the nested tables allow.
+        report = hardware_report(stage_2.format, fault, access, None, 0, RWX)
+        return 2, EXIT_NPF << _EXIT_SHIFT | report["EXITINFO1"], False
+    if fault.kind is FaultKind.ADDRESS_SIZE:
+        # Not canonical: a general protection fault (SDM Vol. 1, 3.3.7.1), with error code 0.
+        return 1, EXIT_GP << _EXIT_SHIFT, False
+    told = bool(stage_1.controls & (longmode.NXE | longmode.SMEP))
+    try:
+        error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
+    except EncodingError:
+        # Such a fault is not asked for (`allows`).
+        return 1, 0, False
+    return 1, EXIT_PF << _EXIT_SHIFT | error, True
+
+
+ORACLE = QemuX86Svm()
