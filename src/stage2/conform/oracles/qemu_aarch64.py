@@ -41,6 +41,7 @@ from ..probe import ANSWER, Answers, Means
 
 PA_BITS = 52
 """Physical addresses of QEMU's CPU `max`. With stage 1 off, a wider address is stage 1's to refuse."""
+RAM = AArch64Machine.RAM
 TABLES = Range(0x7F00_0000, 0x8000_0000)
 DATA = Range(0x8000_0000, 0xC000_0000)
 
@@ -99,12 +100,12 @@ class QemuAArch64:
     batch = 2500
     unjudged = (
         "arm-s2-16k-52-lpa2: QEMU refuses the start level 0 of 16 KiB granules.",
-        "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an assertion "
-        "when it finds such a fault at level -1, as it does when the root holds a block.",
+        "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an "
+        "assertion when it finds such a fault at level -1, as it does when the root holds a block.",
         "no-xnx: the CPU always has FEAT_XNX.",
         "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
-        "Real accesses through a hole at a level that has no blocks, and stage-1 tables behind such a one: QEMU takes a "
-        "block for one at any level, and then writes anywhere. Translations are judged there.",
+        "Real accesses through a hole at a level that has no blocks, and stage-1 tables behind such a one: QEMU takes "
+        "a block for one at any level, and then writes anywhere. Translations are judged there.",
         "Access flags under HCR_EL2.PTW, where it forbids the walk: they may be set or not.",
         "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
         "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
@@ -138,6 +139,8 @@ class QemuAArch64:
         translate = probes["means"] == Means.TRANSLATE
         faults = _Faults(case, predictions)
         asked = ~(translate & (probes["access"] == Access.FETCH)) & (faults.kind != TABLE_OUTSIDE_MEMORY)
+        # Where a translation leads a tag is put, so not into tables or the monitor.
+        asked &= (predictions.status != 0) | _inside(DATA, predictions.hpa) | ~_inside(RAM, predictions.hpa)
         # QEMU takes a block for one at any level, and a write then goes anywhere, into the monitor too. To translate
         # is harmless, unless stage-1 tables are read or stage-2 tables marked where such a block leads.
         harmless = translate & ~faults.on_table
@@ -175,7 +178,7 @@ class QemuAArch64:
         found["ok"] = made
         # Translations: PAR_EL1 says it all.
         found["hpa"] = np.where(made & translated, value & _u(_PAR_ADDRESS) | probes["address"] & _u(0xFFF), 0)
-        refused = ~made & translated
+        refused = translated & (outcome == TAKEN_BY_EL1)
         found["stage"][refused] = np.where(value[refused] & _u(1 << 9), 2, 1)
         found["code"][refused] = value[refused] & _u(_PAR_FAULT)
         # Accesses.
@@ -190,7 +193,7 @@ class QemuAArch64:
         status = syndrome[:, ESR_EL2] & _u(_STATUS | _S1PTW)
         named = second & ((status < 0b001100) | (status > 0b001111))
         found["gpa"] = np.where(named, (syndrome[:, HPFAR_EL2] & _u(_FIPA)) << _u(8), 0)
-        strange = ~translated & (outcome == STRANGE)
+        strange = (outcome == STRANGE) | translated & (outcome == TAKEN_BY_EL2)
         found["code"][strange] = syndrome[:, ESR_EL2][strange]
         return found
 
@@ -271,7 +274,7 @@ class _Faults:
         regime = self._case.stage_1
         gpa, root = self._found.gpa, Range.sized(regime.root, regime.format.root_size)
         of_root = self.on_table & ((self.kind == PERMISSION) | (self.kind == ACCESS_FLAG))
-        of_root &= (gpa >= _u(root.start)) & (gpa < _u(root.end))
+        of_root &= _inside(root, gpa)
         in_root = ~self.at_2 & self.above_blocks & (self._level == regime.format.levels - 1)
         ends: npt.NDArray[np.bool_] = of_root | in_root
         return ends
@@ -289,8 +292,12 @@ def _words_of(machine: AArch64Machine, case: Case, fetches: npt.NDArray[np.bool_
     else:
         both = translate_two_stage_batch(host, case.stage_1, case.stage_2, addresses)
         hpa, there = both.hpa, both.status == 0
-    there &= (hpa >= _u(DATA.start)) & (hpa < _u(DATA.end))
-    return np.where(there, hpa & ~_u(7), 0)
+    return np.where(there & _inside(DATA, hpa), hpa & ~_u(7), 0)
+
+
+def _inside(span: Range, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (addresses >= _u(span.start)) & (addresses < _u(span.end))
+    return found
 
 
 def _u(value: int) -> np.uint64:
