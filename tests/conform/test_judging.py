@@ -91,3 +91,13 @@ def test_unknown_plants_are_refused() -> None:
         plant("nothing")
     assert PLACES.tables.size == 16 << 20
     assert set(PLANTS) >= {"writable", "address", "reserved", "hole"}
+
+
+def test_the_command_that_a_mismatch_names_makes_it_again() -> None:
+    report = run(judge(*PAIRS[:2]), cases=2000, seed=5, planted=plant("writable"))
+    first = next(found for found in report.found if found.mismatch is not None)
+    again = run(judge(first.pair), cases=first.count, seed=first.seed, planted=plant("writable"))
+    same = next(found for found in again.found if found.seed == first.seed)
+    assert same.mismatch is not None
+    assert first.mismatch is not None
+    assert same.mismatch.case.probes.tolist() == first.mismatch.case.probes.tolist()

@@ -498,4 +498,5 @@ def test_a_table_can_be_built_where_nothing_forbids_fetches(name: str, frames: F
     table = PageTable(fmt, frames, owner=TABLES, controls=fmt.controls_with("no-nx"))
     table.map_page(0, FAR, RWX)
     found = table.translate(8, Access.FETCH)
-    assert isinstance(found, Mapped) and found.hpa == FAR + 8
+    assert isinstance(found, Mapped)
+    assert found.hpa == FAR + 8

@@ -24,6 +24,8 @@ _MISMATCHES = 8
 _LOST = 3
 """So often a machine that was lost is started again."""
 _SHRUNK = 2
+_SMALLEST = 64
+"""Probes of a batch at the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +134,19 @@ def run(
     report = OracleReport(oracle.name, oracle.title, oracle.version(), unjudged=oracle.unjudged)
     judge = Judge(oracle, report.version, planted)
     began = time.perf_counter()
-    schedule = _schedule(oracle.pairs if pairs is None else pairs)
+    chosen = oracle.pairs if pairs is None else pairs
+    schedule = _schedule(chosen)
+    # Every pair gets its share, also of a short run.
+    share = min(oracle.batch, max(-(-cases // len(chosen)), _SMALLEST))
     with ExitStack() as stack:
         stack.callback(judge.close)
         machines = _Machines(oracle, stack)
         # Batches that judge nothing at all must not go on for ever.
-        for number in range(4 * (cases // max(oracle.batch, 1) + 4) + len(oracle.pairs)):
+        for number in range(4 * (cases // share + len(chosen))):
             if report.verdict.cases >= cases or len(report.found) >= _MISMATCHES:
                 break
             pair = next(schedule)
-            count = min(oracle.batch, max(cases - report.verdict.cases, 64))
-            _one_batch(report, judge, machines, pair, seed + number, count)
+            _one_batch(report, judge, machines, pair, seed + number, share)
             report.batches += 1
             report.seconds = time.perf_counter() - began
             progress(report)
