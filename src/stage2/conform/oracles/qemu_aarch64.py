@@ -162,6 +162,10 @@ class QemuAArch64:
     def answers(self, machine: Machine, case: Case) -> Answers:
         assert isinstance(machine, AArch64Machine)
         machine.enter(case.stage_1, case.stage_2)
+        return self.ask(machine, case)
+
+    def ask(self, machine: AArch64Machine, case: Case) -> Answers:
+        """As `answers`, with whatever translations the machine still has: it runs by the tables of the case already."""
         probes = case.probes
         listed = np.zeros(len(probes), PROBE_ENTRY)
         listed["address"], listed["value"] = probes["address"], probes["value"]
