@@ -264,7 +264,9 @@ def probes_for(world: World, rng: np.random.Generator, count: int, *, translates
         made["means"][made["access"] == Access.FETCH] = Means.ACCESS
     writes = made["access"] == Access.WRITE
     made["address"] = np.where(writes, made["address"] | half, made["address"] & ~half)
-    made["value"] = np.where(writes, np.arange(1, count + 1, dtype=np.uint64) | np.uint64(0x5700_0000_0000_0000), 0)
+    # No format takes these values for entries, should a broken table be found where they were written.
+    values = np.arange(1, count + 1, dtype=np.uint64) << np.uint64(8) | np.uint64(0x5700_0000_0000_0000)
+    made["value"] = np.where(writes, values, 0)
     order = np.lexsort((made["user"], made["access"], made["means"]))
     return made[order]
 

@@ -43,7 +43,10 @@ BATCH = LISTS.size // mailbox.PROBE_ENTRY.itemsize
 """Probes at once."""
 
 MADE, TAKEN_BY_EL1, TAKEN_BY_EL2, STRANGE = range(4)
-"""Outcomes of a real access: made; a fault that EL1 would take; one that EL2 takes; another exception than a fault."""
+"""Outcomes of a real access: made; a fault that EL1 would take; one that EL2 takes; another exception than a fault.
+
+Of a translation: made; PAR_EL1 says it failed; it raised an exception at EL2, as for an external abort.
+"""
 ESR_EL2, FAR_EL2, HPFAR_EL2, ELR_EL2, ESR_EL1, FAR_EL1 = range(6)
 """The order of a result's syndrome."""
 
@@ -154,7 +157,7 @@ class AArch64Machine(QemuMachine):
 
         Returns:
             As many of `mailbox.RESULT_ENTRY`, the machine's own memory: valid until the next command. A translation's
-            value is PAR_EL1, and it has no syndrome.
+            value is PAR_EL1, and it has no syndrome unless EL2 took an exception.
 
         Raises:
             MachineError: too many at once, or the machine is lost.

@@ -52,6 +52,7 @@ class BochsEpt:
     title = "Bochs, Intel's VMX and EPT"
     pairs = (Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),)
     translates = False
+    translates_by_access = False
     translate_marks = False
     batch = 1024
     unjudged = (

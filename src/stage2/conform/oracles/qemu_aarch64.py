@@ -11,7 +11,9 @@ from ...address import Range
 from ...errors import HostToolError
 from ...flags import Access, MappingFlags
 from ...formats import by_name, hardware_report
+from ...formats.arm.layout import HA
 from ...formats.arm.stage1 import PAN
+from ...formats.arm.stage2 import PTW
 from ...formats.arm.syndromes import ARM_LAST_LEVEL, encode_esr
 from ...formats.outcome import ACCESS_FLAG, PERMISSION, TABLE_OUTSIDE_MEMORY, TRANSLATION
 from ...machines.aarch64 import (
@@ -32,7 +34,6 @@ from ...machines.aarch64 import (
 from ...machines.mailbox import PROBE_ENTRY, TRANSLATE, UNPRIVILEGED
 from ...tables.batch import translate_batch, translate_two_stage_batch
 from ...tables.compiled import host_memory
-from ...tables.regime import Regime
 from ...tables.result import fault_from_status
 from ...tables.walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_TABLE
 from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
@@ -40,6 +41,7 @@ from ..probe import ANSWER, Answers, Means
 
 PA_BITS = 52
 """Physical addresses of QEMU's CPU `max`. With stage 1 off, a wider address is stage 1's to refuse."""
+RAM = AArch64Machine.RAM
 TABLES = Range(0x7F00_0000, 0x8000_0000)
 DATA = Range(0x8000_0000, 0xC000_0000)
 
@@ -94,6 +96,7 @@ class QemuAArch64:
     title = "QEMU's AArch64 CPU, EL1 and EL0 under stage 2"
     pairs = _pairs()
     translates = True
+    translates_by_access = False
     translate_marks = True
     batch = 2500
     unjudged = (
@@ -102,6 +105,9 @@ class QemuAArch64:
         "assertion when it finds such a fault at level -1, as it does when the root holds a block.",
         "no-xnx: the CPU always has FEAT_XNX.",
         "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
+        "Real accesses through a hole at a level that has no blocks, and stage-1 tables behind such a one: QEMU takes "
+        "a block for one at any level, and then writes anywhere. Translations are judged there.",
+        "Access flags under HCR_EL2.PTW, where it forbids the walk: they may be set or not.",
         "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
         "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
         "The instruction syndrome of a stage-2 data abort (ISV and what follows): our encoder leaves it out.",
@@ -130,23 +136,37 @@ class QemuAArch64:
         return _UNIQUE | index << 32 | _BRK | index << _IMMEDIATE_AT
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
-        probes = case.probes
+        probes, first, second = case.probes, case.stage_1, case.stage_2
         translate = probes["means"] == Means.TRANSLATE
-        asked = ~(translate & (probes["access"] == Access.FETCH))
-        asked &= predictions.status & np.uint32(KIND_MASK) != TABLE_OUTSIDE_MEMORY
-        if case.stage_1 is None:
-            return cast("npt.NDArray[np.bool_]", asked & (probes["address"] >> np.uint64(PA_BITS) == 0))
-        if case.stage_1.format.levels == _LEVELS_TO_MINUS_ONE:
-            asked &= ~_may_end_qemu(case.stage_1, probes["address"], predictions)
-        if case.stage_1.controls & PAN:
+        faults = _Faults(case, predictions)
+        asked = ~(translate & (probes["access"] == Access.FETCH)) & (faults.kind != TABLE_OUTSIDE_MEMORY)
+        # Where a translation leads a tag is put, so not into tables or the monitor.
+        asked &= (predictions.status != 0) | _inside(DATA, predictions.hpa) | ~_inside(RAM, predictions.hpa)
+        # QEMU takes a block for one at any level, and a write then goes anywhere, into the monitor too. To translate
+        # is harmless, unless stage-1 tables are read or stage-2 tables marked where such a block leads.
+        harmless = translate & ~faults.on_table
+        if first is not None and second.controls & HA:
+            harmless &= faults.at_2
+        asked &= harmless | ~faults.above_blocks
+        if second.controls & HA and second.controls & PTW:
+            asked &= ~(faults.on_table & (faults.kind == PERMISSION))
+        if first is None:
+            return cast("npt.NDArray[np.bool_]", asked & (probes["address"] >> _u(PA_BITS) == 0))
+        if first.format.levels == _LEVELS_TO_MINUS_ONE:
+            asked &= ~faults.at_minus_one
+        if first.controls & PAN:
             asked &= ~(translate & (probes["user"] == 0))
-        return cast("npt.NDArray[np.bool_]", asked & (probes["address"] < np.uint64(HIGH.start)))
+        return cast("npt.NDArray[np.bool_]", asked & (probes["address"] < _u(HIGH.start)))
 
     # --- what the machine says -------------------------------------------------------------------------------
 
     def answers(self, machine: Machine, case: Case) -> Answers:
         assert isinstance(machine, AArch64Machine)
         machine.enter(case.stage_1, case.stage_2)
+        return self.ask(machine, case)
+
+    def ask(self, machine: AArch64Machine, case: Case) -> Answers:
+        """As `answers`, with whatever translations the machine still has: it runs by the tables of the case already."""
         probes = case.probes
         listed = np.zeros(len(probes), PROBE_ENTRY)
         listed["address"], listed["value"] = probes["address"], probes["value"]
@@ -163,7 +183,7 @@ class QemuAArch64:
         found["ok"] = made
         # Translations: PAR_EL1 says it all.
         found["hpa"] = np.where(made & translated, value & _u(_PAR_ADDRESS) | probes["address"] & _u(0xFFF), 0)
-        refused = ~made & translated
+        refused = translated & (outcome == TAKEN_BY_EL1)
         found["stage"][refused] = np.where(value[refused] & _u(1 << 9), 2, 1)
         found["code"][refused] = value[refused] & _u(_PAR_FAULT)
         # Accesses.
@@ -178,7 +198,7 @@ class QemuAArch64:
         status = syndrome[:, ESR_EL2] & _u(_STATUS | _S1PTW)
         named = second & ((status < 0b001100) | (status > 0b001111))
         found["gpa"] = np.where(named, (syndrome[:, HPFAR_EL2] & _u(_FIPA)) << _u(8), 0)
-        strange = ~translated & (outcome == STRANGE)
+        strange = (outcome == STRANGE) | translated & (outcome == TAKEN_BY_EL2)
         found["code"][strange] = syndrome[:, ESR_EL2][strange]
         return found
 
@@ -194,21 +214,16 @@ class QemuAArch64:
         number = predictions.memory >> _u(_IMMEDIATE_AT) & _u(0xFFFF)
         seen = np.where(probes["access"] == Access.FETCH, number, predictions.memory)
         found["value"] = np.where(made & ~translated & (probes["access"] != Access.WRITE), seen, 0)
-        at_2 = status & np.uint32(AT_STAGE_2) != 0
-        found["stage"] = np.where(made, 0, np.where(at_2, 2, 1))
+        faults = _Faults(case, predictions)
+        found["stage"] = np.where(made, 0, np.where(faults.at_2, 2, 1))
         found["gva"] = np.where(made | translated, 0, probes["address"])
-        kind, on_table = status & np.uint32(KIND_MASK), status & np.uint32(ON_TABLE) != 0
-        named = at_2 & ~translated & ((kind != PERMISSION) | on_table)
+        named = faults.at_2 & ~translated & ((faults.kind != PERMISSION) | faults.on_table)
         found["gpa"] = np.where(named, predictions.gpa & _u(_FIPA << 8), 0)
         # Syndromes, once for each kind of fault. The width of the address is part of the kind.
-        first, second = case.stage_1, case.stage_2
-        wide = np.where(at_2, predictions.gpa >> _u(second.format.input_bits), 0) != 0
-        if first is not None:
-            wide |= ~at_2 & (probes["address"] >> _u(first.format.input_bits) != 0)
         keys = status.astype(np.uint64) << _u(8) | probes["access"].astype(np.uint64) << _u(4)
-        keys |= np.where(probes["user"], _u(2), 0) | np.where(translated, _u(1), 0) | np.where(wide, _u(8), 0)
+        keys |= np.where(probes["user"], _u(2), 0) | np.where(translated, _u(1), 0) | np.where(faults.wide, _u(8), 0)
         _, examples, which = np.unique(keys, return_index=True, return_inverse=True)
-        codes = [0 if made[at] else _code(case, predictions, at, bool(wide[at])) for at in examples.tolist()]
+        codes = [0 if made[at] else _code(case, predictions, at, bool(faults.wide[at])) for at in examples.tolist()]
         found["code"] = np.array(codes, np.uint64)[which]
         return found
 
@@ -230,21 +245,44 @@ def _code(case: Case, predictions: Predictions, at: int, wide: bool) -> int:
     return (esr & _STATUS) << 1 | (1 << 8 if fault.on_table else 0) | (1 << 9 if fault.stage == 2 else 0)
 
 
-def _may_end_qemu(stage_1: Regime, addresses: npt.NDArray[np.uint64], found: Predictions) -> npt.NDArray[np.bool_]:
-    """Faults at Arm's level -1 that QEMU takes for impossible, and ends.
+class _Faults:
+    """What our walker says of the probes that are refused, as arrays."""
 
-    It has a permission fault there when stage 2 refuses the access to the root table, and any fault when the root holds
-    a block, which it takes for one.
-    """
-    kind, at_2 = found.status & np.uint32(KIND_MASK), found.status & np.uint32(AT_STAGE_2) != 0
-    root = Range.sized(stage_1.root, stage_1.format.root_size)
-    of_root = at_2 & (found.status & np.uint32(ON_TABLE) != 0)
-    of_root &= (found.gpa >= _u(root.start)) & (found.gpa < _u(root.end))
-    of_root &= (kind == PERMISSION) | (kind == ACCESS_FLAG)
-    level = found.status >> np.uint32(LEVEL_SHIFT) & np.uint32(0xFF)
-    in_root = ~at_2 & (kind == TRANSLATION) & (level == stage_1.format.levels - 1)
-    in_root &= addresses >> _u(stage_1.format.input_bits) == 0
-    return cast("npt.NDArray[np.bool_]", of_root | in_root)
+    def __init__(self, case: Case, found: Predictions) -> None:
+        status, self._case, self._found = found.status, case, found
+        self.kind = status & np.uint32(KIND_MASK)
+        self.at_2 = status & np.uint32(AT_STAGE_2) != 0
+        self.on_table = status & np.uint32(ON_TABLE) != 0
+        self._level = status >> np.uint32(LEVEL_SHIFT) & np.uint32(0xFF)
+        self.wide = self.at_2 & (found.gpa >> _u(case.stage_2.format.input_bits) != 0)
+        """The address is wider than what the stage translates: it is refused before the first lookup."""
+        if case.stage_1 is not None:
+            self.wide |= ~self.at_2 & (case.probes["address"] >> _u(case.stage_1.format.input_bits) != 0)
+
+    @property
+    def above_blocks(self) -> npt.NDArray[np.bool_]:
+        """The walk ends, at a hole or a block, where no block may be."""
+        top = np.where(self.at_2, self._case.stage_2.format.top_leaf_level, 0)
+        if self._case.stage_1 is not None:
+            top = np.where(self.at_2, top, self._case.stage_1.format.top_leaf_level)
+        ends: npt.NDArray[np.bool_] = (self.kind == TRANSLATION) & ~self.wide & (self._level > top)
+        return ends
+
+    @property
+    def at_minus_one(self) -> npt.NDArray[np.bool_]:
+        """Faults at Arm's level -1 of stage 1 that QEMU takes for impossible, and ends by an assertion.
+
+        It has a permission or access flag fault there when stage 2 refuses the access to the root table so, and when
+        the root holds a block.
+        """
+        assert self._case.stage_1 is not None
+        regime = self._case.stage_1
+        gpa, root = self._found.gpa, Range.sized(regime.root, regime.format.root_size)
+        of_root = self.on_table & ((self.kind == PERMISSION) | (self.kind == ACCESS_FLAG))
+        of_root &= _inside(root, gpa)
+        in_root = ~self.at_2 & self.above_blocks & (self._level == regime.format.levels - 1)
+        ends: npt.NDArray[np.bool_] = of_root | in_root
+        return ends
 
 
 def _words_of(machine: AArch64Machine, case: Case, fetches: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
@@ -259,8 +297,12 @@ def _words_of(machine: AArch64Machine, case: Case, fetches: npt.NDArray[np.bool_
     else:
         both = translate_two_stage_batch(host, case.stage_1, case.stage_2, addresses)
         hpa, there = both.hpa, both.status == 0
-    there &= (hpa >= _u(DATA.start)) & (hpa < _u(DATA.end))
-    return np.where(there, hpa & ~_u(7), 0)
+    return np.where(there & _inside(DATA, hpa), hpa & ~_u(7), 0)
+
+
+def _inside(span: Range, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (addresses >= _u(span.start)) & (addresses < _u(span.end))
+    return found
 
 
 def _u(value: int) -> np.uint64:

@@ -50,6 +50,8 @@
 
     .equ EC_IABT, 0x20              // exception classes in ESR_EL2
     .equ EC_DABT, 0x24
+    .equ EC_DABT_OWN, 0x25          // from EL2 itself
+    .equ CM, 8                      // bit of its syndrome: a cache maintenance or AT instruction did it
     .equ EC_STEP, 0x32
     .equ EC_BRK,  0x3c
 
@@ -216,7 +218,8 @@ lower_sync:
     add     x22, x22, #RESULT_SIZE
     b       more
 
-// An AT instruction; the result is PAR_EL1, without syndrome.
+// An AT instruction; the result is PAR_EL1, without syndrome. If its walk meets an external abort, that comes as an
+// exception from here, and is the result.
 translate:
     and     x2, x2, #(1 << UNPRIVILEGED) | 3
     adr     x3, 1f
@@ -282,6 +285,20 @@ operations_end:
     b       1b
 
 // --- exceptions ----------------------------------------------------------------------------------------------------
+own_sync:
+    mrs     x2, esr_el2
+    lsr     x8, x2, #26
+    cmp     x8, #EC_DABT_OWN
+    b.ne    failed
+    tbz     x2, #CM, failed
+    mrs     x3, far_el2
+    mov     x0, #TAKEN_BY_EL2
+    stp     x0, xzr, [x22]
+    stp     x2, x3, [x22, #16]
+    add     x20, x20, #PROBE_SIZE
+    add     x22, x22, #RESULT_SIZE
+    b       more
+
 // One of the monitor's own, or one that nothing here can cause.
 failed:
     mov     x28, #MAILBOX
@@ -305,7 +322,13 @@ bell:
 
     .balign 0x800
 vectors:
-    .rept   8                       // from EL2 itself
+    .rept   4                       // from EL2 with SP_EL0
+    b       failed
+    .balign 0x80
+    .endr
+    b       own_sync                // from EL2 itself
+    .balign 0x80
+    .rept   3
     b       failed
     .balign 0x80
     .endr
