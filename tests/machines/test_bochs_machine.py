@@ -68,7 +68,7 @@ def fetch(machine: BochsMachine, code: bytes) -> tuple[int, int, int]:
 
 def test_the_processor_is_what_the_judge_counts_on(machine: BochsMachine) -> None:
     found = machine.capabilities
-    assert (found.physical_bits, found.linear_bits) == (bochs.PHYSICAL_BITS, 48)
+    assert (found.physical_bits, found.linear_bits) == (40, 48)
     has = {field.name for field in EPT_VPID_CAP if field.extract(found.ept_vpid)}
     assert {"execute-only", "4 levels", "WB", "2 MiB", "1 GiB", "INVEPT", "A/D", "INVEPT 2"} <= has
     assert not {"5 levels", "advanced information"} & has
@@ -195,6 +195,19 @@ def test_an_exception_of_the_monitor_is_reported_and_it_goes_on(
         with pytest.raises(MachineError, match=r"the monitor met an exception \(vector, stack, CR2: 0xe "):
             machine.run(guest, words(DATA.start), words(0), words(0), shown=words(0))
     assert fetch(machine, b"\xb8\x07\x00\x00\x00\x0f\x01\xc1")[:2] == (0, 7)
+
+
+def test_another_processor_is_refused(machine: BochsMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bochs, "MODEL", "corei5_arrandale_m520")
+    with pytest.raises(MachineError, match="corei5_arrandale_m520 is not as known: 40 physical, 48 linear"):
+        BochsMachine()
+
+
+def test_a_bochs_without_display_says_what_to_install(machine: BochsMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = bochs._configuration
+    monkeypatch.setattr(bochs, "_configuration", lambda *given: right(*given).replace("library: term", "library: none"))
+    with pytest.raises(HostToolError, match="has no display: install Debian's package bochs-term"):
+        BochsMachine()
 
 
 def test_a_machine_that_takes_too_long_is_an_error(machine: BochsMachine) -> None:

@@ -49,8 +49,10 @@ from .process import Child, program
 PROGRAM, PACKAGE = "bochs-bin", "bochs-term"
 MODEL = "corei7_icelake_u"
 """The CPU: Bochs' newest but one; it has all that Bochs has of EPT."""
-PHYSICAL_BITS = 40
-"""MAXPHYADDR of every CPU of Bochs, whatever the model."""
+PHYSICAL_BITS, LINEAR_BITS = 40, 48
+"""Of every CPU of Bochs 2.7, whatever the model."""
+_NEEDED = 1 << 0 | 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21 | 1 << 26
+"""IA32_VMX_EPT_VPID_CAP: execute-only entries, 4 levels, write-back, blocks of both sizes, INVEPT of all, A/D flags."""
 
 TABLES = Range.sized(0x3600_0000, 16 * MIB)
 DATA = Range.sized(0x4000_0000, GIB)
@@ -124,7 +126,7 @@ class BochsMachine:
     """A machine with one CPU that runs our monitor; `memory` is what its RAM is to hold in a batch, or held after it.
 
     Raises:
-        HostToolError: Bochs is not installed.
+        HostToolError: Bochs is not installed, or not its display for terminals.
         MachineError: it does not come up.
     """
 
@@ -149,10 +151,7 @@ class BochsMachine:
             self._wait(_START_S, "start")
             if self._word(mailbox.MAGIC) != mailbox.MAGIC_VALUE:
                 raise MachineError(f"{PROGRAM}: the monitor speaks another protocol")
-            widths = self._word(mailbox.INFO + 16)
-            self.capabilities = Capabilities(
-                self._word(mailbox.INFO), self._word(mailbox.INFO + 8), widths & 0xFF, widths >> 8 & 0xFF
-            )
+            self.capabilities = self._capabilities()
         except BaseException:
             self.close()
             raise
@@ -161,6 +160,17 @@ class BochsMachine:
                 os.close(descriptor)
             if theirs >= 0:
                 os.close(theirs)
+
+    def _capabilities(self) -> Capabilities:
+        widths = self._word(mailbox.INFO + 16)
+        found = Capabilities(self._word(mailbox.INFO), self._word(mailbox.INFO + 8), widths & 0xFF, widths >> 8 & 0xFF)
+        known = (found.physical_bits, found.linear_bits) == (PHYSICAL_BITS, LINEAR_BITS)
+        if not known or found.ept_vpid & _NEEDED != _NEEDED:
+            raise MachineError(
+                f"{PROGRAM}: CPU {MODEL} is not as known: {found.physical_bits} physical, {found.linear_bits} linear "
+                f"address bits, IA32_VMX_EPT_VPID_CAP {found.ept_vpid:#x}"
+            )
+        return found
 
     # --- batches -------------------------------------------------------------------------------------------
 
@@ -283,7 +293,10 @@ class BochsMachine:
         if not ready:
             raise MachineError(f"{PROGRAM} did not answer within {seconds:g} s ({what}){self._said()}")
         if not os.read(self._bell, 1) or self._child is None:
-            raise MachineError(f"{PROGRAM} ended ({what}){self._said()}")
+            said = self._said()
+            if "display library" in said:
+                raise HostToolError(f"{PROGRAM} has no display: install Debian's package {PACKAGE}")
+            raise MachineError(f"{PROGRAM} ended ({what}){said}")
         os.kill(self._child.pid, signal.SIGSTOP)
         if self._word(mailbox.EVENT) == Event.FAILED:
             seen = " ".join(f"{self._word(mailbox.INFO + 8 * index):#x}" for index in range(6))

@@ -54,7 +54,7 @@ class BochsEpt:
     translates = False
     translates_by_access = False
     translate_marks = False
-    batch = 1024
+    batch = 256
     unjudged = (
         "ept5 and x86-5level: Bochs 2.7 has no CPU with 57-bit addresses",
         "mode-based execute control (mbec): Bochs 2.7 has none (IA32_VMX_PROCBASED_CTLS2 bit 54 is clear)",
