@@ -122,8 +122,9 @@ class World:
             return np.concatenate([getattr(batch, name) for batch in found])
 
         return case, Predictions(
-            column("status"), column("hpa"), column("gpa"), column("permissions"), np.zeros(len(found), np.uint64)
-        )
+            column("status"), column("hpa"), column("gpa"), column("permissions"), np.zeros(len(found), np.uint64),
+            self.machine.memory,
+        )  # fmt: skip
 
 
 def codes(answers: Answers) -> list[int]:

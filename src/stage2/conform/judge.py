@@ -128,7 +128,7 @@ class Judge:
         count = len(case.probes)
         found = Predictions(
             np.empty(count, np.uint32), np.empty(count, np.uint64), np.empty(count, np.uint64),
-            np.empty(count, np.uint8), np.zeros(count, np.uint64),
+            np.empty(count, np.uint8), np.zeros(count, np.uint64), memory,
         )  # fmt: skip
         host = host_memory(memory)
         for start, end in _groups(case.probes):

@@ -109,6 +109,7 @@ class Predictions:
         gpa: on a stage-2 fault, the address that stage 2 refused; otherwise where stage 1 leads.
         permissions: effective ones.
         memory: the 64-bit word at `hpa` before the batch, 0 where there is no memory.
+        tables: the memory whose tables say so.
     """
 
     status: npt.NDArray[np.uint32]
@@ -116,6 +117,7 @@ class Predictions:
     gpa: npt.NDArray[np.uint64]
     permissions: npt.NDArray[np.uint8]
     memory: npt.NDArray[np.uint64]
+    tables: PhysicalMemory | None = None
 
 
 class Oracle(Protocol):

@@ -67,9 +67,6 @@ class BochsEpt:
         "EPT under a guest without paging: a guest in long mode always has both stages",
     )
 
-    def __init__(self) -> None:
-        self._memory: PhysicalMemory | None = None
-
     def version(self) -> str:
         return BochsMachine.version()
 
@@ -107,7 +104,6 @@ class BochsEpt:
     def answers(self, machine: Machine, case: Case) -> Answers:
         assert isinstance(machine, BochsMachine)
         assert case.stage_1 is not None
-        self._memory = machine.memory
         probes = case.probes
         shown = _where_writes_go(case, machine.memory)
         kinds = probes["access"] | np.where(probes["user"] != 0, mailbox.UNPRIVILEGED, 0)
@@ -151,51 +147,8 @@ class BochsEpt:
             for access, user in product(Access, (False, True)):
                 these = (status == found) & (probes["access"] == access) & (probes["user"] == user)
                 if these.any():
-                    self._expect_fault(case, predictions, answers, these, found, access, user)
+                    _expect_fault(case, predictions, answers, these, found, access, user)
         return answers
-
-    def _expect_fault(
-        self,
-        case: Case,
-        predictions: Predictions,
-        answers: Answers,
-        these: npt.NDArray[np.bool_],
-        status: int,
-        access: Access,
-        user: bool,
-    ) -> None:
-        assert case.stage_1 is not None
-        fault = fault_from_status(status, 0, stage=1, access=access)
-        gva, gpa = case.probes["address"][these], predictions.gpa[these]
-        answers["stage"][these] = fault.stage
-        if fault.stage == 1:
-            if fault.kind is FaultKind.ADDRESS_SIZE:
-                # Not canonical: a general protection fault with error code 0 (SDM Vol. 1, 3.3.7.1).
-                answers["code"][these] = GENERAL_PROTECTION << _VECTOR_SHIFT
-                return
-            told = bool(case.stage_1.controls & (longmode.NXE | longmode.SMEP))
-            error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
-            answers["code"][these] = PAGE_FAULT << _VECTOR_SHIFT | error
-            answers["gva"][these] = gva
-            return
-        answers["gpa"][these] = gpa
-        if fault.kind is FaultKind.MISCONFIGURATION:
-            answers["code"][these] = EPT_MISCONFIGURATION << _REASON_SHIFT
-            return
-        answers["gva"][these] = gva
-        allowed = self._allowed(case.stage_2, gpa)
-        codes = np.zeros(len(gpa), np.uint64)
-        for flags in range(RWX + 1):
-            report = hardware_report(case.stage_2.format, fault, access, 0, 0, MappingFlags(flags))
-            codes[allowed == flags] = report["exit_qualification"]
-        answers["code"][these] = codes | np.uint64(EPT_VIOLATION << _REASON_SHIFT)
-
-    def _allowed(self, stage_2: Regime, gpas: U64Array) -> U64Array:
-        """R, W and X of all entries on the way together; 0 where nothing is mapped. Batches do not change them."""
-        assert self._memory is not None, "answers come before what was expected"
-        found = translate_batch(host_memory(self._memory), stage_2, gpas)
-        allowed: U64Array = np.where(found.status == 0, found.attributes & RWX, 0).astype(np.uint64)
-        return allowed
 
 
 def guest(stage_1: Regime, stage_2: Regime) -> Guest:
@@ -214,6 +167,50 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
         code_kernel=_CODE_KERNEL,
         code_user=_CODE_USER,
     )
+
+
+def _expect_fault(
+    case: Case,
+    predictions: Predictions,
+    answers: Answers,
+    these: npt.NDArray[np.bool_],
+    status: int,
+    access: Access,
+    user: bool,
+) -> None:
+    assert case.stage_1 is not None
+    fault = fault_from_status(status, 0, stage=1, access=access)
+    gva, gpa = case.probes["address"][these], predictions.gpa[these]
+    answers["stage"][these] = fault.stage
+    if fault.stage == 1:
+        if fault.kind is FaultKind.ADDRESS_SIZE:
+            # Not canonical: a general protection fault with error code 0 (SDM Vol. 1, 3.3.7.1).
+            answers["code"][these] = GENERAL_PROTECTION << _VECTOR_SHIFT
+            return
+        told = bool(case.stage_1.controls & (longmode.NXE | longmode.SMEP))
+        error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
+        answers["code"][these] = PAGE_FAULT << _VECTOR_SHIFT | error
+        answers["gva"][these] = gva
+        return
+    answers["gpa"][these] = gpa
+    if fault.kind is FaultKind.MISCONFIGURATION:
+        answers["code"][these] = EPT_MISCONFIGURATION << _REASON_SHIFT
+        return
+    answers["gva"][these] = gva
+    allowed = _allowed(predictions.tables, case.stage_2, gpa)
+    codes = np.zeros(len(gpa), np.uint64)
+    for flags in range(RWX + 1):
+        report = hardware_report(case.stage_2.format, fault, access, 0, 0, MappingFlags(flags))
+        codes[allowed == flags] = report["exit_qualification"]
+    answers["code"][these] = codes | np.uint64(EPT_VIOLATION << _REASON_SHIFT)
+
+
+def _allowed(tables: PhysicalMemory | None, stage_2: Regime, gpas: U64Array) -> U64Array:
+    """R, W and X of all entries on the way together; 0 where nothing is mapped."""
+    assert tables is not None, "who says what is allowed says so by tables"
+    found = translate_batch(host_memory(tables), stage_2, gpas)
+    allowed: U64Array = np.where(found.status == 0, found.attributes & RWX, 0).astype(np.uint64)
+    return allowed
 
 
 def _where_writes_go(case: Case, memory: PhysicalMemory) -> U64Array:
