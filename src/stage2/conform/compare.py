@@ -56,6 +56,8 @@ class Comparison:
         self._deviations = of_oracle(judge.oracle.name, judge.version)
         self._excused: set[int] = set()
         """Entries that differing probes went through: what the machine leaves there may differ too."""
+        self._altered: set[int] = set()
+        """Entries that the machine marks, by a known deviation, and we do not: later probes find others there."""
 
     def answers(self, expected: Answers, answers: Answers) -> None:
         """Sort the probes whose answers differ: unjudged, explained, or not."""
@@ -70,12 +72,14 @@ class Comparison:
         wrong = np.flatnonzero(differs).tolist()
         for index in wrong[:_LOOKED_AT]:
             walk = self._judge.walk(self._shadow, self._case, index)
-            excused |= {step.slot_hpa for step in all_steps(walk)}
+            slots = {step.slot_hpa for step in all_steps(walk)}
+            excused |= slots
             difference = Difference(case.probes[index], expected[index], answers[index], walk)
             deviation = next((found for found in self._deviations if found.explains(difference)), None)
             inside = deviation is not None or self._stays_inside(walk)
             if deviation is None and inside:
                 deviation, inside = self._read_otherwise(index, difference)
+                inside = inside and (deviation is not None or not self._altered & slots)
             if not inside:
                 verdict.unjudged += 1
                 verdict.cases -= 1
@@ -126,7 +130,10 @@ class Comparison:
             for found in self._deviations:
                 if found.explains_all is not None:
                     same = same | found.explains_all(alone.probes, expected, answer)
-            return (deviation if same[0] else None), True
+            if not same[0]:
+                return None, True
+            self._altered.update(hpa for hpa, _ in (*changed, *walk.marks))
+            return deviation, True
         finally:
             for slot, entry in reversed(changed):
                 shadow.store_u64(slot, entry)
