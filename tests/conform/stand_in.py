@@ -36,6 +36,7 @@ class StandIn:
     name: str = "stand-in"
     title: str = "our own explained walk"
     translates: bool = False
+    translates_by_access: bool = False
     translate_marks: bool = True
     batch: int = 256
     unjudged: tuple[str, ...] = ()
@@ -74,7 +75,9 @@ class StandIn:
                 machine.memory.store_u64(slot, word)
             if isinstance(walk.result, Mapped):
                 found[index]["ok"], found[index]["hpa"] = 1, walk.result.hpa
-                if access is not Access.WRITE and machine.memory.contains(walk.result.hpa, 8):
+                if access is Access.WRITE and machine.memory.contains(walk.result.hpa, 8):
+                    machine.memory.store_u64(Hpa(walk.result.hpa), int(probe["value"]))
+                elif machine.memory.contains(walk.result.hpa, 8):
                     found[index]["value"] = machine.memory.load_u64(Hpa(walk.result.hpa))
             else:
                 found[index]["stage"], found[index]["code"] = walk.result.stage, walk.result.kind

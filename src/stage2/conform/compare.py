@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import Hpa, Range
-from ..formats.outcome import FaultKind
+from ..formats.outcome import LEAF, TABLE, FaultKind
 from ..memory.physical import PhysicalMemory
 from ..tables.explain import Step, Walk
 from ..tables.result import Fault
@@ -73,12 +73,13 @@ class Comparison:
             excused |= {step.slot_hpa for step in all_steps(walk)}
             difference = Difference(case.probes[index], expected[index], answers[index], walk)
             deviation = next((found for found in self._deviations if found.explains(difference)), None)
-            inside = _stays_inside(walk, self._used)
+            inside = deviation is not None or self._stays_inside(walk)
             if deviation is None and inside:
                 deviation, inside = self._read_otherwise(index, difference)
             if not inside:
                 verdict.unjudged += 1
                 verdict.cases -= 1
+                verdict.formats[case.pair.name] -= 1
                 continue
             if deviation is not None:
                 verdict.deviations[deviation.name] += 1
@@ -109,7 +110,7 @@ class Comparison:
                 shadow.store_u64(*other)
                 deviation, walk = found, self._judge.walk(self._shadow, self._case, index)
                 self._excused.update(step.slot_hpa for step in all_steps(walk))
-                if not _stays_inside(walk, self._used):
+                if not self._stays_inside(walk):
                     return None, False
             if deviation is None:
                 return None, True
@@ -164,6 +165,16 @@ class Comparison:
             self._verdict.deviations[deviation.name] += 1
         return deviation is not None
 
+    def _stays_inside(self, walk: Walk) -> bool:
+        """Whether a walk reads tables only; elsewhere in RAM there is what the machine itself put there."""
+        if isinstance(walk.result, Fault) and walk.result.kind is FaultKind.TABLE_OUTSIDE_MEMORY and walk.steps:
+            last = walk.steps[-1]
+            regime = self._case.stage_2 if last.stage == 2 else self._case.stage_1
+            assert regime is not None
+            # The right format says whether the entry leads anywhere: with an error planted, ours may say so of a hole.
+            return regime.format.decode(last.entry, last.level, regime.controls)[0] not in (TABLE, LEAF)
+        return all(self._used.start <= step.slot_hpa < self._used.end for step in all_steps(walk))
+
     def _alone(self, index: int) -> Case:
         """The case with one probe."""
         return replace(self._case, probes=self._case.probes[index : index + 1])
@@ -183,10 +194,3 @@ def words_of(memory: PhysicalMemory, span: Range) -> npt.NDArray[np.uint64]:
 
 def all_steps(walk: Walk) -> list[Step]:
     return [found for step in walk.steps for found in (step, *step.under)]
-
-
-def _stays_inside(walk: Walk, used: Range) -> bool:
-    """Whether a walk reads tables only; elsewhere in RAM there is what the machine itself put there."""
-    if isinstance(walk.result, Fault) and walk.result.kind is FaultKind.TABLE_OUTSIDE_MEMORY:
-        return False
-    return all(used.start <= step.slot_hpa < used.end for step in all_steps(walk))

@@ -20,7 +20,7 @@ from ..tables.explain import Walk, explain_two_stage
 from ..tables.regime import Regime
 from .compare import Comparison, words_of
 from .oracle import Case, Machine, Oracle, Pair, Places, Predictions
-from .probe import Means, Probes
+from .probe import Answers, Means, Probes
 from .verdict import Verdict
 from .world import Builder, flat, probes_for
 
@@ -73,7 +73,7 @@ class Judge:
     def judge(self, machine: Machine, case: Case, places: Places, used: Range) -> Verdict:
         """Ask the machine what a case comes to, and compare; the tables are in its memory."""
         before = words_of(machine.memory, used).copy()
-        shadow = self._shadow_of(machine)
+        shadow = self._shadow_of(places)
         try:
             words_of(shadow, used)[:] = before
             wanted = len(case.probes)
@@ -83,6 +83,7 @@ class Judge:
             tags = self._tag(machine, case, predictions)
             answers = self.oracle.answers(machine, case)
             expected = self.oracle.expected(case, predictions)
+            tags = np.concatenate((tags, self._note_writes(machine, case, predictions, expected, answers)))
             for hpa in tags.tolist():
                 machine.memory.store_u64(Hpa(hpa), 0)
             after, ours = words_of(machine.memory, used).copy(), words_of(shadow, used).copy()
@@ -168,6 +169,25 @@ class Judge:
             predictions.memory[arrives] = words[which]
         return hpas
 
+    def _note_writes(
+        self, machine: Machine, case: Case, predictions: Predictions, expected: Answers, answers: Answers
+    ) -> npt.NDArray[np.uint64]:
+        """Add to the answers what is in memory where writes were to arrive; of several at one place, the last one's.
+
+        Returns:
+            Where they were to arrive.
+        """
+        made = (expected["ok"] == 1) & (answers["ok"] == 1) & (case.probes["access"] == Access.WRITE)
+        if not self.oracle.translates_by_access:
+            made &= case.probes["means"] == Means.ACCESS
+        index = np.flatnonzero(made)
+        # np.unique finds the first of equal ones, and we want the last.
+        places, first = np.unique(predictions.hpa[index][::-1], return_index=True)
+        last = index[::-1][first]
+        expected["value"][last] = case.probes["value"][last]
+        answers["value"][last] = machine.memory.words[_words_at(machine.memory, places)]
+        return places
+
     # --- walking -----------------------------------------------------------------------------------------
 
     def walk(self, memory: PhysicalMemory, case: Case, index: int) -> Walk:
@@ -180,11 +200,11 @@ class Judge:
 
     # --- the copy ----------------------------------------------------------------------------------------
 
-    def _shadow_of(self, machine: Machine) -> PhysicalMemory:
-        """Memory of the same shape, empty but for the tables of a case."""
-        if self._shadow is None or self._shadow.ranges != machine.memory.ranges:
+    def _shadow_of(self, places: Places) -> PhysicalMemory:
+        """Memory that has the tables only: elsewhere the machine has tags, and what was written before."""
+        if self._shadow is None or self._shadow.ranges != (places.tables,):
             self.close()
-            self._shadow = PhysicalMemory(machine.memory.ranges)
+            self._shadow = PhysicalMemory([places.tables])
         return self._shadow
 
     def close(self) -> None:

@@ -128,6 +128,8 @@ class Oracle(Protocol):
     """Whether it has an instruction for `Means.TRANSLATE`."""
     batch: int
     """How many probes it takes at once."""
+    translates_by_access: bool
+    """Whether that instruction makes the access (HLV, HSV), rather than tell where it would lead (AT)."""
     translate_marks: bool
     """Whether that instruction sets accessed and dirty bits."""
     unjudged: tuple[str, ...]

@@ -49,7 +49,7 @@ def _reserved(decode: Decode) -> Decode:
 def _hole(decode: Decode) -> Decode:
     def planted(entry: int, level: int, controls: int) -> tuple[int, int, int]:
         if entry == u64(0):
-            return u64(TABLE), u64(0), u64(outcome.ALL_ALLOWED)
+            return u64(LEAF), u64(0), u64(outcome.ALL_ALLOWED)
         return decode(entry, level, controls)
 
     return planted
@@ -59,7 +59,7 @@ PLANTS: dict[str, tuple[str, Callable[[Decode], Decode]]] = {
     "writable": ("every leaf may be written", _writable),
     "address": ("a block leads a gigabyte away", _address),
     "reserved": ("an entry with reserved bits maps a page", _reserved),
-    "hole": ("an entry that is zero points to a table at 0", _hole),
+    "hole": ("an entry that is zero maps address 0", _hole),
 }
 """Name -> what is wrong then, and how."""
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..address import Gva, Hpa
 from ..errors import MachineError
-from ..flags import Access
+from ..flags import Access, MappingFlags
 from ..tables.explain import explain_stage, explain_two_stage
 from ..tables.result import Mapped
 from .judge import Judge
@@ -62,11 +62,14 @@ class Shrinker:
         """Whether what the judge's guest needs is mapped still: without it everything would differ."""
         memory = self._machine.memory
         for fixture in self._places.fixtures:
+            user = bool(fixture.flags & MappingFlags.USER)
             for access in (found for found in Access if found.flag & fixture.flags):
                 if fixture.stage == 2:
                     walk = explain_stage(memory, case.stage_2, fixture.address, access)
                 elif case.stage_1 is not None:
-                    walk = explain_two_stage(memory, case.stage_1, case.stage_2, Gva(fixture.address), access)
+                    walk = explain_two_stage(
+                        memory, case.stage_1, case.stage_2, Gva(fixture.address), access, user=user
+                    )
                 else:
                     continue
                 # What its guest's own accesses would mark is no mark of the probe's.

@@ -81,7 +81,8 @@ class Builder:
         """
         root = self._take(second.root_size, second.root_size)
         tables = self._tables(second, lambda size: self._take(size, size))
-        inner = self._inner_window(first, second, controls_1) if first is not None else None
+        width = self._gpa_width(first, second, controls_1) if first is not None else 0
+        inner = self._inner_window(first, second, width) if first is not None else None
         outputs = self._outputs(second)
         outer = Maker(second, self._rng, {**tables, second.levels: [root]}, outputs, self._flaws, controls_2)
         self._fill(outer, second, root, tables, lambda gpa: gpa)
@@ -107,9 +108,7 @@ class Builder:
 
         root_1 = take(first.root_size)
         tables_1 = self._tables(first, take)
-        gpas = self._destinations(
-            outer, stage_2, 1 << min(first.output_bits, second.input_bits, self._places.gpa_bits), first.page_size
-        )
+        gpas = self._destinations(outer, stage_2, width, first.page_size)
         maker = Maker(
             first,
             self._rng,
@@ -146,14 +145,13 @@ class Builder:
             found[number % (fmt.levels - 1)].append(take(fmt.table_size))
         return found
 
-    def _destinations(self, outer: Maker, stage_2: Regime, limit: int, page: int) -> list[int]:
+    def _destinations(self, outer: Maker, stage_2: Regime, width: int, page: int) -> list[int]:
         """GPAs for the guest's leaves: where stage 2 has something mostly, some where it has nothing."""
         there: list[int] = []
         nowhere: list[int] = []
-        for gpa in outer.inside(_OUTPUTS).tolist():
-            if gpa < limit:
-                found = explain_stage(self._memory, stage_2, gpa).result
-                (there if isinstance(found, Mapped) else nowhere).append(gpa & -page)
+        for gpa in (outer.inside(_OUTPUTS) & np.uint64((1 << width) - 1)).tolist():
+            found = explain_stage(self._memory, stage_2, gpa).result
+            (there if isinstance(found, Mapped) else nowhere).append(gpa & -page)
         return [*there, *there, *there, *nowhere[: max(len(there) // 2, 2)]]
 
     def _outputs(self, fmt: Format) -> list[int]:
@@ -175,7 +173,12 @@ class Builder:
                 maker.fill(self._memory, to_hpa(table), level)
         maker.fill(self._memory, to_hpa(root), fmt.levels - 1, fmt.root_bits)
 
-    def _inner_window(self, first: Format, second: Format, controls: int) -> tuple[Range, Range]:
+    def _gpa_width(self, first: Format, second: Format, controls: int) -> int:
+        """Bits of the GPAs that stage 1 can lead to and stage 2 translates."""
+        output = (Extent(first, controls).output_end - 1).bit_length()
+        return min(second.input_bits, output, self._places.gpa_bits)
+
+    def _inner_window(self, first: Format, second: Format, width: int) -> tuple[Range, Range]:
         """(GPAs, HPAs) of the guest's tables."""
         count = _TABLES[first.page_shift] + 8 * first.levels
         size = first.root_size * 2 + first.table_size * count
@@ -183,8 +186,6 @@ class Builder:
         size = align_up(size, page)
         backing = self._take(size, page)
         # A place of its own below the widths of both, away from the fixtures.
-        output = (Extent(first, controls).output_end - 1).bit_length()
-        width = min(second.input_bits, output, self._places.gpa_bits)
         block = 1 << max(width - 3, 0)
         taken = {fixture.address // block for fixture in self._fixtures(2)}
         slot = next(slot for slot in (5, 6, 3, 4, 2, 1) if slot not in taken)
@@ -236,7 +237,11 @@ class Builder:
                 if kind != TABLE or below not in made:
                     below = self._take(fmt.table_size, fmt.table_size) if take is None else take(fmt.table_size)
                     made.add(below)
-                    self._memory.store_u64(slot, fmt.table_entry(below, controls))
+                    pointer = fmt.table_entry(below, controls)
+                    # The guest's own accesses are not to leave marks.
+                    self._memory.store_u64(
+                        slot, pointer if fmt.mark_table is None else fmt.mark_table(pointer, controls)
+                    )
                 table = below
 
 
@@ -259,7 +264,9 @@ def probes_for(world: World, rng: np.random.Generator, count: int, *, translates
         made["means"][made["access"] == Access.FETCH] = Means.ACCESS
     writes = made["access"] == Access.WRITE
     made["address"] = np.where(writes, made["address"] | half, made["address"] & ~half)
-    made["value"] = np.where(writes, np.arange(1, count + 1, dtype=np.uint64) | np.uint64(0x5700_0000_0000_0000), 0)
+    # No format takes these values for entries, should a broken table be found where they were written.
+    values = np.arange(1, count + 1, dtype=np.uint64) << np.uint64(8) | np.uint64(0x5700_0000_0000_0000)
+    made["value"] = np.where(writes, values, 0)
     order = np.lexsort((made["user"], made["access"], made["means"]))
     return made[order]
 

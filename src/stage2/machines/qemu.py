@@ -6,6 +6,7 @@ are gone with the processes, whatever ends them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -111,7 +112,9 @@ class QemuMachine:
             self.set_word(offset, words.get(name, 0))
         self.set_word(mailbox.COMMAND, command)
         self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
-        self._door.send(b".")
+        # When QEMU has ended, waiting for it says so.
+        with contextlib.suppress(OSError):
+            self._door.send(b".")
         self._wait(seconds, command.name.lower())
 
     def load(self, registers: Sequence[int], *, keep_tlb: bool = False) -> None:
@@ -124,6 +127,8 @@ class QemuMachine:
         self._door.settimeout(seconds)
         try:
             rung = self._door.recv(1)
+        except ConnectionError:
+            rung = b""
         except TimeoutError:
             raise MachineError(f"{self.PROGRAM} did not answer within {seconds:g} s ({what}){self._said()}") from None
         except OSError as error:

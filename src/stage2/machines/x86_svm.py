@@ -187,7 +187,7 @@ class X86SvmMachine(QemuMachine):
 
     def invalidate(self, *operations: tuple[int, int]) -> None:
         """Do operations, a number and an operand each: TLB_CONTROL of the next VMRUN, or INVLPGA of a GVA."""
-        self.memory.write(LIST, np.array(operations, mailbox.OPERATION_ENTRY))
+        self.memory.write(LIST, np.array(list(operations), mailbox.OPERATION_ENTRY))
         self.command(Command.INVALIDATE, list=LIST, count=len(operations))
 
     def features(self) -> tuple[int, ...]:

@@ -96,6 +96,7 @@ class QemuAArch64:
     title = "QEMU's AArch64 CPU, EL1 and EL0 under stage 2"
     pairs = _pairs()
     translates = True
+    translates_by_access = False
     translate_marks = True
     batch = 2500
     unjudged: tuple[str, ...] = (

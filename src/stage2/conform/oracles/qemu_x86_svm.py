@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ...address import GIB, MIB, Range
 from ...errors import EncodingError
 from ...flags import RWX, Access, MappingFlags
-from ...formats import hardware_report, stage_2_registers
+from ...formats import by_name, hardware_report, stage_2_registers
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
 from ...formats.x86.registers import PageTableBase
@@ -27,11 +27,15 @@ from ..probe import ANSWER, Answers
 
 TABLES = Range.sized(0x2800_0000, 64 * MIB)
 DATA = Range.sized(0x4000_0000, GIB)
-_CODE_GPA = 0x2AAA_AAA0_0000
-_CODE_KERNEL, _CODE_USER = 0xFFFF_FFA0_0000_0000, 0xFFFF_FFA5_5550_0000
+_CODE_GPA = {4: 0x2AAA_AAA0_0000, 5: 0x3_2AAA_AAA0_0000}
+_CODE_KERNEL = {4: 0xFFFF_A980_0000_0000, 5: 0xFFA9_8000_0000_0000}
+"""Where the guest's code is, by the levels of the format: in entries of the root that little else goes through."""
+_CODE_USER = {levels: address + 0x5555_0000 for levels, address in _CODE_KERNEL.items()}
 _EXIT_SHIFT = 48
 """A fault's code in an answer is EXITINFO1 with the exit code above it."""
 _TAG_MARK = 0x5A5A << 16
+_NO_TAG = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+"""The value of a fetch that found other code than a tag."""
 _ID = 1 << 4
 _ASID = 1
 
@@ -51,6 +55,7 @@ class QemuX86Svm:
         )
     )
     translates = False
+    translates_by_access = False
     translate_marks = False
     batch = 2000
     unjudged = (
@@ -68,16 +73,18 @@ class QemuX86Svm:
         return X86SvmMachine()
 
     def places(self, machine: Machine, pair: Pair) -> Places:
-        code = x86_svm.GUEST_CODE
+        code, gpa = x86_svm.GUEST_CODE, _CODE_GPA[by_name(pair.second).levels]
+        levels = by_name(pair.first or "").levels
         readable = MappingFlags.READ | MappingFlags.EXECUTE
         return Places(
             TABLES,
             DATA,
             (
-                Fixture(1, _CODE_KERNEL, _CODE_GPA, code.size, readable),
-                Fixture(1, _CODE_USER, _CODE_GPA, code.size, readable | MappingFlags.USER),
-                Fixture(2, _CODE_GPA, code.start, code.size, readable),
+                Fixture(1, _CODE_KERNEL[levels], gpa, code.size, readable),
+                Fixture(1, _CODE_USER[levels], gpa, code.size, readable | MappingFlags.USER),
+                Fixture(2, gpa, code.start, code.size, readable),
             ),
+            x86_svm.PHYSICAL_BITS,
         )
 
     def controls(self, pair: Pair, stage: int) -> int:
@@ -113,10 +120,15 @@ class QemuX86Svm:
         results = machine.probe(probes["address"], values, kinds.astype(np.uint64))
         outcome, syndrome = results["outcome"], results["syndrome"]
         made, nested, page_fault = outcome == 0, outcome == EXIT_NPF, outcome == EXIT_PF
+        # Code that is no tag ends otherwise; only at an address that is not canonical the fetch itself does.
+        above = probes["address"].astype(np.int64) >> (case.stage_1.format.input_bits - 1)
+        strange = fetch & ~made & ~nested & ~page_fault & ((above == 0) | (above == -1))
         answers = np.zeros(len(probes), ANSWER)
+        value = np.where(strange, _NO_TAG, results["value"])
+        made |= strange
         answers["ok"] = made
         answers["stage"] = np.where(made, 0, np.where(nested, 2, 1))
-        answers["value"] = np.where(made & (probes["access"] != Access.WRITE), results["value"], 0)
+        answers["value"] = np.where(made & (probes["access"] != Access.WRITE), value, 0)
         code = outcome << np.uint64(_EXIT_SHIFT) | syndrome[:, 0]
         answers["code"] = np.where(made, 0, code & ~np.where(nested, _undefined(case), np.uint64(0)))
         answers["gva"] = np.where(page_fault, syndrome[:, 1], 0)
@@ -168,8 +180,8 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
         asid=nested["ASID"],
         host_cr4=cr4(stage_2),
         host_efer=x86_svm.EFER | host_nxe,
-        code_kernel=_CODE_KERNEL,
-        code_user=_CODE_USER,
+        code_kernel=_CODE_KERNEL[stage_1.format.levels],
+        code_user=_CODE_USER[stage_1.format.levels],
     )
 
 
@@ -191,20 +203,20 @@ def _landing(machine: X86SvmMachine, case: Case, addresses: npt.NDArray[np.uint6
 def _fault(stage_1: Regime, stage_2: Regime, status: int, access: Access, user: bool) -> tuple[int, int, bool]:
     """Stage, code, and whether the GVA is told, of a fault."""
     fault = fault_from_status(status, 0, stage=1, access=access)
-    if fault.stage == 2:
-        # EXITINFO1 does not say what the nested tables allow.
-        report = hardware_report(stage_2.format, fault, access, None, 0, RWX)
-        return 2, EXIT_NPF << _EXIT_SHIFT | report["EXITINFO1"], False
-    if fault.kind is FaultKind.ADDRESS_SIZE:
+    if fault.stage == 1 and fault.kind is FaultKind.ADDRESS_SIZE:
         # Not canonical: a general protection fault (SDM Vol. 1, 3.3.7.1), with error code 0.
         return 1, EXIT_GP << _EXIT_SHIFT, False
     told = bool(stage_1.controls & (longmode.NXE | longmode.SMEP))
     try:
+        if fault.stage == 2:
+            # EXITINFO1 does not say what the nested tables allow.
+            report = hardware_report(stage_2.format, fault, access, None, 0, RWX)
+            return 2, EXIT_NPF << _EXIT_SHIFT | report["EXITINFO1"], False
         error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
+        return 1, EXIT_PF << _EXIT_SHIFT | error, True
     except EncodingError:
-        # Such a fault is not asked for (`allows`).
-        return 1, 0, False
-    return 1, EXIT_PF << _EXIT_SHIFT | error, True
+        # No hardware reports such a fault, so no answer equals this.
+        return fault.stage, 0, False
 
 
 ORACLE = QemuX86Svm()

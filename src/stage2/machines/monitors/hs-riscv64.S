@@ -50,7 +50,7 @@
     .equ SPVP,        1 << 8            # hstatus: HLV and HSV act as VS-mode
     .equ SPP,         1 << 8            # sstatus: sret goes to supervisor mode
     .equ STIE,        1 << 5            # sie: supervisor timer
-    .equ PATIENCE,    10000000          # how long a guest may take: a second of the 10 MHz clock
+    .equ PATIENCE,    5000000           # how long a guest may take: half a second of the 10 MHz clock
 
     .equ CSR_STIMECMP, 0x14d
     .equ CSR_MENVCFG,  0x30a
@@ -100,6 +100,7 @@ supervisor:                             # HS-mode
     addi    t2, t2, 8
     bltu    t0, t1, 1b
 
+    li      s7, -1
     li      t0, (MAGIC_HIGH << 32) | MAGIC_LOW
     sd      t0, MAGIC(s0)
 
@@ -225,6 +226,7 @@ operations:
 
 # --- PROBE ------------------------------------------------------------------------------------------------
 # s2: the probe, s3: its result, s4: how many are left, s5: whether the clock has already interrupted this one.
+# s6: hstatus but for the mode, s7: SPVP of the last HLV or HSV, also of the commands before.
 # A guest that runs away may change them, so they are kept in memory too.
 
     .equ KEPT,        0x700
@@ -236,7 +238,6 @@ probe:
     li      t0, SPV | SPVP
     not     t0, t0
     and     s6, s6, t0                  # hstatus for HLV as VU-mode
-    li      s7, -1                      # SPVP of the last HLV or HSV
     ld      s2, LIST(s0)
     ld      s3, RESULTS(s0)
     ld      s4, COUNT(s0)

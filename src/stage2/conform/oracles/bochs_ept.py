@@ -1,0 +1,227 @@
+"""The judge of EPT: Bochs. Guests in long mode with 4-level tables over EPT of 4 levels."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from ...address import Range
+from ...flags import RWX, Access, MappingFlags
+from ...formats import by_name, hardware_report, stage_2_registers
+from ...formats.outcome import FaultKind
+from ...formats.x86 import ept, longmode
+from ...formats.x86.registers import PageTableBase
+from ...formats.x86.syndromes import encode_page_fault_error
+from ...machines import bochs, mailbox
+from ...machines.bochs import BochsMachine, Guest
+from ...memory.physical import PhysicalMemory
+from ...tables.batch import translate_batch, translate_two_stage_batch
+from ...tables.compiled import host_memory
+from ...tables.regime import Regime
+from ...tables.result import fault_from_status
+from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
+from ..probe import ANSWER, Answers
+
+U64Array = npt.NDArray[np.uint64]
+_CODE = Range.sized(bochs.GUEST_CODE, 0x1_0000)
+_CODE_GPA = 0x8A_AAAA_0000
+"""In the upper half of the 40 bits, as the window of the guest's tables is: the lower one is left to random tables."""
+_CODE_KERNEL, _CODE_USER = 0xFFFF_C0C0_4040_0000, 0xFFFF_C0C0_8080_0000
+
+EXCEPTION, EPT_VIOLATION, EPT_MISCONFIGURATION = 0, 48, 49
+"""Basic exit reasons (SDM appendix C)."""
+GENERAL_PROTECTION, PAGE_FAULT = 13, 14
+_REASON_SHIFT, _VECTOR_SHIFT = 56, 48
+"""A fault's code in an answer: the exit reason, the vector of an exception, and the error code or qualification."""
+_NO_ENTRY = 1 << 40
+"""In a code: there was no VM entry, and the reason is a VM-instruction error."""
+_VECTOR_MASK = 0xFF
+_ALLOWED_SHIFT = 3
+_UNDEFINED = 1 << 6 | 0xF << 9
+"""Bits of the exit qualification that mean nothing without mode-based execute control, or without advanced information
+for EPT violations (SDM 29.2.1); Bochs has neither."""
+_TAG_MARK = 0x5A5A << 16
+
+
+class BochsEpt:
+    """Bochs' VMX as an oracle."""
+
+    name = "bochs-ept"
+    title = "Bochs, Intel's VMX and EPT"
+    pairs = (Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),)
+    translates = False
+    translates_by_access = False
+    translate_marks = False
+    batch = 1024
+    unjudged = (
+        "ept5 and x86-5level: Bochs 2.7 has no CPU with 57-bit addresses",
+        "mode-based execute control (mbec): Bochs 2.7 has none (IA32_VMX_PROCBASED_CTLS2 bit 54 is clear)",
+        "processors without execute-only entries (no-execute-only): Bochs supports them on every CPU with EPT",
+        "physical addresses other than of 40 bits (pa36): Bochs has 40 on every CPU",
+        "what an EPT violation tells of the guest's own permissions: Bochs has no such advanced information",
+        "memory types: Bochs caches nothing, so PAT, EMT and IPAT change nothing but which encodings are legal",
+        "TLB invalidation: every VM entry begins without translations, for no VPID is used",
+        "tables outside RAM: what an access to nothing answers is the board's business",
+        "EPT under a guest without paging: a guest in long mode always has both stages",
+    )
+
+    def __init__(self) -> None:
+        self._memory: PhysicalMemory | None = None
+
+    def version(self) -> str:
+        return BochsMachine.version()
+
+    def open(self) -> BochsMachine:
+        return BochsMachine()
+
+    def places(self, machine: Machine, pair: Pair) -> Places:
+        readable = MappingFlags.READ | MappingFlags.EXECUTE
+        return Places(
+            bochs.TABLES,
+            bochs.DATA,
+            (
+                Fixture(1, _CODE_KERNEL, _CODE_GPA, _CODE.size, readable),
+                Fixture(1, _CODE_USER, _CODE_GPA, _CODE.size, readable | MappingFlags.USER),
+                Fixture(2, _CODE_GPA, _CODE.start, _CODE.size, readable),
+            ),
+        )
+
+    def controls(self, pair: Pair, stage: int) -> int:
+        """The format's own, with this processor's MAXPHYADDR."""
+        name, shift = (pair.first, longmode.MAXPHYADDR_SHIFT) if stage == 1 else (pair.second, ept.MAXPHYADDR_SHIFT)
+        assert name is not None
+        return by_name(name).default_controls & ~(0x3F << shift) | bochs.PHYSICAL_BITS << shift
+
+    def tag(self, index: int) -> int:
+        """`mov eax, index and a mark; vmcall`: eight bytes."""
+        return int.from_bytes(b"\xb8" + (index | _TAG_MARK).to_bytes(4, "little") + b"\x0f\x01\xc1", "little")
+
+    def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
+        """Accesses that are made lead into the data, and no table is outside RAM."""
+        kind = predictions.status & 0xFF
+        inside = (predictions.hpa >= bochs.DATA.start) & (predictions.hpa < bochs.DATA.end)
+        return np.where(kind == 0, inside, kind != FaultKind.TABLE_OUTSIDE_MEMORY)
+
+    def answers(self, machine: Machine, case: Case) -> Answers:
+        assert isinstance(machine, BochsMachine)
+        assert case.stage_1 is not None
+        self._memory = machine.memory
+        probes = case.probes
+        shown = _where_writes_go(case, machine.memory)
+        kinds = probes["access"] | np.where(probes["user"] != 0, mailbox.UNPRIVILEGED, 0)
+        results = machine.run(
+            guest(case.stage_1, case.stage_2), probes["address"], probes["value"], kinds.astype(np.uint64),
+            shown=shown,
+        )  # fmt: skip
+        outcome, syndrome = results["outcome"], results["syndrome"]
+        made = outcome == 0
+        reason, exited = outcome & np.uint64(0xFFFF_FFFF), outcome >> np.uint64(32) == bochs.EXITED >> 32
+        vector = np.where(reason == EXCEPTION, syndrome[:, bochs.INTERRUPTION] & np.uint64(_VECTOR_MASK), 0)
+        violation, misconfigured = exited & (reason == EPT_VIOLATION), exited & (reason == EPT_MISCONFIGURATION)
+        exception = exited & (reason == EXCEPTION)
+        page_fault = exception & (vector == PAGE_FAULT)
+        qualification = syndrome[:, bochs.QUALIFICATION]
+        low = np.where(exception, syndrome[:, bochs.ERROR_CODE], 0)
+        low = np.where(violation, qualification & ~np.uint64(_UNDEFINED), low)
+        answers = np.zeros(len(probes), ANSWER)
+        answers["ok"] = made
+        answers["stage"] = np.where(violation | misconfigured, 2, np.where(exception, 1, 0))
+        high = reason << np.uint64(_REASON_SHIFT) | np.where(exited, 0, _NO_ENTRY).astype(np.uint64)
+        answers["code"] = np.where(made, 0, high | vector.astype(np.uint64) << np.uint64(_VECTOR_SHIFT) | low)
+        write = probes["access"] == Access.WRITE
+        answers["value"] = np.where(made & ~write, results["value"], 0)
+        answers["hpa"] = np.where(made & write & (results["value"] == probes["value"]), shown, 0)
+        answers["gva"] = np.where(page_fault, qualification, np.where(violation, syndrome[:, bochs.GUEST_LINEAR], 0))
+        answers["gpa"] = np.where(violation | misconfigured, syndrome[:, bochs.GUEST_PHYSICAL], 0)
+        return answers
+
+    def expected(self, case: Case, predictions: Predictions) -> Answers:
+        assert case.stage_1 is not None
+        probes, status = case.probes, predictions.status
+        answers = np.zeros(len(probes), ANSWER)
+        made = status == 0
+        answers["ok"] = made
+        read, write, fetch = (probes["access"] == access for access in Access)
+        answers["hpa"] = np.where(made & write, predictions.hpa, 0)
+        index = predictions.memory >> np.uint64(8) & np.uint64(0xFFFF_FFFF)
+        answers["value"] = np.where(made & read, predictions.memory, np.where(made & fetch, index, 0))
+        for found in np.unique(status[~made]).tolist():
+            for access, user in product(Access, (False, True)):
+                these = (status == found) & (probes["access"] == access) & (probes["user"] == user)
+                if these.any():
+                    self._expect_fault(case, predictions, answers, these, found, access, user)
+        return answers
+
+    def _expect_fault(
+        self,
+        case: Case,
+        predictions: Predictions,
+        answers: Answers,
+        these: npt.NDArray[np.bool_],
+        status: int,
+        access: Access,
+        user: bool,
+    ) -> None:
+        assert case.stage_1 is not None
+        fault = fault_from_status(status, 0, stage=1, access=access)
+        gva, gpa = case.probes["address"][these], predictions.gpa[these]
+        answers["stage"][these] = fault.stage
+        if fault.stage == 1:
+            if fault.kind is FaultKind.ADDRESS_SIZE:
+                # Not canonical: a general protection fault with error code 0 (SDM Vol. 1, 3.3.7.1).
+                answers["code"][these] = GENERAL_PROTECTION << _VECTOR_SHIFT
+                return
+            told = bool(case.stage_1.controls & (longmode.NXE | longmode.SMEP))
+            error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
+            answers["code"][these] = PAGE_FAULT << _VECTOR_SHIFT | error
+            answers["gva"][these] = gva
+            return
+        answers["gpa"][these] = gpa
+        if fault.kind is FaultKind.MISCONFIGURATION:
+            answers["code"][these] = EPT_MISCONFIGURATION << _REASON_SHIFT
+            return
+        answers["gva"][these] = gva
+        allowed = self._allowed(case.stage_2, gpa)
+        codes = np.zeros(len(gpa), np.uint64)
+        for flags in range(RWX + 1):
+            report = hardware_report(case.stage_2.format, fault, access, 0, 0, MappingFlags(flags))
+            codes[allowed == flags] = report["exit_qualification"]
+        answers["code"][these] = codes | np.uint64(EPT_VIOLATION << _REASON_SHIFT)
+
+    def _allowed(self, stage_2: Regime, gpas: U64Array) -> U64Array:
+        """R, W and X of all entries on the way together; 0 where nothing is mapped. Batches do not change them."""
+        assert self._memory is not None, "answers come before what was expected"
+        found = translate_batch(host_memory(self._memory), stage_2, gpas)
+        allowed: U64Array = np.where(found.status == 0, found.attributes & RWX, 0).astype(np.uint64)
+        return allowed
+
+
+def guest(stage_1: Regime, stage_2: Regime) -> Guest:
+    """The registers that make a processor translate by two regimes."""
+    controls = stage_1.controls
+
+    def when(bit: int, value: int) -> int:
+        return value if controls & bit else 0
+
+    return Guest(
+        eptp=stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier)["EPTP"],
+        cr0=bochs.CR0 | when(longmode.WP, bochs.CR0_WP),
+        cr3=PageTableBase(stage_1.root).value(),
+        cr4=bochs.CR4 | when(longmode.SMEP, bochs.CR4_SMEP) | when(longmode.SMAP, bochs.CR4_SMAP),
+        efer=bochs.EFER | when(longmode.NXE, bochs.EFER_NXE),
+        code_kernel=_CODE_KERNEL,
+        code_user=_CODE_USER,
+    )
+
+
+def _where_writes_go(case: Case, memory: PhysicalMemory) -> U64Array:
+    """The HPA that each write leads to if nothing refuses it, to see whether it got there; 0 where that is no data."""
+    assert case.stage_1 is not None
+    found = translate_two_stage_batch(host_memory(memory), case.stage_1, case.stage_2, case.probes["address"])
+    inside = (found.hpa >= bochs.DATA.start) & (found.hpa < bochs.DATA.end)
+    return np.where(inside & (case.probes["access"] == Access.WRITE), found.hpa & ~np.uint64(7), 0)
+
+
+ORACLE = BochsEpt()
