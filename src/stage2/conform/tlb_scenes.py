@@ -111,8 +111,8 @@ INVISIBLE = {
 
 _COVERED = "Another operation of the edit drops the same, with no access in between."
 _STAGE_2_ALONE = (
-    "What both stages make of a page is one entry in QEMU's TLB, which the operation after it drops; entries of stage 2 "
-    "alone serve the walks of stage 1 only."
+    "What both stages make of a page is one entry in QEMU's TLB, which the operation after it drops; entries of stage "
+    "2 alone serve the walks of stage 1 only."
 )
 _NOT_SHOWN = {
     ("unmap a page of a block", "TLBI VMALLS12E1IS"): _COVERED,
