@@ -125,8 +125,11 @@ load:
     msr     vttbr_el2, x0
     msr     sctlr_el1, x1
     ldp     x0, x1, [x28, #REGISTERS + 32]
+    mrs     x2, tcr_el1             // QEMU drops its TLB whenever this is written
+    cmp     x0, x2
+    b.eq    1f
     msr     tcr_el1, x0
-    msr     ttbr0_el1, x1
+1:  msr     ttbr0_el1, x1
     ldp     x0, x1, [x28, #REGISTERS + 48]
     msr     ttbr1_el1, x0
     msr     mair_el1, x1
