@@ -54,6 +54,8 @@ PHYSICAL_BITS, LINEAR_BITS = 40, 48
 _NEEDED = 1 << 0 | 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21 | 1 << 26
 """IA32_VMX_EPT_VPID_CAP: execute-only entries, 4 levels, write-back, blocks of both sizes, INVEPT of all, A/D flags."""
 
+# No address of one of these becomes one of another's by the change of a single bit, but that the tables' bit 30 leads
+# into the data. The machine's RAM is everything below the end of the data.
 TABLES = Range.sized(0x3600_0000, 16 * MIB)
 DATA = Range.sized(0x4000_0000, GIB)
 GUEST_CODE = 0x2100_0000
@@ -241,14 +243,14 @@ class BochsMachine:
             raise OutOfRangeError(f"HPA {int(others[~inside][0]):#x} is in neither {TABLES} nor {DATA}")
         held = self.memory.words
         found = [((others - np.uint64(self.memory.base)) >> np.uint64(3)).astype(np.int64)]
-        found.extend(np.flatnonzero(held[part.start : part.end]) + part.start for part in self._resident())
+        found.extend(np.flatnonzero(held[start:end]) + start for start, end in self._resident())
         indices = np.unique(np.concatenate(found))
         words = np.empty(len(indices), _PAIR)
         words["address"] = (indices.astype(np.uint64) << np.uint64(3)) + np.uint64(self.memory.base)
         words["value"] = held[indices]
         return words
 
-    def _resident(self) -> Iterator[Range]:
+    def _resident(self) -> Iterator[tuple[int, int]]:
         """Parts of the memory file that were ever touched, as indices of words."""
         assert self.memory.fileno is not None
         end = 0
@@ -258,7 +260,7 @@ class BochsMachine:
             except OSError:  # ENXIO: nothing but holes is left
                 return
             end = os.lseek(self.memory.fileno, start, os.SEEK_HOLE)
-            yield Range(start >> 3, end >> 3)
+            yield start >> 3, end >> 3
 
     def _take_back(self, words: Words, found: Words) -> None:
         """Make memory what the machine's RAM was."""
