@@ -54,8 +54,8 @@ PHYSICAL_BITS, LINEAR_BITS = 40, 48
 _NEEDED = 1 << 0 | 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21 | 1 << 26
 """IA32_VMX_EPT_VPID_CAP: execute-only entries, 4 levels, write-back, blocks of both sizes, INVEPT of all, A/D flags."""
 
-# No address of one of these becomes one of another's by the change of a single bit, but that the tables' bit 30 leads
-# into the data. The machine's RAM is everything below the end of the data.
+# RAM ends where the data does. No pointer into the tables leads to the monitor by the change of a single bit; from the
+# data bit 30 does, but `memory` has nothing there, so nobody asks for accesses that are to arrive there.
 TABLES = Range.sized(0x3600_0000, 16 * MIB)
 DATA = Range.sized(0x4000_0000, GIB)
 GUEST_CODE = 0x2100_0000
