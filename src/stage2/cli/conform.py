@@ -38,7 +38,7 @@ def conform(
     format_name
         Only pairs with this format (sv39x4), or a pair as reports name it ("sv39 over sv39x4").
     long
-        The long form: a million for QEMU's AArch64 and RISC-V, 100,000 for x86 NPT, 20,000 for EPT.
+        The long form: two million for QEMU's AArch64 and RISC-V, a million for x86 NPT, 100,000 for EPT.
     plant
         Plant an error in our walker, to see that it is found: writable, address, reserved, hole.
     report

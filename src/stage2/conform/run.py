@@ -15,9 +15,9 @@ from .oracle import Machine, Oracle, Pair
 from .shrink import Shrinker
 from .verdict import Mismatch, Verdict
 
-SHORT = {"qemu-aarch64": 60_000, "qemu-riscv64": 60_000, "qemu-x86-svm": 60_000, "bochs-ept": 2_000}
+SHORT = {"qemu-aarch64": 100_000, "qemu-riscv64": 100_000, "qemu-x86-svm": 60_000, "bochs-ept": 5_000}
 """Cases of the short form, which CI runs."""
-LONG = {"qemu-aarch64": 1_000_000, "qemu-riscv64": 1_000_000, "qemu-x86-svm": 1_000_000, "bochs-ept": 20_000}
+LONG = {"qemu-aarch64": 2_000_000, "qemu-riscv64": 2_000_000, "qemu-x86-svm": 1_000_000, "bochs-ept": 100_000}
 """Cases of the long form."""
 _MISMATCHES = 8
 """After so many a run ends: they will be of one kind."""
@@ -143,7 +143,7 @@ def run(
         machines = _Machines(oracle, stack)
         # Batches that judge nothing at all must not go on for ever.
         for number in range(4 * (cases // share + len(chosen))):
-            if report.verdict.cases >= cases or len(report.found) >= _MISMATCHES:
+            if report.verdict.cases >= cases or len(report.found) >= _MISMATCHES or machines.given_up:
                 break
             pair = next(schedule)
             _one_batch(report, judge, machines, pair, seed + number, share)
@@ -159,12 +159,20 @@ class _Machines:
     def __init__(self, oracle: Oracle, stack: ExitStack) -> None:
         self._oracle, self._stack = oracle, stack
         self._current = stack.enter_context(ExitStack())
-        self.lost = 0
+        self._lost = 0
         self.machine: Machine = self._current.enter_context(oracle.open())
 
+    @property
+    def given_up(self) -> bool:
+        """It was lost so often that it is not started any more."""
+        return self._lost > _LOST
+
     def renew(self) -> None:
-        self.lost += 1
+        """Start another one, unless too many were lost."""
+        self._lost += 1
         self._current.close()
+        if self.given_up:
+            return
         self._current = self._stack.enter_context(ExitStack())
         self.machine = self._current.enter_context(self._oracle.open())
 
@@ -174,17 +182,17 @@ def _one_batch(report: OracleReport, judge: Judge, machines: _Machines, pair: Pa
         verdict = judge.batch(machines.machine, pair, seed, count)
     except MachineError as error:
         report.found.append(Found(pair, seed, count, None, str(error)))
-        if machines.lost >= _LOST:
-            raise
         machines.renew()
         return
     for mismatch in verdict.mismatches:
         shrunk = sum(found.mismatch is not None for found in report.found)
         if shrunk < _SHRUNK:
-            places = judge.oracle.places(machines.machine, pair)
-            mismatch = Shrinker(judge, machines.machine, places).shrink(mismatch)
+            shrinker = Shrinker(judge, machines.machine, judge.oracle.places(machines.machine, pair))
+            mismatch = shrinker.shrink(mismatch)
+            if shrinker.lost:
+                machines.renew()
         report.found.append(Found(pair, seed, count, mismatch))
-        if len(report.found) >= _MISMATCHES:
+        if len(report.found) >= _MISMATCHES or machines.given_up:
             break
     verdict.more += max(len(verdict.mismatches) - _MISMATCHES, 0)
     verdict.mismatches = []

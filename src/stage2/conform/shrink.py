@@ -30,17 +30,19 @@ class Shrinker:
 
     def __init__(self, judge: Judge, machine: Machine, places: Places) -> None:
         self._judge, self._machine, self._places, self._tries = judge, machine, places, 0
+        self._smallest: Mismatch | None = None
+        self.lost = False
+        """A case killed the machine."""
 
     def shrink(self, mismatch: Mismatch) -> Mismatch:
         """The smaller mismatch; the same one if it does not show again by itself."""
-        found = self._again(mismatch, mismatch.words)
-        if found is None:
-            return mismatch
         try:
-            found = self._drop_words(found)
-            return self._drop_bits(found)
+            found = self._again(mismatch, mismatch.words)
+            if found is not None:
+                self._drop_bits(self._drop_words(found))
         except MachineError:
-            return found
+            self.lost = True
+        return self._smallest or mismatch
 
     def _again(self, mismatch: Mismatch, words: npt.NDArray[np.uint64]) -> Mismatch | None:
         """Whether the same probe still differs on these tables."""
@@ -56,7 +58,10 @@ class Shrinker:
         finally:
             memory.zero(used)
         found = next(iter(verdict.mismatches), None)
-        return found if found is not None and _signature(found) == _signature(mismatch) else None
+        if found is None or _signature(found) != _signature(mismatch):
+            return None
+        self._smallest = found
+        return found
 
     def _guest_can_run(self, case: Case) -> bool:
         """Whether what the judge's guest needs is mapped still: without it everything would differ."""

@@ -25,7 +25,7 @@ from .mailbox import Command, Event
 from .process import Child, program
 
 _START_S = 30.0
-_COMMAND_S = 60.0
+_COMMAND_S = 20.0
 _LOG_KEPT = 4096
 
 

@@ -100,13 +100,10 @@ class QemuX86Svm:
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
         """Accesses that are made lead to where cases may be, and faults are such as this processor has."""
-        inside = np.zeros(len(case.probes), np.bool_)
-        for place in (TABLES, DATA):
-            inside |= (predictions.hpa >= place.start) & (predictions.hpa < place.end)
         kind = predictions.status & 0xFF
         at_stage_2 = predictions.status & AT_STAGE_2 != 0
         told = (kind != FaultKind.TABLE_OUTSIDE_MEMORY) & ~(at_stage_2 & (kind == FaultKind.ADDRESS_SIZE))
-        return np.where(kind == 0, inside, told)
+        return np.where(kind == 0, _in_places(predictions.hpa), told)
 
     def answers(self, machine: Machine, case: Case) -> Answers:
         assert isinstance(machine, X86SvmMachine)
@@ -194,10 +191,15 @@ def _landing(machine: X86SvmMachine, case: Case, addresses: npt.NDArray[np.uint6
     """Where fetches are expected to find code, so that QEMU drops what it has translated there; 0 for nowhere."""
     assert case.stage_1 is not None
     found = translate_two_stage_batch(host_memory(machine.memory), case.stage_1, case.stage_2, addresses)
-    inside = np.zeros(len(addresses), np.bool_)
+    return np.where(_in_places(found.hpa) & (found.status == 0), found.hpa & ~np.uint64(7), 0)
+
+
+def _in_places(hpas: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which addresses are where cases may put something."""
+    inside = np.zeros(len(hpas), np.bool_)
     for place in (TABLES, DATA):
-        inside |= (found.hpa >= place.start) & (found.hpa < place.end)
-    return np.where(inside & (found.status == 0), found.hpa & ~np.uint64(7), 0)
+        inside |= (hpas >= np.uint64(place.start)) & (hpas < np.uint64(place.end))
+    return inside
 
 
 def _fault(stage_1: Regime, stage_2: Regime, status: int, access: Access, user: bool) -> tuple[int, int, bool]:
