@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...address import Hpa
-from ...flags import Access
-from ...formats.arm.layout import DBM
-from ...formats.arm.stage1 import READ_ONLY
 from ...formats.arm.syndromes import fault_status
-from ...formats.outcome import EntryKind, FaultKind
-from ...tables.explain import Walk
-from ...tables.result import Fault
+from ...formats.outcome import EntryKind
 from ..deviation import Deviation, Difference
 from ..probe import Answers, Means, Probes
 
@@ -38,16 +32,6 @@ def _level_of_stage_1(probes: Probes, expected: Answers, answers: Answers) -> np
     return explained
 
 
-def _clean_is_read_only(walk: Walk) -> tuple[Hpa, int] | None:
-    """We refuse a fetch at stage 1, at a leaf with DBM whose AP[2] says read-only or clean: that leaf without DBM."""
-    result, steps = walk.result, [step for step in walk.steps if step.stage == 1]
-    if not isinstance(result, Fault) or result.stage != 1 or result.kind is not FaultKind.PERMISSION:
-        return None
-    if result.access is not Access.FETCH or steps[-1].entry & (DBM | READ_ONLY) != DBM | READ_ONLY:
-        return None
-    return steps[-1].slot_hpa, steps[-1].entry & ~DBM
-
-
 DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "block-above",
@@ -66,15 +50,5 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "1, because its stage-1 walk writes the level over the one that its stage-2 walk had found.",
         'Arm ARM DDI 0487, D24.2 "ESR_EL2", S1PTW and DFSC',
         explains_all=_level_of_stage_1,
-    ),
-    Deviation(
-        "clean-is-read-only",
-        "qemu-aarch64",
-        r"7\.2\..*",
-        "A clean page under hardware management of the dirty state counts as writable, so that EL1 must not execute "
-        "what EL0 may write, nor anybody what is writable under WXN. QEMU clears AP[2] of a page with DBM for writes "
-        "only.",
-        'Arm ARM DDI 0487, D8.4.6 "Hardware management of the dirty state", AArch64.S1ApplyOutputPerms',
-        reads_as=_clean_is_read_only,
     ),
 )

@@ -11,7 +11,7 @@ from ...address import Range
 from ...errors import HostToolError
 from ...flags import Access, MappingFlags
 from ...formats import by_name, hardware_report
-from ...formats.arm.layout import HA
+from ...formats.arm.layout import HA, HD
 from ...formats.arm.stage1 import PAN
 from ...formats.arm.stage2 import PTW
 from ...formats.arm.syndromes import ARM_LAST_LEVEL, encode_esr
@@ -98,7 +98,7 @@ class QemuAArch64:
     translates = True
     translates_by_access = False
     translate_marks = True
-    batch = 2500
+    batch = 1200
     unjudged: tuple[str, ...] = (
         "arm-s2-16k-52-lpa2: QEMU refuses the start level 0 of 16 KiB granules.",
         "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an "
@@ -106,8 +106,11 @@ class QemuAArch64:
         "no-xnx: the CPU always has FEAT_XNX.",
         "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
         "Real accesses through a hole at a level that has no blocks, and stage-1 tables behind such a one: QEMU takes "
-        "a block for one at any level, and then writes anywhere. Translations are judged there.",
+        "a block for one at any level, and then writes anywhere. Translations without HA are judged there.",
         "Access flags under HCR_EL2.PTW, where it forbids the walk: they may be set or not.",
+        "Fetches that stage 1 forbids under TCR_EL1.HD: clean pages count as writable, so that EL1 must not execute "
+        "what EL0 may write, nor anybody what is writable under WXN (AArch64.S1ApplyOutputPerms); QEMU takes them for "
+        "read-only ones in all but writes, and executes them.",
         "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
         "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
         "The instruction syndrome of a stage-2 data abort (ISV and what follows): our encoder leaves it out.",
@@ -144,17 +147,19 @@ class QemuAArch64:
         # Where a translation leads a tag is put, so not into tables or the monitor.
         asked &= (predictions.status != 0) | _inside(DATA, predictions.hpa) | ~_inside(RAM, predictions.hpa)
         # QEMU takes a block for one at any level, and a write then goes anywhere, into the monitor too. To translate
-        # is harmless, unless stage-1 tables are read or stage-2 tables marked where such a block leads.
-        harmless = translate & ~faults.on_table
-        if first is not None and second.controls & HA:
-            harmless &= faults.at_2
-        asked &= harmless | ~faults.above_blocks
+        # is harmless, unless stage-1 tables are read, or tables marked, where such a block leads.
+        marking = any(regime is not None and regime.controls & HA for regime in (first, second))
+        asked &= ~faults.above_blocks if marking else ~faults.above_blocks | (translate & ~faults.on_table)
         if second.controls & HA and second.controls & PTW:
             asked &= ~(faults.on_table & (faults.kind == PERMISSION))
         if first is None:
             return cast("npt.NDArray[np.bool_]", asked & (probes["address"] >> _u(PA_BITS) == 0))
         if first.format.levels == _LEVELS_TO_MINUS_ONE:
             asked &= ~faults.at_minus_one
+        if first.controls & HD:
+            # QEMU takes clean pages for read-only ones, which may be executed, and then executes what is there.
+            refused = ~faults.at_2 & (faults.kind == PERMISSION)
+            asked &= ~(refused & (probes["access"] == Access.FETCH))
         if first.controls & PAN:
             asked &= ~(translate & (probes["user"] == 0))
         return cast("npt.NDArray[np.bool_]", asked & (probes["address"] < _u(HIGH.start)))
