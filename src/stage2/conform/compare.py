@@ -81,9 +81,7 @@ class Comparison:
                 deviation, inside = self._read_otherwise(index, difference)
                 inside = inside and (deviation is not None or not self._altered & slots)
             if not inside:
-                verdict.unjudged += 1
-                verdict.cases -= 1
-                verdict.formats[case.pair.name] -= 1
+                self._leave(1)
                 continue
             if deviation is not None:
                 verdict.deviations[deviation.name] += 1
@@ -91,10 +89,18 @@ class Comparison:
             alone = self._alone(index)
             verdict.mismatches.append(Mismatch(alone, difference, (), self._before, self._used))
         if len(wrong) > _LOOKED_AT:
+            rest = len(wrong) - _LOOKED_AT
             if verdict.mismatches:
-                verdict.more += len(wrong) - _LOOKED_AT
+                verdict.more += rest
             else:
-                verdict.deviations["more of these"] += len(wrong) - _LOOKED_AT
+                # Nobody has looked at them, so nothing is said of them.
+                self._leave(rest)
+
+    def _leave(self, count: int) -> None:
+        """Count so many probes as not judged."""
+        self._verdict.unjudged += count
+        self._verdict.cases -= count
+        self._verdict.formats[self._case.pair.name] -= count
 
     def _read_otherwise(self, index: int, difference: Difference) -> tuple[Deviation | None, bool]:
         """Walk again with the entries that the machine takes for others.

@@ -128,6 +128,7 @@ def report_markdown(reports: Sequence[OracleReport], seed: int) -> str:
     """`docs/conformance.md`."""
     lines = [
         *_OPENING,
+        "",
         f"This page was written by `stage2 conform --report docs/conformance.md` (seed {seed}).",
         "",
         "| oracle | version | cases | unexplained mismatches | known deviations | not judged |",
