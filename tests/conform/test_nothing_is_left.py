@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -31,11 +32,11 @@ class Run:
         folder: an empty folder for its temporary files.
     """
 
-    def __init__(self, folder: Path, name: str, cases: str) -> None:
+    def __init__(self, folder: Path, name: str, cases: str, *more: str) -> None:
         self.folder, self.mark = folder, uuid.uuid4().hex
         self.shared_before = set(os.listdir("/dev/shm"))
         self.process = subprocess.Popen(
-            [*COMMAND, "--oracle", name, "--cases", cases, "--json"],
+            [*COMMAND, "--oracle", name, "--cases", cases, "--json", *more],
             env=os.environ | {MARK: self.mark, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -101,6 +102,16 @@ def test_a_run_that_succeeds_leaves_nothing(name: str, tmp_path: Path) -> None:
     run = Run(tmp_path, name, "300")
     _out, error = run.process.communicate(timeout=300)
     assert run.process.returncode == 0, error.decode()
+    run.require_nothing_left()
+
+
+@every_oracle
+def test_a_run_that_finds_something_leaves_nothing(name: str, tmp_path: Path) -> None:
+    pair = judge(name).pairs[0]
+    run = Run(tmp_path, name, "1500", "--format", pair.name, "--plant", "writable")
+    out, error = run.process.communicate(timeout=300)
+    assert run.process.returncode == 1, error.decode()
+    assert json.loads(out)["oracles"][0]["mismatches"] > 0
     run.require_nothing_left()
 
 
