@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..errors import ConfigError, HostToolError
+from ..errors import ConfigError, HostToolError, MachineError
 
 
 def conform(
@@ -25,7 +25,7 @@ def conform(
 ) -> int:
     """Compare our walker with the MMUs of QEMU and Bochs on random tables.
 
-    Exit code 0: nothing is unexplained; 1: something is; 2: bad input, or an emulator is missing.
+    Exit code 0: nothing is unexplained; 1: something is; 2: bad input, or an emulator is missing or does not start.
 
     Parameters
     ----------
@@ -68,7 +68,8 @@ def conform(
             if len(chosen) == 1:
                 raise
     if not work:
-        raise ConfigError(f"no oracle judges {', '.join(wanted)}")
+        pairs = ", ".join(pair.name for found in chosen for pair in found.pairs)
+        raise ConfigError(f"--format {', '.join(wanted)}: no oracle judges that; they judge {pairs}")
 
     def progress(done: OracleReport) -> None:
         if sys.stderr.isatty():
@@ -79,7 +80,7 @@ def conform(
         count = cases if cases is not None else (LONG if long else SHORT)[found.name]
         try:
             reports.append(run(found, cases=count, seed=seed, pairs=pairs, planted=put, progress=progress))
-        except HostToolError as error:
+        except (HostToolError, MachineError) as error:
             missing = True
             print(f"stage2: {found.name}: {error}", file=sys.stderr)
         finally:
