@@ -68,8 +68,8 @@ def conform(
             if len(chosen) == 1:
                 raise
     if not work:
-        pairs = ", ".join(pair.name for found in chosen for pair in found.pairs)
-        raise ConfigError(f"--format {', '.join(wanted)}: no oracle judges that; they judge {pairs}")
+        known = ", ".join(pair.name for found in chosen for pair in found.pairs)
+        raise ConfigError(f"--format {', '.join(wanted)}: no oracle judges that; they judge {known}")
 
     def progress(done: OracleReport) -> None:
         if sys.stderr.isatty():
