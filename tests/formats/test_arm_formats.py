@@ -2,9 +2,10 @@
 
 import pytest
 
-from stage2.errors import EncodingError
+from stage2.errors import EncodingError, MisalignedError
 from stage2.formats import by_name
 from stage2.formats.arm.registers import decode_vtcr_el2, vtcr_el2
+from stage2.tables.regime import Regime
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,15 @@ def test_vtcr_selects_the_format_by_granule_sizes_and_ps(granule: int, bits: int
     assert (fmt.page_shift, fmt.input_bits, fmt.levels) == (granule, bits, levels)
     assert fmt.output_bits == (52 if granule == 16 and pa_bits == 52 else 48)
     assert fmt.output_bits == control.pa_bits
+
+
+def test_a_root_of_few_entries_may_begin_within_a_page() -> None:
+    """As Linux with 52-bit addresses has it on a 48-bit processor: its TTBR1 points into the middle of a root."""
+    fmt = by_name("arm-s1-64k-48")
+    assert (fmt.root_size, fmt.root_alignment) == (4096, 512)
+    assert Regime.of(fmt, 0x4000_0E00).root == 0x4000_0E00
+    with pytest.raises(MisalignedError, match=r"0x40000e40.* multiple of 0x200"):
+        Regime.of(fmt, 0x4000_0E40)
+    assert by_name("arm-s2-4k-48").root_alignment == 4096
+    assert by_name("arm-s2-16k-40").root_alignment == 0x40000
+    assert by_name("sv39x4").root_alignment == 0x4000

@@ -143,6 +143,7 @@ class Format:
         group_translates: a group's leaves all hold the address of the whole group (RISC-V NAPOT), so that a walk
             takes more bits from the input; otherwise the mark is a hint to TLBs only.
         break_before_make: a live entry may be replaced only through an invalid one (Arm).
+        least_root_alignment: in bytes; a larger root is aligned to its size.
         wide_input_fault: the FaultKind of an input address that the regime has no bits for.
         privilege_by_page: stage 2 tells user from supervisor fetches by stage 1's U/S of the page, not by the mode of
             the CPU (EPT's mode-based execute control).
@@ -182,6 +183,7 @@ class Format:
     ungroup: Ungroup = stood_alone
     group_translates: bool = False
     break_before_make: bool = False
+    least_root_alignment: int = SIZE_4K
     wide_input_fault: int = ADDRESS_SIZE
     privilege_by_page: bool = False
     high_half: bool = False
@@ -223,8 +225,13 @@ class Format:
 
     @property
     def root_size(self) -> int:
-        """Size and alignment of the root table in bytes."""
+        """Bytes set aside for a root table that we build, whole pages."""
         return max(8 << self.root_bits, SIZE_4K)
+
+    @property
+    def root_alignment(self) -> int:
+        """What a root table's address must be a multiple of."""
+        return max(8 << self.root_bits, self.least_root_alignment)
 
     @property
     def leaf_sizes(self) -> tuple[int, ...]:

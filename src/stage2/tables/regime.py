@@ -20,7 +20,7 @@ class Regime:
         identifier: ASID, VMID or VPID that tags its TLB entries.
 
     Raises:
-        MisalignedError: the root is not aligned to its size.
+        MisalignedError: the root is not aligned as the format demands.
         OutOfRangeError: the root or the controls have more than 64 bits.
     """
 
@@ -30,7 +30,7 @@ class Regime:
     identifier: int = 0
 
     def __post_init__(self) -> None:
-        require_aligned("root table", self.root, self.format.root_size)
+        require_aligned("root table", self.root, self.format.root_alignment)
         if self.root >> 64 or self.controls >> 64:
             raise OutOfRangeError(f"root table {self.root:#x} or controls {self.controls:#x} have more than 64 bits")
 

@@ -20,6 +20,8 @@ GRANULES = {"4k": 12, "16k": 14, "64k": 16}
 MAX_CONCATENATED_BITS = 4
 _GROUPS = {12: (4, 4, 4), 14: (7, 5), 16: (5, 5)}
 """log2 of the leaves that a contiguous hint joins, by granule and level (D8.7.1 "The Contiguous bit")."""
+_LEAST_ROOT_ALIGNMENT = 64
+"""Of a root of few entries (D8.2.3 "Translation table base address register")."""
 _TOP_BLOCK = {12: 2, 14: 1, 16: 1}
 _NAME = re.compile(r"arm-s(?P<stage>[12])-(?P<granule>4k|16k|64k)-(?P<bits>\d\d)(?P<rest>(?:-[a-z0-9]+)*)")
 _MANUAL = "Arm ARM DDI 0487, D8.3 "
@@ -144,6 +146,7 @@ def make(
         group=layout.group,
         ungroup=layout.ungroup,
         break_before_make=True,
+        least_root_alignment=_LEAST_ROOT_ALIGNMENT,
         wide_input_fault=TRANSLATION,
         high_half=high,
     )

@@ -50,8 +50,6 @@ _EL2_PS_SHIFT, _EL2_TBI, _EL2_HA, _EL2_HD, _EL2_HPD = 16, 1 << 20, 1 << 21, 1 <<
 
 _WALKS_WRITE_BACK = 1 << 8 | 1 << 10 | 3 << 12
 """IRGN0, ORGN0 and SH0: walks are write-back and inner shareable."""
-_SMALLEST_ROOT = 64
-"""A root of fewer entries is aligned to as much (D8.2.3 "Translation table base address register")."""
 
 
 class Stage1Regime(Enum):
@@ -237,7 +235,7 @@ def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[
     """
     if fmt.stage != 1 or fmt.high_half or controls & stage1.ONE_PRIVILEGE:
         raise EncodingError(f"{fmt.name} under these controls is no format of TTBR0 in the EL1&0 regime")
-    require_aligned("root table", root, max(8 << fmt.root_bits, _SMALLEST_ROOT))
+    require_aligned("root table", root, fmt.root_alignment)
     width = controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
     if root >> width:
         raise OutOfRangeError(f"root table {root:#x} is above 2^{width}, where output addresses end")
@@ -266,7 +264,7 @@ def _root(
     width = min(asked_bits, implemented_bits, fmt.output_bits)
     # Bits 5:2 of TTBR are address bits 51:48 only where output addresses have 52 bits.
     root = root_of(ttbr) if width == 52 else ttbr & (1 << 48) - 2
-    require_aligned(f"root table in {register}", root, max(8 << fmt.root_bits, _SMALLEST_ROOT))
+    require_aligned(f"root table in {register}", root, fmt.root_alignment)
     if root >> width:
         raise OutOfRangeError(f"root table {root:#x} in {register} is above 2^{width}, where output addresses end")
     geometry = fmt.default_controls & ~(0x3F << layout.OUTPUT_BITS_AT) | width << layout.OUTPUT_BITS_AT

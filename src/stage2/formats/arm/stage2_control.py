@@ -233,7 +233,7 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
         OutOfRangeError: the VMID has more than 16 bits, or the root is wider than the output.
         EncodingError: no VTCR_EL2 stands for the format with these controls.
     """
-    require_aligned("root table", root, fmt.root_size)
+    require_aligned("root table", root, fmt.root_alignment)
     size = controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
     if root >> size:
         raise OutOfRangeError(f"root table {root:#x} is above 2^{size}")

@@ -183,7 +183,7 @@ class ArmVcpu(Vcpu):
             return Regime(_FLAT, 0, 0)
         width = granule + (granule - 3) * (levels - 1) + root_bits
         fmt = stage_1_format(granule, width, upper=bool(upper))
-        return Regime(fmt, align_down(root, fmt.root_size), controls)
+        return Regime(fmt, align_down(root, fmt.root_alignment), controls)
 
     def register(self, number: int) -> int:
         """x0 to x30."""
