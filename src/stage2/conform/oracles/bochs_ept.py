@@ -50,12 +50,14 @@ class BochsEpt:
 
     name = "bochs-ept"
     title = "Bochs, Intel's VMX and EPT"
-    pairs = (Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),)
+    pairs: tuple[Pair, ...] = (
+        Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),
+    )
     translates = False
     translates_by_access = False
     translate_marks = False
     batch = 256
-    unjudged = (
+    unjudged: tuple[str, ...] = (
         "ept5 and x86-5level: Bochs 2.7 has no CPU with 57-bit addresses",
         "mode-based execute control (mbec): Bochs 2.7 has none (IA32_VMX_PROCBASED_CTLS2 bit 54 is clear)",
         "processors without execute-only entries (no-execute-only): Bochs supports them on every CPU with EPT",

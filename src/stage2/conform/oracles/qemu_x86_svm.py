@@ -45,7 +45,7 @@ class QemuX86Svm:
 
     name = "qemu-x86-svm"
     title = "QEMU, AMD's SVM and nested paging"
-    pairs = tuple(
+    pairs: tuple[Pair, ...] = tuple(
         Pair(f"{first} over {second}", first, second, ("smep", "smap", "no-wp", "no-nx"), ("no-nx",), weight)
         for first, second, weight in (
             ("x86-4level", "npt4", 2.0),
@@ -58,7 +58,7 @@ class QemuX86Svm:
     translates_by_access = False
     translate_marks = False
     batch = 2000
-    unjudged = (
+    unjudged: tuple[str, ...] = (
         "memory types: QEMU caches nothing, so PAT, PCD and PWT change nothing (APM Vol. 2, 15.25.8)",
         "TLB invalidation: QEMU drops all translations at every VMRUN, whatever TLB_CONTROL and the ASID say",
         "GPAs that npt4 has no bits for: QEMU ignores their bits 51:48",
