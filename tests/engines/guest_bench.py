@@ -50,7 +50,11 @@ class GuestBench(Generic[M]):
             space.map(region)
         self.vm = Vm("test", 1, self.kind.ARCH, space, cpu_count=cpus)
         self.vm.boot = Boot(Gpa(self.entry))
+        self.tables()
         return self.vm
+
+    def tables(self) -> None:
+        """Write the stage-1 tables that guests begin with, if they need any."""
 
     def run_image(self, vm: Vm, image: bytes, limit_s: float) -> RunResult:
         vm.memory.write(Gpa(self.entry), image)

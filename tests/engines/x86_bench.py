@@ -8,7 +8,6 @@ from assembler import build
 from guest_bench import GuestBench
 
 from stage2.engines.unicorn.x86.machine import X86Machine
-from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.vm import RunResult, Vm
 
 PREFIX = "x86_64-linux-gnu-"
@@ -131,17 +130,6 @@ class Bench(GuestBench[X86Machine]):
     def __init__(self, folder: Path) -> None:
         super().__init__(X86Machine)
         self.folder = folder
-
-    def vm_with(
-        self,
-        *regions: MemoryRegion,
-        violation: ViolationPolicy = ViolationPolicy.STOP,
-        fmt: str | None = None,
-        cpus: int = 1,
-    ) -> Vm:
-        vm = super().vm_with(*regions, violation=violation, fmt=fmt, cpus=cpus)
-        self.tables()
-        return vm
 
     def tables(self) -> None:
         """Stage-1 tables: the first gigabyte to itself for ring 0, and an empty last level for TESTED."""
