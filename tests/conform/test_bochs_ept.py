@@ -2,133 +2,49 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
+import x86_world
+from x86_world import (
+    EVERYTHING,
+    FETCH,
+    GVA,
+    NOT_MAPPED,
+    READ,
+    RSV,
+    US,
+    WR,
+    WRITE,
+    P,
+    R,
+    U,
+    W,
+    X,
+    codes,
+    kernel_accesses,
+)
 
-from stage2.address import SIZE_1G, SIZE_2M, Gva, Hpa, Range
+from opening import machine_fixture
+from stage2.address import SIZE_1G, Gva, Hpa, Range
 from stage2.conform.deviation import Difference
 from stage2.conform.known.bochs_ept import DEVIATIONS
-from stage2.conform.oracle import Case, Predictions
 from stage2.conform.oracles.bochs_ept import ORACLE
-from stage2.conform.probe import PROBE, Answers
-from stage2.errors import HostToolError
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats.x86 import ept, longmode
-from stage2.machines.bochs import DATA, TABLES, BochsMachine
-from stage2.memory.frames import FrameAllocator
-from stage2.memory.owners import Owner, OwnerKind
-from stage2.tables.batch import translate_two_stage_batch
-from stage2.tables.compiled import host_memory
+from stage2.machines.bochs import DATA, BochsMachine
 from stage2.tables.explain import explain_two_stage
-from stage2.tables.pagetable import PageTable
-from stage2.tables.regime import Regime
 
-OWNER = Owner(OwnerKind.TABLES, "test")
-R, W, X, U = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE, MappingFlags.USER
-READ, WRITE, FETCH = Access.READ, Access.WRITE, Access.FETCH
-EVERYTHING = [(access, user) for access in Access for user in (False, True)]
 GP, PF, VIOLATION, MISCONFIGURATION = 13 << 48, 14 << 48, 48 << 56, 49 << 56
-P, WR, US, RSV, ID = 1, 2, 4, 8, 16
 LINEAR, FINAL = 1 << 7, 1 << 8
 ACCESSES = {READ: 1, WRITE: 2, FETCH: 4}
-GVA, GPA = 0x7000_0000_0000, 0x12_4000_0000
-"""2 MiB windows for the tests' own pages: GVA leads to GPA, GPA to DATA."""
+GPA = 0x12_4000_0000
 PAIR = ORACLE.pairs[0]
+machine = machine_fixture(ORACLE.open)
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[BochsMachine]:
-    try:
-        found = ORACLE.open()
-    except HostToolError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    with found:
-        yield found
-
-
-class World:
-    """Tables of both stages: the guest's own lie where GPA equals HPA, GVA leads to GPA and GPA to DATA.
-
-    Args:
-        off_1, on_1, on_2: control bits that differ from the judge's usual ones.
-    """
-
-    def __init__(self, machine: BochsMachine, *, on_1: int = 0, off_1: int = 0, on_2: int = 0) -> None:
-        machine.memory.zero(TABLES)
-        machine.memory.zero(DATA)
-        self.machine, self.places = machine, ORACLE.places(machine, PAIR)
-        frames = FrameAllocator(machine.memory)
-        frames.claim(DATA, owner=Owner(OwnerKind.RESERVED, "data"))
-        controls = ORACLE.controls(PAIR, 1) & ~off_1 | on_1
-        self.second = PageTable(ept.EPT4, frames, owner=OWNER, controls=ORACLE.controls(PAIR, 2) | on_2)
-        self.first = PageTable(longmode.X86_4LEVEL, frames, owner=OWNER, controls=controls)
-        self.second.map_range(TABLES.start, Hpa(TABLES.start), TABLES.size, RWX)
-        self.second.map_range(GPA, Hpa(DATA.start), SIZE_2M, RWX)
-        for fixture in self.places.fixtures:
-            stage = self.first if fixture.stage == 1 else self.second
-            stage.map_range(fixture.address, Hpa(fixture.target), fixture.size, fixture.flags)
-
-    def page(self, number: int, flags: MappingFlags) -> int:
-        """Map one page of GVA; its address."""
-        self.first.map_page(GVA + 4096 * number, Hpa(GPA + 4096 * number), flags)
-        return GVA + 4096 * number
-
-    def slot(self, address: int, stage: int = 1, level: int = 0) -> Hpa:
-        """Where the entry for an address is, at a level."""
-        if stage == 2:
-            return next(step.slot_hpa for step in self.second.explain(address).steps if step.level == level)
-        walk = explain_two_stage(self.machine.memory, *self.regimes, Gva(address))
-        return next(step.slot_hpa for step in walk.steps if step.stage == 1 and step.level == level)
-
-    def change(self, slot: Hpa, *, sets: int = 0, clears: int = 0) -> None:
-        """Change bits of an entry behind the tables' back."""
-        memory = self.machine.memory
-        memory.store_u64(slot, memory.load_u64(slot) & ~clears | sets)
-
-    @property
-    def regimes(self) -> tuple[Regime, Regime]:
-        return self.first.regime, self.second.regime
-
-    def ask(self, *probes: tuple[int, Access, bool], agrees: bool = True) -> Answers:
-        """The machine's answers to (address, access, user), which are to be as expected."""
-        case, predictions = self.case(*probes)
-        arrives = (predictions.status == 0) & (case.probes["access"] != WRITE)
-        for index in np.flatnonzero(arrives).tolist():
-            predictions.memory[index] = ORACLE.tag(index + 1)
-            self.machine.memory.store_u64(Hpa(int(predictions.hpa[index])), ORACLE.tag(index + 1))
-        assert ORACLE.allows(case, predictions).all()
-        answers, self.expected = ORACLE.answers(self.machine, case), ORACLE.expected(case, predictions)
-        assert (answers == self.expected).all() == agrees, (answers, self.expected)
-        return answers
-
-    def case(self, *probes: tuple[int, Access, bool]) -> tuple[Case, Predictions]:
-        made = np.zeros(len(probes), PROBE)
-        for index, (address, access, user) in enumerate(probes):
-            made[index] = (address, 0x5700 + index if access is WRITE else 0, access, user, 0)
-        case = Case(PAIR, *self.regimes, made)
-        host = host_memory(self.machine.memory)
-        found = [
-            translate_two_stage_batch(host, *self.regimes, [address], access, user=user)
-            for address, access, user in probes
-        ]
-
-        def column(name: str) -> Any:
-            return np.concatenate([getattr(batch, name) for batch in found])
-
-        return case, Predictions(
-            column("status"), column("hpa"), column("gpa"), column("permissions"), np.zeros(len(found), np.uint64),
-            self.machine.memory,
-        )  # fmt: skip
-
-
-def codes(answers: Answers) -> list[int]:
-    return [int(code) for code in answers["code"]]
+class World(x86_world.World):
+    oracle, gpa = ORACLE, GPA
 
 
 def violation(access: Access, allowed: int, *, table: bool = False) -> int:
@@ -150,7 +66,7 @@ def test_each_stage_reports_what_is_not_mapped(machine: BochsMachine) -> None:
     world = World(machine)
     page = world.page(0, RWX | U)
     answers = world.ask(*((GVA + 0x1008, access, user) for access, user in EVERYTHING))
-    assert codes(answers) == [PF, PF | US, PF | WR, PF | WR | US, PF | ID, PF | ID | US]
+    assert codes(answers) == [PF | error for error in NOT_MAPPED]
     assert set(answers["gva"].tolist()) == {GVA + 0x1008}
     world.second.unmap_range(GPA, 4096)
     answers = world.ask(*((page + 8, access, user) for access, user in EVERYTHING))
@@ -161,15 +77,8 @@ def test_each_stage_reports_what_is_not_mapped(machine: BochsMachine) -> None:
 
 def test_stage_1_reports_what_it_forbids(machine: BochsMachine) -> None:
     world = World(machine)
-    kernel, fixed, data = world.page(0, RWX), world.page(1, R | X | U), world.page(2, R | W | U)
-    probes = [
-        (kernel, READ, True),
-        (fixed, WRITE, False),
-        (fixed, WRITE, True),
-        (data, FETCH, False),
-        (data, FETCH, True),
-    ]
-    assert codes(world.ask(*probes)) == [PF | P | US, PF | P | WR, PF | P | WR | US, PF | P | ID, PF | P | ID | US]
+    probes, errors = zip(*world.forbidden(), strict=True)
+    assert codes(world.ask(*probes)) == [PF | error for error in errors]
 
 
 @pytest.mark.parametrize("flags", [R, R | W, R | X, X, RWX], ids=lambda flags: flags.short)
@@ -240,25 +149,12 @@ def test_a_table_of_the_guest_that_ept_refuses(machine: BochsMachine) -> None:
     assert codes(world.ask((page, READ, False))) == [violation(READ, 0, table=True)]
 
 
-@pytest.mark.parametrize(
-    ("on", "off", "flags", "access", "code"),
-    [
-        (0, 0, R | X, WRITE, PF | P | WR),
-        (0, longmode.WP, R | X, WRITE, 0),
-        (0, 0, RWX | U, FETCH, 0),
-        (longmode.SMEP, 0, RWX | U, FETCH, PF | P | ID),
-        (longmode.SMEP, 0, RWX | U, READ, 0),
-        (longmode.SMAP, 0, RWX | U, READ, PF | P),
-        (longmode.SMAP, 0, RWX | U, WRITE, PF | P | WR),
-        (longmode.SMAP, 0, RWX | U, FETCH, 0),
-        (longmode.SMAP | longmode.SMEP, 0, RWX, FETCH, 0),
-        (0, longmode.NXE, RWX, FETCH, 0),
-    ],
-)
+@kernel_accesses
 def test_what_the_kernel_may_do_hangs_on_its_registers(
-    machine: BochsMachine, on: int, off: int, flags: MappingFlags, access: Access, code: int
+    machine: BochsMachine, on: int, off: int, flags: MappingFlags, access: Access, error: int | None
 ) -> None:
     world = World(machine, on_1=on, off_1=off)
+    code = 0 if error is None else PF | error
     assert codes(world.ask((world.page(0, flags), access, False))) == [code]
 
 
@@ -308,13 +204,7 @@ def test_accessed_and_dirty_bits_are_set_in_both_tables(machine: BochsMachine, a
 
 
 def test_blocks_of_every_size_lead_where_we_say(machine: BochsMachine) -> None:
-    world = World(machine)
-    world.second.map_range(SIZE_1G << 6, Hpa(DATA.start), SIZE_1G, RWX)
-    world.first.map_range(SIZE_1G, Hpa(SIZE_1G << 6), SIZE_1G, RWX | U)
-    world.first.map_range(0, Hpa((SIZE_1G << 6) + SIZE_2M), SIZE_2M, RWX | U)
-    probes = [(SIZE_1G + 0x123_4568, READ, True), (SIZE_1G + 0x3FFF_F008, FETCH, False), (0x1F_F008, WRITE, True)]
-    assert world.ask(*probes)["ok"].all()
-    assert machine.memory.load_u64(Hpa(DATA.start + SIZE_2M + 0x1F_F008)) == 0x5702
+    World(machine).require_blocks(SIZE_1G << 6)
 
 
 def test_a_write_that_went_elsewhere_is_seen(machine: BochsMachine) -> None:

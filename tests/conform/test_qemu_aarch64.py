@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from test_short_form import judge
 
+from opening import machine_fixture
 from stage2.address import Hpa, Range
 from stage2.conform.judge import Judge
 from stage2.conform.oracle import Case, Pair
@@ -30,13 +30,7 @@ OWNER, OTHERS = Owner(OwnerKind.TABLES, "judged"), Owner(OwnerKind.TABLES, "othe
 R, RX = MappingFlags.READ, MappingFlags.READ | MappingFlags.EXECUTE
 GPA, GVA = 0x4000_0000, 0x12_0000_0000
 USED = Range(TABLES.start, TABLES.start + (8 << 20))
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[AArch64Machine]:
-    judge(ORACLE.name)
-    with ORACLE.open() as found:
-        yield found
+machine = machine_fixture(ORACLE.open)
 
 
 @contextmanager

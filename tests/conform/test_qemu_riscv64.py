@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from opening import or_skip
 from stage2.address import Hpa, Range
 from stage2.conform.judge import Judge
 from stage2.conform.oracle import Case, Machine, Pair
 from stage2.conform.oracles.qemu_riscv64 import ORACLE, QemuRiscv64
 from stage2.conform.probe import PROBE, Answers, Means
-from stage2.errors import HostToolError
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name
 from stage2.formats.riscv import entry
@@ -56,13 +55,7 @@ class Said:
 
 @pytest.fixture(scope="module")
 def judge() -> Iterator[Judge]:
-    try:
-        version = ORACLE.version()
-    except HostToolError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    made = Judge(Witness(), version)
+    made = Judge(Witness(), or_skip(ORACLE.version))
     yield made
     made.close()
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from test_short_form import judge
 
+from opening import machine_fixture
 from stage2.conform.oracles.qemu_aarch64 import ORACLE
 from stage2.conform.tlb_scenes import INVISIBLE, SCENES, not_shown
 from stage2.conform.tlb_truth import ALONE, GUEST, UNDER, Kind, LeftOut, Scene, left_out, played, wander
@@ -18,13 +16,7 @@ every_scene = pytest.mark.parametrize(
     ("scene", "kind"), PLAYED, ids=[f"{scene.name}, {kind.name}" for scene, kind in PLAYED]
 )
 EVERYTHING = range(1000)
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[AArch64Machine]:
-    judge(ORACLE.name)
-    with ORACLE.open() as found:
-        yield found
+machine = machine_fixture(ORACLE.open)
 
 
 @every_scene

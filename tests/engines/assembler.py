@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,14 +45,19 @@ def require_assembler(prefix: str = PREFIX) -> None:
 
 def assemble(body: str) -> bytes:
     """The bytes of a RISC-V guest that starts at BASE; `off` in it powers off."""
-    require_assembler()
+    return build(PREFIX, HEADER + body, BASE, ["-march=rv64g_zifencei"], ["--no-relax"])
+
+
+def build(prefix: str, text: str, base: int, as_options: Sequence[str] = (), ld_options: Sequence[str] = ()) -> bytes:
+    """The bytes that a source assembles to, linked to run at `base`; `prefix` is that of the tools."""
+    require_assembler(prefix)
     with TemporaryDirectory() as folder:
         source, obj, elf, binary = (Path(folder) / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
-        source.write_text(HEADER + body)
+        source.write_text(text)
         for command in (
-            ["as", "-march=rv64g_zifencei", "-o", obj, source],
-            ["ld", "--no-relax", f"-Ttext={BASE:#x}", "-o", elf, obj],
+            ["as", *as_options, "-o", obj, source],
+            ["ld", *ld_options, f"-Ttext={base:#x}", "-o", elf, obj],
             ["objcopy", "-O", "binary", "-j", ".text", elf, binary],
         ):
-            subprocess.run([PREFIX + str(command[0]), *map(str, command[1:])], check=True, timeout=60)
+            subprocess.run([prefix + str(command[0]), *map(str, command[1:])], check=True, timeout=60)
         return binary.read_bytes()

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from assembler import require_assembler
+from assembler import build
 from demo_guest import require_demo, run_demo
+from guest_bench import (
+    GuestBench,
+    passed_through_serial,
+    require_moved_record_noticed,
+    require_moved_register_noticed,
+    require_refused_device,
+)
 
 import stage2.engines.unicorn.arm.abi as arm_abi
-from stage2.address import GIB, MIB, Gpa, Hpa, Range
+from stage2.address import MIB, Gpa
 from stage2.engines.unicorn.arm.machine import ArmMachine
 from stage2.engines.unicorn.arm.psci import Psci
 from stage2.errors import EngineError
-from stage2.flags import RWX, MappingFlags, MapType
-from stage2.memory.frames import FrameAllocator
-from stage2.memory.physical import PhysicalMemory
-from stage2.space.address_space import AddressSpace
-from stage2.space.region import MemoryRegion, ViolationPolicy
-from stage2.vm.vm import Boot, RunResult, Vm
+from stage2.space.region import ViolationPolicy
+from stage2.vm.vm import RunResult, Vm
 
 PREFIX = "aarch64-linux-gnu-"
+STAGE_2 = "arm-s2-4k-40"
 GUESTS = Path(arm_abi.__file__).parents[3] / "vm" / "guests"
 BASE, RESULTS = 0x8000_0000, 0x8020_0000
 VALID, TABLE, BLOCK, PAGE = 1, 3, 1, 3
@@ -86,73 +88,26 @@ note:   and x28, x28, #0x780
 """
 
 
-class Bench:
-    """Memory, one VM with 8 MiB of lazy RAM at BASE, and a run of a guest in it."""
+class Bench(GuestBench[ArmMachine]):
+    """RAM begins at BASE, as guests do."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.memory = PhysicalMemory([Range.sized(0x1_0000_0000, GIB)])
-        self.frames = FrameAllocator(self.memory)
-        self.machine: ArmMachine | None = None
-        self.vm: Vm
+    fmt, ram, entry = STAGE_2, BASE, BASE
 
-    def vm_with(self, *regions: MemoryRegion, violation: ViolationPolicy = ViolationPolicy.STOP) -> Vm:
-        space = AddressSpace.create(STAGE_2, self.frames, name="test", violation=violation)
-        space.map(MemoryRegion(Gpa(BASE), 8 * MIB, RWX, MapType.MAP_ALLOC))
-        for region in regions:
-            space.map(region)
-        self.vm = Vm("test", 1, "aarch64", space)
-        self.vm.boot = Boot(Gpa(BASE))
-        return self.vm
-
-    def assemble(self, body: str, tcr: int = TCR) -> bytes:
-        require_assembler(PREFIX)
-        source, obj, elf, binary = (self.folder / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
-        source.write_text(f".equ TCR, {tcr:#x}\n.equ RESULTS, {RESULTS:#x}\n" + HEADER + body + VECTORS)
-        for command in (
-            ["as", "-o", obj, source],
-            ["ld", f"-Ttext={BASE:#x}", "-o", elf, obj],
-            ["objcopy", "-O", "binary", "-j", ".text", elf, binary],
-        ):
-            subprocess.run([PREFIX + str(command[0]), *map(str, command[1:])], check=True, timeout=60)
-        return binary.read_bytes()
+    def __init__(self) -> None:
+        super().__init__(ArmMachine)
 
     def run(self, vm: Vm, body: str, *, limit_s: float = 30, tcr: int = TCR) -> RunResult:
-        vm.memory.write(Gpa(BASE), self.assemble(body, tcr))
-        self.machine = ArmMachine(vm)
-        timer = threading.Timer(limit_s, self.machine.stop, ("time limit", "the test's own limit"))
-        timer.start()
-        try:
-            return self.machine.run()
-        finally:
-            timer.cancel()
-            timer.join()
-
-    def put(self, gpa: int, *words: int) -> None:
-        for number, word in enumerate(words):
-            self.vm.memory.write(Gpa(gpa + 8 * number), word.to_bytes(8, "little"))
-
-    def word(self, gpa: int) -> int:
-        return int.from_bytes(self.vm.memory.read(Gpa(gpa), 8), "little")
+        equates = f".equ TCR, {tcr:#x}\n.equ RESULTS, {RESULTS:#x}\n"
+        return self.run_image(vm, build(PREFIX, equates + HEADER + body + VECTORS, BASE), limit_s)
 
     def identity(self) -> None:
         """Stage-1 tables: the gigabyte of the guest's RAM maps to itself, for EL1."""
         self.put(ROOT + 8 * 2, BASE | KERNEL | BLOCK)
 
-    def close(self) -> None:
-        if self.machine is not None:
-            self.machine.close()
-        self.vm.close()
-        assert self.frames.used_bytes == 0
-        self.memory.close()
-
-
-STAGE_2 = "arm-s2-4k-40"
-
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
+def bench() -> Iterator[Bench]:
+    bench = Bench()
     yield bench
     bench.close()
 
@@ -589,29 +544,17 @@ def test_a_machine_of_another_kind_or_with_more_cpus_is_refused(bench: Bench) ->
 def test_a_moved_register_is_noticed_before_a_guest_runs(
     monkeypatch: pytest.MonkeyPatch, bench: Bench, name: str
 ) -> None:
-    vm = bench.vm_with()
-    monkeypatch.setattr(arm_abi, name, getattr(arm_abi, name) + 8)
-    with pytest.raises(EngineError, match="another build"):
-        ArmMachine(vm)
+    require_moved_register_noticed(monkeypatch, arm_abi, name, bench)
 
 
 def test_a_moved_exception_record_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arm_abi, "ENV_EXCEPTION", arm_abi.ENV_EXCEPTION + 8)
-    arm_abi.check_exception_record.cache_clear()
-    try:
-        with pytest.raises(EngineError, match="another build"):
-            arm_abi.check_exception_record()
-    finally:
-        arm_abi.check_exception_record.cache_clear()
+    require_moved_record_noticed(monkeypatch, arm_abi, "ENV_EXCEPTION")
 
 
 def test_a_passed_through_device_is_refused_with_one_sentence(bench: Bench) -> None:
-    device = MemoryRegion(
-        Gpa(0x1000_0000), 4096, MappingFlags.READ | MappingFlags.WRITE, MapType.MMIO, Hpa(0x900_0000), name="serial"
+    require_refused_device(
+        bench.run(bench.vm_with(passed_through_serial()), "ldr x1, =0x10000000\n ldr x0, [x1]\n off\n")
     )
-    result = bench.run(bench.vm_with(device), "ldr x1, =0x10000000\n ldr x0, [x1]\n off\n")
-    assert result.exit == "error"
-    assert "GPA 0x10000000 is a passed-through device" in result.reason
 
 
 @pytest.mark.parametrize(("tg0", "page_shift"), [(2, 14), (1, 64 - 48)])

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from assembler import BASE, PACKAGES, assemble, require_assembler
+from demo_guest import require_demo
+from guest_bench import GuestBench, require_moved_register_noticed
 
 import stage2.engines.unicorn.abi as abi
 import stage2.engines.unicorn.riscv.abi as riscv_abi
-from stage2.address import GIB, MIB, Gpa, Range
+from stage2.address import Gpa, Range
 from stage2.config.load import load_vm
 from stage2.engines.unicorn.riscv.machine import RiscvMachine
 from stage2.errors import EngineError
-from stage2.flags import RWX, MappingFlags, MapType
+from stage2.flags import MappingFlags, MapType
 from stage2.formats.outcome import FaultKind
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
-from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.devices import Uart
 from stage2.vm.host import build
@@ -32,44 +32,16 @@ ROM_AT = 0x2000_0000
 R, W, X, V, A, D = 2, 4, 8, 1, 0x40, 0x80
 
 
-class Bench:
-    """Memory, one VM with 8 MiB of lazy RAM at BASE, and a run of a guest in it."""
+class Bench(GuestBench[RiscvMachine]):
+    """RAM begins at BASE, as guests do."""
+
+    fmt, ram, entry = "sv39x4", BASE, BASE
 
     def __init__(self) -> None:
-        self.memory = PhysicalMemory([Range.sized(0x1_0000_0000, GIB)])
-        self.frames = FrameAllocator(self.memory)
-        self.machine: RiscvMachine | None = None
-        self.vm: Vm
-
-    def vm_with(self, *regions: MemoryRegion, violation: ViolationPolicy = ViolationPolicy.STOP, cpus: int = 1) -> Vm:
-        space = AddressSpace.create("sv39x4", self.frames, name="test", violation=violation)
-        space.map(MemoryRegion(Gpa(BASE), 8 * MIB, RWX, MapType.MAP_ALLOC))
-        for region in regions:
-            space.map(region)
-        self.vm = Vm("test", 1, "riscv64", space, cpu_count=cpus)
-        self.vm.boot = Boot(Gpa(BASE))
-        return self.vm
+        super().__init__(RiscvMachine)
 
     def run(self, vm: Vm, image: bytes, *, limit_s: float = 30) -> RunResult:
-        vm.memory.write(BASE, image)
-        self.machine = RiscvMachine(vm)
-        timer = threading.Timer(limit_s, self.machine.stop, ("time limit", "the test's own limit"))
-        timer.start()
-        try:
-            return self.machine.run()
-        finally:
-            timer.cancel()
-            timer.join()
-
-    def word(self, gpa: int) -> int:
-        return int.from_bytes(self.vm.memory.read(gpa, 8), "little")
-
-    def close(self) -> None:
-        if self.machine is not None:
-            self.machine.close()
-        self.vm.close()
-        assert self.frames.used_bytes == 0
-        self.memory.close()
+        return self.run_image(vm, image, limit_s)
 
 
 @pytest.fixture
@@ -97,18 +69,8 @@ def test_the_demo_guest_sees_what_it_was_promised() -> None:
             machine.close()
         report = vm.report("unicorn", result)
         same = int.from_bytes(host.memory.read(0x9000_0000, 8), "little")  # type: ignore[arg-type]  # HPA = GPA
-    assert result.exit == "off"
-    lines = report.console.splitlines()
-    assert lines[0].startswith("demo guest")
-    assert lines[-1] == "demo guest: done"
-    assert [line.rsplit(" ", 1)[1] for line in lines[1:-1]] == ["ok"] * 5
+    require_demo(report, verdicts=5)
     assert same == 0x600D600D
-    assert report.resolutions["populated"] >= 64
-    assert [(v.region, v.access, v.action) for v in report.violations] == [
-        ("rom", "write", "discarded"),
-        ("hole", "read", "injected"),
-        ("uart", "fetch", "injected"),
-    ]
     identical = next(region for region in report.regions if region.map_type is MapType.MAP_IDENTICAL)
     assert identical.hpa == ((identical.start, identical.start + identical.size),)
 
@@ -353,10 +315,7 @@ def test_another_release_of_the_library_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_moved_register_is_noticed_before_a_guest_runs(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
-    vm = bench.vm_with()
-    monkeypatch.setattr(riscv_abi, "ENV_PC", riscv_abi.ENV_PC + 8)
-    with pytest.raises(EngineError, match="another build"):
-        RiscvMachine(vm)
+    require_moved_register_noticed(monkeypatch, riscv_abi, "ENV_PC", bench)
 
 
 def test_the_walk_of_a_violation_names_kind_and_stage(bench: Bench) -> None:

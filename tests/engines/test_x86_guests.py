@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 from demo_guest import require_demo, run_demo
+from guest_bench import (
+    passed_through_serial,
+    require_moved_record_noticed,
+    require_moved_register_noticed,
+    require_refused_device,
+)
 from x86_bench import (
     BASE,
     LA57,
@@ -33,7 +39,7 @@ from x86_bench import (
 )  # fmt: skip
 
 import stage2.engines.unicorn.x86.abi as x86_abi
-from stage2.address import GIB, MIB, Gpa, Hpa, Range
+from stage2.address import GIB, MIB, Gpa, Range
 from stage2.engines.run import machine_for
 from stage2.engines.unicorn.x86.machine import X86Machine
 from stage2.engines.unicorn.x86.ports import Ports
@@ -739,27 +745,13 @@ def test_a_machine_of_another_kind_or_with_more_cpus_is_refused(bench: Bench) ->
 def test_a_moved_register_is_noticed_before_a_guest_runs(
     monkeypatch: pytest.MonkeyPatch, bench: Bench, name: str
 ) -> None:
-    vm = bench.vm_with()
-    monkeypatch.setattr(x86_abi, name, getattr(x86_abi, name) + 8)
-    with pytest.raises(EngineError, match="another build"):
-        X86Machine(vm)
+    require_moved_register_noticed(monkeypatch, x86_abi, name, bench)
 
 
 @pytest.mark.parametrize("name", ["ENV_ERROR_CODE", "ENV_OLD_EXCEPTION"])
 def test_a_moved_exception_record_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(x86_abi, name, getattr(x86_abi, name) + 8)
-    x86_abi.check_exception_record.cache_clear()
-    try:
-        with pytest.raises(EngineError, match="another build"):
-            x86_abi.check_exception_record()
-    finally:
-        x86_abi.check_exception_record.cache_clear()
+    require_moved_record_noticed(monkeypatch, x86_abi, name)
 
 
 def test_a_passed_through_device_is_refused_with_one_sentence(bench: Bench) -> None:
-    device = MemoryRegion(
-        Gpa(0x1000_0000), 4096, MappingFlags.READ | MappingFlags.WRITE, MapType.MMIO, Hpa(0x900_0000), name="serial"
-    )
-    result = bench.run(bench.vm_with(device), "mov 0x10000000, %eax\nafter:\n")
-    assert result.exit == "error"
-    assert "GPA 0x10000000 is a passed-through device" in result.reason
+    require_refused_device(bench.run(bench.vm_with(passed_through_serial()), "mov 0x10000000, %eax\nafter:\n"))

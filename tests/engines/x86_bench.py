@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
 from pathlib import Path
 
-from assembler import require_assembler
+from assembler import build
+from guest_bench import GuestBench
 
-from stage2.address import GIB, MIB, Gpa, Range
 from stage2.engines.unicorn.x86.machine import X86Machine
-from stage2.flags import RWX, MapType
-from stage2.memory.frames import FrameAllocator
-from stage2.memory.physical import PhysicalMemory
-from stage2.space.address_space import AddressSpace
-from stage2.space.region import MemoryRegion, ViolationPolicy
-from stage2.vm.vm import Boot, RunResult, Vm
+from stage2.vm.vm import RunResult, Vm
 
 PREFIX = "x86_64-linux-gnu-"
 BASE, RESULTS, STACK = 0x10_0000, 0x30_0000, 0x40_0000
@@ -129,27 +122,14 @@ idt:
 """
 
 
-class Bench:
-    """Memory, one VM with 8 MiB of lazy RAM from 0 on, and a run of a guest in it."""
+class Bench(GuestBench[X86Machine]):
+    """RAM begins at 0, guests at BASE; `folder` is for what tests assemble themselves."""
+
+    fmt, ram, entry = "ept4", 0, BASE
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(X86Machine)
         self.folder = folder
-        self.memory = PhysicalMemory([Range.sized(0x1_0000_0000, GIB)])
-        self.frames = FrameAllocator(self.memory)
-        self.machine: X86Machine | None = None
-        self.vm: Vm
-
-    def vm_with(
-        self, *regions: MemoryRegion, violation: ViolationPolicy = ViolationPolicy.STOP, fmt: str = "ept4"
-    ) -> Vm:
-        space = AddressSpace.create(fmt, self.frames, name="test", violation=violation)
-        space.map(MemoryRegion(Gpa(0), 8 * MIB, RWX, MapType.MAP_ALLOC))
-        for region in regions:
-            space.map(region)
-        self.vm = Vm("test", 1, "x86_64", space)
-        self.vm.boot = Boot(Gpa(BASE))
-        self.tables()
-        return self.vm
 
     def tables(self) -> None:
         """Stage-1 tables: the first gigabyte to itself for ring 0, and an empty last level for TESTED."""
@@ -158,50 +138,17 @@ class Bench:
         self.put(THIRD, P | W | PS, SECOND | P | W | U)
         self.put(SECOND, LAST | P | W | U)
 
-    def assemble(self, body: str, cr0: int, cr3: int, cr4: int) -> bytes:
-        require_assembler(PREFIX)
-        source, obj, elf, binary = (self.folder / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
+    def run(self, vm: Vm, body: str, *, limit_s: float = 30, cr0: int = WP, cr3: int = ROOT, cr4: int = 0) -> RunResult:
         numbers = {
             "CR0": cr0, "CR3": cr3, "CR4": cr4, "BASE": BASE, "RESULTS": RESULTS, "STACK": STACK, "TESTED": TESTED,
             "LAST": LAST,
         }  # fmt: skip
         equates = "".join(f".equ {name}, {value:#x}\n" for name, value in numbers.items())
-        source.write_text(equates + HEADER + body + FOOTER)
-        for command in (
-            ["as", "--64", "-o", obj, source],
-            ["ld", "-z", "max-page-size=4096", f"-Ttext={BASE:#x}", "-o", elf, obj],
-            ["objcopy", "-O", "binary", "-j", ".text", elf, binary],
-        ):
-            subprocess.run([PREFIX + str(command[0]), *map(str, command[1:])], check=True, timeout=60)
-        return binary.read_bytes()
-
-    def run(self, vm: Vm, body: str, *, limit_s: float = 30, cr0: int = WP, cr3: int = ROOT, cr4: int = 0) -> RunResult:
-        vm.memory.write(Gpa(BASE), self.assemble(body, cr0, cr3, cr4))
-        self.machine = X86Machine(vm)
-        timer = threading.Timer(limit_s, self.machine.stop, ("time limit", "the test's own limit"))
-        timer.start()
-        try:
-            return self.machine.run()
-        finally:
-            timer.cancel()
-            timer.join()
-
-    def put(self, gpa: int, *words: int) -> None:
-        for number, word in enumerate(words):
-            self.vm.memory.write(Gpa(gpa + 8 * number), word.to_bytes(8, "little"))
-
-    def word(self, gpa: int) -> int:
-        return int.from_bytes(self.vm.memory.read(Gpa(gpa), 8), "little")
+        image = build(PREFIX, equates + HEADER + body + FOOTER, BASE, ["--64"], ["-z", "max-page-size=4096"])
+        return self.run_image(vm, image, limit_s)
 
     def note(self, number: int = 0) -> tuple[int, int, int, int, int]:
         """(vector, error code, RIP, CS, CR2) of an exception that the guest noted."""
         at = RESULTS + 64 * number
         vector, code, rip, cs, cr2 = (self.word(at + 8 * i) for i in range(5))
         return vector, code, rip, cs, cr2
-
-    def close(self) -> None:
-        if self.machine is not None:
-            self.machine.close()
-        self.vm.close()
-        assert self.frames.used_bytes == 0
-        self.memory.close()

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from opening import machine_fixture, or_skip
 from stage2.address import Hpa, Range
-from stage2.errors import EncodingError, HostToolError, MachineError
+from stage2.errors import EncodingError, MachineError
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name
 from stage2.formats.arm.invalidation import alle1is, aside1is, ipas2e1is, vaae1is, vae1is, vae2is, vmalle1is
@@ -49,24 +50,7 @@ TABLES = Range(0x7F00_0000, 0x8000_0000)
 GPA = 0x4000_0000
 GVA = 0x12_0000_0000
 BRK = 0xD420_0000
-
-
-@contextmanager
-def running() -> Iterator[AArch64Machine]:
-    try:
-        machine = AArch64Machine()
-    except HostToolError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    with machine:
-        yield machine
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[AArch64Machine]:
-    with running() as found:
-        yield found
+machine = machine_fixture(AArch64Machine)
 
 
 @contextmanager
@@ -319,7 +303,7 @@ def test_a_long_list_is_done_in_order(machine: AArch64Machine) -> None:
 def test_gicv3_works_and_nothing_is_left_after_close() -> None:
     with pytest.raises(EncodingError, match="GICv4"):
         AArch64Machine(gic_version=4)
-    with running():
+    with or_skip(AArch64Machine):
         pass
     before = set(os.listdir("/proc/self/fd"))
     found = AArch64Machine(gic_version=3)

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from opening import machine_fixture, or_skip
 from stage2.address import Hpa
 from stage2.errors import HostToolError, MachineError, OutOfRangeError
 from stage2.flags import Access
@@ -26,19 +26,7 @@ CODE = 0x80_0000_0000 + bochs.GUEST_CODE
 EXCEPTION, CPUID, HLT, VMCALL, IO, WRMSR, TIMER = 0, 10, 12, 18, 30, 32, 52
 """Basic exit reasons."""
 OPCODE, PROTECTION = 6, 13
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[BochsMachine]:
-    """A machine; without Bochs the tests are skipped, in CI they fail."""
-    try:
-        found = BochsMachine()
-    except HostToolError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    with found:
-        yield found
+machine = machine_fixture(BochsMachine)
 
 
 def tables(machine: BochsMachine) -> Guest:
@@ -76,12 +64,7 @@ def test_the_processor_is_what_the_judge_counts_on(machine: BochsMachine) -> Non
 
 
 def test_its_version_is_told() -> None:
-    try:
-        assert BochsMachine.version().startswith("2.")
-    except HostToolError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    assert or_skip(BochsMachine.version).startswith("2.")
 
 
 def test_a_machine_that_waits_uses_no_cpu(machine: BochsMachine) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from opening import machine_fixture, or_skip
 from stage2.address import Hpa, Range
-from stage2.errors import HostToolError, MachineError
+from stage2.errors import MachineError
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name, stage_2_registers
 from stage2.formats.arm import invalidation as arm_invalidation
 from stage2.formats.invalidation import Operation
 from stage2.formats.riscv import invalidation
 from stage2.machines.mailbox import TRANSLATE, UNPRIVILEGED, Command
-from stage2.machines.process import program
 from stage2.machines.riscv64 import GUEST_CODE, Registers, Riscv64Machine
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
@@ -31,24 +31,7 @@ OWNER = Owner(OwnerKind.TABLES, "test")
 ILLEGAL = 2
 TIMER = 1 << 63 | 5
 VS_ECALL, VU_ECALL, LOAD_GUEST_PAGE_FAULT = 10, 8, 21
-
-
-def missing() -> str:
-    """Why there is no machine; empty when there is one, or when CI wants to see the failure."""
-    try:
-        program(Riscv64Machine.PROGRAM, Riscv64Machine.PACKAGE)
-    except HostToolError as error:
-        return "" if os.environ.get("CI") else str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Riscv64Machine]:
-    with Riscv64Machine() as found:
-        yield found
+machine = machine_fixture(Riscv64Machine)
 
 
 @pytest.fixture
@@ -158,7 +141,7 @@ def test_an_exception_of_the_monitor_is_told(machine: Riscv64Machine) -> None:
 
 
 def test_another_hart_starts_on_the_same_memory() -> None:
-    with Riscv64Machine() as machine:
+    with or_skip(Riscv64Machine) as machine:
         machine.memory.store_u64(Hpa(DATA), 0x55)
         first = machine.pid
         machine.have(())
@@ -229,7 +212,7 @@ def descriptors() -> int:
 
 def test_nothing_is_left_after_closing() -> None:
     before = descriptors()
-    machine = Riscv64Machine()
+    machine = or_skip(Riscv64Machine)
     pid = machine.pid
     assert pid is not None
     machine.close()
@@ -240,7 +223,7 @@ def test_nothing_is_left_after_closing() -> None:
 
 def test_a_killed_machine_is_one_error() -> None:
     before = descriptors()
-    with Riscv64Machine() as machine:
+    with or_skip(Riscv64Machine) as machine:
         assert machine.pid is not None
         os.kill(machine.pid, signal.SIGKILL)
         with pytest.raises(MachineError, match="ended"):

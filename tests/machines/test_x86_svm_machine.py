@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from opening import machine_fixture, or_skip
 from stage2.address import Hpa
-from stage2.errors import HostToolError, MachineError
+from stage2.errors import MachineError
 from stage2.flags import Access
 from stage2.machines import mailbox, x86_svm
 from stage2.machines.mailbox import Command
@@ -22,23 +22,7 @@ ROOT, ROOT_1 = 0x2800_0000, 0x2801_0000
 DATA = 0x4000_0000
 CODE = 0x30_0000_0000
 EXIT_HLT = 0x78
-
-
-def start() -> X86SvmMachine:
-    """A machine; without QEMU the test is skipped, in CI it fails."""
-    try:
-        return X86SvmMachine()
-    except HostToolError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def machine() -> Iterator[X86SvmMachine]:
-    with start() as found:
-        assert isinstance(found, X86SvmMachine)
-        yield found
+machine = machine_fixture(X86SvmMachine, scope="function")
 
 
 def enter(machine: X86SvmMachine) -> None:
@@ -154,9 +138,9 @@ def test_a_machine_that_died_is_an_error_at_once(machine: X86SvmMachine) -> None
 
 
 def test_nothing_is_left_after_close() -> None:
-    start().close()
+    or_skip(X86SvmMachine).close()
     before = sorted(os.listdir("/proc/self/fd"))
-    machine = start()
+    machine = or_skip(X86SvmMachine)
     pid = machine.pid
     machine.close()
     machine.close()

@@ -62,9 +62,8 @@ GUEST_CODE = 0x2100_0000
 MAILBOX = 0x1800_0000
 PROBES_AT_ONCE = 8192
 
-CR0, CR0_WP = 0x8000_0031, 1 << 16
-CR4, CR4_SMEP, CR4_SMAP = 0x2020, 1 << 20, 1 << 21
-EFER, EFER_NXE = 0x500, 1 << 11
+CR0, CR4, EFER = 0x8000_0031, 0x2020, 0x500
+"""PG, NE, ET and PE; VMXE and PAE; LMA and LME. WP, SMEP, SMAP and NXE are the caller's choice."""
 
 EXITED, NO_ENTRY = 1 << 32, 1 << 33
 """A result's outcome, unless 0: this bit and the exit reason, or the other and the VM-instruction error."""

@@ -38,13 +38,11 @@ MONITOR = Range(0, 0x200_0000)
 # --- registers -----------------------------------------------------------------------------------------------------
 CR0 = 0x8000_0031
 """PG, NE, ET and PE; WP is the caller's choice."""
-CR0_WP = 1 << 16
 CR4 = 0x220
 """PAE and OSFXSR; LA57, SMEP and SMAP are the caller's choice."""
-CR4_LA57, CR4_SMEP, CR4_SMAP = 1 << 12, 1 << 20, 1 << 21
+CR4_LA57 = 1 << 12
 EFER = 0x1500
 """LME, LMA and SVME; NXE is the caller's choice."""
-EFER_NXE = 1 << 11
 
 # --- exit codes (APM Vol. 2, appendix C) ---------------------------------------------------------------------------
 EXIT_GP, EXIT_PF, EXIT_INTR, EXIT_NPF = 0x4D, 0x4E, 0x60, 0x400

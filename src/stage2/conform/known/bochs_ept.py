@@ -13,6 +13,7 @@ from ...tables.explain import Walk
 from ...tables.result import Fault
 from ..deviation import Deviation
 from ..probe import Answers, Probes
+from .misconfigured import misconfigured_at_stage_2
 
 _ANY = r"2\.7.*"
 _BIT_12 = 1 << 12
@@ -44,11 +45,9 @@ def _marked_in_spite(walk: Walk) -> tuple[Hpa, int] | None:
 
 def _bit_12_of_block(walk: Walk) -> tuple[Hpa, int] | None:
     """A block of EPT that is misconfigured by nothing but its bit 12."""
-    fault = walk.result
-    if not isinstance(fault, Fault) or fault.stage != 2 or fault.kind is not FaultKind.MISCONFIGURATION:
+    last = misconfigured_at_stage_2(walk)
+    if last is None:
         return None
-    last = walk.steps[-1]
-    last = last.under[-1] if last.stage == 1 else last
     block = last.level in (1, 2) and last.entry & ept.PAGE_SIZE and last.entry & _BIT_12
     return (last.slot_hpa, last.entry & ~_BIT_12) if block else None
 

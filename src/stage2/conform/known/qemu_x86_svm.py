@@ -6,13 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...address import Hpa
-from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
 from ...machines.x86_svm import EXIT_NPF, EXIT_PF
 from ...tables.explain import Walk
-from ...tables.result import Fault
 from ..deviation import Deviation
 from ..probe import Answers, Probes
+from .misconfigured import misconfigured_at_stage_2
 
 
 def _reserved_without_present(_: Probes, expected: Answers, answers: Answers) -> npt.NDArray[np.bool_]:
@@ -26,11 +25,9 @@ def _reserved_without_present(_: Probes, expected: Answers, answers: Answers) ->
 
 def _global_pointer(walk: Walk) -> tuple[Hpa, int] | None:
     """A nested pointer that is misconfigured by nothing but its bit 8."""
-    fault = walk.result
-    if not isinstance(fault, Fault) or fault.stage != 2 or fault.kind is not FaultKind.MISCONFIGURATION:
+    last = misconfigured_at_stage_2(walk)
+    if last is None:
         return None
-    last = walk.steps[-1]
-    last = last.under[-1] if last.stage == 1 else last
     return (last.slot_hpa, last.entry & ~longmode.G) if last.entry & longmode.G else None
 
 

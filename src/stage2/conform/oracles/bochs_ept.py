@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,18 +11,28 @@ from ...formats import by_name, hardware_report, stage_2_registers
 from ...formats.outcome import FaultKind
 from ...formats.x86 import ept, longmode
 from ...formats.x86.registers import PageTableBase
-from ...formats.x86.syndromes import encode_page_fault_error
-from ...machines import bochs, mailbox
+from ...machines import bochs
 from ...machines.bochs import BochsMachine, Guest
 from ...memory.physical import PhysicalMemory
 from ...tables.batch import translate_batch, translate_two_stage_batch
 from ...tables.compiled import host_memory
 from ...tables.regime import Regime
 from ...tables.result import fault_from_status
-from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
+from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
+from .long_mode import (
+    U64Array,
+    code_fixtures,
+    control_registers,
+    expected_if_made,
+    faults,
+    inside,
+    kinds,
+    page_fault_error,
+    tag,
+    with_physical_bits,
+)
 
-U64Array = npt.NDArray[np.uint64]
 _CODE = Range.sized(bochs.GUEST_CODE, 0x1_0000)
 _CODE_GPA = 0x8A_AAAA_0000
 """In the upper half of the 40 bits, as the window of the guest's tables is: the lower one is left to random tables."""
@@ -42,7 +50,6 @@ _ALLOWED_SHIFT = 3
 _UNDEFINED = 1 << 6 | 0xF << 9
 """Bits of the exit qualification that mean nothing without mode-based execute control, or without advanced information
 for EPT violations (SDM 29.2.1); Bochs has neither."""
-_TAG_MARK = 0x5A5A << 16
 
 
 class BochsEpt:
@@ -50,12 +57,14 @@ class BochsEpt:
 
     name = "bochs-ept"
     title = "Bochs, Intel's VMX and EPT"
-    pairs = (Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),)
+    pairs: tuple[Pair, ...] = (
+        Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),
+    )
     translates = False
     translates_by_access = False
     translate_marks = False
     batch = 256
-    unjudged = (
+    unjudged: tuple[str, ...] = (
         "ept5 and x86-5level: Bochs 2.7 has no CPU with 57-bit addresses",
         "mode-based execute control (mbec): Bochs 2.7 has none (IA32_VMX_PROCBASED_CTLS2 bit 54 is clear)",
         "processors without execute-only entries (no-execute-only): Bochs supports them on every CPU with EPT",
@@ -74,43 +83,31 @@ class BochsEpt:
         return BochsMachine()
 
     def places(self, machine: Machine, pair: Pair) -> Places:
-        readable = MappingFlags.READ | MappingFlags.EXECUTE
-        return Places(
-            bochs.TABLES,
-            bochs.DATA,
-            (
-                Fixture(1, _CODE_KERNEL, _CODE_GPA, _CODE.size, readable),
-                Fixture(1, _CODE_USER, _CODE_GPA, _CODE.size, readable | MappingFlags.USER),
-                Fixture(2, _CODE_GPA, _CODE.start, _CODE.size, readable),
-            ),
-        )
+        code = code_fixtures(_CODE_KERNEL, _CODE_USER, _CODE_GPA, _CODE)
+        return Places(bochs.TABLES, bochs.DATA, code)
 
     def controls(self, pair: Pair, stage: int) -> int:
         """The format's own, with this processor's MAXPHYADDR."""
         name, shift = (pair.first, longmode.MAXPHYADDR_SHIFT) if stage == 1 else (pair.second, ept.MAXPHYADDR_SHIFT)
         assert name is not None
-        return by_name(name).default_controls & ~(0x3F << shift) | bochs.PHYSICAL_BITS << shift
+        return with_physical_bits(by_name(name).default_controls, shift, bochs.PHYSICAL_BITS)
 
     def tag(self, index: int) -> int:
         """`mov eax, index and a mark; vmcall`: eight bytes."""
-        return int.from_bytes(b"\xb8" + (index | _TAG_MARK).to_bytes(4, "little") + b"\x0f\x01\xc1", "little")
+        return tag(index, b"\x0f\x01\xc1")
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
         """Accesses that are made lead into the data, and no table is outside RAM."""
         kind = predictions.status & 0xFF
-        inside = (predictions.hpa >= bochs.DATA.start) & (predictions.hpa < bochs.DATA.end)
-        return np.where(kind == 0, inside, kind != FaultKind.TABLE_OUTSIDE_MEMORY)
+        return np.where(kind == 0, inside(predictions.hpa, bochs.DATA), kind != FaultKind.TABLE_OUTSIDE_MEMORY)
 
     def answers(self, machine: Machine, case: Case) -> Answers:
         assert isinstance(machine, BochsMachine)
         assert case.stage_1 is not None
         probes = case.probes
         shown = _where_writes_go(case, machine.memory)
-        kinds = probes["access"] | np.where(probes["user"] != 0, mailbox.UNPRIVILEGED, 0)
-        results = machine.run(
-            guest(case.stage_1, case.stage_2), probes["address"], probes["value"], kinds.astype(np.uint64),
-            shown=shown,
-        )  # fmt: skip
+        asked = probes["address"], probes["value"], kinds(probes)
+        results = machine.run(guest(case.stage_1, case.stage_2), *asked, shown=shown)
         outcome, syndrome = results["outcome"], results["syndrome"]
         made = outcome == 0
         reason, exited = outcome & np.uint64(0xFFFF_FFFF), outcome >> np.uint64(32) == bochs.EXITED >> 32
@@ -136,34 +133,22 @@ class BochsEpt:
     def expected(self, case: Case, predictions: Predictions) -> Answers:
         assert case.stage_1 is not None
         probes, status = case.probes, predictions.status
-        answers = np.zeros(len(probes), ANSWER)
-        made = status == 0
-        answers["ok"] = made
-        read, write, fetch = (probes["access"] == access for access in Access)
-        answers["hpa"] = np.where(made & write, predictions.hpa, 0)
-        index = predictions.memory >> np.uint64(8) & np.uint64(0xFFFF_FFFF)
-        answers["value"] = np.where(made & read, predictions.memory, np.where(made & fetch, index, 0))
-        for found in np.unique(status[~made]).tolist():
-            for access, user in product(Access, (False, True)):
-                these = (status == found) & (probes["access"] == access) & (probes["user"] == user)
-                if these.any():
-                    _expect_fault(case, predictions, answers, these, found, access, user)
+        answers = expected_if_made(probes, predictions)
+        answers["hpa"] = np.where((status == 0) & (probes["access"] == Access.WRITE), predictions.hpa, 0)
+        for found, access, user, these in faults(probes, status):
+            _expect_fault(case, predictions, answers, these, found, access, user)
         return answers
 
 
 def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     """The registers that make a processor translate by two regimes."""
-    controls = stage_1.controls
-
-    def when(bit: int, value: int) -> int:
-        return value if controls & bit else 0
-
+    cr0, cr4, efer = control_registers(stage_1, bochs.CR0, bochs.CR4, bochs.EFER)
     return Guest(
         eptp=stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier)["EPTP"],
-        cr0=bochs.CR0 | when(longmode.WP, bochs.CR0_WP),
+        cr0=cr0,
         cr3=PageTableBase(stage_1.root).value(),
-        cr4=bochs.CR4 | when(longmode.SMEP, bochs.CR4_SMEP) | when(longmode.SMAP, bochs.CR4_SMAP),
-        efer=bochs.EFER | when(longmode.NXE, bochs.EFER_NXE),
+        cr4=cr4,
+        efer=efer,
         code_kernel=_CODE_KERNEL,
         code_user=_CODE_USER,
     )
@@ -187,8 +172,7 @@ def _expect_fault(
             # Not canonical: a general protection fault with error code 0 (SDM Vol. 1, 3.3.7.1).
             answers["code"][these] = GENERAL_PROTECTION << _VECTOR_SHIFT
             return
-        told = bool(case.stage_1.controls & (longmode.NXE | longmode.SMEP))
-        error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
+        error = page_fault_error(case.stage_1, fault.kind, access, user)
         answers["code"][these] = PAGE_FAULT << _VECTOR_SHIFT | error
         answers["gva"][these] = gva
         return
@@ -217,8 +201,8 @@ def _where_writes_go(case: Case, memory: PhysicalMemory) -> U64Array:
     """The HPA that each write leads to if nothing refuses it, to see whether it got there; 0 where that is no data."""
     assert case.stage_1 is not None
     found = translate_two_stage_batch(host_memory(memory), case.stage_1, case.stage_2, case.probes["address"])
-    inside = (found.hpa >= bochs.DATA.start) & (found.hpa < bochs.DATA.end)
-    return np.where(inside & (case.probes["access"] == Access.WRITE), found.hpa & ~np.uint64(7), 0)
+    shown = inside(found.hpa, bochs.DATA) & (case.probes["access"] == Access.WRITE)
+    return np.where(shown, found.hpa & ~np.uint64(7), 0)
 
 
 ORACLE = BochsEpt()

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import numpy.typing as npt
 
 from ...address import GIB, MIB, Range
 from ...errors import EncodingError
-from ...flags import RWX, Access, MappingFlags
+from ...flags import RWX, Access
 from ...formats import by_name, hardware_report, stage_2_registers
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
 from ...formats.x86.registers import PageTableBase
-from ...formats.x86.syndromes import encode_page_fault_error
-from ...machines import mailbox, x86_svm
+from ...machines import x86_svm
 from ...machines.x86_svm import EXIT_GP, EXIT_NPF, EXIT_PF, Guest, X86SvmMachine
 from ...tables.batch import translate_two_stage_batch
 from ...tables.compiled import host_memory
 from ...tables.regime import Regime
 from ...tables.result import fault_from_status
 from ...tables.walk import AT_STAGE_2
-from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
+from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
+from .long_mode import (
+    code_fixtures,
+    control_registers,
+    expected_if_made,
+    faults,
+    inside,
+    kinds,
+    nxe,
+    page_fault_error,
+    tag,
+    with_physical_bits,
+)
 
 TABLES = Range.sized(0x2800_0000, 64 * MIB)
 DATA = Range.sized(0x4000_0000, GIB)
@@ -33,7 +42,6 @@ _CODE_KERNEL = {4: 0xFFFF_A980_0000_0000, 5: 0xFFA9_8000_0000_0000}
 _CODE_USER = {levels: address + 0x5555_0000 for levels, address in _CODE_KERNEL.items()}
 _EXIT_SHIFT = 48
 """A fault's code in an answer is EXITINFO1 with the exit code above it."""
-_TAG_MARK = 0x5A5A << 16
 _NO_TAG = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 """The value of a fetch that found other code than a tag."""
 _ID = 1 << 4
@@ -45,7 +53,7 @@ class QemuX86Svm:
 
     name = "qemu-x86-svm"
     title = "QEMU, AMD's SVM and nested paging"
-    pairs = tuple(
+    pairs: tuple[Pair, ...] = tuple(
         Pair(f"{first} over {second}", first, second, ("smep", "smap", "no-wp", "no-nx"), ("no-nx",), weight)
         for first, second, weight in (
             ("x86-4level", "npt4", 2.0),
@@ -58,7 +66,7 @@ class QemuX86Svm:
     translates_by_access = False
     translate_marks = False
     batch = 2000
-    unjudged = (
+    unjudged: tuple[str, ...] = (
         "memory types: QEMU caches nothing, so PAT, PCD and PWT change nothing (APM Vol. 2, 15.25.8)",
         "TLB invalidation: QEMU drops all translations at every VMRUN, whatever TLB_CONTROL and the ASID say",
         "GPAs that npt4 has no bits for: QEMU ignores their bits 51:48",
@@ -75,35 +83,24 @@ class QemuX86Svm:
     def places(self, machine: Machine, pair: Pair) -> Places:
         code, gpa = x86_svm.GUEST_CODE, _CODE_GPA[by_name(pair.second).levels]
         levels = by_name(pair.first or "").levels
-        readable = MappingFlags.READ | MappingFlags.EXECUTE
-        return Places(
-            TABLES,
-            DATA,
-            (
-                Fixture(1, _CODE_KERNEL[levels], gpa, code.size, readable),
-                Fixture(1, _CODE_USER[levels], gpa, code.size, readable | MappingFlags.USER),
-                Fixture(2, gpa, code.start, code.size, readable),
-            ),
-            x86_svm.PHYSICAL_BITS,
-        )
+        fixtures = code_fixtures(_CODE_KERNEL[levels], _CODE_USER[levels], gpa, code)
+        return Places(TABLES, DATA, fixtures, x86_svm.PHYSICAL_BITS)
 
     def controls(self, pair: Pair, stage: int) -> int:
         """The controls that cases of a pair start from: the formats' own with this processor's MAXPHYADDR."""
-        width = longmode.MAXPHYADDR_SHIFT
         fmt = longmode.X86_4LEVEL if stage == 1 else longmode.NPT4
-        return fmt.default_controls & ~(0x3F << width) | x86_svm.PHYSICAL_BITS << width
+        return with_physical_bits(fmt.default_controls, longmode.MAXPHYADDR_SHIFT, x86_svm.PHYSICAL_BITS)
 
     def tag(self, index: int) -> int:
         """`mov eax, index and a mark; ud2`, and a byte to make it eight. QEMU translates no further than UD2."""
-        code = b"\xb8" + (index | _TAG_MARK).to_bytes(4, "little") + b"\x0f\x0b\xf4"
-        return int.from_bytes(code, "little")
+        return tag(index, b"\x0f\x0b\xf4")
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
         """Accesses that are made lead to where cases may be, and faults are such as this processor has."""
         kind = predictions.status & 0xFF
         at_stage_2 = predictions.status & AT_STAGE_2 != 0
         told = (kind != FaultKind.TABLE_OUTSIDE_MEMORY) & ~(at_stage_2 & (kind == FaultKind.ADDRESS_SIZE))
-        return np.where(kind == 0, _in_places(predictions.hpa), told)
+        return np.where(kind == 0, inside(predictions.hpa, TABLES, DATA), told)
 
     def answers(self, machine: Machine, case: Case) -> Answers:
         assert isinstance(machine, X86SvmMachine)
@@ -113,8 +110,7 @@ class QemuX86Svm:
         fetch = probes["access"] == Access.FETCH
         values = np.where(fetch, 0, probes["value"])
         values[fetch] = _landing(machine, case, probes["address"][fetch])
-        kinds = probes["access"] | np.where(probes["user"] != 0, mailbox.UNPRIVILEGED, 0)
-        results = machine.probe(probes["address"], values, kinds.astype(np.uint64))
+        results = machine.probe(probes["address"], values, kinds(probes))
         outcome, syndrome = results["outcome"], results["syndrome"]
         made, nested, page_fault = outcome == 0, outcome == EXIT_NPF, outcome == EXIT_PF
         # Code that is no tag ends otherwise; only at an address that is not canonical the fetch itself does.
@@ -135,48 +131,35 @@ class QemuX86Svm:
     def expected(self, case: Case, predictions: Predictions) -> Answers:
         assert case.stage_1 is not None
         probes, status = case.probes, predictions.status
-        answers = np.zeros(len(probes), ANSWER)
-        made = status == 0
-        answers["ok"] = made
-        read, fetch = probes["access"] == Access.READ, probes["access"] == Access.FETCH
-        index = predictions.memory >> np.uint64(8) & np.uint64(0xFFFF_FFFF)
-        answers["value"] = np.where(made & read, predictions.memory, np.where(made & fetch, index, 0))
-        for found in np.unique(status[~made]).tolist():
-            for access, user in product(Access, (False, True)):
-                these = (status == found) & (probes["access"] == access) & (probes["user"] == user)
-                if not these.any():
-                    continue
-                stage, code, tells_gva = _fault(case.stage_1, case.stage_2, found, access, user)
-                answers["stage"][these] = stage
-                answers["code"][these] = code if stage == 1 else code & ~int(_undefined(case))
-                if tells_gva:
-                    answers["gva"][these] = probes["address"][these]
-                if stage == 2:
-                    answers["gpa"][these] = predictions.gpa[these]
+        answers = expected_if_made(probes, predictions)
+        for found, access, user, these in faults(probes, status):
+            stage, code, tells_gva = _fault(case.stage_1, case.stage_2, found, access, user)
+            answers["stage"][these] = stage
+            answers["code"][these] = code if stage == 1 else code & ~int(_undefined(case))
+            if tells_gva:
+                answers["gva"][these] = probes["address"][these]
+            if stage == 2:
+                answers["gpa"][these] = predictions.gpa[these]
         return answers
 
 
 def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     """The registers that make a processor translate by two regimes."""
-    controls = stage_1.controls
     nested = stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier or _ASID)
 
-    def when(bit: int, value: int) -> int:
-        return value if controls & bit else 0
-
-    def cr4(regime: Regime) -> int:
+    def cr4_of(regime: Regime) -> int:
         return x86_svm.CR4 | (x86_svm.CR4_LA57 if regime.format.levels == 5 else 0)
 
-    host_nxe = x86_svm.EFER_NXE if stage_2.controls & longmode.NXE else 0
+    cr0, cr4, efer = control_registers(stage_1, x86_svm.CR0, cr4_of(stage_1), x86_svm.EFER)
     return Guest(
-        cr0=x86_svm.CR0 | when(longmode.WP, x86_svm.CR0_WP),
+        cr0=cr0,
         cr3=PageTableBase(stage_1.root).value(),
-        cr4=cr4(stage_1) | when(longmode.SMEP, x86_svm.CR4_SMEP) | when(longmode.SMAP, x86_svm.CR4_SMAP),
-        efer=x86_svm.EFER | when(longmode.NXE, x86_svm.EFER_NXE),
+        cr4=cr4,
+        efer=efer,
         nested_cr3=nested["N_CR3"],
         asid=nested["ASID"],
-        host_cr4=cr4(stage_2),
-        host_efer=x86_svm.EFER | host_nxe,
+        host_cr4=cr4_of(stage_2),
+        host_efer=x86_svm.EFER | nxe(stage_2),
         code_kernel=_CODE_KERNEL[stage_1.format.levels],
         code_user=_CODE_USER[stage_1.format.levels],
     )
@@ -191,15 +174,7 @@ def _landing(machine: X86SvmMachine, case: Case, addresses: npt.NDArray[np.uint6
     """Where fetches are expected to find code, so that QEMU drops what it has translated there; 0 for nowhere."""
     assert case.stage_1 is not None
     found = translate_two_stage_batch(host_memory(machine.memory), case.stage_1, case.stage_2, addresses)
-    return np.where(_in_places(found.hpa) & (found.status == 0), found.hpa & ~np.uint64(7), 0)
-
-
-def _in_places(hpas: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which addresses are where cases may put something."""
-    inside = np.zeros(len(hpas), np.bool_)
-    for place in (TABLES, DATA):
-        inside |= (hpas >= np.uint64(place.start)) & (hpas < np.uint64(place.end))
-    return inside
+    return np.where(inside(found.hpa, TABLES, DATA) & (found.status == 0), found.hpa & ~np.uint64(7), 0)
 
 
 def _fault(stage_1: Regime, stage_2: Regime, status: int, access: Access, user: bool) -> tuple[int, int, bool]:
@@ -208,13 +183,12 @@ def _fault(stage_1: Regime, stage_2: Regime, status: int, access: Access, user: 
     if fault.stage == 1 and fault.kind is FaultKind.ADDRESS_SIZE:
         # Not canonical: a general protection fault (SDM Vol. 1, 3.3.7.1), with error code 0.
         return 1, EXIT_GP << _EXIT_SHIFT, False
-    told = bool(stage_1.controls & (longmode.NXE | longmode.SMEP))
     try:
         if fault.stage == 2:
             # EXITINFO1 does not say what the nested tables allow.
             report = hardware_report(stage_2.format, fault, access, None, 0, RWX)
             return 2, EXIT_NPF << _EXIT_SHIFT | report["EXITINFO1"], False
-        error = encode_page_fault_error(fault.kind, access, user=user, fetches_told=told)
+        error = page_fault_error(stage_1, fault.kind, access, user)
         return 1, EXIT_PF << _EXIT_SHIFT | error, True
     except EncodingError:
         # No hardware reports such a fault, so no answer equals this.
