@@ -23,8 +23,9 @@ run: setup
 demo: setup
 	@$(BIN)/stage2 demo
 
+# A file of tests stays on one process: its machines and compiled kernels are shared within it.
 test: setup lint types layers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff check .
