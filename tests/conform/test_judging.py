@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from stand_in import PLACES, StandIn
 
+from stage2.conform.judge import Judge
 from stage2.conform.oracle import Oracle, Pair
 from stage2.conform.plant import PLANTS, plant
 from stage2.conform.run import chosen_pairs, run
@@ -101,3 +102,17 @@ def test_the_command_that_a_mismatch_names_makes_it_again() -> None:
     assert same.mismatch is not None
     assert first.mismatch is not None
     assert same.mismatch.case.probes.tolist() == first.mismatch.case.probes.tolist()
+
+
+def test_mismatches_beyond_those_that_are_kept_are_counted() -> None:
+    """A batch after others that found something already."""
+    report = run(judge(PAIRS[1]), cases=4000, seed=1, planted=plant("writable"))
+    alone = Judge(judge(PAIRS[1]), "0", plant("writable"))
+    found = 0
+    with judge(PAIRS[1]).open() as machine:
+        for number in range(report.batches):
+            verdict = alone.batch(machine, PAIRS[1], 1 + number, 256)
+            found += len(verdict.mismatches) + verdict.more
+    alone.close()
+    assert report.batches > 1
+    assert len(report.found) < found == report.mismatches

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_tables import FRAMES, OUTSIDE, RANGES
+from random_tables import FRAMES, OUTSIDE, RANGES, switches_of
 
 from stage2.address import SIZE_4K, Gva, Hpa, Range
-from stage2.conform.entries import Maker, switches_of
+from stage2.conform.entries import Maker
 from stage2.flags import Access
 from stage2.formats import by_name, names
 from stage2.formats.outcome import FaultKind

@@ -71,7 +71,7 @@ class Comparison:
                     differs &= ~explained
         wrong = np.flatnonzero(differs).tolist()
         for index in wrong[:_LOOKED_AT]:
-            walk = self._judge.walk(self._shadow, self._case, index)
+            walk = self._judge.walk(self._shadow, case, index)
             slots = {step.slot_hpa for step in all_steps(walk)}
             excused |= slots
             difference = Difference(case.probes[index], expected[index], answers[index], walk)
@@ -86,8 +86,7 @@ class Comparison:
             if deviation is not None:
                 verdict.deviations[deviation.name] += 1
                 continue
-            alone = self._alone(index)
-            verdict.mismatches.append(Mismatch(alone, difference, (), self._before, self._used))
+            verdict.mismatches.append(Mismatch(self._alone(index), difference, (), self._before, self._used))
         if len(wrong) > _LOOKED_AT:
             rest = len(wrong) - _LOOKED_AT
             if verdict.mismatches:

@@ -20,12 +20,6 @@ U64Array = npt.NDArray[np.uint64]
 T = TypeVar("T")
 
 
-def switches_of(fmt: Format) -> list[int]:
-    """Controls to walk under: the default, each switch of the format, and narrow addresses more often than others."""
-    narrow = [name for name in fmt.switches if name == "pa36"]
-    return [fmt.default_controls, *(fmt.controls_with(name) for name in (*fmt.switches, *narrow))]
-
-
 class Maker:
     """Makes entries and addresses of one format at random.
 

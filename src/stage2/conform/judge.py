@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ..address import Gva, Hpa, Range
+from ..address import Gva, Range
 from ..flags import Access
 from ..formats import by_name
 from ..formats.record import Format
@@ -84,8 +84,7 @@ class Judge:
             answers = self.oracle.answers(machine, case)
             expected = self.oracle.expected(case, predictions)
             tags = np.concatenate((tags, self._note_writes(machine, case, predictions, expected, answers)))
-            for hpa in tags.tolist():
-                machine.memory.store_u64(Hpa(hpa), 0)
+            machine.memory.words[_words_at(machine.memory, tags)] = 0
             after, ours = words_of(machine.memory, used).copy(), words_of(shadow, used).copy()
             verdict = Verdict(len(case.probes), wanted - len(case.probes))
             verdict.formats[case.pair.name] = verdict.cases
@@ -105,8 +104,7 @@ class Judge:
         controls = self.oracle.controls(pair, stage)
         for name in pair.switches_1 if stage == 1 else pair.switches_2:
             if rng.random() < 0.4:
-                switch = fmt.switches[name]
-                controls = controls & ~switch.clears | switch.sets
+                controls = fmt.switches[name].turn_on(controls)
         return controls
 
     def _regimes(self, case: Case) -> tuple[Regime, Regime]:

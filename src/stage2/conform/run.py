@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigError, MachineError
 from .deviation import Deviation
-from .deviations import DEVIATIONS
+from .deviations import of_oracle
 from .judge import Judge, Replace
 from .oracle import Machine, Oracle, Pair
 from .shrink import Shrinker
@@ -74,8 +74,8 @@ class OracleReport:
     @property
     def known_deviations(self) -> list[tuple[Deviation, int]]:
         """The known deviations that were met, with how often."""
-        known = {deviation.name: deviation for deviation in DEVIATIONS if deviation.oracle == self.oracle}
-        return [(known[name], count) for name, count in sorted(self.verdict.deviations.items()) if name in known]
+        known = {deviation.name: deviation for deviation in of_oracle(self.oracle, self.version)}
+        return [(known[name], count) for name, count in sorted(self.verdict.deviations.items())]
 
     def as_dict(self) -> dict[str, object]:
         """The JSON object of this judge."""
@@ -184,6 +184,7 @@ def _one_batch(report: OracleReport, judge: Judge, machines: _Machines, pair: Pa
         report.found.append(Found(pair, seed, count, None, str(error)))
         machines.renew()
         return
+    before = len(report.found)
     for mismatch in verdict.mismatches:
         shrunk = sum(found.mismatch is not None for found in report.found)
         if shrunk < _SHRUNK:
@@ -194,8 +195,7 @@ def _one_batch(report: OracleReport, judge: Judge, machines: _Machines, pair: Pa
         report.found.append(Found(pair, seed, count, mismatch))
         if len(report.found) >= _MISMATCHES or machines.given_up:
             break
-    verdict.more += max(len(verdict.mismatches) - _MISMATCHES, 0)
-    verdict.mismatches = []
+    verdict.more += len(verdict.mismatches) - (len(report.found) - before)
     report.verdict.add(verdict)
 
 

@@ -42,7 +42,7 @@ class Verdict:
         unjudged: probes that this judge could not be asked, or whose walk leaves the tables.
         deviations: how many differences each known deviation explains.
         formats: pair -> cases.
-        mismatches: unexplained ones; `more` counts those that were not kept.
+        mismatches: unexplained ones of a batch; `more` counts those that were not kept.
     """
 
     cases: int = 0
@@ -54,15 +54,13 @@ class Verdict:
     more: int = 0
 
     def add(self, other: Verdict) -> None:
-        """Add another's counts; the first mismatches are kept."""
+        """Add another's counts. Its mismatches are whoever's that reports them, but for those in `more`."""
         self.cases += other.cases
         self.unjudged += other.unjudged
         self.deviations += other.deviations
         self.formats += other.formats
         self.outcomes += other.outcomes
-        room = max(8 - len(self.mismatches), 0)
-        self.mismatches += other.mismatches[:room]
-        self.more += other.more + len(other.mismatches[room:])
+        self.more += other.more
 
     def count_outcomes(self, expected: Answers) -> None:
         """Count what the probes come to: made, or refused by which stage."""

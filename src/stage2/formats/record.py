@@ -110,6 +110,10 @@ class Switch:
     sets: int = 0
     clears: int = 0
 
+    def turn_on(self, controls: int) -> int:
+        """The control bits with this on."""
+        return controls & ~self.clears | self.sets
+
 
 @dataclass(frozen=True, eq=False)
 class Format:
@@ -262,8 +266,7 @@ class Format:
             if name not in self.switches:
                 known = f": it has {', '.join(self.switches)}" if self.switches else ""
                 raise EncodingError(f"{name} means nothing for {self.name}{known}")
-            switch = self.switches[name]
-            controls = controls & ~switch.clears | switch.sets
+            controls = self.switches[name].turn_on(controls)
         return controls
 
     def table_entry(self, address: int, controls: int | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..conform.deviations import DEVIATIONS
+from ..conform.deviations import of_oracle
 from ..conform.probe import ANSWER, Means
 from ..conform.run import Found, OracleReport
 from ..flags import Access
@@ -144,7 +144,7 @@ def report_markdown(reports: Sequence[OracleReport], seed: int) -> str:
         lines += ["", f"## {report.oracle}", "", f"{report.title}.", "", "| pair | cases |", "|---|---|"]
         lines += [f"| {name} | {count:,} |" for name, count in sorted(report.verdict.formats.items())]
         lines += ["", "Expected: " + ", ".join(f"{c:,} {n}" for n, c in sorted(report.verdict.outcomes.items())) + "."]
-        mine = [deviation for deviation in DEVIATIONS if deviation.oracle == report.oracle]
+        mine = of_oracle(report.oracle, report.version)
         if mine:
             lines += ["", "Known deviations of the emulator:", ""]
             for deviation in mine:

@@ -19,8 +19,6 @@ ENV_X = 0x040
 ENV_PC = 0x140
 ENV_PSTATE = 0x148
 """Mode, PAN and the like; NZCV, DAIF and BTYPE are kept elsewhere."""
-ENV_AARCH64 = 0x14C
-"""Upper half of the word at ENV_PSTATE: 1 in AArch64 state, 0 in AArch32."""
 ENV_SPSR_EL1 = 0x168
 ENV_ELR_EL1 = 0x240
 ENV_SCTLR_EL1 = 0x2A8

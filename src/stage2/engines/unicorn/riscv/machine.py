@@ -13,8 +13,6 @@ from ..state import NEVER, TICK_SHIFT, Reason, Word
 from .clock import give_clock, take_clock
 from .vcpu import RiscvVcpu
 
-TICKS_PER_SECOND = 10_000_000
-"""Frequency of the `time` CSR, for the device tree."""
 _SLICE = 1 << 18
 """Bytes of code a hart executes before the next gets its turn."""
 
