@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,12 +106,15 @@ class Reshaper:
         return np.concatenate(freed)
 
     def _merge_at(self, level: int, start: int, end: int) -> U64Array:
-        kernel = coalesce.merge_kernel(self._format)
+        return self._rows_of(coalesce.merge_kernel(self._format), 4, start, end, level)
+
+    def _rows_of(self, kernel: Callable[..., Any], width: int, start: int, end: int, argument: int) -> U64Array:
+        """What a kernel lists, asked again with more room until it all fits."""
         count = 0
         while True:
-            rows = np.empty((count, 4), np.uint64)
+            rows = np.empty((count, width), np.uint64)
             result, where, found = kernel(
-                self._host, self._root, self._controls, np.uint64(start), np.uint64(end), np.uint64(level), rows
+                self._host, self._root, self._controls, np.uint64(start), np.uint64(end), np.uint64(argument), rows
             )
             if result:
                 self._refuse(int(result), int(where))
@@ -135,18 +139,9 @@ class Reshaper:
 
     def _regroup(self, start: int, end: int, operation: int, pay: Pay) -> int:
         fmt = self._format
-        kernel, rewrite = coalesce.group_kernel(fmt), coalesce.regroup_kernel(fmt)
-        count = 0
-        while True:
-            rows = np.empty((count, 2), np.uint64)
-            result, where, found = kernel(
-                self._host, self._root, self._controls, np.uint64(start), np.uint64(end), np.uint64(operation), rows
-            )
-            if result:
-                self._refuse(int(result), int(where))
-            if int(found) <= count:
-                break
-            count = int(found)
+        rewrite = coalesce.regroup_kernel(fmt)
+        rows = self._rows_of(coalesce.group_kernel(fmt), 2, start, end, operation)
+        count = len(rows)
         if not count:
             return 0
         largest = max(fmt.leaf_size(level) << bits for level, bits in enumerate(fmt.group_bits) if bits)

@@ -10,17 +10,8 @@
 
     // The mailbox: offsets of machines/mailbox.py.
     .equ MAILBOX,     0x40100000
-    .equ MAGIC,       0x00
-    .equ SEQUENCE,    0x08
-    .equ ACKNOWLEDGE, 0x10
-    .equ EVENT,       0x18
-    .equ COMMAND,     0x20
-    .equ LIST,        0x28
-    .equ COUNT,       0x30
-    .equ RESULTS,     0x38
-    .equ FLAGS,       0x40
-    .equ INFO,        0x80
-    .equ REGISTERS,   0x100
+    .equ MAILBOX_AT, 0
+    .include "mailbox.inc"
     // Behind what the protocol knows: the monitor's own words, which outlive a guest's instruction.
     .equ OWN, MAILBOX + 0x600       // SP_EL2 stands here
     .equ NEXT,    0x00              // the entry of the list that is being done, and the list's end
@@ -29,17 +20,10 @@
     .equ CODE,    0x30              // the guest's address of its window: a load, and 4 bytes on a store
     .equ VECTORS, 0x38              // VBAR_EL1
 
-    .equ READY,  0                  // events
-    .equ FAILED, 2
-    .equ LOAD,       1              // commands
-    .equ PROBE,      2
-    .equ INVALIDATE, 3
     .equ KEEP_TLB,   0              // bit of FLAGS
     .equ FETCH,      2              // kinds of a probe: access in bits 1:0
     .equ UNPRIVILEGED, 2            // bit numbers in a kind
     .equ TRANSLATE,    3
-    .equ PROBE_SIZE,  32
-    .equ RESULT_SIZE, 64
     .equ OPERATION_SIZE, 16
 
     .equ TAKEN_BY_EL1, 1            // outcomes besides 0, made

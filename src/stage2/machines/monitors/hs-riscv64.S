@@ -12,38 +12,22 @@
     .option norelax
 
     .equ MAILBOX,     0x80100000
+    .equ MAILBOX_AT, 0
+    .include "mailbox.inc"
     .equ MAP,         0x80101000        # root of the identity map, Sv39
     .equ GUEST_CODE,  0x80200000        # where the guest's code is copied to, a fixture of both stages
 
     .equ MAGIC_HIGH,  0x53544147        # "STAG"
     .equ MAGIC_LOW,   0x45320001        # "E2", version 1
-    .equ MAGIC,       0x00
-    .equ SEQUENCE,    0x08
-    .equ ACKNOWLEDGE, 0x10
-    .equ EVENT,       0x18
-    .equ COMMAND,     0x20
-    .equ LIST,        0x28
-    .equ COUNT,       0x30
-    .equ RESULTS,     0x38
-    .equ FLAGS,       0x40
-    .equ INFO,        0x80
-    .equ REGISTERS,   0x100
     .equ VS_CODE,     REGISTERS + 8*5   # GVAs of the guest's code for VS- and VU-mode
     .equ VU_CODE,     REGISTERS + 8*6
 
-    .equ READY,       0
-    .equ FAILED,      2
-    .equ LOAD,        1
-    .equ PROBE,       2
-    .equ INVALIDATE,  3
 
     .equ WRITE,       1                 # a probe's kind: the access,
     .equ FETCH,       2
     .equ ACCESS,      3
     .equ USER,        1 << 2            # from VU-mode,
     .equ TRANSLATE,   1 << 3            # by HLV or HSV
-    .equ PROBE_SIZE,  32
-    .equ RESULT_SIZE, 64
     .equ WRITE_CODE,  16                # offset in the guest's code
 
     .equ SPV,         1 << 7            # hstatus: sret goes to the guest

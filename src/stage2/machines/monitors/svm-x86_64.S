@@ -8,6 +8,8 @@
 
 # --- the memory map, as in machines/x86_svm.py ----------------------------------------------------------------------
     .equ MAILBOX, 0x200000
+    .equ MAILBOX_AT, MAILBOX
+    .include "mailbox.inc"
     .equ VMCB_KERNEL, 0x201000          # the guest at CPL 0
     .equ VMCB_USER, 0x202000            # and at CPL 3
     .equ HOST_SAVE, 0x203000
@@ -20,33 +22,16 @@
 
 # --- the mailbox ----------------------------------------------------------------------------------------------------
     .equ MAGIC_VALUE, 0x5354414745320001
-    .equ MAGIC, MAILBOX + 0x00
-    .equ SEQUENCE, MAILBOX + 0x08
-    .equ ACKNOWLEDGE, MAILBOX + 0x10
-    .equ EVENT, MAILBOX + 0x18
-    .equ COMMAND, MAILBOX + 0x20
-    .equ LIST, MAILBOX + 0x28
-    .equ COUNT, MAILBOX + 0x30
-    .equ RESULTS, MAILBOX + 0x38
-    .equ FLAGS, MAILBOX + 0x40
-    .equ INFO, MAILBOX + 0x80
     .equ HOST_EFER, MAILBOX + 0x100     # LOAD: EFER of the host: NXE is the nested tables' too
     .equ HOST_CR4, MAILBOX + 0x108      # LOAD: CR4 of the host: LA57 is the nested tables' too
     .equ CODE_KERNEL, MAILBOX + 0x110   # LOAD: GVA of the guest's code for CPL 0
     .equ CODE_USER, MAILBOX + 0x118     # LOAD: and for CPL 3
-    .equ READY, 0
-    .equ FAILED, 2
-    .equ LOAD, 1
-    .equ PROBE, 2
-    .equ INVALIDATE, 3
     .equ KEEP_TLB, 1                    # FLAGS of LOAD
     # A probe: address, value, kind. A result: outcome, value, six words of syndrome.
     .equ PROBE_VALUE, 8
     .equ PROBE_KIND, 16
-    .equ PROBE_BYTES, 32
     .equ RESULT_VALUE, 8
     .equ RESULT_SYNDROME, 16
-    .equ RESULT_BYTES, 64
     .equ WRITE, 1
     .equ FETCH, 2
     .equ ACCESS, 3
@@ -323,8 +308,8 @@ record:
     mov %rax, RESULT_SYNDROME + 0x18(%rdi)
     mov VMCB_RIP(%rbp), %rax
     mov %rax, RESULT_SYNDROME + 0x20(%rdi)
-    add $PROBE_BYTES, %rsi
-    add $RESULT_BYTES, %rdi
+    add $PROBE_SIZE, %rsi
+    add $RESULT_SIZE, %rdi
     dec %r8
     jmp next_probe
 

@@ -249,8 +249,8 @@ exit:                                   # r13 is as it was: the guest's code doe
     read_field GUEST_RIP, %rax
     mov %rax, RESULT_SYNDROME + 40(%rdi)
 another:
-    add $PROBE_BYTES, %rsi
-    add $RESULT_BYTES, %rdi
+    add $PROBE_SIZE, %rsi
+    add $RESULT_SIZE, %rdi
     dec %rcx
     jnz next
 all_done:
