@@ -300,6 +300,7 @@ def test_fields_stand_where_the_manual_has_them(register: str, field: str, high:
 def test_granules_are_numbered_differently_by_tg0_and_tg1() -> None:
     fields = {field.name: field.values for field in named("TCR_EL1").fields}
     size = re.compile(r"\d+ KiB|reserved")
+    # Every sentence names a size, so the search finds one.
     found = {name: [size.search(fields[name][code])[0] for code in range(4)] for name in ("TG0", "TG1")}  # type: ignore[index]
     assert found == {"TG0": ["4 KiB", "64 KiB", "16 KiB", "reserved"], "TG1": ["reserved", "16 KiB", "4 KiB", "64 KiB"]}
 

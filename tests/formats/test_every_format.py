@@ -95,7 +95,7 @@ def test_widths_and_root_sizes_are_the_manuals(name: str, width: int, root: int)
 
 
 def test_every_format_is_in_the_table_of_widths() -> None:
-    (mark,) = test_widths_and_root_sizes_are_the_manuals.pytestmark  # type: ignore[attr-defined]
+    (mark,) = test_widths_and_root_sizes_are_the_manuals.pytestmark  # type: ignore[attr-defined]  # pytest sets it
     assert {name for name, _, _ in mark.args[1]} == set(names())
 
 

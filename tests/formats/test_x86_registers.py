@@ -37,7 +37,7 @@ def named(name: str) -> Register:
 
 @given(fmt=st.sampled_from([EPT4, EPT5]), root=ROOTS, back=st.booleans(), dirty=st.booleans(), stack=st.booleans())
 def test_an_eptp_is_read_back_as_it_was_made(fmt: object, root: int, back: bool, dirty: bool, stack: bool) -> None:
-    pointer = EptPointer(fmt, root, back, dirty, stack)  # type: ignore[arg-type]
+    pointer = EptPointer(fmt, root, back, dirty, stack)  # type: ignore[arg-type]  # a drawn format
     value = pointer.value()
     assert decode_eptp(value) == pointer
     assert value == root | stack << 7 | dirty << 6 | (pointer.format.levels - 1) << 3 | (6 if back else 0)
