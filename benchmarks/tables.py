@@ -24,11 +24,11 @@ from stage2.address import GIB, SIZE_2M, SIZE_4K, Gpa, Gva, Hpa, Range
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats import by_name
 from stage2.formats.riscv.formats import SV39
+from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion
 from stage2.tables.pagetable import PageTable
 from stage2.tables.regime import Regime

@@ -10,7 +10,7 @@ import pytest
 
 from stage2.cli.fetch import LineProgress
 from stage2.cli.main import call
-from stage2.vm.images import fetch as images
+from stage2.images import fetch as images
 
 
 def test_lines_tell_of_each_file_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from stage2.errors import ImageError
-from stage2.vm.images.fetch import fetch, fetched
+from stage2.images.fetch import fetch, fetched
 
 GUEST = "linux-riscv64"
 

@@ -20,12 +20,12 @@ from stage2.errors import (
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats.outcome import FaultKind
 from stage2.formats.riscv import entry as riscv
+from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion, Populate, ViolationPolicy
 from stage2.tables.result import Fault, Mapped
 

@@ -29,7 +29,7 @@ from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
 from stage2.space.region import MemoryRegion, Populate
-from stage2.tables.tlb_checker import TlbChecker
+from stage2.tlb.checker import TlbChecker
 
 BASE = 0x8000_0000
 PAGES = 3 * 512

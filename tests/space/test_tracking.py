@@ -14,14 +14,14 @@ from stage2.address import MIB, Gpa, Range
 from stage2.errors import MappingError, NotMappedError, OutOfMemoryError, OverlapError
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats.invalidation import Operation
+from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion, Populate
 from stage2.tables.result import Fault, Mapped
-from stage2.tables.tlb_checker import TlbChecker
+from stage2.tlb.checker import TlbChecker
 
 PAGE = 4096
 BASE = 0x8000_0000

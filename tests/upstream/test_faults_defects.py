@@ -24,9 +24,9 @@ from stage2.address import SIZE_1G, SIZE_2M, SIZE_4K, Gpa, Gva, Hpa, Range
 from stage2.errors import EncodingError
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats.outcome import FaultKind
+from stage2.guest.memory import GuestMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import Populate, ViolationPolicy
 from stage2.tables.result import Fault, Mapped
 from stage2.vm.exits import Action, MemoryFault

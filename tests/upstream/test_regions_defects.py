@@ -24,11 +24,11 @@ from upstream_bench import (
 from stage2.address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from stage2.errors import AddressError, OutOfMemoryError, OutOfRangeError, Stage2Error
 from stage2.flags import Access, MapType
+from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion
 from stage2.tables.result import Fault, Mapped
 

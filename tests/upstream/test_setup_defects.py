@@ -15,7 +15,7 @@ from stage2.config.vm import VmConfig, read_vm
 from stage2.errors import ConfigError, OverlapError, OwnerConflictError
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats.outcome import FaultKind
-from stage2.space.guest_memory import GuestMemory
+from stage2.guest.memory import GuestMemory
 from stage2.space.region import ViolationPolicy
 from stage2.tables.result import Fault, Mapped
 from stage2.vm.devices import Silent

@@ -11,9 +11,9 @@ from test_channels import PAGE, Bench
 from stage2.address import MIB, SIZE_2M, Gpa
 from stage2.errors import ChannelError, OutOfMemoryError
 from stage2.flags import RWX, MapType
+from stage2.guest.memory import GuestMemory
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.space.address_space import AddressSpace
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion
 from stage2.vm.channels import COUNT_LIMIT, READ_WRITE
 from stage2.vm.console import Console

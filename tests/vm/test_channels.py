@@ -13,11 +13,11 @@ import stage2.vm.channels as module
 from stage2.address import MIB, SIZE_2M, Gpa, Hpa, Range
 from stage2.errors import ChannelError, OutOfMemoryError
 from stage2.flags import RWX, Access, MappingFlags, MapType
+from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion
 from stage2.tables.result import Fault, Mapped
 from stage2.vm.channels import READ_WRITE, ChannelTable

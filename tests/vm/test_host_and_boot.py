@@ -10,12 +10,12 @@ from stage2.address import GIB, MIB, Range
 from stage2.config.load import load_platform, load_vm
 from stage2.errors import ConfigError, ImageError
 from stage2.flags import Access, MapType
+from stage2.images.fdt import parse
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.space.faults import Resolution
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import Host, Options, build
-from stage2.vm.images.fdt import parse
 
 VM = """
 [base]

@@ -48,8 +48,8 @@ def build(
     """
     from ..address import format_size
     from ..render.plain import plain
-    from ..vm.tableimage.contents import collect, files_of
-    from ..vm.tableimage.folder import write_folder
+    from ..tableimage.contents import collect, files_of
+    from ..tableimage.folder import write_folder
     from .hosts import build_host
 
     with build_host(

@@ -31,7 +31,7 @@ def fetch(
     force
         Fetch it even if it is there.
     """
-    from ..vm.images.fetch import fetch as fetch_guest
+    from ..images.fetch import fetch as fetch_guest
 
     with _progress() as report:
         found = fetch_guest(guest, progress=report, force=force)

@@ -119,7 +119,7 @@ def _fetched(vm: VmConfig) -> set[str]:
     names = {path.fetched for path in paths if path.fetched is not None}
     if not names:
         return set()
-    from ..vm.images.fetch import fetched
+    from ..images.fetch import fetched
 
     found = set()
     for name in names:

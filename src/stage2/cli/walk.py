@@ -128,8 +128,8 @@ def explain_folder(
 ) -> WalkView:
     """The walk on the tables of a folder that `stage2 build` wrote."""
     from ..render.walk import WalkView
+    from ..tableimage.folder import read_folder
     from ..tables.explain import explain_stage
-    from ..vm.tableimage.folder import read_folder
 
     if len(paths) != 1:
         raise ConfigError(f"{next(path for path in paths if path.is_dir())} is a folder: give it alone")

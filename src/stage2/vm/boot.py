@@ -10,11 +10,11 @@ from ..config.images import ImagePath
 from ..config.vm import GuestImage, VmConfig
 from ..errors import ConfigError, ImageError, Stage2Error
 from ..flags import MapType
+from ..images.devicetree import Description, SerialPort, riscv_blob
+from ..images.fetch import fetched
+from ..images.kernel import MAX_IMAGE, KernelImage, inspect
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
-from .images.devicetree import Description, SerialPort, riscv_blob
-from .images.fetch import fetched
-from .images.kernel import MAX_IMAGE, KernelImage, inspect
 from .vm import Boot, Vm
 
 DEFAULT_CMDLINE = "earlycon=sbi console=hvc0 panic=-1"

@@ -9,7 +9,7 @@ from typing import Protocol
 from ..address import Gpa
 from ..errors import ChannelError, OutOfMemoryError, Stage2Error
 from ..flags import MappingFlags
-from ..space.guest_memory import GuestMemory
+from ..guest.memory import GuestMemory
 from .channels import READ_WRITE, ChannelTable
 from .console import Console
 from .exits import Hypercall

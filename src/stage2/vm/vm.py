@@ -9,9 +9,9 @@ from ..address import SIZE_4K, Gpa, Range, align_down
 from ..errors import EncodingError
 from ..flags import Access, MappingFlags, MapType
 from ..formats import hardware_report
+from ..guest.memory import GuestMemory
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
-from ..space.guest_memory import GuestMemory
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Walk
 from ..tables.result import Mapped

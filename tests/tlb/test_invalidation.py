@@ -20,7 +20,7 @@ from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.mapping import Edit
 from stage2.tables.pagetable import PageTable
-from stage2.tables.tlb_checker import TlbChecker
+from stage2.tlb.checker import TlbChecker
 
 every_format = pytest.mark.parametrize("name", names())
 TABLES = Owner(OwnerKind.TABLES, "checked")

@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from stage2.errors import ImageError
-from stage2.vm.images import kernel
-from stage2.vm.images.kernel import inspect
+from stage2.images import kernel
+from stage2.images.kernel import inspect
 
 RISCV = 243
 

@@ -17,9 +17,9 @@ from ..address import Gpa, Gva, Hpa
 from ..flags import Access
 from ..formats.invalidation import Holds, Operation
 from ..formats.outcome import GLOBAL, EntryKind
-from .explain import Step, Walk, WordSource, explain_two_stage
-from .regime import Regime
-from .result import Fault, Mapped, need_mask
+from ..tables.explain import Step, Walk, WordSource, explain_two_stage
+from ..tables.regime import Regime
+from ..tables.result import Fault, Mapped, need_mask
 
 ENTRY = np.dtype(
     [

@@ -18,12 +18,12 @@ from ..errors import StaleTranslationError
 from ..formats.change import Change, ChangeKind
 from ..formats.invalidation import Context, Holds, Operation, owed
 from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLE
-from .editor import DISTINGUISHING, Flush
-from .mapping import Edit, U64Array
-from .tlb import Entries, Tlb, entries
+from ..tables.editor import DISTINGUISHING, Flush
+from ..tables.mapping import Edit, U64Array
+from .model import Entries, Tlb, entries
 
 if TYPE_CHECKING:
-    from .pagetable import PageTable
+    from ..tables.pagetable import PageTable
 
 Mask = npt.NDArray[np.bool_]
 GUEST_OFFSET = 1 << 46

@@ -25,10 +25,10 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, Populate
+from stage2.tableimage.contents import MANIFEST, collect, files_of, symbol_of
+from stage2.tableimage.folder import read_folder, write_folder
 from stage2.tables.explain import explain_stage
 from stage2.vm.host import Host, Options, build
-from stage2.vm.tableimage.contents import MANIFEST, collect, files_of, symbol_of
-from stage2.vm.tableimage.folder import read_folder, write_folder
 from stage2.vm.vm import Vm
 
 ROOT = Path(__file__).parents[2]
@@ -405,7 +405,7 @@ def test_pieces_are_limited_together_and_not_one_by_one(
     segments += [{**segments[0], "hpa": 1 << 40 | number << 24} for number in range(3)]
     (folder / MANIFEST).write_text(json.dumps(manifest))
     assert len(read_folder(folder)) == 1
-    monkeypatch.setattr("stage2.vm.tableimage.folder._BYTES_LIMIT", 4 * size - 1)
+    monkeypatch.setattr("stage2.tableimage.folder._BYTES_LIMIT", 4 * size - 1)
     with pytest.raises(TableImageError, match="too large"):
         read_folder(folder)
 

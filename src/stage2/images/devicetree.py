@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...address import Range
+from ..address import Range
 from .fdt import Node, flatten
 
 RISCV_ISA = "rv64imafdc"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from ...errors import ImageError
+from ..errors import ImageError
 
 MAX_IMAGE = 1 << 30
 _MAX_SEGMENTS = 64

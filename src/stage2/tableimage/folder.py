@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
-from ...address import ADDRESS_LIMIT, Gpa, Hpa, Range
-from ...errors import Stage2Error, TableImageError
-from ...flags import MappingFlags, MapType
-from ...formats import by_name
-from ...ranges import RangeMap
-from ...space.region import MemoryRegion
-from ...tables.regime import Regime
+from ..address import ADDRESS_LIMIT, Gpa, Hpa, Range
+from ..errors import Stage2Error, TableImageError
+from ..flags import MappingFlags, MapType
+from ..formats import by_name
+from ..ranges import RangeMap
+from ..space.region import MemoryRegion
+from ..tables.regime import Regime
 from .contents import MANIFEST, VERSION, VERSION_KEY
 
 _MANIFEST_LIMIT = 64 << 20

@@ -19,12 +19,12 @@ from stage2.formats.x86 import invalidation as x86
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
-from stage2.tables.identifiers import Identifiers
 from stage2.tables.pagetable import PageTable
 from stage2.tables.regime import Regime
 from stage2.tables.result import Mapped
-from stage2.tables.shootdown import Cpus
-from stage2.tables.tlb import Tlb
+from stage2.tlb.identifiers import Identifiers
+from stage2.tlb.model import Tlb
+from stage2.tlb.shootdown import Cpus
 
 TABLES = Owner(OwnerKind.TABLES, "tlb")
 HOST = Range.sized(0x8000_0000, 16 << 20)

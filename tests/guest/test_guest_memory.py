@@ -25,11 +25,11 @@ from stage2.errors import (
     Stage2Error,
 )
 from stage2.flags import Access, MappingFlags, MapType
+from stage2.guest.accessor import Actor
+from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
-from stage2.space.accessor import Actor
 from stage2.space.address_space import AddressSpace
-from stage2.space.guest_memory import GuestMemory
 from stage2.space.region import MemoryRegion, Populate
 
 RAM = Range(0x8000_0000, 0x8080_0000)

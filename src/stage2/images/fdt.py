@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ...errors import ImageError
+from ..errors import ImageError
 
 MAGIC = 0xD00DFEED
 _VERSION, _COMPATIBLE = 17, 16

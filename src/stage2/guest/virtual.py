@@ -24,7 +24,7 @@ from .accessor import Actor, MemoryAccessor, refusal, refusal_text
 from .runs import I64Array, Runs, starts_of_runs
 
 if TYPE_CHECKING:
-    from .address_space import AddressSpace
+    from ..space.address_space import AddressSpace
 
 U64Array = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]

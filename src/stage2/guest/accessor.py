@@ -27,13 +27,13 @@ from ..errors import (
     OutOfRangeError,
 )
 from ..flags import Access, MapType
+from ..space.region import MemoryRegion
 from ..tables.result import Fault
-from .region import MemoryRegion
 from .runs import Octets, Runs
 from .structure import Layout, pack, size_of, unpack
 
 if TYPE_CHECKING:
-    from .address_space import AddressSpace
+    from ..space.address_space import AddressSpace
 
 Source: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"
 C = TypeVar("C", bound="ctypes.Structure | ctypes.Union")

@@ -14,11 +14,11 @@ from test_cpio import unpack
 
 from stage2.config.load import load_vm
 from stage2.errors import ImageError
+from stage2.images import initramfs
+from stage2.images.fetch import FetchedGuest, fetch, fetched
+from stage2.images.kernel import inspect
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import build
-from stage2.vm.images import initramfs
-from stage2.vm.images.fetch import FetchedGuest, fetch, fetched
-from stage2.vm.images.kernel import inspect
 
 GUEST = "linux-riscv64"
 

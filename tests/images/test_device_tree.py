@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from stage2.address import MIB, Range
 from stage2.errors import ImageError
-from stage2.vm.images.devicetree import Description, SerialPort, riscv_blob, riscv_tree
-from stage2.vm.images.fdt import Node, flatten, parse
+from stage2.images.devicetree import Description, SerialPort, riscv_blob, riscv_tree
+from stage2.images.fdt import Node, flatten, parse
 
 NAMES = st.from_regex(r"[a-z][a-z0-9,._+-]{0,12}(@[0-9a-f]{1,8})?", fullmatch=True)
 PROPERTIES = st.dictionaries(

@@ -9,8 +9,8 @@ from ..errors import GuestUnmappedError
 from ..flags import Access
 from ..tables.regime import Regime
 from .accessor import Actor, MemoryAccessor, refusal, refusal_text
-from .guest_virtual import GuestVirtualMemory
 from .runs import I64Array, Runs
+from .virtual import GuestVirtualMemory
 
 
 class GuestMemory(MemoryAccessor):

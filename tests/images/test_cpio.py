@@ -7,7 +7,7 @@ import stat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage2.vm.images.cpio import Entry, archive
+from stage2.images.cpio import Entry, archive
 
 PATHS = st.from_regex(r"[a-z]{1,12}(/[a-z]{1,9})?", fullmatch=True)
 ENTRIES = st.lists(

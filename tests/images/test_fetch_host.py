@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from stage2.errors import HostToolError, ImageError
-from stage2.vm.images import fetch as fetching
-from stage2.vm.images.aptsources import Source, parse_deb822, parse_one_line
-from stage2.vm.images.fetch import RECIPES, fetch, fetched
-from stage2.vm.images.initramfs import recipe_hash
+from stage2.images import fetch as fetching
+from stage2.images.aptsources import Source, parse_deb822, parse_one_line
+from stage2.images.fetch import RECIPES, fetch, fetched
+from stage2.images.initramfs import recipe_hash
 
 GUEST = "linux-riscv64"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 
-from ...address import Hpa
-from ...formats import stage_2_registers
-from ..report import RegionReport
-from ..vm import Vm
+from ..address import Hpa
+from ..formats import stage_2_registers
+from ..vm.report import RegionReport
+from ..vm.vm import Vm
 from .elf import elf_object
 from .header import c_header
 

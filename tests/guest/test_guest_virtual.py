@@ -24,12 +24,12 @@ from stage2.formats import by_name
 from stage2.formats.outcome import FaultKind
 from stage2.formats.riscv import entry as riscv
 from stage2.formats.riscv.formats import BARE_STAGE_1
+from stage2.guest.accessor import Actor
+from stage2.guest.memory import GuestMemory
+from stage2.guest.virtual import GuestVirtualMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
-from stage2.space.accessor import Actor
 from stage2.space.address_space import AddressSpace
-from stage2.space.guest_memory import GuestMemory
-from stage2.space.guest_virtual import GuestVirtualMemory
 from stage2.space.region import MemoryRegion
 from stage2.tables.regime import Regime
 from stage2.tables.result import Fault, Mapped

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import HostToolError, ImageError
+from ..errors import HostToolError, ImageError
 from .aptsources import Source, configured_sources
 from .initramfs import build, recipe_hash
 from .kernel import inspect

@@ -9,8 +9,8 @@ import pytest
 
 from stage2.address import MIB, Range
 from stage2.errors import ImageError
-from stage2.vm.images.devicetree import Description, riscv_blob
-from stage2.vm.images.fdt import Node, flatten, parse
+from stage2.images.devicetree import Description, riscv_blob
+from stage2.images.fdt import Node, flatten, parse
 
 
 def machine(model: str = "m", bootargs: str = "") -> Description:

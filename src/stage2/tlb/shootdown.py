@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 from ..formats.invalidation import Operation, first_entry, roll_over
+from ..tables.pagetable import PageTable
 from .identifiers import Identifiers
-from .pagetable import PageTable
-from .tlb import Tlb
+from .model import Tlb
 
 
 class Cpus:

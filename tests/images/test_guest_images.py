@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2.errors import HostToolError, ImageError
-from stage2.vm.images import fetch as fetching
-from stage2.vm.images.aptsources import Source, configured_sources, parse_deb822, parse_one_line
-from stage2.vm.images.cpio import archive, character_device, file, folder
-from stage2.vm.images.fetch import RECIPES, fetch, fetched
-from stage2.vm.images.initramfs import build
-from stage2.vm.images.kernel import inspect
+from stage2.images import fetch as fetching
+from stage2.images.aptsources import Source, configured_sources, parse_deb822, parse_one_line
+from stage2.images.cpio import archive, character_device, file, folder
+from stage2.images.fetch import RECIPES, fetch, fetched
+from stage2.images.initramfs import build
+from stage2.images.kernel import inspect
 
 
 def linux_image(magic: bytes, image_size: int = 0x20000) -> bytes:
