@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError, EncodingError
-from ..formats import by_name
+from ..formats import by_name, family_of
 from ..formats.record import Format
 from .document import Place
 
@@ -18,7 +18,6 @@ FORMATS = {
 """Formats that are chosen from when none is named, by architecture, narrowest first."""
 FOUR_LEVELS = {"riscv64": ("sv48x4", "sv57x4"), "aarch64": ("arm-s2-4k-48",), "x86_64": ("ept4", "ept5")}
 """The same when a board file asks for four-level tables; AxVisor's for Arm then translate 48 bits."""
-_ARCHITECTURES = {"riscv": "riscv64", "arm": "aarch64", "x86": "x86_64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class NamedFormat:
 
 def arch_of(fmt: Format) -> str:
     """The architecture that a format belongs to, as files name it."""
-    return _ARCHITECTURES[fmt.family]
+    return family_of(fmt).arch
 
 
 def named_format(name: str, place: Place | None = None) -> NamedFormat:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..address import format_size
 from ..errors import EncodingError
-from ..formats import EffectiveType, Leaf, TypeSources, effective_type, memory_type
+from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_of
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
 from ..space.faults import FaultResult, Resolution
@@ -101,7 +101,7 @@ class WalkView:
         if self.stage_1 is None:
             if stage_2 is None:
                 return None
-            word, note = memory_type(fmt, stage_2.attributes, stage_2.controls)
+            word, note = family_of(fmt).memory_type(fmt, stage_2.attributes, stage_2.controls)
             said = f"Stage 2 gives the memory type {word}. {note}" if word else note
             return EffectiveType(word or "", said.strip(), fmt.manual)
         try:

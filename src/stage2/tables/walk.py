@@ -35,7 +35,8 @@ from ..formats.outcome import (
     USER_SHIFT,
     WRITE,
 )
-from ..formats.record import TABLE_WALK, Format
+from ..formats.record import Format
+from ..formats.rules import TABLE_WALK
 from ..formats.u64 import MASK_64, u64
 
 KIND_MASK = 0xFF

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..address import SIZE_4K, Gpa, Range, align_down
 from ..errors import EncodingError
 from ..flags import Access, MappingFlags, MapType
-from ..formats import hardware_report
+from ..formats import family_of
 from ..guest.memory import GuestMemory
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
@@ -186,7 +186,9 @@ class Vm:
         mapped = self.space.translate(fault.gpa)
         allowed = mapped.flags if isinstance(mapped, Mapped) else MappingFlags(0)
         try:
-            return hardware_report(self.space.format, refused, attempted, fault.gva, fault.gpa, allowed)
+            return family_of(self.space.format).hardware_report(
+                self.space.format, refused, attempted, fault.gva, fault.gpa, allowed
+            )
         except EncodingError:
             return {}
 
