@@ -12,6 +12,7 @@ from ..address import SIZE_4K, is_power_of_two
 from ..errors import ConfigError
 from ..flags import MappingFlags, MapType
 from ..space.region import Populate, ViolationPolicy
+from .cpu import NamedCpu
 from .devices import Generation
 from .document import Item, Place, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
@@ -48,6 +49,7 @@ class SpaceOptions:
         memory_limit: bytes of frames the VM may hold in all, None for no limit.
         fault_around: bytes of the aligned window that a fault populates, None for the faulting page only.
         format: the format of the stage-2 tables, None for the narrowest of the architecture that is wide enough.
+        cpu: the processor that the tables are for, None for no particular one.
     """
 
     populate: Populate | None = None
@@ -57,6 +59,7 @@ class SpaceOptions:
     memory_limit: int | None = None
     fault_around: int | None = None
     format: NamedFormat | None = None
+    cpu: NamedCpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ def read_options(root: Table) -> SpaceOptions:
         _bytes(table.find("memory_limit"), power_of_two=False),
         _bytes(table.find("fault_around"), power_of_two=True),
         None if (item := table.find("format")) is None else named_format(item.text(), item.place),
+        None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
     )
     table.note_unknown()
     return options

@@ -10,6 +10,7 @@ from enum import Enum
 from ..errors import ConfigError
 from ..formats.record import Format
 from .board import BoardConfig, read_board
+from .cpu import NamedCpu
 from .defconfig import DefConfig, read_defconfig
 from .document import Document, in_order, read_document, shown
 from .platform import PlatformConfig, read_platform
@@ -152,7 +153,11 @@ def choose_arch(
 
 
 def choose_format(
-    vm: VmConfig, arch: str, platform: PlatformConfig | BoardConfig | None = None, named: NamedFormat | None = None
+    vm: VmConfig,
+    arch: str,
+    platform: PlatformConfig | BoardConfig | None = None,
+    named: NamedFormat | None = None,
+    cpu: NamedCpu | None = None,
 ) -> Format:
     """The format of a VM's stage-2 tables: the one that is named, else the narrowest that reaches all its regions.
 
@@ -161,13 +166,17 @@ def choose_format(
         arch: its architecture.
         platform: the host, when one was given; a board may ask for four-level tables.
         named: the format of the command line; None for that of the VM's file, if it names one.
+        cpu: the processor of the command line; None for that of the VM's file, if it names one.
 
     Raises:
-        ConfigError: the named format is of another architecture, or a region is beyond what can be translated.
+        ConfigError: the named format is of another architecture, the processor does not have it, or a region is beyond
+            what can be translated.
     """
     end = max(region.end for region in memory_regions(vm))
     four_levels = isinstance(platform, BoardConfig) and platform.four_levels
-    return format_reaching(arch, end, vm.place, named=named or vm.options.format, four_levels=four_levels)
+    return format_reaching(
+        arch, end, vm.place, named=named or vm.options.format, four_levels=four_levels, cpu=cpu or vm.options.cpu
+    )
 
 
 def _open(path: PathLike, wanted: FileKind) -> Document:

@@ -56,10 +56,8 @@ def parse(text: str, arch: str) -> Processor:
     else:
         for other in _MODULES:
             if name in named(other):
-                raise ConfigError(f"--cpu {name} is a processor of {other}, and {arch} is wanted: {', '.join(known)}")
+                raise ConfigError(f"{name} is a processor of {other}, and one of {arch} is wanted: {', '.join(known)}")
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(
-            f"--cpu {name}: no such processor{hint}: {arch} has {', '.join(known)}, and `--cpu list` tells"
-        )
+        raise ConfigError(f"{name}: no such processor{hint}: {arch} has {', '.join(known)}; `--cpu list` tells of each")
     return found.changed(changes) if comma else found

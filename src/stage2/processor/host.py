@@ -32,15 +32,15 @@ def host_processor(arch: str, cpuinfo: Path = CPUINFO) -> Processor:
     """
     machine = platform.machine()
     if arch != "x86_64" or machine != arch:
-        raise ConfigError(f"--cpu host: this machine is {machine}, and only x86_64 tells its features to programs")
+        raise ConfigError(f"host: this machine is {machine}, and only x86_64 tells its features to programs")
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
     except OSError as error:
-        raise ConfigError(f"--cpu host: {cpuinfo}: {error.strerror}") from None
+        raise ConfigError(f"host: {cpuinfo}: {error.strerror}") from None
     lines: dict[str, str] = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
     width = re.match(r"(\d+) bits physical", lines.get("address sizes", ""))
     if width is None:
-        raise ConfigError(f"--cpu host: {cpuinfo} has no line `address sizes`: name a processor, or pa=N")
+        raise ConfigError(f"host: {cpuinfo} has no line `address sizes`: name a processor, or pa=N")
     flags, vmx = set(lines.get("flags", "").split()), set(lines.get("vmx flags", "").split())
     features = {feature for flag, feature in _FLAGS.items() if flag in flags}
     features |= {feature for flag, feature in _VMX_FLAGS.items() if flag in vmx}

@@ -128,12 +128,12 @@ class Processor:
             name, equals, value = change.lstrip("+-").partition("=")
             if name in self.parts.numbers:
                 if not equals or change[0] in "+-" or not value.isascii() or not value.isdigit() or len(value) > 6:
-                    raise ConfigError(f"--cpu {self.name}: {change!r} needs a number: {name}={self.numbers[name]}")
+                    raise ConfigError(f"{self.name}: {change!r} needs a number: {name}={self.numbers[name]}")
                 numbers[name] = int(value)
                 continue
             self._require_known(name, {**self.parts.features, **self.parts.numbers}, change)
             if equals and (value not in ("on", "off") or change[0] in "+-"):
-                raise ConfigError(f"--cpu {self.name}: {change!r}: write {name}=on or {name}=off")
+                raise ConfigError(f"{self.name}: {change!r}: write {name}=on or {name}=off")
             if value == "off" or change[0] == "-":
                 features.discard(name)
             else:

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, format_size, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfRangeError
 from ..flags import Access, MappingFlags, MapType
-from ..formats import by_name
+from ..formats import by_name, family_of
 from ..formats.outcome import ACCESSED, DIRTY
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
+from ..processor import Processor
 from ..tables.batch import Batch, TwoStageBatch
 from ..tables.editor import Flush
 from ..tables.explain import Walk, explain_two_stage
@@ -73,6 +74,7 @@ class AddressSpace:
         fault_around: bytes, a power of two: a fault populates the absent pages of the aligned window of this size
             around it, as far as they are in the region.
         hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
+        processor: what the tables are for; None for no particular one.
         flush: does the TLB operations that edits owe, before frames or tables are given back.
     """
 
@@ -90,6 +92,7 @@ class AddressSpace:
         limit: int | None = None,
         fault_around: int = SIZE_4K,
         hardware_ad: bool = False,
+        processor: Processor | None = None,
         flush: Flush | None = None,
     ) -> None:
         self.format = by_name(fmt) if isinstance(fmt, str) else fmt
@@ -106,7 +109,7 @@ class AddressSpace:
             self.format,
             frames,
             owner=Owner(OwnerKind.TABLES, name),
-            controls=self.format.default_controls | (self.format.hardware_ad if hardware_ad else 0),
+            controls=_controls(self.format, processor, hardware_ad=hardware_ad),
             identifier=identifier,
             flush=flush,
         )
@@ -358,3 +361,16 @@ class AddressSpace:
         if not self.range.covers(span):
             raise OutOfRangeError(f"{span} leaves the address space {self.range}")
         return span
+
+
+def _controls(fmt: Format, processor: Processor | None, *, hardware_ad: bool) -> int:
+    """The control bits of a space's tables.
+
+    Raises:
+        EncodingError: the processor does not have such tables, or does not set accessed and dirty bits.
+    """
+    controls = fmt.default_controls if processor is None else family_of(fmt).controls(fmt, processor)
+    controls |= fmt.hardware_ad if hardware_ad else 0
+    if processor is not None:
+        family_of(fmt).require(fmt, processor, controls)
+    return controls

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from ..address import MIB, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
+from ..config.cpu import NamedCpu
 from ..config.document import Notice
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig, default_platform
@@ -46,11 +47,13 @@ class Options:
         populate: when RAM gets frames.
         page_size: bytes of the largest leaf.
         format: the format of the stage-2 tables.
+        cpu: the processor that the tables are for.
     """
 
     populate: Populate | None = None
     page_size: int | None = None
     format: NamedFormat | None = None
+    cpu: NamedCpu | None = None
 
 
 class Host:
@@ -129,7 +132,9 @@ def build(
                 '--platform, or add arch = "..." to [base]'
             )
     names = [name or "" for name in chosen]
-    formats = [choose_format(vm, name, platform, options.format) for vm, name in zip(configs, names, strict=True)]
+    formats = [
+        choose_format(vm, name, platform, options.format, options.cpu) for vm, name in zip(configs, names, strict=True)
+    ]
     host = Host(platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]))
     try:
         host.notices.extend(together.notices)
@@ -157,6 +162,7 @@ def _build_all(
     for config, arch, fmt in zip(configs, archs, formats, strict=True):
         name = config.name
         console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
+        cpu = options.cpu or config.options.cpu
         space = AddressSpace(
             fmt,
             host.frames,
@@ -167,6 +173,7 @@ def _build_all(
             largest=options.page_size or config.options.page_size,
             limit=config.options.memory_limit,
             fault_around=config.options.fault_around or SIZE_4K,
+            processor=None if cpu is None else cpu.on(arch),
         )
         vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num, channels=host.channels)
         host.vms.append(vm)
