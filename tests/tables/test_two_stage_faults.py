@@ -19,7 +19,7 @@ from stage2.formats.x86 import ept
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
-from stage2.tables.batch import two_stage_translation
+from stage2.tables.assembly import compiled_two_stage
 from stage2.tables.compiled import host_memory, inlined, kernel
 from stage2.tables.explain import Walk, explain_stage, explain_two_stage
 from stage2.tables.pagetable import PageTable
@@ -345,7 +345,7 @@ def test_a_regime_refuses_a_root_no_register_could_hold() -> None:
 @cache
 def storing_kernel(first: Format, second: Format) -> Any:
     """kernel(host, regime_1, regime_2, gvas, need, write, statuses): the engine's translation, with its stores."""
-    translate = inlined(two_stage_translation(first, second))
+    translate = inlined(compiled_two_stage(first, second))
 
     def run(host: Any, regime_1: Any, regime_2: Any, gvas: Any, need: int, write: int, statuses: Any) -> None:
         for i in range(gvas.shape[0]):

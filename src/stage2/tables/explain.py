@@ -12,23 +12,11 @@ from typing import Any, Protocol
 from ..address import Gpa, Gva, Hpa
 from ..flags import Access
 from ..formats.outcome import TABLE_OUTSIDE_MEMORY, EntryKind
-from ..formats.record import Format
+from .assembly import assemble_stage_2, assemble_two_stage
+from .descent import Decoded, visit_nothing
 from .regime import Regime
 from .result import Fault, Mapped, fault_from_status, need_mask
-from .walk import (
-    AT_STAGE_2,
-    make_check,
-    make_descent,
-    make_guest_load,
-    make_guest_store,
-    make_stage_2,
-    make_stored,
-    make_table_marks,
-    make_two_stage,
-    make_walk,
-    make_width_check,
-    watch_nothing,
-)
+from .walk import AT_STAGE_2
 
 
 class WordSource(Protocol):
@@ -108,16 +96,17 @@ class _Recorder:
     def store(self, _host: Any, address: int, word: int) -> None:
         self.marks.append((Hpa(address), word))
 
-    def watcher(self, regime: Regime) -> Callable[..., None]:
+    def watcher(self, regime: Regime) -> Callable[..., int]:
         fmt = regime.format
 
-        def watch(level: int, table: int, slot: int, entry: int, kind: int, output: int, attributes: int) -> None:
+        def watch(_memory: Any, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> int:
+            kind, output, attributes = decoded
             self.steps.append(
                 Step(
                     stage=fmt.stage,
                     level=level,
                     table=table,
-                    index=(slot - table) >> 3,
+                    index=(slot - table) // fmt.entry_size,
                     slot=slot,
                     slot_hpa=Hpa(slot),
                     entry=entry,
@@ -129,6 +118,7 @@ class _Recorder:
                     attributes=attributes,
                 )
             )
+            return 0
 
         return watch
 
@@ -136,14 +126,6 @@ class _Recorder:
         steps = tuple(self.steps)
         self.steps.clear()
         return steps
-
-
-def _walk_of(fmt: Format, load: Callable[..., Any], watch: Callable[..., Any]) -> Callable[..., Any]:
-    return make_walk(fmt, make_width_check(fmt), make_descent(fmt, load, watch))
-
-
-def _table_marks(fmt: Format, load: Callable[..., Any], store: Callable[..., Any]) -> Callable[..., Any]:
-    return make_table_marks(fmt, load, make_stored(store))
 
 
 def explain_stage(
@@ -159,10 +141,7 @@ def explain_stage(
         user: the access is made from user mode.
     """
     recorder = _Recorder(source)
-    walk = _walk_of(regime.format, recorder.load, recorder.watcher(regime))
-    translate = make_stage_2(
-        walk, make_check(regime.format), recorder.store, _table_marks(regime.format, recorder.load, recorder.store)
-    )
+    translate = assemble_stage_2(regime.format, recorder.load, recorder.store, recorder.watcher(regime))
     status, output, permissions, level = translate(
         None, regime.numbers, address, need_mask(access, user=user), int(access is Access.WRITE)
     )
@@ -195,12 +174,9 @@ def explain_two_stage(
     """
     inner, outer = _Recorder(source), _Recorder(source)
     steps: list[Step] = []
-    walk_2 = _walk_of(stage_2.format, inner.load, inner.watcher(stage_2))
-    check_2 = make_check(stage_2.format)
-    marks_2 = _table_marks(stage_2.format, inner.load, inner.store)
-    translate_2 = make_stage_2(walk_2, check_2, inner.store, marks_2)
+    translate_2 = assemble_stage_2(stage_2.format, inner.load, inner.store, inner.watcher(stage_2))
     # Marks of stage 1 go through stage 2 once more; those steps repeat what stands under the step they mark.
-    unseen_2 = make_stage_2(_walk_of(stage_2.format, inner.load, watch_nothing), check_2, inner.store, marks_2)
+    unseen_2 = assemble_stage_2(stage_2.format, inner.load, inner.store, visit_nothing)
     slot_hpa = Hpa(0)
 
     def load(host: Any, address: int) -> tuple[int, int]:
@@ -208,18 +184,17 @@ def explain_two_stage(
         slot_hpa = Hpa(address)
         return inner.load(host, address)
 
-    guest_load = make_guest_load(stage_2.format, translate_2, load)
-    guest_store = make_guest_store(unseen_2, inner.store)
-    marks_1 = make_table_marks(stage_1.format, make_guest_load(stage_2.format, unseen_2, inner.load), guest_store)
     note = outer.watcher(stage_1)
 
-    def watch(*numbers: int) -> None:
+    def watch(*numbers: Any) -> int:
         note(*numbers)
         (step,) = outer.take()
         steps.append(replace(step, slot_hpa=slot_hpa, under=inner.take()))
+        return 0
 
-    walk_1 = _walk_of(stage_1.format, guest_load, watch)
-    translate = make_two_stage(stage_2.format, walk_1, make_check(stage_1.format), translate_2, guest_store, marks_1)
+    translate = assemble_two_stage(
+        stage_1.format, stage_2.format, translate_2, load, inner.store, watch, unseen_2=unseen_2
+    )
     status, hpa, permissions, gpa, level_1, level_2 = translate(
         None, stage_1.numbers, stage_2.numbers, gva, need_mask(access, user=user), int(access is Access.WRITE)
     )

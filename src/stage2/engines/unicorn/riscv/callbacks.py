@@ -9,7 +9,7 @@ from ....formats.record import Format
 from ....formats.riscv import entry as riscv
 from ....formats.riscv.formats import SV39
 from ....formats.u64 import u64
-from ....tables.batch import two_stage_translation
+from ....tables.assembly import compiled_two_stage
 from ....tables.compiled import callback, peek, poke
 from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD
 from ..callbacks import (
@@ -53,7 +53,7 @@ def fill_callback(second: Format) -> Any:
     """The MMU of a vCPU over a stage-2 format, see `fill_signature`."""
     define()
     # Sv39, Sv48, Sv57 and Bare are one set of rules with different numbers of levels; satp says how many.
-    translate = two_stage_translation(SV39, second)
+    translate = compiled_two_stage(SV39, second)
 
     def fill(uc: int, gva: int, access: int, result: int, state: int) -> bool:
         count_fill(state)
