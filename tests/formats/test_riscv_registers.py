@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
 from stage2.formats import by_name, register_by_name, registers
+from stage2.formats.riscv.entry import MXR, SUM
 from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
-from stage2.formats.riscv.registers import REGISTERS, decode_hgatp, decode_satp
+from stage2.formats.riscv.registers import REGISTERS, decode_hgatp, decode_satp, stage_1_numbers
 from stage2.formats.riscv.registers import AddressTranslationRegister as Register
+from stage2.formats.riscv.status import controls_of, status_of
 
 MODES = {8: ("sv39", "sv39x4"), 9: ("sv48", "sv48x4"), 10: ("sv57", "sv57x4")}
 
@@ -26,6 +28,21 @@ def test_hgatp_round_trip_with_the_root_rounded_to_16_kib(mode: int, vmid: int, 
     register = decode_hgatp(mode << 60 | vmid << 44 | page)
     assert register == Register(by_name(MODES[mode][1]), vmid, (page & ~3) << 12)
     assert register.value() == mode << 60 | vmid << 44 | page & ~3
+
+
+@given(mode=st.sampled_from([0, *MODES]), rest=st.integers(0, (1 << 60) - 1), status=st.integers(0, (1 << 64) - 1))
+def test_an_engines_numbers_of_stage_1_are_those_of_the_register(mode: int, rest: int, status: int) -> None:
+    register = decode_satp(mode << 60 | rest)
+    root, levels, root_bits, controls = stage_1_numbers(mode << 60 | rest, status)
+    assert (root, levels) == (register.root, register.format.levels)
+    assert root_bits == register.format.root_bits or register.format.is_bare
+    assert controls == controls_of(status)
+
+
+def test_sum_is_bit_18_and_mxr_bit_19_of_the_status_registers() -> None:
+    """Privileged, "Supervisor Status (sstatus) Register"."""
+    assert [controls_of(1 << bit) for bit in range(17, 21)] == [0, SUM, MXR, 0]
+    assert [status_of(controls) for controls in (SUM, MXR, SUM | MXR)] == [1 << 18, 1 << 19, 3 << 18]
 
 
 @pytest.mark.parametrize("mode", [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15])

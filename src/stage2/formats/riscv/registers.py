@@ -11,8 +11,9 @@ from ...address import require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Field, Format
 from ..register import Register
+from ..u64 import u64
 from . import formats
-from .status import STATUS_REGISTERS
+from .status import STATUS_REGISTERS, controls_of
 
 MODE_SHIFT = 60
 PPN_MASK = (1 << 44) - 1
@@ -69,6 +70,19 @@ def decode_satp(value: int, name: str = "satp") -> AddressTranslationRegister:
 def decode_hgatp(value: int) -> AddressTranslationRegister:
     """Read hgatp; the two low PPN bits read as zero, as the 16 KiB root demands."""
     return _decode("hgatp", value, HGATP_MODES, 14, PPN_MASK & ~3)
+
+
+def stage_1_numbers(satp: int, status: int) -> tuple[int, int, int, int]:
+    """Root, levels, root index bits and controls of stage 1, from satp and sstatus as the hart has them.
+
+    In the compilable subset, for an engine's MMU: `decode_satp` without words. MODE 8 to 10 have 3 to 5 levels; a hart
+    holds no other but Bare.
+    """
+    mode = satp >> u64(MODE_SHIFT)
+    levels = u64(0)
+    if mode >= u64(8):
+        levels = mode - u64(5)
+    return (satp & u64(PPN_MASK)) << u64(12), levels, u64(9), controls_of(status)
 
 
 def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) -> dict[str, int]:

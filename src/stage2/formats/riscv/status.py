@@ -11,14 +11,26 @@ from dataclasses import dataclass
 
 from ..record import Field
 from ..register import Register
+from ..u64 import u64
+from .entry import MXR, SUM
 
 SUM_BIT, MXR_BIT = 18, 19
-"""In sstatus, vsstatus and mstatus."""
+"""In sstatus, vsstatus and mstatus; they stand side by side in our controls too."""
 
 _RESERVED = "reserved: reads as zero, and software writes zero (WPRI)"
 _STATES = {0: "off", 1: "initial", 2: "clean", 3: "dirty"}
 _WIDTHS = {1: "32 bits", 2: "64 bits"}
 _MASKING = {0: "no pointer masking", 1: "reserved", 2: "the top 7 bits are ignored", 3: "the top 16 bits are ignored"}
+
+
+def controls_of(status: int) -> int:
+    """SUM and MXR of sstatus, vsstatus or mstatus as control bits of stage 1; in the compilable subset."""
+    return (status >> u64(SUM_BIT)) & u64(SUM | MXR)
+
+
+def status_of(controls: int) -> int:
+    """The bits of sstatus, vsstatus or mstatus that stand for SUM and MXR in control bits."""
+    return (controls & (SUM | MXR)) << SUM_BIT
 
 
 def flag(bit: int, name: str, meaning: str, clear: str) -> Field:
