@@ -23,7 +23,7 @@ from stage2.config.load import (
     recognise,
 )
 from stage2.config.platform import default_platform
-from stage2.config.regions import RAM_TYPES, memory_regions
+from stage2.config.regions import memory_regions
 from stage2.errors import ConfigError
 from stage2.flags import MapType
 
@@ -104,7 +104,7 @@ def test_a_vm_file_yields_what_the_table_says(name: str) -> None:
     regions = memory_regions(vm)
     assert (
         dict(Counter(region.map_type.value for region in regions)),
-        sum(region.size for region in regions if region.map_type in RAM_TYPES) / MIB,
+        sum(region.size for region in regions if region.map_type.is_ram) / MIB,
         len(vm.devices.passthrough),
         len(vm.devices.nodes),
         len(vm.notices),

@@ -68,15 +68,13 @@ def describe_vm(vm: VmConfig, fmt: Format | None = None) -> Json:
 
 def describe_region(region: MemoryRegion) -> Json:
     """A region; `hpa` is None where frames are given at run time or nothing is mapped."""
-    hpa: int | None = region.hpa
-    if region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
-        hpa = region.start
+    host = region.host_range
     return {
         "name": region.name,
         "start": int(region.start),
         "size": region.size,
         **region_type(region.map_type, region.flags),
-        "hpa": hpa,
+        "hpa": None if host is None else host.start,
         "populate": None if region.populate is None else region.populate.value,
         "on_violation": None if region.violation is None else region.violation.value,
         "source": region.source,

@@ -183,12 +183,11 @@ def _region(table: Table) -> RegionDeclaration:
     name = table.need("name").name()
     map_type = _region_type(table.find("type"))
     gpa_item, size_item = table.need("gpa"), table.need("size", "bytes, a multiple of 0x1000")
-    identity = map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
-    gpa, size = read_pages(gpa_item, size_item, hpa=identity)
+    gpa, size = read_pages(gpa_item, size_item, hpa=map_type.is_identity)
     hpa = _region_hpa(table, map_type, gpa, size)
     flags = _region_flags(table.find("flags"), map_type)
     populate = table.find("populate")
-    if populate is not None and map_type not in (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL):
+    if populate is not None and not map_type.owns_frames:
         raise populate.error('only regions of type "alloc" and "identical" get frames')
     declaration = RegionDeclaration(
         name,

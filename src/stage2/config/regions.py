@@ -26,18 +26,6 @@ from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .vm import GuestImage, VmConfig
 
-RAM_TYPES = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
-"""The map types whose memory a guest takes for RAM; images are loaded there."""
-
-_KINDS = {
-    MapType.MAP_ALLOC: "RAM",
-    MapType.MAP_IDENTICAL: "RAM",
-    MapType.MAP_RESERVED: "reserved RAM",
-    MapType.MMIO: "passed-through device",
-    MapType.EMULATED: "emulated device",
-    MapType.ROM: "ROM",
-    MapType.SHARE: "share",
-}
 _DEVICE_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
 
 
@@ -73,7 +61,7 @@ class _Party:
         widened = ""
         if self.declared is not None and self.declared != self.span:
             widened = f" (the pages of {self.declared})"
-        return f"{_KINDS[self.map_type]} {shown(self.name)} {self.span}{widened}"
+        return f"{self.map_type.noun} {shown(self.name)} {self.span}{widened}"
 
     @property
     def delta(self) -> int:
@@ -115,7 +103,7 @@ def plan_layout(vm: VmConfig) -> Layout:
     """
     notices: list[Notice] = []
     declared = (*vm.memory, *vm.extensions.regions)
-    owned = [_owned(region) for region in declared if region.map_type in RAM_TYPES]
+    owned = [_owned(region) for region in declared if region.map_type.is_ram]
     owned += [_rom(rom) for rom in vm.roms]
     owned += [
         _Party(share.name, MapType.SHARE, share.flags, Range.sized(share.gpa, share.size), share.place)
@@ -307,7 +295,7 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
     """Devices whose HPA is RAM that the same VM maps one to one."""
     ram: RangeMap[_Party] = RangeMap(merge=False)
     for party in owned:
-        if party.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+        if party.map_type.is_identity:
             ram.add(party.span, party)
     notices = []
     for party in mmio:
@@ -328,7 +316,7 @@ def _check_addresses(vm: VmConfig, regions: Sequence[MemoryRegion]) -> None:
     problem = f"entry point {kernel.entry_point:#x} is"
     if found is None:
         raise kernel.entry_place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
-    if found[1].map_type not in (*RAM_TYPES, MapType.ROM):
+    if not found[1].map_type.may_execute:
         raise kernel.entry_place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
     if not found[1].flags & MappingFlags.EXECUTE:
         raise kernel.entry_place.error(
@@ -350,16 +338,16 @@ def _check_image(image: GuestImage, index: RangeMap[MemoryRegion], regions: Sequ
         raise image.place.error(
             f"{problem} in {_named(found[1])}: a ROM holds the image that [[rom]] names and no other"
         )
-    if found[1].map_type not in RAM_TYPES:
+    if not found[1].map_type.is_ram:
         raise image.place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
 
 
 def _named(region: MemoryRegion) -> str:
-    return f"{_KINDS[region.map_type]} {shown(region.label)} {region.range} of {region.source}"
+    return f"{region.map_type.noun} {shown(region.label)} {region.range} of {region.source}"
 
 
 def _ram_list(regions: Sequence[MemoryRegion]) -> str:
-    ram = [str(region.range) for region in regions if region.map_type in RAM_TYPES]
+    ram = [str(region.range) for region in regions if region.map_type.is_ram]
     if not ram:
         return "it has no RAM at all"
     return "its RAM is " + ", ".join(ram[:4]) + (f" and {len(ram) - 4} more" if len(ram) > 4 else "")

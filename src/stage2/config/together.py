@@ -100,13 +100,16 @@ def _check_host_memory(vms: Sequence[VmConfig]) -> list[Notice]:
     for vm in vms:
         devices.append([])
         for region in memory_regions(vm):
-            if region.map_type is MapType.MMIO and region.hpa is not None:
-                devices[-1].append(_Claim(vm, region, Range.sized(region.hpa, region.size)))
-            elif region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
-                claim = _Claim(vm, region, region.range)
-                for _, held in ram.overlapping(claim.span):
-                    raise _conflict(claim, held)
-                ram.add(claim.span, claim)
+            host = region.host_range
+            if host is None or not region.map_type.fixed_hpa:
+                continue
+            claim = _Claim(vm, region, host)
+            if not region.map_type.is_ram:
+                devices[-1].append(claim)
+                continue
+            for _, held in ram.overlapping(claim.span):
+                raise _conflict(claim, held)
+            ram.add(claim.span, claim)
     notices: list[Notice] = []
     seen: list[RangeMap[_Claim]] = []
     for vm, claims in zip(vms, devices, strict=True):

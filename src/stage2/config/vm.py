@@ -248,7 +248,7 @@ def _memory_regions(kernel: Table) -> tuple[RegionDeclaration, ...]:
                 f"map_type {shown(type_item.value)} does not exist: 0 is MAP_ALLOC, 1 MAP_IDENTICAL, 2 MAP_RESERVED"
             ) from None
         flags = read_flags(flags_item)
-        gpa, size = read_pages(gpa_item, size_item, hpa=map_type is not MapType.MAP_ALLOC)
+        gpa, size = read_pages(gpa_item, size_item, hpa=map_type.is_identity)
         hpa = None
         kind = "reserved" if map_type is MapType.MAP_RESERVED else "ram"
         if flags & MappingFlags.DEVICE:

@@ -181,10 +181,10 @@ class AddressSpace:
             self._regions.check_free(region)
             # What is never mapped need not fit the format's pages.
             fields = (("GPA", region.start), ("size", region.size), ("HPA", region.hpa or 0))
-            for what, value in fields if region.map_type is not MapType.EMULATED else ():
+            for what, value in fields if region.map_type.is_mapped else ():
                 require_aligned(f"{what} of {region.label}", value, self.format.page_size)
             # Refuse what the format cannot say before anything is taken.
-            if region.map_type is not MapType.EMULATED:
+            if region.map_type.is_mapped:
                 self.format.leaf_entry(0, 0, region.flags, controls=self.regime.controls)
             self._resolver.realise(region)
             self._regions.add(region)

@@ -68,13 +68,13 @@ class MemoryRegion:
             require_aligned("region HPA", self.hpa, SIZE_4K)
             Range.sized(self.hpa, self.size)
         executable = bool(self.flags & MappingFlags.EXECUTE)
-        if executable and self.map_type in (MapType.MMIO, MapType.EMULATED, MapType.SHARE):
+        if executable and not self.map_type.may_execute:
             raise EncodingError(f"{self.map_type.value} {self.range} must not be executable")
         if self.map_type is MapType.ROM and self.flags & MappingFlags.WRITE:
             raise EncodingError(f"ROM {self.range} must not be writable")
         if self.map_type is MapType.MMIO and self.hpa is None:
             raise EncodingError(f"MMIO {self.range} needs the HPA of the device")
-        if self.hpa is not None and self.map_type not in (MapType.MMIO, MapType.SHARE):
+        if self.hpa is not None and not self.map_type.names_hpa:
             raise EncodingError(f"{self.map_type.value} {self.range} takes no HPA: {self.map_type.meaning}")
 
     @property
@@ -87,9 +87,11 @@ class MemoryRegion:
         return Range(self.start, self.end)
 
     @property
-    def owns_frames(self) -> bool:
-        """True when unmapping the region gives its frames back."""
-        return self.map_type in (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.ROM)
+    def host_range(self) -> Range | None:
+        """The HPAs behind it, as far as its declaration says them; None where frames are chosen, or nothing is."""
+        if self.map_type.is_identity:
+            return self.range
+        return None if self.hpa is None else Range.sized(self.hpa, self.size)
 
     @property
     def label(self) -> str:

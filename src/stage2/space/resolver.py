@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..address import Hpa, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
-from ..flags import Access, MapType
+from ..flags import Access
 from ..formats.outcome import FaultKind
 from ..ranges import RangeMap
 from ..tables.pagetable import PageTable
@@ -52,12 +52,12 @@ class FaultResolver:
         region = self._regions.find(gpa)
         if region is None:
             return FaultResult(Resolution.HOLE, None, self._policy.violation)
-        if region.map_type is MapType.EMULATED:
+        if not region.map_type.is_mapped:
             return FaultResult(Resolution.DEVICE, region)
         if not region.flags & access.flag:
             return self._violation(region)
         try:
-            if region.map_type is MapType.MAP_ALLOC and self._populate(region, gpa, access):
+            if region.map_type.may_be_lazy and self._populate(region, gpa, access):
                 return FaultResult(Resolution.POPULATED, region)
             return self._resolve_present(region, gpa, access)
         except OutOfMemoryError as error:
@@ -65,10 +65,10 @@ class FaultResolver:
 
     def realise(self, region: MemoryRegion) -> None:
         """Take what a new region needs and map it; on failure everything taken is given back."""
-        if region.map_type is MapType.EMULATED:
+        if not region.map_type.is_mapped:
             return
         lazy = (region.populate or self._policy.populate) is Populate.LAZY
-        if region.map_type is MapType.MAP_ALLOC and lazy:
+        if region.map_type.may_be_lazy and lazy:
             return
         sizes = self._table.format.leaf_sizes
         wanted = self._policy.largest
@@ -93,7 +93,7 @@ class FaultResolver:
         for start, _, size, _ in self._table.rows(whole.start, whole.size).tolist():
             present.add(Range.sized(start, size), True)
         for region in self._regions.overlapping(whole):
-            if region.map_type is MapType.MAP_ALLOC:
+            if region.map_type.may_be_lazy:
                 for gap in present.gaps(clip(region, whole).range):
                     self._populate_run(region, gap)
 

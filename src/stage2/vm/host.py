@@ -33,7 +33,6 @@ PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 HYPERVISOR_IMAGE_SIZE = 4 * MIB
 """Host memory from a platform's kernel-base-paddr on that is the hypervisor's own and given to no VM."""
-_FIXED = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.MMIO)
 _VMIDS = 1 << 14
 """VMIDs that every format has room for: hgatp's 14 bits are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
@@ -180,7 +179,7 @@ def _build_all(
     for fixed in (True, False):
         for vm, config, layout, spans in zip(host.vms, configs, layouts, held, strict=True):
             for region in layout:
-                if (region.map_type in _FIXED) is not fixed:
+                if region.map_type.fixed_hpa is not fixed:
                     continue
                 if region.range in spans:
                     # Each only when its turn comes: tables of the others must not land in it.
@@ -193,7 +192,7 @@ def _build_all(
 def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion) -> None:
     if region.map_type is MapType.SHARE:
         region = replace(region, hpa=shares[config.name, region.name])
-    if options.populate is not None and region.map_type is MapType.MAP_ALLOC:
+    if options.populate is not None and region.map_type.may_be_lazy:
         region = replace(region, populate=options.populate)
     try:
         vm.space.map(region)
@@ -233,10 +232,10 @@ def _hold(host: Host, config: VmConfig, layout: Sequence[MemoryRegion]) -> list[
     """Claim the RAM behind a VM's identical and reserved regions until they are mapped."""
     spans = []
     for region in layout:
-        if region.map_type not in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+        if not region.map_type.is_identity:
             continue
         if not host.memory.contains(region.start, region.size):
-            if region.map_type is MapType.MAP_RESERVED:
+            if not region.map_type.owns_frames:
                 continue
             ram = ", ".join(str(span) for span in host.memory.ranges)
             raise _at(region, config, f"{region} needs host memory that does not exist: RAM is {ram}")
