@@ -62,7 +62,7 @@ def rows(layout: Layout) -> list[tuple[str, str, int, int | None]]:
 
 def test_regions_are_sorted_and_know_where_they_were_declared() -> None:
     layout = layout_of(RAM + "\n[0x1000_0000, 0x1000, 3, 1],", '["uart", 0x900_0000, 0xa00_0000, 0x1000, 1],')
-    assert [(r.name, r.start, r.map_type, r.source) for r in layout.regions] == [
+    assert [(r.name, r.start, r.map_type, str(r.place)) for r in layout.regions] == [
         ("uart", 0x900_0000, MapType.MMIO, "vm.toml:13"),
         ("ram1", 0x1000_0000, MapType.MAP_IDENTICAL, "vm.toml:9"),
         ("ram0", 0x8000_0000, MapType.MAP_ALLOC, "vm.toml:8"),

@@ -197,9 +197,9 @@ def override(
     Raises:
         ConfigError: images are named for several VMs at once.
     """
-    from ..config.document import Place
     from ..config.images import ImagePath
     from ..config.vm import GuestImage
+    from ..place import Place
 
     given = {"--kernel": kernel, "--ramdisk": ramdisk, "--dtb": dtb, "--cmdline": cmdline}
     used = [option for option, value in given.items() if value is not None]

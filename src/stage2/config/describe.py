@@ -77,7 +77,7 @@ def describe_region(region: MemoryRegion) -> Json:
         "hpa": None if host is None else host.start,
         "populate": None if region.populate is None else region.populate.value,
         "on_violation": None if region.violation is None else region.violation.value,
-        "source": region.source,
+        "source": str(region.place or ""),
     }
 
 

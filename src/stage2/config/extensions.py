@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from ..address import SIZE_4K, is_power_of_two
 from ..errors import ConfigError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 from ..space.region import Populate, ViolationPolicy
 from .cpu import NamedCpu
 from .devices import Generation
-from .document import Item, Place, Table, shown
+from .document import Item, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
 from .images import ImagePath
 from .stage2_format import NamedFormat, named_format

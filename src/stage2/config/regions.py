@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
 from ..errors import AddressError, ConfigError, EncodingError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
 from .devices import PassthroughDevice
-from .document import Notice, Place, shown
+from .document import Notice, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .vm import GuestImage, VmConfig
@@ -83,7 +84,7 @@ class _Party:
                 name=self.name,
                 populate=self.populate,
                 violation=self.violation,
-                source=str(self.place),
+                place=self.place,
             )
         except (AddressError, EncodingError) as error:
             raise wrapped(self.place, error) from None
@@ -343,7 +344,7 @@ def _check_image(image: GuestImage, index: RangeMap[MemoryRegion], regions: Sequ
 
 
 def _named(region: MemoryRegion) -> str:
-    return f"{region.map_type.noun} {shown(region.label)} {region.range} of {region.source}"
+    return f"{region.map_type.noun} {shown(region.label)} {region.range} of {region.place}"
 
 
 def _ram_list(regions: Sequence[MemoryRegion]) -> str:

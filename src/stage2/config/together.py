@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from ..address import Range
 from ..errors import ConfigError
 from ..flags import MapType
+from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
-from .document import Notice, Place, shown
+from .document import Notice, shown
 from .extensions import ShareDeclaration
 from .regions import memory_regions
 from .vm import VmConfig
@@ -55,12 +56,11 @@ class _Claim:
     @property
     def place(self) -> Place:
         """The region's own line."""
-        line = self.region.source.rpartition(":")[2]
-        return Place(self.vm.file, int(line) if line.isdigit() else self.vm.place.line)
+        return (self.region.place or self.vm.place).whole_line
 
     def __str__(self) -> str:
         kind = "device" if self.region.map_type is MapType.MMIO else self.region.map_type.value
-        return f"{kind} {shown(self.region.label)} of {self.vm.label} at HPA {self.span} ({self.region.source})"
+        return f"{kind} {shown(self.region.label)} of {self.vm.label} at HPA {self.span} ({self.region.place})"
 
 
 def check_together(vms: Sequence[VmConfig]) -> Together:

@@ -10,8 +10,9 @@ from enum import IntEnum
 
 from ..errors import EncodingError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 from .devices import Devices, Generation, find_generations, read_devices
-from .document import Document, Item, Notice, Place, Table, in_order, shown
+from .document import Document, Item, Notice, Table, in_order, shown
 from .extensions import (
     Extensions,
     RegionDeclaration,

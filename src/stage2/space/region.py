@@ -8,6 +8,7 @@ from enum import Enum
 from ..address import SIZE_4K, Gpa, Hpa, Range, require_aligned
 from ..errors import EncodingError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 
 
 class Populate(Enum):
@@ -43,7 +44,7 @@ class MemoryRegion:
         name: what reports call it.
         populate: when frames are given; None leaves it to the AddressSpace.
         violation: what a forbidden access does; None leaves it to the AddressSpace.
-        source: where it was declared (`file:line`), for errors.
+        place: where it was declared, for errors; None when no file says it.
 
     Raises:
         EmptyRangeError, OutOfRangeError, MisalignedError: start and size are no whole pages.
@@ -58,7 +59,7 @@ class MemoryRegion:
     name: str = ""
     populate: Populate | None = None
     violation: ViolationPolicy | None = None
-    source: str = ""
+    place: Place | None = None
 
     def __post_init__(self) -> None:
         Range.sized(self.start, self.size)

@@ -23,7 +23,7 @@ from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
 from ..space.address_space import AddressSpace
-from ..space.region import MemoryRegion, Populate, ViolationPolicy
+from ..space.region import MemoryRegion, Populate
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
@@ -167,11 +167,11 @@ def _build_all(
             host.frames,
             name=_owner_name(config, configs),
             identifier=vmids[config.id],
-            populate=options.populate or config.options.populate or Populate.LAZY,
-            violation=config.options.violation or ViolationPolicy.STOP,
+            populate=options.populate or config.options.populate,
+            violation=config.options.violation,
             largest=options.page_size or config.options.page_size,
             limit=config.options.memory_limit,
-            fault_around=config.options.fault_around or SIZE_4K,
+            fault_around=config.options.fault_around,
             processor=None if cpu is None else cpu.on(arch),
         )
         vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num, channels=host.channels)
@@ -269,5 +269,4 @@ def _attach_devices(vm: Vm, config: VmConfig) -> None:
 
 
 def _at(region: MemoryRegion, config: VmConfig, problem: str) -> ConfigError:
-    file, _, line = region.source.rpartition(":")
-    return ConfigError(problem, file=file or config.file, line=int(line) if line.isdigit() else None)
+    return (region.place or config.place).whole_line.error(problem)

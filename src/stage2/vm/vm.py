@@ -134,9 +134,7 @@ class Vm:
         return action if action is Action.STOP else Action.DISCARD
 
     def _policy(self, result: FaultResult) -> Action:
-        region = result.region
-        policy = result.policy or (region.violation if region is not None else None)
-        return _ACTIONS[policy or self.space.policy.violation]
+        return _ACTIONS[self.space.policy.violation_of(result.region)]
 
     def record_violation(
         self,
