@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2.config.document import parse_document
-from stage2.config.regions import Layout, plan_layout
+from stage2.config.regions import RegionPlan, plan_regions
 from stage2.config.vm import read_vm
 from stage2.errors import ConfigError
 from stage2.flags import MapType
@@ -44,9 +44,9 @@ def layout_of(
     entry: int = 0x8000_0000,
     load: int = 0x8000_0000,
     folder: Path | None = None,
-) -> Layout:
+) -> RegionPlan:
     text = TEXT.format(memory=memory, passthrough=passthrough, emulated=emulated, more=more, entry=entry, load=load)
-    return plan_layout(read_vm(parse_document(text, "vm.toml", folder)))
+    return plan_regions(read_vm(parse_document(text, "vm.toml", folder)))
 
 
 def error_of(**parts: object) -> str:
@@ -56,7 +56,7 @@ def error_of(**parts: object) -> str:
     return str(caught.value)
 
 
-def rows(layout: Layout) -> list[tuple[str, str, int, int | None]]:
+def rows(layout: RegionPlan) -> list[tuple[str, str, int, int | None]]:
     return [(r.name, str(r.range), int(r.flags), r.hpa) for r in layout.regions]
 
 

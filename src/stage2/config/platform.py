@@ -11,8 +11,8 @@ from ..flags import MapType
 from ..ranges import RangeMap
 from .document import Document, Item, Notice, Table, hint
 from .extent import HPA_LIMIT, read_bytes, read_pages
-from .regions import memory_regions
-from .vm import ARCHITECTURES, VmConfig
+from .regions import PlannedVm
+from .vm import ARCHITECTURES
 
 DEFAULT_POOL_BASE = 4 * GIB
 """Lowest HPA of the default host's memory pool: above what guests usually call their RAM, so that HPA != GPA."""
@@ -145,7 +145,7 @@ def read_platform(document: Document) -> PlatformConfig:
     )
 
 
-def default_platform(vms: Sequence[VmConfig], arch: str | None = None) -> PlatformConfig:
+def default_platform(vms: Sequence[PlannedVm], arch: str | None = None) -> PlatformConfig:
     """The host when no platform file is given.
 
     Its RAM is one pool for everything that takes frames (RAM of MAP_ALLOC, ROMs, shares): their sum, a quarter
@@ -162,7 +162,7 @@ def default_platform(vms: Sequence[VmConfig], arch: str | None = None) -> Platfo
     devices: list[Range] = []
     taken: list[Range] = []
     for vm in vms:
-        for region in memory_regions(vm):
+        for region in vm.plan.regions:
             if region.map_type.is_mapped:
                 taken.append(region.range)
             host = region.host_range

@@ -13,7 +13,7 @@ The rules, in the order they are applied:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
 from ..errors import AddressError, ConfigError, EncodingError
@@ -22,7 +22,7 @@ from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
 from .devices import PassthroughDevice
-from .document import Notice, shown
+from .document import Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .vm import GuestImage, VmConfig
@@ -31,16 +31,27 @@ _DEVICE_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RegionPlan:
     """A VM's guest physical memory.
 
     Args:
         regions: sorted by GPA, disjoint; RAM, ROM, shares, passed-through and emulated devices.
-        notices: what the layout did that the file does not say.
+        notices: what the plan did that the file does not say.
     """
 
     regions: tuple[MemoryRegion, ...]
     notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVm(VmConfig):
+    """A VM whose declarations were found to fit together.
+
+    Args:
+        plan: its memory. Other images than the file's leave it as it is: they are loaded where the file says.
+    """
+
+    plan: RegionPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +101,18 @@ class _Party:
             raise wrapped(self.place, error) from None
 
 
-def memory_regions(vm: VmConfig) -> tuple[MemoryRegion, ...]:
-    """The VM's whole guest physical memory, sorted; see `plan_layout`."""
-    return plan_layout(vm).regions
+def plan_vm(vm: VmConfig) -> PlannedVm:
+    """The VM with the plan of its memory, made once; the plan's notices are among the VM's.
+
+    Raises:
+        ConfigError: as `plan_regions`.
+    """
+    plan = plan_regions(vm)
+    declared = {field.name: getattr(vm, field.name) for field in fields(vm)}
+    return PlannedVm(**declared | {"notices": in_order((*vm.notices, *plan.notices))}, plan=plan)
 
 
-def plan_layout(vm: VmConfig) -> Layout:
+def plan_regions(vm: VmConfig) -> RegionPlan:
     """Make one list of regions of everything the VM's file declares.
 
     Raises:
@@ -137,7 +154,7 @@ def plan_layout(vm: VmConfig) -> Layout:
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
     notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.nodes]
-    return Layout(regions, tuple(notices))
+    return RegionPlan(regions, tuple(notices))
 
 
 def _start(party: _Party) -> int:

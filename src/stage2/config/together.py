@@ -13,7 +13,7 @@ from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .document import Notice, shown
 from .extensions import ShareDeclaration
-from .regions import memory_regions
+from .regions import PlannedVm
 from .vm import VmConfig
 
 
@@ -63,7 +63,7 @@ class _Claim:
         return f"{kind} {shown(self.region.label)} of {self.vm.label} at HPA {self.span} ({self.region.place})"
 
 
-def check_together(vms: Sequence[VmConfig]) -> Together:
+def check_together(vms: Sequence[PlannedVm]) -> Together:
     """Check VMs that are to run on one host.
 
     Ids must differ. Host memory that one VM maps one to one must belong to no other VM. Every share must be
@@ -94,12 +94,12 @@ def check_together(vms: Sequence[VmConfig]) -> Together:
     return Together(_agree(vms), tuple(notices))
 
 
-def _check_host_memory(vms: Sequence[VmConfig]) -> list[Notice]:
+def _check_host_memory(vms: Sequence[PlannedVm]) -> list[Notice]:
     ram: RangeMap[_Claim] = RangeMap(merge=False)
     devices: list[list[_Claim]] = []
     for vm in vms:
         devices.append([])
-        for region in memory_regions(vm):
+        for region in vm.plan.regions:
             host = region.host_range
             if host is None or not region.map_type.fixed_hpa:
                 continue

@@ -1,6 +1,6 @@
 """A VM file of AxVisor, of both generations, with our own tables.
 
-What the file says is kept as it is; `regions.plan_layout` makes the guest's memory of it.
+What the file says is kept as it is; `regions.plan_regions` makes the guest's memory of it.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class VmConfig:
 
 
 def read_vm(document: Document) -> VmConfig:
-    """Read a VM file. Whether its memory fits together is checked by `regions.plan_layout`.
+    """Read a VM file. Whether its memory fits together is checked by `regions.plan_regions`.
 
     Raises:
         ConfigError: a key is missing or a value is wrong.

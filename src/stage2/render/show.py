@@ -15,7 +15,7 @@ from ..config.describe import describe_notices
 from ..config.document import Notice
 from ..config.images import ImagePath
 from ..config.platform import PlatformConfig
-from ..config.regions import memory_regions
+from ..config.regions import PlannedVm
 from ..config.stage2_format import arch_of
 from ..config.vm import VmConfig
 from ..formats.record import Format
@@ -27,7 +27,7 @@ _MAX_REGIONS = 1000
 """Rows of one table that are printed; JSON has them all."""
 
 
-def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = None) -> RenderableType:
+def render_vm(vm: PlannedVm, fetched: Collection[str] = (), fmt: Format | None = None) -> RenderableType:
     """A VM file: its regions, devices, images and notices.
 
     Args:
@@ -35,7 +35,7 @@ def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = 
         fetched: names of the guests that `stage2 fetch` has brought.
         fmt: the format of its stage-2 tables, None where that is not known yet.
     """
-    regions = memory_regions(vm)
+    regions = vm.plan.regions
     ram = sum(region.size for region in regions if region.map_type.is_ram)
     rows = [
         ("file", vm.file),

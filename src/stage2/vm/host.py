@@ -12,7 +12,7 @@ from ..config.cpu import NamedCpu
 from ..config.document import Notice
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig, default_platform
-from ..config.regions import memory_regions
+from ..config.regions import PlannedVm
 from ..config.stage2_format import NamedFormat
 from ..config.together import Together, check_together
 from ..config.vm import VmConfig
@@ -93,7 +93,7 @@ class Host:
 
 
 def build(
-    configs: Sequence[VmConfig],
+    configs: Sequence[PlannedVm],
     *,
     platform: PlatformConfig | BoardConfig | None = None,
     archs: Sequence[str | None] = (),
@@ -146,16 +146,15 @@ def build(
 
 def _build_all(
     host: Host,
-    configs: Sequence[VmConfig],
+    configs: Sequence[PlannedVm],
     archs: Sequence[str],
     formats: Sequence[Format],
     options: Options,
     together: Together,
     sink: Callable[[str, str], None] | None,
 ) -> None:
-    layouts = [memory_regions(config) for config in configs]
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
-    held = [_hold(host, config, layout) for config, layout in zip(configs, layouts, strict=True)]
+    held = [_hold(host, config) for config in configs]
     shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
     vmids = _vmids(configs)
     for config, arch, fmt in zip(configs, archs, formats, strict=True):
@@ -177,8 +176,8 @@ def _build_all(
         vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num, channels=host.channels)
         host.vms.append(vm)
     for fixed in (True, False):
-        for vm, config, layout, spans in zip(host.vms, configs, layouts, held, strict=True):
-            for region in layout:
+        for vm, config, spans in zip(host.vms, configs, held, strict=True):
+            for region in config.plan.regions:
                 if region.map_type.fixed_hpa is not fixed:
                     continue
                 if region.range in spans:
@@ -228,10 +227,10 @@ def _vmids(configs: Sequence[VmConfig]) -> dict[int, int]:
     return found
 
 
-def _hold(host: Host, config: VmConfig, layout: Sequence[MemoryRegion]) -> list[Range]:
+def _hold(host: Host, config: PlannedVm) -> list[Range]:
     """Claim the RAM behind a VM's identical and reserved regions until they are mapped."""
     spans = []
-    for region in layout:
+    for region in config.plan.regions:
         if not region.map_type.is_identity:
             continue
         if not host.memory.contains(region.start, region.size):
