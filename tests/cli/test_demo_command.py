@@ -70,6 +70,13 @@ def test_the_demo_passes_and_reports_what_its_hardware_would(arch: str, capsys: 
         assert (told.arch, told.stage, told.access.name.lower(), told.gva) == (arch, 2, found["access"], found["gva"])
         # Arm leaves HPFAR_EL2 unknown after a permission fault.
         assert told.gpa == (None if (arch, found["region"]) == ("aarch64", "rom") else found["gpa"])
+        # An access that is dropped goes on, so nothing is walked for it.
+        if (walk := found["walk"]) is None:
+            assert found["action"] == "discarded"
+            continue
+        assert (walk["vm"], walk["gva"], walk["access"]) == (vm["name"], found["gva"], found["access"])
+        assert (walk["format"], walk["result"]["kind"]) == (vm["format"], "fault")
+        assert (walk["outcome"] is None) == (found["region"] == "uart")
 
 
 @pytest.mark.parametrize("arch", BUNDLED)

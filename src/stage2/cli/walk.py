@@ -70,7 +70,8 @@ def walk(
 
     from ..flags import Access
     from ..render.tables import print_renderable
-    from ..render.walk import render_walk, walk_json
+    from ..render.walk import render_walk
+    from ..render.walk_json import walk_json
 
     tried = None if access is None else Access[access.upper()]
     if any(path.is_dir() for path in vms):

@@ -72,6 +72,7 @@ class Walk:
         result: how it ended.
         steps: stage-1 steps (each with the stage-2 steps under it), then the stage-2 steps of the final GPA.
         marks: (address of the entry, entry afterwards) that hardware would store.
+        stage_1, stage_2: the regimes under which it was made; None for a stage that took no part.
     """
 
     address: int
@@ -79,6 +80,8 @@ class Walk:
     result: Mapped | Fault
     steps: tuple[Step, ...]
     marks: tuple[tuple[Hpa, int], ...]
+    stage_1: Regime | None = None
+    stage_2: Regime | None = None
 
 
 class _Record:
@@ -188,7 +191,8 @@ def explain_stage(
         result = fault_from_status(status & ~AT_STAGE_2, address, stage=regime.format.stage, access=access)
     else:
         result = Mapped(Hpa(output), permissions, regime.format.leaf_size(level), Gpa(address))
-    return Walk(address, access, result, tuple(record.steps), tuple(record.marks))
+    stages = (regime, None) if regime.format.stage == 1 else (None, regime)
+    return Walk(address, access, result, tuple(record.steps), tuple(record.marks), *stages)
 
 
 def explain_two_stage(
@@ -225,4 +229,4 @@ def explain_two_stage(
             if not regime.format.is_bare
         ]
         result = Mapped(Hpa(hpa), permissions, min(sizes, default=1 << 12), Gpa(gpa))
-    return Walk(gva, access, result, (*record.outer_steps, *record.steps), tuple(record.marks))
+    return Walk(gva, access, result, (*record.outer_steps, *record.steps), tuple(record.marks), stage_1, stage_2)

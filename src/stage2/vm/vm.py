@@ -23,7 +23,7 @@ from .report import RegionReport, ViolationReport, VmReport
 
 _VIOLATIONS_KEPT = 256
 _KEPT_OF_A_KIND = 48
-"""Of one kind (region and access), so that a sweep through a hole leaves room for what comes after it."""
+"""Limit: violations of one kind (region and access), so that a sweep through a hole leaves room for later ones."""
 _WALKS_OF_A_KIND = 2
 _ACTIONS = {
     ViolationPolicy.STOP: Action.STOP,
@@ -172,7 +172,7 @@ class Vm:
         self._violation_kinds[kind] = before + 1
         steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
         self._violations[key] = ViolationReport(
-            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, self._syndrome(fault)
+            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, self._syndrome(fault), result
         )
 
     def _syndrome(self, fault: MemoryFault) -> dict[str, int]:
