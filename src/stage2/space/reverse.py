@@ -93,7 +93,7 @@ def reverse(space: AddressSpace, hpa: Hpa | int) -> list[Alias]:
     """Every GPA of a space that leads to an HPA, in order, read off its table as it is now.
 
     Raises:
-        OutOfRangeError: no HPA has so many bits.
+        OutOfRangeError: the HPA has more than 64 bits.
     """
     Range.sized(hpa, 1)
     rows = _rows_of(space)
@@ -144,7 +144,7 @@ class ReverseMap:
         """Who holds an HPA, and every GPA of every space that leads to it.
 
         Raises:
-            OutOfRangeError: no HPA has so many bits.
+            OutOfRangeError: the HPA has more than 64 bits.
         """
         Range.sized(hpa, 1)
         asked = np.array([hpa], np.uint64)
