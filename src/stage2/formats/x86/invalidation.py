@@ -12,7 +12,7 @@ from ...address import Range
 from ..change import Change, ChangeKind
 from ..invalidation import EVERYTHING, OF_GUEST_ADDRESSES, Context, Debt, Holds, Operation
 from ..record import Format
-from . import ept
+from .kinds import is_ept
 
 MANUAL_EPT = 'Intel SDM Vol. 3C, 30.4.3 "Invalidating Cached Translation Information"'
 MANUAL_NPT = 'AMD APM Vol. 2, 15.16 "TLB Control"'
@@ -113,11 +113,6 @@ def roll_over(fmt: Format) -> tuple[Operation, ...]:
 def first_entry(fmt: Format, identifier: int) -> tuple[Operation, ...]:
     """Nothing: `roll_over` has dropped both stages."""
     return ()
-
-
-def is_ept(fmt: Format) -> bool:
-    """Whether entries are tagged with the root, and INVEPT drops them."""
-    return fmt.decode is ept.decode
 
 
 def owed(fmt: Format, context: Context, changes: Sequence[Change], controls: int) -> tuple[Operation, ...]:

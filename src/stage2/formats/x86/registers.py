@@ -12,8 +12,9 @@ from ...address import require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Field, Format
 from ..register import Register, Summary
-from . import ept, longmode
+from . import ept
 from . import register_fields as fields
+from .kinds import is_ept, is_nested
 
 ADDRESS = 0x000F_FFFF_FFFF_F000
 _BEYOND = 0xFFF << 52
@@ -52,7 +53,7 @@ class EptPointer:
             OutOfRangeError: the root is above 2^52.
             EncodingError: the format is none of EPT's.
         """
-        if self.format.decode is not ept.decode:
+        if not is_ept(self.format):
             raise EncodingError(f"no EPTP stands for {self.format.name}: ept4 and ept5 are all there are")
         found = _root(self.root) | (self.format.levels - 1) << 3 | (_EPTP_WB if self.write_back else _EPTP_UC)
         return found | (_EPTP_AD if self.accessed_dirty else 0) | (_EPTP_SSS if self.shadow_stack else 0)
@@ -91,7 +92,7 @@ def nested_cr3(fmt: Format, root: int) -> int:
         OutOfRangeError: the root is above 2^52.
         EncodingError: the format is none of nested paging's.
     """
-    if fmt.decode is not longmode.decode or fmt.stage != 2:
+    if not is_nested(fmt):
         raise EncodingError(f"no N_CR3 stands for {fmt.name}: npt4 and npt5 are all there are")
     return _root(root)
 
@@ -161,7 +162,7 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
         MisalignedError: the root is no multiple of 4 KiB.
         OutOfRangeError: the root is above 2^52, the identifier has too many bits, or is ASID 0, which is the host's.
     """
-    if fmt.decode is ept.decode:
+    if is_ept(fmt):
         _require_identifier("VPID", identifier, _VPID_BITS)
         return {"EPTP": eptp(fmt, root, accessed_dirty=bool(controls & ept.AD_ENABLED)), "VPID": identifier}
     _require_identifier("ASID", identifier, _ASID_BITS)
