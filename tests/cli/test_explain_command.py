@@ -282,8 +282,9 @@ def test_a_fault_is_understood_as_pairs_and_as_a_pasted_line(
     [
         ("arm", "report", "hpfar=3 esr=1 far=2", (1, 2, 3)),
         ("arm", "report", "esr=1", (1, None, None)),
-        ("x86", "ept_violation", "qualification=1 gpa=2", (1, 2, None)),
-        ("x86", "ept_violation", "gva=3 gpa=2 qualification=1", (1, 2, 3)),
+        ("x86", "ept_fault", "qualification=1 gpa=2", (1, 2, None, None)),
+        ("x86", "ept_fault", "gva=3 gpa=2 qualification=1", (1, 2, 3, None)),
+        ("x86", "ept_fault", "exit_reason=49 gpa=2", (None, 2, None, 49)),
         ("x86", "nested_page_fault", "exitinfo2=2 exitinfo1=1", (1, 2)),
         ("x86", "page_fault", "error_code=1 cr2=2", (1, 2)),
         ("riscv", "report", "htinst=4 htval=3 scause=1", (1, None, 3, 4)),
@@ -309,6 +310,8 @@ def test_faults_of_x86_are_told(capsys: pytest.CaptureFixture[str]) -> None:
         "write",
         0x80001000,
     )
+    found = explained(capsys, "fault", "exit_reason=49", "gpa=0xfee00000")
+    assert (found["title"], found["kind"], found["gpa"]) == ("EPT misconfiguration", "misconfiguration", 0xFEE0_0000)
     found = explained(capsys, "fault", "exitinfo1=0x100000006", "exitinfo2=0xfee00000")
     assert (found["title"], found["kind"], found["gpa"]) == ("nested page fault", "translation", 0xFEE0_0000)
     found = explained(capsys, "fault", "error_code=0x14 CR2=0x1000")

@@ -115,8 +115,9 @@ def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
 def fault(values: Annotated[list[str], Parameter(name="KEY=VALUE")], /, *, json_output: _Json = False) -> int:
     """Explain a fault by the registers that report it, also as a line pasted from a crash.
 
-    esr far hpfar (Arm); qualification gpa gva (EPT violation); exitinfo1 exitinfo2 (AMD nested page fault);
-    error cr2 (x86 page fault); scause stval htval htinst, mcause mtval mtval2 mtinst, vscause vstval (RISC-V).
+    esr far hpfar (Arm); qualification gpa gva (EPT violation), exit_reason gpa (EPT misconfiguration, 49);
+    exitinfo1 exitinfo2 (AMD nested page fault); error cr2 (x86 page fault);
+    scause stval htval htinst, mcause mtval mtval2 mtinst, vscause vstval (RISC-V).
     The first of each is needed.
 
     Parameters
@@ -135,17 +136,23 @@ def fault(values: Annotated[list[str], Parameter(name="KEY=VALUE")], /, *, json_
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Who can explain a fault: a function of a family's syndromes, and the keys in its parameters' order."""
+    """Who can explain a fault: a function of a family's syndromes, and the keys in its parameters' order.
+
+    The first key is needed, or the one that may be given instead.
+    """
 
     what: str
     family: str
     function: str
     keys: tuple[str, ...]
+    instead: str = ""
 
 
 _SOURCES = (
     _Source("Arm", "arm", "report", ("esr", "far", "hpfar")),
-    _Source("an EPT violation", "x86", "ept_violation", ("qualification", "gpa", "gva")),
+    _Source(
+        "an EPT violation", "x86", "ept_fault", ("qualification", "gpa", "gva", "exit_reason"), instead="exit_reason"
+    ),
     _Source("an AMD nested page fault", "x86", "nested_page_fault", ("exitinfo1", "exitinfo2")),
     _Source("an x86 page fault", "x86", "page_fault", ("error", "cr2")),
     _Source("RISC-V", "riscv", "report", ("scause", "stval", "htval", "htinst")),
@@ -181,7 +188,7 @@ def report_fault(values: Mapping[str, int]) -> FaultReport:
             f"{second} of {sources[1].what}"
         )
     source = sources[0]
-    if source.keys[0] not in values:
+    if source.keys[0] not in values and source.instead not in values:
         given = ", ".join(values)
         raise ConfigError(f"{given} alone says nothing: {source.what} needs {source.keys[0]}=... too")
     module = import_module(f"..formats.{source.family}.syndromes", __package__)

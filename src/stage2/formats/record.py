@@ -118,7 +118,7 @@ class Format:
         least_root_alignment: in bytes; a larger root is aligned to its size.
         wide_input_fault: the FaultKind of an input address that the regime has no bits for.
         privilege_by_page: stage 2 tells user from supervisor fetches by stage 1's U/S of the page, not by the mode of
-            the CPU (EPT's mode-based execute control).
+            the CPU (EPT's mode-based execute control); every page is a user page while stage 1 is off.
         high_half: input addresses have all bits above the width set (Arm TTBR1), instead of none.
 
     Raises:

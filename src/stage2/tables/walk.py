@@ -353,8 +353,9 @@ def make_two_stage(
             status, slot, level = mark_tables((host, regime_2), root, gva, levels, root_bits, controls)
         if status != u64(0):
             return status, u64(0), u64(0), slot, level, u64(0)
-        if by_page and levels != u64(0):
-            # All bits are asked for on the side of the page, and that side's answer holds for everybody.
+        if by_page:
+            # All bits are asked for on the side of the page, and that side's answer holds for everybody. While stage 1
+            # is off, every page is one of user mode (SDM Vol. 3C, table 29-7, bit 9).
             side = u64(0)
             if attributes & u64(USER) != u64(0):
                 side = u64(USER_SHIFT)

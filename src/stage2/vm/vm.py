@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
 from ..errors import EncodingError
-from ..flags import Access, MappingFlags
+from ..flags import Access
 from ..formats import family_of
 from ..guest.memory import GuestMemory
 from ..space.address_space import AddressSpace
@@ -181,10 +181,11 @@ class Vm:
         refused = fault.fault
         attempted = refused.access if refused.on_table and refused.access is not None else fault.access
         mapped = self.space.translate(fault.gpa)
-        allowed = mapped.flags if isinstance(mapped, Mapped) else MappingFlags(0)
+        allowed = mapped.permissions if isinstance(mapped, Mapped) else 0
+        regime = self.space.regime
         try:
-            return family_of(self.space.format).hardware_report(
-                self.space.format, refused, attempted, fault.gva, fault.gpa, allowed
+            return family_of(regime.format).hardware_report(
+                regime.format, refused, attempted, fault.gva, fault.gpa, allowed, regime.controls
             )
         except EncodingError:
             return {}

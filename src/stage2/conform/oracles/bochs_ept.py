@@ -145,7 +145,7 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     cr0, cr4, efer = control_registers(stage_1, bochs.CR0, bochs.CR4, bochs.EFER)
     return Guest(
         eptp=family_of(stage_2.format).stage_2_registers(
-            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier
+            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier or 1
         )["EPTP"],
         cr0=cr0,
         cr3=PageTableBase(stage_1.root).value(),

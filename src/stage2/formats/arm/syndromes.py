@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...errors import EncodingError, OutOfRangeError
-from ...flags import Access, MappingFlags
+from ...flags import Access
 from ..describe import FieldValue
 from ..outcome import FaultKind
 from ..record import Field, Format
@@ -185,7 +185,7 @@ def encode_esr(
 
 
 def hardware_report(
-    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: int
 ) -> dict[str, int]:
     """ESR_EL2, FAR_EL2 and HPFAR_EL2 of a refused access; see `formats.hardware_report`.
 
