@@ -70,8 +70,8 @@ def ask(
     def one(number: int) -> npt.NDArray[np.uint64]:
         return np.array([number], np.uint64)
 
-    result = machine.probe(one(address), one(value), one(access | kind), one(renew))[0]
-    return int(result["outcome"]), int(result["value"]), result["syndrome"].tolist()
+    result = machine.probe(one(address), one(value), one(access | kind), one(renew))
+    return int(result["outcome"][0]), int(result["value"][0]), result["syndrome"][0].tolist()
 
 
 def put(machine: Riscv64Machine, hpa: int, *instructions: int) -> None:

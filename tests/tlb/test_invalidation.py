@@ -235,3 +235,24 @@ def test_replacing_a_live_arm_entry_without_a_break_is_found() -> None:
         checker.tlb.entries = checker.tlb.entries[:0]
         with pytest.raises(StaleTranslationError, match="break-before-make"):
             checker.after(Edit())
+
+
+@every_format
+def test_a_block_cached_before_it_was_split_is_compared_part_by_part_wherever_it_leads(name: str) -> None:
+    with checked(name) as (table, checker):
+        fmt = table.format
+        block, page = fmt.leaf_size(1), fmt.page_size
+        # Its HPA is less than its address: a difference of unsigned numbers wraps.
+        start = base_of(fmt) + 4 * block
+        table.map_range(start, Hpa(block), block, R)
+        table.mark(start, block, write=False)
+        # Relaxing it owes nothing on x86, so the block stays cached and the parts together have to bear it out.
+        table.protect_range(start, page, RW)
+        checker.before()
+        assert not len(checker.stale())
+        step = table.explain(start + 8 * page).steps[-1]
+        assert step.output == block + 8 * page
+        table.memory.store_u64(step.slot_hpa, step.entry ^ fmt.pack_address(2 * page))
+        assert len(checker.stale())
+        table.memory.store_u64(step.slot_hpa, step.entry)
+        assert not len(checker.stale())

@@ -229,14 +229,14 @@ class Arena:
         """Give one block new bits."""
         if self._whole[block]:
             self._whole[block] = False
-            self._wholes[block // GROUP] -= 1
+            self._wholes[block // GROUP] = int(self._wholes[block // GROUP]) - 1
         else:
             old = self._partial.pop(block, 0)
             if old:
                 del self._by_order[_order_of(old)][block]
         if bits == _FULL:
             self._whole[block] = True
-            self._wholes[block // GROUP] += 1
+            self._wholes[block // GROUP] = int(self._wholes[block // GROUP]) + 1
         elif bits:
             self._partial[block] = bits
             self._by_order[_order_of(bits)][block] = None

@@ -98,7 +98,8 @@ def reverse(space: AddressSpace, hpa: Hpa | int) -> list[Alias]:
     Range.sized(hpa, 1)
     rows = _rows_of(space)
     offsets = np.uint64(hpa) - rows[:, 1]
-    return [_alias(space, row, int(hpa)) for row in rows[(rows[:, 1] <= np.uint64(hpa)) & (offsets < rows[:, 2])]]
+    found = rows[(rows[:, 1] <= np.uint64(hpa)) & (offsets < rows[:, 2])]
+    return [_alias(space, row, int(hpa)) for row in found.tolist()]
 
 
 class ReverseMap:
@@ -150,7 +151,10 @@ class ReverseMap:
         asked = np.array([hpa], np.uint64)
         rows, _ = self._lookup(asked)
         owner = int(self._owners_at(asked)[0])
-        aliases = tuple(_alias(self.spaces[self._row_space[row]], self._rows[row], int(hpa)) for row in rows.tolist())
+        aliases = tuple(
+            _alias(self.spaces[int(space)], row, int(hpa))
+            for space, row in zip(self._row_space[rows], self._rows[rows].tolist(), strict=True)
+        )
         return Reached(Hpa(int(hpa)), self._owners[owner] if owner >= 0 else None, aliases)
 
     def find_many(self, hpas: npt.ArrayLike) -> ReachedMany:
@@ -205,8 +209,8 @@ def _ranges(begin: I64Array, counts: I64Array) -> I64Array:
     return np.repeat(begin - starts, counts) + np.arange(int(counts.sum()))
 
 
-def _alias(space: AddressSpace, row: U64Array, hpa: int) -> Alias:
-    start, behind, size, attributes = row.tolist()
+def _alias(space: AddressSpace, row: list[int], hpa: int) -> Alias:
+    start, behind, size, attributes = row
     offset = hpa - behind
     allowed = space.format.permissions(attributes & _ATTRIBUTES, space.regime.controls)
     gpa = Gpa(start + offset)

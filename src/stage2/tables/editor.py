@@ -267,7 +267,7 @@ class TableEditor:
         changes = []
         kind = _CHANGES.get(operation, change)
         if kind is not None:
-            changes += _changes(kind, [(int(run[0]), 0, int(run[2])) for run in runs[: FEW + 1]], start, size)
+            changes += _changes(kind, [(run[0], 0, run[2]) for run in runs[: FEW + 1].tolist()], start, size)
             changes += [Change(Range.sized(start, size), ChangeKind.SPLIT)] * bool(needed)
             if unlinked:
                 changes += [Change(c.span, ChangeKind.TABLE_FREED) for c in changes if c.kind is kind]

@@ -166,24 +166,23 @@ class TlbChecker:
         same = rows[at, 1] - rows[at, 0] == output - first
         wrong: Mask = ~(whole & same & self._agrees(attributes, rows[at, 3]))
         # What several rows make up together is looked at row by row.
+        beyond = np.searchsorted(rows[:, 0], last, side="right")
         for index in np.flatnonzero(wrong & inside & same & (last > ends)).tolist():
-            wrong[index] = not self._borne_out(rows, int(at[index]), first[index], last[index], output[index],
-                                               attributes[index])  # fmt: skip
+            span = Range(int(first[index]), int(last[index]) + 1)
+            parts = rows[int(at[index]) : int(beyond[index])]
+            wrong[index] = not self._borne_out(parts, span, int(output[index]), attributes[index])
         return wrong
 
-    def _borne_out(
-        self, rows: U64Array, at: int, first: np.uint64, last: np.uint64, output: np.uint64, attributes: np.uint64
-    ) -> bool:
-        reached = first
-        while at < len(rows) and rows[at, 0] <= reached:
-            same = rows[at, 1] - rows[at, 0] == output - first
-            if not same or not self._agrees(np.array([attributes], np.uint64), rows[at : at + 1, 3])[0]:
+    def _borne_out(self, rows: U64Array, span: Range, output: int, attributes: np.uint64) -> bool:
+        """Whether rows together map a range to `output` with attributes that agree."""
+        reached = span.start
+        alike = self._agrees(np.full(len(rows), attributes, np.uint64), rows[:, 3])
+        for (start, behind, size, _), agrees in zip(rows.tolist(), alike.tolist(), strict=True):
+            if start > reached or behind - start != output - span.start or not agrees:
                 return False
-            end = rows[at, 0] + rows[at, 2] - np.uint64(1)
-            if end >= last:
+            reached = start + size
+            if reached >= span.end:
                 return True
-            reached = end + np.uint64(1)
-            at += 1
         return False
 
     def _agrees(self, cached: U64Array, now: U64Array) -> Mask:
