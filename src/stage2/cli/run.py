@@ -17,6 +17,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
+    from ..config.regions import PlannedVm
     from ..config.vm import GuestImage, VmConfig
     from ..engines.run import RunOutcome
     from ..vm.boot import VmImages
@@ -103,7 +104,7 @@ def run(
 
 
 def run_configs(
-    configs: list[VmConfig],
+    configs: list[PlannedVm],
     *,
     arch: str | None = None,
     platform: PlatformConfig | BoardConfig | None = None,
@@ -190,16 +191,16 @@ def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
 
 
 def override(
-    config: VmConfig, kernel: str | None, ramdisk: str | None, dtb: Path | None, cmdline: str | None, *, alone: bool
-) -> VmConfig:
+    config: PlannedVm, kernel: str | None, ramdisk: str | None, dtb: Path | None, cmdline: str | None, *, alone: bool
+) -> PlannedVm:
     """The configuration with what the command line says instead.
 
     Raises:
         ConfigError: images are named for several VMs at once.
     """
-    from ..config.document import Place
     from ..config.images import ImagePath
     from ..config.vm import GuestImage
+    from ..place import Place
 
     given = {"--kernel": kernel, "--ramdisk": ramdisk, "--dtb": dtb, "--cmdline": cmdline}
     used = [option for option, value in given.items() if value is not None]

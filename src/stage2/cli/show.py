@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..config.board import BoardConfig
     from ..config.cpu import NamedCpu
     from ..config.platform import PlatformConfig
+    from ..config.regions import PlannedVm
     from ..config.stage2_format import NamedFormat
     from ..config.vm import VmConfig
     from ..formats.record import Format
@@ -62,7 +63,7 @@ def show(
     )
     from ..render.tables import print_renderable, stack, text
 
-    vms: list[VmConfig] = []
+    vms: list[PlannedVm] = []
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[dict[str, Any]] = []
@@ -113,7 +114,7 @@ def show(
 
 
 def _format(
-    vm: VmConfig, host: PlatformConfig | BoardConfig | None, named: NamedFormat | None, cpu: NamedCpu | None
+    vm: PlannedVm, host: PlatformConfig | BoardConfig | None, named: NamedFormat | None, cpu: NamedCpu | None
 ) -> Format | None:
     """The format of a VM's stage-2 tables; None as long as nobody names the architecture."""
     from ..config.load import choose_arch, choose_format
@@ -137,7 +138,7 @@ def _fetched(vm: VmConfig) -> set[str]:
     return found
 
 
-def _together(vms: list[VmConfig]) -> str | None:
+def _together(vms: list[PlannedVm]) -> str | None:
     """Why these VMs cannot be run together; None when they can. One file alone is not asked for its peers."""
     from ..config.together import check_together
 

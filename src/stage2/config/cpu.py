@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ..errors import ConfigError, EncodingError
 from ..formats import family_of
 from ..formats.record import Format
+from ..place import Place
 from ..processor import Processor, parse
-from .document import Place
 
 OPTION = "--cpu"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ..errors import ConfigError, EncodingError
 from ..formats import by_name, family_of
 from ..formats.record import Format
+from ..place import Place
 from .cpu import NamedCpu
-from .document import Place
 
 OPTION = "--stage2-format"
 FORMATS = {

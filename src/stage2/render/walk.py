@@ -245,7 +245,7 @@ def _field_table(fields: list[FieldValue]) -> Table:
 def _region_text(region: MemoryRegion | None) -> str:
     if region is None:
         return "No region is declared at this GPA."
-    declared = f", declared in {region.source}" if region.source else ""
+    declared = "" if region.place is None else f", declared in {region.place}"
     return (
         f"Region {region.label}: GPA {region.range}, {region.flags.short}, {region.map_type.value} "
         f"({region.map_type.meaning}){declared}."
@@ -359,7 +359,7 @@ def _region_json(region: MemoryRegion | None) -> dict[str, Any] | None:
         "size": region.size,
         "flags": region.flags.short,
         "map_type": region.map_type.value,
-        "source": region.source,
+        "source": str(region.place or ""),
     }
 
 

@@ -27,9 +27,10 @@ from ..tables.result import Fault, Mapped
 from .backing import Backing
 from .dirty import Bitmap
 from .faults import FaultCounters, FaultResult
+from .policy import Policy
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip
-from .resolver import FaultResolver, Policy
+from .resolver import FaultResolver
 from .tracking import Tracking
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ class AddressSpace:
         name: the VM's name; its frames and tables are owned under it.
         size: bytes from GPA 0 on that may be used; None for all that the format translates.
         identifier: VMID.
-        populate: when MAP_ALLOC regions get frames, unless the region says otherwise.
-        violation: what a forbidden access does, unless the region says otherwise.
+        populate: when MAP_ALLOC regions get frames, unless the region says otherwise; None for lazy.
+        violation: what a forbidden access does, unless the region says otherwise; None for stop.
         largest: bytes of the largest leaf to use; None for the format's largest when eager, its smallest page
             when lazy.
         limit: bytes of frames it may hold in all (MAP_ALLOC and ROM); None for no limit. Regions may promise
             more than the limit, or than the host has: whoever touches too much gets OUT_OF_MEMORY.
         fault_around: bytes, a power of two: a fault populates the absent pages of the aligned window of this size
-            around it, as far as they are in the region.
+            around it, as far as they are in the region; None for one page of 4 KiB.
         hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
         processor: what the tables are for; None for no particular one.
         flush: does the TLB operations that edits owe, before frames or tables are given back.
@@ -86,11 +87,11 @@ class AddressSpace:
         name: str = "vm",
         size: int | None = None,
         identifier: int = 0,
-        populate: Populate = Populate.LAZY,
-        violation: ViolationPolicy = ViolationPolicy.STOP,
+        populate: Populate | None = None,
+        violation: ViolationPolicy | None = None,
         largest: int | None = None,
         limit: int | None = None,
-        fault_around: int = SIZE_4K,
+        fault_around: int | None = None,
         hardware_ad: bool = False,
         processor: Processor | None = None,
         flush: Flush | None = None,
@@ -181,10 +182,10 @@ class AddressSpace:
             self._regions.check_free(region)
             # What is never mapped need not fit the format's pages.
             fields = (("GPA", region.start), ("size", region.size), ("HPA", region.hpa or 0))
-            for what, value in fields if region.map_type is not MapType.EMULATED else ():
+            for what, value in fields if region.map_type.is_mapped else ():
                 require_aligned(f"{what} of {region.label}", value, self.format.page_size)
             # Refuse what the format cannot say before anything is taken.
-            if region.map_type is not MapType.EMULATED:
+            if region.map_type.is_mapped:
                 self.format.leaf_entry(0, 0, region.flags, controls=self.regime.controls)
             self._resolver.realise(region)
             self._regions.add(region)

@@ -58,7 +58,7 @@ def _record(name: str, levels: int, *, g_stage: bool) -> Format:
         output_bits=56,
         sign_extended=not g_stage,
         table_bits=entry.V,
-        fields=entry.FIELDS,
+        fields=entry.G_STAGE_FIELDS if g_stage else entry.STAGE_1_FIELDS,
         default_controls=entry.G_STAGE if g_stage else 0,
         hardware_ad=entry.HARDWARE_AD,
         manual=_MANUAL + chapter,
