@@ -14,6 +14,7 @@ import pytest
 
 from stage2.cli.explain import parse_pairs, report_fault
 from stage2.cli.main import call
+from waiting import HANG_S
 
 pytest.importorskip("unicorn")
 
@@ -40,7 +41,7 @@ def fresh(arguments: list[str], cache: Path) -> tuple[Any, set[str]]:
         env=os.environ | {"STAGE2_CACHE": str(cache)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from stage2.formats import by_name
 from stage2.formats.outcome import EntryKind
 from stage2.formats.syndrome import FaultReport
 from stage2.render.explain import view_entry
+from waiting import HANG_S
 
 LEAF_DF = 0x2000_0000 | 0xDF
 """RISC-V: GPA 0x8000_0000, V R W X U A D."""
@@ -390,7 +391,7 @@ def test_explaining_loads_no_compiler_and_no_numpy() -> None:
         "assert call(['explain', 'fault', 'scause=13']) == 0\n"
         "assert not {'numba', 'numpy', 'unicorn'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANG_S, check=True)
 
 
 @pytest.mark.parametrize("command", ["entry", "register", "fault"])

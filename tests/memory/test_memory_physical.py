@@ -23,6 +23,7 @@ from stage2.errors import (
     OverlapError,
 )
 from stage2.memory.physical import PhysicalMemory
+from waiting import HANG_S
 
 LOW = Range(0x8000_0000, 0x8040_0000)
 HIGH = Range(0x1_0000_1000, 0x1_0030_5000)
@@ -211,7 +212,7 @@ def test_a_hole_cannot_be_touched() -> None:
         "memory = PhysicalMemory([Range(0x0, 0x1000), Range(0x10000, 0x11000)])\n"
         "memory.words[0x1000 >> 3] = 1\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=HANG_S)
     assert done.returncode == -11
 
 

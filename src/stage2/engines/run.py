@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
@@ -84,13 +84,14 @@ class RunOutcome:
         return 3 if "time limit" in ends and not ends & {"stopped", "error"} else 1
 
 
-def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
+def run_all(host: Host, *, max_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
     Must be called on the main thread, which stays free for signals: Ctrl-C and SIGTERM stop the guests at once.
 
     Args:
         max_seconds: stop what still runs after so long.
+        clock: seconds since whenever, by which that time is measured.
 
     Raises:
         EngineError: an engine cannot be had.
@@ -110,10 +111,10 @@ def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
         with _signals(received, done):
             for runner in runners:
                 runner.start()
-            deadline = None if max_seconds is None else time.monotonic() + max_seconds
+            deadline = None if max_seconds is None else clock() + max_seconds
             with done:
                 while any(runner.is_alive() for runner in runners) and not received:
-                    left = None if deadline is None else deadline - time.monotonic()
+                    left = None if deadline is None else deadline - clock()
                     if left is not None and left <= 0:
                         stop_all("time limit", f"still running after {max_seconds:g} s")
                         break

@@ -80,7 +80,7 @@ _RESET = 0xFFF0
 _JUMP = bytes([0xEA, 0x00, 0x00, 0x00, 0xF0])
 """At the reset vector: `ljmp $0xf000, $0`."""
 _FOUND_ROOM = 1 << 16
-_START_S, _COMMAND_S = 30.0, 60.0
+_START_S, _COMMAND_S = 120.0, 120.0
 _LOG_KEPT = 2048
 _PAIR = np.dtype([("address", np.uint64), ("value", np.uint64)])
 
@@ -395,7 +395,7 @@ debug: action=ignore
 def _version(path: str) -> str:
     """What Bochs says of its version."""
     try:
-        done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=_START_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise HostToolError(f"{path} --help failed: {error}") from None
     found = re.search(r"Bochs x86 Emulator (\S+)", done.stdout + done.stderr)

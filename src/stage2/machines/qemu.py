@@ -24,8 +24,8 @@ from . import mailbox
 from .mailbox import Command, Event
 from .process import Child, program
 
-_START_S = 30.0
-_COMMAND_S = 20.0
+_START_S = 120.0
+_COMMAND_S = 120.0
 _LOG_KEPT = 4096
 
 
@@ -183,7 +183,7 @@ class QemuMachine:
 def qemu_version(path: str) -> str:
     """What a QEMU program says of its version."""
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_START_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise HostToolError(f"{path} --version failed: {error}") from None
     return done.stdout.split("version ", 1)[-1].split()[0]
