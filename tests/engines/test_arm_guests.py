@@ -21,7 +21,8 @@ from stage2.address import MIB, Gpa
 from stage2.engines.unicorn.arm.machine import ArmMachine
 from stage2.engines.unicorn.arm.psci import Psci
 from stage2.errors import EngineError
-from stage2.space.region import ViolationPolicy
+from stage2.flags import MappingFlags, MapType
+from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.vm import RunResult, Vm
 
 PREFIX = "aarch64-linux-gnu-"
@@ -357,6 +358,53 @@ def test_a_hole_stops_the_guest_by_default_and_the_report_shows_where(bench: Ben
     assert violation.walk is not None
     assert violation.pc == BASE + 4
     assert "0x30000008" in result.reason
+
+
+@pytest.mark.parametrize(("table", "level"), [(ROOT, 2), (MIDDLE, 3)])
+@pytest.mark.parametrize("passed_through", [True, False])
+def test_a_stage_1_table_in_a_device_is_an_external_abort_at_its_level(
+    bench: Bench, table: int, level: int, passed_through: bool
+) -> None:
+    """DDI 0487 D24.2 "ESR_EL1", DFSC 0b0101LL: "Synchronous External abort on translation table walk", level LL."""
+    flags = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
+    emulated = MemoryRegion(Gpa(0x1000_0000), 4096, flags, MapType.EMULATED, name="uart")
+    device = passed_through_serial() if passed_through else emulated
+    vm = bench.vm_with(device, violation=ViolationPolicy.INJECT)
+    bench.identity()
+    bench.put(ROOT, MIDDLE | TABLE)
+    bench.put(MIDDLE, LAST | TABLE)
+    bench.put(table, 0x1000_0000 | TABLE)
+    body = """
+        vectors_on
+        mmu_on
+        ldr x29, =RESULTS
+        adr x30, 1f
+        mov x1, #0x1000
+        str x2, [x1]
+1:      adr x30, 2f
+        br x1
+2:      off
+"""
+    result = bench.run(vm, body)
+    assert result.exit == "off", result.reason
+    assert bench.word(RESULTS + 8) == 0x9600_0054 | level
+    assert bench.word(RESULTS + 16) == 0x1000
+    assert bench.word(RESULTS + 64 + 8) == 0x8600_0014 | level
+
+
+def test_a_refused_store_is_told_to_the_hypervisor_with_its_size_and_register(bench: Bench) -> None:
+    vm = bench.vm_with(violation=ViolationPolicy.DISCARD)
+    body = """
+        ldr x1, =0x30000008
+        str wzr, [x1]
+        ldrsh x7, [x1]
+        str w2, [x1], #8
+        off
+"""
+    assert bench.run(vm, body).exit == "off"
+    told = [violation.syndrome["ESR_EL2"] for violation in vm.violations]
+    # Translation faults of level 1; ISV, size, register and width, but for the store that writes its base back.
+    assert [f"{esr:#x}" for esr in told] == ["0x939f0045", "0x93678005", "0x92000045"]
 
 
 @pytest.mark.parametrize(

@@ -9,22 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from format_lists import ALL_SECOND_STAGES
-from stage2.address import Gva
+from stage2.address import Gva, Range
 from stage2.cli.explain import parse_pairs, report_fault
-from stage2.errors import EncodingError
+from stage2.errors import ConfigError, EncodingError
 from stage2.flags import Access, MappingFlags
 from stage2.formats import by_name, family_of
 from stage2.formats.outcome import FaultKind
 from stage2.formats.record import Format
 from stage2.formats.syndrome import FaultReport
+from stage2.memory.physical import PhysicalMemory
+from stage2.tables.explain import explain_stage
+from stage2.tables.regime import Regime
 from stage2.tables.result import Fault
 
 NOTHING = MappingFlags(0)
 FLAGS = {Access.READ: MappingFlags.READ, Access.WRITE: MappingFlags.WRITE, Access.FETCH: MappingFlags.EXECUTE}
 
 
-def report_of(fmt: Format, *arguments: Any) -> dict[str, int]:
-    return family_of(fmt).hardware_report(fmt, *arguments)
+def report_of(fmt: Format, *arguments: Any, **more: Any) -> dict[str, int]:
+    return family_of(fmt).hardware_report(fmt, *arguments, **more)
 
 
 def told(registers: dict[str, int]) -> FaultReport:
@@ -166,3 +169,41 @@ def test_a_fault_that_hardware_has_no_words_for_is_refused() -> None:
     fault = Fault(FaultKind.TABLE_OUTSIDE_MEMORY, 2, 0, 0x1000, Gva(0x2000), Access.READ)
     with pytest.raises(EncodingError, match="no nested page fault reports table outside memory"):
         report_of(by_name("npt4"), fault, Access.READ, 0x2000, 0x1000, NOTHING)
+
+
+def test_a_trapped_store_is_told_with_its_size_and_register() -> None:
+    """`str wzr, [x1]` to a read-only page: ISV, 4 bytes, register 31."""
+    fmt = by_name("arm-s2-4k-40")
+    fault = Fault(FaultKind.PERMISSION, 2, 0, 0x3000_0238, Gva(0x1238), Access.WRITE)
+    registers = report_of(fmt, fault, Access.WRITE, 0x1238, 0x3000_0238, MappingFlags.READ, instruction=0xB900003F)
+    assert registers["ESR_EL2"] == 0x939F_004F
+    assert "The instruction stores 4 bytes of wzr." in told(registers).sentences
+    for name in ("sv39x4", "ept4", "npt4"):
+        plain = (by_name(name), fault, Access.WRITE, 0x1238, 0x3000_0238, MappingFlags.READ)
+        assert report_of(*plain, instruction=0xB900003F) == report_of(*plain), "other architectures do not tell it so"
+
+
+def test_the_exception_level_in_a_registers_name_is_used() -> None:
+    assert report_fault(parse_pairs("ESR_EL1: 0x92000047, FAR_EL1: 0x1000")).stage == 1
+    assert report_fault(parse_pairs("esr=0x92000047 el=1")).stage == 1
+    assert report_fault(parse_pairs("esr=0x92000047 far=0x1000")).stage is None
+    with pytest.raises(ConfigError, match="FAR_EL2 is of EL2, and what stands before it of EL1"):
+        parse_pairs("ESR_EL1=0x92000047 FAR_EL2=0x1000")
+
+
+@pytest.mark.parametrize("levels", ["arm-s2-4k-40", "arm-s2-4k-48", "arm-s2-4k-52-5level-lpa2"])
+def test_a_root_above_ps_is_an_address_size_fault_at_arms_level_0(levels: str) -> None:
+    """DFSC 0: "Address size fault, level 0 of translation or translation table base register" (AArch64.S2Walk)."""
+    fmt = by_name(levels)
+    root = 16 * fmt.root_size + (1 << 36)
+    regime = Regime.of(fmt, root, controls=fmt.controls_with("pa36"))
+    with PhysicalMemory([Range.sized(0, 1 << 20)]) as memory:
+        walk = explain_stage(memory, regime, 0x1000, Access.READ)
+        assert isinstance(walk.result, Fault)
+        assert (walk.result.kind, walk.result.level, walk.steps) == (FaultKind.ADDRESS_SIZE, 3, ())
+        registers = report_of(fmt, walk.result, Access.READ, 0x1000, 0x1000, NOTHING)
+        assert registers["ESR_EL2"] & 0x3F == 0
+        # The width of the IPA is looked at first.
+        wide = explain_stage(memory, regime, 1 << fmt.input_bits, Access.READ).result
+        assert isinstance(wide, Fault)
+        assert wide.kind is FaultKind.TRANSLATION

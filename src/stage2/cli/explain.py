@@ -25,7 +25,7 @@ _BARE_HEX = re.compile(r"[0-9a-fA-F_]+")
 _MAX_SHOWN = 40
 _MAX_LINE = 4096
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)\s*[=:]\s*([^\s=:,;]+)[\s,;]*")
-_SUFFIX = re.compile(r"_el[123]$")
+_SUFFIX = re.compile(r"_el([123])$")
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Switch = Annotated[bool, Parameter(negative="")]
@@ -115,7 +115,8 @@ def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
 def fault(values: Annotated[list[str], Parameter(name="KEY=VALUE")], /, *, json_output: _Json = False) -> int:
     """Explain a fault by the registers that report it, also as a line pasted from a crash.
 
-    esr far hpfar (Arm); qualification gpa gva (EPT violation), exit_reason gpa (EPT misconfiguration, 49);
+    esr far hpfar el (Arm; ESR_EL1 says el=1 by its name);
+    qualification gpa gva (EPT violation), exit_reason gpa (EPT misconfiguration, 49);
     exitinfo1 exitinfo2 (AMD nested page fault); error cr2 (x86 page fault);
     scause stval htval htinst, mcause mtval mtval2 mtinst, vscause vstval (RISC-V).
     The first of each is needed.
@@ -149,7 +150,7 @@ class _Source:
 
 
 _SOURCES = (
-    _Source("Arm", "arm", "report", ("esr", "far", "hpfar")),
+    _Source("Arm", "arm", "report", ("esr", "far", "hpfar", "el")),
     _Source(
         "an EPT violation", "x86", "ept_fault", ("qualification", "gpa", "gva", "exit_reason"), instead="exit_reason"
     ),
@@ -168,6 +169,8 @@ _SYNONYMS = {
     "guest_linear_address": "gva",
 }
 """How kernels and hypervisors print the same."""
+_LEVEL = "el"
+"""The key of the exception level whose registers were given."""
 _BY_KEY = {key: source for source in _SOURCES for key in source.keys}
 
 
@@ -211,17 +214,26 @@ def parse_pairs(line: str) -> dict[str, int]:
         match = _PAIR.match(line, at)
         if match is None:
             raise ConfigError(f"{_shown(line[at:])} is not KEY=VALUE: write for example esr=0x92000047 far=0x1000")
-        key = _SUFFIX.sub("", match[1].lower())
-        key = _SYNONYMS.get(key, key)
+        key, level = _named(match[1].lower())
         if key not in _BY_KEY:
             raise ConfigError(f"{_shown(match[1])} is no key of a fault: there are {', '.join(_BY_KEY)}")
         if key in found:
             raise ConfigError(f"{key} is given twice")
         found[key] = parse_value(key, match[2])
+        if level is not None and found.setdefault(_LEVEL, level) != level:
+            raise ConfigError(f"{_shown(match[1])} is of EL{level}, and what stands before it of EL{found[_LEVEL]}")
         at = match.end()
     if not found:
         raise ConfigError("nothing is given: write for example esr=0x92000047 far=0x1000")
     return found
+
+
+def _named(written: str) -> tuple[str, int | None]:
+    """The key that a register's name stands for, and the exception level that the name says."""
+    match = _SUFFIX.search(written)
+    key = written if match is None else written[: match.start()]
+    key = _SYNONYMS.get(key, key)
+    return key, None if match is None else int(match[1])
 
 
 def parse_value(what: str, text: str) -> int:

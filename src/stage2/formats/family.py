@@ -108,6 +108,7 @@ class Family(Protocol):
         gpa: int,
         allowed: int,
         controls: int | None = None,
+        instruction: int | None = None,
     ) -> dict[str, int]:
         """The registers in which hardware reports to the hypervisor that stage 2 refused an access, by their names in
         the manual; `stage2 explain fault` takes them as they are.
@@ -122,6 +123,7 @@ class Family(Protocol):
             allowed: what stage 2 allows there, privileged accesses in bits 0-2 and user accesses in bits 3-5 as in
                 `Mapped.permissions`; 0 where it has no mapping.
             controls: of the stage-2 regime; None for the format's own.
+            instruction: the word of the guest's load or store, None where it is not known; some hardware tells of it.
 
         Raises:
             EncodingError: no hardware reports such a fault.

@@ -196,7 +196,7 @@ def render_register(register: Register, value: int, summary: Mapping[str, str]) 
     title = f"{register.name} = {value:#0{digits}x}: {register.title}"
     rows: list[tuple[str, str | Text]] = [(name, fact) for name, fact in summary.items()]
     rows.append(("manual", register.manual))
-    fields = explain_fields(register.fields, value)
+    fields = explain_fields(register.fields_of(value), value)
     sentences = [_reserved_sentence(fields)] if any(field.reserved for field in fields) else []
     return _page(title, sentences, rows, [("", fields)])
 
@@ -294,7 +294,7 @@ def register_json(register: Register, value: int, summary: Mapping[str, str]) ->
         "value_hex": f"{value:#x}",
         "title": register.title,
         "summary": dict(summary),
-        "fields": [_field_json(field) for field in explain_fields(register.fields, value)],
+        "fields": [_field_json(field) for field in explain_fields(register.fields_of(value), value)],
         "manual": register.manual,
     }
 

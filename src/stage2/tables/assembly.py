@@ -68,6 +68,7 @@ def lookup(fmt: Format, load: Function, visit: Function, ready: Ready) -> Functi
 
 
 def _walk(fmt: Format, load: Function, visit: Function, ready: Ready) -> Function:
+    ready(fmt.rules.root_too_wide)
     return ready(make_walk(fmt, width_check(fmt, ready), lookup(fmt, load, visit, ready)))
 
 

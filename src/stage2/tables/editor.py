@@ -19,7 +19,7 @@ from ..flags import RWX
 from ..formats import family_of
 from ..formats.change import Change, ChangeKind
 from ..formats.invalidation import FEW, Context, Operation
-from ..formats.outcome import GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
+from ..formats.outcome import GLOBAL, GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
 from . import edit
 from .compiled import HostMemory
 from .explain import explain_stage
@@ -295,6 +295,9 @@ class TableEditor:
             return None
         wanted = fmt.decode(int(templates[0]), 0, controls)[2]
         if any((old ^ wanted) & DISTINGUISHING for old in attributes):
+            return ChangeKind.REMAPPED
+        if fmt.break_before_make and any(wanted & ~old & GLOBAL for old in attributes):
+            # A TLB must not hold the page for one ASID and for all (DDI 0487 D8.16.1).
             return ChangeKind.REMAPPED
         granted = fmt.permissions(wanted, controls)
         lost = any(fmt.permissions(old, controls) & ~granted for old in attributes)

@@ -208,7 +208,8 @@ class TlbChecker:
         now = _shapes(self.table.rows(merge=False))
         rows = self.table.rows()
         for start, output, size, attributes in _shapes(self._before) - now:
-            if not _touches(rows, start, size):
+            # A global leaf may become one of an ASID; not the other way round.
+            if not _touches(rows, start, size) or (start, output, size, attributes & ~GLOBAL) in now:
                 continue
             if all(_touches(broken, start, size) for broken in self._broken):
                 raise StaleTranslationError(
@@ -225,7 +226,7 @@ class TlbChecker:
 def _shapes(rows: U64Array) -> set[tuple[int, ...]]:
     """Leaves as (start, output, size, what distinguishes them)."""
     shapes = rows.copy()
-    shapes[:, 3] &= np.uint64(DISTINGUISHING)
+    shapes[:, 3] &= np.uint64(DISTINGUISHING | GLOBAL)
     return {tuple(row) for row in shapes.tolist()}
 
 

@@ -144,6 +144,7 @@ class Vm:
         *,
         value: int | None = None,
         walk: Callable[[], Walk] | None = None,
+        instruction: Callable[[], int | None] | None = None,
     ) -> None:
         """Note a forbidden access for the report; repeated ones from the same place are counted.
 
@@ -151,6 +152,7 @@ class Vm:
             fault, action, result: what was tried, what is done about it, and why.
             value: what a write wanted to store.
             walk: makes the explained walk; asked for the first ones of a kind, and for one that stops the guest.
+            instruction: reads the instruction that did it.
         """
         region = result.region.label if result.region else "hole"
         if result.resolution is Resolution.OUT_OF_MEMORY:
@@ -171,11 +173,12 @@ class Vm:
             return
         self._violation_kinds[kind] = before + 1
         steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
+        syndrome = self._syndrome(fault, None if instruction is None else instruction())
         self._violations[key] = ViolationReport(
-            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, self._syndrome(fault), result
+            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, syndrome, result
         )
 
-    def _syndrome(self, fault: MemoryFault) -> dict[str, int]:
+    def _syndrome(self, fault: MemoryFault, instruction: int | None) -> dict[str, int]:
         """The registers in which hardware would report a fault; none for one that it has no words for."""
         # A refused access to a stage-1 table is reported as the access that needed the table.
         refused = fault.fault
@@ -185,7 +188,7 @@ class Vm:
         regime = self.space.regime
         try:
             return family_of(regime.format).hardware_report(
-                regime.format, refused, attempted, fault.gva, fault.gpa, allowed, regime.controls
+                regime.format, refused, attempted, fault.gva, fault.gpa, allowed, regime.controls, instruction
             )
         except EncodingError:
             return {}

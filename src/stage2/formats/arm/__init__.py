@@ -80,10 +80,11 @@ class ArmFamily:
         gpa: int,
         allowed: int,
         controls: int | None = None,
+        instruction: int | None = None,
     ) -> dict[str, int]:
         from .syndromes import hardware_report
 
-        return hardware_report(fmt, fault, access, gva, gpa, allowed)
+        return hardware_report(fmt, fault, access, gva, gpa, allowed, instruction)
 
     def owed(self, fmt: Format, context: Context, changes: Sequence[Change], controls: int) -> tuple[Operation, ...]:
         from .invalidation import owed

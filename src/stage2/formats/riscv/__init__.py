@@ -80,6 +80,7 @@ class RiscvFamily:
         gpa: int,
         allowed: int,
         controls: int | None = None,
+        instruction: int | None = None,
     ) -> dict[str, int]:
         from .syndromes import hardware_report
 

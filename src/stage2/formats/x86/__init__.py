@@ -77,6 +77,7 @@ class X86Family:
         gpa: int,
         allowed: int,
         controls: int | None = None,
+        instruction: int | None = None,
     ) -> dict[str, int]:
         from .syndromes import hardware_report
 
