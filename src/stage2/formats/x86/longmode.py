@@ -40,6 +40,8 @@ NO_GIB = 1 << NO_GIB_SHIFT
 """The processor has no pages of 1 GiB: bit 7 of a PDPE is reserved."""
 NXE = 1 << 8
 """EFER.NXE: bit 63 forbids fetches; without it the bit is reserved."""
+FETCHES_TOLD = NXE | SMEP
+"""With either of them, the error code of a page fault tells a fetch from a data read (SDM Vol. 3A, 5.7)."""
 MAXPHYADDR_SHIFT = 24
 """Physical-address width in bits 31:24; address bits above it are reserved."""
 C_BIT_SHIFT = 32

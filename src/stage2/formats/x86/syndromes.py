@@ -11,7 +11,7 @@ from ...flags import RWX, Access, MappingFlags
 from ..outcome import USER_SHIFT, FaultKind
 from ..record import Format
 from ..syndrome import FaultReport, Refusal
-from . import ept
+from . import ept, longmode
 from .ept_faults import MISCONFIGURATION_EXIT, encode_qualification
 from .ept_faults import ept_fault as ept_fault
 from .fault_words import DID, fields, opening, require
@@ -128,6 +128,8 @@ def hardware_report(
 
 
 # --- the guest's own page faults ------------------------------------------------------------------------------------
+INVALID_OPCODE, DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 6, 8, 13, 14
+"""Exception vectors (SDM Vol. 3A, 7.3 "Sources of Interrupts", table 7-1)."""
 MANUAL_PF = 'Intel SDM Vol. 3A, 5.7 "Page-Fault Exceptions"; AMD APM Vol. 2, 8.4.2 "Page-Fault Error Code"'
 
 
@@ -201,6 +203,29 @@ def encode_page_fault_error(
         found &= ~_I
     found |= (_PK if protection_key else 0) | (_SS if shadow_stack else 0) | (_HLAT if hlat else 0)
     return found | (_SGX if sgx else 0)
+
+
+def encode_guest_exception(kind: FaultKind, access: Access, *, user: bool, controls: int) -> tuple[int, int]:
+    """Vector and error code of the exception that a guest's own tables, in long mode, raise.
+
+    An address that is not canonical never gets as far as the tables: #GP(0) (SDM Vol. 1, 3.3.7.1). No exception reports
+    a table where there is no memory: reads that nothing answers are all ones, which is an entry with reserved bits set.
+
+    Args:
+        kind: of the stage-1 fault.
+        access: what was attempted.
+        user: with a user's rights.
+        controls: long mode's.
+
+    Raises:
+        EncodingError: hardware cannot report it.
+    """
+    if kind is FaultKind.ADDRESS_SIZE:
+        return GENERAL_PROTECTION, 0
+    if kind is FaultKind.TABLE_OUTSIDE_MEMORY:
+        kind = FaultKind.MISCONFIGURATION
+    told = bool(controls & longmode.FETCHES_TOLD)
+    return PAGE_FAULT, encode_page_fault_error(kind, access, user=user, fetches_told=told)
 
 
 _PF_REASONS = {
