@@ -77,7 +77,7 @@ def conform(
 
     reports, missing = [], False
     for found, pairs in work:
-        count = cases if cases is not None else (LONG if long else SHORT)[found.name]
+        count = cases if cases is not None else (LONG if long else SHORT)[found.kind]
         try:
             reports.append(run(found, cases=count, seed=seed, pairs=pairs, planted=put, progress=progress))
         except (HostToolError, MachineError) as error:

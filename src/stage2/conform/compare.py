@@ -53,7 +53,7 @@ class Comparison:
     ) -> None:
         self._judge, self._verdict, self._case = judge, verdict, case
         self._before, self._used, self._shadow = before, used, shadow
-        self._deviations = of_oracle(judge.oracle.name, judge.version)
+        self._deviations = of_oracle(judge.oracle.kind, judge.version)
         self._excused: set[int] = set()
         """Entries that differing probes went through: what the machine leaves there may differ too."""
         self._altered: set[int] = set()

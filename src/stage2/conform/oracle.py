@@ -124,6 +124,8 @@ class Oracle(Protocol):
     """A judge."""
 
     name: str
+    kind: str
+    """Its name without a generation of the emulator."""
     title: str
     pairs: tuple[Pair, ...]
     translates: bool

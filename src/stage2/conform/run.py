@@ -51,6 +51,7 @@ class OracleReport:
 
     Args:
         oracle, title, version: who.
+        kind: the oracle without a generation.
         verdict: the counts.
         found: unexplained mismatches.
         unjudged: what this judge cannot judge, in sentences.
@@ -61,6 +62,7 @@ class OracleReport:
     oracle: str
     title: str
     version: str
+    kind: str
     verdict: Verdict = field(default_factory=Verdict)
     found: list[Found] = field(default_factory=list)
     unjudged: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ class OracleReport:
     @property
     def known_deviations(self) -> list[tuple[Deviation, int]]:
         """The known deviations that were met, with how often."""
-        known = {deviation.name: deviation for deviation in of_oracle(self.oracle, self.version)}
+        known = {deviation.name: deviation for deviation in of_oracle(self.kind, self.version)}
         return [(known[name], count) for name, count in sorted(self.verdict.deviations.items())]
 
     def as_dict(self) -> dict[str, object]:
@@ -131,7 +133,7 @@ def run(
         HostToolError: the emulator is not installed.
         MachineError: it does not come up.
     """
-    report = OracleReport(oracle.name, oracle.title, oracle.version(), unjudged=oracle.unjudged)
+    report = OracleReport(oracle.name, oracle.title, oracle.version(), oracle.kind, unjudged=oracle.unjudged)
     judge = Judge(oracle, report.version, planted)
     began = time.perf_counter()
     chosen = oracle.pairs if pairs is None else pairs

@@ -25,13 +25,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 import select
 import signal
-import subprocess
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from functools import cache
 from importlib.resources import files
 from types import TracebackType
 from typing import Any
@@ -43,8 +40,9 @@ from ..address import GIB, MIB, SIZE_4K, Range, align_up
 from ..errors import HostToolError, MachineError, OutOfRangeError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
+from .emulator import OWN_BOCHS, Emulator
 from .mailbox import Command, Event
-from .process import Child, program
+from .process import Child
 
 PROGRAM, PACKAGE = "bochs-bin", "bochs-term"
 MODEL = "corei7_icelake_u"
@@ -131,8 +129,8 @@ class BochsMachine:
         MachineError: it does not come up.
     """
 
-    def __init__(self) -> None:
-        path = program(PROGRAM, PACKAGE)
+    def __init__(self, emulator: Emulator = OWN_BOCHS) -> None:
+        self._program = emulator.program(PROGRAM, PACKAGE)
         self.memory = PhysicalMemory([TABLES, DATA], backing="memfd")
         self._log = os.memfd_create("bochs-log", os.MFD_CLOEXEC)
         self._disk = os.memfd_create("bochs-disk", os.MFD_CLOEXEC)
@@ -145,7 +143,7 @@ class BochsMachine:
             rom, vga = made
             made.append(_memory_file("bochs-configuration", _configuration(rom, vga, self._disk, theirs).encode()))
             made.append(_memory_file("bochs-commands", b"continue\n"))
-            command = ["env", "TERM=xterm", path, "-q", "-f", _path(made[2]), "-rc", _path(made[3])]
+            command = ["env", "TERM=xterm", *self._program.command, "-q", "-f", _path(made[2]), "-rc", _path(made[3])]
             self._child = Child(command, keep=[*made, self._disk, theirs], log=self._log)
             os.close(theirs)
             theirs = -1
@@ -316,10 +314,10 @@ class BochsMachine:
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
 
-    @classmethod
-    def version(cls) -> str:
+    @property
+    def version(self) -> str:
         """Bochs' version: `2.7`."""
-        return _version(program(PROGRAM, PACKAGE))
+        return self._program.version
 
     def close(self) -> None:
         """End Bochs and give everything back. Harmless when repeated."""
@@ -389,16 +387,3 @@ error: action=ignore
 info: action=ignore
 debug: action=ignore
 """
-
-
-@cache
-def _version(path: str) -> str:
-    """What Bochs says of its version."""
-    try:
-        done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostToolError(f"{path} --help failed: {error}") from None
-    found = re.search(r"Bochs x86 Emulator (\S+)", done.stdout + done.stderr)
-    if found is None:
-        raise HostToolError(f"{path} --help does not tell its version")
-    return found.group(1)

@@ -17,6 +17,7 @@ from ..address import Hpa, Range
 from ..errors import MachineError
 from ..formats.invalidation import Operation
 from ..formats.riscv import entry
+from .emulator import OWN_QEMU, Emulator
 from .mailbox import OPERATION_ENTRY, PROBE_ENTRY, RESULT_ENTRY, Command
 from .qemu import QemuMachine
 
@@ -97,6 +98,7 @@ class Riscv64Machine(QemuMachine):
     accesses always end in one.
 
     Args:
+        emulator: which QEMU.
         extensions: optional ones that the hart has: "svnapot", "svpbmt". `have` changes them.
     """
 
@@ -105,10 +107,10 @@ class Riscv64Machine(QemuMachine):
     RAM: ClassVar[Range] = Range.sized(0x8000_0000, 0xC000_0000)
     MAILBOX: ClassVar[int] = 0x8010_0000
 
-    def __init__(self, extensions: Iterable[str] = ()) -> None:
+    def __init__(self, emulator: Emulator = OWN_QEMU, extensions: Iterable[str] = ()) -> None:
         self.extensions = frozenset(extensions)
         self._loaded: Registers | None = None
-        super().__init__()
+        super().__init__(emulator)
 
     def prepare(self) -> None:
         code = files(__package__).joinpath("monitors", _MONITOR).read_bytes()

@@ -144,7 +144,7 @@ def report_markdown(reports: Sequence[OracleReport], seed: int) -> str:
         lines += ["", f"## {report.oracle}", "", f"{report.title}.", "", "| pair | cases |", "|---|---|"]
         lines += [f"| {name} | {count:,} |" for name, count in sorted(report.verdict.formats.items())]
         lines += ["", "Expected: " + ", ".join(f"{c:,} {n}" for n, c in sorted(report.verdict.outcomes.items())) + "."]
-        mine = of_oracle(report.oracle, report.version)
+        mine = of_oracle(report.kind, report.version)
         if mine:
             lines += ["", "Known deviations of the emulator:", ""]
             for deviation in mine:

@@ -20,6 +20,7 @@ from ...tables.regime import Regime
 from ...tables.result import fault_from_status
 from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
+from .emulated import Emulated
 from .long_mode import (
     U64Array,
     code_fixtures,
@@ -52,10 +53,11 @@ _UNDEFINED = 1 << 6 | 0xF << 9
 for EPT violations (SDM 29.2.1); Bochs has neither."""
 
 
-class BochsEpt:
+class BochsEpt(Emulated):
     """Bochs' VMX as an oracle."""
 
-    name = "bochs-ept"
+    kind, maker = "bochs-ept", "bochs"
+    program = bochs.PROGRAM, bochs.PACKAGE
     title = "Bochs, Intel's VMX and EPT"
     pairs: tuple[Pair, ...] = (
         Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),
@@ -76,11 +78,8 @@ class BochsEpt:
         "EPT under a guest without paging: a guest in long mode always has both stages",
     )
 
-    def version(self) -> str:
-        return BochsMachine.version()
-
     def open(self) -> BochsMachine:
-        return BochsMachine()
+        return BochsMachine(self.emulator)
 
     def places(self, machine: Machine, pair: Pair) -> Places:
         code = code_fixtures(_CODE_KERNEL, _CODE_USER, _CODE_GPA, _CODE)

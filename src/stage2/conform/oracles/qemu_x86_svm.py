@@ -21,6 +21,7 @@ from ...tables.result import fault_from_status
 from ...tables.walk import AT_STAGE_2
 from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
+from .emulated import Emulated
 from .long_mode import (
     code_fixtures,
     control_registers,
@@ -48,10 +49,11 @@ _ID = 1 << 4
 _ASID = 1
 
 
-class QemuX86Svm:
+class QemuX86Svm(Emulated):
     """QEMU's SVM as an oracle."""
 
-    name = "qemu-x86-svm"
+    kind, maker = "qemu-x86-svm", "qemu"
+    program = X86SvmMachine.PROGRAM, X86SvmMachine.PACKAGE
     title = "QEMU, AMD's SVM and nested paging"
     pairs: tuple[Pair, ...] = tuple(
         Pair(f"{first} over {second}", first, second, ("smep", "smap", "no-wp", "no-nx"), ("no-nx",), weight)
@@ -74,11 +76,8 @@ class QemuX86Svm:
         "nested paging under stage 1 turned off: a guest in long mode always has both stages",
     )
 
-    def version(self) -> str:
-        return X86SvmMachine.version()
-
     def open(self) -> X86SvmMachine:
-        return X86SvmMachine()
+        return X86SvmMachine(self.emulator)
 
     def places(self, machine: Machine, pair: Pair) -> Places:
         code, gpa = x86_svm.GUEST_CODE, _CODE_GPA[by_name(pair.second).levels]
