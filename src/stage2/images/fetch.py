@@ -36,9 +36,7 @@ class Recipe:
 
 
 RECIPES = {
-    "linux-riscv64": Recipe(
-        "riscv64", Release("trixie", "stable", "riscv64"), "linux-image-riscv64", "busybox-static"
-    )
+    "linux-riscv64": Recipe("riscv64", Release("trixie", "stable", "riscv64"), "linux-image-riscv64", "busybox-static")
 }
 
 

@@ -190,12 +190,16 @@ def _keep_what_runs(recipe: Recipe, tree: Path, root: Path) -> None:
 def _described(recipe: Recipe, root: Path) -> dict[str, object]:
     """The manifest but for the packages."""
     libraries = sorted({path.parent for path in root.rglob("libc.so.6")})
-    libraries = sorted({*libraries, *(found for path in _twins(root, libraries) for found in (path, path / "pulseaudio"))})
+    libraries = sorted(
+        {*libraries, *(found for path in _twins(root, libraries) for found in (path, path / "pulseaudio"))}
+    )
     loaders = sorted(path for path in root.rglob("ld-linux*.so.*"))
     programs = {program: root / "usr/bin" / program for program in recipe.programs}
     missing = [program for program, path in programs.items() if not path.is_file()]
     if missing or not loaders or not libraries:
-        raise HostToolError(f"Debian's packages of {recipe.name} do not hold what they used to: {missing or 'no loader'}")
+        raise HostToolError(
+            f"Debian's packages of {recipe.name} do not hold what they used to: {missing or 'no loader'}"
+        )
     return {
         "emulator": recipe.name,
         "loader": str(loaders[0].relative_to(root)),

@@ -11,11 +11,11 @@ from ...formats.outcome import EntryKind, FaultKind
 from ...formats.x86 import ept, longmode
 from ...tables.explain import Walk
 from ...tables.result import Fault
-from ..deviation import Deviation
+from ..deviation import Deviation, Versions
 from ..probe import Answers, Probes
 from .misconfigured import misconfigured_at_stage_2
 
-_ANY = r"2\.7.*"
+_ANY = Versions("2.7")
 _BIT_12 = 1 << 12
 _VIOLATION = 48 << 56
 _READ, _WRITE, _LINEAR, _FINAL = 1 << 0, 1 << 1, 1 << 7, 1 << 8
