@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opening import machine_fixture, or_skip
+from opening import machine_fixture
 from stage2.address import Hpa
 from stage2.errors import HostToolError, MachineError, OutOfRangeError
 from stage2.flags import Access
@@ -54,7 +55,7 @@ def fetch(machine: BochsMachine, code: bytes) -> tuple[int, int, int]:
     return int(found["outcome"]), int(found["value"]), int(found["syndrome"][bochs.INTERRUPTION])
 
 
-def test_the_processor_is_what_the_judge_counts_on(machine: BochsMachine) -> None:
+def test_the_processor_is_what_the_oracle_counts_on(machine: BochsMachine) -> None:
     found = machine.capabilities
     assert (found.physical_bits, found.linear_bits) == (40, 48)
     has = {field.name for field in EPT_VPID_CAP if field.extract(found.ept_vpid)}
@@ -63,8 +64,8 @@ def test_the_processor_is_what_the_judge_counts_on(machine: BochsMachine) -> Non
     assert not found.secondary >> 32 >> 22 & 1, "mode-based execute control"
 
 
-def test_its_version_is_told() -> None:
-    assert or_skip(BochsMachine.version).startswith("2.")
+def test_its_version_is_told(machine: BochsMachine) -> None:
+    assert re.fullmatch(r"\d+\.\d+(\.\S+)?", machine.version)
 
 
 def test_a_machine_that_waits_uses_no_cpu(machine: BochsMachine) -> None:

@@ -83,11 +83,14 @@ class PrivateApt:
             (root / folder).mkdir(parents=True)
         sources = root / "etc" / "private.sources"
         sources.write_text(private_sources(configured_sources(), suite, release.architecture))
+        # A file, since apt puts its locks beside it: nothing is installed.
+        status = root / "state" / "status"
+        status.touch()
         clear = root / "etc" / "clear.conf"
         clear.write_text("".join(f"#clear {hook};\n" for hook in _HOOKS))
         options = {
             "Dir::State": root / "state",
-            "Dir::State::status": "/dev/null",
+            "Dir::State::status": status,
             "Dir::Cache": root / "cache",
             "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": "/dev/null",

@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 
 def cache_folder(kind: str = "guests") -> Path:
-    """Where fetched things of a kind are kept: `stage2/KIND` in the user's cache folder, or KIND under $STAGE2_CACHE."""
+    """Where things of a kind are kept: `stage2/KIND` in the user's cache folder, or `KIND` under $STAGE2_CACHE."""
     own = os.environ.get("STAGE2_CACHE")
     if own:
         return Path(own) / kind

@@ -63,18 +63,39 @@ class Emulator:
         Raises:
             HostToolError: it is not there; the text says what to install or to fetch.
         """
-        path = shutil.which(name)
-        if self.generation is None and path is None:
+        own = self.own(name)
+        if own is not None:
+            return own
+        if self.generation is None:
             raise HostToolError(
                 f"{name} is not installed: install Debian's package {package} (apt-get install {package})"
             )
-        if path is not None:
-            own = Program((path,), _version(self.maker, (path,), os.stat(path).st_mtime_ns))
-            if self.generation in (None, major(own.version)):
-                return own
         found = fetching.fetched(f"{self.maker}-{self.generation}")
         command = found.command(name)
         return Program(command, _version(self.maker, command, found.loader.stat().st_mtime_ns), found.root)
+
+    def own(self, name: str) -> Program | None:
+        """The machine's own program, if it is installed and of this generation.
+
+        Raises:
+            HostToolError: it does not tell its version.
+        """
+        path = shutil.which(name)
+        if path is None:
+            return None
+        found = Program((path,), _version(self.maker, (path,), os.stat(path).st_mtime_ns))
+        return found if self.generation in (None, major(found.version)) else None
+
+
+def own_version(recipe: fetching.Recipe) -> str | None:
+    """The version of the machine's own emulator, if all programs of a recipe are installed in its generation.
+
+    Raises:
+        HostToolError: one does not tell its version.
+    """
+    emulator = Emulator(recipe.maker, recipe.generation)
+    found = [emulator.own(program) for program in recipe.programs]
+    return found[0].version if found[0] is not None and all(found) else None
 
 
 OWN_QEMU, OWN_BOCHS = Emulator("qemu"), Emulator("bochs")

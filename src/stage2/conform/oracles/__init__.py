@@ -1,4 +1,4 @@
-"""The judges, one file each. `by_name` finds one; importing this imports none of them."""
+"""The oracles, one file a kind. `by_name` finds one; importing this imports none of them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def _kinds(maker: str) -> list[str]:
 
 def _named(kind: str, recipe: Recipe) -> str:
     return kind.replace(recipe.maker, recipe.name, 1)
+
+
+def usual() -> tuple[Oracle, ...]:
+    """Who is asked when nobody is named: the machine's own emulators, and all other generations of them."""
+    return tuple(oracle for oracle in map(by_name, all_names()) if oracle.name == oracle.kind or not oracle.is_own())
 
 
 def by_name(name: str) -> Oracle:

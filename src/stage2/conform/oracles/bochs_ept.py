@@ -1,4 +1,4 @@
-"""The judge of EPT: Bochs. Guests in long mode with 4-level tables over EPT of 4 levels."""
+"""The oracle of EPT: Bochs. Guests in long mode with 4-level tables over EPT of 4 levels."""
 
 from __future__ import annotations
 

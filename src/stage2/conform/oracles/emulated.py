@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from ...machines.emulator import Emulator, major
 
 
@@ -14,11 +12,11 @@ class Emulated:
         generation: the emulator's major version; None for the machine's own, whatever it is.
     """
 
-    kind: ClassVar[str]
+    kind: str
     """Its name without a generation, under which deviations know it: `qemu-aarch64`."""
-    maker: ClassVar[str]
+    maker: str
     """As `machines.emulator.Emulator` has it."""
-    program: ClassVar[tuple[str, str]]
+    program: tuple[str, str]
     """The emulator's program, and Debian's package that has it."""
 
     def __init__(self, generation: int | None = None) -> None:
@@ -32,6 +30,10 @@ class Emulated:
             HostToolError: it is not there; the text says what to install or to fetch.
         """
         return self.emulator.program(*self.program).version
+
+    def is_own(self) -> bool:
+        """Whether the emulator is the machine's own: no generation was asked for, or the own is of it."""
+        return self.emulator.own(self.program[0]) is not None
 
     @property
     def generation(self) -> int:

@@ -1,4 +1,4 @@
-"""QEMU's AArch64 CPU as a judge: stage 2 alone, and both stages of EL1&0 under it."""
+"""QEMU's AArch64 CPU as an oracle: stage 2 alone, and both stages of EL1&0 under it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class QemuAArch64(Emulated):
         "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
         "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
         "The instruction syndrome of a stage-2 data abort (ISV and what follows): our encoder leaves it out.",
-        "Memory types: the probes do not compare them; a test of this judge goes through all of both stages.",
+        "Memory types: the probes do not compare them; a test of this oracle goes through all of both stages.",
         "Privileged AT instructions under PSTATE.PAN: AT S12E1R and S12E1W do not look at PAN.",
     )
 
@@ -124,7 +124,7 @@ class QemuAArch64(Emulated):
         machine = AArch64Machine(self.emulator)
         if machine.pa_bits != PA_BITS:
             machine.close()
-            raise HostToolError(f"QEMU's CPU has {machine.pa_bits}-bit physical addresses, this judge knows {PA_BITS}")
+            raise HostToolError(f"QEMU's CPU has {machine.pa_bits}-bit physical addresses, this oracle knows {PA_BITS}")
         return machine
 
     def controls(self, pair: Pair, stage: int) -> int:

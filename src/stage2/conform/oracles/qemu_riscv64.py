@@ -1,4 +1,4 @@
-"""QEMU's RISC-V hart with the hypervisor extension as a judge (Privileged, "Hypervisor" Extension).
+"""QEMU's RISC-V hart with the hypervisor extension as an oracle (Privileged, "Hypervisor" Extension).
 
 Real accesses are made by a guest in VS- or VU-mode: a load, a store, or a jump to the address. Where the tables do not
 let the guest run its own code, the monitor makes the access by HLV or HSV instead, as it does for TRANSLATE.
@@ -74,7 +74,7 @@ def _pairs() -> tuple[Pair, ...]:
 
 
 class QemuRiscv64(Emulated):
-    """The judge called `qemu-riscv64`."""
+    """See `conform.oracle.Oracle`."""
 
     kind, maker = "qemu-riscv64", "qemu"
     program = Riscv64Machine.PROGRAM, Riscv64Machine.PACKAGE

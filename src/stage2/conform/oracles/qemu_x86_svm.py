@@ -1,4 +1,4 @@
-"""The judge of nested paging: QEMU's SVM. Guests in long mode, 4 and 5 levels, over nested tables of 4 and 5 levels."""
+"""The oracle of nested paging: QEMU's SVM. Guests in long mode over nested tables, 4 and 5 levels each."""
 
 from __future__ import annotations
 
@@ -175,7 +175,8 @@ def _leaves_memory_by_bit_8(
     found = np.zeros(len(these), np.bool_)
     if not these.any():
         return found
-    assert case.stage_1 is not None and predictions.tables is not None
+    assert case.stage_1 is not None
+    assert predictions.tables is not None
     words = predictions.tables.words
     held = np.flatnonzero(words & np.uint64(longmode.G))
     before = words[held]
