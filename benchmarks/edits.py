@@ -24,6 +24,7 @@ from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, Populate
 from stage2.tables.pagetable import PageTable
 
+FORMATS = ("sv39x4", "ept4")
 PAGE = 4096
 WINDOW_PAGES = GIB // PAGE
 BASE = 0x8000_0000
@@ -124,9 +125,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, help="write a picture to this file")
     parser.add_argument("--edits", type=int, default=10_000)
+    parser.add_argument("--formats", nargs="+", default=FORMATS, help=f"on which tables (default {' '.join(FORMATS)})")
     arguments = parser.parse_args()
     batch = max(arguments.edits // 10, 1)
-    series = {fmt: random_edits(fmt, arguments.edits, batch) for fmt in ("sv39x4", "ept4")}
+    series = {fmt: random_edits(fmt, arguments.edits, batch) for fmt in arguments.formats}
     for name, points in series.items():
         first = points[0].seconds / points[0].pages
         last = (points[-1].seconds - points[-2].seconds) / (points[-1].pages - points[-2].pages)

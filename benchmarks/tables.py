@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from stage2.address import GIB, SIZE_2M, SIZE_4K, Gpa, Gva, Hpa, Range
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats import by_name
+from stage2.formats.outcome import ACCESSED
 from stage2.formats.riscv.formats import SV39
 from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
@@ -35,6 +36,7 @@ from stage2.tables.regime import Regime
 from stage2.tables.result import Fault, Mapped
 
 FORMATS = ("ept4", "sv39x4")
+"""Measured unless `--formats` names others."""
 START = 0x8000_0000
 HOST = Range.sized(0x1_0000_0000, 4 * GIB)
 FAR = Hpa(0x100_0000_0000)
@@ -148,8 +150,12 @@ def edit_figures(memory: PhysicalMemory, name: str, runs: int) -> list[Figure]:
             measure("list 262144 pages", name, "ms", 1e-3, runs, lambda: table.rows(merge=False)),
             measure("list 262144 pages as runs", name, "ms", 1e-3, runs, table.rows),
             measure("protect 1 GiB in 4 KiB", name, "ms", 1e-3, runs, lambda: table.protect_range(START, GIB, RWX)),
+            measure("harvest 1 GiB in 4 KiB", name, "ms", 1e-3, runs, lambda: table.harvest(START, GIB, ACCESSED),
+                    prepare=lambda: table.mark(START, GIB, write=False)),
             measure("unmap 1 GiB in 4 KiB", name, "ms", 1e-3, runs, unmap_all, prepare=map_again),
-        ]
+            measure("merge 1 GiB in 4 KiB", name, "ms", 1e-3, runs, lambda: table.coalesce(START, GIB),
+                    prepare=map_again),
+        ]  # fmt: skip
         unmap_all()
         table.map_page(START + SIZE_4K, FAR, RWX)
         figures.append(
@@ -206,11 +212,11 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} CPUs, {versions}"
 
 
-def run(count: int, runs: int, large: int) -> list[Figure]:
+def run(formats: Sequence[str], count: int, runs: int, large: int) -> list[Figure]:
     """All figures: `count` addresses a batch, `runs` runs each, `large` GiB for the large batch."""
     figures: list[Figure] = []
     with PhysicalMemory([HOST]) as memory:
-        for name in FORMATS:
+        for name in formats:
             figures += batch_figures(memory, name, 1, count, runs, aim=6.0)
             figures += batch_figures(memory, name, large, count, runs, aim=14.0)
             figures += edit_figures(memory, name, runs)
@@ -221,13 +227,14 @@ def run(count: int, runs: int, large: int) -> list[Figure]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--formats", nargs="+", default=FORMATS, help=f"on which tables (default {' '.join(FORMATS)})")
     parser.add_argument("--runs", type=int, default=7, help="measured runs of each figure (default 7)")
     parser.add_argument("--addresses", type=int, default=10_000_000, help="addresses in a batch (default 10 million)")
     parser.add_argument("--large", type=int, default=64, help="GiB mapped for the large batch (default 64)")
     options = parser.parse_args()
     if options.runs < 1 or options.addresses < 2000 or not 1 <= options.large <= 128:
         parser.error("at least 1 run, at least 2000 addresses, and 1 to 128 GiB")
-    figures = run(options.addresses, options.runs, options.large)
+    figures = run(options.formats, options.addresses, options.runs, options.large)
     if options.json:
         json.dump({"machine": machine(), "figures": [asdict(figure) for figure in figures]}, sys.stdout, indent=2)
         print()
@@ -238,7 +245,7 @@ def main() -> int:
         aim = "" if figure.aim is None else f"{figure.aim:g}"
         numbers = f"{figure.value:10.3f} {figure.cpu:10.3f} {figure.best:10.3f}"
         print(f"{figure.name:34} {figure.format:8} {numbers}  {figure.unit:12} {aim:>6}")
-    for name in FORMATS:
+    for name in options.formats:
         batch, walk = (
             next(f.value for f in figures if f.format == name and f.name.startswith(start))
             for start in ("batch, 1 ", "explained walk, 1 ")

@@ -63,3 +63,60 @@ def test_upstreams_numbers_name_the_first_three_map_types_only() -> None:
 def test_a_map_type_that_does_not_exist_is_refused_with_those_that_do(number: int) -> None:
     with pytest.raises(EncodingError, match=rf"map_type {number} does not exist: 0 is MAP_ALLOC"):
         MapType.from_number(number)
+
+
+TRUTH = {
+    # The seed's page on memory management, "Memory Region Types": MAP_ALLOC is "memory allocated from hypervisor and
+    # mapped to guest, regular guest memory", MAP_IDENTICAL is "identity-mapped memory from host to guest", MMIO is
+    # "memory-mapped I/O regions, device access", ROM is "read-only memory: BIOS, firmware".
+    MapType.MAP_ALLOC: "mapped ram bytes images execute lazy takes-frames owns-frames",
+    MapType.MAP_IDENTICAL: "mapped ram bytes images execute identity fixed owns-frames",
+    # Upstream's map_type 2: map_linear(gpa -> gpa), nothing is allocated and nothing freed.
+    MapType.MAP_RESERVED: "mapped ram bytes images execute identity fixed",
+    MapType.MMIO: "mapped names-hpa fixed",
+    MapType.ROM: "mapped bytes images execute takes-frames owns-frames",
+    # Ours: what the seed calls an emulated device is unmapped, and a share's frames belong to no VM.
+    MapType.EMULATED: "",
+    MapType.SHARE: "mapped bytes names-hpa",
+}
+FACTS = {
+    "mapped": "is_mapped",
+    "ram": "is_ram",
+    "bytes": "holds_bytes",
+    "images": "takes_images",
+    "execute": "may_execute",
+    "lazy": "may_be_lazy",
+    "identity": "is_identity",
+    "names-hpa": "names_hpa",
+    "fixed": "fixed_hpa",
+    "takes-frames": "takes_frames",
+    "owns-frames": "owns_frames",
+}
+
+
+@pytest.mark.parametrize("kind", MapType)
+def test_a_map_type_knows_what_it_is(kind: MapType) -> None:
+    assert [word for word, fact in FACTS.items() if getattr(kind, fact)] == TRUTH[kind].split()
+
+
+def test_every_fact_of_a_map_type_is_in_the_truth_table() -> None:
+    facts = {name for name, value in vars(MapType).items() if isinstance(value, property)}
+    assert facts - {"number", "noun", "meaning"} == set(FACTS.values())
+
+
+def test_the_facts_of_a_map_type_do_not_contradict_each_other() -> None:
+    implications = {
+        "is_ram": ("holds_bytes",),
+        "takes_images": ("holds_bytes",),
+        "may_execute": ("holds_bytes",),
+        "holds_bytes": ("is_mapped",),
+        "fixed_hpa": ("is_mapped",),
+        "takes_frames": ("is_mapped", "owns_frames"),
+        "may_be_lazy": ("takes_frames",),
+        "is_identity": ("fixed_hpa",),
+    }
+    for kind in MapType:
+        for fact, follows in implications.items():
+            assert not getattr(kind, fact) or all(getattr(kind, other) for other in follows), (kind, fact)
+        # Who decides the HPA: the allocator, the GPA or the declaration, and never two of them.
+        assert kind.takes_frames + kind.is_identity + kind.names_hpa == kind.is_mapped

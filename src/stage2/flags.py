@@ -77,12 +77,24 @@ class Access(IntEnum):
         return MappingFlags(1 << self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MapTypeInfo:
-    """What is to be known of a map type: its number in upstream's TOML, if it has one, and one sentence."""
+    """What is to be known of a map type, a row of `_MAP_TYPES`; `MapType` has each fact as a property."""
 
-    number: int | None
+    number: int | None = None
+    noun: str
     meaning: str
+    is_mapped: bool = True
+    is_ram: bool = False
+    holds_bytes: bool = False
+    takes_images: bool = False
+    may_execute: bool = False
+    may_be_lazy: bool = False
+    is_identity: bool = False
+    names_hpa: bool = False
+    fixed_hpa: bool = False
+    takes_frames: bool = False
+    owns_frames: bool = False
 
 
 class MapType(Enum):
@@ -106,9 +118,69 @@ class MapType(Enum):
         return _MAP_TYPES[self].number
 
     @property
+    def noun(self) -> str:
+        """What messages call such a region: "RAM", "passed-through device"."""
+        return _MAP_TYPES[self].noun
+
+    @property
     def meaning(self) -> str:
         """One sentence for a reader of a report."""
         return _MAP_TYPES[self].meaning
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the stage-2 table has leaves for it; where not, every access traps."""
+        return _MAP_TYPES[self].is_mapped
+
+    @property
+    def is_ram(self) -> bool:
+        """Whether the guest takes it for RAM."""
+        return _MAP_TYPES[self].is_ram
+
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether it is memory, which the host may read and write too; an access to a device has effects."""
+        return _MAP_TYPES[self].holds_bytes
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the host puts images there before the guest runs."""
+        return _MAP_TYPES[self].takes_images
+
+    @property
+    def may_execute(self) -> bool:
+        """Whether the guest may be allowed to fetch code there, and so begin there."""
+        return _MAP_TYPES[self].may_execute
+
+    @property
+    def may_be_lazy(self) -> bool:
+        """Whether its frames may come at the guest's first access to each page."""
+        return _MAP_TYPES[self].may_be_lazy
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether its HPA is its GPA."""
+        return _MAP_TYPES[self].is_identity
+
+    @property
+    def names_hpa(self) -> bool:
+        """Whether a region of this type says its HPA itself."""
+        return _MAP_TYPES[self].names_hpa
+
+    @property
+    def fixed_hpa(self) -> bool:
+        """Whether its HPA is settled by what the user wrote, so that it is claimed before anything is allocated."""
+        return _MAP_TYPES[self].fixed_hpa
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether it gets frames that the allocator chooses, which count against the VM's limit."""
+        return _MAP_TYPES[self].takes_frames
+
+    @property
+    def owns_frames(self) -> bool:
+        """Whether the host memory behind it is the VM's own and goes back, zeroed, when it is unmapped."""
+        return _MAP_TYPES[self].owns_frames
 
     @classmethod
     def from_number(cls, number: int) -> MapType:
@@ -124,11 +196,65 @@ class MapType(Enum):
 
 
 _MAP_TYPES = {
-    MapType.MAP_ALLOC: MapTypeInfo(0, "guest RAM on frames taken from host memory"),
-    MapType.MAP_IDENTICAL: MapTypeInfo(1, "guest RAM whose HPA equals its GPA, claimed from host memory"),
-    MapType.MAP_RESERVED: MapTypeInfo(2, "identity mapping of host memory that is reserved, not allocated"),
-    MapType.MMIO: MapTypeInfo(None, "a device's registers, passed through to the guest"),
-    MapType.EMULATED: MapTypeInfo(None, "an emulated device: unmapped, so every access traps"),
-    MapType.ROM: MapTypeInfo(None, "read-only memory holding an image of the host's"),
-    MapType.SHARE: MapTypeInfo(None, "memory that several VMs reach by declaration"),
+    MapType.MAP_ALLOC: MapTypeInfo(
+        number=0,
+        noun="RAM",
+        meaning="guest RAM on frames taken from host memory",
+        is_ram=True,
+        holds_bytes=True,
+        takes_images=True,
+        may_execute=True,
+        may_be_lazy=True,
+        takes_frames=True,
+        owns_frames=True,
+    ),
+    MapType.MAP_IDENTICAL: MapTypeInfo(
+        number=1,
+        noun="RAM",
+        meaning="guest RAM whose HPA equals its GPA, claimed from host memory",
+        is_ram=True,
+        holds_bytes=True,
+        takes_images=True,
+        may_execute=True,
+        is_identity=True,
+        fixed_hpa=True,
+        owns_frames=True,
+    ),
+    MapType.MAP_RESERVED: MapTypeInfo(
+        number=2,
+        noun="reserved RAM",
+        meaning="identity mapping of host memory that is reserved, not allocated",
+        is_ram=True,
+        holds_bytes=True,
+        takes_images=True,
+        may_execute=True,
+        is_identity=True,
+        fixed_hpa=True,
+    ),
+    MapType.MMIO: MapTypeInfo(
+        noun="passed-through device",
+        meaning="a device's registers, passed through to the guest",
+        names_hpa=True,
+        fixed_hpa=True,
+    ),
+    MapType.EMULATED: MapTypeInfo(
+        noun="emulated device",
+        meaning="an emulated device: unmapped, so every access traps",
+        is_mapped=False,
+    ),
+    MapType.ROM: MapTypeInfo(
+        noun="ROM",
+        meaning="read-only memory holding an image of the host's",
+        holds_bytes=True,
+        takes_images=True,
+        may_execute=True,
+        takes_frames=True,
+        owns_frames=True,
+    ),
+    MapType.SHARE: MapTypeInfo(
+        noun="share",
+        meaning="memory that several VMs reach by declaration",
+        holds_bytes=True,
+        names_hpa=True,
+    ),
 }

@@ -13,8 +13,9 @@ import pytest
 from stage2.cli import main as entry
 from stage2.cli.main import call
 from stage2.cli.notices import MAX_NOTICES, print_notices
-from stage2.config.document import Notice, Place
+from stage2.config.document import Notice
 from stage2.errors import ConfigError
+from stage2.place import Place
 
 COMMANDS = ("run", "demo", "show", "walk", "fetch")
 HEAVY = ("numba", "numpy", "unicorn", "elftools")

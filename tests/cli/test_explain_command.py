@@ -287,6 +287,8 @@ def test_a_fault_is_understood_as_pairs_and_as_a_pasted_line(
         ("x86", "nested_page_fault", "exitinfo2=2 exitinfo1=1", (1, 2)),
         ("x86", "page_fault", "error_code=1 cr2=2", (1, 2)),
         ("riscv", "report", "htinst=4 htval=3 scause=1", (1, None, 3, 4)),
+        ("riscv", "machine_report", "mtinst=4 mtval2=3 mcause=1", (1, None, 3, 4)),
+        ("riscv", "guest_report", "vstval=2 vscause=1", (1, 2)),
     ],
 )
 def test_each_family_gets_its_registers_in_order(

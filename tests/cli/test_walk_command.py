@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from stage2.cli.main import call
+from stage2.config import regions
+from stage2.config.vm import VmConfig
 
 VM = """\
 [base]
@@ -137,3 +139,23 @@ def test_the_first_of_several_vms_is_walked(vm: str, tmp_path: Path, capsys: pyt
     assert found["result"]["kind"] == "fault"
     assert call(["walk", str(other), vm, "--gpa", "0xa000_0000", "--arch", "riscv64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"]["hpa"] == 0xA000_0000
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_memory_of_a_vm_is_planned_once(
+    vm: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned: list[str] = []
+    plan = regions.plan_regions
+
+    def counting(config: VmConfig) -> regions.RegionPlan:
+        planned.append(config.name)
+        return plan(config)
+
+    monkeypatch.setattr(regions, "plan_regions", counting)
+    other = tmp_path / "other.toml"
+    other.write_text(Path(vm).read_text().replace("id = 1", "id = 2").replace("0x9000_0000", "0xa000_0000"))
+    files = [vm, str(other)][:count]
+    assert call(["walk", *files, "--gpa", "0x80000000", "--arch", "riscv64"]) == 0
+    assert len(planned) == count
+    capsys.readouterr()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2.config.document import parse_document
-from stage2.config.regions import Layout, plan_layout
+from stage2.config.regions import RegionPlan, plan_regions
 from stage2.config.vm import read_vm
 from stage2.errors import ConfigError
 from stage2.flags import MapType
@@ -44,9 +44,9 @@ def layout_of(
     entry: int = 0x8000_0000,
     load: int = 0x8000_0000,
     folder: Path | None = None,
-) -> Layout:
+) -> RegionPlan:
     text = TEXT.format(memory=memory, passthrough=passthrough, emulated=emulated, more=more, entry=entry, load=load)
-    return plan_layout(read_vm(parse_document(text, "vm.toml", folder)))
+    return plan_regions(read_vm(parse_document(text, "vm.toml", folder)))
 
 
 def error_of(**parts: object) -> str:
@@ -56,13 +56,13 @@ def error_of(**parts: object) -> str:
     return str(caught.value)
 
 
-def rows(layout: Layout) -> list[tuple[str, str, int, int | None]]:
+def rows(layout: RegionPlan) -> list[tuple[str, str, int, int | None]]:
     return [(r.name, str(r.range), int(r.flags), r.hpa) for r in layout.regions]
 
 
 def test_regions_are_sorted_and_know_where_they_were_declared() -> None:
     layout = layout_of(RAM + "\n[0x1000_0000, 0x1000, 3, 1],", '["uart", 0x900_0000, 0xa00_0000, 0x1000, 1],')
-    assert [(r.name, r.start, r.map_type, r.source) for r in layout.regions] == [
+    assert [(r.name, r.start, r.map_type, str(r.place)) for r in layout.regions] == [
         ("uart", 0x900_0000, MapType.MMIO, "vm.toml:13"),
         ("ram1", 0x1000_0000, MapType.MAP_IDENTICAL, "vm.toml:9"),
         ("ram0", 0x8000_0000, MapType.MAP_ALLOC, "vm.toml:8"),

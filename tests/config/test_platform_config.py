@@ -19,7 +19,8 @@ from stage2.config.load import (
     recognise_document,
 )
 from stage2.config.platform import PlatformConfig, default_platform, read_platform
-from stage2.config.vm import VmConfig, read_vm
+from stage2.config.regions import PlannedVm, plan_vm
+from stage2.config.vm import read_vm
 from stage2.errors import ConfigError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -54,15 +55,14 @@ def platform_of(*changes: tuple[str, str]) -> PlatformConfig:
     return read_platform(parse_document(text, "p.toml"))
 
 
-def vm_of(memory: str, devices: str = "", more: str = "", vm_id: int = 1) -> VmConfig:
+def vm_of(memory: str, devices: str = "", more: str = "", vm_id: int = 1) -> PlannedVm:
     entry = memory.strip("[").split(",")[0]
-    return read_vm(
-        parse_document(
-            f'[base]\nid = {vm_id}\nname = "vm{vm_id}"\n[kernel]\nentry_point = {entry}\nkernel_load_addr = {entry}\n'
-            f"memory_regions = [{memory}]\n[devices]\npassthrough_devices = [{devices}]\n{more}",
-            f"vm{vm_id}.toml",
-        )
+    document = parse_document(
+        f'[base]\nid = {vm_id}\nname = "vm{vm_id}"\n[kernel]\nentry_point = {entry}\nkernel_load_addr = {entry}\n'
+        f"memory_regions = [{memory}]\n[devices]\npassthrough_devices = [{devices}]\n{more}",
+        f"vm{vm_id}.toml",
     )
+    return plan_vm(read_vm(document))
 
 
 def test_a_platform_file_is_understood() -> None:
@@ -152,7 +152,7 @@ def test_identity_memory_is_widened_but_never_over_a_device() -> None:
 
 
 def test_a_share_is_counted_once_in_the_default_host() -> None:
-    def sharing(vm_id: int) -> VmConfig:
+    def sharing(vm_id: int) -> PlannedVm:
         share = f'[[share]]\nname = "s"\ngpa = 0\nsize = 0x3000_0000\naccess = "rw"\npeers = [{3 - vm_id}]'
         return vm_of("[0x8000_0000, 0x1000, 7, 0]", more=share, vm_id=vm_id)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stage2.config.document import parse_document
+from stage2.config.regions import PlannedVm, plan_vm
 from stage2.config.together import check_together
-from stage2.config.vm import VmConfig, read_vm
+from stage2.config.vm import read_vm
 from stage2.errors import ConfigError
 
 
@@ -16,22 +17,21 @@ def vm_of(
     memory: str = "[0x8000_0000, 0x1000, 7, 0]",
     devices: str = "",
     shares: tuple[str, ...] = (),
-) -> VmConfig:
-    return read_vm(
-        parse_document(
-            f'[base]\nid = {vm_id}\nname = "{name or f"vm{vm_id}"}"\n[kernel]\nentry_point = 0x8000_0000\n'
-            f"kernel_load_addr = 0x8000_0000\nmemory_regions = [{memory}]\n"
-            f"[devices]\npassthrough_devices = [{devices}]\n" + "".join(shares),
-            f"{name or f'vm{vm_id}'}.toml",
-        )
+) -> PlannedVm:
+    document = parse_document(
+        f'[base]\nid = {vm_id}\nname = "{name or f"vm{vm_id}"}"\n[kernel]\nentry_point = 0x8000_0000\n'
+        f"kernel_load_addr = 0x8000_0000\nmemory_regions = [{memory}]\n"
+        f"[devices]\npassthrough_devices = [{devices}]\n" + "".join(shares),
+        f"{name or f'vm{vm_id}'}.toml",
     )
+    return plan_vm(read_vm(document))
 
 
 def share(peers: str, name: str = "ring", size: int = 0x1000, access: str = "rw") -> str:
     return f'[[share]]\nname = "{name}"\ngpa = 0x1000\nsize = {size}\naccess = "{access}"\npeers = [{peers}]\n'
 
 
-def error_of(*vms: VmConfig) -> str:
+def error_of(*vms: PlannedVm) -> str:
     with pytest.raises(ConfigError) as caught:
         check_together(vms)
     return str(caught.value)

@@ -23,7 +23,6 @@ from stage2.config.load import (
     recognise,
 )
 from stage2.config.platform import default_platform
-from stage2.config.regions import RAM_TYPES, memory_regions
 from stage2.errors import ConfigError
 from stage2.flags import MapType
 
@@ -101,10 +100,10 @@ def test_the_tables_name_every_file() -> None:
 @pytest.mark.parametrize("name", VMS)
 def test_a_vm_file_yields_what_the_table_says(name: str) -> None:
     vm = load_vm(CONFIGS / name)
-    regions = memory_regions(vm)
+    regions = vm.plan.regions
     assert (
         dict(Counter(region.map_type.value for region in regions)),
-        sum(region.size for region in regions if region.map_type in RAM_TYPES) / MIB,
+        sum(region.size for region in regions if region.map_type.is_ram) / MIB,
         len(vm.devices.passthrough),
         len(vm.devices.nodes),
         len(vm.notices),

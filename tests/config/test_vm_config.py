@@ -12,7 +12,7 @@ from stage2.config.devices import Generation, InterruptMode
 from stage2.config.document import parse_document
 from stage2.config.images import ImagePath
 from stage2.config.load import load_vm
-from stage2.config.regions import plan_layout
+from stage2.config.regions import plan_regions
 from stage2.config.vm import VmConfig, VmType, read_vm
 from stage2.errors import ConfigError, ImageError
 from stage2.flags import MappingFlags, MapType
@@ -340,4 +340,4 @@ def test_the_example_of_the_documentation_loads() -> None:
     example = text.split("```toml\n")[1].split("```")[0]
     vm = read_vm(parse_document(example, "docs.toml"))
     assert vm.notices == ()
-    assert [region.name for region in plan_layout(vm).regions] == ["firmware", "ram0", "dma", "ring"]
+    assert [region.name for region in plan_regions(vm).regions] == ["firmware", "ram0", "dma", "ring"]

@@ -9,7 +9,7 @@ import pytest
 from linux_guest import require_linux
 
 from stage2.config.load import load_vm
-from stage2.config.vm import VmConfig
+from stage2.config.regions import PlannedVm
 from stage2.engines.run import RunOutcome, run_all
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images, read_images
@@ -20,12 +20,12 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
 
 
 @pytest.fixture(scope="module")
-def linux() -> VmConfig:
+def linux() -> PlannedVm:
     require_linux()
     return load_vm(EXAMPLE)
 
 
-def boot(*configs: VmConfig, options: Options | None = None, limit_s: float = 120) -> RunOutcome:
+def boot(*configs: PlannedVm, options: Options | None = None, limit_s: float = 120) -> RunOutcome:
     with build(configs, options=options) as host:
         for vm, config in zip(host.vms, configs, strict=True):
             load_images(vm, config, read_images(config))
@@ -40,7 +40,7 @@ def alone(outcome: RunOutcome) -> VmReport:
     return report
 
 
-def test_linux_boots_works_on_memory_and_powers_off_populating_only_what_it_touches(linux: VmConfig) -> None:
+def test_linux_boots_works_on_memory_and_powers_off_populating_only_what_it_touches(linux: PlannedVm) -> None:
     lazy = alone(boot(linux))
     assert lazy.format == "sv39x4"
     assert set(lazy.leaves) == {4096}
@@ -53,12 +53,12 @@ def test_linux_boots_works_on_memory_and_powers_off_populating_only_what_it_touc
     assert lazy.populated_bytes < eager.populated_bytes
 
 
-def test_linux_runs_on_two_harts(linux: VmConfig) -> None:
+def test_linux_runs_on_two_harts(linux: PlannedVm) -> None:
     report = alone(boot(replace(linux, cpu_num=2)))
     assert "smp: Brought up 1 node, 2 CPUs" in report.console
 
 
-def test_two_linux_vms_run_side_by_side_on_disjoint_host_memory(linux: VmConfig) -> None:
+def test_two_linux_vms_run_side_by_side_on_disjoint_host_memory(linux: PlannedVm) -> None:
     outcome = boot(linux, replace(linux, id=2, name="second"))
     assert outcome.exit_code == 0
     for report in outcome.reports:
@@ -67,7 +67,7 @@ def test_two_linux_vms_run_side_by_side_on_disjoint_host_memory(linux: VmConfig)
     assert not any(a < d and c < b for a, b in first for c, d in second)
 
 
-def test_an_idle_linux_is_ended_by_the_time_limit_with_its_report(linux: VmConfig) -> None:
+def test_an_idle_linux_is_ended_by_the_time_limit_with_its_report(linux: PlannedVm) -> None:
     idle = replace(linux, kernel=replace(linux.kernel, cmdline="earlycon=sbi console=hvc0 stage2.init=idle"))
     outcome = boot(idle, limit_s=12)
     assert outcome.exit_code == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from assembler import BASE, PACKAGES, assemble, require_assembler
 from demo_guest import require_demo
-from guest_bench import GuestBench, require_moved_register_noticed
+from guest_bench import GuestBench, passed_through_serial, require_moved_register_noticed
 
 import stage2.engines.unicorn.abi as abi
 import stage2.engines.unicorn.riscv.abi as riscv_abi
@@ -174,6 +174,38 @@ def test_a_stage_1_table_in_a_hole_is_reported_as_an_access_to_a_table(bench: Be
     (violation,) = vm.violations
     assert violation.region == "hole (stage-1 table)"
     assert violation.gpa == 0x3000_0000 + 8 * 2
+
+
+ACCESS_THROUGH_A_TABLE = """
+        la t0, trap
+        csrw stvec, t0
+        li t0, (8 << 60) | (0x80100000 >> 12)
+        csrw satp, t0
+        sfence.vma
+        li s0, 0x40000128
+        {access}
+        off
+        .align 2
+trap:   csrr t0, stval
+        csrr t1, scause
+        li t3, 0x80200000
+        sd t0, 0(t3)
+        sd t1, 8(t3)
+        off
+"""
+
+
+@pytest.mark.parametrize(("access", "scause"), [("ld t1, 0(s0)", 5), ("sd t1, 0(s0)", 7), ("jr s0", 1)])
+def test_a_stage_1_table_in_a_passed_through_device_is_an_access_fault(bench: Bench, access: str, scause: int) -> None:
+    """Privileged, "Virtual Address Translation Process", step 2: a PTE whose access violates a PMA check raises "an
+    access-fault exception corresponding to the original access type"."""
+    vm = bench.vm_with(passed_through_serial())
+    vm.memory.write(0x8010_0000 + 8 * 1, leaf(0x1000_0000, V).to_bytes(8, "little"))
+    vm.memory.write(0x8010_0000 + 8 * 2, leaf(BASE).to_bytes(8, "little"))
+    result = bench.run(vm, assemble(ACCESS_THROUGH_A_TABLE.format(access=access)))
+    assert result.exit == "off"
+    assert (bench.word(0x8020_0000), bench.word(0x8020_0008)) == (0x4000_0128, scause)
+    assert vm.violations == ()
 
 
 MARKS_A_TABLE_IN_ROM = """

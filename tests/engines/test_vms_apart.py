@@ -14,7 +14,7 @@ from linux_guest import require_linux
 
 from stage2.address import SIZE_2M, Gpa, Hpa, Range
 from stage2.config.load import load_vm
-from stage2.config.vm import VmConfig
+from stage2.config.regions import PlannedVm
 from stage2.engines.run import RunOutcome, run_all
 from stage2.flags import RWX
 from stage2.memory.owners import Owner, OwnerKind
@@ -29,7 +29,7 @@ HOSTILE_MARK = 0x5BAD_5BAD_6B72_0000
 """What the hostile guest writes wherever it can."""
 
 
-def hostile_config() -> VmConfig:
+def hostile_config() -> PlannedVm:
     with as_file(files("stage2.vm") / "guests") as folder:
         return load_vm(folder / "hostile-riscv64.toml")
 
@@ -63,7 +63,7 @@ def leaks(host: Host) -> list[str]:
 
 
 def run_beside_hostile(
-    *others: VmConfig, limit_s: float, sabotage: Callable[[Host], None] | None = None
+    *others: PlannedVm, limit_s: float, sabotage: Callable[[Host], None] | None = None
 ) -> tuple[RunOutcome, list[str]]:
     """Run VMs with the hostile guest beside them; the outcome, and what leaked."""
     configs = [*others, hostile_config()]
@@ -122,7 +122,7 @@ def test_one_foreign_page_in_the_hostile_guests_table_is_found_by_the_canaries()
     assert not hostile.console.endswith("accesses that went through: 0\n")
 
 
-def hostile_alone(config: VmConfig) -> VmReport:
+def hostile_alone(config: PlannedVm) -> VmReport:
     with build([config]) as host:
         (vm,) = host.vms
         load_images(vm, config, read_images(config))

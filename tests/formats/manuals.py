@@ -100,7 +100,8 @@ def ept_access(leaf: int, tables: Sequence[int], on: Switches) -> tuple[str, str
     return rwx(read, write, execute), rwx(read, write, execute_user if "mbec" in on else execute)
 
 
-# --- RISC-V Privileged, "Virtual Address Translation Process", "Svnapot", "Svpbmt" -------------------------------
+# --- RISC-V Privileged, "Virtual Address Translation Process", "Svnapot", "Svpbmt", and of HLVX "Hypervisor
+# Virtual-Machine Load and Store Instructions" --------------------------------------------------------------------
 def riscv(_fmt: Format, entry: int, level: int, on: Switches) -> Reading:
     v, r, w, x, u, _, a, d = (bit(entry, number) for number in range(8))
     if not v:
@@ -123,7 +124,7 @@ def riscv(_fmt: Format, entry: int, level: int, on: Switches) -> Reading:
 
 def riscv_access(leaf: int, _tables: Sequence[int], on: Switches) -> tuple[str, str]:
     read, write, execute, user = (bit(leaf, number) for number in (1, 2, 3, 4))
-    read = read or (execute and "mxr" in on)
+    read = execute if "hlvx" in on else read or (execute and "mxr" in on)
     data = not user or "sum" in on
     return rwx(data and read, data and write, execute and not user), rwx(
         user and read, user and write, user and execute

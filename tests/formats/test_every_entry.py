@@ -9,7 +9,7 @@ from manuals import of as manual_of
 from words import entries, switches
 
 from stage2.flags import RWX, MappingFlags
-from stage2.formats import by_name, memory_type, names, outcome
+from stage2.formats import by_name, family_of, names, outcome
 from stage2.formats.outcome import LEAF, TABLE
 from stage2.formats.record import Format
 from stage2.formats.u64 import MASK_64
@@ -95,8 +95,10 @@ def test_every_value_of_the_memory_type_field_is_named_as_in_the_manual(name: st
             for word in type_words(fmt, leaf, level):
                 kind, _, attributes = fmt.decode(word, level, controls)
                 if kind == LEAF:
-                    found.add(memory_type(fmt, attributes, controls)[0])
-                    assert memory_type(fmt, attributes, controls)[0] == manual_type(fmt, word, level, on), hex(word)
+                    found.add(family_of(fmt).memory_type(fmt, attributes, controls)[0])
+                    assert family_of(fmt).memory_type(fmt, attributes, controls)[0] == manual_type(
+                        fmt, word, level, on
+                    ), hex(word)
     assert len(found) >= 3
 
 

@@ -41,7 +41,9 @@ def allowed(fmt: Format, flags: MappingFlags, on: Collection[str]) -> tuple[int,
     wanted = int(flags.permissions)
     if "wxn" in on and wanted & MappingFlags.WRITE:
         wanted &= ~MappingFlags.EXECUTE
-    if "mxr" in on and wanted & MappingFlags.EXECUTE:
+    if "hlvx" in on:
+        wanted &= ~MappingFlags.READ
+    if {"mxr", "hlvx"} & set(on) and wanted & MappingFlags.EXECUTE:
         wanted |= MappingFlags.READ
     if fmt.stage == 2:
         return wanted, wanted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from stage2.address import Gva
 from stage2.cli.explain import parse_pairs, report_fault
 from stage2.errors import EncodingError
 from stage2.flags import Access, MappingFlags
-from stage2.formats import by_name, hardware_report
+from stage2.formats import by_name, family_of
 from stage2.formats.outcome import FaultKind
 from stage2.formats.record import Format
 from stage2.formats.syndrome import FaultReport
@@ -19,7 +21,10 @@ from stage2.tables.result import Fault
 
 NOTHING = MappingFlags(0)
 FLAGS = {Access.READ: MappingFlags.READ, Access.WRITE: MappingFlags.WRITE, Access.FETCH: MappingFlags.EXECUTE}
-ARCHITECTURES = {"riscv": "riscv64", "arm": "aarch64", "x86": "x86_64"}
+
+
+def report_of(fmt: Format, *arguments: Any) -> dict[str, int]:
+    return family_of(fmt).hardware_report(fmt, *arguments)
 
 
 def told(registers: dict[str, int]) -> FaultReport:
@@ -52,8 +57,8 @@ def refusals(draw: st.DrawFn) -> tuple[Format, Fault, Access, int, int, MappingF
 @given(refusals())
 def test_explain_reads_back_what_was_reported(drawn: tuple[Format, Fault, Access, int, int, MappingFlags]) -> None:
     fmt, fault, access, gva, gpa, allowed = drawn
-    found = told(hardware_report(fmt, fault, access, gva, gpa, allowed))
-    assert (found.arch, found.stage, found.on_table) == (ARCHITECTURES[fmt.family], 2, fault.on_table)
+    found = told(family_of(fmt).hardware_report(fmt, fault, access, gva, gpa, allowed))
+    assert (found.arch, found.stage, found.on_table) == (family_of(fmt).arch, 2, fault.on_table)
     nested = fmt.name.startswith("npt")
     # RISC-V has one guest-page fault for every reason.
     assert found.kind is (None if fmt.family == "riscv" else fault.kind)
@@ -91,7 +96,7 @@ def test_explain_reads_back_what_was_reported(drawn: tuple[Format, Fault, Access
 def test_a_read_of_what_is_not_mapped_in_the_manuals_numbers(name: str, expected: dict[str, int]) -> None:
     gpa, gva = 0x3000_0238, 0xFFFF_0000_1238
     fault = Fault(FaultKind.TRANSLATION, 2, 1, gpa, Gva(gva), Access.READ)
-    assert hardware_report(by_name(name), fault, Access.READ, gva, gpa, NOTHING) == expected
+    assert report_of(by_name(name), fault, Access.READ, gva, gpa, NOTHING) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,15 +113,15 @@ def test_a_refused_read_of_a_stage_1_table_is_told_from_the_store_that_needed_it
     name: str, register: str, expected: int
 ) -> None:
     fault = Fault(FaultKind.TRANSLATION, 2, 1, 0x3000_0238, Gva(0x1000), Access.WRITE, on_table=True)
-    assert hardware_report(by_name(name), fault, Access.WRITE, 0x1000, 0x3000_0238, NOTHING)[register] == expected
+    assert report_of(by_name(name), fault, Access.WRITE, 0x1000, 0x3000_0238, NOTHING)[register] == expected
 
 
 def test_the_hardwares_write_of_a_mark_is_told_from_a_read() -> None:
     fault = Fault(FaultKind.PERMISSION, 2, 0, 0x3000_0238, Gva(0x1000), Access.READ, on_table=True, on_mark=True)
     arguments = (fault, Access.READ, 0x1000, 0x3000_0238, MappingFlags.READ)
-    assert hardware_report(by_name("sv39x4"), *arguments)["htinst"] == 0x3020
-    assert hardware_report(by_name("ept4"), *arguments)["exit_qualification"] == 0x8B
-    assert hardware_report(by_name("npt4"), *arguments)["EXITINFO1"] == 1 << 33 | 7
+    assert report_of(by_name("sv39x4"), *arguments)["htinst"] == 0x3020
+    assert report_of(by_name("ept4"), *arguments)["exit_qualification"] == 0x8B
+    assert report_of(by_name("npt4"), *arguments)["EXITINFO1"] == 1 << 33 | 7
 
 
 @pytest.mark.parametrize("name", ["arm-s2-4k-40", "arm-s2-16k-40", "arm-s2-4k-48"])
@@ -124,18 +129,18 @@ def test_an_ipa_wider_than_t0sz_leaves_is_arms_translation_fault_at_level_0(name
     fmt = by_name(name)
     gpa = 1 << fmt.input_bits
     fault = Fault(FaultKind.TRANSLATION, 2, fmt.levels - 1, gpa, Gva(gpa), Access.READ)
-    found = told(hardware_report(fmt, fault, Access.READ, gpa, gpa, NOTHING))
+    found = told(family_of(fmt).hardware_report(fmt, fault, Access.READ, gpa, gpa, NOTHING))
     assert (found.kind, found.level, found.gpa) == (FaultKind.TRANSLATION, 3, gpa)
 
 
 @pytest.mark.parametrize(("name", "registers"), [("ept4", {"guest_physical_address": 0x1000}), ("npt4", None)])
 def test_a_misconfigured_ept_entry_leaves_only_an_address(name: str, registers: dict[str, int] | None) -> None:
     fault = Fault(FaultKind.MISCONFIGURATION, 2, 0, 0x1000, Gva(0x2000), Access.READ)
-    found = hardware_report(by_name(name), fault, Access.READ, 0x2000, 0x1000, NOTHING)
+    found = report_of(by_name(name), fault, Access.READ, 0x2000, 0x1000, NOTHING)
     assert found == registers or told(found).kind is FaultKind.MISCONFIGURATION
 
 
 def test_a_fault_that_hardware_has_no_words_for_is_refused() -> None:
     fault = Fault(FaultKind.TABLE_OUTSIDE_MEMORY, 2, 0, 0x1000, Gva(0x2000), Access.READ)
     with pytest.raises(EncodingError, match="no nested page fault reports table outside memory"):
-        hardware_report(by_name("npt4"), fault, Access.READ, 0x2000, 0x1000, NOTHING)
+        report_of(by_name("npt4"), fault, Access.READ, 0x2000, 0x1000, NOTHING)

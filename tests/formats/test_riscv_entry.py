@@ -5,8 +5,26 @@ import pytest
 from stage2.errors import EncodingError
 from stage2.flags import MappingFlags, MemoryType
 from stage2.formats import by_name
-from stage2.formats.outcome import LEAF, MISCONFIGURED, NONE, TABLE
-from stage2.formats.riscv.entry import G_STAGE, HARDWARE_AD, MXR, SUM, A, D, G, R, U, V, W, X, decode, mark, permissions
+from stage2.formats.outcome import EXECUTE, GLOBAL, LEAF, MISCONFIGURED, NONE, READ, TABLE, WRITE
+from stage2.formats.riscv.entry import (
+    G_STAGE,
+    HARDWARE_AD,
+    HLVX,
+    MXR,
+    SUM,
+    A,
+    D,
+    G,
+    R,
+    U,
+    V,
+    W,
+    X,
+    decode,
+    mark,
+    permissions,
+)
+from stage2.formats.rules import TABLE_WALK
 from stage2.formats.u64 import MASK_64
 
 FORMATS = ("sv39", "sv48", "sv57", "sv39x4", "sv48x4", "sv57x4")
@@ -80,12 +98,46 @@ def test_the_g_stage_allows_nothing_without_u(access: str) -> None:
         (X | U, G_STAGE | MXR, "r-x", "r-x"),
         (X | U, G_STAGE, "--x", "--x"),
         (R | W | X, G_STAGE | SUM | MXR, "---", "---"),
+        # HLVX: execute permission takes the place of read permission, at both stages, and MXR adds nothing; in all else
+        # it is the load HLV.HU or HLV.WU, so SUM lets it use user pages ("Hypervisor Virtual-Machine Load and Store
+        # Instructions").
+        (X, HLVX, "r-x", "---"),
+        (R | W, HLVX, "-w-", "---"),
+        (R | W | X, HLVX, "rwx", "---"),
+        (R | W, HLVX | MXR, "-w-", "---"),
+        (X | U, HLVX, "---", "r-x"),
+        (X | U, HLVX | SUM, "r--", "r-x"),
+        (X | U, HLVX | G_STAGE, "r-x", "r-x"),
+        (R | W | U, HLVX | G_STAGE, "-w-", "-w-"),
+        (R | W | U, HLVX | G_STAGE | MXR, "-w-", "-w-"),
     ],
 )
 def test_sum_and_mxr(page: int, controls: int, privileged: str, user: str) -> None:
     granted = permissions(decode(V | A | D | page, 0, controls)[2], controls)
     letters = ["".join(c if granted >> shift & 1 << i else "-" for i, c in enumerate("rwx")) for shift in (0, 3)]
     assert letters == [privileged, user]
+
+
+@pytest.mark.parametrize("controls", [0, MXR, HLVX, MXR | HLVX])
+@pytest.mark.parametrize(("page", "allowed"), [(R, READ), (R | W, READ | WRITE), (X, 0), (R | X, READ)])
+def test_hardwares_own_reads_of_vs_stage_tables_need_r_whatever_mxr_and_the_instruction(
+    controls: int, page: int, allowed: int
+) -> None:
+    """MXR "makes execute-only pages readable by explicit loads"; for reads of VS-level tables permissions are "checked
+    as though for an implicit load" ("Two-Stage Address Translation", "Guest Physical Address Translation")."""
+    controls |= G_STAGE | TABLE_WALK
+    granted = permissions(decode(V | A | D | U | page, 0, controls)[2], controls)
+    assert granted & (READ | WRITE) == allowed
+    assert granted & EXECUTE == (EXECUTE if page & X else 0)
+
+
+@pytest.mark.parametrize(("controls", "everyones"), [(0, GLOBAL), (G_STAGE, 0)])
+def test_g_of_a_g_stage_entry_is_ignored(controls: int, everyones: int) -> None:
+    """ "The G bit in all G-stage PTEs is reserved", and "must be ignored by hardware" ("Guest Physical Address
+    Translation")."""
+    kind, address, attributes = decode(LEAF_BITS | G | 5 << 10, 0, controls)
+    assert (kind, address, attributes & GLOBAL) == (LEAF, 5 << 12, everyones)
+    assert decode(LEAF_BITS | 5 << 10, 0, controls) == (kind, address, attributes & ~GLOBAL)
 
 
 def test_hardware_sets_a_and_d_only_when_told_to() -> None:

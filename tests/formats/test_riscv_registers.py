@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
 from stage2.formats import by_name, register_by_name, registers
+from stage2.formats.riscv.entry import MXR, SUM
 from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
-from stage2.formats.riscv.registers import REGISTERS, decode_hgatp, decode_satp
+from stage2.formats.riscv.registers import REGISTERS, decode_hgatp, decode_satp, stage_1_numbers
 from stage2.formats.riscv.registers import AddressTranslationRegister as Register
+from stage2.formats.riscv.status import controls_of, status_of
 
 MODES = {8: ("sv39", "sv39x4"), 9: ("sv48", "sv48x4"), 10: ("sv57", "sv57x4")}
 
@@ -26,6 +28,21 @@ def test_hgatp_round_trip_with_the_root_rounded_to_16_kib(mode: int, vmid: int, 
     register = decode_hgatp(mode << 60 | vmid << 44 | page)
     assert register == Register(by_name(MODES[mode][1]), vmid, (page & ~3) << 12)
     assert register.value() == mode << 60 | vmid << 44 | page & ~3
+
+
+@given(mode=st.sampled_from([0, *MODES]), rest=st.integers(0, (1 << 60) - 1), status=st.integers(0, (1 << 64) - 1))
+def test_an_engines_numbers_of_stage_1_are_those_of_the_register(mode: int, rest: int, status: int) -> None:
+    register = decode_satp(mode << 60 | rest)
+    root, levels, root_bits, controls = stage_1_numbers(mode << 60 | rest, status)
+    assert (root, levels) == (register.root, register.format.levels)
+    assert root_bits == register.format.root_bits or register.format.is_bare
+    assert controls == controls_of(status)
+
+
+def test_sum_is_bit_18_and_mxr_bit_19_of_the_status_registers() -> None:
+    """Privileged, "Supervisor Status (sstatus) Register"."""
+    assert [controls_of(1 << bit) for bit in range(17, 21)] == [0, SUM, MXR, 0]
+    assert [status_of(controls) for controls in (SUM, MXR, SUM | MXR)] == [1 << 18, 1 << 19, 3 << 18]
 
 
 @pytest.mark.parametrize("mode", [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15])
@@ -85,10 +102,48 @@ def test_every_bit_of_every_register_has_exactly_one_field() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "name"),
-    [("SATP", "satp"), ("vsatp", "satp"), ("VSStatus", "sstatus"), ("menvcfg", "henvcfg"), ("hgatp", "hgatp")],
+    [("SATP", "satp"), ("vsatp", "vsatp"), ("VSStatus", "vsstatus"), ("menvcfg", "menvcfg"), ("hgatp", "hgatp")],
 )
-def test_registers_are_found_by_alias_whatever_the_case(asked: str, name: str) -> None:
+def test_registers_are_found_by_their_own_names_whatever_the_case(asked: str, name: str) -> None:
     assert register_by_name(asked).name == name
+
+
+def test_each_register_is_told_for_the_stage_that_it_governs() -> None:
+    """henvcfg.ADUE and PBMTE are of VS-stage translation, menvcfg's of satp and hgatp; vsstatus.MXR "only overrides
+    VS-stage page protection" ("Hypervisor Environment Configuration Register", "Two-Stage Address Translation")."""
+    governs = {name: register_by_name(name).summary(0)["governs"] for name in ("satp", "vsatp", "hgatp", "henvcfg")}
+    assert {name: text.partition(" (")[0] for name, text in governs.items()} == {
+        "satp": "stage 1 of the host",
+        "vsatp": "stage 1 of a guest",
+        "hgatp": "stage 2 of guests",
+        "henvcfg": "a guest's stage 1",
+    }
+    assert register_by_name("menvcfg").summary(0)["governs"] == "the host's stage 1 (satp) and stage 2 (hgatp)"
+    assert "nothing at stage 2" in register_by_name("vsstatus").summary(0)["governs"]
+    assert "both stages" in register_by_name("sstatus").summary(0)["governs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bit", "words"),
+    [
+        ("sstatus", 19, "of a guest's loads at both stages"),
+        ("vsstatus", 19, "stage 2 must make them readable"),
+        ("vsstatus", 18, "VS mode loads and stores may use user pages"),
+        ("menvcfg", 63, "stimecmp is available"),
+        ("henvcfg", 63, "vstimecmp is available"),
+        ("menvcfg", 60, "counters are delegated"),
+        ("henvcfg", 60, "reserved"),
+        ("henvcfg", 61, "the entries of a guest's stage 1"),
+    ],
+)
+def test_a_bit_is_told_as_the_register_means_it(name: str, bit: int, words: str) -> None:
+    field = next(field for field in register_by_name(name).fields if field.low <= bit <= field.high)
+    assert words in field.explain(1)
+
+
+def test_a_reserved_mode_of_vsatp_is_told_under_its_name() -> None:
+    with pytest.raises(EncodingError, match=r"^vsatp .*MODE 3 is reserved"):
+        register_by_name("vsatp").summary(3 << 60)
 
 
 def test_an_unknown_register_names_the_nearest() -> None:
@@ -98,7 +153,8 @@ def test_an_unknown_register_names_the_nearest() -> None:
 
 def test_all_registers_are_listed_once() -> None:
     found = [name.lower() for register in registers() for name in (register.name, *register.aliases)]
-    assert {"satp", "hgatp", "sstatus", "mstatus", "hstatus", "henvcfg"} <= set(found)
+    riscv = {"satp", "vsatp", "hgatp", "sstatus", "vsstatus", "mstatus", "hstatus", "menvcfg", "henvcfg"}
+    assert riscv <= set(found)
     assert len(found) == len(set(found))
 
 
@@ -115,7 +171,8 @@ def test_hgatp_amounts_to_a_format_a_root_and_a_vmid() -> None:
 def test_satp_amounts_to_a_format_a_root_and_an_asid() -> None:
     facts = register_by_name("vsatp").summary(8 << 60 | 0xFFFF << 44 | 0x80000)
     assert facts["format"].startswith("sv39 ")
-    assert facts["root"].startswith("0x80000000 ")
+    assert facts["root"] == "0x80000000 (a GPA)"
+    assert register_by_name("satp").summary(8 << 60 | 0x80000)["root"] == "0x80000000 (physical)"
     assert facts["ASID"] == "65535"
 
 

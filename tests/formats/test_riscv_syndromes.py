@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, OutOfRangeError
-from stage2.flags import Access
+from stage2.flags import Access, MappingFlags
+from stage2.formats import by_name, family_of
 from stage2.formats.outcome import FaultKind
-from stage2.formats.riscv.syndromes import INTERRUPT, encode_scause, report
+from stage2.formats.riscv.formats import BARE_STAGE_2
+from stage2.formats.riscv.syndromes import INTERRUPT, encode_scause, guest_report, machine_report, report
+from stage2.tables.result import Fault
 
 TABLE_KINDS = [kind for kind in FaultKind if kind is not FaultKind.TABLE_OUTSIDE_MEMORY]
 
@@ -37,6 +40,32 @@ def test_an_encoded_cause_reads_back_as_the_same_stage_and_access(kind: FaultKin
 )
 def test_causes_are_those_of_the_manual(kind: FaultKind, stage: int, access: Access, cause: int) -> None:
     assert encode_scause(kind, stage, access) == cause
+
+
+@pytest.mark.parametrize(("access", "scause"), [(Access.FETCH, 1), (Access.READ, 5), (Access.WRITE, 7)])
+def test_an_address_too_wide_for_a_bare_stage_2_is_an_access_fault(access: Access, scause: int) -> None:
+    """Only Sv39x4, Sv48x4 and Sv57x4 raise a guest-page fault for wide addresses; in Bare "guest physical addresses are
+    equal to supervisor physical addresses", and there is nothing there ("Guest Physical Address Translation")."""
+    fault = Fault(FaultKind.ADDRESS_SIZE, 2, 0, 1 << 57, access=access)
+    assert family_of(BARE_STAGE_2).hardware_report(BARE_STAGE_2, fault, access, 1 << 57, 1 << 57, MappingFlags(0)) == {
+        "scause": scause,
+        "stval": 1 << 57,
+        "htval": 0,
+        "htinst": 0,
+    }
+    wide = by_name("sv39x4")
+    found = family_of(wide).hardware_report(wide, fault, access, 1 << 57, 1 << 57, MappingFlags(0))
+    assert (found["scause"], found["htval"]) == ({1: 20, 5: 21, 7: 23}[scause], 1 << 55)
+
+
+@pytest.mark.parametrize(("gpa", "htval", "htinst"), [(0, 0, 0), (8, 2, 0x3000)])
+def test_a_pseudoinstruction_stands_beside_an_htval_that_is_not_0_only(gpa: int, htval: int, htinst: int) -> None:
+    """ "(b) a nonzero value (the faulting guest physical address) is written to mtval2 or htval" ("Transformed
+    Instruction or Pseudoinstruction for mtinst or htinst")."""
+    fmt = by_name("sv39x4")
+    fault = Fault(FaultKind.TRANSLATION, 2, 0, gpa, access=Access.READ, on_table=True)
+    found = family_of(fmt).hardware_report(fmt, fault, Access.READ, 0x1000, gpa, MappingFlags(0))
+    assert (found["htval"], found["htinst"]) == (htval, htinst)
 
 
 def test_there_is_no_third_stage() -> None:
@@ -76,6 +105,42 @@ def test_a_missing_guest_physical_address_is_said_to_be_missing(htval: int | Non
     found = report(21, 0x1000, htval)
     assert found.gpa is None
     assert any(words in sentence for sentence in found.sentences)
+
+
+@pytest.mark.parametrize("cause", [20, 21, 23])
+def test_an_htval_of_0_also_stands_for_the_first_four_bytes(cause: int) -> None:
+    """htval is "either zero or the guest physical address that faulted, shifted right by 2 bits" ("htval Register")."""
+    text = " ".join(report(cause, 0, 0, 0).sentences)
+    assert "htval is 0, which means that it is 0 to 3, or that hardware did not write it" in text
+    assert "stval is 0: the address is 0, or hardware did not write it" in text
+    meanings = {name: field.meaning for name, field in report(cause, 0, 0, 0).fields}
+    assert (meanings["stval"], meanings["htval"]) == ("the address is 0, or not written", "0 to 3, or not written")
+
+
+@pytest.mark.parametrize("cause", [12, 13, 15, 20, 21, 23])
+def test_it_is_the_registers_that_do_not_say_why(cause: int) -> None:
+    assert any("The registers do not say why" in sentence for sentence in report(cause, 0x1000, 0x400, 0).sentences)
+
+
+def test_machine_mode_is_told_by_the_names_of_its_own_registers() -> None:
+    found = machine_report(21, 0x4003, 0x8000_1008 >> 2, 0x3000)
+    assert [name for name, _ in found.fields] == ["mcause", "mcause", "mtval", "mtval2", "mtinst"]
+    assert (found.gpa, found.on_table) == (0x8000_1008, True)
+    assert "mcause" in found.manual
+    text = " ".join(machine_report(21, 0x4003, 0).sentences)
+    assert "mtval2 is 0" in text
+    assert "mtval is the guest's virtual address" in text
+    assert "htval" not in text
+
+
+def test_a_guests_own_trap_is_told_by_the_names_of_its_own_registers() -> None:
+    found = guest_report(13, 0x4003)
+    assert [name for name, _ in found.fields] == ["vscause", "vscause", "vstval"]
+    assert (found.stage, found.gva, found.gpa) == (1, 0x4003, None)
+    assert "vscause" in found.manual
+    assert any("vstval is 0" in sentence for sentence in guest_report(15, 0).sentences)
+    with pytest.raises(OutOfRangeError, match="vstval has 64 bits"):
+        guest_report(13, 1 << 64)
 
 
 @pytest.mark.parametrize("cause", range(24))

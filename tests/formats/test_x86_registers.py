@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
-from stage2.formats import by_name, register_by_name, stage_2_registers
+from stage2.formats import by_name, family_of, register_by_name
 from stage2.formats.register import Register
 from stage2.formats.x86 import ept
 from stage2.formats.x86.longmode import PAT_MSR
@@ -129,19 +129,23 @@ def test_a_cr3_that_contradicts_itself_is_refused(base: PageTableBase, told: str
 
 def test_the_registers_of_ept_and_npt() -> None:
     controls = EPT4.default_controls
-    assert stage_2_registers(EPT4, 0x1000, controls, 7) == {"EPTP": 0x101E, "VPID": 7}
-    assert stage_2_registers(EPT5, 0x1000, controls | ept.AD_ENABLED, 7) == {"EPTP": 0x1066, "VPID": 7}
+    assert family_of(EPT4).stage_2_registers(EPT4, 0x1000, controls, 7) == {"EPTP": 0x101E, "VPID": 7}
+    assert family_of(EPT5).stage_2_registers(EPT5, 0x1000, controls | ept.AD_ENABLED, 7) == {"EPTP": 0x1066, "VPID": 7}
     for fmt in (NPT4, NPT5):
-        assert stage_2_registers(fmt, 0x1000, fmt.default_controls, 9) == {"N_CR3": 0x1000, "ASID": 9, "NP_ENABLE": 1}
+        assert family_of(fmt).stage_2_registers(fmt, 0x1000, fmt.default_controls, 9) == {
+            "N_CR3": 0x1000,
+            "ASID": 9,
+            "NP_ENABLE": 1,
+        }
 
 
 def test_identifiers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(OutOfRangeError, match="VPID 0x10000 has more than 16 bits"):
-        stage_2_registers(EPT4, 0x1000, EPT4.default_controls, 0x10000)
+        family_of(EPT4).stage_2_registers(EPT4, 0x1000, EPT4.default_controls, 0x10000)
     with pytest.raises(OutOfRangeError, match="ASID 0x100000000 has more than 32 bits"):
-        stage_2_registers(NPT4, 0x1000, NPT4.default_controls, 1 << 32)
+        family_of(NPT4).stage_2_registers(NPT4, 0x1000, NPT4.default_controls, 1 << 32)
     with pytest.raises(OutOfRangeError, match="ASID 0 is the host's"):
-        stage_2_registers(NPT4, 0x1000, NPT4.default_controls, 0)
+        family_of(NPT4).stage_2_registers(NPT4, 0x1000, NPT4.default_controls, 0)
 
 
 # --- in words ------------------------------------------------------------------------------------------------------

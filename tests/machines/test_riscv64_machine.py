@@ -14,7 +14,7 @@ from opening import machine_fixture, or_skip
 from stage2.address import Hpa, Range
 from stage2.errors import MachineError
 from stage2.flags import RWX, Access, MappingFlags
-from stage2.formats import by_name, stage_2_registers
+from stage2.formats import by_name, family_of
 from stage2.formats.arm import invalidation as arm_invalidation
 from stage2.formats.invalidation import Operation
 from stage2.formats.riscv import invalidation
@@ -56,7 +56,9 @@ def stage_2(machine: Riscv64Machine) -> PageTable:
 
 
 def load(machine: Riscv64Machine, table: PageTable, *, keep_tlb: bool = False) -> None:
-    registers = stage_2_registers(table.format, table.root, table.regime.controls, table.regime.identifier)
+    registers = family_of(table.format).stage_2_registers(
+        table.format, table.root, table.regime.controls, table.regime.identifier
+    )
     machine.set_registers(Registers(registers["hgatp"], vs_code=CODE, vu_code=CODE), keep_tlb=keep_tlb)
 
 

@@ -24,6 +24,7 @@ from stage2.guest.memory import GuestMemory
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
+from stage2.place import Place
 from stage2.space.address_space import AddressSpace
 from stage2.space.faults import Resolution
 from stage2.space.region import MemoryRegion, Populate, ViolationPolicy
@@ -241,7 +242,7 @@ def test_impossible_ranges_are_refused(space: AddressSpace, start: int, size: in
 
 
 def test_overlapping_regions_are_refused_by_name_and_place(space: AddressSpace) -> None:
-    space.map(MemoryRegion(Gpa(0x1_0000), 0x4000, RW, MapType.MAP_ALLOC, name="ram", source="vm.toml:7"))
+    space.map(MemoryRegion(Gpa(0x1_0000), 0x4000, RW, MapType.MAP_ALLOC, name="ram", place=Place("vm.toml", 7)))
     unchanged(
         space,
         OverlapError,

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def test_a_format_from_outside_the_package_has_a_cache_of_its_own() -> None:
     for number in (1, 2):
         space: dict[str, Any] = {}
         exec(compile(f"def mark(entry, write, controls):\n    return entry + {number}\n", f"<{number}>", "exec"), space)
-        folders.add(compiled.cache_folder(batch.keep_marks_back, (replace(known, mark=space["mark"]),)))
+        folders.add(compiled.cache_folder(batch.keep_marks_back, (known.with_rules("changed", mark=space["mark"]),)))
     folders.add(compiled.cache_folder(batch.keep_marks_back, (known,)))
     assert len(folders) == 3
 

@@ -19,7 +19,7 @@ from stage2.formats.x86 import ept
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
-from stage2.tables.batch import two_stage_translation
+from stage2.tables.assembly import compiled_two_stage
 from stage2.tables.compiled import host_memory, inlined, kernel
 from stage2.tables.explain import Walk, explain_stage, explain_two_stage
 from stage2.tables.pagetable import PageTable
@@ -166,6 +166,49 @@ def test_a_stage_1_table_needs_stage_2_read_permission_even_for_a_fetch() -> Non
     machine.stage_2.protect_range(MIDDLE, SIZE_4K, MappingFlags.EXECUTE)
     fault = machine.fault(Access.FETCH)
     assert (fault.kind, fault.on_table) == (FaultKind.PERMISSION, True)
+
+
+def test_mxr_at_both_stages_reads_execute_only_data_but_no_execute_only_table() -> None:
+    """RISC-V Privileged, "Two-Stage Address Translation": MXR is of explicit loads; for reads of VS-level tables
+    permissions are "checked as though for an implicit load" ("Guest Physical Address Translation")."""
+    machine = Machine(controls_1=riscv.MXR, controls_2=by_name("sv39x4").controls_with("mxr"))
+    machine.leaf(riscv.V | riscv.X | riscv.A | riscv.D)
+    machine.stage_2.protect_range(DATA, SIZE_4K, MappingFlags.EXECUTE)
+    assert isinstance(machine.walk(Access.READ).result, Mapped)
+    for table in (ROOT, MIDDLE, LAST):
+        machine.stage_2.protect_range(table, SIZE_4K, MappingFlags.EXECUTE)
+        for access in Access:
+            fault = machine.fault(access)
+            assert (fault.kind, fault.stage, fault.on_table) == (FaultKind.PERMISSION, 2, True)
+        machine.stage_2.protect_range(table, SIZE_4K, READ)
+
+
+@pytest.mark.parametrize(
+    ("page_1", "page_2", "refused_by"),
+    [
+        (MappingFlags.EXECUTE, MappingFlags.EXECUTE, 0),
+        (RWX, RWX, 0),
+        (READ_WRITE, RWX, 1),
+        (RWX, READ_WRITE, 2),
+    ],
+)
+def test_hlvx_needs_execute_permission_at_both_stages_and_tables_that_are_readable(
+    page_1: MappingFlags, page_2: MappingFlags, refused_by: int
+) -> None:
+    """RISC-V Privileged, "Hypervisor Virtual-Machine Load and Store Instructions": "the memory being read must be
+    executable in both stages of address translation, but read permission is not required"."""
+    machine = Machine(controls_1=riscv.HLVX, controls_2=by_name("sv39x4").controls_with("hlvx"))
+    machine.leaf(riscv.V | int(page_1) << 1 | riscv.A | riscv.D)
+    machine.stage_2.protect_range(DATA, SIZE_4K, page_2)
+    machine.stage_2.protect_range(ROOT, 3 * SIZE_4K, READ)
+    result = machine.walk(Access.READ).result
+    if not refused_by:
+        assert isinstance(result, Mapped)
+        machine.stage_2.protect_range(MIDDLE, SIZE_4K, MappingFlags.EXECUTE)
+        assert machine.fault(Access.READ).on_table
+        return
+    assert isinstance(result, Fault)
+    assert (result.kind, result.stage, result.access) == (FaultKind.PERMISSION, refused_by, Access.READ)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +388,7 @@ def test_a_regime_refuses_a_root_no_register_could_hold() -> None:
 @cache
 def storing_kernel(first: Format, second: Format) -> Any:
     """kernel(host, regime_1, regime_2, gvas, need, write, statuses): the engine's translation, with its stores."""
-    translate = inlined(two_stage_translation(first, second))
+    translate = inlined(compiled_two_stage(first, second))
 
     def run(host: Any, regime_1: Any, regime_2: Any, gvas: Any, need: int, write: int, statuses: Any) -> None:
         for i in range(gvas.shape[0]):

@@ -10,8 +10,8 @@ from upstream_bench import HOARD, RAM, RW, RX, R, device, eager, every_format, h
 from stage2.address import SIZE_2M, SIZE_4K, Gpa, Gva, Hpa, Range
 from stage2.config.document import parse_document
 from stage2.config.load import load_platform
-from stage2.config.regions import plan_layout
-from stage2.config.vm import VmConfig, read_vm
+from stage2.config.regions import PlannedVm, plan_vm
+from stage2.config.vm import read_vm
 from stage2.errors import ConfigError, OverlapError, OwnerConflictError
 from stage2.flags import RWX, Access, MappingFlags, MapType
 from stage2.formats.outcome import FaultKind
@@ -53,12 +53,12 @@ def vm_of(
     location: str = "",
     more: str = "",
     folder: Path | None = None,
-) -> VmConfig:
+) -> PlannedVm:
     text = TEXT.format(
         id=id, name=name or f"vm{id}", memory=memory, passthrough=passthrough, addresses=addresses,
         emulated=emulated, location=location, more=more,
     )  # fmt: skip
-    return read_vm(parse_document(text, f"vm{id}.toml", folder))
+    return plan_vm(read_vm(parse_document(text, f"vm{id}.toml", folder)))
 
 
 # --- identical memory ---------------------------------------------------------------------------------------
@@ -132,13 +132,13 @@ def test_the_hpa_of_a_device_is_honoured_and_its_last_page_is_mapped() -> None:
 
 def test_an_unaligned_address_list_entry_is_its_page_and_maps_to_itself() -> None:
     """Upstream's planner case (5.7): 0x1803 with 0x20 bytes is the page 0x1000."""
-    found = plan_layout(vm_of(addresses="[0x1803, 0x20]")).regions[0]
+    found = vm_of(addresses="[0x1803, 0x20]").plan.regions[0]
     assert (found.start, found.size, found.hpa, found.map_type) == (0x1000, 0x1000, 0x1000, MapType.MMIO)
 
 
 def test_only_declared_devices_are_mapped_each_at_its_hpa() -> None:
     """Upstream's planner case (5.7): device 0x2000 -> 0x9000 and nothing else."""
-    layout = plan_layout(vm_of(passthrough='["one", 0x2000, 0x9000, 0x1000, 1]'))
+    layout = vm_of(passthrough='["one", 0x2000, 0x9000, 0x1000, 1]').plan
     assert [(r.start, r.size, r.hpa) for r in layout.regions] == [
         (0x2000, 0x1000, 0x9000), (0x8000_0000, 0x40_0000, None)
     ]  # fmt: skip
@@ -146,9 +146,9 @@ def test_only_declared_devices_are_mapped_each_at_its_hpa() -> None:
 
 def test_devices_with_different_deltas_are_not_merged_and_equal_ones_are() -> None:
     """Upstream's planner cases (5.7)."""
-    apart = plan_layout(vm_of(passthrough='["a", 0x1000, 0x9000, 0x1000, 1], ["b", 0x2000, 0xb000, 0x1000, 1]'))
+    apart = vm_of(passthrough='["a", 0x1000, 0x9000, 0x1000, 1], ["b", 0x2000, 0xb000, 0x1000, 1]').plan
     assert [(r.start, r.size, r.hpa) for r in apart.regions[:2]] == [(0x1000, 0x1000, 0x9000), (0x2000, 0x1000, 0xB000)]
-    joined = plan_layout(vm_of(passthrough='["a", 0x1000, 0x9000, 0x2000, 1], ["b", 0x2000, 0xa000, 0x2000, 1]'))
+    joined = vm_of(passthrough='["a", 0x1000, 0x9000, 0x2000, 1], ["b", 0x2000, 0xa000, 0x2000, 1]').plan
     assert [(r.start, r.size, r.hpa) for r in joined.regions[:1]] == [(0x1000, 0x3000, 0x9000)]
 
 
@@ -166,7 +166,7 @@ def test_devices_with_different_deltas_are_not_merged_and_equal_ones_are() -> No
 def test_what_cannot_be_laid_out_is_refused_before_a_vm_exists(parts: dict[str, str], says: str) -> None:
     """Upstream validates nothing at the seed; its planner refuses these (5.7)."""
     with pytest.raises(ConfigError, match=says) as caught:
-        plan_layout(vm_of(**parts))  # type: ignore[arg-type]  # a test's table
+        vm_of(**parts)  # type: ignore[arg-type]  # a test's table
     assert caught.value.line is not None
 
 
@@ -229,7 +229,7 @@ def test_an_unanswered_mmio_address_follows_the_policy(policy: ViolationPolicy, 
 
 def test_an_emulated_device_without_registers_takes_no_address() -> None:
     """Upstream's planner refuses a length of zero (5.7); files have it for devices that are no registers."""
-    layout = plan_layout(vm_of(emulated='["gic", 0x1000_0000, 0, 1, 1, []]', more='[stage2]\ngeneration = "head"'))
+    layout = vm_of(emulated='["gic", 0x1000_0000, 0, 1, 1, []]', more='[stage2]\ngeneration = "head"').plan
     assert [r.map_type for r in layout.regions] == [MapType.MAP_ALLOC]
 
 

@@ -19,6 +19,7 @@ def build(
     populate: Literal["lazy", "eager"] = "eager",
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
+    cpu: str | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -43,6 +44,9 @@ def build(
         Largest leaf of the tables.
     stage2_format
         Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4); without it the narrowest that is wide enough.
+    cpu
+        Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
+        for no particular one.
     json_output
         Print the manifest instead of a summary.
     """
@@ -59,6 +63,7 @@ def build(
         populate=populate,
         page_size=page_size,
         stage2_format=stage2_format,
+        cpu=cpu,
     ) as host:
         contents = collect(host.vms)
     files = files_of(contents)

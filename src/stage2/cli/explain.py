@@ -116,7 +116,8 @@ def fault(values: Annotated[list[str], Parameter(name="KEY=VALUE")], /, *, json_
     """Explain a fault by the registers that report it, also as a line pasted from a crash.
 
     esr far hpfar (Arm); qualification gpa gva (EPT violation); exitinfo1 exitinfo2 (AMD nested page fault);
-    error cr2 (x86 page fault); scause stval htval htinst (RISC-V). The first of each is needed.
+    error cr2 (x86 page fault); scause stval htval htinst, mcause mtval mtval2 mtinst, vscause vstval (RISC-V).
+    The first of each is needed.
 
     Parameters
     ----------
@@ -148,6 +149,8 @@ _SOURCES = (
     _Source("an AMD nested page fault", "x86", "nested_page_fault", ("exitinfo1", "exitinfo2")),
     _Source("an x86 page fault", "x86", "page_fault", ("error", "cr2")),
     _Source("RISC-V", "riscv", "report", ("scause", "stval", "htval", "htinst")),
+    _Source("RISC-V's machine mode", "riscv", "machine_report", ("mcause", "mtval", "mtval2", "mtinst")),
+    _Source("a RISC-V guest", "riscv", "guest_report", ("vscause", "vstval")),
 )
 _SYNONYMS = {
     "error_code": "error",
@@ -156,12 +159,8 @@ _SYNONYMS = {
     "exit_info2": "exitinfo2",
     "guest_physical_address": "gpa",
     "guest_linear_address": "gva",
-    "mcause": "scause",
-    "mtval": "stval",
-    "mtval2": "htval",
-    "mtinst": "htinst",
 }
-"""How kernels and hypervisors print the same; the registers of RISC-V's machine mode read alike."""
+"""How kernels and hypervisors print the same."""
 _BY_KEY = {key: source for source in _SOURCES for key in source.keys}
 
 

@@ -21,6 +21,7 @@ def build_host(
     populate: str,
     page_size: str,
     stage2_format: str | None = None,
+    cpu: str | None = None,
 ) -> Host:
     """A host with the VMs on it; what is to be noticed about their files is printed.
 
@@ -28,8 +29,9 @@ def build_host(
         vms: VM files.
         platform: a platform or board file.
         arch: architecture of the guests, when neither file nor platform says.
-        populate, page_size, stage2_format: as on the command line.
+        populate, page_size, stage2_format, cpu: as on the command line.
     """
+    from ..config.cpu import NamedCpu
     from ..config.load import choose_arch, load_host, load_vm
     from ..config.stage2_format import named_format
     from ..space.region import Populate
@@ -40,7 +42,7 @@ def build_host(
     host_platform = None if platform is None else load_host(platform)
     fmt = None if stage2_format is None else named_format(stage2_format)
     print_notices([notice for config in configs for notice in config.notices])
-    options = Options(Populate(populate), PAGE_SIZES[page_size], fmt)
+    options = Options(Populate(populate), PAGE_SIZES[page_size], fmt, None if cpu is None else NamedCpu(cpu))
     archs = [
         _header_arch(config) if choose_arch(config, arch, host_platform, fmt) is None else None for config in configs
     ]

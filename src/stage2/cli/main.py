@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -91,8 +92,32 @@ def _call(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
+    if _asks_for_processors(arguments):
+        return list_processors(json_output="--json" in arguments)
     result = build_app()(list(arguments), result_action="return_value", exit_on_error=False, print_error=False)
     return result if isinstance(result, int) else OK
+
+
+def _asks_for_processors(arguments: Sequence[str]) -> bool:
+    """Whether `--cpu list` stands among the arguments of any command, which then need not be complete."""
+    return "--cpu=list" in arguments or ("--cpu", "list") in itertools.pairwise(arguments)
+
+
+def list_processors(*, json_output: bool) -> int:
+    """Print every processor that has a name, with its parts."""
+    import json
+
+    from ..processor import architectures, named
+    from ..render.processors import processors_json, render_processors
+    from ..render.tables import print_renderable
+
+    found = [tuple(named(arch).values()) for arch in architectures()]
+    if json_output:
+        print(json.dumps([entry for processors in found for entry in processors_json(processors)], indent=2))
+        return OK
+    for processors in found:
+        print_renderable(render_processors(processors))
+    return OK
 
 
 def _fail(text: str, code: int = BAD_INPUT) -> int:

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
+    from ..config.regions import PlannedVm
     from ..config.vm import GuestImage, VmConfig
     from ..engines.run import RunOutcome
     from ..vm.boot import VmImages
@@ -40,6 +41,7 @@ def run(
     populate: Literal["lazy", "eager"] | None = None,
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
+    cpu: str | None = None,
     max_seconds: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
@@ -71,6 +73,9 @@ def run(
         Largest leaf of the stage-2 table.
     stage2_format
         Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4); without it the narrowest that is wide enough.
+    cpu
+        Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
+        for no particular one.
     max_seconds
         Stop after so many seconds (exit code 3).
     json_file
@@ -91,6 +96,7 @@ def run(
         populate=populate,
         page_size=page_size,
         stage2_format=stage2_format,
+        cpu=cpu,
         max_seconds=max_seconds,
         json_file=json_file,
         quiet=quiet,
@@ -98,18 +104,20 @@ def run(
 
 
 def run_configs(
-    configs: list[VmConfig],
+    configs: list[PlannedVm],
     *,
     arch: str | None = None,
     platform: PlatformConfig | BoardConfig | None = None,
     populate: str | None = None,
     page_size: str = "auto",
     stage2_format: str | None = None,
+    cpu: str | None = None,
     max_seconds: float | None = None,
     json_file: Path | None = None,
     quiet: bool = False,
 ) -> int:
     """Build, load, run and report; the exit code. Errors come before anything runs."""
+    from ..config.cpu import NamedCpu
     from ..config.stage2_format import named_format
     from ..engines.run import run_all
     from ..space.region import Populate
@@ -125,6 +133,7 @@ def run_configs(
         None if populate is None else Populate(populate),
         PAGE_SIZES[page_size],
         None if stage2_format is None else named_format(stage2_format),
+        None if cpu is None else NamedCpu(cpu),
     )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
     with build(
@@ -182,16 +191,16 @@ def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
 
 
 def override(
-    config: VmConfig, kernel: str | None, ramdisk: str | None, dtb: Path | None, cmdline: str | None, *, alone: bool
-) -> VmConfig:
+    config: PlannedVm, kernel: str | None, ramdisk: str | None, dtb: Path | None, cmdline: str | None, *, alone: bool
+) -> PlannedVm:
     """The configuration with what the command line says instead.
 
     Raises:
         ConfigError: images are named for several VMs at once.
     """
-    from ..config.document import Place
     from ..config.images import ImagePath
     from ..config.vm import GuestImage
+    from ..place import Place
 
     given = {"--kernel": kernel, "--ramdisk": ramdisk, "--dtb": dtb, "--cmdline": cmdline}
     used = [option for option, value in given.items() if value is not None]

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..config.board import BoardConfig
+    from ..config.cpu import NamedCpu
     from ..config.platform import PlatformConfig
+    from ..config.regions import PlannedVm
     from ..config.stage2_format import NamedFormat
     from ..config.vm import VmConfig
     from ..formats.record import Format
@@ -27,6 +29,7 @@ def show(
     *,
     platform: Path | None = None,
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
+    cpu: str | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what configuration files were understood to say. Needs neither images nor an architecture.
@@ -39,10 +42,14 @@ def show(
         AxVisor platform file of the host, or a board file: with it the format of the stage-2 tables is known.
     stage2_format
         Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4).
+    cpu
+        Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
+        for no particular one.
     json_output
         Print JSON instead of tables.
     """
     from ..config.board import BoardConfig
+    from ..config.cpu import NamedCpu
     from ..config.describe import describe_platform, describe_vm
     from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, load_vm, recognise
     from ..config.stage2_format import named_format
@@ -56,12 +63,13 @@ def show(
     )
     from ..render.tables import print_renderable, stack, text
 
-    vms: list[VmConfig] = []
+    vms: list[PlannedVm] = []
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[dict[str, Any]] = []
     host = None if platform is None else load_host(platform)
     named = None if stage2_format is None else named_format(stage2_format)
+    named_cpu = None if cpu is None else NamedCpu(cpu)
     hosts = [] if host is None or isinstance(host, BoardConfig) else [host]
     if isinstance(host, BoardConfig):
         shown.append(render_board(host))
@@ -85,7 +93,7 @@ def show(
             shown.append(render_board(board))
         else:
             vms.append(load_vm(path))
-            formats.append(_format(vms[-1], host, named))
+            formats.append(_format(vms[-1], host, named, named_cpu))
             shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
     problem = _together(vms)
     if json_output:
@@ -105,12 +113,14 @@ def show(
     return 0
 
 
-def _format(vm: VmConfig, host: PlatformConfig | BoardConfig | None, named: NamedFormat | None) -> Format | None:
+def _format(
+    vm: PlannedVm, host: PlatformConfig | BoardConfig | None, named: NamedFormat | None, cpu: NamedCpu | None
+) -> Format | None:
     """The format of a VM's stage-2 tables; None as long as nobody names the architecture."""
     from ..config.load import choose_arch, choose_format
 
     arch = choose_arch(vm, None, host, named)
-    return None if arch is None else choose_format(vm, arch, host, named)
+    return None if arch is None else choose_format(vm, arch, host, named, cpu)
 
 
 def _fetched(vm: VmConfig) -> set[str]:
@@ -128,7 +138,7 @@ def _fetched(vm: VmConfig) -> set[str]:
     return found
 
 
-def _together(vms: list[VmConfig]) -> str | None:
+def _together(vms: list[PlannedVm]) -> str | None:
     """Why these VMs cannot be run together; None when they can. One file alone is not asked for its peers."""
     from ..config.together import check_together
 

@@ -30,6 +30,7 @@ def walk(
     populate: Literal["lazy", "eager"] | None = None,
     page_size: Literal["auto", "4k", "2m", "1g"] | None = None,
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
+    cpu: str | None = None,
     touch: Annotated[bool, Parameter(negative="")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -57,6 +58,9 @@ def walk(
         Largest leaf of the stage-2 table; auto by default.
     stage2_format
         Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4); without it the narrowest that is wide enough.
+    cpu
+        Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
+        for no particular one.
     touch
         Make the access first (a read, unless --access says otherwise), so that lazy RAM is populated.
     json_output
@@ -76,6 +80,7 @@ def walk(
             "--populate": populate,
             "--page-size": page_size,
             "--stage2-format": stage2_format,
+            "--cpu": cpu,
         }
         useless = [option for option, value in given.items() if value is not None] + ["--touch"] * touch
         view = explain_folder(vms, vm, address, tried, useless)
@@ -89,6 +94,7 @@ def walk(
             populate=populate or "eager",
             page_size=page_size or "auto",
             stage2_format=stage2_format,
+            cpu=cpu,
         ) as host:
             view = explain(choose(host.vms, vm, "the files"), address, tried, touch=touch)
     if json_output:

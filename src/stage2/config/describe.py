@@ -11,13 +11,13 @@ from ..space.region import MemoryRegion
 from .devices import EmulatedDevice, PassthroughDevice, PassthroughNode
 from .document import Notice
 from .platform import PlatformConfig
-from .regions import memory_regions
-from .vm import GuestImage, VmConfig
+from .regions import PlannedVm
+from .vm import GuestImage
 
 Json = dict[str, object]
 
 
-def describe_vm(vm: VmConfig, fmt: Format | None = None) -> Json:
+def describe_vm(vm: PlannedVm, fmt: Format | None = None) -> Json:
     """Everything a VM's file was understood to say.
 
     Args:
@@ -37,7 +37,7 @@ def describe_vm(vm: VmConfig, fmt: Format | None = None) -> Json:
         "entry_point": vm.kernel.entry_point,
         "cmdline": vm.kernel.cmdline,
         "interrupt_mode": lists.interrupt_mode.value,
-        "regions": [describe_region(region) for region in memory_regions(vm)],
+        "regions": [describe_region(region) for region in vm.plan.regions],
         "devices": [
             *(_passthrough(device) for device in (*lists.passthrough, *lists.addresses)),
             *(_node(node) for node in lists.nodes),
@@ -68,18 +68,16 @@ def describe_vm(vm: VmConfig, fmt: Format | None = None) -> Json:
 
 def describe_region(region: MemoryRegion) -> Json:
     """A region; `hpa` is None where frames are given at run time or nothing is mapped."""
-    hpa: int | None = region.hpa
-    if region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
-        hpa = region.start
+    host = region.host_range
     return {
         "name": region.name,
         "start": int(region.start),
         "size": region.size,
         **region_type(region.map_type, region.flags),
-        "hpa": hpa,
+        "hpa": None if host is None else host.start,
         "populate": None if region.populate is None else region.populate.value,
         "on_violation": None if region.violation is None else region.violation.value,
-        "source": region.source,
+        "source": str(region.place or ""),
     }
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from .document import Item, Place, Table, shown
+from ..place import Place
+from .document import Item, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_bytes, require_below
 
 PORT_SPACE = 0x1_0000

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from ..address import ADDRESS_LIMIT
 from ..errors import ConfigError
+from ..place import Place
 from .locator import KeyPath, Positions, format_path, locate
 
 T = TypeVar("T")
@@ -32,28 +33,6 @@ MAX_UNKNOWN = 20
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+(?:_[0-9a-fA-F]+)*+")
 _LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000}")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where something was declared; `str()` gives `file:line`.
-
-    Args:
-        file: path as the user named it.
-        line: 1-based.
-        key: dotted key (`kernel.memory_regions[0]`).
-    """
-
-    file: str
-    line: int
-    key: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
-    def error(self, problem: str, kind: type[ConfigError] = ConfigError) -> ConfigError:
-        """An error about this place, to be raised."""
-        return kind(problem, file=self.file, line=self.line, key=self.key or None)
 
 
 @dataclass(frozen=True, slots=True)

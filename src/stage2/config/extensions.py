@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from ..address import SIZE_4K, is_power_of_two
 from ..errors import ConfigError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 from ..space.region import Populate, ViolationPolicy
+from .cpu import NamedCpu
 from .devices import Generation
-from .document import Item, Place, Table, shown
+from .document import Item, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
 from .images import ImagePath
 from .stage2_format import NamedFormat, named_format
@@ -48,6 +50,7 @@ class SpaceOptions:
         memory_limit: bytes of frames the VM may hold in all, None for no limit.
         fault_around: bytes of the aligned window that a fault populates, None for the faulting page only.
         format: the format of the stage-2 tables, None for the narrowest of the architecture that is wide enough.
+        cpu: the processor that the tables are for, None for no particular one.
     """
 
     populate: Populate | None = None
@@ -57,6 +60,7 @@ class SpaceOptions:
     memory_limit: int | None = None
     fault_around: int | None = None
     format: NamedFormat | None = None
+    cpu: NamedCpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ def read_options(root: Table) -> SpaceOptions:
         _bytes(table.find("memory_limit"), power_of_two=False),
         _bytes(table.find("fault_around"), power_of_two=True),
         None if (item := table.find("format")) is None else named_format(item.text(), item.place),
+        None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
     )
     table.note_unknown()
     return options
@@ -179,12 +184,11 @@ def _region(table: Table) -> RegionDeclaration:
     name = table.need("name").name()
     map_type = _region_type(table.find("type"))
     gpa_item, size_item = table.need("gpa"), table.need("size", "bytes, a multiple of 0x1000")
-    identity = map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
-    gpa, size = read_pages(gpa_item, size_item, hpa=identity)
+    gpa, size = read_pages(gpa_item, size_item, hpa=map_type.is_identity)
     hpa = _region_hpa(table, map_type, gpa, size)
     flags = _region_flags(table.find("flags"), map_type)
     populate = table.find("populate")
-    if populate is not None and map_type not in (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL):
+    if populate is not None and not map_type.owns_frames:
         raise populate.error('only regions of type "alloc" and "identical" get frames')
     declaration = RegionDeclaration(
         name,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..address import SIZE_4K, align_offset
 from ..errors import ConfigError, EncodingError
 from ..flags import MappingFlags
-from .document import Item, Place
+from ..place import Place
+from .document import Item
 
 GPA_LIMIT = 1 << 59
 """One past the largest GPA any format reaches: Sv57x4 has 59 bits (RISC-V Privileged Architecture, "Two-Stage

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError
-from .document import Item, Place
+from ..place import Place
+from .document import Item
 
 FETCHED = "fetched:"
 """Prefix of an image that `stage2 fetch` brings: `fetched:linux-riscv64`."""

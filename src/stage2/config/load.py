@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import Enum
 
 from ..errors import ConfigError
 from ..formats.record import Format
 from .board import BoardConfig, read_board
+from .cpu import NamedCpu
 from .defconfig import DefConfig, read_defconfig
-from .document import Document, in_order, read_document, shown
+from .document import Document, read_document, shown
 from .platform import PlatformConfig, read_platform
-from .regions import memory_regions, plan_layout
+from .regions import PlannedVm, plan_vm
 from .stage2_format import NamedFormat, format_reaching
 from .vm import ARCHITECTURES, VmConfig, read_vm
 
@@ -58,14 +58,13 @@ def recognise(path: PathLike) -> FileKind:
     return recognise_document(read_document(path))
 
 
-def load_vm(path: PathLike) -> VmConfig:
-    """Load a VM file and check that its memory fits together; the layout's notices are among the VM's.
+def load_vm(path: PathLike) -> PlannedVm:
+    """Load a VM file and plan its memory; the plan's notices are among the VM's.
 
     Raises:
         ConfigError: the file is something else, or wrong.
     """
-    vm = read_vm(_open(path, FileKind.VM))
-    return replace(vm, notices=in_order((*vm.notices, *plan_layout(vm).notices)))
+    return plan_vm(read_vm(_open(path, FileKind.VM)))
 
 
 def load_platform(path: PathLike) -> PlatformConfig:
@@ -152,7 +151,11 @@ def choose_arch(
 
 
 def choose_format(
-    vm: VmConfig, arch: str, platform: PlatformConfig | BoardConfig | None = None, named: NamedFormat | None = None
+    vm: PlannedVm,
+    arch: str,
+    platform: PlatformConfig | BoardConfig | None = None,
+    named: NamedFormat | None = None,
+    cpu: NamedCpu | None = None,
 ) -> Format:
     """The format of a VM's stage-2 tables: the one that is named, else the narrowest that reaches all its regions.
 
@@ -161,13 +164,17 @@ def choose_format(
         arch: its architecture.
         platform: the host, when one was given; a board may ask for four-level tables.
         named: the format of the command line; None for that of the VM's file, if it names one.
+        cpu: the processor of the command line; None for that of the VM's file, if it names one.
 
     Raises:
-        ConfigError: the named format is of another architecture, or a region is beyond what can be translated.
+        ConfigError: the named format is of another architecture, the processor does not have it, or a region is beyond
+            what can be translated.
     """
-    end = max(region.end for region in memory_regions(vm))
+    end = max(region.end for region in vm.plan.regions)
     four_levels = isinstance(platform, BoardConfig) and platform.four_levels
-    return format_reaching(arch, end, vm.place, named=named or vm.options.format, four_levels=four_levels)
+    return format_reaching(
+        arch, end, vm.place, named=named or vm.options.format, four_levels=four_levels, cpu=cpu or vm.options.cpu
+    )
 
 
 def _open(path: PathLike, wanted: FileKind) -> Document:

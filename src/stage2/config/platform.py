@@ -9,11 +9,10 @@ from ..address import GIB, MIB, SIZE_2M, SIZE_4K, Range, align_down, align_up, f
 from ..errors import ConfigError
 from ..flags import MapType
 from ..ranges import RangeMap
-from ..space.region import MemoryRegion
 from .document import Document, Item, Notice, Table, hint
 from .extent import HPA_LIMIT, read_bytes, read_pages
-from .regions import memory_regions
-from .vm import ARCHITECTURES, VmConfig
+from .regions import PlannedVm
+from .vm import ARCHITECTURES
 
 DEFAULT_POOL_BASE = 4 * GIB
 """Lowest HPA of the default host's memory pool: above what guests usually call their RAM, so that HPA != GPA."""
@@ -146,7 +145,7 @@ def read_platform(document: Document) -> PlatformConfig:
     )
 
 
-def default_platform(vms: Sequence[VmConfig], arch: str | None = None) -> PlatformConfig:
+def default_platform(vms: Sequence[PlannedVm], arch: str | None = None) -> PlatformConfig:
     """The host when no platform file is given.
 
     Its RAM is one pool for everything that takes frames (RAM of MAP_ALLOC, ROMs, shares): their sum, a quarter
@@ -163,17 +162,16 @@ def default_platform(vms: Sequence[VmConfig], arch: str | None = None) -> Platfo
     devices: list[Range] = []
     taken: list[Range] = []
     for vm in vms:
-        for region in memory_regions(vm):
-            if region.map_type in (MapType.MAP_ALLOC, MapType.ROM):
+        for region in vm.plan.regions:
+            if region.map_type.is_mapped:
+                taken.append(region.range)
+            host = region.host_range
+            if region.map_type.takes_frames:
                 wanted += region.size + region.size // 4
             elif region.map_type is MapType.SHARE:
                 shares[region.name] = max(shares.get(region.name, 0), region.size)
-            elif region.map_type is MapType.MMIO:
-                devices.append(_host_range(region))
-            elif region.map_type is not MapType.EMULATED:
-                identical.append(_host_range(region))
-            if region.map_type is not MapType.EMULATED:
-                taken.append(region.range)
+            elif host is not None:
+                (identical if region.map_type.is_identity else devices).append(host)
     wanted = align_up(wanted + sum(size + size // 4 for size in shares.values()), GIB)
     total = wanted + sum(span.size for span in identical)
     if total > MAX_DEFAULT_MEMORY:
@@ -196,10 +194,6 @@ def default_platform(vms: Sequence[VmConfig], arch: str | None = None) -> Platfo
         )
     memory = _union((*direct, Range.sized(base, wanted)))
     return PlatformConfig(file=None, arch=arch, platform="default", family="default", memory=tuple(memory), notices=())
-
-
-def _host_range(region: MemoryRegion) -> Range:
-    return region.range if region.hpa is None else Range.sized(region.hpa, region.size)
 
 
 def _union(spans: Iterable[Range]) -> list[Range]:

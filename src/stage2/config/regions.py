@@ -13,45 +13,45 @@ The rules, in the order they are applied:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
 from ..errors import AddressError, ConfigError, EncodingError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
 from .devices import PassthroughDevice
-from .document import Notice, Place, shown
+from .document import Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .vm import GuestImage, VmConfig
 
-RAM_TYPES = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
-"""The map types whose memory a guest takes for RAM; images are loaded there."""
-
-_KINDS = {
-    MapType.MAP_ALLOC: "RAM",
-    MapType.MAP_IDENTICAL: "RAM",
-    MapType.MAP_RESERVED: "reserved RAM",
-    MapType.MMIO: "passed-through device",
-    MapType.EMULATED: "emulated device",
-    MapType.ROM: "ROM",
-    MapType.SHARE: "share",
-}
 _DEVICE_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RegionPlan:
     """A VM's guest physical memory.
 
     Args:
         regions: sorted by GPA, disjoint; RAM, ROM, shares, passed-through and emulated devices.
-        notices: what the layout did that the file does not say.
+        notices: what the plan did that the file does not say.
     """
 
     regions: tuple[MemoryRegion, ...]
     notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVm(VmConfig):
+    """A VM whose declarations were found to fit together.
+
+    Args:
+        plan: its memory. Other images than the file's leave it as it is: they are loaded where the file says.
+    """
+
+    plan: RegionPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class _Party:
         widened = ""
         if self.declared is not None and self.declared != self.span:
             widened = f" (the pages of {self.declared})"
-        return f"{_KINDS[self.map_type]} {shown(self.name)} {self.span}{widened}"
+        return f"{self.map_type.noun} {shown(self.name)} {self.span}{widened}"
 
     @property
     def delta(self) -> int:
@@ -95,18 +95,24 @@ class _Party:
                 name=self.name,
                 populate=self.populate,
                 violation=self.violation,
-                source=str(self.place),
+                place=self.place,
             )
         except (AddressError, EncodingError) as error:
             raise wrapped(self.place, error) from None
 
 
-def memory_regions(vm: VmConfig) -> tuple[MemoryRegion, ...]:
-    """The VM's whole guest physical memory, sorted; see `plan_layout`."""
-    return plan_layout(vm).regions
+def plan_vm(vm: VmConfig) -> PlannedVm:
+    """The VM with the plan of its memory, made once; the plan's notices are among the VM's.
+
+    Raises:
+        ConfigError: as `plan_regions`.
+    """
+    plan = plan_regions(vm)
+    declared = {field.name: getattr(vm, field.name) for field in fields(vm)}
+    return PlannedVm(**declared | {"notices": in_order((*vm.notices, *plan.notices))}, plan=plan)
 
 
-def plan_layout(vm: VmConfig) -> Layout:
+def plan_regions(vm: VmConfig) -> RegionPlan:
     """Make one list of regions of everything the VM's file declares.
 
     Raises:
@@ -115,7 +121,7 @@ def plan_layout(vm: VmConfig) -> Layout:
     """
     notices: list[Notice] = []
     declared = (*vm.memory, *vm.extensions.regions)
-    owned = [_owned(region) for region in declared if region.map_type in RAM_TYPES]
+    owned = [_owned(region) for region in declared if region.map_type.is_ram]
     owned += [_rom(rom) for rom in vm.roms]
     owned += [
         _Party(share.name, MapType.SHARE, share.flags, Range.sized(share.gpa, share.size), share.place)
@@ -148,7 +154,7 @@ def plan_layout(vm: VmConfig) -> Layout:
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
     notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.nodes]
-    return Layout(regions, tuple(notices))
+    return RegionPlan(regions, tuple(notices))
 
 
 def _start(party: _Party) -> int:
@@ -307,7 +313,7 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
     """Devices whose HPA is RAM that the same VM maps one to one."""
     ram: RangeMap[_Party] = RangeMap(merge=False)
     for party in owned:
-        if party.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+        if party.map_type.is_identity:
             ram.add(party.span, party)
     notices = []
     for party in mmio:
@@ -328,7 +334,7 @@ def _check_addresses(vm: VmConfig, regions: Sequence[MemoryRegion]) -> None:
     problem = f"entry point {kernel.entry_point:#x} is"
     if found is None:
         raise kernel.entry_place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
-    if found[1].map_type not in (*RAM_TYPES, MapType.ROM):
+    if not found[1].map_type.may_execute:
         raise kernel.entry_place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
     if not found[1].flags & MappingFlags.EXECUTE:
         raise kernel.entry_place.error(
@@ -350,16 +356,16 @@ def _check_image(image: GuestImage, index: RangeMap[MemoryRegion], regions: Sequ
         raise image.place.error(
             f"{problem} in {_named(found[1])}: a ROM holds the image that [[rom]] names and no other"
         )
-    if found[1].map_type not in RAM_TYPES:
+    if not found[1].map_type.is_ram:
         raise image.place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
 
 
 def _named(region: MemoryRegion) -> str:
-    return f"{_KINDS[region.map_type]} {shown(region.label)} {region.range} of {region.source}"
+    return f"{region.map_type.noun} {shown(region.label)} {region.range} of {region.place}"
 
 
 def _ram_list(regions: Sequence[MemoryRegion]) -> str:
-    ram = [str(region.range) for region in regions if region.map_type in RAM_TYPES]
+    ram = [str(region.range) for region in regions if region.map_type.is_ram]
     if not ram:
         return "it has no RAM at all"
     return "its RAM is " + ", ".join(ram[:4]) + (f" and {len(ram) - 4} more" if len(ram) > 4 else "")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError, EncodingError
-from ..formats import by_name
+from ..formats import by_name, family_of
 from ..formats.record import Format
-from .document import Place
+from ..place import Place
+from .cpu import NamedCpu
 
 OPTION = "--stage2-format"
 FORMATS = {
@@ -18,7 +19,6 @@ FORMATS = {
 """Formats that are chosen from when none is named, by architecture, narrowest first."""
 FOUR_LEVELS = {"riscv64": ("sv48x4", "sv57x4"), "aarch64": ("arm-s2-4k-48",), "x86_64": ("ept4", "ept5")}
 """The same when a board file asks for four-level tables; AxVisor's for Arm then translate 48 bits."""
-_ARCHITECTURES = {"riscv": "riscv64", "arm": "aarch64", "x86": "x86_64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class NamedFormat:
 
 def arch_of(fmt: Format) -> str:
     """The architecture that a format belongs to, as files name it."""
-    return _ARCHITECTURES[fmt.family]
+    return family_of(fmt).arch
 
 
 def named_format(name: str, place: Place | None = None) -> NamedFormat:
@@ -75,7 +75,13 @@ def named_format(name: str, place: Place | None = None) -> NamedFormat:
 
 
 def format_reaching(
-    arch: str, end: int, place: Place, *, named: NamedFormat | None = None, four_levels: bool = False
+    arch: str,
+    end: int,
+    place: Place,
+    *,
+    named: NamedFormat | None = None,
+    four_levels: bool = False,
+    cpu: NamedCpu | None = None,
 ) -> Format:
     """The format for a VM's tables.
 
@@ -85,9 +91,11 @@ def format_reaching(
         place: of the VM, for errors.
         named: the format to take; None for the narrowest that reaches `end`.
         four_levels: take no narrower one than the architecture's with four levels.
+        cpu: the processor that must have the format.
 
     Raises:
-        ConfigError: the named format is of another architecture, or nothing reaches `end`.
+        ConfigError: the named format is of another architecture, the processor does not have it, or nothing reaches
+            `end`.
     """
     if named is not None:
         if named.arch != arch:
@@ -95,10 +103,14 @@ def format_reaching(
             raise named.error(f"is a format of {named.arch}, but the VM is {arch}: that has {usual} and others")
         if end > 1 << named.format.input_bits:
             raise named.error(f"memory goes up to GPA {end:#x}, but {_reach(named.format)}: name a wider format")
+        if cpu is not None:
+            cpu.controls(named.format)
         return named.format
     for name in (FOUR_LEVELS if four_levels else FORMATS)[arch]:
         fmt = by_name(name)
         if end <= 1 << fmt.input_bits:
+            if cpu is not None:
+                cpu.controls(fmt)
             return fmt
     raise place.error(
         f"memory goes up to GPA {end:#x}, but {_reach(fmt)}, and no wider format is chosen unless "

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from ..address import Range
 from ..errors import ConfigError
 from ..flags import MapType
+from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
-from .document import Notice, Place, shown
+from .document import Notice, shown
 from .extensions import ShareDeclaration
-from .regions import memory_regions
+from .regions import PlannedVm
 from .vm import VmConfig
 
 
@@ -55,15 +56,14 @@ class _Claim:
     @property
     def place(self) -> Place:
         """The region's own line."""
-        line = self.region.source.rpartition(":")[2]
-        return Place(self.vm.file, int(line) if line.isdigit() else self.vm.place.line)
+        return (self.region.place or self.vm.place).whole_line
 
     def __str__(self) -> str:
         kind = "device" if self.region.map_type is MapType.MMIO else self.region.map_type.value
-        return f"{kind} {shown(self.region.label)} of {self.vm.label} at HPA {self.span} ({self.region.source})"
+        return f"{kind} {shown(self.region.label)} of {self.vm.label} at HPA {self.span} ({self.region.place})"
 
 
-def check_together(vms: Sequence[VmConfig]) -> Together:
+def check_together(vms: Sequence[PlannedVm]) -> Together:
     """Check VMs that are to run on one host.
 
     Ids must differ. Host memory that one VM maps one to one must belong to no other VM. Every share must be
@@ -94,19 +94,22 @@ def check_together(vms: Sequence[VmConfig]) -> Together:
     return Together(_agree(vms), tuple(notices))
 
 
-def _check_host_memory(vms: Sequence[VmConfig]) -> list[Notice]:
+def _check_host_memory(vms: Sequence[PlannedVm]) -> list[Notice]:
     ram: RangeMap[_Claim] = RangeMap(merge=False)
     devices: list[list[_Claim]] = []
     for vm in vms:
         devices.append([])
-        for region in memory_regions(vm):
-            if region.map_type is MapType.MMIO and region.hpa is not None:
-                devices[-1].append(_Claim(vm, region, Range.sized(region.hpa, region.size)))
-            elif region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
-                claim = _Claim(vm, region, region.range)
-                for _, held in ram.overlapping(claim.span):
-                    raise _conflict(claim, held)
-                ram.add(claim.span, claim)
+        for region in vm.plan.regions:
+            host = region.host_range
+            if host is None or not region.map_type.fixed_hpa:
+                continue
+            claim = _Claim(vm, region, host)
+            if not region.map_type.is_ram:
+                devices[-1].append(claim)
+                continue
+            for _, held in ram.overlapping(claim.span):
+                raise _conflict(claim, held)
+            ram.add(claim.span, claim)
     notices: list[Notice] = []
     seen: list[RangeMap[_Claim]] = []
     for vm, claims in zip(vms, devices, strict=True):

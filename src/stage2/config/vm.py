@@ -1,6 +1,6 @@
 """A VM file of AxVisor, of both generations, with our own tables.
 
-What the file says is kept as it is; `regions.plan_layout` makes the guest's memory of it.
+What the file says is kept as it is; `regions.plan_regions` makes the guest's memory of it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from enum import IntEnum
 
 from ..errors import EncodingError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 from .devices import Devices, Generation, find_generations, read_devices
-from .document import Document, Item, Notice, Place, Table, in_order, shown
+from .document import Document, Item, Notice, Table, in_order, shown
 from .extensions import (
     Extensions,
     RegionDeclaration,
@@ -161,7 +162,7 @@ class VmConfig:
 
 
 def read_vm(document: Document) -> VmConfig:
-    """Read a VM file. Whether its memory fits together is checked by `regions.plan_layout`.
+    """Read a VM file. Whether its memory fits together is checked by `regions.plan_regions`.
 
     Raises:
         ConfigError: a key is missing or a value is wrong.
@@ -248,7 +249,7 @@ def _memory_regions(kernel: Table) -> tuple[RegionDeclaration, ...]:
                 f"map_type {shown(type_item.value)} does not exist: 0 is MAP_ALLOC, 1 MAP_IDENTICAL, 2 MAP_RESERVED"
             ) from None
         flags = read_flags(flags_item)
-        gpa, size = read_pages(gpa_item, size_item, hpa=map_type is not MapType.MAP_ALLOC)
+        gpa, size = read_pages(gpa_item, size_item, hpa=map_type.is_identity)
         hpa = None
         kind = "reserved" if map_type is MapType.MAP_RESERVED else "ram"
         if flags & MappingFlags.DEVICE:

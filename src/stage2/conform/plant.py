@@ -6,12 +6,12 @@ A planted format decodes as the real one and then errs. The tables and the machi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from ..errors import ConfigError
 from ..formats import outcome
 from ..formats.outcome import LEAF, TABLE
-from ..formats.record import Decode, Format
+from ..formats.record import Format
+from ..formats.rules import Decode
 from ..formats.u64 import u64
 from ..tables.compiled import inlined
 
@@ -73,4 +73,4 @@ def plant(name: str) -> Callable[[Format], Format]:
     if name not in PLANTS:
         raise ConfigError(f"--plant {name}: there are {', '.join(PLANTS)}")
     make = PLANTS[name][1]
-    return lambda fmt: replace(fmt, name=f"{fmt.name} ({name})", decode=make(inlined(fmt.decode)))
+    return lambda fmt: fmt.with_rules(f"{fmt.name} ({name})", decode=make(inlined(fmt.decode)))

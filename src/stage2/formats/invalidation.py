@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
-from importlib import import_module
-from typing import Any
 
 from ..address import Range
 from .change import Change, ChangeKind
-from .record import Format
 
 
 class Holds(IntFlag):
@@ -143,38 +140,3 @@ class Debt:
     def few(self, page: int) -> bool:
         """Whether dropping page by page takes only a few instructions."""
         return sum(-(-span.size // page) for span in self.spans) <= FEW
-
-
-def owed(fmt: Format, context: Context, changes: Sequence[Change], controls: int) -> tuple[Operation, ...]:
-    """The operations that changes of a table owe, in the order in which they must be done.
-
-    Args:
-        fmt: the table's format.
-        context: whose translations it makes.
-        changes: what was done to it.
-        controls: the regime's, which tell Arm's EL2 from EL1.
-    """
-    found: tuple[Operation, ...] = _rules(fmt).owed(fmt, context, changes, controls)
-    return found
-
-
-def retire(fmt: Format, context: Context) -> tuple[Operation, ...]:
-    """What is owed before a table's frames, and what it mapped, go to somebody else: everything of its identifier."""
-    found: tuple[Operation, ...] = _rules(fmt).retire(fmt, context)
-    return found
-
-
-def roll_over(fmt: Format) -> tuple[Operation, ...]:
-    """What every CPU owes when identifiers are given out anew: everything of every identifier."""
-    found: tuple[Operation, ...] = _rules(fmt).roll_over(fmt)
-    return found
-
-
-def first_entry(fmt: Format, identifier: int) -> tuple[Operation, ...]:
-    """What a CPU owes, by itself, before it first runs a VM with this identifier since identifiers started again."""
-    found: tuple[Operation, ...] = _rules(fmt).first_entry(fmt, identifier)
-    return found
-
-
-def _rules(fmt: Format) -> Any:
-    return import_module(f".{fmt.family}.invalidation", __package__)

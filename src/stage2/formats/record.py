@@ -1,64 +1,36 @@
 """The format record: everything that distinguishes one table format from another.
 
-The functions of a record, `encode_leaf` apart, are written in the compilable subset (see `u64`): no imports of
-numba, constants through `u64()`, arguments and results unsigned 64-bit. The walker, the batch kernels, the edit
-kernels and the engines' callbacks are all built from them; a format's rules stand nowhere else.
+A format is a geometry (levels, widths, sizes), the `Rules` of its entries, and sentences for people. The walker, the
+batch kernels, the edit kernels and the engines' callbacks are all built from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..address import SIZE_4K
 from ..errors import EncodingError, OutOfRangeError
 from ..flags import MappingFlags, MemoryType
 from .outcome import ADDRESS_SIZE
-from .u64 import u64
-
-Decode = Callable[[int, int, int], tuple[int, int, int]]
-"""(entry, level, controls) -> (kind, address, attributes), see `outcome`."""
-Permissions = Callable[[int, int], int]
-"""(attributes of the whole walk, controls) -> effective permissions, privileged in bits 0-2, user in 3-5."""
-Mark = Callable[[int, int, int], int]
-"""(leaf entry, 1 for a write, controls) -> the entry as hardware leaves it after the access."""
-Resize = Callable[[int, int, int], int]
-"""(leaf entry, its level, another level) -> the bits, without address, of an equal leaf at the other level."""
-Inherit = Callable[[int, int], int]
-"""(old leaf, new leaf) -> the new leaf with the accessed and dirty state of the old one."""
-Forget = Callable[[int, int], int]
-"""(leaf entry, what: ACCESSED, DIRTY or both of `outcome`) -> the entry with that state cleared."""
-MarkTable = Callable[[int, int], int]
-"""(table entry, controls) -> the entry as hardware leaves it after a walk through it."""
-WalkWrite = Callable[[int], int]
-"""Controls of stage 2 -> 1 when its reads of stage-1 tables count as writes."""
-Group = Callable[[int, int], int]
-"""(leaf entry, level) -> the entry marked as one of an aligned group."""
-Ungroup = Callable[[int, int, int], int]
-"""(leaf entry, level, the leaf's own output address) -> the entry on its own."""
-PackAddress = Callable[[int], int]
-"""Output address -> its bits in an entry."""
-EncodeLeaf = Callable[[int, MappingFlags, MemoryType, int], int]
-"""(level, flags, memory type, controls) -> all bits of a leaf but its address."""
-
-
-TABLE_WALK = 1 << 63
-"""Set in the controls that `permissions` of stage 2 sees while hardware reads or marks a stage-1 table."""
-
-
-def counts_as_read(controls: int) -> int:
-    """Reads of stage-1 tables are reads: the rule of most formats."""
-    return u64(0)
-
-
-def stands_alone(entry: int, level: int) -> int:
-    """The format knows no groups."""
-    return entry
-
-
-def stood_alone(entry: int, level: int, address: int) -> int:
-    """The format knows no groups."""
-    return entry
+from .rules import (
+    ENTRY_SIZE,
+    Decode,
+    EncodeLeaf,
+    Forget,
+    Group,
+    Inherit,
+    Mark,
+    MarkTable,
+    PackAddress,
+    Permissions,
+    Resize,
+    Rules,
+    Ungroup,
+    WalkWrite,
+)
+from .soundness import require_sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +94,13 @@ class Format:
     Args:
         name: as in DESIGN: `sv39x4`, `ept4`.
         title: one line for people.
-        family: folder of `formats` it belongs to.
+        rules: how its entries are read and written.
         stage: 1 (GVA to GPA) or 2 (GPA to HPA).
         levels: number of levels; 0 means no translation (Bare).
         root_bits: index bits of the root table (a concatenated or x4 root has more than the others).
         top_leaf_level: the highest level at which a leaf may stand.
         output_bits: width of the output address.
         sign_extended: input addresses must be sign-extended from the top bit; otherwise zero-extended.
-        decode, permissions, mark, pack_address, resize, inherit, forget: the rules, in the compilable subset.
-        encode_leaf: the inverse of decode, in plain Python; raises EncodingError.
         table_bits: the bits of a table entry besides its address.
         table_controls: control bits that stand in a table entry as they stand in the controls (EPT's XU).
         fields: what `explain` says of an entry.
@@ -140,10 +110,8 @@ class Format:
         switches: what may differ from `default_controls`, by a short name; see `controls_with`.
         page_shift: log2 of the smallest page.
         bits: index bits of every table but the root.
-        mark_table: hardware's accessed flag in table entries; None where there is none.
-        walk_write: of stage 2, whether its reads of stage-1 tables count as writes.
+        entry_size: bytes of an entry.
         group_bits: for each level, log2 of the leaves in a group; empty where the format knows none.
-        group, ungroup: the mark of a leaf in a group.
         group_translates: a group's leaves all hold the address of the whole group (RISC-V NAPOT), so that a walk
             takes more bits from the input; otherwise the mark is a hint to TLBs only.
         break_before_make: a live entry may be replaced only through an invalid one (Arm).
@@ -152,25 +120,20 @@ class Format:
         privilege_by_page: stage 2 tells user from supervisor fetches by stage 1's U/S of the page, not by the mode of
             the CPU (EPT's mode-based execute control).
         high_half: input addresses have all bits above the width set (Arm TTBR1), instead of none.
+
+    Raises:
+        EncodingError: the numbers contradict each other, or what the rules take for granted is not so.
     """
 
     name: str
     title: str
-    family: str
+    rules: Rules
     stage: int
     levels: int
     root_bits: int
     top_leaf_level: int
     output_bits: int
     sign_extended: bool
-    decode: Decode
-    permissions: Permissions
-    mark: Mark
-    pack_address: PackAddress
-    resize: Resize
-    inherit: Inherit
-    forget: Forget
-    encode_leaf: EncodeLeaf
     table_bits: int
     fields: tuple[Field, ...]
     default_controls: int
@@ -180,11 +143,8 @@ class Format:
     page_shift: int = 12
     bits: int = 9
     table_controls: int = 0
-    mark_table: MarkTable | None = None
-    walk_write: WalkWrite = counts_as_read
+    entry_size: int = ENTRY_SIZE
     group_bits: tuple[int, ...] = ()
-    group: Group = stands_alone
-    ungroup: Ungroup = stood_alone
     group_translates: bool = False
     break_before_make: bool = False
     least_root_alignment: int = SIZE_4K
@@ -192,14 +152,71 @@ class Format:
     privilege_by_page: bool = False
     high_half: bool = False
 
+    def __post_init__(self) -> None:
+        require_sound(self)
+
+    def with_rules(self, name: str, **functions: Callable[..., object]) -> Format:
+        """The same format with some rules replaced by wrong ones: how an error is planted.
+
+        Args:
+            name: of the new format.
+            functions: by the names of `Rules`.
+        """
+        changed: dict[str, Any] = {**functions, "wrong_on_purpose": True}
+        return replace(self, name=name, rules=replace(self.rules, **changed))
+
     @property
-    def functions(self) -> tuple[Callable[..., object], ...]:
-        """The functions in the compilable subset."""
-        always = (
-            self.decode, self.permissions, self.mark, self.pack_address, self.resize, self.inherit, self.forget,
-            self.walk_write, self.group, self.ungroup,
-        )  # fmt: skip
-        return always if self.mark_table is None else (*always, self.mark_table)
+    def family(self) -> str:
+        """Folder of `formats` it belongs to."""
+        return self.rules.family
+
+    @property
+    def decode(self) -> Decode:
+        return self.rules.decode
+
+    @property
+    def permissions(self) -> Permissions:
+        return self.rules.permissions
+
+    @property
+    def mark(self) -> Mark:
+        return self.rules.mark
+
+    @property
+    def mark_table(self) -> MarkTable | None:
+        return self.rules.mark_table
+
+    @property
+    def pack_address(self) -> PackAddress:
+        return self.rules.pack_address
+
+    @property
+    def resize(self) -> Resize:
+        return self.rules.resize
+
+    @property
+    def inherit(self) -> Inherit:
+        return self.rules.inherit
+
+    @property
+    def forget(self) -> Forget:
+        return self.rules.forget
+
+    @property
+    def group(self) -> Group:
+        return self.rules.group
+
+    @property
+    def ungroup(self) -> Ungroup:
+        return self.rules.ungroup
+
+    @property
+    def walk_write(self) -> WalkWrite:
+        return self.rules.walk_write
+
+    @property
+    def encode_leaf(self) -> EncodeLeaf:
+        return self.rules.encode_leaf
 
     def group_bits_at(self, level: int) -> int:
         """log2 of the leaves in a group at `level`; 0 where there are no groups."""
@@ -225,17 +242,17 @@ class Format:
     @property
     def table_size(self) -> int:
         """Size of a table that is not the root, in bytes."""
-        return 8 << self.bits
+        return self.entry_size << self.bits
 
     @property
     def root_size(self) -> int:
         """Bytes set aside for a root table that we build, whole pages."""
-        return max(8 << self.root_bits, SIZE_4K)
+        return max(self.entry_size << self.root_bits, SIZE_4K)
 
     @property
     def root_alignment(self) -> int:
         """What a root table's address must be a multiple of."""
-        return max(8 << self.root_bits, self.least_root_alignment)
+        return max(self.entry_size << self.root_bits, self.least_root_alignment)
 
     @property
     def leaf_sizes(self) -> tuple[int, ...]:

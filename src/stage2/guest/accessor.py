@@ -26,7 +26,7 @@ from ..errors import (
     GuestUnmappedError,
     OutOfRangeError,
 )
-from ..flags import Access, MapType
+from ..flags import Access
 from ..space.region import MemoryRegion
 from ..tables.result import Fault
 from .runs import Octets, Runs
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"
 C = TypeVar("C", bound="ctypes.Structure | ctypes.Union")
-_MEMORY = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.ROM, MapType.SHARE)
 _WORDS = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
@@ -368,7 +367,7 @@ class MemoryAccessor(ABC):
 
 def refusal(region: MemoryRegion, access: Access, actor: Actor) -> type[GuestAccessError] | None:
     """Why an actor may not access a region; None when it may. Stage 2 only: user mode is no matter here."""
-    if region.map_type not in _MEMORY:
+    if not region.map_type.holds_bytes:
         return GuestNotMemoryError
     if actor is not Actor.HOST and not region.flags & access.flag:
         return GuestDeniedError

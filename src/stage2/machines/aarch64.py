@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..address import Hpa, Range
 from ..errors import EncodingError, MachineError
-from ..formats import stage_2_registers
+from ..formats import family_of
 from ..formats.arm.layout import AF, TABLE_OR_PAGE, VALID
 from ..formats.arm.stage1 import MAIR, PAN, READ_ONLY, USER, WXN
 from ..formats.arm.stage1_control import SCTLR_M, SCTLR_WXN, stage_1_registers
@@ -135,7 +135,9 @@ class AArch64Machine(QemuMachine):
             EncodingError, MisalignedError, OutOfRangeError: no registers stand for the regimes.
         """
         values = dict.fromkeys(REGISTERS, 0)
-        values |= stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier)
+        values |= family_of(stage_2.format).stage_2_registers(
+            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier
+        )
         values["SCTLR_EL1"], values["MAIR_EL1"], values["CODE"] = _SCTLR, mair, WINDOW_GPA
         controls = 0
         if stage_1 is not None:

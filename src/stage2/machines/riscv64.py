@@ -17,6 +17,7 @@ from ..address import Hpa, Range
 from ..errors import MachineError
 from ..formats.invalidation import Operation
 from ..formats.riscv import entry
+from ..formats.riscv.status import status_of
 from .emulator import OWN_QEMU, Emulator
 from .mailbox import OPERATION_ENTRY, PROBE_ENTRY, RESULT_ENTRY, Command
 from .qemu import QemuMachine
@@ -30,7 +31,6 @@ _LIST, _RESULTS = 0x8800_0000, 0x8C00_0000
 MOST = 1 << 20
 """Entries of a list."""
 
-_SSTATUS_SUM, _SSTATUS_MXR = 1 << 18, 1 << 19
 _UXL_64, _VSXL_64 = 2 << 32, 2 << 32
 _HENVCFG = 7 << 61
 """STCE, PBMTE, ADUE; the CPU keeps those that it has."""
@@ -80,9 +80,8 @@ class Registers:
         The manual lets sstatus.MXR work on both stages and vsstatus.MXR on the first one only. QEMU 7.2 looks at the
         latter for the second stage too, so both are set where both stages have it.
         """
-        both = _SSTATUS_MXR if controls_2 & entry.MXR else 0
-        guest = _UXL_64 | (_SSTATUS_SUM if controls_1 & entry.SUM else 0)
-        guest |= both | (_SSTATUS_MXR if controls_1 & entry.MXR else 0)
+        both = status_of(controls_2 & entry.MXR)
+        guest = _UXL_64 | both | status_of(controls_1)
         return cls(hgatp, vsatp, guest, _UXL_64 | both, _HENVCFG, vs_code, vu_code)
 
     @property

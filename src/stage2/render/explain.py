@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..address import format_size
-from ..formats import memory_type
+from ..formats import family_of
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import ALL_PERMISSIONS, EXECUTE, GROUPED, READ, USER, USER_SHIFT, WRITE, EntryKind
 from ..formats.record import Field, Format
@@ -82,7 +82,7 @@ def view_entry(fmt: Format, value: int, level: int, controls: int) -> EntryView:
         reason = describe_misconfiguration(fmt, value, level, controls)
     elif kind is EntryKind.TOO_WIDE:
         reason = f"its address is wider than the {fmt.output_bits} bits that the regime allows: an address size fault"
-    word, note = memory_type(fmt, attributes, controls) if kind is EntryKind.LEAF else (None, "")
+    word, note = family_of(fmt).memory_type(fmt, attributes, controls) if kind is EntryKind.LEAF else (None, "")
     return EntryView(
         format=fmt,
         level=level,

@@ -15,10 +15,9 @@ from ..config.describe import describe_notices
 from ..config.document import Notice
 from ..config.images import ImagePath
 from ..config.platform import PlatformConfig
-from ..config.regions import memory_regions
+from ..config.regions import PlannedVm
 from ..config.stage2_format import arch_of
 from ..config.vm import VmConfig
-from ..flags import MapType
 from ..formats.record import Format
 from ..space.region import MemoryRegion
 from .plain import about, counted, span_text
@@ -26,10 +25,9 @@ from .tables import facts, indented, stack, table, text
 
 _MAX_REGIONS = 1000
 """Rows of one table that are printed; JSON has them all."""
-_IDENTITY = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
 
 
-def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = None) -> RenderableType:
+def render_vm(vm: PlannedVm, fetched: Collection[str] = (), fmt: Format | None = None) -> RenderableType:
     """A VM file: its regions, devices, images and notices.
 
     Args:
@@ -37,8 +35,8 @@ def render_vm(vm: VmConfig, fetched: Collection[str] = (), fmt: Format | None = 
         fetched: names of the guests that `stage2 fetch` has brought.
         fmt: the format of its stage-2 tables, None where that is not known yet.
     """
-    regions = memory_regions(vm)
-    ram = sum(region.size for region in regions if region.map_type in (MapType.MAP_ALLOC, *_IDENTITY))
+    regions = vm.plan.regions
+    ram = sum(region.size for region in regions if region.map_type.is_ram)
     rows = [
         ("file", vm.file),
         ("kind", f"{vm.vm_type.name.lower()} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
@@ -186,11 +184,10 @@ def _region_table(regions: Sequence[MemoryRegion]) -> RenderableType:
 
 
 def _host_address(region: MemoryRegion) -> str:
-    if region.map_type in _IDENTITY:
-        return "= GPA"
-    if region.hpa is not None:
-        return "= GPA" if int(region.hpa) == int(region.start) else f"{region.hpa:#x}"
-    return "none" if region.map_type is MapType.EMULATED else "any"
+    host = region.host_range
+    if host is not None:
+        return "= GPA" if host == region.range else f"{host.start:#x}"
+    return "any" if region.map_type.is_mapped else "none"
 
 
 def _device_table(vm: VmConfig) -> RenderableType | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..address import ADDRESS_LIMIT, Hpa
-from ..formats import memory_type
+from ..formats import family_of
 from ..formats.describe import describe_misconfiguration
 from ..formats.outcome import (
     ACCESSED,
@@ -175,7 +175,7 @@ def _meaning(regime: Regime, run: EntryRun) -> str:
     if run.kind != LEAF:
         return f"misconfigured: {describe_misconfiguration(fmt, run.entry, run.level, controls)}"
     granted = fmt.permissions(run.attributes, controls)
-    word, _ = memory_type(fmt, run.attributes, controls)
+    word, _ = family_of(fmt).memory_type(fmt, run.attributes, controls)
     state = "".join(letter for letter, bit in (("A", ACCESSED), ("D", DIRTY), ("G", GLOBAL)) if run.attributes & bit)
     group = " group" if run.attributes & GROUPED else ""
     return f"to {run.output:#x} {_rwx(granted)}/{_rwx(granted >> USER_SHIFT)} {word or '-'} {state or '-'}{group}"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..address import format_size
 from ..errors import EncodingError
-from ..formats import EffectiveType, Leaf, TypeSources, effective_type, memory_type
+from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_of
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
 from ..space.faults import FaultResult, Resolution
@@ -101,7 +101,7 @@ class WalkView:
         if self.stage_1 is None:
             if stage_2 is None:
                 return None
-            word, note = memory_type(fmt, stage_2.attributes, stage_2.controls)
+            word, note = family_of(fmt).memory_type(fmt, stage_2.attributes, stage_2.controls)
             said = f"Stage 2 gives the memory type {word}. {note}" if word else note
             return EffectiveType(word or "", said.strip(), fmt.manual)
         try:
@@ -245,7 +245,7 @@ def _field_table(fields: list[FieldValue]) -> Table:
 def _region_text(region: MemoryRegion | None) -> str:
     if region is None:
         return "No region is declared at this GPA."
-    declared = f", declared in {region.source}" if region.source else ""
+    declared = "" if region.place is None else f", declared in {region.place}"
     return (
         f"Region {region.label}: GPA {region.range}, {region.flags.short}, {region.map_type.value} "
         f"({region.map_type.meaning}){declared}."
@@ -359,7 +359,7 @@ def _region_json(region: MemoryRegion | None) -> dict[str, Any] | None:
         "size": region.size,
         "flags": region.flags.short,
         "map_type": region.map_type.value,
-        "source": region.source,
+        "source": str(region.place or ""),
     }
 
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, format_size, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfRangeError
 from ..flags import Access, MappingFlags, MapType
-from ..formats import by_name
+from ..formats import by_name, family_of
 from ..formats.outcome import ACCESSED, DIRTY
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
+from ..processor import Processor
 from ..tables.batch import Batch, TwoStageBatch
 from ..tables.editor import Flush
 from ..tables.explain import Walk, explain_two_stage
@@ -26,9 +27,10 @@ from ..tables.result import Fault, Mapped
 from .backing import Backing
 from .dirty import Bitmap
 from .faults import FaultCounters, FaultResult
+from .policy import Policy
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip
-from .resolver import FaultResolver, Policy
+from .resolver import FaultResolver
 from .tracking import Tracking
 
 if TYPE_CHECKING:
@@ -64,15 +66,16 @@ class AddressSpace:
         name: the VM's name; its frames and tables are owned under it.
         size: bytes from GPA 0 on that may be used; None for all that the format translates.
         identifier: VMID.
-        populate: when MAP_ALLOC regions get frames, unless the region says otherwise.
-        violation: what a forbidden access does, unless the region says otherwise.
+        populate: when MAP_ALLOC regions get frames, unless the region says otherwise; None for lazy.
+        violation: what a forbidden access does, unless the region says otherwise; None for stop.
         largest: bytes of the largest leaf to use; None for the format's largest when eager, its smallest page
             when lazy.
         limit: bytes of frames it may hold in all (MAP_ALLOC and ROM); None for no limit. Regions may promise
             more than the limit, or than the host has: whoever touches too much gets OUT_OF_MEMORY.
         fault_around: bytes, a power of two: a fault populates the absent pages of the aligned window of this size
-            around it, as far as they are in the region.
+            around it, as far as they are in the region; None for one page of 4 KiB.
         hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
+        processor: what the tables are for; None for no particular one.
         flush: does the TLB operations that edits owe, before frames or tables are given back.
     """
 
@@ -84,12 +87,13 @@ class AddressSpace:
         name: str = "vm",
         size: int | None = None,
         identifier: int = 0,
-        populate: Populate = Populate.LAZY,
-        violation: ViolationPolicy = ViolationPolicy.STOP,
+        populate: Populate | None = None,
+        violation: ViolationPolicy | None = None,
         largest: int | None = None,
         limit: int | None = None,
-        fault_around: int = SIZE_4K,
+        fault_around: int | None = None,
         hardware_ad: bool = False,
+        processor: Processor | None = None,
         flush: Flush | None = None,
     ) -> None:
         self.format = by_name(fmt) if isinstance(fmt, str) else fmt
@@ -106,7 +110,7 @@ class AddressSpace:
             self.format,
             frames,
             owner=Owner(OwnerKind.TABLES, name),
-            controls=self.format.default_controls | (self.format.hardware_ad if hardware_ad else 0),
+            controls=_controls(self.format, processor, hardware_ad=hardware_ad),
             identifier=identifier,
             flush=flush,
         )
@@ -178,10 +182,10 @@ class AddressSpace:
             self._regions.check_free(region)
             # What is never mapped need not fit the format's pages.
             fields = (("GPA", region.start), ("size", region.size), ("HPA", region.hpa or 0))
-            for what, value in fields if region.map_type is not MapType.EMULATED else ():
+            for what, value in fields if region.map_type.is_mapped else ():
                 require_aligned(f"{what} of {region.label}", value, self.format.page_size)
             # Refuse what the format cannot say before anything is taken.
-            if region.map_type is not MapType.EMULATED:
+            if region.map_type.is_mapped:
                 self.format.leaf_entry(0, 0, region.flags, controls=self.regime.controls)
             self._resolver.realise(region)
             self._regions.add(region)
@@ -358,3 +362,16 @@ class AddressSpace:
         if not self.range.covers(span):
             raise OutOfRangeError(f"{span} leaves the address space {self.range}")
         return span
+
+
+def _controls(fmt: Format, processor: Processor | None, *, hardware_ad: bool) -> int:
+    """The control bits of a space's tables.
+
+    Raises:
+        EncodingError: the processor does not have such tables, or does not set accessed and dirty bits.
+    """
+    controls = fmt.default_controls if processor is None else family_of(fmt).controls(fmt, processor)
+    controls |= fmt.hardware_ad if hardware_ad else 0
+    if processor is not None:
+        family_of(fmt).require(fmt, processor, controls)
+    return controls

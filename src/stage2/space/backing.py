@@ -17,7 +17,6 @@ from .region import MemoryRegion
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
 
-_FIXED = (MapType.MMIO, MapType.MAP_RESERVED)
 Piece = tuple[int, Range]
 """(GPA, HPA range): a run of a region and what lies behind it."""
 
@@ -73,26 +72,22 @@ class Backing:
             OwnerConflictError: it lies at a fixed HPA that somebody holds.
             OutOfMemoryError: not enough frames, or the limit is reached.
         """
-        if region.map_type is MapType.MAP_IDENTICAL:
-            self._frames.claim(region.range, owner=self._owner)
-            return [(region.start, region.range)]
-        if region.map_type in _FIXED or region.map_type is MapType.SHARE:
-            start = region.start if region.map_type is MapType.MAP_RESERVED else region.hpa
-            if start is None:
-                raise MappingError(f"{region} has no HPA")
-            span = Range.sized(start, region.size)
-            if region.map_type is not MapType.SHARE:
-                self._claim(region, span)
-            return [(region.start, span)]
-        return self._take_frames(region, largest)
+        if region.map_type.takes_frames:
+            return self._take_frames(region, largest)
+        span = region.host_range
+        if span is None:
+            raise MappingError(f"{region} has no HPA")
+        if region.map_type.fixed_hpa:
+            self._claim(region, span)
+        return [(region.start, span)]
 
     def give_back(self, region: MemoryRegion, span: Range) -> None:
         """Give back an HPA range that lay behind a region; frames are zeroed."""
-        if region.owns_frames:
+        if region.map_type.owns_frames:
             self._frames.free(span, owner=self._owner)
-            if region.map_type is not MapType.MAP_IDENTICAL:
+            if region.map_type.takes_frames:
                 self.held -= span.size
-        elif region.map_type in _FIXED:
+        elif region.map_type.fixed_hpa:
             self._release(region, span)
 
     def give_back_runs(self, part: MemoryRegion, removed: npt.NDArray[np.uint64]) -> None:
@@ -101,9 +96,9 @@ class Backing:
         Args:
             removed: (start, HPA, size) runs that the table held, of this part and of others.
         """
-        if not part.owns_frames:
-            if part.map_type in _FIXED:
-                self._release(part, Range.sized(part.start if part.hpa is None else part.hpa, part.size))
+        if not part.map_type.owns_frames:
+            if part.map_type.fixed_hpa and part.host_range is not None:
+                self._release(part, part.host_range)
             return
         # The runs that lie in this part, clipped to it, in order of HPA; touching ones are freed as one.
         starts = np.maximum(removed[:, 0], np.uint64(part.start))
@@ -173,7 +168,7 @@ class Backing:
 
     def _claim(self, region: MemoryRegion, span: Range) -> None:
         """Hold a fixed HPA range, be it memory or a device's registers."""
-        if self._frames.memory.contains(span.start, span.size):
+        if region.map_type.owns_frames or self._frames.memory.contains(span.start, span.size):
             self._frames.claim(span, owner=self._owner)
         else:
             self._frames.claim_device(span, owner=self._holder(region))

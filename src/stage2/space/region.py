@@ -8,6 +8,7 @@ from enum import Enum
 from ..address import SIZE_4K, Gpa, Hpa, Range, require_aligned
 from ..errors import EncodingError
 from ..flags import MappingFlags, MapType
+from ..place import Place
 
 
 class Populate(Enum):
@@ -43,7 +44,7 @@ class MemoryRegion:
         name: what reports call it.
         populate: when frames are given; None leaves it to the AddressSpace.
         violation: what a forbidden access does; None leaves it to the AddressSpace.
-        source: where it was declared (`file:line`), for errors.
+        place: where it was declared, for errors; None when no file says it.
 
     Raises:
         EmptyRangeError, OutOfRangeError, MisalignedError: start and size are no whole pages.
@@ -58,7 +59,7 @@ class MemoryRegion:
     name: str = ""
     populate: Populate | None = None
     violation: ViolationPolicy | None = None
-    source: str = ""
+    place: Place | None = None
 
     def __post_init__(self) -> None:
         Range.sized(self.start, self.size)
@@ -68,13 +69,13 @@ class MemoryRegion:
             require_aligned("region HPA", self.hpa, SIZE_4K)
             Range.sized(self.hpa, self.size)
         executable = bool(self.flags & MappingFlags.EXECUTE)
-        if executable and self.map_type in (MapType.MMIO, MapType.EMULATED, MapType.SHARE):
+        if executable and not self.map_type.may_execute:
             raise EncodingError(f"{self.map_type.value} {self.range} must not be executable")
         if self.map_type is MapType.ROM and self.flags & MappingFlags.WRITE:
             raise EncodingError(f"ROM {self.range} must not be writable")
         if self.map_type is MapType.MMIO and self.hpa is None:
             raise EncodingError(f"MMIO {self.range} needs the HPA of the device")
-        if self.hpa is not None and self.map_type not in (MapType.MMIO, MapType.SHARE):
+        if self.hpa is not None and not self.map_type.names_hpa:
             raise EncodingError(f"{self.map_type.value} {self.range} takes no HPA: {self.map_type.meaning}")
 
     @property
@@ -87,9 +88,11 @@ class MemoryRegion:
         return Range(self.start, self.end)
 
     @property
-    def owns_frames(self) -> bool:
-        """True when unmapping the region gives its frames back."""
-        return self.map_type in (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.ROM)
+    def host_range(self) -> Range | None:
+        """The HPAs behind it, as far as its declaration says them; None where frames are chosen, or nothing is."""
+        if self.map_type.is_identity:
+            return self.range
+        return None if self.hpa is None else Range.sized(self.hpa, self.size)
 
     @property
     def label(self) -> str:

@@ -26,7 +26,7 @@ def joined(first: MemoryRegion, second: MemoryRegion) -> MemoryRegion | None:
         return None
     if (second.hpa is not None) if first.hpa is None else (second.hpa != first.hpa + first.size):
         return None
-    alike = replace(second, start=first.start, size=first.size, hpa=first.hpa, source=first.source)
+    alike = replace(second, start=first.start, size=first.size, hpa=first.hpa, place=first.place)
     return replace(first, size=first.size + second.size) if alike == first else None
 
 
@@ -55,7 +55,7 @@ class RegionMap:
         """Raise OverlapError naming both parties if something is declared in the region's range."""
         for held in self.overlapping(region.range):
             common = held.range.intersection(region.range)
-            where = f" (declared at {held.source})" if held.source else ""
+            where = "" if held.place is None else f" (declared at {held.place})"
             raise OverlapError(f"{region} overlaps {held}{where} in {common}")
 
     def add(self, region: MemoryRegion) -> None:

@@ -6,30 +6,20 @@ The resolver shares the regions, the table and the backing of its address space 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 
 from ..address import Hpa, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
-from ..flags import Access, MapType
+from ..flags import Access
 from ..formats.outcome import FaultKind
 from ..ranges import RangeMap
 from ..tables.pagetable import PageTable
 from ..tables.result import Fault, Mapped
 from .backing import Backing
 from .faults import FaultResult, Resolution
-from .region import MemoryRegion, Populate, ViolationPolicy
+from .policy import Policy
+from .region import MemoryRegion, Populate
 from .region_map import RegionMap, clip
 from .tracking import Tracking
-
-
-@dataclass(slots=True)
-class Policy:
-    """How a space gives memory and answers what is forbidden; see `AddressSpace` for the fields."""
-
-    populate: Populate
-    violation: ViolationPolicy
-    largest: int | None
-    fault_around: int
 
 
 class FaultResolver:
@@ -51,13 +41,13 @@ class FaultResolver:
         """Resolve one fault."""
         region = self._regions.find(gpa)
         if region is None:
-            return FaultResult(Resolution.HOLE, None, self._policy.violation)
-        if region.map_type is MapType.EMULATED:
+            return FaultResult(Resolution.HOLE, None, self._policy.violation_of(None))
+        if not region.map_type.is_mapped:
             return FaultResult(Resolution.DEVICE, region)
         if not region.flags & access.flag:
             return self._violation(region)
         try:
-            if region.map_type is MapType.MAP_ALLOC and self._populate(region, gpa, access):
+            if region.map_type.may_be_lazy and self._populate(region, gpa, access):
                 return FaultResult(Resolution.POPULATED, region)
             return self._resolve_present(region, gpa, access)
         except OutOfMemoryError as error:
@@ -65,10 +55,10 @@ class FaultResolver:
 
     def realise(self, region: MemoryRegion) -> None:
         """Take what a new region needs and map it; on failure everything taken is given back."""
-        if region.map_type is MapType.EMULATED:
+        if not region.map_type.is_mapped:
             return
-        lazy = (region.populate or self._policy.populate) is Populate.LAZY
-        if region.map_type is MapType.MAP_ALLOC and lazy:
+        lazy = self._policy.populate_of(region) is Populate.LAZY
+        if region.map_type.may_be_lazy and lazy:
             return
         sizes = self._table.format.leaf_sizes
         wanted = self._policy.largest
@@ -93,7 +83,7 @@ class FaultResolver:
         for start, _, size, _ in self._table.rows(whole.start, whole.size).tolist():
             present.add(Range.sized(start, size), True)
         for region in self._regions.overlapping(whole):
-            if region.map_type is MapType.MAP_ALLOC:
+            if region.map_type.may_be_lazy:
                 for gap in present.gaps(clip(region, whole).range):
                     self._populate_run(region, gap)
 
@@ -112,7 +102,7 @@ class FaultResolver:
         return FaultResult(Resolution.PRESENT, region)
 
     def _violation(self, region: MemoryRegion) -> FaultResult:
-        return FaultResult(Resolution.VIOLATION, region, region.violation or self._policy.violation)
+        return FaultResult(Resolution.VIOLATION, region, self._policy.violation_of(region))
 
     def _populate(self, region: MemoryRegion, gpa: int, access: Access) -> bool:
         """Give the page at `gpa`, and what lies around it, frames; False if it has one."""
@@ -129,7 +119,7 @@ class FaultResolver:
                 continue
             try:
                 if self._populate_leaf(region, Range.sized(start, size), access):
-                    if self._policy.fault_around > size:
+                    if self._policy.window > size:
                         self._populate_around(region, gpa)
                     return True
             except OutOfMemoryError:
@@ -155,7 +145,7 @@ class FaultResolver:
 
     def _populate_around(self, region: MemoryRegion, gpa: int) -> None:
         """Populate the rest of the window; that there is no memory for it is no fault of the guest's."""
-        window = Range.sized(align_down(gpa, self._policy.fault_around), self._policy.fault_around)
+        window = Range.sized(align_down(gpa, self._policy.window), self._policy.window)
         inside = window.intersection(region.range)
         if inside is not None:
             with contextlib.suppress(OutOfMemoryError):

@@ -11,7 +11,7 @@ from itertools import chain, count
 from typing import Any
 
 from ..address import Hpa
-from ..formats import stage_2_registers
+from ..formats import family_of
 from ..vm.report import RegionReport
 from ..vm.vm import Vm
 from .elf import elf_object
@@ -120,7 +120,9 @@ def collect(vms: Sequence[Vm]) -> list[TableContents]:
                 root=regime.root,
                 root_align=regime.format.root_size,
                 controls=regime.controls,
-                registers=stage_2_registers(regime.format, regime.root, regime.controls, regime.identifier),
+                registers=family_of(regime.format).stage_2_registers(
+                    regime.format, regime.root, regime.controls, regime.identifier
+                ),
                 segments=tuple(
                     Segment(span.start, memory.read(Hpa(span.start), span.size), f"{folder}/tables-{span.start:#x}.bin")
                     for span in table.table_ranges

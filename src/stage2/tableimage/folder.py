@@ -250,7 +250,7 @@ def _bytes(folder: Path, name: str, size: int, sha256: str, room: _Room) -> byte
 def _region(part: dict[str, Any]) -> MemoryRegion:
     kind = MapType[part["type"]]
     spans = part["hpa"]
-    hpa = Hpa(_number(spans[0][0], "hpa")) if kind in (MapType.MMIO, MapType.SHARE) and spans else None
+    hpa = Hpa(_number(spans[0][0], "hpa")) if kind.names_hpa and spans else None
     return MemoryRegion(
         Gpa(_number(part["start"], "start")), _number(part["size"], "size"),
         MappingFlags.from_bits(_number(part["flags"], "flags")), kind, hpa, _name(part["name"]),

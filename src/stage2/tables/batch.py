@@ -20,25 +20,11 @@ from ..flags import Access
 from ..formats.outcome import MAPPED
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from .compiled import HostMemory, inlined, kernel, load, prefetch, store
+from .assembly import compiled_lookup, compiled_two_stage, locating, width_check
+from .compiled import HostMemory, inlined, kernel, prefetch, store
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
-from .walk import (
-    AT_STAGE_2,
-    PENDING,
-    make_check,
-    make_descent,
-    make_guest_load,
-    make_guest_store,
-    make_stage_2,
-    make_stored,
-    make_table_marks,
-    make_two_stage,
-    make_walk,
-    make_width_check,
-    no_table_marks,
-    watch_nothing,
-)
+from .walk import AT_STAGE_2, PENDING
 
 U64Array = npt.NDArray[np.uint64]
 AHEAD = 24
@@ -149,64 +135,6 @@ def translate_two_stage_batch(
     )
 
 
-@cache
-def physical_descent(fmt: Format) -> Callable[..., Any]:
-    """The format's descent over host physical memory, for compiled code."""
-    inlined(fmt.decode)
-    return inlined(make_descent(fmt, inlined(load), inlined(watch_nothing)))
-
-
-@cache
-def width_check(fmt: Format) -> Callable[..., Any]:
-    """Whether an address fits a regime of the format, for compiled code."""
-    return inlined(make_width_check(fmt))
-
-
-@cache
-def access_check(fmt: Format) -> Callable[..., Any]:
-    """The format's permission and accessed/dirty check, for compiled code."""
-    inlined(fmt.permissions)
-    inlined(fmt.mark)
-    return inlined(make_check(fmt))
-
-
-@cache
-def stage_2_translation(fmt: Format) -> Callable[..., Any]:
-    """GPA to HPA, for compiled code."""
-    return _stage_2(fmt, store)
-
-
-def _stage_2(fmt: Format, store: Callable[..., Any]) -> Callable[..., Any]:
-    walk = inlined(make_walk(fmt, width_check(fmt), physical_descent(fmt)))
-    mark_tables = no_table_marks
-    if fmt.mark_table is not None:
-        inlined(fmt.mark_table)
-        mark_tables = make_table_marks(fmt, inlined(load), inlined(make_stored(inlined(store))))
-    return inlined(make_stage_2(walk, access_check(fmt), inlined(store), inlined(mark_tables)))
-
-
-@cache
-def two_stage_translation(first: Format, second: Format) -> Callable[..., Any]:
-    """GVA to GPA to HPA, for compiled code."""
-    return _two_stage(first, second, stage_2_translation(second), store)
-
-
-def _two_stage(
-    first: Format, second: Format, stage_2: Callable[..., Any], store: Callable[..., Any]
-) -> Callable[..., Any]:
-    inlined(first.decode)
-    inlined(second.walk_write)
-    guest_load = inlined(make_guest_load(second, stage_2, inlined(load)))
-    guest_store = inlined(make_guest_store(stage_2, inlined(store)))
-    descend = inlined(make_descent(first, guest_load, inlined(watch_nothing)))
-    walk = inlined(make_walk(first, width_check(first), descend))
-    mark_tables = no_table_marks
-    if first.mark_table is not None:
-        inlined(first.mark_table)
-        mark_tables = make_table_marks(first, guest_load, guest_store)
-    return inlined(make_two_stage(second, walk, access_check(first), stage_2, guest_store, inlined(mark_tables)))
-
-
 def keep_marks_back(host: Any, address: int, word: int) -> None:
     """The store of batches, which look and never touch: accessed and dirty bits stay as they are."""
 
@@ -226,7 +154,7 @@ def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> C
         statuses: 32 bits, as `tables.walk` describes them.
     """
     keep = store if marks else keep_marks_back
-    translate = _two_stage(first, second, _stage_2(second, keep), keep)
+    translate = compiled_two_stage(first, second, keep)
 
     def translate_both(
         host: Any,
@@ -257,8 +185,8 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
     outputs are UNMAPPED and statuses the FaultKind where an address does not translate; attributes are the
     combined ones of the walk with the level of the last entry in bits 31:24.
     """
-    descend, fits = physical_descent(fmt), width_check(fmt)
-    levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
+    look_up, fits, locate = compiled_lookup(fmt), width_check(fmt, inlined), locating(fmt, inlined)
+    levels, root_bits, bits = fmt.levels, fmt.root_bits, fmt.bits
     # The last level's index width: a format with one level has only its root.
     last_bits = bits if levels > 1 else root_bits
     # Levels below the walk cache; where there are none above, it holds the root.
@@ -283,20 +211,20 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
                 status, output, attribute, level = u64(PENDING), tables[way], allows[way], u64(upper)
                 if keys[way] != prefix + u64(1):
                     if fits(address, u64(levels), u64(root_bits)):
-                        status, output, attribute, level, _slot, _entry = descend(
-                            host, root, address, u64(levels), u64(root_bits), u64(MASK_64), u64(upper), controls
+                        status, output, attribute, level, _slot, _entry = look_up(
+                            host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(upper), controls
                         )
                         if status == u64(PENDING):
                             keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
                     else:
                         status, output, attribute, level = u64(wide_input_fault), u64(0), u64(0), u64(levels - 1)
                 if status == u64(PENDING):
-                    status, output, attribute, level, _slot, _entry = descend(
-                        host, output, address, u64(upper), u64(middle_bits), attribute, u64(1), controls
+                    status, output, attribute, level, _slot, _entry = look_up(
+                        host, (output, u64(middle_bits), attribute), address, u64(upper), u64(1), controls
                     )
                     if status == u64(PENDING):
-                        index = (address >> u64(page_shift)) & u64((1 << last_bits) - 1)
-                        prefetch(output + (index << u64(3)) + host[0])
+                        slot, _rest = locate(output, address, u64(0), u64(last_bits))
+                        prefetch(slot + host[0])
                 if status != u64(MAPPED) and status != u64(PENDING):
                     output = u64(UNMAPPED)
                 statuses[turn] = status
@@ -306,8 +234,8 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
             if turn >= u64(AHEAD) and statuses[i] == u64(PENDING):
                 # The upper levels let through what they let through; everything else is the leaf's.
                 allowed = attributes[i] | u64(MASK_64 ^ ATTRIBUTES)
-                status, output, attribute, level, _slot, _entry = descend(
-                    host, outputs[i], addresses[i], u64(1), u64(last_bits), allowed, u64(0), controls
+                status, output, attribute, level, _slot, _entry = look_up(
+                    host, (outputs[i], u64(last_bits), allowed), addresses[i], u64(1), u64(0), controls
                 )
                 statuses[i] = status
                 outputs[i] = output if status == u64(MAPPED) else u64(UNMAPPED)

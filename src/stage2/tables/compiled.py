@@ -214,7 +214,7 @@ def cache_folder(function: Callable[..., Any], formats: tuple[Format, ...]) -> P
         rooms = (own.relative_to(_PACKAGE).parts[0],)
     digest = hashlib.sha256(_digest_of(rooms).encode())
     for fmt in formats:
-        for rule in fmt.functions:
+        for rule in fmt.rules.functions:
             file = Path(rule.__code__.co_filename).resolve()
             if not file.is_relative_to(_PACKAGE):
                 # A format from elsewhere: its file if there is one, and its code in any case.

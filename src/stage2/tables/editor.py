@@ -16,8 +16,9 @@ import numpy as np
 from ..address import Range, align_down
 from ..errors import MappingError, OverlapError
 from ..flags import RWX
+from ..formats import family_of
 from ..formats.change import Change, ChangeKind
-from ..formats.invalidation import FEW, Context, Operation, owed
+from ..formats.invalidation import FEW, Context, Operation
 from ..formats.outcome import GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
 from . import edit
 from .compiled import HostMemory
@@ -209,7 +210,7 @@ class TableEditor:
 
     def _pay(self, changes: Sequence[Change]) -> None:
         """Do what changes owe, now."""
-        operations = owed(self._format, self.context, changes, self._regime.controls)
+        operations = family_of(self._format).owed(self._format, self.context, changes, self._regime.controls)
         self._done += operations
         if operations and self.flush is not None:
             self.flush(operations)

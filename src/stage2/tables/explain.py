@@ -5,30 +5,19 @@ It reads and never writes: where hardware would set an accessed or dirty bit, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from ..address import Gpa, Gva, Hpa
 from ..flags import Access
-from ..formats.outcome import TABLE_OUTSIDE_MEMORY, EntryKind
+from ..formats.outcome import LEAF, TABLE, TABLE_OUTSIDE_MEMORY, EntryKind
 from ..formats.record import Format
+from .assembly import assemble_stage_2, assemble_two_stage
+from .descent import Decoded, Function
 from .regime import Regime
 from .result import Fault, Mapped, fault_from_status, need_mask
-from .walk import (
-    AT_STAGE_2,
-    make_check,
-    make_descent,
-    make_guest_load,
-    make_guest_store,
-    make_stage_2,
-    make_stored,
-    make_table_marks,
-    make_two_stage,
-    make_walk,
-    make_width_check,
-    watch_nothing,
-)
+from .walk import AT_STAGE_2
 
 
 class WordSource(Protocol):
@@ -92,58 +81,90 @@ class Walk:
     marks: tuple[tuple[Hpa, int], ...]
 
 
-class _Recorder:
-    """Loads words, notes the steps of one stage, and keeps stores instead of doing them."""
+class _Record:
+    """Physical memory as the explained walk sees it: loads are made, steps noted, and stores kept instead of done.
 
-    def __init__(self, source: WordSource) -> None:
-        self.source = source
+    Args:
+        source: the memory.
+        regime: whose tables lie in it: the only stage, or stage 2.
+        stage_1: the guest's own, under it.
+    """
+
+    def __init__(self, source: WordSource, regime: Regime, stage_1: Regime | None = None) -> None:
+        self.source, self.regime, self.stage_1 = source, regime, stage_1
         self.steps: list[Step] = []
+        self.outer_steps: list[Step] = []
         self.marks: list[tuple[Hpa, int]] = []
+        self.loaded = 0
+        """HPA of the word that was loaded last."""
 
-    def load(self, _host: Any, address: int) -> tuple[int, int]:
-        if not self.source.contains(address, 8):
-            return TABLE_OUTSIDE_MEMORY, 0
-        return 0, self.source.load_u64(Hpa(address))
+    def note(self, level: int, table: int, slot: int, entry: int, decoded: Decoded) -> None:
+        """Note a step through tables in physical memory."""
+        self.steps.append(_step(self.regime, level, table, slot, slot, entry, decoded, ()))
 
-    def store(self, _host: Any, address: int, word: int) -> None:
-        self.marks.append((Hpa(address), word))
-
-    def watcher(self, regime: Regime) -> Callable[..., None]:
-        fmt = regime.format
-
-        def watch(level: int, table: int, slot: int, entry: int, kind: int, output: int, attributes: int) -> None:
-            self.steps.append(
-                Step(
-                    stage=fmt.stage,
-                    level=level,
-                    table=table,
-                    index=(slot - table) >> 3,
-                    slot=slot,
-                    slot_hpa=Hpa(slot),
-                    entry=entry,
-                    kind=EntryKind(kind),
-                    output=output,
-                    permissions=fmt.permissions(attributes, regime.controls)
-                    if kind in (EntryKind.TABLE, EntryKind.LEAF)
-                    else 0,
-                    attributes=attributes,
-                )
-            )
-
-        return watch
-
-    def take(self) -> tuple[Step, ...]:
-        steps = tuple(self.steps)
+    def note_outer(self, level: int, table: int, slot: int, entry: int, decoded: Decoded) -> None:
+        """Note a step of stage 1; the stage-2 steps since the last one are those that led to its entry."""
+        assert self.stage_1 is not None
+        under = tuple(self.steps)
         self.steps.clear()
-        return steps
+        self.outer_steps.append(_step(self.stage_1, level, table, slot, self.loaded, entry, decoded, under))
 
 
-def _walk_of(fmt: Format, load: Callable[..., Any], watch: Callable[..., Any]) -> Callable[..., Any]:
-    return make_walk(fmt, make_width_check(fmt), make_descent(fmt, load, watch))
+def _step(
+    regime: Regime, level: int, table: int, slot: int, slot_hpa: int, entry: int, decoded: Decoded,
+    under: tuple[Step, ...],
+) -> Step:  # fmt: skip
+    fmt = regime.format
+    kind, output, attributes = decoded
+    return Step(
+        stage=fmt.stage,
+        level=level,
+        table=table,
+        index=(slot - table) // fmt.entry_size,
+        slot=slot,
+        slot_hpa=Hpa(slot_hpa),
+        entry=entry,
+        kind=EntryKind(kind),
+        output=output,
+        permissions=fmt.permissions(attributes, regime.controls) if kind in (TABLE, LEAF) else 0,
+        under=under,
+        attributes=attributes,
+    )
 
 
-def _table_marks(fmt: Format, load: Callable[..., Any], store: Callable[..., Any]) -> Callable[..., Any]:
-    return make_table_marks(fmt, load, make_stored(store))
+def _load(record: _Record, address: int) -> tuple[int, int]:
+    if not record.source.contains(address, 8):
+        return TABLE_OUTSIDE_MEMORY, 0
+    record.loaded = address
+    return 0, record.source.load_u64(Hpa(address))
+
+
+def _store(record: _Record, address: int, word: int) -> None:
+    record.marks.append((Hpa(address), word))
+
+
+def _visit(record: _Record, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> int:
+    record.note(level, table, slot, entry, decoded)
+    return 0
+
+
+def _visit_outer(
+    memory: tuple[_Record, Any], level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int
+) -> int:
+    memory[0].note_outer(level, table, slot, entry, decoded)
+    return 0
+
+
+@cache
+def _stage(fmt: Format) -> Function:
+    return assemble_stage_2(fmt, _load, _store, _visit)
+
+
+@cache
+def _two_stage(first: Format, second: Format) -> Function:
+    # Marks of stage 1 go through stage 2 once more; those steps repeat what stands under the step they mark.
+    unseen_2 = assemble_stage_2(second, _load, _store)
+    return assemble_two_stage(first, second, _stage(second), _load, _store, _visit_outer, unseen_2=unseen_2)
 
 
 def explain_stage(
@@ -158,20 +179,16 @@ def explain_stage(
         access: what is attempted; None only looks up.
         user: the access is made from user mode.
     """
-    recorder = _Recorder(source)
-    walk = _walk_of(regime.format, recorder.load, recorder.watcher(regime))
-    translate = make_stage_2(
-        walk, make_check(regime.format), recorder.store, _table_marks(regime.format, recorder.load, recorder.store)
-    )
-    status, output, permissions, level = translate(
-        None, regime.numbers, address, need_mask(access, user=user), int(access is Access.WRITE)
+    record = _Record(source, regime)
+    status, output, permissions, level = _stage(regime.format)(
+        record, regime.numbers, address, need_mask(access, user=user), int(access is Access.WRITE)
     )
     result: Mapped | Fault
     if status:
         result = fault_from_status(status & ~AT_STAGE_2, address, stage=regime.format.stage, access=access)
     else:
         result = Mapped(Hpa(output), permissions, regime.format.leaf_size(level), Gpa(address))
-    return Walk(address, access, result, recorder.take(), tuple(recorder.marks))
+    return Walk(address, access, result, tuple(record.steps), tuple(record.marks))
 
 
 def explain_two_stage(
@@ -193,35 +210,9 @@ def explain_two_stage(
         access: what is attempted; None only looks up.
         user: the access is made from user mode.
     """
-    inner, outer = _Recorder(source), _Recorder(source)
-    steps: list[Step] = []
-    walk_2 = _walk_of(stage_2.format, inner.load, inner.watcher(stage_2))
-    check_2 = make_check(stage_2.format)
-    marks_2 = _table_marks(stage_2.format, inner.load, inner.store)
-    translate_2 = make_stage_2(walk_2, check_2, inner.store, marks_2)
-    # Marks of stage 1 go through stage 2 once more; those steps repeat what stands under the step they mark.
-    unseen_2 = make_stage_2(_walk_of(stage_2.format, inner.load, watch_nothing), check_2, inner.store, marks_2)
-    slot_hpa = Hpa(0)
-
-    def load(host: Any, address: int) -> tuple[int, int]:
-        nonlocal slot_hpa
-        slot_hpa = Hpa(address)
-        return inner.load(host, address)
-
-    guest_load = make_guest_load(stage_2.format, translate_2, load)
-    guest_store = make_guest_store(unseen_2, inner.store)
-    marks_1 = make_table_marks(stage_1.format, make_guest_load(stage_2.format, unseen_2, inner.load), guest_store)
-    note = outer.watcher(stage_1)
-
-    def watch(*numbers: int) -> None:
-        note(*numbers)
-        (step,) = outer.take()
-        steps.append(replace(step, slot_hpa=slot_hpa, under=inner.take()))
-
-    walk_1 = _walk_of(stage_1.format, guest_load, watch)
-    translate = make_two_stage(stage_2.format, walk_1, make_check(stage_1.format), translate_2, guest_store, marks_1)
-    status, hpa, permissions, gpa, level_1, level_2 = translate(
-        None, stage_1.numbers, stage_2.numbers, gva, need_mask(access, user=user), int(access is Access.WRITE)
+    record = _Record(source, stage_2, stage_1)
+    status, hpa, permissions, gpa, level_1, level_2 = _two_stage(stage_1.format, stage_2.format)(
+        record, stage_1.numbers, stage_2.numbers, gva, need_mask(access, user=user), int(access is Access.WRITE)
     )
     result: Mapped | Fault
     if status:
@@ -234,4 +225,4 @@ def explain_two_stage(
             if not regime.format.is_bare
         ]
         result = Mapped(Hpa(hpa), permissions, min(sizes, default=1 << 12), Gpa(gpa))
-    return Walk(gva, access, result, (*steps, *inner.take()), tuple(inner.marks))
+    return Walk(gva, access, result, (*record.outer_steps, *record.steps), tuple(record.marks))

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ..address import Hpa, Range, align_down, align_up, require_aligned
 from ..errors import NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
-from ..formats.invalidation import Context, retire
+from ..formats import family_of
+from ..formats.invalidation import Context
 from ..formats.outcome import DIRTY
 from ..formats.record import Format
 from . import edit
@@ -317,7 +318,7 @@ class PageTable:
             if self.editor.gone:
                 return
             if self.flush is not None:
-                self.flush(retire(self.format, self.editor.context))
+                self.flush(family_of(self.format).retire(self.format, self.editor.context))
             self.editor.gone = True
             self._store.clear()
 

@@ -1,8 +1,8 @@
 """The walk and the checks after it: one source, run as plain Python to explain and compiled to be fast.
 
-The makers here take a format's functions (`formats.record`) and return functions in the compilable subset. What
-differs between their uses is injected: how an entry is loaded (from host physical memory, or from guest physical
-memory through stage 2) and who watches the steps.
+The makers here take a format's functions (`formats.record`) and its `descent`, and return functions in the compilable
+subset. What differs between their uses is injected: how an entry is loaded (from host physical memory, or from guest
+physical memory through stage 2) and who visits the steps. `assembly` puts them together.
 
 A regime travels as four numbers: root, levels, root index bits, controls. A walk answers with a status that is 0
 or the number of a `FaultKind`; a two-stage translation adds the flags below to it.
@@ -10,7 +10,6 @@ or the number of a `FaultKind`; a two-stage translation adds the flags below to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ..formats.outcome import (
@@ -20,7 +19,6 @@ from ..formats.outcome import (
     ALL_PERMISSIONS,
     COMBINED,
     DIRTY,
-    GROUPED,
     LEAF,
     MAPPED,
     MISCONFIGURATION,
@@ -35,8 +33,10 @@ from ..formats.outcome import (
     USER_SHIFT,
     WRITE,
 )
-from ..formats.record import TABLE_WALK, Format
+from ..formats.record import Format
+from ..formats.rules import TABLE_WALK
 from ..formats.u64 import MASK_64, u64
+from .descent import Function, Table, visit_nothing
 
 KIND_MASK = 0xFF
 """The part of a status that is a FaultKind."""
@@ -54,63 +54,39 @@ LEVEL_SHIFT = 16
 
 WRITE_PERMISSIONS = WRITE | WRITE << USER_SHIFT
 
-Function = Callable[..., Any]
-"""A function of the compilable subset; numba infers its types, mypy need not."""
 
-
-def watch_nothing(level: int, table: int, slot: int, entry: int, kind: int, output: int, attributes: int) -> None:
-    """The watcher of compiled walks; it disappears when inlined."""
-
-
-def make_descent(fmt: Format, load: Function, watch: Function) -> Function:
-    """The descent from one table towards smaller pages: the loop that every walk of a format is.
-
-    Args:
-        fmt: its decode and its geometry below the root.
-        load: (memory, address of an entry) -> (status, entry).
-        watch: called once a step with the numbers of the step.
+def make_lookup(descend: Function, leaf_output: Function, span_shift: Function) -> Function:
+    """A descent that answers as hardware does: with an address or a fault.
 
     Returns:
-        descend(memory, table, address, level, index_bits, allowed, floor, controls) ->
+        look_up(memory, table, address, level, floor, controls) ->
         (status, output address, attributes, level, entry's address, entry).
-        It starts at the entry of `table`, `level` levels above the leaves' end (as many as are left), and stops
-        with PENDING and the next table as output when `floor` levels are left. `allowed` are the attributes
-        that the tables so far let through.
+        With `floor` levels left it stops: the status is PENDING, the next table is the output, and the attributes are
+        what the tables so far let through.
     """
-    decode = fmt.decode
-    page_shift, bits = fmt.page_shift, fmt.bits
-    group_bits = fmt.group_bits_at(0) if fmt.group_translates else 0
 
-    def descend(
-        memory: Any, table: int, address: int, level: int, index_bits: int, allowed: int, floor: int, controls: int
+    def look_up(
+        memory: Any, table: Table, address: int, level: int, floor: int, controls: int
     ) -> tuple[int, int, int, int, int, int]:
-        while level != floor:
-            level -= u64(1)
-            shift = u64(page_shift) + u64(bits) * level
-            slot = table + (((address >> shift) & ((u64(1) << index_bits) - u64(1))) << u64(3))
-            index_bits = u64(bits)
-            status, entry = load(memory, slot)
-            if status != u64(0):
-                return status, u64(0), u64(0), level, slot, u64(0)
-            kind, output, attributes = decode(entry, level, controls)
-            watch(level, table, slot, entry, kind, output, attributes & allowed)
-            if kind == u64(TABLE):
-                allowed &= attributes | u64(MASK_64 ^ COMBINED)
-                table = output
-                continue
-            if kind == u64(LEAF):
-                if group_bits and attributes & u64(GROUPED) != u64(0):
-                    shift += u64(group_bits)
-                offset = address & ((u64(1) << shift) - u64(1))
-                return u64(MAPPED), output | offset, attributes & allowed, level, slot, entry
-            if kind == u64(NONE):
-                return u64(TRANSLATION), u64(0), u64(0), level, slot, entry
-            if kind == u64(TOO_WIDE):
-                return u64(ADDRESS_SIZE), u64(0), u64(0), level, slot, entry
-            return u64(MISCONFIGURATION), u64(0), u64(0), level, slot, entry
-        return u64(PENDING), table, allowed, level, u64(0), u64(0)
+        place, decoded, below = descend(memory, table, address, level, floor, controls)
+        status, level, slot, entry = place
+        kind, output, attributes = decoded
+        held, _, allowed = below
+        if status != u64(0):
+            return status, u64(0), u64(0), level, slot, entry
+        if kind == u64(TABLE):
+            return u64(PENDING), held, allowed, level, u64(0), u64(0)
+        if kind == u64(LEAF):
+            offset = address & ((u64(1) << span_shift(level)) - u64(1))
+            output = leaf_output(output, attributes, address, level) | offset
+            return u64(MAPPED), output, attributes & allowed, level, slot, entry
+        if kind == u64(NONE):
+            return u64(TRANSLATION), u64(0), u64(0), level, slot, entry
+        if kind == u64(TOO_WIDE):
+            return u64(ADDRESS_SIZE), u64(0), u64(0), level, slot, entry
+        return u64(MISCONFIGURATION), u64(0), u64(0), level, slot, entry
 
-    return descend
+    return look_up
 
 
 def make_width_check(fmt: Format) -> Function:
@@ -137,8 +113,8 @@ def make_width_check(fmt: Format) -> Function:
     return fits
 
 
-def make_walk(fmt: Format, fits: Function, descend: Function) -> Function:
-    """The whole table walk of a format, from its width check and its descent.
+def make_walk(fmt: Format, fits: Function, look_up: Function) -> Function:
+    """The whole table walk of a format, from its width check and its lookup.
 
     Returns:
         walk(memory, root, address, levels, root_bits, controls) ->
@@ -156,8 +132,8 @@ def make_walk(fmt: Format, fits: Function, descend: Function) -> Function:
             return u64(wide_input_fault), u64(0), u64(0), max(levels, u64(1)) - u64(1), u64(0), u64(0)
         if levels == u64(0):
             return u64(MAPPED), address, u64(COMBINED | ACCESSED | DIRTY), u64(0), u64(0), u64(0)
-        return descend(  # type: ignore[no-any-return]  # injected
-            memory, root, address, levels, root_bits, u64(MASK_64), u64(0), controls
+        return look_up(  # type: ignore[no-any-return]  # injected
+            memory, (root, root_bits, u64(MASK_64)), address, levels, u64(0), controls
         )
 
     return walk
@@ -207,46 +183,47 @@ def no_table_marks(
     return u64(0), u64(0), u64(0)
 
 
-def make_table_marks(fmt: Format, load: Function, store: Function) -> Function:
+def make_table_visit(fmt: Format, store: Function) -> Function:
+    """The visitor that sets the accessed flags of table entries.
+
+    Args:
+        fmt: a format with `mark_table`.
+        store: (memory, address of the entry, entry) -> status.
+    """
+    mark_table = fmt.mark_table
+    if mark_table is None:
+        return visit_nothing
+
+    def visit(memory: Any, level: int, table: int, slot: int, entry: int, decoded: Any, controls: int) -> int:
+        if decoded[0] == u64(TABLE):
+            after = mark_table(entry, controls)
+            if after != entry:
+                return store(memory, slot, after)  # type: ignore[no-any-return]  # injected
+        return u64(0)
+
+    return visit
+
+
+def make_table_marks(descend: Function) -> Function:
     """The accessed flags of the table entries that a successful walk went through.
 
     Only walks that find one clear come here, so it descends once more instead of burdening every walk.
 
     Args:
-        fmt: a format with `mark_table`.
-        load: as for `make_descent`.
-        store: (memory, address of the entry, entry) -> status.
+        descend: a descent whose visitor sets them.
 
     Returns:
         mark_tables(memory, root, address, levels, root_bits, controls) -> (status, entry's address, level).
     """
-    decode, mark_table = fmt.decode, fmt.mark_table
-    page_shift, bits = fmt.page_shift, fmt.bits
-    if mark_table is None:
-        return no_table_marks
 
     def mark_tables(
         memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
     ) -> tuple[int, int, int]:
-        table, level, index_bits = root, levels, root_bits
-        while level != u64(0):
-            level -= u64(1)
-            shift = u64(page_shift) + u64(bits) * level
-            slot = table + (((address >> shift) & ((u64(1) << index_bits) - u64(1))) << u64(3))
-            index_bits = u64(bits)
-            status, entry = load(memory, slot)
-            if status != u64(0):
-                return status, slot, level
-            kind, output, _ = decode(entry, level, controls)
-            if kind != u64(TABLE):
-                return u64(0), u64(0), u64(0)
-            after = mark_table(entry, controls)
-            if after != entry:
-                status = store(memory, slot, after)
-                if status != u64(0):
-                    return status, slot, level
-            table = output
-        return u64(0), u64(0), u64(0)
+        table = (root, root_bits, u64(MASK_64))
+        (status, level, slot, _), _, _ = descend(memory, table, address, levels, u64(0), controls)
+        if status == u64(0):
+            return u64(0), u64(0), u64(0)
+        return status, slot, level
 
     return mark_tables
 

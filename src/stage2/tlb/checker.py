@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ..address import Hpa, Range
 from ..errors import StaleTranslationError
+from ..formats import family_of
 from ..formats.change import Change, ChangeKind
-from ..formats.invalidation import Context, Holds, Operation, owed
+from ..formats.invalidation import Context, Holds, Operation
 from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLE
 from ..tables.editor import DISTINGUISHING, Flush
 from ..tables.mapping import Edit, U64Array
@@ -54,7 +55,7 @@ class TlbChecker:
         self._broken: list[U64Array] = []
         self._stale: str | None = None
         probe = (Change(Range(0, fmt.page_size), ChangeKind.RELAXED),)
-        self._relaxed_is_owed = bool(owed(fmt, self._context, probe, regime.controls))
+        self._relaxed_is_owed = bool(family_of(fmt).owed(fmt, self._context, probe, regime.controls))
         self._inner: Flush | None = table.flush
         table.flush = self._flush
         table.editor.watcher = self

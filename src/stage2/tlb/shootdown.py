@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..formats.invalidation import Operation, first_entry, roll_over
+from ..formats import family_of
+from ..formats.invalidation import Operation
 from ..tables.pagetable import PageTable
 from .identifiers import Identifiers
 from .model import Tlb
@@ -42,7 +43,7 @@ class Cpus:
         self._runs[cpu] = table
         held_by = self._held_by.setdefault(table.root, set())
         if cpu not in held_by:
-            for operation in first_entry(table.format, given.number):
+            for operation in family_of(table.format).first_entry(table.format, given.number):
                 self.tlbs[cpu].apply(operation)
             held_by.add(cpu)
 
@@ -83,7 +84,7 @@ class Cpus:
 
     def _forget_everything(self, table: PageTable) -> None:
         """Identifiers start again: no CPU may hold an entry with an old one but those that go on running."""
-        self.perform(roll_over(table.format))
+        self.perform(family_of(table.format).roll_over(table.format))
         running = {found.root: found for found in self._runs if found is not None}
         self._held_by = {
             root: {cpu for cpu, found in enumerate(self._runs) if found is running[root]} for root in running

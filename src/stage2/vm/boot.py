@@ -22,7 +22,6 @@ DEFAULT_CMDLINE = "earlycon=sbi console=hvc0 panic=-1"
 TIMER_HZ = 10_000_000
 """Frequency of the guest's `time` CSR."""
 _LINUX_BANNER = b"Linux version "
-_RAM = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class _Loader:
     def __init__(self, vm: Vm, config: VmConfig) -> None:
         self._vm, self._config = vm, config
         self._taken: RangeMap[str] = RangeMap(merge=False)
-        self._ram = [region for region in vm.space.memory_regions if region.map_type in _RAM]
+        self._ram = [region for region in vm.space.memory_regions if region.map_type.is_ram]
 
     def put(self, what: str, gpa: int, data: bytes, size: int, path: ImagePath | None) -> Range:
         """Copy an image to a GPA; `size` is the memory it needs, its own bytes and zeros after them."""
@@ -168,7 +167,7 @@ class _Loader:
         """The highest free place of an image in the region that holds the kernel's entry."""
         place = self._config.place if image is None else image.place
         region = self._vm.space.region_at(self._config.kernel.entry_point)
-        if region is None or region.map_type not in _RAM:
+        if region is None or not region.map_type.is_ram:
             raise place.error(f"no place for the {what}: the entry point is not in RAM", ImageError)
         for gap in reversed(self._taken.gaps(region.range)):
             address = align_down(gap.end - align_up(size, SIZE_4K), align) if gap.size >= size else -1
@@ -182,8 +181,7 @@ class _Loader:
         return ", ".join(str(region) for region in self._regions()) or "none"
 
     def _regions(self) -> list[MemoryRegion]:
-        kinds = (*_RAM, MapType.ROM)
-        return [region for region in self._vm.space.memory_regions if region.map_type in kinds]
+        return [region for region in self._vm.space.memory_regions if region.map_type.takes_images]
 
 
 def _read(path: ImagePath, role: str) -> bytes:

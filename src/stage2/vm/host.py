@@ -8,10 +8,11 @@ from types import TracebackType
 
 from ..address import MIB, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
+from ..config.cpu import NamedCpu
 from ..config.document import Notice
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig, default_platform
-from ..config.regions import memory_regions
+from ..config.regions import PlannedVm
 from ..config.stage2_format import NamedFormat
 from ..config.together import Together, check_together
 from ..config.vm import VmConfig
@@ -22,7 +23,7 @@ from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
 from ..space.address_space import AddressSpace
-from ..space.region import MemoryRegion, Populate, ViolationPolicy
+from ..space.region import MemoryRegion, Populate
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
@@ -32,7 +33,6 @@ PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 HYPERVISOR_IMAGE_SIZE = 4 * MIB
 """Host memory from a platform's kernel-base-paddr on that is the hypervisor's own and given to no VM."""
-_FIXED = (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.MMIO)
 _VMIDS = 1 << 14
 """VMIDs that every format has room for: hgatp's 14 bits are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
@@ -46,11 +46,13 @@ class Options:
         populate: when RAM gets frames.
         page_size: bytes of the largest leaf.
         format: the format of the stage-2 tables.
+        cpu: the processor that the tables are for.
     """
 
     populate: Populate | None = None
     page_size: int | None = None
     format: NamedFormat | None = None
+    cpu: NamedCpu | None = None
 
 
 class Host:
@@ -91,7 +93,7 @@ class Host:
 
 
 def build(
-    configs: Sequence[VmConfig],
+    configs: Sequence[PlannedVm],
     *,
     platform: PlatformConfig | BoardConfig | None = None,
     archs: Sequence[str | None] = (),
@@ -129,7 +131,9 @@ def build(
                 '--platform, or add arch = "..." to [base]'
             )
     names = [name or "" for name in chosen]
-    formats = [choose_format(vm, name, platform, options.format) for vm, name in zip(configs, names, strict=True)]
+    formats = [
+        choose_format(vm, name, platform, options.format, options.cpu) for vm, name in zip(configs, names, strict=True)
+    ]
     host = Host(platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]))
     try:
         host.notices.extend(together.notices)
@@ -142,38 +146,39 @@ def build(
 
 def _build_all(
     host: Host,
-    configs: Sequence[VmConfig],
+    configs: Sequence[PlannedVm],
     archs: Sequence[str],
     formats: Sequence[Format],
     options: Options,
     together: Together,
     sink: Callable[[str, str], None] | None,
 ) -> None:
-    layouts = [memory_regions(config) for config in configs]
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
-    held = [_hold(host, config, layout) for config, layout in zip(configs, layouts, strict=True)]
+    held = [_hold(host, config) for config in configs]
     shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
     vmids = _vmids(configs)
     for config, arch, fmt in zip(configs, archs, formats, strict=True):
         name = config.name
         console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
+        cpu = options.cpu or config.options.cpu
         space = AddressSpace(
             fmt,
             host.frames,
             name=_owner_name(config, configs),
             identifier=vmids[config.id],
-            populate=options.populate or config.options.populate or Populate.LAZY,
-            violation=config.options.violation or ViolationPolicy.STOP,
+            populate=options.populate or config.options.populate,
+            violation=config.options.violation,
             largest=options.page_size or config.options.page_size,
             limit=config.options.memory_limit,
-            fault_around=config.options.fault_around or SIZE_4K,
+            fault_around=config.options.fault_around,
+            processor=None if cpu is None else cpu.on(arch),
         )
         vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num, channels=host.channels)
         host.vms.append(vm)
     for fixed in (True, False):
-        for vm, config, layout, spans in zip(host.vms, configs, layouts, held, strict=True):
-            for region in layout:
-                if (region.map_type in _FIXED) is not fixed:
+        for vm, config, spans in zip(host.vms, configs, held, strict=True):
+            for region in config.plan.regions:
+                if region.map_type.fixed_hpa is not fixed:
                     continue
                 if region.range in spans:
                     # Each only when its turn comes: tables of the others must not land in it.
@@ -186,7 +191,7 @@ def _build_all(
 def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion) -> None:
     if region.map_type is MapType.SHARE:
         region = replace(region, hpa=shares[config.name, region.name])
-    if options.populate is not None and region.map_type is MapType.MAP_ALLOC:
+    if options.populate is not None and region.map_type.may_be_lazy:
         region = replace(region, populate=options.populate)
     try:
         vm.space.map(region)
@@ -222,14 +227,14 @@ def _vmids(configs: Sequence[VmConfig]) -> dict[int, int]:
     return found
 
 
-def _hold(host: Host, config: VmConfig, layout: Sequence[MemoryRegion]) -> list[Range]:
+def _hold(host: Host, config: PlannedVm) -> list[Range]:
     """Claim the RAM behind a VM's identical and reserved regions until they are mapped."""
     spans = []
-    for region in layout:
-        if region.map_type not in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
+    for region in config.plan.regions:
+        if not region.map_type.is_identity:
             continue
         if not host.memory.contains(region.start, region.size):
-            if region.map_type is MapType.MAP_RESERVED:
+            if not region.map_type.owns_frames:
                 continue
             ram = ", ".join(str(span) for span in host.memory.ranges)
             raise _at(region, config, f"{region} needs host memory that does not exist: RAM is {ram}")
@@ -263,5 +268,4 @@ def _attach_devices(vm: Vm, config: VmConfig) -> None:
 
 
 def _at(region: MemoryRegion, config: VmConfig, problem: str) -> ConfigError:
-    file, _, line = region.source.rpartition(":")
-    return ConfigError(problem, file=file or config.file, line=int(line) if line.isdigit() else None)
+    return (region.place or config.place).whole_line.error(problem)

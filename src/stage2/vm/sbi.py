@@ -22,6 +22,8 @@ CHANNELS = 0x0A00_0000 | IMPLEMENTATION_ID
 """Channels between VMs, a firmware-specific extension: its id is made of the implementation's (chapter
 "Firmware Specific Extension Space")."""
 _LARGEST_WRITE = 1 << 20
+_RETENTIVE, _NON_RETENTIVE = 0, 0x8000_0000
+"""The default suspend types of a hart."""
 
 
 class Error(IntEnum):
@@ -148,18 +150,35 @@ class Sbi:
             harts.stop_hart(hart)
             return Error.SUCCESS, 0
         if function == 3:
-            # Retentive suspend is a wait; resuming at another address is not offered.
-            return (Error.SUCCESS, 0) if a[0] == 0 else (Error.NOT_SUPPORTED, 0)
+            return self._suspend(a[0] & 0xFFFF_FFFF), 0
         if function not in (0, 2):
             return Error.NOT_SUPPORTED, 0
         if a[0] >= harts.count:
             return Error.INVALID_PARAM, 0
         if function == 2:
             return Error.SUCCESS, harts.state(a[0])
+        if not self._executable(a[1]):
+            return Error.INVALID_ADDRESS, 0
         if harts.state(a[0]) is not HartState.STOPPED:
             return Error.ALREADY_AVAILABLE, 0
         harts.start(a[0], a[1], a[2])
         return Error.SUCCESS, 0
+
+    @staticmethod
+    def _suspend(kind: int) -> Error:
+        """What a suspend type of 32 bits comes to ("Hart suspend", tables of its types and errors).
+
+        A retentive suspend is a wait; resuming at another address is not offered. The other types are reserved, or a
+        platform's own, of which there are none.
+        """
+        if kind == _RETENTIVE:
+            return Error.SUCCESS
+        return Error.NOT_SUPPORTED if kind == _NON_RETENTIVE else Error.INVALID_PARAM
+
+    def _executable(self, address: int) -> bool:
+        """Whether a hart can begin at a GPA ("Hart start", SBI_ERR_INVALID_ADDRESS)."""
+        region = self._memory.space.region_at(address)
+        return region is not None and bool(region.flags & MappingFlags.EXECUTE)
 
     def _reset(self, hart: int, function: int, a: tuple[int, ...]) -> tuple[int, int]:
         if function != 0:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
 from ..errors import EncodingError
-from ..flags import Access, MappingFlags, MapType
-from ..formats import hardware_report
+from ..flags import Access, MappingFlags
+from ..formats import family_of
 from ..guest.memory import GuestMemory
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
@@ -25,7 +25,6 @@ _VIOLATIONS_KEPT = 256
 _KEPT_OF_A_KIND = 48
 """Of one kind (region and access), so that a sweep through a hole leaves room for what comes after it."""
 _WALKS_OF_A_KIND = 2
-_RAM = (MapType.MAP_ALLOC, MapType.MAP_IDENTICAL, MapType.MAP_RESERVED, MapType.ROM, MapType.SHARE)
 _ACTIONS = {
     ViolationPolicy.STOP: Action.STOP,
     ViolationPolicy.INJECT: Action.INJECT,
@@ -135,9 +134,7 @@ class Vm:
         return action if action is Action.STOP else Action.DISCARD
 
     def _policy(self, result: FaultResult) -> Action:
-        region = result.region
-        policy = result.policy or (region.violation if region is not None else None)
-        return _ACTIONS[policy or self.space.policy.violation]
+        return _ACTIONS[self.space.policy.violation_of(result.region)]
 
     def record_violation(
         self,
@@ -186,7 +183,9 @@ class Vm:
         mapped = self.space.translate(fault.gpa)
         allowed = mapped.flags if isinstance(mapped, Mapped) else MappingFlags(0)
         try:
-            return hardware_report(self.space.format, refused, attempted, fault.gva, fault.gpa, allowed)
+            return family_of(self.space.format).hardware_report(
+                self.space.format, refused, attempted, fault.gva, fault.gpa, allowed
+            )
         except EncodingError:
             return {}
 
@@ -201,7 +200,7 @@ class Vm:
         """What the run did to memory, read off the tables."""
         statistics = self.space.page_table.statistics()
         regions = self.region_reports()
-        memory = [r for r, region in zip(regions, self.space.memory_regions, strict=True) if region.map_type in _RAM]
+        memory = [region for region in regions if region.map_type.holds_bytes]
         counters = self.space.counters
         return VmReport(
             name=self.name,
@@ -236,7 +235,7 @@ class Vm:
     def _region_report(self, region: MemoryRegion) -> RegionReport:
         spans: list[tuple[int, int]] = []
         # What is never mapped need not be whole pages of the format.
-        mapped = region.map_type is not MapType.EMULATED
+        mapped = region.map_type.is_mapped
         rows = self.space.page_table.rows(region.start, region.size).tolist() if mapped else []
         runs = sorted((hpa, hpa + size) for _, hpa, size, _ in rows)
         for start, end in runs:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ...address import Range
 from ...flags import RWX, Access, MappingFlags
-from ...formats import by_name, hardware_report, stage_2_registers
+from ...formats import by_name, family_of
 from ...formats.outcome import FaultKind
 from ...formats.x86 import ept, longmode
 from ...formats.x86.registers import PageTableBase
@@ -143,7 +143,9 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     """The registers that make a processor translate by two regimes."""
     cr0, cr4, efer = control_registers(stage_1, bochs.CR0, bochs.CR4, bochs.EFER)
     return Guest(
-        eptp=stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier)["EPTP"],
+        eptp=family_of(stage_2.format).stage_2_registers(
+            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier
+        )["EPTP"],
         cr0=cr0,
         cr3=PageTableBase(stage_1.root).value(),
         cr4=cr4,
@@ -183,7 +185,9 @@ def _expect_fault(
     allowed = _allowed(predictions.tables, case.stage_2, gpa)
     codes = np.zeros(len(gpa), np.uint64)
     for flags in range(RWX + 1):
-        report = hardware_report(case.stage_2.format, fault, access, 0, 0, MappingFlags(flags))
+        report = family_of(case.stage_2.format).hardware_report(
+            case.stage_2.format, fault, access, 0, 0, MappingFlags(flags)
+        )
         codes[allowed == flags] = report["exit_qualification"]
     answers["code"][these] = codes | np.uint64(EPT_VIOLATION << _REASON_SHIFT)
 

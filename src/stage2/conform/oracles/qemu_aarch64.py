@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ...address import Range
 from ...errors import HostToolError
 from ...flags import Access, MappingFlags
-from ...formats import by_name, hardware_report
+from ...formats import by_name, family_of
 from ...formats.arm.layout import HA, HD
 from ...formats.arm.stage1 import PAN
 from ...formats.arm.stage2 import PTW
@@ -240,7 +240,9 @@ def _code(case: Case, predictions: Predictions, at: int, wide: bool) -> int:
     fault = fault_from_status(int(predictions.status[at]), gpa, stage=1, access=access)
     if fault.stage == 2:
         second = case.stage_2.format
-        esr = hardware_report(second, fault, access, int(probe["address"]), gpa, MappingFlags(0))["ESR_EL2"]
+        esr = family_of(second).hardware_report(second, fault, access, int(probe["address"]), gpa, MappingFlags(0))[
+            "ESR_EL2"
+        ]
     else:
         # An address that TTBR0 has no bits for is refused before the first lookup, and reported as Arm's level 0.
         level = ARM_LAST_LEVEL if wide else fault.level

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ...address import Range
 from ...flags import RWX, Access, MappingFlags
-from ...formats import by_name, hardware_report, stage_2_registers
+from ...formats import by_name, family_of
 from ...formats.outcome import MISCONFIGURATION, PERMISSION
 from ...formats.riscv import entry
 from ...formats.riscv.registers import AddressTranslationRegister
@@ -239,7 +239,9 @@ def _passes(case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
 
 def _registers(case: Case) -> Registers:
     stage_1, stage_2 = case.stage_1, case.stage_2
-    hgatp = stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier)["hgatp"]
+    hgatp = family_of(stage_2.format).stage_2_registers(
+        stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier
+    )["hgatp"]
     vs_code, vu_code, _ = _code(case.pair)
     if stage_1 is None:
         return Registers.of(hgatp, 0, stage_2.controls, stage_2.controls, vs_code, vu_code)
@@ -251,7 +253,9 @@ def _report(case: Case, status: int, access: Access) -> dict[str, int]:
     """The registers for a status; of htval only whether it is written."""
     fault: Fault = fault_from_status(status, 4, stage=1, access=access)
     if status & AT_STAGE_2:
-        return hardware_report(case.stage_2.format, fault, access, None, 4, MappingFlags(0))
+        return family_of(case.stage_2.format).hardware_report(
+            case.stage_2.format, fault, access, None, 4, MappingFlags(0)
+        )
     return {"scause": encode_scause(fault.kind, 1, access), "htval": 0, "htinst": 0}
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ...address import GIB, MIB, Range
 from ...errors import EncodingError
 from ...flags import RWX, Access
-from ...formats import by_name, hardware_report, stage_2_registers
+from ...formats import by_name, family_of
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
 from ...formats.x86.registers import PageTableBase
@@ -145,7 +145,9 @@ class QemuX86Svm(Emulated):
 
 def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     """The registers that make a processor translate by two regimes."""
-    nested = stage_2_registers(stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier or _ASID)
+    nested = family_of(stage_2.format).stage_2_registers(
+        stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier or _ASID
+    )
 
     def cr4_of(regime: Regime) -> int:
         return x86_svm.CR4 | (x86_svm.CR4_LA57 if regime.format.levels == 5 else 0)
@@ -212,7 +214,7 @@ def _fault(stage_1: Regime, stage_2: Regime, status: int, access: Access, user: 
     try:
         if fault.stage == 2:
             # EXITINFO1 does not say what the nested tables allow.
-            report = hardware_report(stage_2.format, fault, access, None, 0, RWX)
+            report = family_of(stage_2.format).hardware_report(stage_2.format, fault, access, None, 0, RWX)
             return 2, EXIT_NPF << _EXIT_SHIFT | report["EXITINFO1"], False
         error = page_fault_error(stage_1, fault.kind, access, user)
         return 1, EXIT_PF << _EXIT_SHIFT | error, True

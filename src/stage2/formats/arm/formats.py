@@ -14,7 +14,8 @@ from functools import cache
 from ...errors import EncodingError
 from ..outcome import TRANSLATION
 from ..record import Format
-from . import NAMES, layout, stage1, stage2
+from ..rules import Rules
+from . import layout, stage1, stage2
 
 GRANULES = {"4k": 12, "16k": 14, "64k": 16}
 MAX_CONCATENATED_BITS = 4
@@ -25,8 +26,6 @@ _LEAST_ROOT_ALIGNMENT = 64
 _TOP_BLOCK = {12: 2, 14: 1, 16: 1}
 _NAME = re.compile(r"arm-s(?P<stage>[12])-(?P<granule>4k|16k|64k)-(?P<bits>\d\d)(?P<rest>(?:-[a-z0-9]+)*)")
 _MANUAL = "Arm ARM DDI 0487, D8.3 "
-COMMON = tuple(NAMES)
-"""The formats that lists and tests go through; any other combination that the architecture allows works by name."""
 
 
 def by_name(name: str) -> Format:
@@ -114,39 +113,59 @@ def make(
     top_block = _TOP_BLOCK[page_shift] + (1 if lpa or lpa2 else 0)
     controls = page_shift << layout.PAGE_SHIFT_AT | top_block << layout.TOP_BLOCK_AT
     controls |= output_bits << layout.OUTPUT_BITS_AT | (layout.LPA if lpa else 0) | (layout.LPA2 if lpa2 else 0)
-    rules = stage2 if stage == 2 else stage1
+    entries = stage2 if stage == 2 else stage1
     concatenated = f", {1 << root_bits - per_level} root tables concatenated" if root_bits > per_level else ""
     return Format(
         name=name,
         title=f"Arm stage {stage}, {granule} granule, {chosen} levels, {bits}-bit input{concatenated}",
-        family="arm",
+        rules=_rules(stage, lpa=lpa, lpa2=lpa2),
         stage=stage,
         levels=chosen,
         root_bits=root_bits,
         top_leaf_level=min(top_block, chosen - 1),
         output_bits=output_bits,
         sign_extended=False,
-        decode=rules.decode,
-        permissions=rules.permissions,
-        mark=rules.mark,
-        pack_address=layout.pack_address_lpa if lpa else layout.pack_address_lpa2 if lpa2 else layout.pack_address,
-        resize=layout.resize_lpa2 if lpa2 else layout.resize,
-        inherit=rules.inherit,
-        forget=rules.forget,
-        encode_leaf=rules.encode_leaf,
         table_bits=layout.VALID | layout.TABLE_OR_PAGE,
-        fields=rules.FIELDS,
+        fields=entries.FIELDS,
         default_controls=controls | (stage2.XNX if stage == 2 else 0),
         hardware_ad=layout.HA | layout.HD,
         manual=_MANUAL + '"Translation table descriptor formats"',
-        switches=rules.SWITCHES,
+        switches=entries.SWITCHES,
         page_shift=page_shift,
         bits=per_level,
-        group_bits=_GROUPS[page_shift],
-        group=layout.group,
-        ungroup=layout.ungroup,
+        group_bits=_GROUPS[page_shift][:chosen],
         break_before_make=True,
         least_root_alignment=_LEAST_ROOT_ALIGNMENT,
         wide_input_fault=TRANSLATION,
         high_half=high,
+    )
+
+
+def _assumes(fmt: Format) -> str | None:
+    """The granule, which `decode` reads from the controls, must be the record's (D8.3)."""
+    told = fmt.default_controls >> layout.PAGE_SHIFT_AT & 0x1F
+    if told != fmt.page_shift:
+        return f"its controls tell the rules of pages of 2^{told} bytes, and its pages have 2^{fmt.page_shift}"
+    if fmt.page_shift not in GRANULES.values():
+        return "Arm has granules of 4, 16 and 64 KiB"
+    return None
+
+
+@cache
+def _rules(stage: int, *, lpa: bool, lpa2: bool) -> Rules:
+    entries = stage2 if stage == 2 else stage1
+    return Rules(
+        name=f"Arm stage {stage}",
+        family="arm",
+        decode=entries.decode,
+        permissions=entries.permissions,
+        mark=entries.mark,
+        pack_address=layout.pack_address_lpa if lpa else layout.pack_address_lpa2 if lpa2 else layout.pack_address,
+        resize=layout.resize_lpa2 if lpa2 else layout.resize,
+        inherit=entries.inherit,
+        forget=entries.forget,
+        encode_leaf=entries.encode_leaf,
+        group=layout.group,
+        ungroup=layout.ungroup,
+        assumes=_assumes,
     )

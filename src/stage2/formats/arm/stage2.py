@@ -6,7 +6,8 @@ from ...errors import EncodingError
 from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, NONE, TABLE, TOO_WIDE
-from ..record import TABLE_WALK, Field, Switch
+from ..record import Field, Switch
+from ..rules import TABLE_WALK
 from ..u64 import u64
 from .layout import (
     AF,

@@ -8,6 +8,7 @@ from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
 from ..record import Field, Switch
+from ..rules import TABLE_WALK
 from ..u64 import u64
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
@@ -21,15 +22,19 @@ PPN_SHIFT = 10
 PPN_BITS = 44
 PPN_FIELD = ((1 << PPN_BITS) - 1) << PPN_SHIFT
 
-# --- controls: what of the CSRs matters to a walk ---------------------------------------------------------
+# --- controls: what of the CSRs and of the instruction matters to a walk -----------------------------------
 SUM = 1 << 0
 """sstatus.SUM / vsstatus.SUM: supervisor may read and write user pages."""
 MXR = 1 << 1
-"""sstatus.MXR / vsstatus.MXR: reads are allowed where only fetches are."""
+"""sstatus.MXR / vsstatus.MXR: explicit loads are allowed where only fetches are. The former governs both stages of a
+guest's access, the latter the first one only."""
 HARDWARE_AD = 1 << 2
 """Svadu (menvcfg.ADUE / henvcfg.ADUE): hardware sets A and D; clear means Svade: a page fault instead."""
 G_STAGE = 1 << 3
 """Second stage: every access counts as a user access, so U is required."""
+HLVX = 1 << 4
+"""The load is an HLVX, by which a hypervisor reads a guest's instructions: it needs execute permission instead of read
+permission, at both stages. In all else it is a load, also in what it raises."""
 HIGH_SHIFT = 8
 SVPBMT = 0x180 << HIGH_SHIFT
 """Svpbmt (menvcfg.PBMTE / henvcfg.PBMTE): bits 62:61 of a leaf are a memory type. Controls from bit 8 on are the
@@ -68,7 +73,10 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     if address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
         return u64(MISCONFIGURED), u64(0), u64(0)
     attributes = (entry >> u64(1)) & u64(outcome.READ | outcome.WRITE | outcome.EXECUTE)
-    attributes |= (entry & u64(U | G)) << u64(7)
+    attributes |= (entry & u64(U)) << u64(7)
+    # G of a G-stage entry is reserved, and ignored ("Guest Physical Address Translation").
+    if controls & u64(G_STAGE) == u64(0):
+        attributes |= (entry & u64(G)) << u64(7)
     attributes |= (entry & u64(A | D)) << u64(2)
     if high != u64(0):
         pbmt = (entry >> u64(PBMT_SHIFT)) & u64(3)
@@ -88,11 +96,15 @@ def permissions(attributes: int, controls: int) -> int:
     """What a leaf lets privileged (bits 0-2) and user (bits 3-5) accesses do.
 
     Privileged, "Supervisor Memory Privilege" (SUM, MXR), and for the G-stage "Guest Physical Address
-    Translation": accesses are checked as if in U-mode.
+    Translation": accesses are checked as if in U-mode. MXR and HLVX are of explicit loads only ("Two-Stage Address
+    Translation", "Hypervisor Virtual-Machine Load and Store Instructions"), not of hardware's reads of tables.
     """
     allowed = attributes & u64(outcome.READ | outcome.WRITE | outcome.EXECUTE)
-    if controls & u64(MXR) != u64(0) and allowed & u64(outcome.EXECUTE) != u64(0):
-        allowed |= u64(outcome.READ)
+    if controls & u64(MXR | HLVX) != u64(0) and controls & u64(TABLE_WALK) == u64(0):
+        if controls & u64(HLVX) != u64(0):
+            allowed &= u64(outcome.WRITE | outcome.EXECUTE)
+        # EXECUTE is two bits above READ.
+        allowed |= (allowed >> u64(2)) & u64(outcome.READ)
     if controls & u64(G_STAGE) != u64(0):
         if attributes & u64(outcome.USER) == u64(0):
             return u64(0)
@@ -168,50 +180,69 @@ def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, contro
 _LEAF = frozenset({"leaf"})
 _TABLE = frozenset({"table"})
 
-FIELDS = (
-    Field(0, 0, "V", "valid: the entry takes part in translation", {0: "not valid: nothing is mapped here"}),
-    Field(1, 1, "R", "readable", {0: "not readable"}, _LEAF),
-    Field(2, 2, "W", "writable", {0: "not writable"}, _LEAF),
-    Field(3, 3, "X", "executable", {0: "not executable"}, _LEAF),
-    Field(3, 1, "XWR", "all clear: points to the next table", {}, _TABLE),
-    Field(
-        4,
-        4,
-        "U",
-        "user mode may use the page; at stage 2 every guest access needs it",
-        {0: "supervisor page; at stage 2 no guest access is allowed"},
-        _LEAF,
-    ),
+
+def _fields(user: Field, everyones: Field) -> tuple[Field, ...]:
+    """The fields of an entry.
+
+    Args:
+        user: U in a leaf.
+        everyones: G.
+    """
+    return (
+        Field(0, 0, "V", "valid: the entry takes part in translation", {0: "not valid: nothing is mapped here"}),
+        Field(1, 1, "R", "readable", {0: "not readable"}, _LEAF),
+        Field(2, 2, "W", "writable", {0: "not writable"}, _LEAF),
+        Field(3, 3, "X", "executable", {0: "not executable"}, _LEAF),
+        Field(3, 1, "XWR", "all clear: points to the next table", {}, _TABLE),
+        user,
+        everyones,
+        Field(6, 6, "A", "accessed since this bit was last cleared", {0: "not accessed"}, _LEAF),
+        Field(7, 7, "D", "written since this bit was last cleared", {0: "not written"}, _LEAF),
+        Field(4, 4, "U", "reserved in a table pointer", {}, _TABLE, reserved=True),
+        Field(7, 6, "DA", "reserved in a table pointer", {}, _TABLE, reserved=True),
+        Field(9, 8, "RSW", "free for the supervisor's software"),
+        Field(53, 10, "PPN", "physical page number: address bits 55:12"),
+        Field(60, 54, "reserved", "reserved, must be zero", reserved=True),
+        Field(
+            62,
+            61,
+            "PBMT",
+            "page-based memory type, if Svpbmt is enabled, otherwise reserved",
+            {
+                1: "non-cacheable main memory (NC), if Svpbmt is enabled, otherwise reserved",
+                2: "I/O (IO), if Svpbmt is enabled, otherwise reserved",
+                3: "reserved",
+            },
+            _LEAF,
+        ),
+        Field(
+            63,
+            63,
+            "N",
+            "one of a naturally aligned group of 64 KiB, if Svnapot is there, otherwise reserved",
+            {},
+            _LEAF,
+        ),
+        Field(62, 61, "PBMT", "reserved in a table pointer", {}, _TABLE, reserved=True),
+        Field(63, 63, "N", "reserved in a table pointer", {}, _TABLE, reserved=True),
+    )
+
+
+STAGE_1_FIELDS = _fields(
+    Field(4, 4, "U", "user mode may use the page", {0: "supervisor page: user mode may not use it"}, _LEAF),
     Field(5, 5, "G", "global: the same in every address space", {0: "not global"}),
-    Field(6, 6, "A", "accessed since this bit was last cleared", {0: "not accessed"}, _LEAF),
-    Field(7, 7, "D", "written since this bit was last cleared", {0: "not written"}, _LEAF),
-    Field(4, 4, "U", "reserved in a table pointer", {}, _TABLE, reserved=True),
-    Field(7, 6, "DA", "reserved in a table pointer", {}, _TABLE, reserved=True),
-    Field(9, 8, "RSW", "free for the supervisor's software"),
-    Field(53, 10, "PPN", "physical page number: address bits 55:12"),
-    Field(60, 54, "reserved", "reserved, must be zero", reserved=True),
+)
+G_STAGE_FIELDS = _fields(
     Field(
-        62,
-        61,
-        "PBMT",
-        "page-based memory type, if Svpbmt is enabled, otherwise reserved",
-        {
-            1: "non-cacheable main memory (NC), if Svpbmt is enabled, otherwise reserved",
-            2: "I/O (IO), if Svpbmt is enabled, otherwise reserved",
-            3: "reserved",
-        },
-        _LEAF,
+        4, 4, "U", "the guest may use the page: every guest access needs U", {0: "no guest access is allowed"}, _LEAF
     ),
-    Field(
-        63, 63, "N", "one of a naturally aligned group of 64 KiB, if Svnapot is there, otherwise reserved", {}, _LEAF
-    ),
-    Field(62, 61, "PBMT", "reserved in a table pointer", {}, _TABLE, reserved=True),
-    Field(63, 63, "N", "reserved in a table pointer", {}, _TABLE, reserved=True),
+    Field(5, 5, "G", "reserved at stage 2: hardware ignores it, and software leaves it clear"),
 )
 
 _SWITCHES = {
     "ad": Switch("Svadu: hardware sets A and D instead of a page fault", HARDWARE_AD),
-    "mxr": Switch("sstatus.MXR: reads are allowed where fetches are", MXR),
+    "mxr": Switch("sstatus.MXR: loads are allowed where fetches are; reads of tables are not", MXR),
+    "hlvx": Switch("the load is an HLVX: it needs execute permission instead of read permission", HLVX),
     "pbmt": Switch("Svpbmt: bits 62:61 are a memory type", SVPBMT),
     "napot": Switch("Svnapot: bit 63 marks a group of 64 KiB", SVNAPOT),
 }

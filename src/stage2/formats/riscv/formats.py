@@ -5,9 +5,42 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..record import Format
+from ..rules import Rules
 from . import entry
 
 _MANUAL = "RISC-V Privileged, "
+_MODES = {3: "39", 4: "48", 5: "57"}
+
+
+def _assumes(fmt: Format) -> str | None:
+    """What `entry` takes for granted (Privileged, "Sv39" to "Sv57", and "Guest Physical Address Translation")."""
+    if fmt.page_shift != 12 or fmt.bits != 9:
+        return "RISC-V's entries of 64 bits have pages of 4 KiB and 9 index bits a level"
+    if fmt.levels not in _MODES:
+        return (
+            f"RISC-V's entries of 64 bits have 3 to 5 levels, not {fmt.levels}: the 2 levels of Sv32 have 32-bit ones"
+        )
+    wanted = 11 if fmt.stage == 2 else 9
+    if fmt.root_bits != wanted:
+        return f"RISC-V's root at stage {fmt.stage} has {wanted} index bits, not {fmt.root_bits}"
+    return None
+
+
+RULES = Rules(
+    name="RISC-V",
+    family="riscv",
+    decode=entry.decode,
+    permissions=entry.permissions,
+    mark=entry.mark,
+    pack_address=entry.pack_address,
+    resize=entry.resize,
+    inherit=entry.inherit,
+    forget=entry.forget,
+    encode_leaf=entry.encode_leaf,
+    group=entry.group,
+    ungroup=entry.ungroup,
+    assumes=_assumes,
+)
 
 
 def _record(name: str, levels: int, *, g_stage: bool) -> Format:
@@ -16,7 +49,7 @@ def _record(name: str, levels: int, *, g_stage: bool) -> Format:
     return Format(
         name=name,
         title=f"RISC-V {name.capitalize()}, stage {2 if g_stage else 1}, {levels} levels, {bits}-bit input",
-        family="riscv",
+        rules=RULES,
         stage=2 if g_stage else 1,
         levels=levels,
         # The root of the G-stage is four times as large: two more index bits (16 KiB, 16 KiB aligned).
@@ -24,23 +57,13 @@ def _record(name: str, levels: int, *, g_stage: bool) -> Format:
         top_leaf_level=levels - 1,
         output_bits=56,
         sign_extended=not g_stage,
-        decode=entry.decode,
-        permissions=entry.permissions,
-        mark=entry.mark,
-        pack_address=entry.pack_address,
-        resize=entry.resize,
-        inherit=entry.inherit,
-        forget=entry.forget,
-        encode_leaf=entry.encode_leaf,
         table_bits=entry.V,
-        fields=entry.FIELDS,
+        fields=entry.G_STAGE_FIELDS if g_stage else entry.STAGE_1_FIELDS,
         default_controls=entry.G_STAGE if g_stage else 0,
         hardware_ad=entry.HARDWARE_AD,
         manual=_MANUAL + chapter,
         switches=entry.G_STAGE_SWITCHES if g_stage else entry.STAGE_1_SWITCHES,
         group_bits=(entry.NAPOT_BITS,),
-        group=entry.group,
-        ungroup=entry.ungroup,
         group_translates=True,
     )
 

@@ -1,11 +1,99 @@
 """x86: EPT (Intel SDM Vol. 3C, 30.3), long mode (Vol. 3A, 5.5) and AMD's nested paging (APM Vol. 2, 15.25)."""
 
-NAMES = {
-    "x86-4level": "longmode",
-    "x86-5level": "longmode",
-    "ept4": "ept",
-    "ept5": "ept",
-    "npt4": "longmode",
-    "npt5": "longmode",
-}
-"""Format -> the module of this folder that holds it. Read without importing any of them."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..record import Format
+
+if TYPE_CHECKING:
+    from ...flags import Access, MappingFlags
+    from ...processor import Processor
+    from ..change import Change
+    from ..effective import EffectiveType, Leaf, TypeSources
+    from ..family import Family
+    from ..invalidation import Context, Operation
+    from ..register import Register
+    from ..syndrome import Refusal
+
+
+class X86Family:
+    """Long mode for stage 1, EPT and AMD's nested tables for stage 2, with 4 and 5 levels."""
+
+    name = "x86"
+    arch = "x86_64"
+    names = ("x86-4level", "x86-5level", "ept4", "ept5", "npt4", "npt5")
+
+    def by_name(self, name: str) -> Format | None:
+        if name not in self.names:
+            return None
+        from . import ept, longmode
+
+        formats: tuple[Format, ...] = ept.FORMATS if name.startswith("ept") else longmode.FORMATS
+        return next(record for record in formats if record.name == name)
+
+    def registers(self) -> tuple[Register, ...]:
+        from .registers import REGISTERS
+
+        return REGISTERS
+
+    def controls(self, fmt: Format, processor: Processor) -> int:
+        from .processors import controls
+
+        return controls(fmt, processor)
+
+    def require(self, fmt: Format, processor: Processor, controls: int) -> None:
+        from .processors import require
+
+        require(fmt, processor, controls)
+
+    def output_bits(self, fmt: Format, processor: Processor) -> int:
+        from .processors import output_bits
+
+        return output_bits(fmt, processor)
+
+    def stage_2_registers(self, fmt: Format, root: int, controls: int, identifier: int) -> dict[str, int]:
+        from .registers import stage_2_registers
+
+        return stage_2_registers(fmt, root, controls, identifier)
+
+    def memory_type(self, fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
+        from .memory_types import memory_type
+
+        return memory_type(fmt, attributes, controls)
+
+    def effective_type(self, stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSources) -> EffectiveType:
+        from .effective import effective_type
+
+        return effective_type(stage_1, stage_2, sources)
+
+    def hardware_report(
+        self, fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+    ) -> dict[str, int]:
+        from .syndromes import hardware_report
+
+        return hardware_report(fmt, fault, access, gva, gpa, allowed)
+
+    def owed(self, fmt: Format, context: Context, changes: Sequence[Change], controls: int) -> tuple[Operation, ...]:
+        from .invalidation import owed
+
+        return owed(fmt, context, changes, controls)
+
+    def retire(self, fmt: Format, context: Context) -> tuple[Operation, ...]:
+        from .invalidation import retire
+
+        return retire(fmt, context)
+
+    def roll_over(self, fmt: Format) -> tuple[Operation, ...]:
+        from .invalidation import roll_over
+
+        return roll_over(fmt)
+
+    def first_entry(self, fmt: Format, identifier: int) -> tuple[Operation, ...]:
+        from .invalidation import first_entry
+
+        return first_entry(fmt, identifier)
+
+
+FAMILY: Family = X86Family()

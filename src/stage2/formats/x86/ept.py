@@ -7,7 +7,9 @@ from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
 from ..record import Field, Format, Switch
+from ..rules import Rules
 from ..u64 import MASK_64, u64
+from .geometry import x86_geometry
 
 R, W, X = 1 << 0, 1 << 1, 1 << 2
 MEMORY_TYPE_SHIFT = 3
@@ -212,25 +214,34 @@ SWITCHES = {
 }
 
 
+RULES = Rules(
+    name="EPT",
+    family="x86",
+    decode=decode,
+    permissions=permissions,
+    mark=mark,
+    pack_address=pack_address,
+    resize=resize,
+    inherit=inherit,
+    forget=forget,
+    encode_leaf=encode_leaf,
+    mark_table=mark_table,
+    walk_write=walk_write,
+    assumes=x86_geometry,
+)
+
+
 def _record(levels: int) -> Format:
     return Format(
         name=f"ept{levels}",
         title=f"Intel EPT, stage 2, {levels} levels, {12 + 9 * levels}-bit input",
-        family="x86",
+        rules=RULES,
         stage=2,
         levels=levels,
         root_bits=9,
         top_leaf_level=2,
         output_bits=52,
         sign_extended=False,
-        decode=decode,
-        permissions=permissions,
-        mark=mark,
-        pack_address=pack_address,
-        resize=resize,
-        inherit=inherit,
-        forget=forget,
-        encode_leaf=encode_leaf,
         table_bits=R | W | X,
         table_controls=X_USER,
         fields=FIELDS,
@@ -238,8 +249,6 @@ def _record(levels: int) -> Format:
         hardware_ad=AD_ENABLED,
         manual='Intel SDM Vol. 3C, 30.3 "The Extended Page Table Mechanism (EPT)"',
         switches=SWITCHES,
-        mark_table=mark_table,
-        walk_write=walk_write,
         privilege_by_page=True,
     )
 

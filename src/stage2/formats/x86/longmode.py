@@ -11,7 +11,9 @@ from ...flags import MappingFlags, MemoryType
 from .. import outcome
 from ..outcome import LEAF, MISCONFIGURED, NONE, TABLE
 from ..record import Field, Format, Switch
+from ..rules import Rules
 from ..u64 import u64
+from .geometry import x86_geometry
 
 P, RW, US, PWT, PCD, A, D, PS, G = (1 << bit for bit in range(9))
 PAT_4K = PS
@@ -236,27 +238,36 @@ SWITCHES = {
 } | _SWITCHES
 
 
+RULES = Rules(
+    name="long mode",
+    family="x86",
+    decode=decode,
+    permissions=permissions,
+    mark=mark,
+    pack_address=pack_address,
+    resize=resize,
+    inherit=inherit,
+    forget=forget,
+    encode_leaf=encode_leaf,
+    mark_table=mark_table,
+    walk_write=walk_write,
+    assumes=x86_geometry,
+)
+
+
 def _record(name: str, levels: int, *, nested: bool) -> Format:
     bits = 12 + 9 * levels
     what = "AMD nested paging, stage 2" if nested else "x86-64 long mode, stage 1"
     return Format(
         name=name,
         title=f"{what}, {levels} levels, {bits}-bit input",
-        family="x86",
+        rules=RULES,
         stage=2 if nested else 1,
         levels=levels,
         root_bits=9,
         top_leaf_level=2,
         output_bits=52,
         sign_extended=not nested,
-        decode=decode,
-        permissions=permissions,
-        mark=mark,
-        pack_address=pack_address,
-        resize=resize,
-        inherit=inherit,
-        forget=forget,
-        encode_leaf=encode_leaf,
         table_bits=P | RW | US | A,
         fields=NESTED_FIELDS if nested else FIELDS,
         default_controls=NXE | WP | 52 << MAXPHYADDR_SHIFT | (NESTED if nested else 0),
@@ -265,8 +276,6 @@ def _record(name: str, levels: int, *, nested: bool) -> Format:
         if nested
         else 'Intel SDM Vol. 3A, 5.5 "4-Level and 5-Level Paging"',
         switches=_SWITCHES if nested else SWITCHES,
-        mark_table=mark_table,
-        walk_write=walk_write,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ....formats.arm.stage1_control import SCTLR_M
 from ....formats.record import Format
 from ....formats.u64 import u64
-from ....tables.batch import two_stage_translation
+from ....tables.assembly import compiled_two_stage
 from ....tables.compiled import callback, inlined, load, peek, poke
 from ..callbacks import (
     ACCESS_FETCH,
@@ -47,7 +47,7 @@ UNPRIVILEGED_MASK, UNPRIVILEGED = 0x3F20_0C00, 0x3800_0800
 def fill_callback(first: Format, second: Format) -> Any:
     """The MMU of a vCPU whose tables have the granule of `first`, see `fill_signature`."""
     define()
-    translate = two_stage_translation(first, second)
+    translate = compiled_two_stage(first, second)
     select = inlined(make_select(first, inlined(granule_of), inlined(controls_of)))
 
     def fill(uc: int, gva: int, access: int, result: int, state: int) -> bool:

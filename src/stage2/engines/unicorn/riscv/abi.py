@@ -19,7 +19,6 @@ ENV_MIE = 0x288
 ENV_SATP = 0x2A0
 
 PRIV_USER, PRIV_SUPERVISOR, PRIV_MACHINE = 0, 1, 3
-MSTATUS_SUM, MSTATUS_MXR = 1 << 18, 1 << 19
 
 _SET_TIME_SOURCE = "riscv_cpu_set_rdtime_fn_riscv64"
 

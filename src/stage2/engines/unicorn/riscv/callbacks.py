@@ -6,11 +6,13 @@ from functools import cache
 from typing import Any
 
 from ....formats.record import Format
-from ....formats.riscv import entry as riscv
+from ....formats.riscv.entry import HARDWARE_AD
 from ....formats.riscv.formats import SV39
+from ....formats.riscv.registers import stage_1_numbers
+from ....formats.riscv.syndromes import TIMER_INTERRUPT, USER_CALL
 from ....formats.u64 import u64
-from ....tables.batch import two_stage_translation
-from ....tables.compiled import callback, peek, poke
+from ....tables.assembly import compiled_two_stage
+from ....tables.compiled import callback, inlined, peek, poke
 from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD
 from ..callbacks import (
     ACCESS_WRITE,
@@ -32,9 +34,7 @@ from ..callbacks import (
 from ..state import NEVER, Reason, Word
 from .abi import ENV_MIP, ENV_MSTATUS, ENV_PC, ENV_PRIV, ENV_SATP, PRIV_MACHINE, PRIV_SUPERVISOR, PRIV_USER
 
-SUPERVISOR_TIMER = 1 << 5
-"""mip.STIP."""
-ECALL = 8
+ECALL = USER_CALL
 """Every ecall reaches the interrupt hook under this number."""
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
@@ -53,24 +53,20 @@ def fill_callback(second: Format) -> Any:
     """The MMU of a vCPU over a stage-2 format, see `fill_signature`."""
     define()
     # Sv39, Sv48, Sv57 and Bare are one set of rules with different numbers of levels; satp says how many.
-    translate = two_stage_translation(SV39, second)
+    translate = compiled_two_stage(SV39, second)
+    inlined(stage_1_numbers)
 
     def fill(uc: int, gva: int, access: int, result: int, state: int) -> bool:
         count_fill(state)
         env = peek(state, u64(_ENV))
-        satp = peek(env + u64(ENV_SATP), u64(0))
-        status_register = peek(env + u64(ENV_MSTATUS), u64(0))
         privilege = peek(env + u64(ENV_PRIV), u64(0))
-        levels = u64(0)
-        mode = satp >> u64(60)
-        if mode >= u64(8) and privilege != u64(PRIV_MACHINE):
-            levels = mode - u64(5)
-        controls = u64(riscv.HARDWARE_AD)
-        # SUM is bit 18 and MXR bit 19 of mstatus, 0 and 1 of our controls.
-        controls |= (status_register >> u64(18)) & u64(riscv.SUM | riscv.MXR)
+        satp = u64(0)
+        if privilege != u64(PRIV_MACHINE):
+            satp = peek(env + u64(ENV_SATP), u64(0))
+        root, levels, root_bits, controls = stage_1_numbers(satp, peek(env + u64(ENV_MSTATUS), u64(0)))
         user = privilege == u64(PRIV_USER)
         write = u64(1) if access == ACCESS_WRITE else u64(0)
-        regime_1 = ((satp & u64((1 << 44) - 1)) << u64(12), levels, u64(9), controls)
+        regime_1 = (root, levels, root_bits, controls | u64(HARDWARE_AD))
         status, hpa, granted, gpa, level, _ = translate(
             host_of(state), regime_1, regime_2_of(state), gva, need_of(access, user), write
         )
@@ -92,7 +88,7 @@ def block_callback() -> Any:
         if clock >= peek(state, u64(_ALARM)):
             poke(state, u64(_ALARM), u64(NEVER))
             env, cpu = peek(state, u64(_ENV)), peek(state, u64(_CPU))
-            poke(env + u64(ENV_MIP), u64(0), peek(env + u64(ENV_MIP), u64(0)) | u64(SUPERVISOR_TIMER))
+            poke(env + u64(ENV_MIP), u64(0), peek(env + u64(ENV_MIP), u64(0)) | u64(1 << TIMER_INTERRUPT))
             request = cpu + u64(CPU_INTERRUPT_REQUEST)
             poke_byte(request, u64(0), peek_byte(request, u64(0)) | u64(INTERRUPT_HARD))
             # The high half of the instruction counter, all ones, makes the CPU look at its interrupts.

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from ....flags import Access
-from ....formats.riscv import entry as riscv
+from ....formats.riscv.entry import HARDWARE_AD
 from ....formats.riscv.registers import decode_satp
+from ....formats.riscv.status import controls_of
+from ....formats.riscv.syndromes import (
+    ACCESS_FAULTS,
+    BREAKPOINT,
+    EXTERNAL_INTERRUPT,
+    GUEST_CALL,
+    MACHINE_CALL,
+    SOFTWARE_INTERRUPT,
+    SUPERVISOR_CALL,
+    TIMER_INTERRUPT,
+    encode_scause,
+)
 from ....tables.explain import Walk
 from ....tables.regime import Regime
+from ....tables.result import fault_from_status
 from ....vm.exits import MemoryFault
 from ....vm.vm import Vm
 from ..abi import unicorn
@@ -17,14 +30,14 @@ from . import abi
 from .callbacks import block_callback, fill_callback, trap_callback
 from .clock import Clock
 
-_PAGE_FAULT = {Access.FETCH: 12, Access.READ: 13, Access.WRITE: 15}
-_ACCESS_FAULT = {Access.FETCH: 1, Access.READ: 5, Access.WRITE: 7}
-_BREAKPOINT = 3
-_DELEGATED_EXCEPTIONS = 0xB1FF & ~(1 << 9)
+_RESERVED_CAUSE = 14
+_DELEGATED_EXCEPTIONS = sum(
+    1 << cause for cause in range(16) if cause not in (SUPERVISOR_CALL, GUEST_CALL, MACHINE_CALL, _RESERVED_CAUSE)
+)
 """medeleg: everything but the supervisor's own ecall goes to the guest's supervisor."""
-_DELEGATED_INTERRUPTS = 0x222
+_TIMER, _SOFTWARE = 1 << TIMER_INTERRUPT, 1 << SOFTWARE_INTERRUPT
+_DELEGATED_INTERRUPTS = _TIMER | _SOFTWARE | 1 << EXTERNAL_INTERRUPT
 """mideleg: software, timer and external interrupts of the supervisor."""
-_TIMER, _SOFTWARE = 1 << 5, 1 << 1
 
 
 class RiscvVcpu(Vcpu):
@@ -69,19 +82,21 @@ class RiscvVcpu(Vcpu):
         self.running, self.waiting = True, False
 
     def inject_stage_1_fault(self) -> None:
-        """Give the guest the page fault that its own tables ask for."""
+        """Give the guest the fault that its own tables ask for: a page fault, or an access fault where one of them is
+        no memory."""
         self.guest_faults += 1
-        access = Access(self.state[Word.ACCESS])
-        self._cpu.raise_exception(_PAGE_FAULT[access], self._cpu.invalid_address)
+        access, address = Access(self.state[Word.ACCESS]), self._cpu.invalid_address
+        fault = fault_from_status(self.state[Word.STATUS], address, stage=1, access=access)
+        self._cpu.raise_exception(encode_scause(fault.kind, fault.stage, access), address)
 
     def inject_access_fault(self, fault: MemoryFault) -> None:
         """Give the guest an access fault, as from a bus that answers with an error."""
         access = Access(self.state[Word.ACCESS])
-        self._cpu.raise_exception(_ACCESS_FAULT[access], fault.gva)
+        self._cpu.raise_exception(ACCESS_FAULTS[access], fault.gva)
 
     def inject_breakpoint(self) -> None:
         """Deliver an exception that the library reported without a number: an ebreak."""
-        self._cpu.raise_exception(_BREAKPOINT, self.pc)
+        self._cpu.raise_exception(BREAKPOINT, self.pc)
 
     # --- registers and interrupts ------------------------------------------------------------------------
 
@@ -97,7 +112,7 @@ class RiscvVcpu(Vcpu):
     def stage_1(self) -> Regime:
         """The guest's own regime, from satp and mstatus."""
         satp = decode_satp(self._cpu.get(abi.ENV_SATP))
-        controls = riscv.HARDWARE_AD | (self._cpu.get(abi.ENV_MSTATUS) >> 18) & (riscv.SUM | riscv.MXR)
+        controls = HARDWARE_AD | controls_of(self._cpu.get(abi.ENV_MSTATUS))
         return Regime(satp.format, satp.root, controls, satp.identifier)
 
     def register(self, number: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from ....formats.record import Format
 from ....formats.u64 import u64
 from ....formats.x86.longmode import X86_4LEVEL
-from ....tables.batch import two_stage_translation
+from ....tables.assembly import compiled_two_stage
 from ....tables.compiled import callback, inlined, numba, peek, poke
 from ..callbacks import (
     ACCESS_FETCH,
@@ -56,7 +56,7 @@ def fill_callback(second: Format) -> Any:
     """The MMU of a vCPU over a stage-2 format, see `fill_signature`."""
     define()
     # Four and five levels are one set of rules; CR4.LA57 says how many.
-    translate = two_stage_translation(X86_4LEVEL, second)
+    translate = compiled_two_stage(X86_4LEVEL, second)
     inlined(mode_of)
     inlined(levels_of)
     inlined(controls_of)

@@ -1,0 +1,72 @@
+"""Two states of the sources side by side: the figures of `benchmarks.tables` and `benchmarks.edits`, in turns.
+
+Run with `python -m benchmarks.compare OLD NEW [--rounds N] [--formats NAME ...]`, where OLD and NEW are folders that
+hold a `src`. Both run this folder's benchmarks, one after the other in every round, so that what else the machine does
+meets both. The figures to read are the ratios, new over old: of the medians over the rounds, and of the fastest runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+Key = tuple[str, str]
+"""(format, figure)."""
+HERE = Path(__file__).resolve().parent.parent
+
+
+def program(source: Path, *arguments: str) -> str:
+    """What a benchmark prints, run on the sources of a folder with a kernel cache of their own there."""
+    environment = os.environ | {
+        "PYTHONPATH": f"{source / 'src'}{os.pathsep}{HERE}",
+        "STAGE2_CACHE": str(source / ".benchmark-cache"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], env=environment, cwd=source, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
+
+
+def figures(source: Path, formats: list[str], edits: int, more: list[str]) -> dict[Key, tuple[float, float]]:
+    """(CPU time's median, fastest run) of every figure."""
+    found: dict[Key, tuple[float, float]] = {}
+    for figure in json.loads(program(source, "benchmarks.tables", "--json", *more, "--formats", *formats))["figures"]:
+        found[figure["format"], figure["name"]] = figure["cpu"], figure["best"]
+    text = program(source, "benchmarks.edits", "--edits", str(edits), "--formats", *formats)
+    for name, each in re.findall(r"^(\S+): .* pages, (\d+) us an edit", text, re.MULTILINE):
+        found[name, f"{edits} random edits"] = float(each), float(each)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--rounds", type=int, default=5, help="how often each runs (default 5)")
+    parser.add_argument("--edits", type=int, default=3000, help="random edits (default 3000)")
+    parser.add_argument("--formats", nargs="+", default=["ept4", "sv39x4", "arm-s2-4k-40"])
+    arguments, more = parser.parse_known_args()
+    sources = arguments.old.resolve(), arguments.new.resolve()
+    medians: list[dict[Key, list[float]]] = [defaultdict(list), defaultdict(list)]
+    best: list[dict[Key, float]] = [{}, {}]
+    for _ in range(arguments.rounds):
+        for side, source in enumerate(sources):
+            for key, (median, fastest) in figures(source, arguments.formats, arguments.edits, more).items():
+                medians[side][key].append(median)
+                best[side][key] = min(fastest, best[side].get(key, fastest))
+    print(f"{'figure':34} {'format':14} {'old':>10} {'new':>10} {'ratio':>6} {'of the fastest':>14}")
+    for name, figure in medians[0]:
+        key = name, figure
+        old, new = (statistics.median(side[key]) for side in medians)
+        print(f"{figure:34} {name:14} {old:10.3f} {new:10.3f} {new / old:6.2f} {best[1][key] / best[0][key]:14.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Where something was declared: a value that errors, notices and regions carry, turned into text only for a reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a file; `str()` gives `file:line`.
+
+    Args:
+        file: path as the user named it.
+        line: 1-based.
+        key: dotted key (`kernel.memory_regions[0]`).
+    """
+
+    file: str
+    line: int
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def whole_line(self) -> Place:
+        """The line without its key, for what is not about the value of that key."""
+        return replace(self, key="")
+
+    def error(self, problem: str, kind: type[ConfigError] = ConfigError) -> ConfigError:
+        """An error about this place, to be raised."""
+        return kind(problem, file=self.file, line=self.line, key=self.key or None)
