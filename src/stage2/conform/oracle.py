@@ -127,7 +127,6 @@ class Oracle(Protocol):
     kind: str
     """Its name without a generation of the emulator."""
     title: str
-    pairs: tuple[Pair, ...]
     translates: bool
     """Whether it has an instruction for `Means.TRANSLATE`."""
     batch: int
@@ -136,8 +135,14 @@ class Oracle(Protocol):
     """Whether that instruction makes the access (HLV, HSV), rather than tell where it would lead (AT)."""
     translate_marks: bool
     """Whether that instruction sets accessed and dirty bits."""
-    unjudged: tuple[str, ...]
-    """What of its formats it cannot be asked, one sentence each, for the report."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs that its emulator has."""
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """What of its formats it cannot be asked, one sentence each, for the report."""
 
     def version(self) -> str:
         """Of the emulator.

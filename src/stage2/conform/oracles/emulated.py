@@ -37,5 +37,8 @@ class Emulated:
 
     @property
     def generation(self) -> int:
-        """The emulator's major version."""
-        return major(self.version())
+        """The emulator's major version; 0 where there is none."""
+        if self.emulator.generation is not None:
+            return self.emulator.generation
+        own = self.emulator.own(self.program[0])
+        return 0 if own is None else major(own.version)
