@@ -13,10 +13,10 @@ from stage2.cli.main import call
         (["--oracle", "qemu-arm"], "no oracle is called 'qemu-arm' (did you mean qemu-aarch64?)"),
         (["--cases", "0"], "--cases 0: at least one case is needed"),
         (["--seed", "-1"], "--seed -1: a seed is not negative"),
-        (["--format", "sv32"], "--format sv32: no oracle judges that; they judge "),
+        (["--format", "sv32"], "--format sv32: no oracle answers for that; they answer for "),
         (
             ["--oracle", "bochs-ept", "--format", "sv39"],
-            "bochs-ept does not judge sv39; it judges x86-4level over ept4",
+            "bochs-ept does not answer for sv39; it answers for x86-4level over ept4",
         ),
         (["--plant", "nothing"], "--plant nothing: there are writable, address, reserved, hole"),
         (["--cases", "many"], "--cases"),

@@ -11,6 +11,7 @@ import pytest
 from stage2.cli.fetch import LineProgress
 from stage2.cli.main import call
 from stage2.images import fetch as images
+from stage2.images.store import Progress
 
 
 def test_lines_tell_of_each_file_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +34,7 @@ def test_the_end_says_where_things_are(
     (tmp_path / "ramdisk").write_bytes(b"r")
     asked = SimpleNamespace(name="", force=None)
 
-    def fetch(name: str, *, progress: images.Progress, force: bool) -> images.FetchedGuest:
+    def fetch(name: str, *, progress: Progress, force: bool) -> images.FetchedGuest:
         asked.name, asked.force = name, force
         progress("kernel", 0, 0)
         progress("kernel", 10, 10)

@@ -1,4 +1,4 @@
-"""QEMU's RISC-V judges tables made by hand: every kind of probe, both stages, and what is special of RISC-V."""
+"""QEMU's RISC-V answers for tables made by hand: every kind of probe, both stages, and what is special of RISC-V."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from opening import or_skip
 from stage2.address import Hpa, Range
-from stage2.conform.judge import Judge
 from stage2.conform.oracle import Case, Machine, Pair
 from stage2.conform.oracles.qemu_riscv64 import ORACLE, QemuRiscv64
 from stage2.conform.probe import PROBE, Answers, Means
+from stage2.conform.trial import Trial
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name
 from stage2.formats.riscv import entry
@@ -32,7 +32,7 @@ GVA = 0x1234_5000
 
 
 class Witness(QemuRiscv64):
-    """The judge, who remembers what the machine said."""
+    """The oracle, who remembers what the machine said."""
 
     said: Answers
 
@@ -54,14 +54,14 @@ class Said:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    made = Judge(Witness(), or_skip(ORACLE.version))
+def trial() -> Iterator[Trial]:
+    made = Trial(Witness(), or_skip(ORACLE.version))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def machine(judge: Judge) -> Iterator[Riscv64Machine]:
+def machine(trial: Trial) -> Iterator[Riscv64Machine]:
     with ORACLE.open() as found:
         yield found
 
@@ -70,7 +70,7 @@ def machine(judge: Judge) -> Iterator[Riscv64Machine]:
 class Bench:
     """Tables of a pair, with the page DATA mapped by both stages, and what the machine says of them."""
 
-    judge: Judge
+    trial: Trial
     machine: Riscv64Machine
     pair: Pair
     switches_1: tuple[str, ...] = ()
@@ -119,17 +119,17 @@ class Bench:
         self.machine.memory.store_u64(slot, word & ~clear | set_)
 
     def ask(self, address: int, access: Access, *, user: bool = False, means: Means = Means.ACCESS) -> Said:
-        """What the machine says of one access, after the judge has found that our walker says the same."""
+        """What the machine says of one access, after the trial has found that our walker says the same."""
         probes = np.zeros(1, PROBE)
         probes["address"] = address | (0x808 if access is Access.WRITE else 0x8)
         probes["access"], probes["user"], probes["means"], probes["value"] = access, user, means, 0x5757
         stage_1 = None if self.stage_1 is None else self.stage_1.regime
         case = Case(self.pair, stage_1, self.stage_2.regime, probes)
-        verdict = self.judge.judge(self.machine, case, self.places, self.places.tables)
+        verdict = self.trial.case(self.machine, case, self.places, self.places.tables)
         assert not verdict.mismatches, verdict.mismatches
-        assert verdict.cases == 1, "the judge did not ask"
+        assert verdict.cases == 1, "the oracle was not asked"
         self.deviations |= set(verdict.deviations)
-        witness = self.judge.oracle
+        witness = self.trial.oracle
         assert isinstance(witness, Witness)
         answer = witness.said[0]
         code = int(answer["code"])
@@ -139,8 +139,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(judge: Judge, machine: Riscv64Machine, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    made = Bench(judge, machine, *request.param)
+def bench(trial: Trial, machine: Riscv64Machine, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(trial, machine, *request.param)
     yield made
     machine.memory.zero(made.places.tables)
 
@@ -273,7 +273,7 @@ def test_memory_types_are_accepted_where_there_are_some(bench: Bench) -> None:
 
 
 @benches("sv39 over sv39x4")
-def test_a_guest_whose_code_is_not_mapped_is_judged_all_the_same(bench: Bench) -> None:
+def test_a_guest_whose_code_is_not_mapped_is_compared_all_the_same(bench: Bench) -> None:
     address = bench.map(R, R)
     for fixture in bench.places.fixtures:
         if fixture.stage == 2:

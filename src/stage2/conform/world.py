@@ -1,7 +1,7 @@
 """Tables at random in a machine's memory: a stage 2, and under it a guest's own tables.
 
-What a judge needs to run its guest (its fixtures) is mapped whatever else the tables say; everything else may be legal,
-odd or broken. The guest's tables lie in one window of GPAs that stage 2 maps, mostly with all permissions.
+What an oracle needs to run its guest (its fixtures) is mapped whatever else the tables say; everything else may be
+legal, odd or broken. The guest's tables lie in one window of GPAs that stage 2 maps, mostly with all permissions.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ class Builder:
 def probes_for(world: World, rng: np.random.Generator, count: int, *, translates: bool) -> Probes:
     """Addresses and accesses: reads and fetches in the lower half of a page, writes in the upper one.
 
-    Real accesses come first, then, for a judge that has them, translations by instruction; each in groups of one kind.
+    Real accesses come first, then, for an oracle that has them, translations by instruction; in groups of one kind.
     """
     made = np.zeros(count, PROBE)
     stage_1 = world.stage_1

@@ -23,6 +23,7 @@ from ..formats.arm.stage2_control import pa_bits
 from ..formats.invalidation import Operation
 from ..tables.regime import Regime
 from . import mailbox
+from .emulator import OWN_QEMU, Emulator
 from .mailbox import Command
 from .qemu import QemuMachine
 
@@ -79,6 +80,7 @@ class AArch64Machine(QemuMachine):
     """The `virt` machine with one CPU of type `max`.
 
     Args:
+        emulator: which QEMU.
         gic_version: 2 or 3.
     """
 
@@ -87,11 +89,11 @@ class AArch64Machine(QemuMachine):
     RAM = Range(0x4000_0000, 0xC000_0000)
     MAILBOX = 0x4010_0000
 
-    def __init__(self, *, gic_version: int = 2) -> None:
+    def __init__(self, emulator: Emulator = OWN_QEMU, *, gic_version: int = 2) -> None:
         if gic_version not in (2, 3):
             raise EncodingError(f"there is no GICv{gic_version} in this machine: 2 and 3 are")
         self._gic_version = gic_version
-        super().__init__()
+        super().__init__(emulator)
         self.mmfr0, self.mmfr1, self.mmfr2 = (self.word(mailbox.INFO + 8 * index) for index in range(3))
         """ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1."""
 

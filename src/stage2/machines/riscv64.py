@@ -18,6 +18,7 @@ from ..errors import MachineError
 from ..formats.invalidation import Operation
 from ..formats.riscv import entry
 from ..formats.riscv.status import status_of
+from .emulator import OWN_QEMU, Emulator
 from .mailbox import OPERATION_ENTRY, PROBE_ENTRY, RESULT_ENTRY, Command
 from .qemu import QemuMachine
 
@@ -96,25 +97,27 @@ class Riscv64Machine(QemuMachine):
     accesses always end in one.
 
     Args:
+        emulator: which QEMU.
         extensions: optional ones that the hart has: "svnapot", "svpbmt". `have` changes them.
     """
 
     PROGRAM: ClassVar[str] = "qemu-system-riscv64"
     PACKAGE: ClassVar[str] = "qemu-system-misc"
-    RAM: ClassVar[Range] = Range.sized(0x8000_0000, 0xC000_0000)
+    RAM: ClassVar[Range] = Range.sized(0x8000_0000, 0xC400_0000)
+    """At its end QEMU puts a device tree at every start (before QEMU 8, at the end of what lies below 3 GiB)."""
     MAILBOX: ClassVar[int] = 0x8010_0000
 
-    def __init__(self, extensions: Iterable[str] = ()) -> None:
+    def __init__(self, emulator: Emulator = OWN_QEMU, extensions: Iterable[str] = ()) -> None:
         self.extensions = frozenset(extensions)
         self._loaded: Registers | None = None
-        super().__init__()
+        super().__init__(emulator)
 
     def prepare(self) -> None:
         code = files(__package__).joinpath("monitors", _MONITOR).read_bytes()
         self.memory.write(Hpa(self.RAM.start), code)
-        # Four leaves of 1 GiB from 0 on, and the RAM above: supervisor pages, accessed and dirty.
+        # Leaves of 1 GiB from 0 to the end of RAM: supervisor pages, accessed and dirty.
         leaf = entry.V | entry.R | entry.W | entry.X | entry.A | entry.D
-        for index in range(self.RAM.end >> 30):
+        for index in range(-(-self.RAM.end >> 30)):
             self.memory.store_u64(Hpa(_MAP + 8 * index), entry.pack_address(index << 30) | leaf)
 
     def arguments(self, ram: str, door: int) -> list[str]:

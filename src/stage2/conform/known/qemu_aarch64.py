@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ...formats.arm.fault_status import fault_status
 from ...formats.outcome import EntryKind
-from ..deviation import Deviation, Difference
+from ..deviation import Deviation, Difference, Versions
 from ..probe import Answers, Means, Probes
 
 _KINDS = np.array([fault_status(status)[0] or 0 for status in range(64)])
@@ -36,7 +36,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "block-above",
         "qemu-aarch64",
-        r"7\.2\..*",
+        Versions("7.2", "7.2"),
         "QEMU takes a block descriptor at any level but the last for a block: its walk looks at bits 1:0 and the level "
         "3 only. Levels that have no blocks are invalid to us, and a translation fault.",
         'Arm ARM DDI 0487, D8.3.1 "VMSAv8-64 translation table level -1 to level 2 descriptor formats"',
@@ -45,7 +45,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "level-of-stage-1",
         "qemu-aarch64",
-        r"7\.2\..*",
+        Versions("7.2", "7.2"),
         "When stage 2 refuses an access to a stage-1 table, QEMU reports the level at which that table stands in stage "
         "1, because its stage-1 walk writes the level over the one that its stage-2 walk had found.",
         'Arm ARM DDI 0487, D24.2 "ESR_EL2", S1PTW and DFSC',

@@ -12,7 +12,7 @@ from ...formats.riscv import entry as riscv
 from ...formats.riscv.syndromes import ACCESS_FAULTS, GUEST_PAGE_FAULTS, PAGE_FAULTS
 from ...tables.explain import Walk
 from ...tables.result import Fault
-from ..deviation import Deviation, Difference
+from ..deviation import Deviation, Difference, Versions
 from ..probe import Answers, Probes
 
 _RESERVED = 0x7F << 54
@@ -84,7 +84,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "riscv-walk-is-a-load",
         "qemu-riscv64",
-        r"7\..*|8\.0\..*",
+        Versions("7.0", "8.0"),
         "A guest-page fault of the walk's own access to a table of the guest is reported as that of a load (21), also "
         "when the guest stores or fetches. Seen here; QEMU's riscv_cpu_tlb_fill replaces the access by a load.",
         'RISC-V Privileged, "Hypervisor" Extension, "Memory-Management Fault Causes": the original access counts',
@@ -93,7 +93,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "riscv-table-outside-memory",
         "qemu-riscv64",
-        r".*",
+        Versions("7.2"),
         "A table outside memory raises a page fault instead of an access fault. Seen here.",
         'RISC-V Privileged, "Virtual Address Translation Process", step 2: an access-fault exception',
         explains=_calls_it_a_page_fault,
@@ -101,7 +101,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "riscv-marks-pass-by-stage-2",
         "qemu-riscv64",
-        r".*",
+        Versions("7.2"),
         "Accessed and dirty bits of stage 1 are written straight to the HPA: stage 2 is not asked for write permission "
         "(probes of which are not made), and its own dirty bit stays clear. Seen here.",
         _RISCV_WALK,
@@ -111,7 +111,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "riscv-reserved-bits-pass",
         "qemu-riscv64",
-        r"7\.2\..*",
+        Versions("7.2", "7.2"),
         "A hart with Svnapot or Svpbmt does not look at bits 60:54 of an entry, nor at memory type 3. Seen here, where "
         "a hart with neither refuses them.",
         'RISC-V Privileged, "Sv39: Addressing and Memory Protection" and the "Svpbmt" Extension: a page fault',
@@ -121,7 +121,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "riscv-marks-of-odd-groups",
         "qemu-riscv64",
-        r"7\.2\..*",
+        Versions("7.2", "7.2"),
         "A leaf with a reserved Svnapot encoding is refused only after its accessed and dirty bits are set. Seen here.",
         'RISC-V Privileged, the "Svnapot" Extension: a page fault, which leaves the entry alone',
         marks=riscv.A | riscv.D,

@@ -9,7 +9,7 @@ from ...address import Hpa
 from ...formats.x86 import longmode
 from ...machines.x86_svm import EXIT_NPF, EXIT_PF
 from ...tables.explain import Walk
-from ..deviation import Deviation
+from ..deviation import Deviation, Versions
 from ..probe import Answers, Probes
 from .misconfigured import misconfigured
 
@@ -38,7 +38,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "reserved bits without P",
         "qemu-x86-svm",
-        r"7\..*",
+        Versions("7.2"),
         "The error code of a fault by a reserved bit has RSVD but not P, at both stages (`do_fault_rsvd` of QEMU's "
         "mmu_translate); no entry that is not present has reserved bits.",
         'Intel SDM Vol. 3A, 5.7 "Page-Fault Exceptions"; AMD APM Vol. 2, 8.4.2 "Page-Fault Error Code"',
@@ -47,7 +47,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "bit 8 of PML4 and PML5 entries",
         "qemu-x86-svm",
-        r"7\..*",
+        Versions("7.2"),
         "Bit 8 of a PML4E and a PML5E is reserved on AMD's processors, in the guest's tables and in nested ones. QEMU "
         "ignores it, as Intel's processors do.",
         'AMD APM Vol. 2, 5.3 "Long-Mode Page Translation", figures of the PML5E and the PML4E',
@@ -56,7 +56,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "accessed bits of refused walks",
         "qemu-x86-svm",
-        r"7\..*",
+        Versions("7.2"),
         "QEMU sets the accessed bits of tables while it walks, so also on the way to an entry that ends the walk in a "
         "fault; we set them after a walk that succeeds.",
         'Intel SDM Vol. 3A, 5.8 "Accessed and Dirty Flags"; AMD APM Vol. 2, 5.4.2 "Page-Translation-Table Fields"',

@@ -1,4 +1,4 @@
-"""What the x86 judges share: a guest in long mode, the code that it finds, and how its accesses and faults are told."""
+"""What the x86 oracles share: a guest in long mode, the code that it finds, how its accesses and faults are told."""
 
 from __future__ import annotations
 

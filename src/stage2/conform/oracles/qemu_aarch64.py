@@ -1,4 +1,4 @@
-"""QEMU's AArch64 CPU as a judge: stage 2 alone, and both stages of EL1&0 under it."""
+"""QEMU's AArch64 CPU as an oracle: stage 2 alone, and both stages of EL1&0 under it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from ...tables.result import fault_from_status
 from ...tables.walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_TABLE
 from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers, Means
+from .emulated import Emulated
 
 PA_BITS = 52
 """Physical addresses of QEMU's CPU `max`. With stage 1 off, a wider address is stage 1's to refuse."""
@@ -89,10 +90,11 @@ def _pairs() -> tuple[Pair, ...]:
     )
 
 
-class QemuAArch64:
+class QemuAArch64(Emulated):
     """See `conform.oracle.Oracle`."""
 
-    name = "qemu-aarch64"
+    kind, maker = "qemu-aarch64", "qemu"
+    program = AArch64Machine.PROGRAM, AArch64Machine.PACKAGE
     title = "QEMU's AArch64 CPU, EL1 and EL0 under stage 2"
     pairs = _pairs()
     translates = True
@@ -114,18 +116,15 @@ class QemuAArch64:
         "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
         "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
         "The instruction syndrome of a stage-2 data abort (ISV and what follows): our encoder leaves it out.",
-        "Memory types: the probes do not compare them; a test of this judge goes through all of both stages.",
+        "Memory types: the probes do not compare them; a test of this oracle goes through all of both stages.",
         "Privileged AT instructions under PSTATE.PAN: AT S12E1R and S12E1W do not look at PAN.",
     )
 
-    def version(self) -> str:
-        return AArch64Machine.version()
-
     def open(self) -> AArch64Machine:
-        machine = AArch64Machine()
+        machine = AArch64Machine(self.emulator)
         if machine.pa_bits != PA_BITS:
             machine.close()
-            raise HostToolError(f"QEMU's CPU has {machine.pa_bits}-bit physical addresses, this judge knows {PA_BITS}")
+            raise HostToolError(f"QEMU's CPU has {machine.pa_bits}-bit physical addresses, this oracle knows {PA_BITS}")
         return machine
 
     def controls(self, pair: Pair, stage: int) -> int:

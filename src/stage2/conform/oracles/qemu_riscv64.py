@@ -1,4 +1,4 @@
-"""QEMU's RISC-V hart with the hypervisor extension as a judge (Privileged, "Hypervisor" Extension).
+"""QEMU's RISC-V hart with the hypervisor extension as an oracle (Privileged, "Hypervisor" Extension).
 
 Real accesses are made by a guest in VS- or VU-mode: a load, a store, or a jump to the address. Where the tables do not
 let the guest run its own code, the monitor makes the access by HLV or HSV instead, as it does for TRANSLATE.
@@ -25,6 +25,7 @@ from ...tables.result import Fault, fault_from_status
 from ...tables.walk import AT_STAGE_2, KIND_MASK, ON_MARK
 from ..oracle import Case, Fixture, Pair, Places, Predictions
 from ..probe import ANSWER, Answers, Means
+from .emulated import Emulated
 
 _TABLES = Range.sized(0x9B00_0000, 0x100_0000)
 _DATA = Range.sized(0x1_0000_0000, 0x4000_0000)
@@ -72,10 +73,11 @@ def _pairs() -> tuple[Pair, ...]:
     return tuple(made)
 
 
-class QemuRiscv64:
-    """The judge called `qemu-riscv64`."""
+class QemuRiscv64(Emulated):
+    """See `conform.oracle.Oracle`."""
 
-    name = "qemu-riscv64"
+    kind, maker = "qemu-riscv64", "qemu"
+    program = Riscv64Machine.PROGRAM, Riscv64Machine.PACKAGE
     title = "QEMU RISC-V, H extension"
     pairs: tuple[Pair, ...] = _pairs()
     translates = True
@@ -94,16 +96,13 @@ class QemuRiscv64:
         "VMIDs and ASIDs: QEMU's TLB is not tagged with them.",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, generation: int | None = None) -> None:
+        super().__init__(generation)
         self._fetched: npt.NDArray[np.uint64] = np.empty((0, 2), np.uint64)
-
-    def version(self) -> str:
-        """Of QEMU."""
-        return Riscv64Machine.version()
 
     def open(self) -> AbstractContextManager[Riscv64Machine]:
         """Start a machine."""
-        return Riscv64Machine()
+        return Riscv64Machine(self.emulator)
 
     def tag(self, index: int) -> int:
         """An illegal instruction that holds the index, and an upper half that no other data has."""
