@@ -18,7 +18,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..formats.outcome import TABLE_OUTSIDE_MEMORY
 from ..formats.record import Format
@@ -33,6 +33,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _FORMATS = f"{__package__.rpartition('.')[0]}.formats."
 _KEPT_CACHES = 4
 _lock = threading.RLock()
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 HostMemory = tuple[Any, Any, Any, Any, Any]
 """(delta, start, end, further ranges, their number): what kernels know of host physical memory. All five are
@@ -144,9 +145,14 @@ def numba() -> Any:
     return module
 
 
-@cache
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+def inlined(function: _Function) -> _Function:
     """Let compiled code call a plain function of the compilable subset, and what a format's function calls itself."""
+    _register(function)
+    return function
+
+
+@cache
+def _register(function: Callable[..., Any]) -> None:
     from numba.extending import register_jitable
 
     numba()
@@ -154,8 +160,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
         helper = function.__globals__.get(name)
         if isinstance(helper, FunctionType) and helper is not u64 and helper.__module__.startswith(_FORMATS):
             inlined(helper)
-    result: Callable[..., Any] = register_jitable(forceinline=True)(function)
-    return result
+    register_jitable(forceinline=True)(function)
 
 
 def kernel(function: Callable[..., Any], *formats: Format) -> Callable[..., Any]:
