@@ -35,12 +35,12 @@ VALID = 1 << 0
 
 @cache
 def row_empty() -> Callable[..., Any]:
-    """row_is_empty(hva, first, count): whether `count` entries from the one at index `first` on are 0."""
+    """row_is_empty(hva, count): whether `count` entries from an address on are 0."""
 
-    def row_is_empty(hva: int, first: int, count: int) -> bool:
+    def row_is_empty(hva: int, count: int) -> bool:
         used = u64(0)
         for i in range(count):
-            used |= peek(hva, first + i)
+            used |= peek(hva, i)
         return used == u64(0)
 
     return inlined(row_is_empty)
@@ -91,38 +91,44 @@ def first_meeting(fmt: Format) -> Callable[..., Any]:
     return inlined(first_met)
 
 
+def room_of(rows: Any) -> tuple[int, int]:
+    """(address, number of rows) of an array: what pieces take, since passing arrays on costs reference counting."""
+    return u64(rows.ctypes.data), u64(rows.shape[0])
+
+
 @cache
-def run_note(*, keyed: bool) -> Callable[..., Any]:
-    """note(rows, run, first, output, size, key, joins) -> run: list [first, first + size), or lengthen the last row.
+def run_note(columns: int) -> Callable[..., Any]:
+    """note(room, run, first, output, size, key, joins) -> run: list [first, first + size), or lengthen the last row.
 
     A row is lengthened where input and output continue it and the keys' attributes are equal. Rows that there is no
     room for are counted all the same.
 
+    Args:
+        columns: 3 for rows of start, output, size; 4 to have the key of the row's first leaf too.
+
     Args of the function:
-        rows: (n, 3) start, output, size; with `keyed` a fourth column for the key of its first leaf.
+        room: `room_of` the rows.
         run: (rows so far, next input, next output, key); in the beginning no input that there is.
         joins: 0 gives everything a row of its own.
     """
 
     def note(
-        rows: Any, run: tuple[int, int, int, int], first: int, output: int, size: int, key: int, joins: int
+        room: tuple[int, int], run: tuple[int, int, int, int], first: int, output: int, size: int, key: int, joins: int
     ) -> tuple[int, int, int, int]:
+        rows, capacity = room
         count, next_input, next_output, last_key = run
-        if (
-            joins != u64(0)
-            and first == next_input
-            and output == next_output
-            and (key ^ last_key) & u64(ATTRIBUTES) == u64(0)
-        ):
-            if count <= u64(rows.shape[0]):
-                rows[count - u64(1), 2] += size
+        equal = (key ^ last_key) & u64(ATTRIBUTES) == u64(0)
+        if joins != u64(0) and equal and first == next_input and output == next_output:
+            if count <= capacity:
+                total = count * u64(columns) - u64(columns - 2)
+                poke(rows, total, peek(rows, total) + size)
         else:
-            if count < u64(rows.shape[0]):
-                rows[count, 0] = first
-                rows[count, 1] = output
-                rows[count, 2] = size
-                if keyed:
-                    rows[count, 3] = key
+            if count < capacity:
+                poke(rows, count * u64(columns), first)
+                poke(rows, count * u64(columns) + u64(1), output)
+                poke(rows, count * u64(columns) + u64(2), size)
+                if columns > 3:
+                    poke(rows, count * u64(columns) + u64(3), key)
             count += u64(1)
         return count, first + size, output + size, key
 

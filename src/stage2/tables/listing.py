@@ -11,7 +11,7 @@ from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel, peek
-from .edit import DAMAGED, DONE, first_meeting, run_note
+from .edit import DAMAGED, DONE, first_meeting, room_of, run_note
 from .mapping import LEVEL_FIELD
 
 
@@ -30,7 +30,8 @@ def list_kernel(fmt: Format) -> Callable[..., Any]:
     """
     decode, descend, output_of = inlined(fmt.decode), compiled_descent(fmt), leaf_output(fmt, inlined)
     locate, shift_of = locating(fmt, inlined), span_shift(fmt, inlined)
-    first_met, note = first_meeting(fmt), run_note(keyed=True)
+    first_met, note = first_meeting(fmt), run_note(4)
+    inlined(room_of)
     levels, root_bits = fmt.levels, fmt.root_bits
 
     def list_leaves(
@@ -40,6 +41,7 @@ def list_kernel(fmt: Format) -> Callable[..., Any]:
         seen[:] = u64(0)
         totals[:] = u64(0)
         totals[u64(2 * levels - 1)] = u64(1)
+        room = room_of(rows)
         run = (u64(0), u64(1), u64(0), u64(MASK_64))
         address = start
         while address < end:
@@ -66,7 +68,7 @@ def list_kernel(fmt: Format) -> Callable[..., Any]:
                     totals[level] += u64(1)
                     output = output_of(output, attributes, address, level)
                     key = attributes & allowed | level << u64(LEVEL_FIELD)
-                    run = note(rows, run, address, output, span, key, merge)
+                    run = note(room, run, address, output, span, key, merge)
                 address += span
                 i += u64(1)
         return u64(DONE), u64(0), run[0]

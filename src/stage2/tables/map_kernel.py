@@ -142,7 +142,7 @@ def _conflict() -> Callable[..., Any]:
 
     def conflict(hva: int, count: int) -> int:
         """How many entries are free before the first that is not."""
-        if not row_is_empty(hva, u64(0), count):
+        if not row_is_empty(hva, count):
             for i in range(count):
                 if peek(hva, i) != u64(0):
                     return i

@@ -11,8 +11,8 @@ from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel, load, peek, poke
-from .descent import visit_nothing
-from .edit import DAMAGED, DONE, NEEDS_ROOM, VALID, row_empty, run_note, table_filling, table_link
+from .descent import entry_at, visit_nothing
+from .edit import DAMAGED, DONE, NEEDS_ROOM, VALID, room_of, row_empty, run_note, table_filling, table_link
 
 CLEAR, PROTECT, HARVEST, MARK, BREAK = 0, 1, 2, 3, 4
 """The operations: HARVEST lists and clears accessed or dirty leaves, MARK sets both bits, BREAK makes leaves invalid
@@ -37,16 +37,21 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
             NEEDS_ROOM with the numbers needed, nothing written.
         freed: addresses of unlinked tables.
     """
-    descend, output_of, note = _descent(fmt), leaf_output(fmt, inlined), run_note(keyed=False)
-    counts, cut, split = _counts(), _cut_tables(fmt), _split(fmt)
+    descend, output_of, note = _descent(fmt), leaf_output(fmt, inlined), run_note(3)
+    cut, split = _cut_tables(fmt), _split(fmt)
     sweep_row, unlink = _sweep_row(fmt), _unlink(fmt)
     locate, shift_of = locating(fmt, inlined), span_shift(fmt, inlined)
+    inlined(room_of)
+    inlined(is_left_out)
     levels, root_bits = fmt.levels, fmt.root_bits
 
     def sweep(
         table: Any, start: int, end: int, operation: int, templates: Any, frames: Any, runs: Any, freed: Any
     ) -> tuple[int, int, int, int, int, int]:
         host, root, controls = table
+        room = room_of(runs)
+        wanted = templates[0] if operation == u64(HARVEST) else u64(0)
+        write = templates[1] if operation == u64(MARK) else u64(0)
         commit = u64(0)
         while True:
             used, unlinked, leaves = u64(0), u64(0), u64(0)
@@ -64,7 +69,7 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                     continue
                 if status != u64(0) or kind != u64(LEAF):
                     return u64(DAMAGED), address, used, run[0], unlinked, leaves
-                if not counts(attributes, operation, templates):
+                if is_left_out(attributes, wanted):
                     address = base + span
                     continue
                 if base < start or base + span > end:
@@ -76,12 +81,14 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                     used += cut(base, level, start, end)
                     first = max(base, start)
                     address = base + span
-                    run = note(runs, run, first, output + (first - base), min(address, end) - first, u64(0), u64(1))
+                    run = note(room, run, first, output + (first - base), min(address, end) - first, u64(0), u64(1))
                     leaves += u64(1)
                     continue
                 _slot, rest = locate(held, base, level, index_bits)
+                template = templates[level] if operation == u64(PROTECT) else templates[0]
                 row = (slot + host[0], base, level, min(rest, (end - base) >> shift))
-                done, run = sweep_row(row, operation, templates, controls, runs, run, commit)
+                work = (operation, wanted, template, write)
+                done, run = sweep_row(row, work, controls, room, run, commit)
                 leaves += done
                 address = base + (done << shift)
                 if commit != u64(0) and operation == u64(CLEAR):
@@ -93,6 +100,11 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
             commit = u64(1)
 
     return kernel(sweep, fmt)
+
+
+def is_left_out(attributes: int, wanted: int) -> bool:
+    """Whether a leaf has nothing of the attributes that are asked for, if any are."""
+    return wanted != u64(0) and attributes & wanted == u64(0)
 
 
 def _whole(fmt: Format) -> Callable[..., Any]:
@@ -119,59 +131,55 @@ def _descent(fmt: Format) -> Callable[..., Any]:
     return descent(fmt, load_whole, visit_nothing, inlined)
 
 
-@cache
-def _counts() -> Callable[..., Any]:
-    def counts(attributes: int, operation: int, templates: Any) -> bool:
-        """Whether an operation is for a leaf at all."""
-        return operation != u64(HARVEST) or attributes & templates[0] != u64(0)
-
-    return inlined(counts)
-
-
 def _rewritten(fmt: Format) -> Callable[..., Any]:
     pack_address, inherit = inlined(fmt.pack_address), inlined(fmt.inherit)
     forget, mark = inlined(fmt.forget), inlined(fmt.mark)
 
-    def rewritten(entry: int, output: int, level: int, operation: int, templates: Any) -> int:
-        """What an operation makes of a leaf's entry."""
+    def rewritten(entry: int, output: int, operation: int, template: int, write: int) -> int:
+        """What an operation makes of a leaf's entry.
+
+        Args of the function:
+            template: for PROTECT the leaf bits, for HARVEST the attribute, for MARK the controls.
+            write: for MARK, 1 if the access was a write.
+        """
         if operation == u64(CLEAR):
             return u64(0)
         if operation == u64(HARVEST):
-            return forget(entry, templates[0])
+            return forget(entry, template)
         if operation == u64(MARK):
-            return mark(entry, templates[1], templates[0])
+            return mark(entry, write, template)
         if operation == u64(BREAK):
             return entry & u64(MASK_64 ^ VALID)
-        return inherit(entry, pack_address(output) | templates[level])
+        return inherit(entry, pack_address(output) | template)
 
     return inlined(rewritten)
 
 
 def _sweep_row(fmt: Format) -> Callable[..., Any]:
     decode, output_of = inlined(fmt.decode), leaf_output(fmt, inlined)
-    whole, counts, rewritten, shift_of = _whole(fmt), _counts(), _rewritten(fmt), span_shift(fmt, inlined)
-    note = run_note(keyed=False)
+    whole, rewritten, shift_of = _whole(fmt), _rewritten(fmt), span_shift(fmt, inlined)
+    note = run_note(3)
 
-    def sweep_row(
-        row: Any, operation: int, templates: Any, controls: int, runs: Any, run: Any, commit: int
-    ) -> tuple[int, Any]:
+    def sweep_row(row: Any, work: Any, controls: int, room: Any, run: Any, commit: int) -> tuple[int, Any]:
         """(leaves, run): the operation on leaves of one table, up to the first entry that it is not for.
 
         Args of the function:
             row: (HVA of the first entry, its input address, level, number of entries at most).
+            work: (operation, attributes asked for, template, write).
         """
         hva, first, level, count = row
+        operation, wanted, template, write = work
         span = u64(1) << shift_of(level)
         done = u64(0)
         while done != count:
             entry = whole(peek(hva, done), operation)
             kind, output, attributes = decode(entry, level, controls)
-            if kind != u64(LEAF) or not counts(attributes, operation, templates):
+            if kind != u64(LEAF) or is_left_out(attributes, wanted):
                 break
             output = output_of(output, attributes, first, level)
-            run = note(runs, run, first, output, span, u64(0), u64(1))
+            run = note(room, run, first, output, span, u64(0), u64(1))
             if commit != u64(0):
-                poke(hva, done, rewritten(entry, output, level, operation, templates))
+                poke(hva, done, rewritten(entry, output, operation, template, write))
             first += span
             done += u64(1)
         return done, run
@@ -232,7 +240,7 @@ def _unlink(fmt: Format) -> Callable[..., Any]:
         while level != u64(levels - 1):
             hva, after = held + host[0], u64(1 << bits) - behind
             # The rest of the row after the cleared part is where something is most likely still mapped.
-            if not row_is_empty(hva, after, behind) or not row_is_empty(hva, u64(0), after):
+            if not row_is_empty(entry_at(hva, after), behind) or not row_is_empty(hva, after):
                 break
             freed[unlinked] = held
             unlinked += u64(1)
