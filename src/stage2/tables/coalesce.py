@@ -6,7 +6,6 @@ architecture demands that a live entry be broken before another is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel, load, peek, poke
+from .descent import Function
 from .edit import DAMAGED, DONE, VALID, table_filling
 
 GROUP, UNGROUP = 0, 1
@@ -25,7 +25,7 @@ _STATE = ACCESSED | DIRTY
 
 
 @cache
-def merge_kernel(fmt: Format) -> Callable[..., Any]:
+def merge_kernel(fmt: Format) -> Function:
     """kernel(table, start, end, level, rows) -> (result, address, count).
 
     Finds the tables below `level` in [start, end) whose leaves are equal and continue each other, so that one block
@@ -71,7 +71,7 @@ def merge_kernel(fmt: Format) -> Callable[..., Any]:
     return kernel(find_blocks, fmt)
 
 
-def _block_of(fmt: Format) -> Callable[..., Any]:
+def _block_of(fmt: Format) -> Function:
     decode, resize, forget = inlined(fmt.decode), inlined(fmt.resize), inlined(fmt.forget)
     inherit, pack_address = inlined(fmt.inherit), inlined(fmt.pack_address)
     shift_of, output_of, bits = span_shift(fmt, inlined), leaf_output(fmt, inlined), fmt.bits
@@ -103,7 +103,7 @@ def _block_of(fmt: Format) -> Callable[..., Any]:
 
 
 @cache
-def group_kernel(fmt: Format) -> Callable[..., Any]:
+def group_kernel(fmt: Format) -> Function:
     """kernel(table, start, end, operation, rows) -> (result, address, count).
 
     GROUP finds aligned groups of equal leaves that continue each other, wholly in [start, end) and not marked yet;
@@ -150,7 +150,7 @@ def group_kernel(fmt: Format) -> Callable[..., Any]:
     return kernel(find_groups, fmt)
 
 
-def _group_width(fmt: Format) -> Callable[..., Any]:
+def _group_width(fmt: Format) -> Function:
     # One number with the group size of each level in a byte.
     widths = sum(fmt.group_bits_at(level) << 8 * level for level in range(fmt.levels))
 
@@ -161,7 +161,7 @@ def _group_width(fmt: Format) -> Callable[..., Any]:
     return inlined(group_width)
 
 
-def _is_marked(fmt: Format) -> Callable[..., Any]:
+def _is_marked(fmt: Format) -> Function:
     decode = inlined(fmt.decode)
 
     def is_marked(hva: int, level: int, width: int, controls: int) -> bool:
@@ -176,7 +176,7 @@ def _is_marked(fmt: Format) -> Callable[..., Any]:
     return inlined(is_marked)
 
 
-def _could_be_group(fmt: Format) -> Callable[..., Any]:
+def _could_be_group(fmt: Format) -> Function:
     decode, resize, shift_of = inlined(fmt.decode), inlined(fmt.resize), span_shift(fmt, inlined)
 
     def could_be_group(hva: int, level: int, width: int, controls: int) -> bool:
@@ -199,7 +199,7 @@ def _could_be_group(fmt: Format) -> Callable[..., Any]:
 
 
 @cache
-def regroup_kernel(fmt: Format) -> Callable[..., Any]:
+def regroup_kernel(fmt: Format) -> Function:
     """kernel(host, rows, operation, controls): HIDE, MARK or UNMARK the groups that `group_kernel` listed."""
     regrouped, group_width = _regrouped(fmt), _group_width(fmt)
 
@@ -214,7 +214,7 @@ def regroup_kernel(fmt: Format) -> Callable[..., Any]:
     return kernel(regroup, fmt)
 
 
-def _regrouped(fmt: Format) -> Callable[..., Any]:
+def _regrouped(fmt: Format) -> Function:
     decode, group, ungroup = inlined(fmt.decode), inlined(fmt.group), inlined(fmt.ungroup)
     output_of, shift_of = leaf_output(fmt, inlined), span_shift(fmt, inlined)
     hides = VALID if fmt.break_before_make else 0
@@ -235,7 +235,7 @@ def _regrouped(fmt: Format) -> Callable[..., Any]:
 
 
 @cache
-def poke_kernel() -> Callable[..., Any]:
+def poke_kernel() -> Function:
     """kernel(host, slots, entries): publish entries, each with one aligned store."""
 
     def poke_all(host: Any, slots: Any, entries: Any) -> None:
@@ -246,7 +246,7 @@ def poke_kernel() -> Callable[..., Any]:
 
 
 @cache
-def fill_kernel(fmt: Format) -> Callable[..., Any]:
+def fill_kernel(fmt: Format) -> Function:
     """kernel(host, table, output, shift, leaf_bits): a table of leaves that continue each other."""
     fill_table = table_filling(fmt)
 

@@ -11,7 +11,6 @@ Kernels take a table as (host memory, root, controls).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..formats.record import Format
 from ..formats.u64 import u64
 from .assembly import span_shift
 from .compiled import inlined, peek, poke
+from .descent import Function
 from .mapping import ATTRIBUTES
 
 DONE = 0
@@ -34,7 +34,7 @@ VALID = 1 << 0
 
 
 @cache
-def row_empty() -> Callable[..., Any]:
+def row_empty() -> Function:
     """row_is_empty(hva, count): whether `count` entries from an address on are 0."""
 
     def row_is_empty(hva: int, count: int) -> bool:
@@ -47,7 +47,7 @@ def row_empty() -> Callable[..., Any]:
 
 
 @cache
-def table_link(fmt: Format) -> Callable[..., Any]:
+def table_link(fmt: Format) -> Function:
     """link(host, slot, table, controls): publish the entry that points to a table."""
     pack_address, table_bits, table_controls = inlined(fmt.pack_address), fmt.table_bits, fmt.table_controls
 
@@ -58,7 +58,7 @@ def table_link(fmt: Format) -> Callable[..., Any]:
 
 
 @cache
-def table_filling(fmt: Format) -> Callable[..., Any]:
+def table_filling(fmt: Format) -> Function:
     """fill(host, table, output, shift, leaf_bits): a table of leaves of 2^shift bytes that continue each other."""
     pack_address, bits = inlined(fmt.pack_address), fmt.bits
 
@@ -71,7 +71,7 @@ def table_filling(fmt: Format) -> Callable[..., Any]:
 
 
 @cache
-def first_meeting(fmt: Format) -> Callable[..., Any]:
+def first_meeting(fmt: Format) -> Function:
     """first_met(seen, address, level): 1 when the table at `level` is met for the first time, else 0.
 
     `address` is any that it translates; addresses come in order. Not for the root.
@@ -97,7 +97,7 @@ def room_of(rows: Any) -> tuple[int, int]:
 
 
 @cache
-def run_note(columns: int) -> Callable[..., Any]:
+def run_note(columns: int) -> Function:
     """note(room, run, first, output, size, key, joins) -> run: list [first, first + size), or lengthen the last row.
 
     A row is lengthened where input and output continue it and the keys' attributes are equal. Rows that there is no

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,12 +10,13 @@ from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel, peek
+from .descent import Function
 from .edit import DAMAGED, DONE, first_meeting, room_of, run_note
 from .mapping import LEVEL_FIELD
 
 
 @cache
-def list_kernel(fmt: Format) -> Callable[..., Any]:
+def list_kernel(fmt: Format) -> Function:
     """kernel(table, start, end, merge, rows, totals, seen) -> (result, address, rows).
 
     Lists the leaves in [start, end), in order.

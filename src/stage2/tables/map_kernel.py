@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,11 +10,12 @@ from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, locating, span_shift
 from .compiled import inlined, kernel, load, peek, poke
+from .descent import Function
 from .edit import CONFLICT, DAMAGED, DONE, NEEDS_ROOM, first_meeting, row_empty, table_link
 
 
 @cache
-def map_kernel(fmt: Format) -> Callable[..., Any]:
+def map_kernel(fmt: Format) -> Function:
     """kernel(table, extents, templates, top, frames, seen) -> (result, address, tables).
 
     Args of the kernel:
@@ -74,7 +74,7 @@ MISSING = MASK_64
 """The address of a table that a plan finds is still to be made."""
 
 
-def _level_for(fmt: Format) -> Callable[..., Any]:
+def _level_for(fmt: Format) -> Function:
     shift_of = span_shift(fmt, inlined)
 
     def level_for(aligned: int, left: int, top: int) -> int:
@@ -90,7 +90,7 @@ def _level_for(fmt: Format) -> Callable[..., Any]:
     return inlined(level_for)
 
 
-def _reach(fmt: Format) -> Callable[..., Any]:
+def _reach(fmt: Format) -> Function:
     descend, link, first_met = compiled_descent(fmt), table_link(fmt), first_meeting(fmt)
     levels, root_bits, bits = fmt.levels, fmt.root_bits, fmt.bits
 
@@ -125,7 +125,7 @@ def _reach(fmt: Format) -> Callable[..., Any]:
     return inlined(reach)
 
 
-def _write_row(fmt: Format) -> Callable[..., Any]:
+def _write_row(fmt: Format) -> Function:
     pack_address = inlined(fmt.pack_address)
 
     def write_row(hva: int, count: int, output: int, shift: int, leaf_bits: int) -> None:
@@ -137,7 +137,7 @@ def _write_row(fmt: Format) -> Callable[..., Any]:
 
 
 @cache
-def _conflict() -> Callable[..., Any]:
+def _conflict() -> Function:
     row_is_empty = row_empty()
 
     def conflict(hva: int, count: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel, load, peek, poke
-from .descent import entry_at, visit_nothing
+from .descent import Function, entry_at, visit_nothing
 from .edit import DAMAGED, DONE, NEEDS_ROOM, VALID, room_of, row_empty, run_note, table_filling, table_link
 
 CLEAR, PROTECT, HARVEST, MARK, BREAK = 0, 1, 2, 3, 4
@@ -20,7 +19,7 @@ without forgetting them, for a PROTECT to follow (break-before-make)."""
 
 
 @cache
-def sweep_kernel(fmt: Format) -> Callable[..., Any]:
+def sweep_kernel(fmt: Format) -> Function:
     """kernel(table, start, end, operation, templates, frames, runs, freed) ->
     (result, address, tables, runs, freed tables, leaves).
 
@@ -39,10 +38,13 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
     """
     descend, output_of, note = _descent(fmt), leaf_output(fmt, inlined), run_note(3)
     cut, split = _cut_tables(fmt), _split(fmt)
-    sweep_row, unlink = _sweep_row(fmt), _unlink(fmt)
+    # Two loops over a row, because asking at every leaf whether the operation looks at its attributes costs half as
+    # much again.
+    sweep_row = _sweep_row(fmt, _leaves_none_out, _rewritten(fmt))
+    harvest_row = _sweep_row(fmt, _leaves_out, _harvested(fmt))
+    unlink = _unlink(fmt)
     locate, shift_of = locating(fmt, inlined), span_shift(fmt, inlined)
     inlined(room_of)
-    inlined(is_left_out)
     levels, root_bits = fmt.levels, fmt.root_bits
 
     def sweep(
@@ -50,7 +52,6 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
     ) -> tuple[int, int, int, int, int, int]:
         host, root, controls = table
         room = room_of(runs)
-        wanted = templates[0] if operation == u64(HARVEST) else u64(0)
         write = templates[1] if operation == u64(MARK) else u64(0)
         commit = u64(0)
         while True:
@@ -69,7 +70,7 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                     continue
                 if status != u64(0) or kind != u64(LEAF):
                     return u64(DAMAGED), address, used, run[0], unlinked, leaves
-                if is_left_out(attributes, wanted):
+                if operation == u64(HARVEST) and attributes & templates[0] == u64(0):
                     address = base + span
                     continue
                 if base < start or base + span > end:
@@ -85,10 +86,13 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
                     leaves += u64(1)
                     continue
                 _slot, rest = locate(held, base, level, index_bits)
-                template = templates[level] if operation == u64(PROTECT) else templates[0]
                 row = (slot + host[0], base, level, min(rest, (end - base) >> shift))
-                work = (operation, wanted, template, write)
-                done, run = sweep_row(row, work, controls, room, run, commit)
+                template = templates[level] if operation == u64(PROTECT) else templates[0]
+                work = (operation, template, write)
+                if operation == u64(HARVEST):
+                    done, run = harvest_row(row, work, controls, room, run, commit)
+                else:
+                    done, run = sweep_row(row, work, controls, room, run, commit)
                 leaves += done
                 address = base + (done << shift)
                 if commit != u64(0) and operation == u64(CLEAR):
@@ -102,12 +106,7 @@ def sweep_kernel(fmt: Format) -> Callable[..., Any]:
     return kernel(sweep, fmt)
 
 
-def is_left_out(attributes: int, wanted: int) -> bool:
-    """Whether a leaf has nothing of the attributes that are asked for, if any are."""
-    return wanted != u64(0) and attributes & wanted == u64(0)
-
-
-def _whole(fmt: Format) -> Callable[..., Any]:
+def _whole(fmt: Format) -> Function:
     broken_bits = VALID if fmt.break_before_make else 0
 
     def whole(entry: int, operation: int) -> int:
@@ -119,7 +118,7 @@ def _whole(fmt: Format) -> Callable[..., Any]:
     return inlined(whole)
 
 
-def _descent(fmt: Format) -> Callable[..., Any]:
+def _descent(fmt: Format) -> Function:
     whole = _whole(fmt)
     inlined(load)
 
@@ -131,21 +130,18 @@ def _descent(fmt: Format) -> Callable[..., Any]:
     return descent(fmt, load_whole, visit_nothing, inlined)
 
 
-def _rewritten(fmt: Format) -> Callable[..., Any]:
-    pack_address, inherit = inlined(fmt.pack_address), inlined(fmt.inherit)
-    forget, mark = inlined(fmt.forget), inlined(fmt.mark)
+def _rewritten(fmt: Format) -> Function:
+    pack_address, inherit, mark = inlined(fmt.pack_address), inlined(fmt.inherit), inlined(fmt.mark)
 
     def rewritten(entry: int, output: int, operation: int, template: int, write: int) -> int:
-        """What an operation makes of a leaf's entry.
+        """What an operation but HARVEST makes of a leaf's entry.
 
         Args of the function:
-            template: for PROTECT the leaf bits, for HARVEST the attribute, for MARK the controls.
+            template: for PROTECT the leaf bits, for MARK the controls.
             write: for MARK, 1 if the access was a write.
         """
         if operation == u64(CLEAR):
             return u64(0)
-        if operation == u64(HARVEST):
-            return forget(entry, template)
         if operation == u64(MARK):
             return mark(entry, write, template)
         if operation == u64(BREAK):
@@ -155,26 +151,46 @@ def _rewritten(fmt: Format) -> Callable[..., Any]:
     return inlined(rewritten)
 
 
-def _sweep_row(fmt: Format) -> Callable[..., Any]:
-    decode, output_of = inlined(fmt.decode), leaf_output(fmt, inlined)
-    whole, rewritten, shift_of = _whole(fmt), _rewritten(fmt), span_shift(fmt, inlined)
-    note = run_note(3)
+def _harvested(fmt: Format) -> Function:
+    forget = inlined(fmt.forget)
+
+    def harvested(entry: int, output: int, operation: int, template: int, write: int) -> int:
+        """What HARVEST makes of a leaf's entry; `template` is the attribute that it clears."""
+        return forget(entry, template)
+
+    return inlined(harvested)
+
+
+def _leaves_none_out(attributes: int, template: int) -> bool:
+    """Every operation but HARVEST is for all leaves."""
+    return False
+
+
+def _leaves_out(attributes: int, wanted: int) -> bool:
+    """HARVEST is for leaves that have an attribute."""
+    return attributes & wanted == u64(0)
+
+
+def _sweep_row(fmt: Format, leaves_out: Function, rewritten: Function) -> Function:
+    decode, output_of, note = inlined(fmt.decode), leaf_output(fmt, inlined), run_note(3)
+    whole, shift_of = _whole(fmt), span_shift(fmt, inlined)
+    inlined(leaves_out)
 
     def sweep_row(row: Any, work: Any, controls: int, room: Any, run: Any, commit: int) -> tuple[int, Any]:
-        """(leaves, run): the operation on leaves of one table, up to the first entry that it is not for.
+        """(leaves, run): an operation on leaves of one table, up to the first entry that it is not for.
 
         Args of the function:
             row: (HVA of the first entry, its input address, level, number of entries at most).
-            work: (operation, attributes asked for, template, write).
+            work: (operation, template, write), as `rewritten` takes them.
         """
         hva, first, level, count = row
-        operation, wanted, template, write = work
+        operation, template, write = work
         span = u64(1) << shift_of(level)
         done = u64(0)
         while done != count:
             entry = whole(peek(hva, done), operation)
             kind, output, attributes = decode(entry, level, controls)
-            if kind != u64(LEAF) or is_left_out(attributes, wanted):
+            if kind != u64(LEAF) or leaves_out(attributes, template):
                 break
             output = output_of(output, attributes, first, level)
             run = note(room, run, first, output, span, u64(0), u64(1))
@@ -187,7 +203,7 @@ def _sweep_row(fmt: Format) -> Callable[..., Any]:
     return inlined(sweep_row)
 
 
-def _cut_tables(fmt: Format) -> Callable[..., Any]:
+def _cut_tables(fmt: Format) -> Function:
     shift_of = span_shift(fmt, inlined)
 
     def cut(base: int, level: int, start: int, end: int) -> int:
@@ -213,7 +229,7 @@ def _cut_tables(fmt: Format) -> Callable[..., Any]:
     return inlined(cut)
 
 
-def _split(fmt: Format) -> Callable[..., Any]:
+def _split(fmt: Format) -> Function:
     fill, link, resize, shift_of = table_filling(fmt), table_link(fmt), inlined(fmt.resize), span_shift(fmt, inlined)
 
     def split(host: Any, slot: int, entry: int, output: int, level: int, fresh: int, controls: int) -> None:
@@ -225,7 +241,7 @@ def _split(fmt: Format) -> Callable[..., Any]:
     return inlined(split)
 
 
-def _unlink(fmt: Format) -> Callable[..., Any]:
+def _unlink(fmt: Format) -> Function:
     descend, locate, row_is_empty = compiled_descent(fmt), locating(fmt, inlined), row_empty()
     levels, root_bits, bits = fmt.levels, fmt.root_bits, fmt.bits
 
