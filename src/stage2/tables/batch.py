@@ -21,8 +21,9 @@ from ..formats.outcome import MAPPED
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_lookup, compiled_two_stage, locating, width_check
-from .compiled import HostMemory, inlined, kernel, prefetch, store
+from .compiled import HostMemory, inlined, kernel, store
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
+from .raw import prefetch
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
 from .walk import AT_STAGE_2, PENDING

@@ -13,9 +13,10 @@ from ..formats.outcome import ACCESSED, DIRTY, GROUPED, LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel, load, peek, poke
+from .compiled import inlined, kernel, load
 from .descent import Function
 from .edit import DAMAGED, DONE, VALID, table_filling
+from .raw import peek, poke
 
 GROUP, UNGROUP = 0, 1
 """What to look for: leaves that could be a group, or groups that a range touches."""

@@ -17,9 +17,10 @@ from typing import Any
 from ..formats.record import Format
 from ..formats.u64 import u64
 from .assembly import span_shift
-from .compiled import inlined, peek, poke
+from .compiled import inlined
 from .descent import Function
 from .mapping import ATTRIBUTES
+from .raw import peek, poke
 
 DONE = 0
 CONFLICT = 1

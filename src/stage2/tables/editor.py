@@ -18,7 +18,7 @@ from ..errors import MappingError, OverlapError
 from ..flags import RWX
 from ..formats import family_of
 from ..formats.change import Change, ChangeKind
-from ..formats.invalidation import FEW, Context, Operation
+from ..formats.invalidation import FEW, Operation
 from ..formats.outcome import GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
 from . import edit, sweep
 from .compiled import HostMemory
@@ -85,9 +85,8 @@ class TableEditor:
         self.flush = flush
         self.watcher: Watcher | None = None
         self.gone = False
-        self._format, self._memory, self._regime = regime.format, memory, regime
+        self._format, self._memory, self.regime = regime.format, memory, regime
         self._extent, self._store = extent, store
-        self.context = Context(regime.identifier, regime.root)
         self._table = (host, np.uint64(regime.root), np.uint64(regime.controls))
         self._seen = np.zeros(self._format.levels, np.uint64)
         self._reshaper = Reshaper(self._format, self._table, self._refuse)
@@ -206,7 +205,7 @@ class TableEditor:
 
     def _pay(self, changes: Sequence[Change]) -> None:
         """Do what changes owe, now."""
-        operations = family_of(self._format).owed(self._format, self.context, changes, self._regime.controls)
+        operations = family_of(self._format).owed(self._format, self.regime.context, changes, self.regime.controls)
         self._done += operations
         if operations and self.flush is not None:
             self.flush(operations)
@@ -275,7 +274,7 @@ class TableEditor:
     @property
     def _knows_groups(self) -> bool:
         """Whether a marked group is legal under these controls."""
-        fmt, controls = self._format, self._regime.controls
+        fmt, controls = self._format, self.regime.controls
         if not self._reshaper.has_groups:
             return False
         leaf = fmt.group(fmt.leaf_entry(0, 0, RWX, controls=controls), 0)
@@ -284,7 +283,7 @@ class TableEditor:
 
     def _protection_change(self, start: int, size: int, templates: U64Array) -> ChangeKind | None:
         """What new leaf bits mean for what is mapped in a range; None when nothing is mapped."""
-        fmt, controls = self._format, self._regime.controls
+        fmt, controls = self._format, self.regime.controls
         attributes = np.unique(self.leaves(start, size, True)[0][:, 3] & np.uint64(ATTRIBUTES)).tolist()
         if not attributes:
             return None
@@ -300,12 +299,12 @@ class TableEditor:
         fmt = self._format
         if boundary >> fmt.input_bits:
             return None
-        steps = explain_stage(self._memory, self._regime, self._extent.outward(boundary)).steps
+        steps = explain_stage(self._memory, self.regime, self._extent.outward(boundary)).steps
         if not steps or steps[-1].kind != LEAF:
             return None
         leaf = steps[-1]
         start = align_down(boundary, fmt.leaf_size(leaf.level))
-        changes = operation != sweep.HARVEST or fmt.decode(leaf.entry, leaf.level, self._regime.controls)[2] & int(
+        changes = operation != sweep.HARVEST or fmt.decode(leaf.entry, leaf.level, self.regime.controls)[2] & int(
             templates[0]
         )
         return Block(leaf.slot, leaf.entry, leaf.level, start, leaf.output) if start < boundary and changes else None
@@ -325,7 +324,7 @@ class TableEditor:
 
     def _refuse(self, result: int, where: int) -> None:
         address = self._extent.outward(where)
-        found = explain_stage(self._memory, self._regime, address).result
+        found = explain_stage(self._memory, self.regime, address).result
         if result == edit.CONFLICT:
             raise OverlapError(f"{address:#x} is mapped already: {found}")
         raise MappingError(f"the table itself is damaged at {address:#x}: {found}")

@@ -9,10 +9,11 @@ from ..formats.outcome import LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel, peek
+from .compiled import inlined, kernel
 from .descent import Function
 from .edit import DAMAGED, DONE, first_meeting, room_of, run_note
 from .mapping import LEVEL_FIELD
+from .raw import peek
 
 
 @cache

@@ -9,9 +9,10 @@ from ..formats.outcome import TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, locating, span_shift
-from .compiled import inlined, kernel, load, peek, poke
+from .compiled import inlined, kernel, load
 from .descent import Function
 from .edit import CONFLICT, DAMAGED, DONE, NEEDS_ROOM, first_meeting, row_empty, table_link
+from .raw import peek, poke
 
 
 @cache

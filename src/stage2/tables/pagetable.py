@@ -18,7 +18,6 @@ from ..address import Hpa, Range, align_down, align_up, require_aligned
 from ..errors import NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
 from ..formats import family_of
-from ..formats.invalidation import Context
 from ..formats.outcome import DIRTY
 from ..formats.record import Format
 from . import sweep
@@ -74,10 +73,15 @@ class PageTable:
             )
         self._store = TableStore(fmt, frames, owner)
         self.root = self._store.root
-        self.regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
+        regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
-        self.editor = TableEditor(self.memory, self._host, self.regime, self._extent, self._store, flush)
+        self.editor = TableEditor(self.memory, self._host, regime, self._extent, self._store, flush)
+
+    @property
+    def regime(self) -> Regime:
+        """What hardware runs it with."""
+        return self.editor.regime
 
     @property
     def flush(self) -> Flush | None:
@@ -91,8 +95,7 @@ class PageTable:
     def identify(self, identifier: int) -> None:
         """Tag its TLB entries with another VMID from now on; those with the old one are the caller's to drop."""
         with self.editor.lock:
-            self.regime = replace(self.regime, identifier=identifier)
-            self.editor.context = Context(identifier, self.root)
+            self.editor.regime = replace(self.editor.regime, identifier=identifier)
 
     # --- the seed's names --------------------------------------------------------------------------------
 
@@ -318,7 +321,7 @@ class PageTable:
             if self.editor.gone:
                 return
             if self.flush is not None:
-                self.flush(family_of(self.format).retire(self.format, self.editor.context))
+                self.flush(family_of(self.format).retire(self.format, self.regime.context))
             self.editor.gone = True
             self._store.clear()
 

@@ -9,9 +9,10 @@ from ..formats.outcome import LEAF, NONE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel, load, peek, poke
+from .compiled import inlined, kernel, load
 from .descent import Function, entry_at, visit_nothing
 from .edit import DAMAGED, DONE, NEEDS_ROOM, VALID, room_of, row_empty, run_note, table_filling, table_link
+from .raw import peek, poke
 
 CLEAR, PROTECT, HARVEST, MARK, BREAK = 0, 1, 2, 3, 4
 """The operations: HARVEST lists and clears accessed or dirty leaves, MARK sets both bits, BREAK makes leaves invalid

@@ -17,7 +17,7 @@ from ..address import Hpa, Range
 from ..errors import StaleTranslationError
 from ..formats import family_of
 from ..formats.change import Change, ChangeKind
-from ..formats.invalidation import Context, Holds, Operation
+from ..formats.invalidation import Holds, Operation
 from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLE
 from ..tables.editor import DISTINGUISHING, Flush
 from ..tables.mapping import ATTRIBUTES, Edit, U64Array
@@ -49,12 +49,11 @@ class TlbChecker:
         self.table, self.tlb, self.perform = table, Tlb(), perform
         self.edits = 0
         fmt, regime = table.format, table.regime
-        self._context = Context(regime.identifier, regime.root)
         self._before: U64Array = np.zeros((0, 4), np.uint64)
         self._broken: list[U64Array] = []
         self._stale: str | None = None
         probe = (Change(Range(0, fmt.page_size), ChangeKind.RELAXED),)
-        self._relaxed_is_owed = bool(family_of(fmt).owed(fmt, self._context, probe, regime.controls))
+        self._relaxed_is_owed = bool(family_of(fmt).owed(fmt, regime.context, probe, regime.controls))
         self._inner: Flush | None = table.flush
         table.flush = self._flush
         table.editor.watcher = self

@@ -10,21 +10,18 @@ from ....formats.riscv import entry as riscv
 from ....formats.riscv.formats import SV39
 from ....formats.u64 import u64
 from ....tables.assembly import compiled_two_stage
-from ....tables.compiled import callback, peek, poke
+from ....tables.compiled import callback
+from ....tables.raw import call_1, peek, peek_byte, poke, poke_byte, poke_half
 from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD
 from ..callbacks import (
     ACCESS_WRITE,
     block_signature,
-    call_1,
     count_fill,
     define,
     fill_signature,
     grant,
     host_of,
     need_of,
-    peek_byte,
-    poke_byte,
-    poke_half,
     refuse,
     regime_2_of,
     trap_signature,
