@@ -11,7 +11,7 @@ from functools import cache
 
 from ..formats.record import Format
 from .compiled import inlined, load, store
-from .descent import Function, make_descent, make_leaf_output, make_locate, make_span_shift, visit_nothing
+from .descent import Function, entry_at, make_descent, make_leaf_output, make_locate, make_span_shift, visit_nothing
 from .walk import (
     make_check,
     make_guest_load,
@@ -43,6 +43,7 @@ def span_shift(fmt: Format, ready: Ready) -> Function:
 
 def locating(fmt: Format, ready: Ready) -> Function:
     """See `make_locate`."""
+    ready(entry_at)
     return ready(make_locate(span_shift(fmt, ready)))
 
 

@@ -21,21 +21,19 @@ from ..formats.outcome import ADDRESS_SIZE, MAPPED
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_lookup, compiled_two_stage, locating, width_check
-from .compiled import HostMemory, inlined, kernel, prefetch, store
+from .compiled import HostMemory, inlined, kernel, store
+from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
+from .raw import prefetch
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
 from .walk import AT_STAGE_2, PENDING
 
-U64Array = npt.NDArray[np.uint64]
 AHEAD = 24
 """How many addresses the upper levels are walked ahead of the leaves."""
 WAYS = 256
 """Entries of the walk cache, each for what one entry at level 2 covers: 1 GiB."""
 UNMAPPED = MASK_64
 """The output of an address that is not mapped."""
-LEVEL_FIELD = 24
-"""Where the level stands in a 32-bit attribute word of a batch; the attributes are below it."""
-ATTRIBUTES = (1 << LEVEL_FIELD) - 1
 
 
 @dataclass(frozen=True, slots=True)

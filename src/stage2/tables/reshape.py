@@ -51,13 +51,13 @@ class Reshaper:
 
     Args:
         fmt: the format.
-        host, root, controls: the table as kernels see it.
+        table: (host, root, controls), the table as kernels see it.
         refuse: raises for a table that is damaged.
     """
 
-    def __init__(self, fmt: Format, host: HostMemory, root: int, controls: int, refuse: Refuse) -> None:
-        self._format, self._host, self._refuse = fmt, host, refuse
-        self._root, self._controls = np.uint64(root), np.uint64(controls)
+    def __init__(self, fmt: Format, table: tuple[HostMemory, np.uint64, np.uint64], refuse: Refuse) -> None:
+        self._format, self._table, self._refuse = fmt, table, refuse
+        self._host, _, self._controls = table
 
     @property
     def has_groups(self) -> bool:
@@ -113,9 +113,7 @@ class Reshaper:
         count = 0
         while True:
             rows = np.empty((count, width), np.uint64)
-            result, where, found = kernel(
-                self._host, self._root, self._controls, np.uint64(start), np.uint64(end), np.uint64(argument), rows
-            )
+            result, where, found = kernel(self._table, np.uint64(start), np.uint64(end), np.uint64(argument), rows)
             if result:
                 self._refuse(int(result), int(where))
             if int(found) <= count:

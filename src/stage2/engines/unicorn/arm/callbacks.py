@@ -10,11 +10,11 @@ from ....formats.arm.stage1_control import SCTLR_M
 from ....formats.record import Format
 from ....formats.u64 import u64
 from ....tables.assembly import compiled_two_stage
-from ....tables.compiled import callback, inlined, load, peek, poke
+from ....tables.compiled import callback, inlined, load
+from ....tables.raw import call_1, peek, poke
 from ..callbacks import (
     ACCESS_FETCH,
     ACCESS_WRITE,
-    call_1,
     count_fill,
     define,
     fill_signature,

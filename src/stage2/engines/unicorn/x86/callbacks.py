@@ -10,13 +10,12 @@ from ....formats.u64 import u64
 from ....formats.x86.longmode import X86_4LEVEL
 from ....formats.x86.paging import EFLAGS_AC, FLAT, LONG, ROOT, controls_of, levels_of, mode_of
 from ....tables.assembly import compiled_two_stage
-from ....tables.compiled import callback, inlined, numba, peek, poke
+from ....tables.compiled import callback, inlined, numba
+from ....tables.raw import call_1, call_3, peek, poke
 from ..callbacks import (
     ACCESS_FETCH,
     ACCESS_WRITE,
     block_signature,
-    call_1,
-    call_3,
     count_fill,
     define,
     fill_signature,
