@@ -151,6 +151,7 @@ def group_kernel(fmt: Format) -> Function:
     return kernel(find_groups, fmt)
 
 
+@cache
 def _group_width(fmt: Format) -> Function:
     # One number with the group size of each level in a byte.
     widths = sum(fmt.group_bits_at(level) << 8 * level for level in range(fmt.levels))

@@ -107,6 +107,7 @@ def sweep_kernel(fmt: Format) -> Function:
     return kernel(sweep, fmt)
 
 
+@cache
 def _whole(fmt: Format) -> Function:
     broken_bits = VALID if fmt.break_before_make else 0
 
