@@ -114,7 +114,7 @@ class AddressSpace:
             identifier=identifier,
             flush=flush,
         )
-        self._backing = Backing(frames, self.owner, self.format.leaf_sizes, limit)
+        self._backing = Backing(frames, self.owner, self.page_table.leaf_sizes, limit)
         self._regions = RegionMap()
         self._tracking = Tracking(self._regions, self.page_table)
         self._resolver = FaultResolver(self._regions, self.page_table, self._backing, self._tracking, self.policy)

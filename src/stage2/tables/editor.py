@@ -141,7 +141,8 @@ class TableEditor:
         span = Range.sized(start, size)
         kinds = []
         with self._editing():
-            freed = self._reshaper.merge(first, end, self._pay_inside) if blocks else NO_ROWS
+            top = len(self._extent.leaf_sizes) - 1
+            freed = self._reshaper.merge(first, end, top, self._pay_inside) if blocks else NO_ROWS
             if len(freed):
                 kinds += [ChangeKind.MERGED, ChangeKind.TABLE_FREED]
                 self._store.give(np.ascontiguousarray(freed[:, 0]))

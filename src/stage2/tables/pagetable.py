@@ -92,6 +92,11 @@ class PageTable:
     def flush(self, flush: Flush | None) -> None:
         self.editor.flush = flush
 
+    @property
+    def leaf_sizes(self) -> tuple[int, ...]:
+        """Size in bytes of the leaf at each level that may hold one under its controls."""
+        return self._extent.leaf_sizes
+
     def identify(self, identifier: int) -> None:
         """Tag its TLB entries with another VMID from now on; those with the old one are the caller's to drop."""
         with self.editor.lock:
@@ -167,7 +172,7 @@ class PageTable:
         largest: int | None = None,
     ) -> Edit:
         """Map several (start, HPA, size) runs, sorted and disjoint by start, as one edit: all or nothing."""
-        level = self.format.top_leaf_level if largest is None else self._extent.level_of(largest)
+        level = self._extent.level_of(self.leaf_sizes[-1] if largest is None else largest)
         return self._map(extents, flags, memory_type, level)
 
     def unmap_range(self, start: int, size: int) -> Edit:
@@ -333,8 +338,11 @@ class PageTable:
 
     def _make_templates(self, flags: MappingFlags, memory_type: MemoryType) -> U64Array:
         encode, controls = self.format.encode_leaf, self.regime.controls
-        levels = range(self.format.top_leaf_level + 1)
-        return np.array([encode(level, flags, memory_type, controls) for level in levels], np.uint64)
+        found = self._no_templates
+        found[: len(self.leaf_sizes)] = [
+            encode(level, flags, memory_type, controls) for level in range(len(self.leaf_sizes))
+        ]
+        return found
 
     def _map(
         self,

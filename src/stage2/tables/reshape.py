@@ -80,15 +80,20 @@ class Reshaper:
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
         self._publish([block.slot], [fmt.table_entry(table, int(self._controls))])
 
-    def merge(self, start: int, end: int, pay: Pay) -> U64Array:
+    def merge(self, start: int, end: int, top: int, pay: Pay) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
+
+        Args:
+            start, end: the range, as kernels take it.
+            top: the highest level that may hold a leaf.
+            pay: does what the edit owes.
 
         Returns:
             (table, input address, size) of each table that is linked from nowhere now, shape (n, 3); flushed.
         """
         fmt = self._format
         freed = [np.zeros((0, 3), np.uint64)]
-        for level in range(1, fmt.top_leaf_level + 1):
+        for level in range(1, top + 1):
             found = self._merge_at(level, start, end)
             if not len(found):
                 continue
