@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from stage2.address import GIB, MIB, SIZE_4K, Hpa, Range
 from stage2.errors import (
     EmptyRangeError,
@@ -157,7 +158,7 @@ def test_words_are_aligned_and_64_bits_wide(memory: PhysicalMemory) -> None:
 
 
 @given(st.integers(0, LOW.size - 1), st.integers(1, LOW.size))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @pytest.mark.parametrize("backing", ["anonymous", "memfd"])
 def test_zeroing_clears_the_span_and_nothing_else(backing: Backing, start: int, size: int) -> None:
     size = min(size, LOW.size - start)

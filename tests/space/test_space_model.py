@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 
 import format_lists
+from effort import examples
 from stage2.address import MIB, Gpa, Hpa, Range, align_up
 from stage2.errors import Stage2Error
 from stage2.flags import Access, MappingFlags, MapType
@@ -259,4 +260,4 @@ def nonzero_words(words: U64Array) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("name", STAGE_2)
 def test_any_sequence_of_edits_and_faults_agrees_with_a_dict(name: str) -> None:
     machine = type("SpaceModelOf" + name, (SpaceModel,), {"format_name": name})
-    run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples(12), stateful_step_count=25))
