@@ -43,6 +43,7 @@ def entry(
     pbmt: _Switch = False,
     napot: _Switch = False,
     switch: Annotated[list[str] | None, Parameter(negative="")] = None,
+    cpu: str | None = None,
     json_output: _Json = False,
 ) -> int:
     """Explain one entry of a table.
@@ -65,10 +66,13 @@ def entry(
         RISC-V with Svnapot: bit 63 marks a group of 64 KiB.
     switch
         Anything else that is not as usual, by the format's own name for it; may be given several times.
+    cpu
+        Processor that the entry is for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
     json_output
         Print JSON instead of text.
     """
-    from ..formats import by_name
+    from ..config.cpu import NamedCpu
+    from ..formats import by_name, family_of
     from ..render.explain import entry_json, render_entry, view_entry
 
     number = parse_value("entry", value)
@@ -78,7 +82,8 @@ def entry(
             f"--level {level}: {fmt.name} has levels 0 to {fmt.levels - 1}, 0 being that of the smallest pages"
         )
     wanted = [name for name, on in (("ad", ad), ("mbec", mbec), ("pbmt", pbmt), ("napot", napot)) if on]
-    view = view_entry(fmt, number, level, fmt.controls_with(*wanted, *(switch or ())))
+    processor = None if cpu is None else NamedCpu(cpu).on(family_of(fmt).arch)
+    view = view_entry(fmt, number, level, (*wanted, *(switch or ())), processor)
     _print(json_output, lambda: entry_json(view), lambda: render_entry(view))
     return 0
 

@@ -272,13 +272,13 @@ class Format:
         bits = self.root_bits if level == self.levels - 1 else self.bits
         return (address >> self.level_shift(level)) & ((1 << bits) - 1)
 
-    def controls_with(self, *names: str) -> int:
-        """The default controls with some of `switches` on.
+    def controls_with(self, *names: str, base: int | None = None) -> int:
+        """The default controls, or others, with some of `switches` on.
 
         Raises:
             EncodingError: the format has no such switch; the text names those it has.
         """
-        controls = self.default_controls
+        controls = self.default_controls if base is None else base
         for name in names:
             if name not in self.switches:
                 known = f": it has {', '.join(self.switches)}" if self.switches else ""
