@@ -11,7 +11,7 @@ from ...processor import Processor
 from ..record import Format
 from . import formats, layout, stage1, stage2
 from .sizes import PA_SIZES, WIDEST_PA, pa_bits
-from .stage2_control import require_sizes
+from .stage2_control import too_narrow
 
 _GRANULE_NAMES = {shift: name for name, shift in formats.GRANULES.items()}
 _NO_GRANULE_4K_64K = 15
@@ -38,14 +38,15 @@ def require(fmt: Format, processor: Processor, controls: int) -> None:
     lacking = _format_lacks(fmt, processor) or _switch_lacks(fmt, processor, controls)
     if lacking is not None:
         raise EncodingError(f"{fmt.name} is not for {processor.name}: it has no {lacking}")
+    narrow = too_narrow(fmt.page_shift, fmt.input_bits, fmt.levels, processor.pa_bits) if fmt.stage == 2 else None
+    if narrow is not None:
+        raise EncodingError(f"{fmt.name} is not for {processor.name}: {narrow}")
     asked = controls >> layout.OUTPUT_BITS_AT & 0x3F
     if asked > processor.pa_bits:
         raise EncodingError(
             f"{fmt.name} with output addresses of {asked} bits is not for {processor.name}, whose physical addresses "
             f"have {processor.pa_bits}"
         )
-    if fmt.stage == 2:
-        require_sizes(fmt.page_shift, fmt.input_bits, fmt.levels, processor.pa_bits)
 
 
 def output_bits(fmt: Format, processor: Processor) -> int:

@@ -265,8 +265,8 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
     return {"VTCR_EL2": vtcr, "VTTBR_EL2": vttbr, "HCR_EL2": hcr}
 
 
-def require_sizes(granule: int, ipa_bits: int, levels: int, implemented_bits: int) -> None:
-    """Refuse IPAs and levels of stage 2 that a processor is too narrow for.
+def too_narrow(granule: int, ipa_bits: int, levels: int, implemented_bits: int) -> str | None:
+    """Why a processor is too narrow for IPAs or levels of stage 2 (AArch64.S2MinTxSZ, AArch64.S2InvalidSL).
 
     Args:
         granule: log2 of the granule.
@@ -274,20 +274,21 @@ def require_sizes(granule: int, ipa_bits: int, levels: int, implemented_bits: in
         levels: number of levels of tables.
         implemented_bits: width of the processor's physical addresses.
 
-    Raises:
-        EncodingError: what it is too narrow for (AArch64.S2MinTxSZ, AArch64.S2InvalidSL).
+    Returns:
+        None if it is not.
     """
     if ipa_bits > implemented_bits:
-        raise EncodingError(
-            f"VTCR_EL2: {ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) are wider than the {implemented_bits}-bit physical "
-            "addresses of the processor (PARange)"
+        return (
+            f"{ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) are wider than the {implemented_bits}-bit physical addresses "
+            "of the processor (PARange)"
         )
     needed = _NEEDED_FOR_LEVELS.get((granule, levels), 0)
     if implemented_bits < needed:
-        raise EncodingError(
-            f"VTCR_EL2: {levels} levels of {format_size(1 << granule)} granules need a processor of {needed}-bit "
-            f"physical addresses, and this one has {implemented_bits}"
+        return (
+            f"{levels} levels of {format_size(1 << granule)} granules need a processor of {needed}-bit physical "
+            f"addresses, and this one has {implemented_bits}"
         )
+    return None
 
 
 def _require_consistent(granule: int, ipa_bits: int, levels: int, implemented_bits: int, ds: bool) -> None:
@@ -301,7 +302,9 @@ def _require_consistent(granule: int, ipa_bits: int, levels: int, implemented_bi
         raise EncodingError(
             f"VTCR_EL2: T0SZ {64 - ipa_bits} asks for {ipa_bits}-bit IPAs; {size} granules{hint} take 25 to {most}"
         )
-    require_sizes(granule, ipa_bits, levels, implemented_bits)
+    problem = too_narrow(granule, ipa_bits, levels, implemented_bits)
+    if problem is not None:
+        raise EncodingError(f"VTCR_EL2: {problem}")
     root_bits = ipa_bits - granule - per_level * (levels - 1)
     start = ARM_LAST_LEVEL + 1 - levels
     where = f"VTCR_EL2: {ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) cannot start at level {start} with {size} granules"
