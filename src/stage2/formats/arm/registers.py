@@ -17,6 +17,7 @@ from . import register_fields as fields
 from .effective import describe_mair
 from .esr_fields import ESR_EL2, syndrome_fields
 from .fault_status import FAULT_STATUS
+from .sizes import WIDEST_PA, pa_bits, parange, root_of
 from .stage1_control import HCR_E2H, TCR_A1, Stage1Regime, half_of, output_bits
 from .stage2_control import (
     HCR_DC,
@@ -24,13 +25,9 @@ from .stage2_control import (
     HCR_RW,
     HCR_TGE,
     HCR_VM,
-    WIDEST_PA,
     Stage2Control,
     decode_vtcr_el2,
     decode_vttbr_el2,
-    pa_bits,
-    parange,
-    root_of,
     sl0,
     stage_2_registers,
     start_level,

@@ -13,22 +13,8 @@ from ...address import format_size, require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Format
 from . import formats, layout, stage1
-from .stage2_control import (
-    DS,
-    GRANULES,
-    HCR_DC,
-    HCR_TGE,
-    HCR_VM,
-    WIDEST_PA,
-    granule_of,
-    has_lpa,
-    output_size,
-    parange,
-    root_of,
-    table_base,
-    wide_roots,
-    widest,
-)
+from .sizes import WIDEST_PA, has_lpa, output_size, parange, root_of, table_base, wide_roots, widest
+from .stage2_control import DS, GRANULES, HCR_DC, HCR_TGE, HCR_VM, granule_of
 
 TG1_GRANULES: Mapping[int, int] = {1: 14, 2: 12, 3: 16}
 """TG1 -> log2 of the granule; TG0 counts differently."""

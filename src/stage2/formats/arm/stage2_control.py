@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from ...address import format_size, require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Format
-from ..rules import ENTRY_SIZE
 from . import formats, layout, stage2
+from .fault_status import ARM_LAST_LEVEL
+from .sizes import WIDEST_PA, has_lpa, output_size, parange, root_of, table_base, wide_roots, widest
 
 GRANULES = {0: 12, 1: 16, 2: 14}
 """TG0 -> log2 of the granule; 3 is reserved."""
-PA_SIZES = (32, 36, 40, 42, 44, 48, 52, 56)
-"""PS, IPS and PARange -> bits of a physical address."""
-WIDEST_PA = 52
-"""Of 64-bit descriptors, in bits: PS and IPS 7 mean what 6 means (D24.2 "VTCR_EL2", PS)."""
-ARM_LAST_LEVEL = 3
 MAX_CONCATENATED_BITS = formats.MAX_CONCATENATED_BITS
 
 # VTCR_EL2.
@@ -41,28 +37,6 @@ _START_LEVELS: Mapping[int, Mapping[tuple[int, int], int]] = {
 }
 _NEEDED_FOR_LEVELS = {(12, 5): 52, (12, 4): 44, (14, 4): 52, (14, 3): 42, (16, 3): 44}
 """(log2 of the granule, levels) -> the least width of a processor's physical addresses (AArch64.S2InvalidSL)."""
-
-
-def parange(pa_bits: int) -> int:
-    """The code of a physical address size in PS, IPS and PARange.
-
-    Raises:
-        EncodingError: no code stands for it.
-    """
-    if pa_bits not in PA_SIZES:
-        raise EncodingError(f"no PS stands for {pa_bits}-bit physical addresses: 32, 36, 40, 42, 44, 48, 52, 56 do")
-    return PA_SIZES.index(pa_bits)
-
-
-def pa_bits(ps: int) -> int:
-    """The physical address size that a code of PS, IPS or PARange stands for.
-
-    Raises:
-        EncodingError: the code is reserved.
-    """
-    if not 0 <= ps < len(PA_SIZES):
-        raise EncodingError(f"{ps:#x} is a reserved physical address size: 0 to 7 are defined")
-    return PA_SIZES[ps]
 
 
 def sl0(granule: int, levels: int, *, ds: bool = False) -> tuple[int, int]:
@@ -230,24 +204,6 @@ def decode_vtcr_el2(value: int, implemented_bits: int | None = None) -> Stage2Co
     )
 
 
-def has_lpa(granule: int, output_bits: int, implemented_bits: int | None) -> bool:
-    """Whether descriptors hold 52-bit addresses because of FEAT_LPA: with 64 KiB granules where the processor has it,
-    whatever PS or IPS says (AArch64.LeafBase, AArch64.NextTableBase).
-
-    Args:
-        granule: log2 of the granule.
-        output_bits: what PS or IPS and the processor allow.
-        implemented_bits: the processor's width, None where it is not known.
-    """
-    known = output_bits if implemented_bits is None else implemented_bits
-    return granule == 16 and known >= WIDEST_PA
-
-
-def output_size(ps: int) -> int:
-    """Bits of an output address that PS or IPS stands for with 64-bit descriptors: 7 means what 6 means."""
-    return min(pa_bits(ps), WIDEST_PA)
-
-
 def vttbr_el2(root: int, vmid: int, *, vmid_bits: int = 16, wide: bool = True) -> int:
     """VTTBR_EL2: VMID in bits 63:48, the root in 47:1, or where addresses have 52 bits its bits 51:48 in 5:2.
 
@@ -309,6 +265,32 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
     return {"VTCR_EL2": vtcr, "VTTBR_EL2": vttbr, "HCR_EL2": hcr}
 
 
+def too_narrow(granule: int, ipa_bits: int, levels: int, implemented_bits: int) -> str | None:
+    """Why a processor is too narrow for IPAs or levels of stage 2 (AArch64.S2MinTxSZ, AArch64.S2InvalidSL).
+
+    Args:
+        granule: log2 of the granule.
+        ipa_bits: width of an IPA.
+        levels: number of levels of tables.
+        implemented_bits: width of the processor's physical addresses.
+
+    Returns:
+        None if it is not.
+    """
+    if ipa_bits > implemented_bits:
+        return (
+            f"{ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) are wider than the {implemented_bits}-bit physical addresses "
+            "of the processor (PARange)"
+        )
+    needed = _NEEDED_FOR_LEVELS.get((granule, levels), 0)
+    if implemented_bits < needed:
+        return (
+            f"{levels} levels of {format_size(1 << granule)} granules need a processor of {needed}-bit physical "
+            f"addresses, and this one has {implemented_bits}"
+        )
+    return None
+
+
 def _require_consistent(granule: int, ipa_bits: int, levels: int, implemented_bits: int, ds: bool) -> None:
     """Refuse what contradicts itself, or a processor's width (D8.2.5 "Stage 2 start level", AArch64.S2TxSZFaults,
     AArch64.S2InvalidSL, AArch64.S2InconsistentSL). Hardware answers each access with a translation fault at level 0.
@@ -320,17 +302,9 @@ def _require_consistent(granule: int, ipa_bits: int, levels: int, implemented_bi
         raise EncodingError(
             f"VTCR_EL2: T0SZ {64 - ipa_bits} asks for {ipa_bits}-bit IPAs; {size} granules{hint} take 25 to {most}"
         )
-    if ipa_bits > implemented_bits:
-        raise EncodingError(
-            f"VTCR_EL2: {ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) are wider than the {implemented_bits}-bit physical "
-            "addresses of the processor (PARange)"
-        )
-    needed = _NEEDED_FOR_LEVELS.get((granule, levels), 0)
-    if implemented_bits < needed:
-        raise EncodingError(
-            f"VTCR_EL2: {levels} levels of {size} granules need a processor of {needed}-bit physical addresses, and "
-            f"this one has {implemented_bits}"
-        )
+    problem = too_narrow(granule, ipa_bits, levels, implemented_bits)
+    if problem is not None:
+        raise EncodingError(f"VTCR_EL2: {problem}")
     root_bits = ipa_bits - granule - per_level * (levels - 1)
     start = ARM_LAST_LEVEL + 1 - levels
     where = f"VTCR_EL2: {ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) cannot start at level {start} with {size} granules"
@@ -338,11 +312,6 @@ def _require_consistent(granule: int, ipa_bits: int, levels: int, implemented_bi
         raise EncodingError(f"{where}: nothing would be left to index the root with")
     if root_bits > per_level + MAX_CONCATENATED_BITS:
         raise EncodingError(f"{where}: {1 << root_bits - per_level} tables would have to be concatenated, 16 may be")
-
-
-def widest(granule: int, ds: bool) -> int:
-    """The widest address that descriptors of a granule can hold, in bits."""
-    return 52 if ds or granule == 16 else 48
 
 
 def _needs_ds(granule: int, code: tuple[int, int]) -> bool:
@@ -365,43 +334,3 @@ def granule_of(name: str, code: int, codes: Mapping[int, int]) -> int:
     if code not in codes:
         raise EncodingError(f"{name} {code} is reserved: it stands for no granule")
     return codes[code]
-
-
-def wide_roots(fmt: Format, output_bits: int) -> bool:
-    """Whether a TTBR or VTTBR_EL2 holds 52-bit addresses: LPA2, or 64 KiB granules with PS 6 (AArch64.S2TTBaseAddress).
-
-    Args:
-        fmt: of the tables.
-        output_bits: what PS or IPS allows.
-    """
-    return output_bits == WIDEST_PA or bool(fmt.default_controls & layout.LPA2)
-
-
-def table_base(root: int, *, wide: bool = True) -> int:
-    """A root as TTBR and VTTBR_EL2 hold it.
-
-    Args:
-        root: its address.
-        wide: see `root_of`.
-
-    Raises:
-        MisalignedError: it is no multiple of 64 bytes, or with 48-bit addresses of the two entries of the least root.
-        OutOfRangeError: it is above 2^52, or 2^48.
-    """
-    width = WIDEST_PA if wide else 48
-    require_aligned("root table", root, 64 if wide else 2 * ENTRY_SIZE)
-    if root < 0 or root >> width:
-        raise OutOfRangeError(f"root table {root:#x} is above 2^{width}")
-    return root & (1 << 48) - 1 | root >> 46 & 0x3C
-
-
-def root_of(value: int, *, wide: bool = True) -> int:
-    """The root in a TTBR or VTTBR_EL2.
-
-    Args:
-        value: the register.
-        wide: the register holds 52-bit addresses, so that bits 5:2 are bits 51:48; else they are address bits 5:2.
-    """
-    if wide:
-        return value & 0x0000_FFFF_FFFF_FFC0 | (value & 0x3C) << 46
-    return value & 0x0000_FFFF_FFFF_FFFE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....formats.arm import formats, layout, stage1
+from ....formats.arm.sizes import PA_SIZES
 from ....formats.arm.stage1_control import (
     SCTLR_M,
     SCTLR_WXN,
@@ -15,7 +16,6 @@ from ....formats.arm.stage1_control import (
     TCR_IPS_SHIFT,
     TCR_TBI_SHIFT,
 )
-from ....formats.arm.stage2_control import PA_SIZES
 from ....formats.outcome import ADDRESS_SIZE, TRANSLATION
 from ....formats.record import Format
 from ....formats.u64 import u64
