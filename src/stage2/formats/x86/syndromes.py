@@ -114,6 +114,8 @@ def hardware_report(
         return {"exit_reason": MISCONFIGURATION_EXIT, "guest_physical_address": gpa}
     accesses = _FLAGS[access]
     if fault.on_table:
+        # Writing a mark is a read and a write. With EPT's accessed and dirty flags both bits are set (SDM 29.2.1, table
+        # 29-7, note 1); without them a processor may leave bit 0 clear, as of any read-modify-write.
         accesses = MappingFlags.READ | (MappingFlags.WRITE if fault.on_mark else MappingFlags(0))
     mode_based = (fmt.default_controls if controls is None else controls) & ept.MODE_BASED_EXECUTE
     qualification = encode_qualification(
