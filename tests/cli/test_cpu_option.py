@@ -104,3 +104,31 @@ def test_what_a_processor_lacks_is_told_in_one_line(
     error = capsys.readouterr().err
     assert any(part in error for part in problem.split("|"))
     assert error.count("\n") == 1
+
+
+def test_run_refuses_what_the_engine_cannot_show_a_guest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["run", str(DEMO), "--quiet", "--cpu", "max"]) == 2
+    error = capsys.readouterr().err
+    begins = "stage2: error: VM demo: the unicorn engine cannot show a guest svade, svnapot, svpbmt of max:"
+    assert error.startswith(begins)
+    assert error.count("\n") == 1
+
+
+def test_a_guest_runs_on_a_processor_that_the_engine_can_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["demo", "--arch", "riscv64", "--json", "-"]) == 0
+    capsys.readouterr()
+    cpu = "max,-svade,-svnapot,-svpbmt"
+    assert call(["run", str(DEMO), "--json", "-", "--cpu", cpu]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)["vms"]
+    assert vm["exit"] == "off"
+
+
+def test_a_walk_names_the_processor_and_what_hangs_on_it(capsys: pytest.CaptureFixture[str]) -> None:
+    demo = str(GUESTS / "demo-x86_64.toml")
+    arguments = ["walk", demo, "--gpa", "0x200000", "--arch", "x86_64", "--json"]
+    assert call([*arguments, "--cpu", "meteor-lake"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["processor"], found["depends_on"]) == ("meteor-lake", [])
+    assert call(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["processor"], found["depends_on"]) == (None, [])

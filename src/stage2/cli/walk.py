@@ -183,4 +183,5 @@ def explain(vm: Vm, gpa: int, access: Access | None, *, touch: bool) -> WalkView
         region=space.region_at(gpa),
         owner=owner,
         outcome=outcome,
+        processor=space.processor,
     )

@@ -12,13 +12,16 @@ from rich.text import Text
 from ..address import format_size
 from ..errors import EncodingError
 from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_of
+from ..formats.dependence import deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
+from ..processor import Processor
 from ..space.faults import FaultResult, Resolution
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
+from .explain import processor_sentence
 from .tables import facts, indented, stack, text
 
 _RESOLUTIONS = {
@@ -66,6 +69,7 @@ class WalkView:
         owner: whom the HPA belongs to, when the walk ends in one.
         outcome: what an access does, where that is more than the walk says.
         sources: what beside the leaves decides the memory type, as far as it is known.
+        processor: what the tables are for; None for no particular one.
     """
 
     walk: Walk
@@ -76,6 +80,7 @@ class WalkView:
     owner: str | None = None
     outcome: Outcome | None = None
     sources: TypeSources | None = None
+    processor: Processor | None = None
 
     def regime(self, stage: int) -> Regime:
         """The regime of a step's stage."""
@@ -86,6 +91,14 @@ class WalkView:
         found = [step for step in self.walk.steps if step.stage == stage and step.kind is EntryKind.LEAF]
         regime = self.regime(stage)
         return Leaf(regime.format, found[-1].attributes, regime.controls) if found else None
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """The parts of the processor that the entry hangs on at which the walk ended (`formats.dependence`)."""
+        if not self.walk.steps:
+            return ()
+        last = self.walk.steps[-1]
+        return deciding_parts(self.regime(last.stage).format, last.entry, last.level, self.processor)
 
     @property
     def memory_type(self) -> EffectiveType | None:
@@ -144,6 +157,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         if result.kind is FaultKind.ADDRESS_SIZE:
             regime = view.regime(result.stage)
             lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
+    if view.depends:
+        lines.append(text(processor_sentence(view.depends, view.processor)))
     for address, entry in walk.marks:
         lines.append(
             text(f"Hardware would now store {entry:#018x} in the entry at HPA {address:#x} (accessed, dirty).")

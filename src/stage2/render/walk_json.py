@@ -29,6 +29,8 @@ def walk_json(view: WalkView) -> dict[str, Any]:
         "result": _result_json(view),
         "region": _region_json(view.region),
         "outcome": None if view.outcome is None else _outcome_json(view.outcome),
+        "processor": None if view.processor is None else view.processor.name,
+        "depends_on": list(view.depends),
     }
     if view.stage_1 is not None:
         found["stage_1"] = {"format": view.stage_1.format.name, "root": view.stage_1.root}

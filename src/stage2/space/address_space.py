@@ -98,6 +98,7 @@ class AddressSpace:
     ) -> None:
         self.format = by_name(fmt) if isinstance(fmt, str) else fmt
         self.name = name
+        self.processor = processor
         self.owner = Owner(OwnerKind.VM, name)
         self.frames = frames
         self.policy = Policy(populate, violation, largest, fault_around)
