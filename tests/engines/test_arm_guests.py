@@ -288,6 +288,26 @@ def test_a_half_that_is_switched_off_faults_at_level_0(bench: Bench) -> None:
     assert bench.word(RESULTS + 8) == 0x96000004
 
 
+def test_a_root_above_ips_is_an_address_size_fault_at_level_0(bench: Bench) -> None:
+    """DDI 0487 D24.2 "ESR_EL1", DFSC 0: "level 0 of translation or translation table base register"; IPS 0: 32 bits."""
+    vm = bench.vm_with()
+    bench.identity()
+    body = """
+        vectors_on
+        mmu_on
+        mov x0, #0x100000000
+        msr ttbr1_el1, x0
+        isb
+        ldr x29, =RESULTS
+        ldr x1, =0xffffffffc0200000
+        adr x30, 1f
+        ldr x2, [x1]
+1:      off
+"""
+    assert bench.run(vm, body).exit == "off"
+    assert bench.word(RESULTS + 8) == 0x9600_0000
+
+
 def test_a_tag_in_the_top_byte_is_ignored_when_tcr_says_so(bench: Bench) -> None:
     vm = bench.vm_with()
     bench.identity()
