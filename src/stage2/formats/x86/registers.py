@@ -198,13 +198,14 @@ def _root_of(name: str, value: int) -> int:
 
 # --- what values amount to ------------------------------------------------------------------------------------------
 def _eptp_facts(value: int) -> Mapping[str, str]:
-    pointer = decode_eptp(value)
+    pointer = decode_eptp(value & ~_EPTP_RESERVED)
+    refused = {"VM entry": "refused: bits 11:8 are reserved and must be zero"} if value & _EPTP_RESERVED else {}
     return {
         "format": f"{pointer.format.name} ({pointer.format.title})",
         "root": f"HPA {pointer.root:#x}",
         "walks": "write-back" if pointer.write_back else "uncacheable",
         "accessed and dirty": "set by hardware" if pointer.accessed_dirty else "not tracked",
-    }
+    } | refused
 
 
 def _nested_facts(value: int) -> Mapping[str, str]:
