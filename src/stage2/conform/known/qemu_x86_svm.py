@@ -11,7 +11,7 @@ from ...machines.x86_svm import EXIT_NPF, EXIT_PF
 from ...tables.explain import Walk
 from ..deviation import Deviation, Versions
 from ..probe import Answers, Probes
-from .misconfigured import misconfigured_at_stage_2
+from .misconfigured import misconfigured
 
 
 def _reserved_without_present(_: Probes, expected: Answers, answers: Answers) -> npt.NDArray[np.bool_]:
@@ -24,8 +24,8 @@ def _reserved_without_present(_: Probes, expected: Answers, answers: Answers) ->
 
 
 def _global_pointer(walk: Walk) -> tuple[Hpa, int] | None:
-    """A nested pointer that is misconfigured by nothing but its bit 8."""
-    last = misconfigured_at_stage_2(walk)
+    """A pointer that is misconfigured by nothing but its bit 8."""
+    last = misconfigured(walk)
     if last is None:
         return None
     return (last.slot_hpa, last.entry & ~longmode.G) if last.entry & longmode.G else None
@@ -42,11 +42,11 @@ DEVIATIONS: tuple[Deviation, ...] = (
         explains_all=_reserved_without_present,
     ),
     Deviation(
-        "bit 8 of nested pointers",
+        "bit 8 of pointers",
         "qemu-x86-svm",
         Versions("7.2"),
-        "A nested entry that points to a table may have bit 8 set above the 2 MiB level: QEMU ignores it there, as "
-        "Intel's processors do in their own tables.",
+        "Bit 8 is reserved in AMD's upper entries that point to tables. QEMU ignores it in all of them, as Intel's "
+        "processors do.",
         'AMD APM Vol. 2, 5.3 "Long-Mode Page Translation", figures of the PML4E and the PDPE',
         reads_as=_global_pointer,
     ),
