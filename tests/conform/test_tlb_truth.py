@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from opening import oracle_or_skip
+from stage2.conform import tlb
 from stage2.conform.oracles import usual
 from stage2.conform.oracles.qemu_aarch64 import QemuAArch64
 from stage2.conform.tlb import shows_its_tlb
@@ -91,3 +92,12 @@ def test_reasons_name_scenes_that_there_are() -> None:
     names = {scene.name for scene in SCENES}
     assert set(INVISIBLE) <= names
     assert not_shown(LeftOut("unmap a page", ALONE.name, "TLBI VMALLE1IS", 0)) is None
+
+
+def test_the_command_plays_every_scene(hardware: Hardware, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tlb, "SEEDS", 1)
+    report = tlb.run_tlb(hardware.oracle)
+    assert report.wrong == []
+    assert report.scenes == len(PLAYED)
+    assert report.accesses == 3 * 100 * 96
+    assert set(report.seen) == {"TLBI IPAS2E1IS", "TLBI VMALLE1IS", "TLBI VMALLS12E1IS", "TLBI VAE1IS"}

@@ -11,6 +11,7 @@ from stand_in import PLACES, StandIn
 from stage2.conform.oracle import Oracle, Pair
 from stage2.conform.plant import PLANTS, plant
 from stage2.conform.run import chosen_pairs, run
+from stage2.conform.tlb import TlbReport
 from stage2.conform.trial import Trial
 from stage2.errors import ConfigError
 from stage2.render.conform import render_reports, report_json, report_markdown
@@ -116,3 +117,21 @@ def test_mismatches_beyond_those_that_are_kept_are_counted() -> None:
     alone.close()
     assert report.batches > 1
     assert len(report.found) < found == report.mismatches
+
+
+def test_what_tlbs_showed_is_in_the_text_the_json_and_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    report = run(oracle(PAIRS[0]), cases=200, seed=1)
+    shown = TlbReport(
+        "stand-in", "0", 32, {"TLBI VAE1IS": 21}, {"TLBI VAE1IS": 31}, 86_400, ["unmap, stage 1: 3 stale"]
+    )
+    print_renderable(render_reports([report], [shown]))
+    text = capsys.readouterr().out
+    assert "stand-in: TLB invalidation" in text
+    assert "86,400 accesses, none stale" in text
+    assert "WRONG: unmap, stage 1: 3 stale" in text
+    (found,) = json.loads(json.dumps(report_json([report], [shown])))["tlb"]
+    assert (found["seen"], found["hidden"], found["wrong"]) == (
+        {"TLBI VAE1IS": 21}, {"TLBI VAE1IS": 31}, ["unmap, stage 1: 3 stale"],
+    )  # fmt: skip
+    assert "| `stand-in` | 32 | 86,400 | 21 | 31 | 1 |" in report_markdown([report], 1, [shown])
+    assert "tlb" not in report_json([report])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -189,17 +189,16 @@ def _keep_what_runs(recipe: Recipe, tree: Path, root: Path) -> None:
 
 def _described(recipe: Recipe, root: Path) -> dict[str, object]:
     """The manifest but for the packages."""
-    libraries = sorted({path.parent for path in root.rglob("libc.so.6")})
-    libraries = sorted(
-        {*libraries, *(found for path in _twins(root, libraries) for found in (path, path / "pulseaudio"))}
-    )
-    loaders = sorted(path for path in root.rglob("ld-linux*.so.*"))
+    homes = {path.parent for path in root.rglob("libc.so.6")}
+    # Some libraries of PulseAudio are in a folder of their own, which others name by its place on an installed system.
+    libraries = sorted({found for path in _twins(root, homes) for found in (path, path / "pulseaudio")})
+    loaders = sorted(root.rglob("ld-linux*.so.*"))
     programs = {program: root / "usr/bin" / program for program in recipe.programs}
     missing = [program for program, path in programs.items() if not path.is_file()]
-    if missing or not loaders or not libraries:
-        raise HostToolError(
-            f"Debian's packages of {recipe.name} do not hold what they used to: {missing or 'no loader'}"
-        )
+    missing += [] if loaders and homes else ["loader"]
+    if missing:
+        what = " and no ".join(missing)
+        raise HostToolError(f"Debian's packages of {recipe.name} do not hold what they used to: no {what}")
     return {
         "emulator": recipe.name,
         "loader": str(loaders[0].relative_to(root)),
@@ -210,7 +209,7 @@ def _described(recipe: Recipe, root: Path) -> dict[str, object]:
     }
 
 
-def _twins(root: Path, libraries: Sequence[Path]) -> list[Path]:
+def _twins(root: Path, libraries: Iterable[Path]) -> list[Path]:
     """Where libraries of the same architecture are: before all of Debian moved to /usr, in two places."""
     return [root / above / path.name for path in libraries for above in ("lib", "usr/lib")]
 
