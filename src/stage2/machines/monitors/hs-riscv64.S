@@ -53,8 +53,12 @@ _start:                                 # M-mode
     csrw    medeleg, t0
     csrw    mideleg, t0
     csrw    mcounteren, t0
+    csrr    t0, misa                    # what the hart has: MISA, what menvcfg keeps, and below vsatp and hgatp
+    sd      t0, INFO+0(s0)
     li      t0, 7 << 61                 # STCE, PBMTE and ADUE, where they exist
     csrw    CSR_MENVCFG, t0
+    csrr    t0, CSR_MENVCFG
+    sd      t0, INFO+8(s0)
     li      t0, 3 << 11                 # MPP: S
     csrc    mstatus, t0
     li      t0, 1 << 11
@@ -74,6 +78,26 @@ supervisor:                             # HS-mode
     li      t0, (8 << 60) | (MAP >> 12)
     csrw    satp, t0
     sfence.vma
+
+    li      t0, 8                       # which of MODE 8 to 10 vsatp and hgatp keep, and how wide an identifier
+    addi    t1, s0, INFO+16
+    li      t4, 11
+1:  slli    t2, t0, 60
+    li      t3, 0xffff << 44
+    or      t2, t2, t3
+    csrw    vsatp, zero
+    csrw    vsatp, t2
+    csrr    t3, vsatp
+    sd      t3, 0(t1)
+    csrw    hgatp, zero
+    csrw    hgatp, t2
+    csrr    t3, hgatp
+    sd      t3, 24(t1)
+    addi    t1, t1, 8
+    addi    t0, t0, 1
+    bltu    t0, t4, 1b
+    csrw    vsatp, zero
+    csrw    hgatp, zero
 
     la      t0, guest                   # the guest's code to its own place
     la      t1, guest_end
