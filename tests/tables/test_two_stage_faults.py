@@ -180,6 +180,8 @@ def test_mxr_at_both_stages_reads_execute_only_data_but_no_execute_only_table() 
         for access in Access:
             fault = machine.fault(access)
             assert (fault.kind, fault.stage, fault.on_table) == (FaultKind.PERMISSION, 2, True)
+        # The walk shows what the leaf lets hardware do, not what it would let the instruction do.
+        assert machine.walk(Access.READ).steps[-1].permissions == 0b100_100
         machine.stage_2.protect_range(table, SIZE_4K, READ)
 
 
