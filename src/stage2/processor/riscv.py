@@ -70,7 +70,7 @@ PROCESSORS = (
         "tt-ascalon",
         PARTS,
         "tenstorrent",
-        frozenset({"h", "sv48", "sv57", "svnapot", "svpbmt"}),
+        frozenset({"h", "sv48", "sv57", "svade", "svnapot", "svpbmt"}),
         _WIDEST,
         "QEMU 10's model of the Tenstorrent Ascalon",
     ),
