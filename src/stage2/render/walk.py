@@ -70,6 +70,7 @@ class WalkView:
         outcome: what an access does, where that is more than the walk says.
         sources: what beside the leaves decides the memory type, as far as it is known.
         processor: what the tables are for; None for no particular one.
+        means: the access as a word, where that is more than whether it reads, writes or fetches: "hlvx".
     """
 
     walk: Walk
@@ -81,6 +82,12 @@ class WalkView:
     outcome: Outcome | None = None
     sources: TypeSources | None = None
     processor: Processor | None = None
+    means: str | None = None
+
+    @property
+    def access(self) -> str | None:
+        """The access as a word; None for a mere lookup."""
+        return self.means or (None if self.walk.access is None else self.walk.access.name.lower())
 
     def regime(self, stage: int) -> Regime:
         """The regime of a step's stage."""
@@ -122,11 +129,16 @@ class WalkView:
             return EffectiveType("", f"The memory type is not defined: {error}.", fmt.manual)
 
 
+def _a(access: str) -> str:
+    """An access with its article: a read, an hlvx."""
+    return f"{'an' if access.startswith('h') else 'a'} {access}"
+
+
 def render_walk(view: WalkView) -> Group:
     """The walk, one block a step, and its result in plain sentences."""
     walk, fmt = view.walk, view.stage_2.format
     kind = "GPA" if view.stage_1 is None else "GVA"
-    access = f", for a {walk.access.name.lower()}" if walk.access is not None else ""
+    access = f", for {_a(view.access)}" if view.access is not None else ""
     vm = f" of VM {view.vm}" if view.vm else ""
     parts: list[RenderableType] = [
         text(f"Walk of {kind} {walk.address:#x}{vm}{access}", "bold"),
@@ -135,7 +147,7 @@ def render_walk(view: WalkView) -> Group:
     ]
     outcome = view.outcome
     if outcome is not None and outcome.done:
-        parts += [text(f"A {outcome.access} is made first: {outcome_text(outcome)}."), Text()]
+        parts += [text(f"{_a(outcome.access).capitalize()} is made first: {outcome_text(outcome)}."), Text()]
     for step in walk.steps:
         parts += [*_step_block(view, step), Text()]
     parts += result_lines(view)
@@ -166,7 +178,7 @@ def result_lines(view: WalkView) -> list[RenderableType]:
     if view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
         lines.append(text(_region_text(view.region)))
     if view.outcome is not None and not view.outcome.done:
-        lines.append(text(f"On a {view.outcome.access}: {outcome_text(view.outcome)}."))
+        lines.append(text(f"On {_a(view.outcome.access)}: {outcome_text(view.outcome)}."))
     return lines
 
 

@@ -20,7 +20,7 @@ def walk_json(view: WalkView) -> dict[str, Any]:
         "vm": view.vm,
         address: walk.address,
         f"{address}_hex": f"{walk.address:#x}",
-        "access": None if walk.access is None else walk.access.name.lower(),
+        "access": view.access,
         "format": view.stage_2.format.name,
         "root": view.stage_2.root,
         "root_hex": f"{view.stage_2.root:#x}",
