@@ -288,6 +288,25 @@ def test_a_half_that_is_switched_off_faults_at_level_0(bench: Bench) -> None:
     assert bench.word(RESULTS + 8) == 0x96000004
 
 
+def test_a_root_of_two_entries_may_begin_anywhere_in_a_page(bench: Bench) -> None:
+    """The 64-byte minimum is of registers that hold 52-bit addresses (D8.2.3): T1SZ 33 leaves two entries of 1 GiB."""
+    vm = bench.vm_with()
+    bench.identity()
+    bench.put(0x8010_5010, BASE | KERNEL | BLOCK, 0)
+    body = """
+        mmu_on
+        ldr x0, =0x80105010
+        msr ttbr1_el1, x0
+        isb
+        ldr x1, =0xffffffff80200000
+        mov x2, #0x77
+        str x2, [x1]
+        off
+"""
+    assert bench.run(vm, body, tcr=TCR & ~(0x3F << 16) | 33 << 16).exit == "off"
+    assert bench.word(RESULTS) == 0x77
+
+
 def test_a_root_above_ips_is_an_address_size_fault_at_level_0(bench: Bench) -> None:
     """DDI 0487 D24.2 "ESR_EL1", DFSC 0: "level 0 of translation or translation table base register"; IPS 0: 32 bits."""
     vm = bench.vm_with()

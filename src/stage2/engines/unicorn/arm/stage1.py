@@ -30,7 +30,7 @@ WRONG_GRANULE = 1 << 62
 """A status: the tables have another granule than the format that was asked."""
 _FIRST_LEVEL = layout.ROOT_FAULT_LEVEL << LEVEL_SHIFT
 """Arm's level 0, at which addresses without a table are reported."""
-_ADDRESS = ((1 << 48) - 1) & ~0x3F
+_ADDRESS = (1 << 48) - 1
 _IPS_BITS = sum(min(size, PHYSICAL_BITS) << 6 * code for code, size in enumerate(PA_SIZES))
 """Output width for each value of IPS, 6 bits each."""
 
