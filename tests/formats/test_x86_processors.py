@@ -10,6 +10,7 @@ from stage2.address import SIZE_1G, SIZE_2M, Gpa, Hpa, Range
 from stage2.errors import EncodingError, OutOfRangeError
 from stage2.flags import RWX, MapType
 from stage2.formats import by_name, family_of
+from stage2.formats.dependence import deciding_parts
 from stage2.formats.outcome import LEAF, MISCONFIGURED, TABLE
 from stage2.formats.x86 import ept, longmode
 from stage2.memory.frames import FrameAllocator
@@ -155,6 +156,14 @@ def test_without_pages_of_1_gib_ram_is_mapped_in_blocks_of_2_mib(name: str, text
         assert isinstance(found, Mapped)
         assert found.size == SIZE_2M
         table.destroy()
+
+
+def test_what_an_entry_says_hangs_on_the_vendor_where_bit_8_does() -> None:
+    fmt = by_name("x86-4level")
+    pointer = fmt.table_entry(0x1000) | longmode.G
+    assert deciding_parts(fmt, pointer, 3) == ("another vendor than amd",)
+    assert "the vendor amd" in deciding_parts(fmt, pointer, 3, cpu("zen1"))
+    assert deciding_parts(fmt, pointer, 2) == ()
 
 
 def test_a_host_of_amd_is_told_as_such(tmp_path: Path) -> None:

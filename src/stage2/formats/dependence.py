@@ -76,4 +76,5 @@ def _steps(base: Processor, other: Processor) -> Iterable[tuple[Processor, str]]
         words = name if name in base.features else f"no {name}"
         yield replace(base, features=base.features ^ {name}), words
     if other.vendor != base.vendor:
-        yield replace(base, vendor=other.vendor), f"vendor {base.vendor}"
+        words = f"another vendor than {other.vendor}" if base.vendor == "any" else f"the vendor {base.vendor}"
+        yield replace(base, vendor=other.vendor), words
