@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+SOAK_CASES := 500000
 
-.PHONY: setup run demo test emulators lint types layers guests monitors conform benchmarks lock clean
+.PHONY: setup run demo test quick soak emulators lint types layers guests monitors conform benchmarks lock clean
 
 setup: $(STAMP)
 
@@ -24,8 +25,22 @@ demo: setup
 	@$(BIN)/stage2 demo
 
 # A file of tests stays on one process: its machines and compiled kernels are shared within it.
+# `make test SEED=7` draws other examples; without it every run draws the same.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEED),--seed $(SEED))
+
 test: setup lint types layers emulators
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@$(PYTEST)
+
+# What a change breaks soonest: the tests of the rooms it touches, then all that compile nothing. docs/testing.md
+quick: setup
+	@$(BIN)/ruff check .
+	@$(PYTEST) --quick
+
+# By chance and for hours: other examples each time, twenty times as many, and a long comparison with the emulators.
+soak: setup
+	@seed=$(or $(SEED),$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')); \
+	echo "make soak SEED=$$seed repeats this"; \
+	HYPOTHESIS_PROFILE=soak $(PYTEST) -o faulthandler_timeout=0 --seed $$seed && $(BIN)/stage2 conform --seed $$seed --cases $(SOAK_CASES)
 
 # QEMU and Bochs of the Debian release that this machine is not, for the conformance suite. Where they cannot be had a
 # line says so, and only in CI that is a failure.

@@ -1,10 +1,57 @@
-"""Hypothesis profiles: `dev` by default, `ci` with HYPOTHESIS_PROFILE=ci. Timing is never a test, so no deadlines."""
+"""How the tests are run: seeds, how hard they try, marks and the choice of a quick run. See docs/testing.md.
+
+Timing is never a test, so Hypothesis has no deadlines: the first example of a property may compile kernels, and the
+machine may be busy with something else.
+"""
+
+from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
-# The first example of a property may compile kernels, which says nothing about the property.
+import effort
+import layers
+
 settings.register_profile("dev", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("dev"), max_examples=100, derandomize=True, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=100, print_blob=True, database=None)
+settings.register_profile("soak", settings.get_profile("dev"), max_examples=1000, print_blob=True)
+SOAK_FACTOR = 20
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("stage2")
+    group.addoption("--seed", type=int, default=0, help="of all random tests; the same seed does the same")
+    group.addoption(
+        "--quick", action="store_true", help="tests of touched rooms first, then those that compile nothing"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    profile = profile_name()
+    settings.load_profile(profile)
+    effort.SEED = config.option.seed
+    effort.FACTOR = SOAK_FACTOR if profile == "soak" else 1
+    # Without this Hypothesis draws a new seed in every run. It reads its option after us.
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(config.option.seed)
+
+
+def profile_name() -> str:
+    return os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        layers.mark(item)
+    if config.option.quick:
+        touched = layers.rooms_of(layers.changed_files(config.rootpath))
+        items[:], left_out = layers.quick(items, touched)
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what repeats this run; with -q pytest prints no header."""
+    terminalreporter.write_line(f"seed {config.option.hypothesis_seed}, profile {profile_name()}")

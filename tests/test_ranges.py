@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from effort import examples
 from stage2 import ranges
 from stage2.address import Range
 from stage2.errors import OverlapError
@@ -97,7 +98,7 @@ class RangeMapMachine(RuleBasedStateMachine):
             assert len(entries) == len([key for key, _ in runs])
 
 
-RangeMapMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+RangeMapMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 TestRangeMap = RangeMapMachine.TestCase
 
 

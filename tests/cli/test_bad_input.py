@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import HANG_S
+
 VM = """\
 [base]
 id = 1
@@ -34,7 +36,7 @@ def vm_file(folder: Path, region: str = "", kernel: str = "", name: str = "vm.to
 
 def stage2(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from stage2.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def the_error(done: subprocess.CompletedProcess[str]) -> str:

@@ -16,6 +16,7 @@ from stage2.cli.notices import MAX_NOTICES, print_notices
 from stage2.config.document import Notice
 from stage2.errors import ConfigError
 from stage2.place import Place
+from waiting import HANG_S
 
 COMMANDS = ("run", "demo", "show", "walk", "fetch")
 HEAVY = ("numba", "numpy", "unicorn", "elftools")
@@ -24,7 +25,7 @@ HEAVY = ("numba", "numpy", "unicorn", "elftools")
 def loaded(code: str) -> str:
     """Which of the heavy packages a fresh interpreter has loaded after `code`."""
     after = f"{code}\nimport sys\nsys.stderr.write(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", after], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", after], capture_output=True, text=True, timeout=HANG_S, check=True)
     return done.stderr
 
 
@@ -146,7 +147,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         process.stdin.close()
         error = process.stderr.read()
-        assert process.wait(60) == 141
+        assert process.wait(HANG_S) == 141
     assert error == b""
 
 
@@ -158,7 +159,7 @@ def test_a_locale_without_our_characters_gets_their_numbers(tmp_path: Path) -> N
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import x86_world
 from x86_world import (
@@ -211,7 +212,7 @@ def test_a_write_that_went_elsewhere_is_seen(machine: BochsMachine) -> None:
     world = World(machine)
     page = world.page(0, RWX | U)
     case, predictions = world.case((page, WRITE, False))
-    predictions.hpa[0] += 4096
+    predictions.hpa[:1] += np.uint64(4096)
     answers, expected = ORACLE.answers(machine, case), ORACLE.expected(case, predictions)
     assert answers["ok"].all()
     assert answers["hpa"] != expected["hpa"]

@@ -17,6 +17,7 @@ import pytest
 from test_short_form import ASKED
 
 from opening import oracle_or_skip
+from waiting import HANG_S, until
 
 COMMAND = [sys.executable, "-c", "from stage2.cli.main import main; main()", "conform"]
 EMULATORS = ("qemu-system", "bochs")
@@ -60,22 +61,20 @@ class Run:
 
     def emulator(self) -> int:
         """The emulator, once it has been started."""
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if found := self.emulators():
-                return found.pop()
-            assert self.process.poll() is None, self.process.communicate()[1].decode()
-            time.sleep(0.02)
-        raise AssertionError("no emulator was started")
+        found: set[int] = set()
+
+        def started() -> bool:
+            found.update(self.emulators())
+            assert found or self.process.poll() is None, self.process.communicate()[1].decode()
+            return bool(found)
+
+        until(started, "no emulator was started")
+        return found.pop()
 
     def require_nothing_left(self) -> None:
-        """Refuse a process, shared memory or a temporary file that is still there after a moment."""
-        for _ in range(100):
-            left = self.emulators(), sorted(path.name for path in self.folder.iterdir())
-            if left == (set(), []):
-                break
-            time.sleep(0.1)
-        assert left == (set(), [])
+        """Wait until no process and no temporary file is left, and refuse shared memory that is."""
+        until(lambda: not self.emulators(), "an emulator outlived the command")
+        until(lambda: not any(self.folder.iterdir()), "temporary files outlived the command")
         ours = {name for name in set(os.listdir("/dev/shm")) - self.shared_before if "stage2" in name or "qemu" in name}
         assert not ours
 
@@ -90,20 +89,21 @@ def by_killing_python(run: Run) -> None:
 
 def by_killing_the_emulator(run: Run) -> None:
     """A machine that is lost is started anew a few times, and then given up."""
-    for _ in range(40):
+
+    def gave_up() -> bool:
         for pid in run.emulators():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            run.process.wait(0.7)
-            return
+        return run.process.poll() is not None
+
+    until(gave_up, "the command goes on without its emulator")
 
 
 @every_oracle
 def test_a_run_that_succeeds_leaves_nothing(name: str, tmp_path: Path) -> None:
     oracle_or_skip(name)
     run = Run(tmp_path, name, "300")
-    _out, error = run.process.communicate(timeout=300)
+    _out, error = run.process.communicate(timeout=HANG_S)
     assert run.process.returncode == 0, error.decode()
     run.require_nothing_left()
 
@@ -112,7 +112,7 @@ def test_a_run_that_succeeds_leaves_nothing(name: str, tmp_path: Path) -> None:
 def test_a_run_that_finds_something_leaves_nothing(name: str, tmp_path: Path) -> None:
     pair = oracle_or_skip(name).pairs[0]
     run = Run(tmp_path, name, "1500", "--format", pair.name, "--plant", "writable")
-    out, error = run.process.communicate(timeout=300)
+    out, error = run.process.communicate(timeout=HANG_S)
     assert run.process.returncode == 1, error.decode()
     assert json.loads(out)["oracles"][0]["mismatches"] > 0
     run.require_nothing_left()
@@ -127,7 +127,7 @@ def test_a_run_that_is_ended_leaves_nothing(name: str, end: Callable[[Run], None
         run.emulator()
         time.sleep(0.5)
         end(run)
-        _out, error = run.process.communicate(timeout=60)
+        _out, error = run.process.communicate(timeout=HANG_S)
     finally:
         run.process.kill()
     assert b"Traceback" not in error
@@ -138,7 +138,7 @@ def test_a_run_that_is_ended_leaves_nothing(name: str, end: Callable[[Run], None
 def test_without_the_emulators_one_line_says_what_to_install() -> None:
     done = subprocess.run(
         [*COMMAND, "--oracle", "qemu-aarch64", "--cases", "10"],
-        env=os.environ | {"PATH": "/nonexistent"}, capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | {"PATH": "/nonexistent"}, capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

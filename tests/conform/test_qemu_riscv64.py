@@ -10,10 +10,11 @@ import pytest
 
 from opening import or_skip
 from stage2.address import Hpa, Range
-from stage2.conform.oracle import Case, Machine, Pair
+from stage2.conform.oracle import Case, Machine, Pair, Places
 from stage2.conform.oracles.qemu_riscv64 import ORACLE, QemuRiscv64
 from stage2.conform.probe import PROBE, Answers, Means
 from stage2.conform.trial import Trial
+from stage2.conform.world import Builder
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name
 from stage2.formats.riscv import entry
@@ -21,6 +22,8 @@ from stage2.formats.riscv.syndromes import GUEST_PAGE_FAULTS, PAGE_FAULTS
 from stage2.machines.riscv64 import Riscv64Machine
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
+from stage2.memory.physical import PhysicalMemory
+from stage2.tables.explain import explain_stage
 from stage2.tables.pagetable import PageTable
 
 R, W, X, U = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE, MappingFlags.USER
@@ -77,7 +80,7 @@ class Bench:
     deviations: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.places = ORACLE.places(self.machine, self.pair)
+        self.places = self.trial.oracle.places(self.machine, self.pair)
         self.data = self.places.data.start
         self.frames = FrameAllocator(self.machine.memory)
         tables = self.places.tables
@@ -93,7 +96,7 @@ class Bench:
         self.stage_2.map_range(tables.start, Hpa(tables.start), tables.size, R | W)
 
     def table(self, stage: int) -> PageTable:
-        controls = ORACLE.controls(self.pair, stage)
+        controls = self.trial.oracle.controls(self.pair, stage)
         fmt = by_name(self.pair.second if stage == 2 or self.pair.first is None else self.pair.first)
         if stage == 1:
             controls |= fmt.controls_with(*self.switches_1)
@@ -227,6 +230,41 @@ def test_a_table_that_stage_2_hides_is_told_by_its_gpa(bench: Bench) -> None:
     for access in (Access.WRITE, Access.FETCH):
         assert bench.ask(address, access).gpa & ~0xFFF == slot & ~0xFFF
     assert bench.deviations <= {"riscv-walk-is-a-load"}
+
+
+@benches("sv39 over sv39x4, MXR")
+def test_a_table_behind_an_execute_only_leaf_is_read_by_qemu_under_mxr_and_not_by_us(bench: Bench) -> None:
+    address = bench.map(RWX, RWX)
+    bench.stage_2.protect_range(bench.leaf(1) & ~0xFFF, 4096, X)
+    assert bench.ask(address, Access.READ).ok
+    assert bench.deviations == {"riscv-mxr-reads-tables"}
+
+
+@benches("sv39 over sv39x4")
+def test_a_table_behind_an_execute_only_leaf_is_not_read_without_mxr(bench: Bench) -> None:
+    address = bench.map(RWX, RWX)
+    bench.stage_2.protect_range(bench.leaf(1) & ~0xFFF, 4096, X)
+    assert bench.ask(address, Access.READ).htinst == 0x3000
+
+
+def test_leaves_of_every_kind_lead_to_a_guests_tables() -> None:
+    """Execute-only ones, blocks, groups and memory types: a rule about them is judged."""
+    seen: set[str] = set()
+    second = by_name("sv39x4")
+    places = Places(Range.sized(0x9B00_0000, 0x100_0000), Range.sized(0x1_0000_0000, 0x4000_0000), ())
+    controls = second.controls_with("ad", "mxr", "napot", "pbmt")
+    with PhysicalMemory([places.tables]) as memory:
+        for seed in range(40):
+            builder = Builder(memory, places, np.random.default_rng(seed), 1.0)
+            world = builder.build(by_name("sv39"), second, by_name("sv39").controls_with("ad", "mxr"), controls)
+            assert world.stage_1 is not None
+            for page in range(28):
+                leaf = explain_stage(memory, world.stage_2, world.stage_1.root + page * 4096).steps[-1]
+                seen |= {f"level {leaf.level}", f"PBMT {leaf.entry >> entry.PBMT_SHIFT & 3}"}
+                seen |= {"group"} if leaf.entry & entry.N else set()
+                seen |= {"execute-only"} if leaf.entry & (entry.R | entry.X) == entry.X else set()
+            memory.zero(world.used)
+    assert seen >= {"level 0", "level 1", "group", "PBMT 0", "PBMT 1", "PBMT 2", "execute-only"}
 
 
 @benches("sv39 over sv39x4", "sv48x4 alone")

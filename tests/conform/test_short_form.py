@@ -32,7 +32,7 @@ def test_the_machine_agrees_with_our_walker(name: str) -> None:
 
 
 PLANTED = [
-    ("qemu-aarch64", "arm-s1-64k-48 over arm-s2-64k-48", 1),
+    ("qemu-aarch64", "arm-s1-64k-48-lpa over arm-s2-64k-48-lpa", 1),
     ("qemu-aarch64", "arm-s2-4k-40 alone", 2),
     ("qemu-riscv64", "sv48 over sv48x4", 1),
     ("qemu-riscv64", "sv39x4 alone", 2),

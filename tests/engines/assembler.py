@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from waiting import HANG_S
+
 PREFIX = "riscv64-linux-gnu-"
 PACKAGES = {
     PREFIX: "binutils-riscv64-linux-gnu",
@@ -59,5 +61,5 @@ def build(prefix: str, text: str, base: int, as_options: Sequence[str] = (), ld_
             ["ld", *ld_options, f"-Ttext={base:#x}", "-o", elf, obj],
             ["objcopy", "-O", "binary", "-j", ".text", elf, binary],
         ):
-            subprocess.run([prefix + str(command[0]), *map(str, command[1:])], check=True, timeout=60)
+            subprocess.run([prefix + str(command[0]), *map(str, command[1:])], check=True, timeout=HANG_S)
         return binary.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.vm import Boot, RunResult, Vm
+from waiting import HANG_S
 
 M = TypeVar("M", bound=Machine[Any])
 
@@ -56,16 +58,33 @@ class GuestBench(Generic[M]):
     def tables(self) -> None:
         """Write the stage-1 tables that guests begin with, if they need any."""
 
-    def run_image(self, vm: Vm, image: bytes, limit_s: float) -> RunResult:
+    def run_image(self, vm: Vm, image: bytes, stop_at: int | None) -> RunResult:
+        """Run a guest.
+
+        Args:
+            stop_at: a GPA; once the guest has written a word there, the machine is stopped from another thread.
+        """
         vm.memory.write(Gpa(self.entry), image)
+        if stop_at is not None:
+            self.put(stop_at, 0)
         self.machine = self.kind(vm)
-        timer = threading.Timer(limit_s, self.machine.stop, ("time limit", "the test's own limit"))
-        timer.start()
+        over = threading.Event()
+        watcher = threading.Thread(target=self._stop, args=(self.machine, stop_at, over))
+        watcher.start()
         try:
             return self.machine.run()
         finally:
-            timer.cancel()
-            timer.join()
+            over.set()
+            watcher.join()
+
+    def _stop(self, machine: M, stop_at: int | None, over: threading.Event) -> None:
+        gives_up = time.monotonic() + HANG_S
+        while not over.wait(0.01):
+            if stop_at is not None and self.word(stop_at):
+                return machine.stop("interrupted", "the guest is at work")
+            if time.monotonic() > gives_up:
+                return machine.stop("time limit", "the guest hangs")
+        return None
 
     def put(self, gpa: int, *words: int) -> None:
         for number, word in enumerate(words):

@@ -17,6 +17,7 @@ from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.channels import ChannelTable
 from stage2.vm.sbi import CHANNELS
 from stage2.vm.vm import Boot, RunResult, Vm
+from waiting import HANG_S
 
 MACROS = f"""
         .macro call function, first, second, third
@@ -183,6 +184,6 @@ def test_two_running_guests_pass_a_word_back_and_forth(bench: Bench) -> None:
     for thread in (first, second):
         thread.start()
     for thread in (first, second):
-        thread.join(60)
+        thread.join(HANG_S)
         assert not thread.is_alive()
     assert {name: result.exit for name, result in results.items()} == {"ping": "off", "pong": "off"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stage2.space.region import Populate
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import Options, build
 from stage2.vm.report import VmReport
+from waiting import HANG_S
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
 
@@ -25,11 +27,21 @@ def linux() -> PlannedVm:
     return load_vm(EXAMPLE)
 
 
-def boot(*configs: PlannedVm, options: Options | None = None, limit_s: float = 120) -> RunOutcome:
+def boot(*configs: PlannedVm, options: Options | None = None, until: str | None = None) -> RunOutcome:
+    """Boot VMs, and run them until they end.
+
+    Args:
+        until: the time limit is over once the first has printed this.
+    """
+
+    def clock() -> float:
+        over = until is not None and until in host.vms[0].console.text
+        return time.monotonic() + (HANG_S if over else 0)
+
     with build(configs, options=options) as host:
         for vm, config in zip(host.vms, configs, strict=True):
             load_images(vm, config, read_images(config))
-        return run_all(host, max_seconds=limit_s)
+        return run_all(host, max_seconds=HANG_S, clock=clock)
 
 
 def alone(outcome: RunOutcome) -> VmReport:
@@ -69,7 +81,7 @@ def test_two_linux_vms_run_side_by_side_on_disjoint_host_memory(linux: PlannedVm
 
 def test_an_idle_linux_is_ended_by_the_time_limit_with_its_report(linux: PlannedVm) -> None:
     idle = replace(linux, kernel=replace(linux.kernel, cmdline="earlycon=sbi console=hvc0 stage2.init=idle"))
-    outcome = boot(idle, limit_s=12)
+    outcome = boot(idle, until="stage2-guest: idle")
     assert outcome.exit_code == 3
     (report,) = outcome.reports
     assert report.exit == "time limit"

@@ -22,6 +22,7 @@ from stage2.space.region import Populate, ViolationPolicy
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import Host, Options, build
 from stage2.vm.report import ViolationReport, VmReport
+from waiting import HANG_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CANARY = 0xCAFE_D00D_5EA1_ED01
@@ -63,7 +64,7 @@ def leaks(host: Host) -> list[str]:
 
 
 def run_beside_hostile(
-    *others: PlannedVm, limit_s: float, sabotage: Callable[[Host], None] | None = None
+    *others: PlannedVm, sabotage: Callable[[Host], None] | None = None
 ) -> tuple[RunOutcome, list[str]]:
     """Run VMs with the hostile guest beside them; the outcome, and what leaked."""
     configs = [*others, hostile_config()]
@@ -75,7 +76,7 @@ def run_beside_hostile(
         assert seen > 5_000, "there are too few canaries for this test to mean anything"
         if sabotage is not None:
             sabotage(host)
-        outcome = run_all(host, max_seconds=limit_s)
+        outcome = run_all(host, max_seconds=HANG_S)
         return outcome, leaks(host)
 
 
@@ -86,7 +87,7 @@ def spans(report: VmReport, *, share: bool) -> set[tuple[int, int]]:
 def test_two_linux_vms_share_what_they_declared_and_a_hostile_guest_sees_no_foreign_byte() -> None:
     require_linux()
     writer, reader = (load_vm(EXAMPLES / f"share-linux-{side}.toml") for side in "ab")
-    outcome, leaked = run_beside_hostile(writer, reader, limit_s=150)
+    outcome, leaked = run_beside_hostile(writer, reader)
     assert leaked == []
     first, second, hostile = outcome.reports
     for report in outcome.reports:
@@ -114,7 +115,7 @@ def test_one_foreign_page_in_the_hostile_guests_table_is_found_by_the_canaries()
         hostile.space.page_table.map_page(0x4000_0000, found.hpa, RWX)
 
     with as_file(files("stage2.vm") / "guests") as folder:
-        outcome, leaked = run_beside_hostile(load_vm(folder / "demo-riscv64.toml"), limit_s=60, sabotage=sabotage)
+        outcome, leaked = run_beside_hostile(load_vm(folder / "demo-riscv64.toml"), sabotage=sabotage)
     assert any("holds a canary" in line for line in leaked)
     assert any("it wrote into" in line for line in leaked)
     hostile = outcome.reports[1]
@@ -126,7 +127,7 @@ def hostile_alone(config: PlannedVm) -> VmReport:
     with build([config]) as host:
         (vm,) = host.vms
         load_images(vm, config, read_images(config))
-        (report,) = run_all(host, max_seconds=60).reports
+        (report,) = run_all(host, max_seconds=HANG_S).reports
     return report
 
 

@@ -138,14 +138,16 @@ class Bench(GuestBench[X86Machine]):
         self.put(THIRD, P | W | PS, SECOND | P | W | U)
         self.put(SECOND, LAST | P | W | U)
 
-    def run(self, vm: Vm, body: str, *, limit_s: float = 30, cr0: int = WP, cr3: int = ROOT, cr4: int = 0) -> RunResult:
+    def run(
+        self, vm: Vm, body: str, *, stop_at: int | None = None, cr0: int = WP, cr3: int = ROOT, cr4: int = 0
+    ) -> RunResult:
         numbers = {
             "CR0": cr0, "CR3": cr3, "CR4": cr4, "BASE": BASE, "RESULTS": RESULTS, "STACK": STACK, "TESTED": TESTED,
             "LAST": LAST,
         }  # fmt: skip
         equates = "".join(f".equ {name}, {value:#x}\n" for name, value in numbers.items())
         image = build(PREFIX, equates + HEADER + body + FOOTER, BASE, ["--64"], ["-z", "max-page-size=4096"])
-        return self.run_image(vm, image, limit_s)
+        return self.run_image(vm, image, stop_at)
 
     def note(self, number: int = 0) -> tuple[int, int, int, int, int]:
         """(vector, error code, RIP, CS, CR2) of an exception that the guest noted."""

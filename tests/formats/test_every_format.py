@@ -18,6 +18,7 @@ from stage2.formats.outcome import EntryKind
 from stage2.formats.record import Format
 from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
 from stage2.formats.u64 import MASK_64
+from waiting import HANG_S
 
 every_format = pytest.mark.parametrize("name", names())
 ALL_FLAGS = [MappingFlags(bits) for bits in range(64)]
@@ -312,6 +313,6 @@ def test_bare_formats_translate_nothing(bare: Format) -> None:
 def test_a_format_is_found_without_importing_another_familys_rules(name: str) -> None:
     family = by_name(name).family
     look = f"from stage2.formats import by_name; by_name({name!r}); import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=HANG_S)
     rules = [found for found in done.stdout.split() if found.startswith("stage2.formats.") and found.count(".") > 2]
     assert {found.split(".")[2] for found in rules} == {family}

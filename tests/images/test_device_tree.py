@@ -16,6 +16,7 @@ from stage2.address import MIB, Range
 from stage2.errors import ImageError
 from stage2.images.devicetree import Description, SerialPort, riscv_blob, riscv_tree
 from stage2.images.fdt import Node, flatten, parse
+from waiting import HANG_S
 
 NAMES = st.from_regex(r"[a-z][a-z0-9,._+-]{0,12}(@[0-9a-f]{1,8})?", fullmatch=True)
 PROPERTIES = st.dictionaries(
@@ -102,10 +103,10 @@ def test_dtc_reads_our_tree_as_we_meant_it() -> None:
         pytest.skip("needs the Debian package device-tree-compiler")
     blob = flatten(riscv_tree(linux()), reserved=[(0x8000_0000, 0x1000)])
     command = ["dtc", "-q", "-I", "dtb", "-O", "dtb"]
-    again = subprocess.run(command, input=blob, capture_output=True, check=True, timeout=30).stdout
+    again = subprocess.run(command, input=blob, capture_output=True, check=True, timeout=HANG_S).stdout
     assert parse(again) == parse(blob)
     source = subprocess.run(
-        ["dtc", "-q", "-I", "dtb", "-O", "dts"], input=blob, capture_output=True, check=True, timeout=30
+        ["dtc", "-q", "-I", "dtb", "-O", "dts"], input=blob, capture_output=True, check=True, timeout=HANG_S
     ).stdout.decode()
     assert "/memreserve/\t0x0000000080000000 0x0000000000001000;" in source
     assert 'bootargs = "console=hvc0";' in source

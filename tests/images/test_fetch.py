@@ -19,6 +19,7 @@ from stage2.images.fetch import FetchedGuest, fetch, fetched
 from stage2.images.kernel import inspect
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import build
+from waiting import HANG_S
 
 GUEST = "linux-riscv64"
 
@@ -99,7 +100,7 @@ passthrough_devices = []
         config = load_vm(tmp_path / "vm.toml")
         with build([config]) as host:
             load_images(host.vms[0], config, read_images(config))
-            (report,) = run_all(host, max_seconds=120).reports
+            (report,) = run_all(host, max_seconds=HANG_S).reports
         assert report.exit == "off", report.reason + "\n" + report.console[-2000:]
         return report.console
 
@@ -130,4 +131,4 @@ def test_the_sums_that_init_compares_with_are_those_of_the_content_it_writes() -
     script = (files("stage2.vm") / "guests" / "linux-init.sh").read_text()
     for content in (bytes(4 << 20), (b"stage2\n" * (1 << 18))[: 1 << 20]):
         assert hashlib.md5(content, usedforsecurity=False).hexdigest() in script
-    subprocess.run(["sh", "-n"], input=script.encode(), check=True, timeout=30)
+    subprocess.run(["sh", "-n"], input=script.encode(), check=True, timeout=HANG_S)

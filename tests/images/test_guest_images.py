@@ -21,6 +21,7 @@ from stage2.images.cpio import archive, character_device, file, folder
 from stage2.images.fetch import fetch, fetched
 from stage2.images.initramfs import build
 from stage2.images.kernel import inspect
+from waiting import HANG_S
 
 
 def linux_image(magic: bytes, image_size: int = 0x20000) -> bytes:
@@ -91,7 +92,7 @@ def test_cpio_unpacks_what_we_packed(tmp_path: Path) -> None:
             pytest.fail("CI needs the Debian package cpio")
         pytest.skip("needs the Debian package cpio")
     data = archive([folder("a"), file("a/f", b"content", executable=True), file("a/empty", b"")])
-    subprocess.run(["cpio", "-id", "--quiet"], input=data, cwd=tmp_path, check=True, timeout=30)
+    subprocess.run(["cpio", "-id", "--quiet"], input=data, cwd=tmp_path, check=True, timeout=HANG_S)
     assert (tmp_path / "a/f").read_bytes() == b"content"
     assert (tmp_path / "a/f").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "a/empty").read_bytes() == b""
@@ -100,7 +101,7 @@ def test_cpio_unpacks_what_we_packed(tmp_path: Path) -> None:
         input=archive([character_device("c", 5, 1)]),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=HANG_S,
     ).stdout.decode()
     assert listing.startswith("crw-------")
     assert "5,   1" in listing

@@ -12,6 +12,7 @@ import pytest
 
 from stage2.machines import mailbox
 from stage2.machines.mailbox import Command, Event
+from waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 MONITORS = ROOT / "src" / "stage2" / "machines" / "monitors"
@@ -22,7 +23,7 @@ def test_every_monitor_is_what_its_source_assembles_to(tmp_path: Path) -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing and not os.environ.get("CI"):
         pytest.skip(f"{', '.join(missing)} not installed")
-    subprocess.run(["sh", "scripts/monitors.sh", str(tmp_path)], cwd=ROOT, check=True, timeout=60)
+    subprocess.run(["sh", "scripts/monitors.sh", str(tmp_path)], cwd=ROOT, check=True, timeout=HANG_S)
     sources = {path.stem for path in MONITORS.glob("*.S")}
     assert {path.stem for path in MONITORS.glob("*.bin")} == sources == {path.stem for path in tmp_path.iterdir()}
     for name in sources:

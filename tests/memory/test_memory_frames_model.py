@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from effort import examples
 from stage2.address import SIZE_2M, SIZE_4K, Hpa, Range
 from stage2.errors import OutOfMemoryError, OwnerConflictError
 from stage2.memory.frames import FrameAllocator
@@ -150,5 +151,5 @@ class AllocatorMachine(RuleBasedStateMachine):
         assert all(self.memory.load_u64(Hpa(hpa)) == hpa | 1 for hpa in self.model), "a held frame was changed"
 
 
-AllocatorMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+AllocatorMachine.TestCase.settings = settings(max_examples=examples(40), stateful_step_count=25, deadline=None)
 TestAllocator = AllocatorMachine.TestCase

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from stage2.address import GIB, MIB, SIZE_4K, Hpa, Range
 from stage2.errors import (
     EmptyRangeError,
@@ -23,6 +24,7 @@ from stage2.errors import (
     OverlapError,
 )
 from stage2.memory.physical import PhysicalMemory
+from waiting import HANG_S
 
 LOW = Range(0x8000_0000, 0x8040_0000)
 HIGH = Range(0x1_0000_1000, 0x1_0030_5000)
@@ -156,7 +158,7 @@ def test_words_are_aligned_and_64_bits_wide(memory: PhysicalMemory) -> None:
 
 
 @given(st.integers(0, LOW.size - 1), st.integers(1, LOW.size))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @pytest.mark.parametrize("backing", ["anonymous", "memfd"])
 def test_zeroing_clears_the_span_and_nothing_else(backing: Backing, start: int, size: int) -> None:
     size = min(size, LOW.size - start)
@@ -211,7 +213,7 @@ def test_a_hole_cannot_be_touched() -> None:
         "memory = PhysicalMemory([Range(0x0, 0x1000), Range(0x10000, 0x11000)])\n"
         "memory.words[0x1000 >> 3] = 1\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=HANG_S)
     assert done.returncode == -11
 
 

@@ -30,6 +30,7 @@ from stage2.tableimage.folder import read_folder, write_folder
 from stage2.tables.explain import explain_stage
 from stage2.vm.host import Host, Options, build
 from stage2.vm.vm import Vm
+from waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 GUESTS = ROOT / "src" / "stage2" / "vm" / "guests"
@@ -193,7 +194,7 @@ def test_a_compiler_takes_header_and_object_without_a_warning(tmp_path: Path, x8
         "-o",
         tmp_path / "use.o",
     ]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=HANG_S)
     if vm.arch == platform.machine():
         tables = header.with_name("tables.o")
         link: list[str | Path] = [
@@ -205,7 +206,7 @@ def test_a_compiler_takes_header_and_object_without_a_warning(tmp_path: Path, x8
             "-o",
             tmp_path / "use",
         ]
-        subprocess.run(link, check=True, timeout=60)
+        subprocess.run(link, check=True, timeout=HANG_S)
 
 
 @pytest.mark.skipif(
@@ -220,7 +221,7 @@ def test_a_linker_places_the_pieces_where_the_entries_expect_them(tmp_path: Path
     subprocess.run(
         ["riscv64-linux-gnu-ld", "-e", "0", *places, "-o", linked, tmp_path / "out" / "linux" / "tables.o"],
         check=True,
-        timeout=60,
+        timeout=HANG_S,
     )
     elf: Any = ELFFile(io.BytesIO(linked.read_bytes()))
     symbols = elf.get_section_by_name(".symtab")

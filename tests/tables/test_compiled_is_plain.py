@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from stage2.formats import by_name, names
 from stage2.formats.record import Format
 from stage2.formats.u64 import MASK_64, u64
@@ -63,7 +64,7 @@ WORDS = st.integers(0, MASK_64)
 @pytest.mark.parametrize("name", names())
 @example(rows=[(MASK_64, MASK_64, 0, 0), (1 << 63, 0, 0, MASK_64), (1 << 63 | 0xCF, 1 << 63, 1, 8), (0xB7, 1, 2, 0)])
 @given(rows=st.lists(st.tuples(WORDS, WORDS, st.integers(0, 4), st.integers(0, 0xFFFF_FFFF)), min_size=1, max_size=30))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_compiled_functions_answer_as_the_plain_ones(name: str, rows: list[tuple[int, int, int, int]]) -> None:
     compare(by_name(name), rows)
 

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from effort import examples
 from stage2.address import ADDRESS_LIMIT, SIZE_1G, SIZE_4K, Hpa, Range
 from stage2.errors import AddressError, EncodingError, MisalignedError, OutOfMemoryError, OutOfRangeError, OverlapError
 from stage2.flags import RWX, MappingFlags
@@ -284,5 +285,5 @@ class TableMachine(RuleBasedStateMachine):
 def test_random_edits_agree_with_a_model_of_pages(name: str) -> None:
     machine = type("Machine", (TableMachine,), {"name": name})
     # Stage 2 is what this package is for; the formats of stage 1 go through the same kernels.
-    examples = 10 if by_name(name).stage == 2 else 5
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=25))
+    count = examples(10 if by_name(name).stage == 2 else 5)
+    run_state_machine_as_test(machine, settings=settings(max_examples=count, stateful_step_count=25))

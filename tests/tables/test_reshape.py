@@ -51,7 +51,9 @@ def test_a_block_that_is_split_and_merged_again_is_the_same_bytes(name: str, mem
     table.protect_range(start + 3 * page, page, RWX)
     assert table.statistics().leaves == {page: block // page}
     assert image(memory) != before
-    assert all(attributes & ACCESSED and attributes & DIRTY for _, _, _, attributes in table.rows(start, block))
+    assert all(
+        attributes & ACCESSED and attributes & DIRTY for _, _, _, attributes in table.rows(start, block).tolist()
+    )
     edit = table.coalesce(start, block)
     assert image(memory) == before
     assert {change.kind for change in edit.changes} >= {ChangeKind.MERGED, ChangeKind.TABLE_FREED}

@@ -180,6 +180,8 @@ def test_mxr_at_both_stages_reads_execute_only_data_but_no_execute_only_table() 
         for access in Access:
             fault = machine.fault(access)
             assert (fault.kind, fault.stage, fault.on_table) == (FaultKind.PERMISSION, 2, True)
+        # The walk shows what the leaf lets hardware do, not what it would let the instruction do.
+        assert machine.walk(Access.READ).steps[-1].permissions == 0b100_100
         machine.stage_2.protect_range(table, SIZE_4K, READ)
 
 
@@ -325,6 +327,24 @@ def test_stage_2_is_asked_for_a_user_fetch_when_the_access_is_one() -> None:
     machine.memory.store_u64(slot, machine.memory.load_u64(slot) & ~ept.X_USER)
     fault = machine.fault(Access.FETCH, user=True)
     assert (fault.kind, fault.stage) == (FaultKind.PERMISSION, 2)
+
+
+@pytest.mark.parametrize(
+    ("bits", "allowed"), [(ept.X, False), (ept.X_USER, True), (ept.X | ept.X_USER, True), (0, False)]
+)
+@pytest.mark.parametrize("user", [False, True])
+def test_while_the_guests_paging_is_off_bit_10_decides_on_every_fetch(bits: int, allowed: bool, user: bool) -> None:
+    """SDM Vol. 3C, table 29-7, bit 9: with CR0.PG = 0 every linear address is a user-mode one, so of mode-based execute
+    control it is XU that counts, whatever the CPL."""
+    machine = Machine("ept4", controls_2=by_name("ept4").default_controls | ept.MODE_BASED_EXECUTE)
+    slot = machine.stage_2_leaf(DATA)
+    machine.memory.store_u64(slot, machine.memory.load_u64(slot) & ~(ept.X | ept.X_USER) | bits)
+    off = Regime.of(BARE_STAGE_1)
+    gva = Gva(DATA + 0x123)
+    result = explain_two_stage(machine.memory, off, machine.stage_2.regime, gva, Access.FETCH, user=user).result
+    assert isinstance(result, Mapped) is allowed
+    batch = machine.stage_2.translate_gva_many([gva], off, Access.FETCH, user=user)
+    assert batch.fault(0) == (None if allowed else result)
 
 
 def test_a_gpa_wider_than_stage_2_translates_is_an_address_size_fault_at_stage_2() -> None:

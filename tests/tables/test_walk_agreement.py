@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tables import FRAMES, OUTSIDE, RANGES, switches_of
 
+from effort import examples
 from stage2.address import SIZE_4K, Gva, Hpa, Range
 from stage2.conform.entries import Maker
 from stage2.flags import Access
@@ -138,7 +139,7 @@ def two_stages(first: Format, second: Format, seed: int, memory: PhysicalMemory)
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 @given(seed=SEEDS, attempt=st.sampled_from(ATTEMPTS))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_a_two_stage_batch_answers_as_the_explained_walk_on_garbage(
     first: str, second: str, seed: int, attempt: tuple[Access | None, bool]
 ) -> None:

@@ -41,4 +41,4 @@ def demo(
     with as_file(files("stage2.vm") / "guests") as folder:
         names = ["demo", "hostile"] if hostile else ["demo"]
         configs = [load_vm(folder / f"{name}-{arch}.toml") for name in names]
-        return run_configs(configs, json_file=json_file, max_seconds=60)
+        return run_configs(configs, json_file=json_file, max_seconds=300)

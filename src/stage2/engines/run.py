@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
@@ -37,10 +37,30 @@ def machine_for(vm: Vm) -> Machine[Any]:
     """
     if vm.arch not in _MACHINES:
         raise EngineError(f"the unicorn engine runs {', '.join(_MACHINES)} guests; VM {vm.name} is {vm.arch}")
+    _require_shown(vm)
     # Only the VM's own architecture is imported, and so compiled.
     module, _, name = _MACHINES[vm.arch].partition(":")
     machine: Machine[Any] = getattr(import_module(f".unicorn.{module}", __package__), name)(vm)
     return machine
+
+
+def _require_shown(vm: Vm) -> None:
+    """Refuse a processor of which the engine cannot show a guest all that it has.
+
+    Raises:
+        EngineError: what the guest would look for in vain.
+    """
+    processor = vm.space.processor
+    if processor is None:
+        return
+    missing = [name for name in processor.parts.features
+               if processor.has(name) and not processor.parts.features[name].shown_to_guests]  # fmt: skip
+    if missing:
+        without = ",".join(f"-{name}" for name in missing)
+        raise EngineError(
+            f"VM {vm.name}: the unicorn engine cannot show a guest {', '.join(missing)} of {processor.name}: "
+            f"take them away with --cpu {processor.name},{without}"
+        )
 
 
 class _Runner(threading.Thread):
@@ -84,13 +104,14 @@ class RunOutcome:
         return 3 if "time limit" in ends and not ends & {"stopped", "error"} else 1
 
 
-def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
+def run_all(host: Host, *, max_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
     Must be called on the main thread, which stays free for signals: Ctrl-C and SIGTERM stop the guests at once.
 
     Args:
         max_seconds: stop what still runs after so long.
+        clock: seconds since whenever, by which that time is measured.
 
     Raises:
         EngineError: an engine cannot be had.
@@ -110,10 +131,10 @@ def run_all(host: Host, *, max_seconds: float | None = None) -> RunOutcome:
         with _signals(received, done):
             for runner in runners:
                 runner.start()
-            deadline = None if max_seconds is None else time.monotonic() + max_seconds
+            deadline = None if max_seconds is None else clock() + max_seconds
             with done:
                 while any(runner.is_alive() for runner in runners) and not received:
-                    left = None if deadline is None else deadline - time.monotonic()
+                    left = None if deadline is None else deadline - clock()
                     if left is not None and left <= 0:
                         stop_all("time limit", f"still running after {max_seconds:g} s")
                         break

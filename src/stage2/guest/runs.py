@@ -18,7 +18,7 @@ from ..memory.physical import PhysicalMemory
 I64Array = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
 _FEW = 64
-"""Up to this many runs, one slice each is the faster way."""
+"""Limit: runs that are copied one slice at a time; with more, one indexed copy is faster."""
 _PAGE_MASK = SIZE_4K - 1
 
 
@@ -132,7 +132,7 @@ class Runs:
         low = (self.hpas + _PAGE_MASK) & ~_PAGE_MASK
         counts = np.maximum(((self.hpas + self.sizes) & ~_PAGE_MASK) - low, 0) >> 12
         # All pages stand at one distance from a multiple of the page size in the buffer.
-        phase = int((self.offsets[0] - self.hpas[0]) & _PAGE_MASK)
+        phase = (int(self.offsets[0]) - int(self.hpas[0])) & _PAGE_MASK
         rows = (self.offsets + low - self.hpas - phase) >> 12
         frames = (low - int(memory.base)) >> 12
         within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -80,7 +80,7 @@ _FIVE_LEVELS = 0xFFF8
 _JUMP = bytes([0xEA, 0x00, 0x00, 0x00, 0xF0])
 """At the reset vector: `ljmp $0xf000, $0`."""
 _FOUND_ROOM = 1 << 16
-_START_S, _COMMAND_S = 30.0, 60.0
+_START_S, _COMMAND_S = 120.0, 120.0
 _LOG_KEPT = 2048
 _PAIR = np.dtype([("address", np.uint64), ("value", np.uint64)])
 

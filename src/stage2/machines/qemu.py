@@ -23,8 +23,8 @@ from .emulator import OWN_QEMU, Emulator
 from .mailbox import Command, Event
 from .process import Child
 
-_START_S = 30.0
-_COMMAND_S = 20.0
+_START_S = 120.0
+_COMMAND_S = 120.0
 _LOG_KEPT = 4096
 
 

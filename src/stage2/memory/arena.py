@@ -229,14 +229,14 @@ class Arena:
         """Give one block new bits."""
         if self._whole[block]:
             self._whole[block] = False
-            self._wholes[block // GROUP] -= 1
+            self._wholes[block // GROUP] = int(self._wholes[block // GROUP]) - 1
         else:
             old = self._partial.pop(block, 0)
             if old:
                 del self._by_order[_order_of(old)][block]
         if bits == _FULL:
             self._whole[block] = True
-            self._wholes[block // GROUP] += 1
+            self._wholes[block // GROUP] = int(self._wholes[block // GROUP]) + 1
         elif bits:
             self._partial[block] = bits
             self._by_order[_order_of(bits)][block] = None
@@ -248,7 +248,7 @@ class Arena:
         self._wholes[low:high] = flags.sum(axis=1, dtype=np.uint16)
 
     def _take_blocks(self, indices: npt.NDArray[np.intp], unit: int) -> list[Range]:
-        """Take units of so many blocks, given by ascending index."""
+        """Take units of `unit` blocks each, given by ascending index."""
         if not indices.size:
             return []
         cuts = np.flatnonzero(np.diff(indices) != 1) + 1

@@ -16,12 +16,12 @@ from ..address import Gpa, Hpa, Range
 from ..errors import MappingError
 from ..flags import MappingFlags
 from ..memory.owners import Owner
+from ..tables.mapping import ATTRIBUTES
 from .address_space import AddressSpace
 from .region import MemoryRegion
 
 U64Array = npt.NDArray[np.uint64]
 I64Array = npt.NDArray[np.int64]
-_ATTRIBUTES = 0xFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,13 @@ def reverse(space: AddressSpace, hpa: Hpa | int) -> list[Alias]:
     """Every GPA of a space that leads to an HPA, in order, read off its table as it is now.
 
     Raises:
-        OutOfRangeError: no HPA has so many bits.
+        OutOfRangeError: the HPA has more than 64 bits.
     """
     Range.sized(hpa, 1)
     rows = _rows_of(space)
     offsets = np.uint64(hpa) - rows[:, 1]
-    return [_alias(space, row, int(hpa)) for row in rows[(rows[:, 1] <= np.uint64(hpa)) & (offsets < rows[:, 2])]]
+    found = rows[(rows[:, 1] <= np.uint64(hpa)) & (offsets < rows[:, 2])]
+    return [_alias(space, row, int(hpa)) for row in found.tolist()]
 
 
 class ReverseMap:
@@ -144,13 +145,16 @@ class ReverseMap:
         """Who holds an HPA, and every GPA of every space that leads to it.
 
         Raises:
-            OutOfRangeError: no HPA has so many bits.
+            OutOfRangeError: the HPA has more than 64 bits.
         """
         Range.sized(hpa, 1)
         asked = np.array([hpa], np.uint64)
         rows, _ = self._lookup(asked)
         owner = int(self._owners_at(asked)[0])
-        aliases = tuple(_alias(self.spaces[self._row_space[row]], self._rows[row], int(hpa)) for row in rows.tolist())
+        aliases = tuple(
+            _alias(self.spaces[int(space)], row, int(hpa))
+            for space, row in zip(self._row_space[rows], self._rows[rows].tolist(), strict=True)
+        )
         return Reached(Hpa(int(hpa)), self._owners[owner] if owner >= 0 else None, aliases)
 
     def find_many(self, hpas: npt.ArrayLike) -> ReachedMany:
@@ -205,9 +209,9 @@ def _ranges(begin: I64Array, counts: I64Array) -> I64Array:
     return np.repeat(begin - starts, counts) + np.arange(int(counts.sum()))
 
 
-def _alias(space: AddressSpace, row: U64Array, hpa: int) -> Alias:
-    start, behind, size, attributes = row.tolist()
+def _alias(space: AddressSpace, row: list[int], hpa: int) -> Alias:
+    start, behind, size, attributes = row
     offset = hpa - behind
-    allowed = space.format.permissions(attributes & _ATTRIBUTES, space.regime.controls)
+    allowed = space.format.permissions(attributes & ATTRIBUTES, space.regime.controls)
     gpa = Gpa(start + offset)
     return Alias(space, gpa, size - offset, MappingFlags(allowed & 7), space.region_at(gpa))

@@ -124,6 +124,7 @@ def make_walk(fmt: Format, fits: Function, look_up: Function) -> Function:
     """
 
     wide_input_fault = fmt.wide_input_fault
+    root_too_wide, root_fault_level = fmt.rules.root_too_wide, fmt.rules.root_fault_level
 
     def walk(
         memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
@@ -132,6 +133,8 @@ def make_walk(fmt: Format, fits: Function, look_up: Function) -> Function:
             return u64(wide_input_fault), u64(0), u64(0), max(levels, u64(1)) - u64(1), u64(0), u64(0)
         if levels == u64(0):
             return u64(MAPPED), address, u64(COMBINED | ACCESSED | DIRTY), u64(0), u64(0), u64(0)
+        if root_too_wide(root, controls) != u64(0):
+            return u64(ADDRESS_SIZE), u64(0), u64(0), u64(root_fault_level), u64(0), u64(0)
         return look_up(  # type: ignore[no-any-return]  # injected
             memory, (root, root_bits, u64(MASK_64)), address, levels, u64(0), controls
         )
@@ -353,8 +356,9 @@ def make_two_stage(
             status, slot, level = mark_tables((host, regime_2), root, gva, levels, root_bits, controls)
         if status != u64(0):
             return status, u64(0), u64(0), slot, level, u64(0)
-        if by_page and levels != u64(0):
-            # All bits are asked for on the side of the page, and that side's answer holds for everybody.
+        if by_page:
+            # All bits are asked for on the side of the page, and that side's answer holds for everybody. While stage 1
+            # is off, every page is one of user mode (SDM Vol. 3C, table 29-7, bit 9).
             side = u64(0)
             if attributes & u64(USER) != u64(0):
                 side = u64(USER_SHIFT)

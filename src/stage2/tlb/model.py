@@ -8,7 +8,6 @@ that an edit forgot to invalidate stays and can be found.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +44,7 @@ gpa, gpa_last: of an entry that holds both stages, the GPAs it went through (for
 output: where `start` leads. attributes: of a leaf of one stage as `decode` answers them, cut down by the tables above;
 of both stages, their effective permissions.
 """
-Entries = npt.NDArray[Any]
+Entries = npt.NDArray[np.void]
 
 
 def entries(count: int, **fields: object) -> Entries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...formats.arm.syndromes import fault_status
+from ...formats.arm.fault_status import fault_status
 from ...formats.outcome import EntryKind
 from ..deviation import Deviation, Difference, Versions
 from ..probe import Answers, Means, Probes

@@ -13,6 +13,9 @@ from ..deviation import Deviation, Versions
 from ..probe import Answers, Probes
 from .misconfigured import misconfigured
 
+_PML4 = 3
+"""Level of the PML4 table; that of the PML5 table is above it."""
+
 
 def _reserved_without_present(_: Probes, expected: Answers, answers: Answers) -> npt.NDArray[np.bool_]:
     """Only P differs, of a fault that a reserved bit caused."""
@@ -24,9 +27,9 @@ def _reserved_without_present(_: Probes, expected: Answers, answers: Answers) ->
 
 
 def _global_pointer(walk: Walk) -> tuple[Hpa, int] | None:
-    """A pointer that is misconfigured by nothing but its bit 8."""
+    """A PML4E or PML5E that is misconfigured by nothing but its bit 8."""
     last = misconfigured(walk)
-    if last is None:
+    if last is None or last.level < _PML4:
         return None
     return (last.slot_hpa, last.entry & ~longmode.G) if last.entry & longmode.G else None
 
@@ -42,12 +45,12 @@ DEVIATIONS: tuple[Deviation, ...] = (
         explains_all=_reserved_without_present,
     ),
     Deviation(
-        "bit 8 of pointers",
+        "bit 8 of PML4 and PML5 entries",
         "qemu-x86-svm",
         Versions("7.2"),
-        "Bit 8 is reserved in AMD's upper entries that point to tables. QEMU ignores it in all of them, as Intel's "
-        "processors do.",
-        'AMD APM Vol. 2, 5.3 "Long-Mode Page Translation", figures of the PML4E and the PDPE',
+        "Bit 8 of a PML4E and a PML5E is reserved on AMD's processors, in the guest's tables and in nested ones. QEMU "
+        "ignores it, as Intel's processors do.",
+        'AMD APM Vol. 2, 5.3 "Long-Mode Page Translation", figures of the PML5E and the PML4E',
         reads_as=_global_pointer,
     ),
     Deviation(

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...address import Range
-from ...flags import RWX, Access, MappingFlags
+from ...flags import RWX, Access
 from ...formats import by_name, family_of
 from ...formats.outcome import EXECUTE_USER, FaultKind
 from ...formats.x86 import ept, longmode
@@ -166,7 +166,7 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     kernel, by_mode = _CODE_KERNEL[stage_1.format.levels], stage_2.controls & ept.MODE_BASED_EXECUTE
     return Guest(
         eptp=family_of(stage_2.format).stage_2_registers(
-            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier
+            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier or 1
         )["EPTP"],
         cr0=cr0,
         cr3=PageTableBase(stage_1.root).value(),
@@ -212,21 +212,21 @@ def _expect_fault(
     answers["gva"][these] = gva
     allowed = _allowed(predictions.tables, case.stage_2, gpa)
     codes = np.zeros(len(gpa), np.uint64)
-    for flags in range(RWX + 1):
-        report = family_of(case.stage_2.format).hardware_report(
-            case.stage_2.format, fault, access, 0, 0, MappingFlags(flags)
+    second = case.stage_2
+    for permissions in np.unique(allowed).tolist():
+        report = family_of(second.format).hardware_report(
+            second.format, fault, access, 0, 0, permissions, second.controls
         )
-        codes[allowed & np.uint64(RWX) == flags] = report["exit_qualification"]
-    by_user = np.where(allowed & np.uint64(EXECUTE_USER) != 0, np.uint64(_ALLOWED_USER_FETCH), np.uint64(0))
-    codes |= by_user & ~np.uint64(_undefined(case.stage_2))
+        codes[allowed == permissions] = report["exit_qualification"]
     answers["code"][these] = codes | np.uint64(EPT_VIOLATION << _REASON_SHIFT)
 
 
 def _allowed(tables: PhysicalMemory | None, stage_2: Regime, gpas: U64Array) -> U64Array:
-    """What all entries on the way allow together, as attributes; 0 where nothing is mapped."""
+    """What all entries on the way allow together, as `Mapped.permissions` has it; 0 where nothing is mapped."""
     assert tables is not None, "who says what is allowed says so by tables"
     found = translate_batch(host_memory(tables), stage_2, gpas)
-    allowed: U64Array = np.where(found.status == 0, found.attributes & (RWX | EXECUTE_USER), 0).astype(np.uint64)
+    attributes = np.where(found.status == 0, found.attributes, 0).astype(np.uint64)
+    allowed: U64Array = attributes & np.uint64(RWX) | (attributes & np.uint64(EXECUTE_USER)) >> np.uint64(5)
     return allowed
 
 

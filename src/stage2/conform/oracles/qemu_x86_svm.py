@@ -86,9 +86,10 @@ class QemuX86Svm(Emulated):
         return Places(TABLES, DATA, fixtures, x86_svm.PHYSICAL_BITS)
 
     def controls(self, pair: Pair, stage: int) -> int:
-        """The controls that cases of a pair start from: the formats' own with this processor's MAXPHYADDR."""
+        """The controls that cases of a pair start from: those of an AMD processor with this one's MAXPHYADDR."""
         fmt = longmode.X86_4LEVEL if stage == 1 else longmode.NPT4
-        return with_physical_bits(fmt.default_controls, longmode.MAXPHYADDR_SHIFT, x86_svm.PHYSICAL_BITS)
+        amd = fmt.default_controls | longmode.AMD
+        return with_physical_bits(amd, longmode.MAXPHYADDR_SHIFT, x86_svm.PHYSICAL_BITS)
 
     def tag(self, index: int) -> int:
         """`mov eax, index and a mark; ud2`, and a byte to make it eight. QEMU translates no further than UD2."""

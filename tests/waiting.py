@@ -1,0 +1,49 @@
+"""Waiting for what must happen, however busy the machine is. No test asserts how long anything takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HANG_S = 900.0
+"""After so many seconds a test says that something hangs. It is no measure of speed: nothing here takes a tenth of it,
+also where other programs keep all cores busy."""
+_WINDOW_S = 0.5
+
+
+def until(happened: Callable[[], bool], what: str) -> None:
+    """Wait until something has happened.
+
+    Args:
+        what: for the error, what did not happen.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    gives_up = time.monotonic() + HANG_S
+    while not happened():
+        assert time.monotonic() < gives_up, what
+        time.sleep(0.02)
+
+
+def comes_to_rest(pid: int, *, windows: int = 60) -> bool:
+    """Whether a process ends up using no CPU time: at most a twentieth of some half second.
+
+    What it still has to do before it rests may take long on a busy machine. One that spins never has such a window.
+    """
+    return any(_used_s(pid, _WINDOW_S) <= _WINDOW_S / 20 for _ in range(windows))
+
+
+def _used_s(pid: int, seconds: float) -> float:
+    """The CPU time that a process uses within so many seconds."""
+    before = _cpu_s(pid)
+    time.sleep(seconds)
+    return _cpu_s(pid) - before
+
+
+def _cpu_s(pid: int) -> float:
+    """The CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
