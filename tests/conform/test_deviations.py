@@ -36,7 +36,7 @@ def test_every_row_is_of_a_kind_of_oracle_and_named_once() -> None:
 def test_an_error_that_was_mended_is_of_the_old_generation_only() -> None:
     old, new = ({found.name for found in of_oracle("qemu-aarch64", version)} for version in ("7.2.22", "10.0.13"))
     assert old >= {"block-above", "level-of-stage-1"}
-    assert new <= old - {"block-above", "level-of-stage-1"}
+    assert not new & {"block-above", "level-of-stage-1"}
 
 
 @pytest.mark.parametrize("name", all_names())

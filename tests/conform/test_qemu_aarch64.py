@@ -257,10 +257,11 @@ def test_it_is_not_asked_what_ends_qemu_or_leads_into_the_monitor(machine: AArch
         )
         predictions = walker.predict(machine.memory, case, marks=False)
         asked = case.probes[ORACLE.allows(case, predictions)]
-    # A hole of the root may be asked for by instruction, and where a write to the window fails; an address that stage
-    # 1 refuses not at all.
+    # Of QEMU 7.2, a hole of the root may be asked for by instruction only, since it takes a block there for one. It may
+    # always be asked where a write to the window fails; an address that stage 1 refuses not at all.
     assert set(asked["address"]) == {1 << 46, 1 << 46 | 0x800, WINDOW_GPA | 0x800}
-    assert set(asked["means"][asked["address"] >= 1 << 46]) == {Means.TRANSLATE}
+    means = set(Means) if ORACLE.newer else {Means.TRANSLATE}
+    assert set(asked["means"][asked["address"] >= 1 << 46]) == means
     walker.close()
 
 
