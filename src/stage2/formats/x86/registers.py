@@ -198,14 +198,13 @@ def _root_of(name: str, value: int) -> int:
 
 # --- what values amount to ------------------------------------------------------------------------------------------
 def _eptp_facts(value: int) -> Mapping[str, str]:
-    pointer = decode_eptp(value & ~_EPTP_RESERVED)
-    refused = {"VM entry": "refused: bits 11:8 are reserved and must be zero"} if value & _EPTP_RESERVED else {}
+    pointer = decode_eptp(value)
     return {
         "format": f"{pointer.format.name} ({pointer.format.title})",
         "root": f"HPA {pointer.root:#x}",
         "walks": "write-back" if pointer.write_back else "uncacheable",
         "accessed and dirty": "set by hardware" if pointer.accessed_dirty else "not tracked",
-    } | refused
+    }
 
 
 def _nested_facts(value: int) -> Mapping[str, str]:
