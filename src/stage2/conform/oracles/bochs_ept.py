@@ -59,8 +59,9 @@ _FIRST = ("smep", "smap", "no-wp", "no-nx")
 _OLD = (Pair("x86-4level over ept4", "x86-4level", "ept4", _FIRST, ("ad",)),)
 _NEW = (
     Pair("x86-4level over ept4", "x86-4level", "ept4", _FIRST, ("ad", "mbec")),
-    # The CPU with 57-bit addresses cannot write with CR0.WP clear (`machines.bochs.FIVE_LEVELS`).
-    Pair("x86-5level over ept4", "x86-5level", "ept4", ("smep", "smap", "no-nx"), ("ad", "mbec"), 0.5),
+    # The CPU with 57-bit addresses cannot write with CR0.WP clear (`machines.bochs.FIVE_LEVELS`). Bochs has to start
+    # anew for it, so it gets few of the cases.
+    Pair("x86-5level over ept4", "x86-5level", "ept4", ("smep", "smap", "no-nx"), ("ad", "mbec"), 0.2),
 )
 _OLD_LACKS = (
     "ept5 and x86-5level: Bochs 2.7 has no CPU with 57-bit addresses",
