@@ -20,6 +20,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.assembly import compiled_two_stage
+from stage2.tables.batch import translate_batch
 from stage2.tables.compiled import host_memory, inlined, kernel
 from stage2.tables.explain import Walk, explain_stage, explain_two_stage
 from stage2.tables.pagetable import PageTable
@@ -393,6 +394,21 @@ def test_a_bare_stage_2_passes_56_bits_and_no_more() -> None:
         beyond = explain_stage(memory, regime, 1 << 56, Access.READ).result
         assert isinstance(beyond, Fault)
         assert (beyond.kind, beyond.level) == (FaultKind.ADDRESS_SIZE, 0)
+
+
+@pytest.mark.parametrize("fmt", [BARE_STAGE_1, BARE_STAGE_2], ids=lambda fmt: str(fmt.name))
+def test_a_batch_under_a_bare_regime_says_what_the_explained_walk_says(fmt: Format) -> None:
+    """RISC-V privileged manual, "satp": Bare is no translation, so no table is read."""
+    addresses = [0, 0x1234, RAM.start + 0x10, (1 << 56) - 1, 1 << 56, (1 << 64) - 1]
+    with PhysicalMemory([RAM]) as memory:
+        regime = Regime.of(fmt)
+        batch = translate_batch(host_memory(memory), regime, addresses)
+        for address, hpa, status in zip(addresses, batch.hpa.tolist(), batch.status.tolist(), strict=True):
+            found = explain_stage(memory, regime, address).result
+            if isinstance(found, Fault):
+                assert status == found.kind
+            else:
+                assert (status, hpa) == (0, found.hpa) == (0, address)
 
 
 def test_a_regime_refuses_a_root_no_register_could_hold() -> None:

@@ -160,6 +160,12 @@ def compiled_lookup(fmt: Format) -> Function:
 
 
 @cache
+def compiled_walk(fmt: Format) -> Function:
+    """The format's walk."""
+    return _walk(fmt, load, visit_nothing, inlined)
+
+
+@cache
 def compiled_two_stage(first: Format, second: Format, store: Function = store) -> Function:
     """GVA to GPA to HPA; `store` keeps accessed and dirty bits, or keeps them back."""
     stage_2 = assemble_stage_2(second, load, store, ready=inlined)

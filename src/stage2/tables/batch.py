@@ -17,10 +17,10 @@ import numpy.typing as npt
 from ..address import Gva
 from ..errors import OutOfRangeError
 from ..flags import Access
-from ..formats.outcome import ADDRESS_SIZE, MAPPED
+from ..formats.outcome import MAPPED
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from .assembly import compiled_lookup, compiled_two_stage, locating, width_check
+from .assembly import compiled_lookup, compiled_two_stage, compiled_walk, locating
 from .compiled import HostMemory, inlined, kernel, store
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .raw import prefetch
@@ -183,13 +183,11 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
     outputs are UNMAPPED and statuses the FaultKind where an address does not translate; attributes are the
     combined ones of the walk with the level of the last entry in bits 31:24.
     """
-    look_up, fits, locate = compiled_lookup(fmt), width_check(fmt, inlined), locating(fmt, inlined)
+    walk, look_up, locate = compiled_walk(fmt), compiled_lookup(fmt), locating(fmt, inlined)
     levels, root_bits, bits = fmt.levels, fmt.root_bits, fmt.bits
     # The last level's index width: a format with one level has only its root.
     last_bits = bits if levels > 1 else root_bits
     # Levels below the walk cache; where there are none above, it holds the root.
-    wide_input_fault = fmt.wide_input_fault
-    root_too_wide, root_fault_level = inlined(fmt.rules.root_too_wide), fmt.rules.root_fault_level
     upper = min(2, levels)
     upper_shift = fmt.level_shift(upper) if levels > upper else fmt.input_bits
     middle_bits = bits if levels > upper else root_bits
@@ -201,7 +199,6 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
         tables = np.zeros(WAYS, np.uint64)
         allows = np.zeros(WAYS, np.uint64)
         count = u64(addresses.shape[0])
-        no_root = root_too_wide(root, controls) != u64(0)
         for turn in range(count + u64(AHEAD)):
             if turn < count:
                 address = addresses[turn]
@@ -210,16 +207,11 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
                 way = prefix & u64(WAYS - 1)
                 status, output, attribute, level = u64(PENDING), tables[way], allows[way], u64(upper)
                 if keys[way] != prefix + u64(1):
-                    if not fits(address, u64(levels), u64(root_bits)):
-                        status, output, attribute, level = u64(wide_input_fault), u64(0), u64(0), u64(levels - 1)
-                    elif no_root:
-                        status, output, attribute, level = u64(ADDRESS_SIZE), u64(0), u64(0), u64(root_fault_level)
-                    else:
-                        status, output, attribute, level, _slot, _entry = look_up(
-                            host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(upper), controls
-                        )
-                        if status == u64(PENDING):
-                            keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
+                    status, output, attribute, level, _slot, _entry = walk(
+                        host, root, address, u64(levels), u64(root_bits), u64(upper), controls
+                    )
+                    if status == u64(PENDING):
+                        keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
                 if status == u64(PENDING):
                     status, output, attribute, level, _slot, _entry = look_up(
                         host, (output, u64(middle_bits), attribute), address, u64(upper), u64(1), controls

@@ -81,19 +81,20 @@ def _block_of(fmt: Format) -> Function:
         """The entry of the block at `level` that says what a table of leaves below it says; 0 where none does."""
         child = level - u64(1)
         shift = shift_of(child)
-        plain, donor, best, first = u64(0), u64(0), u64(0), u64(0)
+        entry = peek(hva, u64(0))
+        kind, first, attributes = decode(entry, child, controls)
+        first = output_of(first, attributes, u64(0), child)
+        if kind != u64(LEAF) or first & ((u64(1) << shift_of(level)) - u64(1)) != u64(0):
+            return u64(0)
+        donor, best = resize(entry, child, level), attributes & u64(_STATE)
+        plain = forget(donor, u64(_STATE))
         for i in range(u64(1 << bits)):
             entry = peek(hva, i)
             kind, output, attributes = decode(entry, child, controls)
-            if kind != u64(LEAF):
+            if kind != u64(LEAF) or output_of(output, attributes, i << shift, child) != first + (i << shift):
                 return u64(0)
-            output = output_of(output, attributes, i << shift, child)
             shape = resize(entry, child, level)
-            if i == u64(0):
-                first, plain, donor = output, forget(shape, u64(_STATE)), shape
-                if first & ((u64(1) << shift_of(level)) - u64(1)) != u64(0):
-                    return u64(0)
-            if forget(shape, u64(_STATE)) != plain or output != first + (i << shift):
+            if forget(shape, u64(_STATE)) != plain:
                 return u64(0)
             state = attributes & u64(_STATE)
             if state > best:

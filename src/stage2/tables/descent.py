@@ -110,8 +110,7 @@ def make_leaf_output(fmt: Format, span_shift: Function) -> Function:
 
     def leaf_output(output: int, attributes: int, address: int, level: int) -> int:
         if group_bits and attributes & u64(GROUPED) != u64(0):
-            span = u64(1) << span_shift(level)
-            output |= address & ((span << u64(group_bits)) - span)
+            output |= address & (u64((1 << group_bits) - 1) << span_shift(level))
         return output
 
     return leaf_output
