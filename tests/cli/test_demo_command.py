@@ -97,7 +97,7 @@ def test_a_start_compiles_the_kernels_of_its_own_format_only(arch: str, tmp_path
     _, loaded = fresh(["demo", "--arch", arch, "--json", "-"], tmp_path)
     assert loaded == {FAMILIES[arch]}
     kernels = Counter(path.with_suffix("").stem for path in tmp_path.rglob("*.nbc"))
-    assert {"edit", "callbacks"} <= {name.split(".")[0] for name in kernels}
+    assert {"map_kernel", "callbacks"} <= {name.split(".")[0] for name in kernels}
     # A kernel's file is there once for each format that it was compiled for.
     assert set(kernels.values()) == {1}
     folders = {path.parent.name.rpartition("_")[0] for path in tmp_path.rglob("callbacks.*.nbc")}
