@@ -2,7 +2,7 @@
 
 Run with `python -m benchmarks.compare OLD NEW [--rounds N] [--formats NAME ...]`, where OLD and NEW are folders that
 hold a `src`. Both run this folder's benchmarks, one after the other in every round, so that what else the machine does
-meets both. The figures to read are the ratios, new over old: of the medians over the rounds, and of the fastest runs.
+meets both. The figures are CPU times; to read are the ratios, new over old: of the rounds' medians, and of their best.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def program(source: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def figures(source: Path, formats: list[str], edits: int, more: list[str]) -> dict[Key, tuple[float, float]]:
-    """(CPU time's median, fastest run) of every figure."""
-    found: dict[Key, tuple[float, float]] = {}
+def figures(source: Path, formats: list[str], edits: int, more: list[str]) -> dict[Key, float]:
+    """The CPU time of every figure, median of its runs."""
+    found: dict[Key, float] = {}
     for figure in json.loads(program(source, "benchmarks.tables", "--json", *more, "--formats", *formats))["figures"]:
-        found[figure["format"], figure["name"]] = figure["cpu"], figure["best"]
+        found[figure["format"], figure["name"]] = figure["cpu"]
     text = program(source, "benchmarks.edits", "--edits", str(edits), "--formats", *formats)
     for name, each in re.findall(r"^(\S+): .* pages, (\d+) us an edit", text, re.MULTILINE):
-        found[name, f"{edits} random edits"] = float(each), float(each)
+        found[name, f"{edits} random edits"] = float(each)
     return found
 
 
@@ -54,18 +54,16 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=["ept4", "sv39x4", "arm-s2-4k-40"])
     arguments, more = parser.parse_known_args()
     sources = arguments.old.resolve(), arguments.new.resolve()
-    medians: list[dict[Key, list[float]]] = [defaultdict(list), defaultdict(list)]
-    best: list[dict[Key, float]] = [{}, {}]
+    seen: list[dict[Key, list[float]]] = [defaultdict(list), defaultdict(list)]
     for _ in range(arguments.rounds):
         for side, source in enumerate(sources):
-            for key, (median, fastest) in figures(source, arguments.formats, arguments.edits, more).items():
-                medians[side][key].append(median)
-                best[side][key] = min(fastest, best[side].get(key, fastest))
-    print(f"{'figure':34} {'format':14} {'old':>10} {'new':>10} {'ratio':>6} {'of the fastest':>14}")
-    for name, figure in medians[0]:
-        key = name, figure
-        old, new = (statistics.median(side[key]) for side in medians)
-        print(f"{figure:34} {name:14} {old:10.3f} {new:10.3f} {new / old:6.2f} {best[1][key] / best[0][key]:14.2f}")
+            for key, cost in figures(source, arguments.formats, arguments.edits, more).items():
+                seen[side][key].append(cost)
+    print(f"{'figure':34} {'format':14} {'old':>10} {'new':>10} {'ratio':>6} {'of the best':>11}")
+    for key in seen[0]:
+        old, new = (statistics.median(side[key]) for side in seen)
+        best = min(seen[1][key]) / min(seen[0][key])
+        print(f"{key[1]:34} {key[0]:14} {old:10.3f} {new:10.3f} {new / old:6.2f} {best:11.2f}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from typing import Literal, TypeVar
 
 import pytest
 
+from stage2.conform.oracle import Oracle
+from stage2.conform.oracles import by_name
 from stage2.errors import HostToolError
+from stage2.machines.fetched import RECIPES, fetch
 
 T = TypeVar("T")
 
@@ -22,6 +25,15 @@ def or_skip(start: Callable[[], T]) -> T:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+def oracle_or_skip(name: str) -> Oracle:
+    """The oracle called `name`. A generation that is not there is fetched in CI; elsewhere the test is skipped."""
+    found = by_name(name)
+    if found.name != found.kind and not found.is_own() and os.environ.get("CI"):
+        fetch(next(recipe for recipe in RECIPES if name.startswith(f"{recipe}-")))
+    or_skip(found.version)
+    return found
 
 
 def machine_fixture(

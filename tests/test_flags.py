@@ -1,7 +1,11 @@
 """Flags, memory types, accesses and map types."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import stage2
 from stage2.errors import EncodingError
 from stage2.flags import RWX, Access, MappingFlags, MapType, MemoryType
 
@@ -120,3 +124,12 @@ def test_the_facts_of_a_map_type_do_not_contradict_each_other() -> None:
             assert not getattr(kind, fact) or all(getattr(kind, other) for other in follows), (kind, fact)
         # Who decides the HPA: the allocator, the GPA or the declaration, and never two of them.
         assert kind.takes_frames + kind.is_identity + kind.names_hpa == kind.is_mapped
+
+
+def test_no_other_file_keeps_a_set_of_map_types() -> None:
+    sources = Path(stage2.__file__).parent
+    for path in sources.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.elts if isinstance(node, ast.Tuple | ast.Set | ast.List) else []
+            types = [part for part in parts if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "MapType"]
+            assert len(types) < 2, f"{path.relative_to(sources)}:{types[0].lineno}: ask the map type instead"

@@ -63,6 +63,10 @@ def test_the_demo_passes_and_reports_what_its_hardware_would(arch: str, capsys: 
         ("read", "hole"): 1,
         ("fetch", "uart"): 1,
     }
+    if arch == "aarch64":
+        # `str wzr`, `ldr x0` and a fetch: ISV, size, register and width are told of loads and stores (D24.2 "ESR_EL2").
+        syndromes = {found["region"]: found["syndrome"]["ESR_EL2"] for found in vm["violations"]}
+        assert syndromes == {"rom": 0x939F_004F, "hole": 0x93C0_8006, "uart": 0x8200_0006}
     for found in vm["violations"]:
         assert tuple(found["syndrome"]) == REGISTERS[arch]
         line = " ".join(f"{name}={value:#x}" for name, value in found["syndrome"].items())
@@ -71,6 +75,13 @@ def test_the_demo_passes_and_reports_what_its_hardware_would(arch: str, capsys: 
         assert (told.arch, told.stage, told.access.name.lower(), told.gva) == (arch, 2, found["access"], found["gva"])
         # Arm leaves HPFAR_EL2 unknown after a permission fault.
         assert told.gpa == (None if (arch, found["region"]) == ("aarch64", "rom") else found["gpa"])
+        # An access that is dropped goes on, so nothing is walked for it.
+        if (walk := found["walk"]) is None:
+            assert found["action"] == "discarded"
+            continue
+        assert (walk["vm"], walk["gva"], walk["access"]) == (vm["name"], found["gva"], found["access"])
+        assert (walk["format"], walk["result"]["kind"]) == (vm["format"], "fault")
+        assert (walk["outcome"] is None) == (found["region"] == "uart")
 
 
 @pytest.mark.parametrize("arch", BUNDLED)

@@ -145,7 +145,7 @@ def test_every_set_bit_of_a_leaf_or_table_is_told(value: int, name: str, data: s
     fmt = by_name(name)
     level = data.draw(st.integers(0, fmt.levels - 1))
     value = data.draw(st.sampled_from([value, value & 0x003F_FFFF_C000_00FF]))
-    view = view_entry(fmt, value, level, fmt.default_controls)
+    view = view_entry(fmt, value, level)
     assert view.reason if view.kind is EntryKind.MISCONFIGURED else view.reason is None
     if view.kind not in (EntryKind.LEAF, EntryKind.TABLE):
         return
@@ -246,16 +246,17 @@ def test_wrong_registers_are_one_clear_line(
     assert told in refused(capsys, "register", *words)
 
 
-@pytest.mark.parametrize(
-    ("value", "fmt", "reserved"), [("0x4100005e", "ept4", []), ("0x41000026", "ept5", []), ("0xf1e", "ept4", ["11:8"])]
-)
-def test_an_eptp_is_told_with_its_format(
-    capsys: pytest.CaptureFixture[str], value: str, fmt: str, reserved: list[str]
-) -> None:
+@pytest.mark.parametrize(("value", "fmt"), [("0x4100005e", "ept4"), ("0x41000026", "ept5")])
+def test_an_eptp_is_told_with_its_format(capsys: pytest.CaptureFixture[str], value: str, fmt: str) -> None:
     found = explained(capsys, "register", "eptp", value)
     assert (found["register"], found["arch"]) == ("EPTP", "x86_64")
     assert found["summary"]["format"].startswith(fmt)
-    assert [field["bits"] for field in found["fields"] if field["reserved"]] == reserved
+    assert not [field["bits"] for field in found["fields"] if field["reserved"]]
+
+
+def test_an_eptp_that_vm_entry_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Intel SDM Vol. 3C, 27.2.1.1: bits 11:8 must be 0."""
+    assert "bits 11:8" in refused(capsys, "register", "eptp", "0xf1e")
 
 
 # --- faults -------------------------------------------------------------------------------------------------------
@@ -281,10 +282,11 @@ def test_a_fault_is_understood_as_pairs_and_as_a_pasted_line(
 @pytest.mark.parametrize(
     ("family", "function", "words", "arguments"),
     [
-        ("arm", "report", "hpfar=3 esr=1 far=2", (1, 2, 3)),
-        ("arm", "report", "esr=1", (1, None, None)),
-        ("x86", "ept_violation", "qualification=1 gpa=2", (1, 2, None)),
-        ("x86", "ept_violation", "gva=3 gpa=2 qualification=1", (1, 2, 3)),
+        ("arm", "report", "hpfar=3 esr=1 far=2", (1, 2, 3, None)),
+        ("arm", "report", "esr=1", (1, None, None, None)),
+        ("x86", "ept_fault", "qualification=1 gpa=2", (1, 2, None, None)),
+        ("x86", "ept_fault", "gva=3 gpa=2 qualification=1", (1, 2, 3, None)),
+        ("x86", "ept_fault", "exit_reason=49 gpa=2", (None, 2, None, 49)),
         ("x86", "nested_page_fault", "exitinfo2=2 exitinfo1=1", (1, 2)),
         ("x86", "page_fault", "error_code=1 cr2=2", (1, 2)),
         ("riscv", "report", "htinst=4 htval=3 scause=1", (1, None, 3, 4)),
@@ -310,17 +312,20 @@ def test_faults_of_x86_are_told(capsys: pytest.CaptureFixture[str]) -> None:
         "write",
         0x80001000,
     )
+    found = explained(capsys, "fault", "exit_reason=49", "gpa=0xfee00000")
+    assert (found["title"], found["kind"], found["gpa"]) == ("EPT misconfiguration", "misconfiguration", 0xFEE0_0000)
     found = explained(capsys, "fault", "exitinfo1=0x100000006", "exitinfo2=0xfee00000")
     assert (found["title"], found["kind"], found["gpa"]) == ("nested page fault", "translation", 0xFEE0_0000)
     found = explained(capsys, "fault", "error_code=0x14 CR2=0x1000")
     assert (found["stage"], found["access"], found["user"], found["gva"]) == (1, "fetch", True, 0x1000)
 
 
-def test_keys_of_arm_lose_the_exception_level() -> None:
+def test_keys_of_arm_give_the_exception_level_apart() -> None:
     assert parse_pairs("ESR_EL2: 0x92000047, FAR_EL2 = 0xffff000012345678 hpfar=0x10") == {
         "esr": 0x9200_0047,
         "far": 0xFFFF_0000_1234_5678,
         "hpfar": 0x10,
+        "el": 2,
     }
 
 

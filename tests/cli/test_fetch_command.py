@@ -10,7 +10,11 @@ import pytest
 
 from stage2.cli.fetch import LineProgress
 from stage2.cli.main import call
+from stage2.errors import HostToolError
 from stage2.images import fetch as images
+from stage2.images.store import Progress
+from stage2.machines import emulator, fetched
+from stage2.machines.fetched import FetchedEmulator, Recipe
 
 
 def test_lines_tell_of_each_file_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +37,7 @@ def test_the_end_says_where_things_are(
     (tmp_path / "ramdisk").write_bytes(b"r")
     asked = SimpleNamespace(name="", force=None)
 
-    def fetch(name: str, *, progress: images.Progress, force: bool) -> images.FetchedGuest:
+    def fetch(name: str, *, progress: Progress, force: bool) -> images.FetchedGuest:
         asked.name, asked.force = name, force
         progress("kernel", 0, 0)
         progress("kernel", 10, 10)
@@ -51,3 +55,24 @@ def test_the_end_says_where_things_are(
 def test_an_unknown_guest_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["fetch", "linux-vax"]) == 2
     assert "linux-riscv64" in capsys.readouterr().err
+
+
+def test_emulators_are_those_that_this_machine_does_not_have_and_one_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def own(recipe: Recipe) -> str | None:
+        return "7.2.22" if recipe.name == "qemu-7" else None
+
+    def fetch(name: str, *, progress: Progress, force: bool) -> FetchedEmulator:
+        if name == "qemu-10":
+            raise HostToolError("no network")
+        return FetchedEmulator(name, tmp_path, tmp_path, (), {}, ("bochs 3.0",))
+
+    monkeypatch.setattr(emulator, "own_version", own)
+    monkeypatch.setattr(fetched, "fetch", fetch)
+    assert call(["fetch", "emulators"]) == 2
+    said = capsys.readouterr()
+    assert said.err == "stage2: qemu-10 cannot be had: no network\n"
+    assert said.out.splitlines()[0] == "qemu-7 is this machine's own: version 7.2.22"
+    assert [line.split()[0] for line in said.out.splitlines()] == ["qemu-7", "bochs-2", "bochs-3"]
+    assert call(["fetch", "bochs-3"]) == 0

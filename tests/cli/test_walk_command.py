@@ -159,3 +159,19 @@ def test_the_memory_of_a_vm_is_planned_once(
     assert call(["walk", *files, "--gpa", "0x80000000", "--arch", "riscv64"]) == 0
     assert len(planned) == count
     capsys.readouterr()
+
+
+def test_hlvx_reads_what_can_be_executed_and_nothing_else(vm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """RISC-V Privileged, "Hypervisor Virtual-Machine Load and Store Instructions"."""
+    found = walked(capsys, vm, 0x8020_1234, "--access", "hlvx")
+    assert (found["access"], found["result"]["kind"]) == ("hlvx", "mapped")
+    refused = walked(capsys, vm, 0x9000_0000, "--access", "hlvx")
+    assert (refused["result"]["kind"], refused["outcome"]["access"]) == ("fault", "hlvx")
+    assert refused["outcome"]["resolution"] == "violation"
+    assert call(["walk", vm, "--arch", "riscv64", "--gpa", "0x9000_0000", "--access", "hlvx"]) == 0
+    assert "Walk of GPA 0x90000000 of VM guest, for an hlvx" in capsys.readouterr().out
+
+
+def test_an_access_of_another_architecture_is_refused(vm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["walk", vm, "--arch", "aarch64", "--gpa", "0x8020_1234", "--access", "hlvx"]) == 2
+    assert "--access hlvx: there is no such access through arm-s2-" in capsys.readouterr().err

@@ -10,7 +10,6 @@ import pytest
 
 from stage2.address import MIB
 from stage2.cli.main import call
-from stage2.config.describe import describe_vm
 from stage2.config.load import (
     FileKind,
     choose_arch,
@@ -25,6 +24,7 @@ from stage2.config.load import (
 from stage2.config.platform import default_platform
 from stage2.errors import ConfigError
 from stage2.flags import MapType
+from stage2.render.config_json import vm_json
 
 CONFIGS = Path(__file__).parents[2].parent / "shared" / "axvisor-configs"
 pytestmark = pytest.mark.skipif(not CONFIGS.is_dir(), reason="upstream's files are not beside the repository")
@@ -111,7 +111,7 @@ def test_a_vm_file_yields_what_the_table_says(name: str) -> None:
     ) == VMS[name]
     assert vm.arch is None
     assert not any(region.map_type is MapType.MMIO and int(region.flags) & 4 for region in regions)
-    assert describe_vm(vm)["name"] == vm.name
+    assert vm_json(vm)["name"] == vm.name
     host = default_platform([vm])
     for region in regions:
         if region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):

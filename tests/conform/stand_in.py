@@ -1,7 +1,7 @@
-"""A judge that is no machine: our explained walk, plain Python, in the place of hardware.
+"""An oracle that is no machine: our explained walk, plain Python, in the place of hardware.
 
 It shows that batches are made, compared, shrunk and reported as they should; whether the walker is right is for the
-real judges.
+real oracles.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stage2.address import Gva, Hpa, Range
-from stage2.conform.judge import Judge
 from stage2.conform.oracle import Case, Machine, Pair, Places, Predictions
 from stage2.conform.probe import ANSWER, Answers
+from stage2.conform.trial import Trial
 from stage2.flags import Access
 from stage2.formats import by_name
 from stage2.memory.physical import PhysicalMemory
@@ -29,11 +29,12 @@ PLACES = Places(Range.sized(0x5_5000_0000 - 0x4_8000_0000, 16 << 20), Range(0x1_
 
 @dataclass
 class StandIn:
-    """Args: pairs: what it judges. forgets: it leaves the marks of writes out of memory."""
+    """Args: pairs: what it answers for. forgets: it leaves the marks of writes out of memory."""
 
     pairs: tuple[Pair, ...]
     forgets: bool = False
     name: str = "stand-in"
+    kind: str = "stand-in"
     title: str = "our own explained walk"
     translates: bool = False
     translates_by_access: bool = False
@@ -43,6 +44,9 @@ class StandIn:
 
     def version(self) -> str:
         return "0"
+
+    def is_own(self) -> bool:
+        return True
 
     def tag(self, index: int) -> int:
         return index << 32 | 0xC0DE
@@ -84,8 +88,7 @@ class StandIn:
         return found
 
     def _regimes(self, case: Case) -> tuple[Regime, Regime]:
-        judge = Judge(self, "0")
-        return judge._regimes(case)
+        return Trial(self, "0")._regimes(case)
 
     def expected(self, case: Case, predictions: Predictions) -> Answers:
         found = np.zeros(len(case.probes), ANSWER)

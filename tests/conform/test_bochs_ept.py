@@ -289,7 +289,7 @@ def test_what_is_explained_is_nothing_else(machine: BochsMachine) -> None:
         assert found.reads_as is None or found.reads_as(walk) is None
 
 
-# --- the judge itself -----------------------------------------------------------------------------------------------
+# --- the oracle itself ----------------------------------------------------------------------------------------------
 def test_tags_differ_and_are_the_code_they_should_be() -> None:
     tags = {ORACLE.tag(index) for index in range(1 << 16)}
     assert len(tags) == 1 << 16

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_short_form import judge
+from test_short_form import ASKED
 
-from stage2.conform.oracles import names
+from opening import oracle_or_skip
 from waiting import HANG_S, until
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,9 @@ COMMAND = [sys.executable, "-c", "from stage2.cli.main import main; main()", "co
 EMULATORS = ("qemu-system", "bochs")
 LONG_ENOUGH = "100000000"
 MARK = "STAGE2_TEST_RUN"
-every_oracle = pytest.mark.parametrize("name", names())
+_WORDS = 5
+"""So many words of a command at most come before its own arguments."""
+every_oracle = pytest.mark.parametrize("name", ASKED)
 
 
 class Run:
@@ -49,11 +51,12 @@ class Run:
             if not entry.name.isdigit():
                 continue
             try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+                # A fetched program is the argument of its loader.
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:_WORDS]
                 marked = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if marked and any(name in os.path.basename(command) for name in EMULATORS):
+            if marked and any(os.path.basename(word).startswith(EMULATORS) for word in words):
                 found.add(int(entry.name))
         return found
 
@@ -99,7 +102,7 @@ def by_killing_the_emulator(run: Run) -> None:
 
 @every_oracle
 def test_a_run_that_succeeds_leaves_nothing(name: str, tmp_path: Path) -> None:
-    judge(name)
+    oracle_or_skip(name)
     run = Run(tmp_path, name, "300")
     _out, error = run.process.communicate(timeout=HANG_S)
     assert run.process.returncode == 0, error.decode()
@@ -108,7 +111,7 @@ def test_a_run_that_succeeds_leaves_nothing(name: str, tmp_path: Path) -> None:
 
 @every_oracle
 def test_a_run_that_finds_something_leaves_nothing(name: str, tmp_path: Path) -> None:
-    pair = judge(name).pairs[0]
+    pair = oracle_or_skip(name).pairs[0]
     run = Run(tmp_path, name, "1500", "--format", pair.name, "--plant", "writable")
     out, error = run.process.communicate(timeout=HANG_S)
     assert run.process.returncode == 1, error.decode()
@@ -119,7 +122,7 @@ def test_a_run_that_finds_something_leaves_nothing(name: str, tmp_path: Path) ->
 @every_oracle
 @pytest.mark.parametrize("end", [by_interrupt, by_killing_python, by_killing_the_emulator])
 def test_a_run_that_is_ended_leaves_nothing(name: str, end: Callable[[Run], None], tmp_path: Path) -> None:
-    judge(name)
+    oracle_or_skip(name)
     run = Run(tmp_path, name, LONG_ENOUGH)
     try:
         run.emulator()

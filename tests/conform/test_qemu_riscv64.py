@@ -1,4 +1,4 @@
-"""QEMU's RISC-V judges tables made by hand: every kind of probe, both stages, and what is special of RISC-V."""
+"""QEMU's RISC-V answers for tables made by hand: every kind of probe, both stages, and what is special of RISC-V."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 from opening import or_skip
 from stage2.address import Hpa, Range
-from stage2.conform.judge import Judge
-from stage2.conform.oracle import Case, Machine, Pair
+from stage2.conform.oracle import Case, Machine, Pair, Places
 from stage2.conform.oracles.qemu_riscv64 import ORACLE, QemuRiscv64
 from stage2.conform.probe import PROBE, Answers, Means
+from stage2.conform.trial import Trial
+from stage2.conform.world import Builder
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name
 from stage2.formats.riscv import entry
@@ -21,6 +22,8 @@ from stage2.formats.riscv.syndromes import GUEST_PAGE_FAULTS, PAGE_FAULTS
 from stage2.machines.riscv64 import Riscv64Machine
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
+from stage2.memory.physical import PhysicalMemory
+from stage2.tables.explain import explain_stage
 from stage2.tables.pagetable import PageTable
 
 R, W, X, U = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE, MappingFlags.USER
@@ -32,7 +35,7 @@ GVA = 0x1234_5000
 
 
 class Witness(QemuRiscv64):
-    """The judge, who remembers what the machine said."""
+    """The oracle, who remembers what the machine said."""
 
     said: Answers
 
@@ -54,14 +57,14 @@ class Said:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    made = Judge(Witness(), or_skip(ORACLE.version))
+def trial() -> Iterator[Trial]:
+    made = Trial(Witness(), or_skip(ORACLE.version))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def machine(judge: Judge) -> Iterator[Riscv64Machine]:
+def machine(trial: Trial) -> Iterator[Riscv64Machine]:
     with ORACLE.open() as found:
         yield found
 
@@ -70,14 +73,14 @@ def machine(judge: Judge) -> Iterator[Riscv64Machine]:
 class Bench:
     """Tables of a pair, with the page DATA mapped by both stages, and what the machine says of them."""
 
-    judge: Judge
+    trial: Trial
     machine: Riscv64Machine
     pair: Pair
     switches_1: tuple[str, ...] = ()
     deviations: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.places = ORACLE.places(self.machine, self.pair)
+        self.places = self.trial.oracle.places(self.machine, self.pair)
         self.data = self.places.data.start
         self.frames = FrameAllocator(self.machine.memory)
         tables = self.places.tables
@@ -93,7 +96,7 @@ class Bench:
         self.stage_2.map_range(tables.start, Hpa(tables.start), tables.size, R | W)
 
     def table(self, stage: int) -> PageTable:
-        controls = ORACLE.controls(self.pair, stage)
+        controls = self.trial.oracle.controls(self.pair, stage)
         fmt = by_name(self.pair.second if stage == 2 or self.pair.first is None else self.pair.first)
         if stage == 1:
             controls |= fmt.controls_with(*self.switches_1)
@@ -119,17 +122,17 @@ class Bench:
         self.machine.memory.store_u64(slot, word & ~clear | set_)
 
     def ask(self, address: int, access: Access, *, user: bool = False, means: Means = Means.ACCESS) -> Said:
-        """What the machine says of one access, after the judge has found that our walker says the same."""
+        """What the machine says of one access, after the trial has found that our walker says the same."""
         probes = np.zeros(1, PROBE)
         probes["address"] = address | (0x808 if access is Access.WRITE else 0x8)
         probes["access"], probes["user"], probes["means"], probes["value"] = access, user, means, 0x5757
         stage_1 = None if self.stage_1 is None else self.stage_1.regime
         case = Case(self.pair, stage_1, self.stage_2.regime, probes)
-        verdict = self.judge.judge(self.machine, case, self.places, self.places.tables)
+        verdict = self.trial.case(self.machine, case, self.places, self.places.tables)
         assert not verdict.mismatches, verdict.mismatches
-        assert verdict.cases == 1, "the judge did not ask"
+        assert verdict.cases == 1, "the oracle was not asked"
         self.deviations |= set(verdict.deviations)
-        witness = self.judge.oracle
+        witness = self.trial.oracle
         assert isinstance(witness, Witness)
         answer = witness.said[0]
         code = int(answer["code"])
@@ -139,8 +142,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(judge: Judge, machine: Riscv64Machine, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    made = Bench(judge, machine, *request.param)
+def bench(trial: Trial, machine: Riscv64Machine, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(trial, machine, *request.param)
     yield made
     machine.memory.zero(made.places.tables)
 
@@ -229,6 +232,41 @@ def test_a_table_that_stage_2_hides_is_told_by_its_gpa(bench: Bench) -> None:
     assert bench.deviations <= {"riscv-walk-is-a-load"}
 
 
+@benches("sv39 over sv39x4, MXR")
+def test_a_table_behind_an_execute_only_leaf_is_read_by_qemu_under_mxr_and_not_by_us(bench: Bench) -> None:
+    address = bench.map(RWX, RWX)
+    bench.stage_2.protect_range(bench.leaf(1) & ~0xFFF, 4096, X)
+    assert bench.ask(address, Access.READ).ok
+    assert bench.deviations == {"riscv-mxr-reads-tables"}
+
+
+@benches("sv39 over sv39x4")
+def test_a_table_behind_an_execute_only_leaf_is_not_read_without_mxr(bench: Bench) -> None:
+    address = bench.map(RWX, RWX)
+    bench.stage_2.protect_range(bench.leaf(1) & ~0xFFF, 4096, X)
+    assert bench.ask(address, Access.READ).htinst == 0x3000
+
+
+def test_leaves_of_every_kind_lead_to_a_guests_tables() -> None:
+    """Execute-only ones, blocks, groups and memory types: a rule about them is judged."""
+    seen: set[str] = set()
+    second = by_name("sv39x4")
+    places = Places(Range.sized(0x9B00_0000, 0x100_0000), Range.sized(0x1_0000_0000, 0x4000_0000), ())
+    controls = second.controls_with("ad", "mxr", "napot", "pbmt")
+    with PhysicalMemory([places.tables]) as memory:
+        for seed in range(40):
+            builder = Builder(memory, places, np.random.default_rng(seed), 1.0)
+            world = builder.build(by_name("sv39"), second, by_name("sv39").controls_with("ad", "mxr"), controls)
+            assert world.stage_1 is not None
+            for page in range(28):
+                leaf = explain_stage(memory, world.stage_2, world.stage_1.root + page * 4096).steps[-1]
+                seen |= {f"level {leaf.level}", f"PBMT {leaf.entry >> entry.PBMT_SHIFT & 3}"}
+                seen |= {"group"} if leaf.entry & entry.N else set()
+                seen |= {"execute-only"} if leaf.entry & (entry.R | entry.X) == entry.X else set()
+            memory.zero(world.used)
+    assert seen >= {"level 0", "level 1", "group", "PBMT 0", "PBMT 1", "PBMT 2", "execute-only"}
+
+
 @benches("sv39 over sv39x4", "sv48x4 alone")
 def test_reserved_bits_are_refused(bench: Bench) -> None:
     address = bench.map(RWX, RWX)
@@ -273,7 +311,7 @@ def test_memory_types_are_accepted_where_there_are_some(bench: Bench) -> None:
 
 
 @benches("sv39 over sv39x4")
-def test_a_guest_whose_code_is_not_mapped_is_judged_all_the_same(bench: Bench) -> None:
+def test_a_guest_whose_code_is_not_mapped_is_compared_all_the_same(bench: Bench) -> None:
     address = bench.map(R, R)
     for fixture in bench.places.fixtures:
         if fixture.stage == 2:

@@ -171,7 +171,7 @@ def test_tags_differ_and_are_the_code_they_should_be() -> None:
     assert ORACLE.tag(1) & 1 == 0, "no entry that is present"
 
 
-def test_it_judges_what_it_says() -> None:
+def test_it_answers_for_what_it_says() -> None:
     assert isinstance(ORACLE, QemuX86Svm)
     assert {pair.second for pair in ORACLE.pairs} == {"npt4", "npt5"}
     assert {pair.first for pair in ORACLE.pairs} == {"x86-4level", "x86-5level"}

@@ -1,4 +1,4 @@
-"""What tests of both x86 judges share: tables of both stages made by hand, and accesses that end alike on both."""
+"""What tests of both x86 oracles share: tables of both stages made by hand, and accesses that end alike on both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ P, WR, US, RSV, ID = 1, 2, 4, 8, 16
 NOT_MAPPED = [0, US, WR, WR | US, ID, ID | US]
 """Error codes of EVERYTHING where stage 1 maps nothing."""
 GVA = 0x7000_0000_0000
-"""A 2 MiB window for the tests' own pages, as `World.gpa` is: GVA leads to it, and it to the judge's data."""
+"""A 2 MiB window for the tests' own pages, as `World.gpa` is: GVA leads to it, and it to the oracle's data."""
 
 kernel_accesses = pytest.mark.parametrize(
     ("on", "off", "flags", "access", "error"),
@@ -57,8 +57,8 @@ class World:
     """Tables of both stages: the guest's own lie where GPA equals HPA, GVA leads to `gpa` and that to the data.
 
     Args:
-        pair: the judge's first when left out.
-        off_1, on_1, off_2, on_2: control bits that differ from the judge's usual ones.
+        pair: the oracle's first when left out.
+        off_1, on_1, off_2, on_2: control bits that differ from the oracle's usual ones.
     """
 
     oracle: ClassVar[Oracle]

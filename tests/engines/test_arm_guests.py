@@ -21,7 +21,8 @@ from stage2.address import MIB, Gpa
 from stage2.engines.unicorn.arm.machine import ArmMachine
 from stage2.engines.unicorn.arm.psci import Psci
 from stage2.errors import EngineError
-from stage2.space.region import ViolationPolicy
+from stage2.flags import MappingFlags, MapType
+from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.vm.vm import RunResult, Vm
 
 PREFIX = "aarch64-linux-gnu-"
@@ -287,6 +288,45 @@ def test_a_half_that_is_switched_off_faults_at_level_0(bench: Bench) -> None:
     assert bench.word(RESULTS + 8) == 0x96000004
 
 
+def test_a_root_of_two_entries_may_begin_anywhere_in_a_page(bench: Bench) -> None:
+    """The 64-byte minimum is of registers that hold 52-bit addresses (D8.2.3): T1SZ 33 leaves two entries of 1 GiB."""
+    vm = bench.vm_with()
+    bench.identity()
+    bench.put(0x8010_5010, BASE | KERNEL | BLOCK, 0)
+    body = """
+        mmu_on
+        ldr x0, =0x80105010
+        msr ttbr1_el1, x0
+        isb
+        ldr x1, =0xffffffff80200000
+        mov x2, #0x77
+        str x2, [x1]
+        off
+"""
+    assert bench.run(vm, body, tcr=TCR & ~(0x3F << 16) | 33 << 16).exit == "off"
+    assert bench.word(RESULTS) == 0x77
+
+
+def test_a_root_above_ips_is_an_address_size_fault_at_level_0(bench: Bench) -> None:
+    """DDI 0487 D24.2 "ESR_EL1", DFSC 0: "level 0 of translation or translation table base register"; IPS 0: 32 bits."""
+    vm = bench.vm_with()
+    bench.identity()
+    body = """
+        vectors_on
+        mmu_on
+        mov x0, #0x100000000
+        msr ttbr1_el1, x0
+        isb
+        ldr x29, =RESULTS
+        ldr x1, =0xffffffffc0200000
+        adr x30, 1f
+        ldr x2, [x1]
+1:      off
+"""
+    assert bench.run(vm, body).exit == "off"
+    assert bench.word(RESULTS + 8) == 0x9600_0000
+
+
 def test_a_tag_in_the_top_byte_is_ignored_when_tcr_says_so(bench: Bench) -> None:
     vm = bench.vm_with()
     bench.identity()
@@ -357,6 +397,53 @@ def test_a_hole_stops_the_guest_by_default_and_the_report_shows_where(bench: Ben
     assert violation.walk is not None
     assert violation.pc == BASE + 4
     assert "0x30000008" in result.reason
+
+
+@pytest.mark.parametrize(("table", "level"), [(ROOT, 2), (MIDDLE, 3)])
+@pytest.mark.parametrize("passed_through", [True, False])
+def test_a_stage_1_table_in_a_device_is_an_external_abort_at_its_level(
+    bench: Bench, table: int, level: int, passed_through: bool
+) -> None:
+    """DDI 0487 D24.2 "ESR_EL1", DFSC 0b0101LL: "Synchronous External abort on translation table walk", level LL."""
+    flags = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
+    emulated = MemoryRegion(Gpa(0x1000_0000), 4096, flags, MapType.EMULATED, name="uart")
+    device = passed_through_serial() if passed_through else emulated
+    vm = bench.vm_with(device, violation=ViolationPolicy.INJECT)
+    bench.identity()
+    bench.put(ROOT, MIDDLE | TABLE)
+    bench.put(MIDDLE, LAST | TABLE)
+    bench.put(table, 0x1000_0000 | TABLE)
+    body = """
+        vectors_on
+        mmu_on
+        ldr x29, =RESULTS
+        adr x30, 1f
+        mov x1, #0x1000
+        str x2, [x1]
+1:      adr x30, 2f
+        br x1
+2:      off
+"""
+    result = bench.run(vm, body)
+    assert result.exit == "off", result.reason
+    assert bench.word(RESULTS + 8) == 0x9600_0054 | level
+    assert bench.word(RESULTS + 16) == 0x1000
+    assert bench.word(RESULTS + 64 + 8) == 0x8600_0014 | level
+
+
+def test_a_refused_store_is_told_to_the_hypervisor_with_its_size_and_register(bench: Bench) -> None:
+    vm = bench.vm_with(violation=ViolationPolicy.DISCARD)
+    body = """
+        ldr x1, =0x30000008
+        str wzr, [x1]
+        ldrsh x7, [x1]
+        str w2, [x1], #8
+        off
+"""
+    assert bench.run(vm, body).exit == "off"
+    told = [violation.syndrome["ESR_EL2"] for violation in vm.violations]
+    # Translation faults of level 1; ISV, size, register and width, but for the store that writes its base back.
+    assert [f"{esr:#x}" for esr in told] == ["0x939f0045", "0x93678005", "0x92000045"]
 
 
 @pytest.mark.parametrize(

@@ -756,3 +756,36 @@ def test_a_moved_exception_record_is_noticed(monkeypatch: pytest.MonkeyPatch, na
 
 def test_a_passed_through_device_is_refused_with_one_sentence(bench: Bench) -> None:
     require_refused_device(bench.run(bench.vm_with(passed_through_serial()), "mov 0x10000000, %eax\nafter:\n"))
+
+
+@pytest.mark.parametrize("fmt", STAGE_2)
+@pytest.mark.parametrize(("instruction", "code"), [(LOAD, 0x09), (STORE, 0x0B), (JUMP, 0x19)])
+def test_a_stage_1_table_inside_a_device_reads_as_ones_which_have_reserved_bits(
+    bench: Bench, fmt: str, instruction: str, code: int
+) -> None:
+    """x86 has no fault for it: the walk goes on with what the bus answers, all ones where nothing does, and that is a
+    present entry with reserved bits set (SDM Vol. 3A, 5.7: P and RSVD)."""
+    vm = bench.vm_with(passed_through_serial(), fmt=fmt)
+    bench.put(SECOND + 8, 0x1000_0000 | P | W | U)
+    gva = TESTED + 2 * MIB
+    result = bench.run(vm, f"mov ${gva:#x}, %rbx\n {instruction}\nafter:\n", cr0=WP)
+    assert result.exit == "off", result.reason
+    vector, error, *_, cr2 = bench.note()
+    assert (vector, error, cr2) == (PF, code, gva)
+
+
+@pytest.mark.parametrize("fmt", STAGE_2)
+def test_bit_8_of_a_pml4_entry_is_reserved_on_the_processor_that_has_nested_paging(bench: Bench, fmt: str) -> None:
+    """APM Vol. 2, 5.3, figure of the PML4E; SDM Vol. 3A, table 5-15 ignores it. Of a PDPE, both ignore it."""
+    vm = bench.vm_with(fmt=fmt)
+    bench.put(ROOT + 8, THIRD | P | W | U | 1 << 8)
+    bench.put(THIRD + 8, SECOND | P | W | U | 1 << 8)
+    bench.put(LAST, DATA | P | W)
+    gva = 0x80_0000_0000 + DATA
+    result = bench.run(vm, f"mov ${TESTED:#x}, %rbx\n {LOAD}\n mov ${gva:#x}, %rbx\n {LOAD}\nafter:\n", cr0=WP)
+    assert result.exit == "off", result.reason
+    if fmt.startswith("ept"):
+        assert result.guest_faults == 0
+        return
+    vector, error, *_, cr2 = bench.note()
+    assert (result.guest_faults, vector, error, cr2) == (1, PF, 0x09, gva)

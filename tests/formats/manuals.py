@@ -46,7 +46,7 @@ def long_mode(fmt: Format, entry: int, level: int, on: Switches) -> Reading:
         reserved |= bits(entry, 7, 7)
     if leaf and level in (1, 2):
         reserved |= bits(entry, 11 + 9 * level, 13)
-    if not leaf and level >= 2 and fmt.stage == 2:  # AMD: PDPE, PML4E, PML5E
+    if level in (3, 4) and (fmt.stage == 2 or "amd" in on):  # AMD: ignored in PDPE and PDE
         reserved |= bits(entry, 8, 8)
     if reserved:
         return Reading(MISCONFIGURED)

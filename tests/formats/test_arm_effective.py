@@ -4,6 +4,7 @@ import pytest
 
 from stage2.errors import EncodingError
 from stage2.flags import MemoryType
+from stage2.formats import by_name, family_of
 from stage2.formats.arm.effective import combine, describe_mair
 
 NC, WT, WB = "Non-cacheable", "Write-Through", "Write-Back"
@@ -167,3 +168,24 @@ def test_the_sentence_names_both_stages_and_the_section() -> None:
     assert combine((0x4F, 3), (0b1111, 0)).memory_type is MemoryType.UNCACHED
     assert combine((0xBB, 3), (0b1111, 0)).memory_type is MemoryType.WRITE_THROUGH
     assert combine((0xFF, 3), (0b1111, 0)).memory_type is MemoryType.WRITE_BACK
+
+
+@pytest.mark.parametrize(
+    ("mem_attr", "word", "note"),
+    [
+        (0b0111, None, "Stage 1 decides the memory type."),
+        (0b0100, None, "MemAttr 0b0100 is reserved under HCR_EL2.FWB."),
+        (0b1110, None, "MemAttr 0b1110 is reserved under HCR_EL2.FWB."),
+        (0b0110, "write-back", ""),
+        (0b0101, "uncached", ""),
+        (0b0001, "device", ""),
+    ],
+)
+def test_under_fwb_a_reserved_value_is_told_from_one_that_leaves_it_to_stage_1(
+    mem_attr: int, word: str | None, note: str
+) -> None:
+    """D8.6.6 "Stage 2 memory type and Cacheability attributes when FWB is enabled"."""
+    fmt = by_name("arm-s2-4k-40")
+    controls = fmt.controls_with("fwb")
+    attributes = fmt.decode(0x7C3 | mem_attr << 2, 0, controls)[2]
+    assert family_of(fmt).memory_type(fmt, attributes, controls) == (word, note)

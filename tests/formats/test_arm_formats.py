@@ -3,8 +3,12 @@
 import pytest
 
 from stage2.errors import EncodingError, MisalignedError
-from stage2.formats import by_name
+from stage2.flags import RWX
+from stage2.formats import by_name, outcome
+from stage2.formats.arm import layout
+from stage2.formats.arm.formats import sized_controls
 from stage2.formats.arm.registers import decode_vtcr_el2, vtcr_el2
+from stage2.formats.outcome import LEAF, NONE, TABLE, TOO_WIDE
 from stage2.tables.regime import Regime
 
 
@@ -58,3 +62,35 @@ def test_a_root_of_few_entries_may_begin_within_a_page() -> None:
     assert by_name("arm-s2-4k-48").root_alignment == 4096
     assert by_name("arm-s2-16k-40").root_alignment == 0x40000
     assert by_name("sv39x4").root_alignment == 0x4000
+
+
+@pytest.mark.parametrize("name", ["arm-s1-4k-39", "arm-s2-4k-40"])
+def test_hd_does_nothing_without_ha(name: str) -> None:
+    """D24.2 "TCR_EL1", "VTCR_EL2": HD behaves as 0 while HA is 0. A page with DBM is what it is without either."""
+    fmt = by_name(name)
+    read_only = 0x7C3 & ~0x80 | 1 << 51 if fmt.stage == 2 else 0x4C3 | 1 << 7 | 1 << 51
+    plain, alone, both = (fmt.default_controls | more for more in (0, layout.HD, layout.HA | layout.HD))
+    assert fmt.decode(read_only, 0, alone) == fmt.decode(read_only, 0, plain)
+    assert fmt.mark(read_only, 1, alone) == read_only
+    assert not fmt.decode(read_only, 0, alone)[2] & outcome.WRITE
+    assert fmt.decode(read_only, 0, both)[2] & outcome.WRITE
+    assert fmt.leaf_entry(0, 0, RWX, controls=alone) == fmt.leaf_entry(0, 0, RWX, controls=plain)
+    assert fmt.leaf_entry(0, 0, RWX, controls=both) & 1 << 51
+
+
+@pytest.mark.parametrize("name", ["arm-s1-64k-48-lpa", "arm-s2-64k-48-lpa", "arm-s2-64k-52"])
+@pytest.mark.parametrize("bits", [36, 40, 44, 48, 52])
+def test_with_feat_lpa_bits_15_to_12_are_address_bits_whatever_the_output_size(name: str, bits: int) -> None:
+    """AArch64.LeafBase and NextTableBase ask AArch64.PAMax; AArch64.OAOutOfRange then asks PS."""
+    fmt = by_name(name)
+    controls = sized_controls(fmt, bits)
+    for word, level in ((0x1743, 0), (0x1741, 2), (0x1003, 1)):
+        kind, address, _ = fmt.decode(word, level, controls)
+        assert (kind, address) == ((LEAF if word & 0x700 else TABLE, 1 << 48) if bits == 52 else (TOO_WIDE, 0))
+        assert fmt.decode(word & ~0x1000, level, controls)[:2] == (LEAF if word & 0x700 else TABLE, 0)
+
+
+@pytest.mark.parametrize(("name", "leaf"), [("arm-s2-64k-48", NONE), ("arm-s2-64k-48-lpa", LEAF)])
+def test_blocks_of_4_tib_are_those_of_feat_lpa(name: str, leaf: int) -> None:
+    """AArch64.BlockDescSupported: 64 KiB granules have blocks at level 1 where AArch64.PAMax is 52."""
+    assert by_name(name).decode(0x741, 2, by_name(name).default_controls)[0] == leaf

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
 from stage2.formats import family_of
-from stage2.formats.arm import formats
+from stage2.formats.arm import formats, layout
 from stage2.formats.arm.registers import (
     REGISTERS,
     decode_vtcr_el2,
@@ -22,6 +22,7 @@ from stage2.formats.arm.registers import (
     vtcr_el2,
     vttbr_el2,
 )
+from stage2.formats.outcome import LEAF, NONE, TABLE, TOO_WIDE
 from stage2.formats.register import Register
 
 # (granule shift, Arm start level, DS) -> (SL2, SL0), Arm ARM D8.2, stage 2 start levels.
@@ -123,7 +124,7 @@ def test_what_is_encoded_is_read_back_and_what_is_refused_is_wrong(
     allowed = (
         (granule, 4 - levels, ds) in START_LEVELS
         and 25 <= bits <= (52 if ds or granule == 16 else 48)
-        and bits <= ps <= 52
+        and ps <= 52
         and 1 <= root_bits <= granule - 3 + 4
         and (af or not dirty)
     )
@@ -160,10 +161,6 @@ def test_what_is_encoded_is_read_back_and_what_is_refused_is_wrong(
         (vtcr(14, 12, 2, 6), "52-bit IPAs; 16 KiB granules without DS take 25 to 48"),
         (vtcr(16, 11, 2, 6), "53-bit IPAs; 64 KiB granules take 25 to 52"),
         (vtcr(12, 40, 0, 5), "24-bit IPAs; 4 KiB granules take 25 to 48"),
-        (vtcr(12, 16, 2, 4), "48-bit IPAs .* wider than the 44-bit physical addresses of PS 4"),
-        (vtcr(12, 25, 1, 7), "PS 7"),
-        (vtcr(16, 24, 1, 5, ds=1), "DS is for 4 and 16 KiB"),
-        (vtcr(12, 25, 1, 4, more=1 << 22), "HD.* needs HA"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused_in_one_sentence(value: int, problem: str) -> None:
@@ -185,6 +182,19 @@ def test_fields_that_contradict_each_other_are_refused_in_one_sentence(value: in
         (vtcr(16, 12, 2, 6), {"format": "arm-s2-64k-52", "PA bits": "52"}),
         (vtcr(12, 24, 1, 6), {"PA bits": "48"}),
         (vtcr(12, 24, 1, 5, more=3 << 21), {"hardware sets": "access flag and dirty state"}),
+        # HD behaves as 0 while HA is 0 (D24.2 "VTCR_EL2", HD).
+        (vtcr(12, 25, 1, 4, more=1 << 22), {"hardware sets": "nothing"}),
+        # DS does nothing with 64 KiB granules (AArch64.GetS2TTWParams).
+        (vtcr(16, 24, 1, 5, ds=1), {"format": "arm-s2-64k-40", "PA bits": "48"}),
+        # PS bounds outputs and the table's base, not IPAs (AArch64.S2TxSZFaults, AArch64.OAOutOfRange).
+        (vtcr(12, 16, 2, 2), {"format": "arm-s2-4k-48", "IPA bits": "48", "PA bits": "40"}),
+        # PS 7 means what PS 6 means where descriptors have 64 bits (D24.2 "VTCR_EL2", PS).
+        (vtcr(12, 25, 1, 7), {"format": "arm-s2-4k-39", "PA bits": "48"}),
+        (vtcr(16, 25, 1, 7), {"format": "arm-s2-64k-39-lpa", "PA bits": "52"}),
+        (
+            vtcr(16, 24, 1, 2),
+            {"with FEAT_LPA": "descriptor bits 15:12 are address bits 51:48, which are an address size fault if set"},
+        ),
     ],
 )
 def test_what_vtcr_el2_amounts_to(value: int, expected: dict[str, str]) -> None:
@@ -241,8 +251,8 @@ def test_the_controls_of_a_regime_reach_its_registers() -> None:
         family_of(fmt).stage_2_registers(fmt, 1 << 44, plain, 1)
     with pytest.raises(OutOfRangeError, match="VMID"):
         family_of(fmt).stage_2_registers(fmt, 0x4000, plain, 0x10000)
-    with pytest.raises(EncodingError, match=r"40-bit IPAs .* wider than the 36-bit"):
-        family_of(fmt).stage_2_registers(fmt, 0x4000, plain & ~(0x3F << 24) | 36 << 24, 1)
+    narrow = family_of(fmt).stage_2_registers(fmt, 0x4000, plain & ~(0x3F << 24) | 36 << 24, 1)
+    assert (decode_vtcr_el2(narrow["VTCR_EL2"]).ipa_bits, decode_vtcr_el2(narrow["VTCR_EL2"]).pa_bits) == (40, 36)
 
 
 @pytest.mark.parametrize("register", REGISTERS, ids=lambda register: register.name)
@@ -322,13 +332,147 @@ def test_what_the_other_registers_amount_to() -> None:
     assert named("VTTBR_EL2").summary(0x0005_0000_4100_0001) == {"root": "HPA 0x41000000", "VMID": "5"}
     assert named("TTBR0_EL1").summary(0x0007_0000_4100_0000) == {"root": "0x41000000", "ASID": "7"}
     hcr = named("HCR_EL2")
-    assert [hcr.summary(value)["stage 2"] for value in (0, 1, 1 << 12, 1 | 1 << 27)] == ["off", "on", "on", "off"]
+    assert [hcr.summary(value)["stage 2"] for value in (0, 1, 1 << 12, 1 | 1 << 27)] == ["off", "on", "on", "on"]
     assert named("MAIR_EL1").summary(0xFF44_0C02)["Attr0"] == "reserved (0x02)"
     assert named("MAIR_EL1").summary(0xFF44_0C02)["Attr3"] == "Normal Write-Back"
     assert named("PAR_EL1").summary(0xFF00_0000_4100_0B80)["output page"] == "0x41000000"
     assert named("PAR_EL1").summary(0xA0F | 1)["fault"] == "translation fault, level 3"
-    assert named("PAR_EL1").summary(0xA0F)["translation"] == "failed; the fields are those of PAR_EL1_FAULT"
+    assert named("PAR_EL1").summary(0xA0F)["translation"] == "failed"
     mmfr0 = named("ID_AA64MMFR0_EL1").summary(4)
     assert mmfr0["stage-1 granules"] == "4 KiB, 64 KiB"
     assert named("HPFAR_EL2").summary(0x0000_0000_0040_0000) == {"IPA": "page 0x40000000"}
     assert named("ESR_EL2").summary(0x5A00_0001)["says"] == "HVC #0x1 was executed."
+
+
+# E2H, TGE, DC, VM -> stage 1 of EL1&0 and stage 2 (D24.2 "HCR_EL2"; AArch64.S1Enabled, AArch64.GetS2TTWParams).
+HCR_CASES = {
+    "": ("as SCTLR_EL1.M says", "off"),
+    "VM": ("as SCTLR_EL1.M says", "on"),
+    "DC": ("off, memory write-back (DC)", "on"),
+    "TGE": ("off, memory Device-nGnRnE (TGE)", "off"),
+    "TGE VM": ("off, memory Device-nGnRnE (TGE)", "on"),
+    "TGE DC": ("off, memory write-back (DC and TGE)", "on"),
+    "E2H": ("as SCTLR_EL1.M says", "off"),
+    "E2H DC": ("off, memory write-back (DC)", "on"),
+    "E2H TGE VM DC": ("EL1&0 is out of use: EL0 is in the EL2&0 regime (E2H, TGE)", "off"),
+}
+HCR_BITS = {"VM": 0, "DC": 12, "TGE": 27, "E2H": 34}
+
+
+@pytest.mark.parametrize(("on", "expected"), HCR_CASES.items())
+def test_what_hcr_el2_makes_of_both_stages(on: str, expected: tuple[str, str]) -> None:
+    facts = named("HCR_EL2").summary(sum(1 << HCR_BITS[name] for name in on.split()))
+    assert (facts["stage 1"], facts["stage 2"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "implemented", "problem"),
+    [
+        # S2MinTxSZ: an IPA is no wider than PARange says.
+        (vtcr(12, 16, 2, 2), 44, "48-bit IPAs .* wider than the 44-bit physical addresses of the processor"),
+        (vtcr(16, 12, 2, 6), 48, "52-bit IPAs .* wider than the 48-bit"),
+        # S2InvalidSL: the highest start levels need a wide processor.
+        (vtcr(12, 25, 2, 2), 40, "4 levels of 4 KiB granules need a processor of 44-bit"),
+        (vtcr(14, 25, 2, 2), 40, "3 levels of 16 KiB granules need a processor of 42-bit"),
+        (vtcr(16, 25, 2, 2), 42, "nothing would be left|3 levels of 64 KiB granules need a processor of 44-bit"),
+        (vtcr(12, 24, 0, 5, ds=1, sl2=1), 48, "5 levels of 4 KiB granules need a processor of 52-bit"),
+    ],
+)
+def test_what_a_processor_is_too_narrow_for(value: int, implemented: int, problem: str) -> None:
+    with pytest.raises(EncodingError, match=problem):
+        decode_vtcr_el2(value, implemented)
+
+
+@pytest.mark.parametrize(
+    ("ps", "implemented", "name", "pa", "lpa"),
+    [
+        (5, 48, "arm-s2-64k-48", 48, False),
+        (5, 52, "arm-s2-64k-48-lpa", 48, True),
+        (2, 52, "arm-s2-64k-48-lpa", 40, True),
+        (6, 52, "arm-s2-64k-48-lpa", 52, True),
+        (6, 48, "arm-s2-64k-48", 48, False),
+        (6, 44, None, 0, False),
+    ],
+)
+def test_feat_lpa_is_the_processors_whatever_ps_says(
+    ps: int, implemented: int, name: str | None, pa: int, lpa: bool
+) -> None:
+    """AArch64.LeafBase and BlockDescSupported ask AArch64.PAMax, not PS."""
+    value = vtcr(16, 16, 2, ps)
+    if name is None:
+        with pytest.raises(EncodingError, match="48-bit IPAs"):
+            decode_vtcr_el2(value, implemented)
+        return
+    control = decode_vtcr_el2(value, implemented)
+    assert (control.format_name, control.pa_bits) == (name, pa)
+    assert bool(control.controls & layout.LPA) is lpa
+    fmt = formats.by_name(name)
+    # A leaf whose bits 15:12 are set, and a block of 4 TiB at Arm's level 1.
+    kinds = [fmt.decode(word, level, control.controls)[0] for word, level in ((0x5743, 0), (0x741, 2))]
+    beyond = TOO_WIDE if lpa and pa < 52 else LEAF
+    assert kinds == [beyond, LEAF if lpa else NONE]
+
+
+def test_a_descriptors_address_above_ps_is_told_apart_from_one_below_it() -> None:
+    control = decode_vtcr_el2(vtcr(12, 16, 2, 2))
+    fmt = formats.by_name(control.format_name)
+    for level, kind, bits in ((0, LEAF, 0x743), (1, LEAF, 0x741), (2, TABLE, 3)):
+        assert fmt.decode((1 << 39) | bits, level, control.controls)[:2] == (kind, 1 << 39)
+        assert fmt.decode((1 << 40) | bits, level, control.controls)[0] == TOO_WIDE
+        assert not fmt.rules.root_too_wide((1 << 40) - 0x1000, control.controls)
+        assert fmt.rules.root_too_wide(1 << 40, control.controls)
+
+
+def test_asking_for_what_does_nothing_is_refused() -> None:
+    with pytest.raises(EncodingError, match="HD, hardware dirty state, does nothing without HA"):
+        vtcr_el2(12, 40, 3, hardware_dirty=True)
+    with pytest.raises(EncodingError, match="DS does nothing for 64 KiB granules"):
+        vtcr_el2(16, 40, 2, ds=True)
+    with pytest.raises(EncodingError, match=r"56-bit physical addresses \(PS 7\) exist only with 128-bit"):
+        vtcr_el2(12, 40, 3, pa_bits=56)
+
+
+def test_a_table_base_of_48_bit_addresses_has_no_least_alignment_but_its_size() -> None:
+    """Bits 5:2 hold address bits 51:48 only where addresses have 52 bits (D8.2.3, AArch64.S2TTBaseAddress)."""
+    assert vttbr_el2(0x1010, 1, wide=False) == 0x1010 | 1 << 48
+    assert decode_vttbr_el2(0x1010 | 1 << 48, wide=False) == (0x1010, 1)
+    assert vttbr_el2(5 << 48 | 0x1000, 1) == 5 << 2 | 0x1000 | 1 << 48
+    with pytest.raises(MisalignedError):
+        vttbr_el2(0x1010, 1)
+    with pytest.raises(MisalignedError):
+        vttbr_el2(0x1008, 1, wide=False)
+    with pytest.raises(OutOfRangeError, match=r"above 2\^48"):
+        vttbr_el2(1 << 48, 1, wide=False)
+    # The least roots: of 2 entries with 48-bit addresses, of 8 with 52-bit ones.
+    assert formats.by_name("arm-s2-64k-43-3level").root_alignment == 16
+    assert formats.by_name("arm-s2-64k-43-3level-lpa").root_alignment == 64
+    assert formats.by_name("arm-s1-4k-40-lpa2").root_alignment == 64
+    small = formats.by_name("arm-s2-64k-43-3level")
+    registers = family_of(small).stage_2_registers(small, 0x4000_0010, small.default_controls, 1)
+    assert registers["VTTBR_EL2"] == 0x4000_0010 | 1 << 48
+    assert named("VTTBR_EL2").summary(0x4000_0010)["root"].endswith("0x40000010 where they have 48")
+
+
+def test_a_failed_translation_has_the_fields_of_a_fault() -> None:
+    """PAR_EL1 with F = 1 (D24.2 "PAR_EL1")."""
+    found = {field.name for field in named("PAR_EL1").fields_of(0xA0F)}
+    assert {"FST", "PTW", "S"} <= found
+    assert "PA" not in found
+    assert "PA" in {field.name for field in named("PAR_EL1").fields_of(0xA0E)}
+
+
+def test_esr_tells_the_syndrome_of_its_class_and_the_level_in_its_name() -> None:
+    abort = 0x9200_0047
+    assert {"DFSC", "WnR"} <= {field.name for field in named("ESR_EL2").fields_of(abort)}
+    assert {"imm16"} <= {field.name for field in named("ESR_EL2").fields_of(0x5A00_0001)}
+    assert named("ESR_EL1").summary(abort)["says"] == "A write failed at stage 1: translation fault, level 3."
+    assert named("ESR_EL1").summary(abort)["stage"] == "1"
+    assert "stage" not in named("ESR_EL2").summary(abort)
+    assert "EL1 took" in named("ESR_EL1").title
+
+
+def test_nsw_and_nsa_speak_of_non_secure_ipas() -> None:
+    """D24.2 "VTCR_EL2": of the Non-secure IPA space of Secure EL1&0; VSTCR_EL2 has those of Secure IPAs."""
+    for name in ("NSW", "NSA"):
+        field = next(field for field in named("VTCR_EL2").fields if field.name == name)
+        assert all("Non-secure IPAs" in field.explain(value) for value in (0, 1))

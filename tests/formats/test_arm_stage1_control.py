@@ -4,10 +4,19 @@ from typing import Any
 
 import pytest
 
-from stage2.errors import EncodingError, MisalignedError, OutOfRangeError, Stage2Error
+from stage2.errors import EncodingError, MisalignedError, Stage2Error
 from stage2.flags import RWX
 from stage2.formats.arm import layout, stage1
-from stage2.formats.arm.stage1_control import Stage1Control, Stage1Regime, Stage1Root, regime_of, regimes
+from stage2.formats.arm.formats import by_name
+from stage2.formats.arm.stage1_control import (
+    Stage1Control,
+    Stage1Regime,
+    Stage1Root,
+    regime_of,
+    regimes,
+    stage_1_registers,
+)
+from stage2.formats.outcome import LEAF, NONE, TOO_WIDE
 
 DC, TGE, E2H, VM = 1 << 12, 1 << 27, 1 << 34, 1
 M, WXN = 1, 1 << 19
@@ -94,7 +103,9 @@ def test_a_host_at_el2_has_the_registers_laid_out_as_el1s() -> None:
         (0, VM, "Device-nGnRnE", True),
         (M, DC, "Normal Write-Back", True),
         (M, TGE, "Device-nGnRnE", False),
-        (M, TGE | DC | VM, "Device-nGnRnE", False),
+        # TGE without E2H switches stage 1 off, and leaves DC and VM as they are (D24.2 "HCR_EL2").
+        (M, TGE | VM, "Device-nGnRnE", True),
+        (M, TGE | DC | VM, "Normal Write-Back", True),
     ],
 )
 def test_with_stage_1_off_addresses_go_through(sctlr: int, hcr: int, flat: str, stage_2: bool) -> None:
@@ -117,6 +128,8 @@ def test_dc_does_not_switch_off_el2() -> None:
         ({"tcr": LINUX_TCR | 1 << 42}, 0),
         ({"tcr": LINUX_TCR | 1 << 39}, layout.HA),
         ({"tcr": LINUX_TCR | 3 << 39}, layout.HA | layout.HD),
+        # HD behaves as 0 while HA is 0 (D24.2 "TCR_EL1", HD).
+        ({"tcr": LINUX_TCR | 1 << 40}, 0),
     ],
 )
 def test_control_bits_of_the_low_half(registers: dict[str, int], controls: int) -> None:
@@ -139,6 +152,10 @@ def test_epd_leaves_a_half_without_tables() -> None:
         (LINUX_TCR & ~(7 << 32) | 6 << 32, "arm-s1-4k-48", 48),
         (LINUX_TCR & ~(7 << 32) & ~0x3F | 6 << 32 | 1 << 59 | 12, "arm-s1-4k-52-lpa2", 52),
         (LINUX_TCR & ~0x3F | 39, "arm-s1-4k-25", 48),
+        # DS does nothing with 64 KiB granules; IPS 7 means what 6 means (D24.2 "TCR_EL1").
+        (LINUX_TCR | 1 << 14 | 1 << 59, "arm-s1-64k-48", 48),
+        (LINUX_TCR | 7 << 32, "arm-s1-4k-48", 48),
+        (LINUX_TCR | 7 << 32 | 1 << 14, "arm-s1-64k-48-lpa", 52),
     ],
 )
 def test_sizes_and_granules_choose_the_format_and_the_output_width(tcr: int, low: str, output: int) -> None:
@@ -164,12 +181,34 @@ def test_a_root_above_2_to_the_48_stands_in_the_low_bits_of_ttbr() -> None:
         ({"tcr": LINUX_TCR & ~0x3F | 40}, EncodingError),  # 24 bits
         ({"tcr": LINUX_TCR | 3 << 14}, EncodingError),  # TG0 3
         ({"tcr": LINUX_TCR & ~(3 << 30)}, EncodingError),  # TG1 0
-        ({"tcr": LINUX_TCR | 7 << 32}, EncodingError),  # 56 bits
-        ({"tcr": LINUX_TCR | 1 << 40}, EncodingError),  # HD without HA
         ({"ttbr0": LOW | 0x800}, MisalignedError),
-        ({"tcr": LINUX_TCR & ~(7 << 32), "ttbr1": 1 << 40}, OutOfRangeError),
     ],
 )
 def test_contradictions_are_refused(registers: dict[str, int], error: type[Stage2Error]) -> None:
     with pytest.raises(error):
         halves(**registers)
+
+
+def test_a_root_above_the_output_size_is_read_and_its_walks_fault() -> None:
+    """AArch64.S1Walk: an address size fault at level 0, whatever level walks start at."""
+    low = low_of(halves(tcr=LINUX_TCR & ~(7 << 32), ttbr0=1 << 40))
+    assert low.root == 1 << 40
+    assert low.format.rules.root_too_wide(low.root, low.controls)
+    assert not low.format.rules.root_too_wide((1 << 32) - 0x1000, low.controls)
+
+
+@pytest.mark.parametrize(("implemented", "lpa"), [(48, False), (52, True)])
+def test_feat_lpa_is_the_processors_whatever_ips_says(implemented: int, lpa: bool) -> None:
+    """AArch64.LeafBase, AArch64.BlockDescSupported: both ask AArch64.PAMax."""
+    low = low_of(halves(tcr=LINUX_TCR | 1 << 14, implemented_bits=implemented))
+    assert low.format.name == ("arm-s1-64k-48-lpa" if lpa else "arm-s1-64k-48")
+    assert low.controls >> layout.OUTPUT_BITS_AT & 0x3F == 48
+    assert bool(low.controls & layout.LPA) is lpa
+    assert low.format.decode(0x5743, 0, low.controls)[0] == (TOO_WIDE if lpa else LEAF)
+    assert low.format.decode(0x741, 2, low.controls)[0] == (LEAF if lpa else NONE)
+
+
+def test_the_registers_of_tables_without_ha_refuse_hd() -> None:
+    fmt = by_name("arm-s1-4k-39")
+    with pytest.raises(EncodingError, match="does nothing without HA"):
+        stage_1_registers(fmt, LOW, fmt.default_controls | layout.HD, 1)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, OutOfRangeError
 from stage2.flags import Access
-from stage2.formats.arm.syndromes import encode_esr, report
+from stage2.formats.arm.syndromes import encode_abort, encode_esr, report
 from stage2.formats.outcome import FaultKind
 
 IABT_LOWER, IABT_SAME, DABT_LOWER, DABT_SAME = 0x20, 0x21, 0x24, 0x25
@@ -220,3 +220,81 @@ def test_what_hardware_cannot_report_is_refused() -> None:
 def test_cache_maintenance_is_encoded_as_a_write_with_cm() -> None:
     esr = encode_esr(FaultKind.TRANSLATION, 2, 0, Access.READ, lower=True, cache_maintenance=True)
     assert esr & (1 << 8 | 1 << 6) == 1 << 8 | 1 << 6
+
+
+# Fault status codes of external aborts and memory errors (IsExternalSyncAbort).
+EXTERNAL = {0x10, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x1B, 0x1C, 0x1D, 0x1E, 0x1F}
+
+
+@pytest.mark.parametrize("status", range(64))
+@pytest.mark.parametrize("exception", [IABT_LOWER, DABT_SAME])
+def test_bits_12_and_11_are_the_state_only_after_an_external_abort(status: int, exception: int) -> None:
+    """AArch64.FaultSyndrome: SET of external aborts, LST of faults of 64-byte loads and stores, else reserved."""
+    fields = {
+        item.name: item for _, item in report(exception << 26 | IL | 2 << 11 | status).fields if item.bits == "12:11"
+    }
+    kind = CODES.get(status, (None, 0))[0]
+    if status in EXTERNAL:
+        assert set(fields) == {"SET"}
+        assert fields["SET"].meaning == "uncontainable"
+    elif exception == DABT_SAME and (
+        kind in (FaultKind.TRANSLATION, FaultKind.ACCESS_FLAG, FaultKind.PERMISSION) or status == 0x2A
+    ):
+        assert set(fields) == {"LST"}
+    else:
+        assert set(fields) == {"RES0"}
+        assert fields["RES0"].reserved
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (0x00, "an output address in a descriptor or the root table's address is wider than PS or IPS allows"),
+        (0x02, "an output address in a descriptor is wider than PS or IPS allows"),
+        (0x04, "or the address is wider than T0SZ or T1SZ leaves"),
+        (0x0B, "the access flag (AF) of the descriptor is clear and hardware is not to set it"),
+    ],
+)
+def test_a_fault_is_told_in_arms_terms(status: int, words: str) -> None:
+    (sentence,) = (line for line in report(DABT_LOWER << 26 | IL | status).sentences if line.startswith("That means"))
+    assert words in sentence
+    assert "dirty" not in sentence
+
+
+def test_hpfar_is_either_the_ipa_or_not_defined() -> None:
+    for esr, defined in (
+        (DABT_LOWER << 26 | IL | 0x4F, False),
+        (DABT_LOWER << 26 | IL | 7, True),
+        (0x5A00_0000, False),
+    ):
+        found = report(esr, 0x8000_0000, 0x0080_0000)
+        (fipa,) = (item for name, item in found.fields if name == "HPFAR" and item.name == "FIPA")
+        assert (fipa.meaning == "not defined after this exception") is not defined
+        assert (found.gpa is not None) is defined
+
+
+def test_a_named_level_tells_the_stage() -> None:
+    """What EL1 takes from a lower level comes from EL0, and is stage 1's: stage 2's go to EL2."""
+    found = report(DABT_LOWER << 26 | IL | 0x47, 0x1000, el=1)
+    assert (found.stage, found.user, found.kind) == (1, True, FaultKind.TRANSLATION)
+    assert "EL1 took it, so it came from EL0 and stage 1 of EL1&0 refused it." in found.sentences
+    external = report(DABT_LOWER << 26 | IL | 0x10, 0x1000, el=1)
+    assert (external.stage, external.user) == (None, True)
+    assert "EL1 took it, so it came from EL0." in external.sentences
+    assert report(DABT_LOWER << 26 | IL | 0x47, 0x1000, el=2).stage is None
+    assert report(DABT_LOWER << 26 | IL | 1 << 24 | 0x47, 0x1000, el=2).stage == 2, "only stage 2 sets ISV"
+    for el, hpfar, problem in ((1, 0x10, "HPFAR_EL2 says nothing"), (0, None, "EL0 takes no exceptions")):
+        with pytest.raises(EncodingError, match=problem):
+            report(DABT_LOWER << 26 | IL | 7, 0x1000, hpfar, el)
+
+
+def test_an_abort_of_the_same_level_that_is_no_tables_is_not_stage_1s() -> None:
+    found = report(DABT_SAME << 26 | IL | 0x21, 0x1001)
+    assert (found.stage, found.kind) == (None, None)
+    assert "It came from the same exception level." in found.sentences
+
+
+def test_an_external_abort_is_encoded_by_its_code() -> None:
+    assert encode_abort(0x10, Access.READ, lower=False) == 0x9600_0010
+    assert encode_abort(0x10, Access.WRITE, lower=True) == 0x9200_0050
+    assert encode_abort(0x10, Access.FETCH, lower=True) == 0x8200_0010

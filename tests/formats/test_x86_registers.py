@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stage2.address import Range
 from stage2.errors import EncodingError, MisalignedError, OutOfRangeError
 from stage2.formats import by_name, family_of, register_by_name
+from stage2.formats.invalidation import Context
 from stage2.formats.register import Register
-from stage2.formats.x86 import ept
+from stage2.formats.x86 import ept, invalidation
 from stage2.formats.x86.longmode import PAT_MSR
 from stage2.formats.x86.registers import (
     REGISTERS,
@@ -61,6 +63,14 @@ def test_every_memory_type_and_walk_length_is_defined_or_refused(memory_type: in
     for read in (decode_eptp, named("EPTP").summary):
         with pytest.raises(EncodingError, match=f"EPTP: {told} .*reserved"):
             read(value)
+
+
+@pytest.mark.parametrize("bit", [8, 9, 10, 11])
+def test_reserved_bits_of_an_eptp_are_refused_as_vm_entry_does(bit: int) -> None:
+    """SDM Vol. 3C, table 26-9 (bits 11:8 reserved) and 28.2.1.1 (VM entry fails if a reserved bit is set)."""
+    for read in (decode_eptp, named("EPTP").summary):
+        with pytest.raises(EncodingError, match=r"bits 11:8 are reserved .*VM entry refuses it"):
+            read(0x101E | 1 << bit)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +154,9 @@ def test_identifiers_that_do_not_fit_are_refused() -> None:
         family_of(EPT4).stage_2_registers(EPT4, 0x1000, EPT4.default_controls, 0x10000)
     with pytest.raises(OutOfRangeError, match="ASID 0x100000000 has more than 32 bits"):
         family_of(NPT4).stage_2_registers(NPT4, 0x1000, NPT4.default_controls, 1 << 32)
+    with pytest.raises(OutOfRangeError, match="VPID 0 is the host's"):
+        # SDM Vol. 3C, 28.2.1.1: with "enable VPID", a VPID of 0 fails VM entry.
+        family_of(EPT4).stage_2_registers(EPT4, 0x1000, EPT4.default_controls, 0)
     with pytest.raises(OutOfRangeError, match="ASID 0 is the host's"):
         family_of(NPT4).stage_2_registers(NPT4, 0x1000, NPT4.default_controls, 0)
 
@@ -237,3 +250,22 @@ def test_what_the_registers_amount_to() -> None:
 def test_registers_that_contradict_themselves_are_refused(register: str, value: int, told: str) -> None:
     with pytest.raises(EncodingError, match=told):
         named(register).summary(value)
+
+
+# --- identifiers ---------------------------------------------------------------------------------------------------
+
+
+def test_invvpid_is_never_done_with_vpid_0() -> None:
+    """SDM Vol. 3C, INVVPID: types 0, 1 and 3 fail if the descriptor's VPID is 0. A table without one owes none."""
+    for operation in (
+        partial(invalidation.invvpid_address, gva=Range.sized(0, 4096)),
+        invalidation.invvpid_single_context,
+        invalidation.invvpid_retaining_globals,
+    ):
+        with pytest.raises(EncodingError, match="VPID 0 is the host's own"):
+            operation(0)
+    retired = {vpid: [found.name for found in invalidation.retire(EPT4, Context(vpid, 0x1000))] for vpid in (0, 7)}
+    assert retired == {
+        0: ["INVEPT single-context"],
+        7: ["INVEPT single-context", "INVVPID single-context"],
+    }

@@ -11,11 +11,10 @@ from stage2.errors import EncodingError, OutOfRangeError
 from stage2.flags import Access, MappingFlags
 from stage2.formats.outcome import FaultKind
 from stage2.formats.syndrome import FaultReport
+from stage2.formats.x86.ept_faults import encode_qualification, ept_fault, ept_violation
 from stage2.formats.x86.syndromes import (
     encode_exitinfo1,
     encode_page_fault_error,
-    encode_qualification,
-    ept_violation,
     nested_page_fault,
     page_fault,
 )
@@ -62,10 +61,8 @@ def test_a_qualification_is_read_back_as_it_was_made(
     found = ept_violation(value, 0x5000, 0x7000)
     assert found.access is (Access.FETCH if accesses & X else Access.WRITE if accesses & W else Access.READ)
     assert (found.stage, found.on_table, found.gpa, found.gva) == (2, on_table, 0x5000, 0x7000)
-    if not allowed and not user:
-        assert found.kind is FaultKind.TRANSLATION
-    else:
-        assert found.kind is (FaultKind.PERMISSION if accesses & ~allowed else None)
+    # Nothing allowed may be an entry that is not present, or entries that have nothing in common.
+    assert found.kind is (FaultKind.PERMISSION if allowed and accesses & ~allowed else None)
     named = fields(found)
     assert (named["user page"], named["writable page"], named["NX page"]) == tuple(map(int, page))
 
@@ -73,7 +70,7 @@ def test_a_qualification_is_read_back_as_it_was_made(
 def test_a_write_to_a_read_only_page_says_what_is_allowed() -> None:
     found = ept_violation(0x18A, 0x8000_1000, 0x1234)
     assert found.sentences[0] == "A write of virtual address 0x1234 was stopped at guest-physical address 0x80001000."
-    assert found.sentences[1] == "The EPT entries allow reads only."
+    assert found.sentences[1] == "The EPT entries together allow reads only."
     assert (found.kind, found.user, found.level) == (FaultKind.PERMISSION, None, None)
 
 
@@ -103,6 +100,60 @@ def test_an_access_that_the_entries_allow_has_other_causes() -> None:
     assert fetch.kind is None
     assert "mode-based execute control" in fetch.sentences[1]
     assert "verification" in ept_violation(encode_qualification(R, R)).sentences[1]
+
+
+def test_entries_that_allow_nothing_together_may_all_be_present() -> None:
+    """SDM Vol. 3C, table 29-7: bits 5:3 are the AND of bits 2:0 of all entries; one that allows reads alone under
+    one that allows fetches alone gives zero, as one that is not present does."""
+    found = ept_violation(encode_qualification(R, NOTHING))
+    assert found.kind is None
+    assert found.sentences[1] == (
+        "The EPT entries together allow nothing: one on the way is not present, or each forbids what the others allow."
+    )
+
+
+def test_what_is_said_of_bit_6_follows_its_value() -> None:
+    """SDM Vol. 3C, table 29-7: the AND of bit 10 with mode-based execute control, undefined without."""
+    forbidden, allowed = (ept_violation(encode_qualification(X, X, user_fetches=bit)) for bit in (False, True))
+    assert "a user-mode fetch under mode-based execute control, which bit 6 forbids" in forbidden.sentences[1]
+    assert "forbids" not in allowed.sentences[1]
+    assert "user-mode fetches (if mode-based execute control is on)" in allowed.sentences[1]
+    alone = ept_violation(encode_qualification(X, NOTHING, user_fetches=True))
+    assert alone.kind is None
+    assert "if it is off, nothing" in alone.sentences[1]
+
+
+def test_a_violation_is_the_same_with_its_exit_reason() -> None:
+    value = encode_qualification(W, R)
+    plain, told = ept_violation(value, 0x5000, 0x7000), ept_fault(value, 0x5000, 0x7000, 48)
+    assert (told.sentences, told.kind, told.access) == (plain.sentences, plain.kind, plain.access)
+    assert told.fields[0][1].meaning == "EPT violation"
+    assert ept_fault(value, 0x5000, 0x7000) == plain
+
+
+def test_a_misconfiguration_says_nothing_of_the_access() -> None:
+    """SDM Vol. 3C, 29.2.1: the exit qualification and the guest-linear address are undefined for it."""
+    found = ept_fault(0x18A, 0x5000, 0x7000, 49)
+    assert (found.title, found.kind, found.stage) == ("EPT misconfiguration", FaultKind.MISCONFIGURATION, 2)
+    assert (found.access, found.gva, found.gpa) == (None, None, 0x5000)
+    assert found == ept_fault(None, 0x5000, None, 49)
+    assert "not given" in ept_fault(exit_reason=49).sentences[-1]
+
+
+@pytest.mark.parametrize(
+    ("qualification", "reason", "error", "told"),
+    [
+        (0x181, 14, EncodingError, "exit reason 14 is no fault of EPT: 48 is a violation, 49 a misconfiguration"),
+        (None, 48, EncodingError, "give its exit qualification too"),
+        (None, None, EncodingError, "give its exit qualification too"),
+        (0x181, 1 << 32, OutOfRangeError, "the exit reason has 32 bits"),
+    ],
+)
+def test_an_exit_that_is_no_fault_of_ept_is_refused(
+    qualification: int | None, reason: int | None, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        ept_fault(qualification, 0x1000, exit_reason=reason)
 
 
 def test_a_misconfiguration_has_no_qualification() -> None:

@@ -9,16 +9,18 @@ import pytest
 
 from stage2.errors import HostToolError, ImageError
 from stage2.images import fetch as fetching
+from stage2.images.apt import PrivateApt, private_sources, reason, updated
 from stage2.images.aptsources import Source, parse_deb822, parse_one_line
 from stage2.images.fetch import RECIPES, fetch, fetched
 from stage2.images.initramfs import recipe_hash
+from stage2.images.store import sha256
 
 GUEST = "linux-riscv64"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def private(sources: list[Source]) -> Source:
-    (source,) = parse_deb822(fetching._private_sources(sources, RECIPES[GUEST], "trixie"))
+    (source,) = parse_deb822(private_sources(sources, "trixie", "riscv64"))
     return source
 
 
@@ -65,7 +67,7 @@ def test_a_ramdisk_with_another_init_than_ours_is_asked_for_anew(tmp_path: Path)
     entries = {}
     for role, name in (("kernel", "kernel"), ("ramdisk", "initramfs.cpio")):
         (folder / name).write_bytes(b"x")
-        entries[role] = {"file": name, "sha256": fetching._sha256(folder / name)}
+        entries[role] = {"file": name, "sha256": sha256(folder / name)}
     manifest = {"packages": [], **entries, "initramfs_recipe": recipe_hash()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert fetched(GUEST, tmp_path).kernel == folder / "kernel"
@@ -83,7 +85,7 @@ def test_a_ramdisk_with_another_init_than_ours_is_asked_for_anew(tmp_path: Path)
     ],
 )
 def test_a_failure_of_apt_is_told_by_its_reason_not_by_its_last_line(output: str, says: str) -> None:
-    assert says in fetching._reason(output)
+    assert says in reason(output)
 
 
 def test_a_new_init_is_put_around_the_old_busybox_without_a_network(
@@ -111,14 +113,14 @@ def test_a_new_init_is_put_around_the_old_busybox_without_a_network(
 def test_a_half_updated_mirror_is_asked_for_the_release_by_its_other_name_with_a_fake_apt(
     codename: str, taken: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def update(apt: fetching._Apt) -> None:
-        if apt._suite == "trixie":
+    def update(apt: PrivateApt) -> None:
+        if apt.suite == "trixie":
             raise HostToolError("File has unexpected size")
-        (apt._lists / "mirror_dists_stable_InRelease").write_text(f"Suite: stable\nCodename: {codename}\n")
+        (apt.lists / "mirror_dists_stable_InRelease").write_text(f"Suite: stable\nCodename: {codename}\n")
 
-    monkeypatch.setattr(fetching._Apt, "update", update)
+    monkeypatch.setattr(PrivateApt, "update", update)
     if taken is None:
         with pytest.raises(HostToolError, match="unexpected size"):
-            fetching._updated(tmp_path, RECIPES[GUEST])
+            updated(tmp_path, RECIPES[GUEST].release)
     else:
-        assert fetching._updated(tmp_path, RECIPES[GUEST])._suite == taken
+        assert updated(tmp_path, RECIPES[GUEST].release).suite == taken

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2.errors import HostToolError, ImageError
-from stage2.images import fetch as fetching
+from stage2.images.apt import private_sources
 from stage2.images.aptsources import Source, configured_sources, parse_deb822, parse_one_line
 from stage2.images.cpio import archive, character_device, file, folder
-from stage2.images.fetch import RECIPES, fetch, fetched
+from stage2.images.fetch import fetch, fetched
 from stage2.images.initramfs import build
 from stage2.images.kernel import inspect
 from waiting import HANG_S
@@ -155,7 +155,7 @@ def test_sources_are_understood_in_both_of_apts_forms() -> None:
 def test_a_host_without_a_debian_archive_is_told_so(tmp_path: Path) -> None:
     assert configured_sources(tmp_path) == []
     with pytest.raises(HostToolError, match="no Debian archive"):
-        fetching._private_sources([], RECIPES["linux-riscv64"], "trixie")
+        private_sources([], "trixie", "riscv64")
 
 
 def test_a_host_without_apt_is_told_what_to_do_instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

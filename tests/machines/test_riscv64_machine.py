@@ -17,11 +17,13 @@ from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name, family_of
 from stage2.formats.arm import invalidation as arm_invalidation
 from stage2.formats.invalidation import Operation
-from stage2.formats.riscv import invalidation
+from stage2.formats.riscv import entry, invalidation
+from stage2.machines.emulator import Emulator
 from stage2.machines.mailbox import TRANSLATE, UNPRIVILEGED, Command
 from stage2.machines.riscv64 import GUEST_CODE, Registers, Riscv64Machine
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
+from stage2.processor import named
 from stage2.tables.pagetable import PageTable
 
 TABLES = Range.sized(0x9B00_0000, 0x100_0000)
@@ -237,3 +239,36 @@ def test_too_long_a_list_is_refused(machine: Riscv64Machine) -> None:
     many = np.zeros((1 << 20) + 1, np.uint64)
     with pytest.raises(MachineError, match="more than a list holds"):
         machine.probe(many, many, many, many)
+
+
+@pytest.mark.parametrize(
+    ("name", "generation", "model"),
+    [
+        ("qemu-7-rv64", 7, None),
+        ("qemu-10-rv64", 10, "rv64"),
+        ("veyron-v1", 10, "veyron-v1"),
+        ("tt-ascalon", 10, "tt-ascalon"),
+    ],
+)
+def test_a_processor_of_qemu_is_as_its_registers_and_its_mmu_say(name: str, generation: int, model: str | None) -> None:
+    described = named("riscv64")[name]
+    with or_skip(lambda: Riscv64Machine(Emulator("qemu", generation), model=model)) as machine:
+        told = {"h", "sv48", "sv57", "svadu", "svpbmt"}
+        # QEMU 7.2 keeps menvcfg.PBMTE on a hart without Svpbmt too.
+        assert machine.features - ({"svpbmt"} if generation == 7 else set()) == described.features & told
+        assert machine.widths == {width: described.numbers[width] for width in ("asid", "vmid")}
+        table = stage_2(machine)
+        hgatp = family_of(table.format).stage_2_registers(table.format, table.root, table.regime.controls, 1)["hgatp"]
+        # STCE alone: the monitor has its clock by it.
+        machine.set_registers(Registers(hgatp, vs_code=CODE, vu_code=CODE, henvcfg=0, menvcfg=1 << 63))
+        slot = table.explain(DATA).steps[-1].slot_hpa
+        leaf = machine.memory.load_u64(slot)
+        # Without Svade and Svadu hardware sets A whatever menvcfg.ADUE says.
+        machine.memory.store_u64(slot, leaf & ~entry.A)
+        refused, _, syndrome = ask(machine, DATA, Access.READ, TRANSLATE)
+        assert not refused or syndrome[0] == LOAD_GUEST_PAGE_FAULT
+        assert bool(refused) == bool(described.features & {"svade", "svadu"})
+        # Without Svnapot bit 63 is reserved.
+        machine.memory.store_u64(slot, table.format.group(leaf, 0))
+        load(machine, table)
+        assert (ask(machine, DATA, Access.READ, TRANSLATE)[0] == 0) == described.has("svnapot")

@@ -51,7 +51,7 @@ def fetch(machine: X86SvmMachine, code: bytes, *, user: bool = False) -> tuple[i
     return int(found["outcome"]), int(found["value"])
 
 
-def test_the_processor_is_what_the_judge_counts_on(machine: X86SvmMachine) -> None:
+def test_the_processor_is_what_the_oracle_counts_on(machine: X86SvmMachine) -> None:
     _, svm, widths, ebx, ecx = machine.features()
     assert svm & 1, "nested paging"
     assert widths & 0xFF == x86_svm.PHYSICAL_BITS

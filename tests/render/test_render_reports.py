@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stage2.address import Gpa, Gva, Hpa
-from stage2.flags import RWX, Access, MapType, MemoryType
+from stage2.flags import RWX, Access, MappingFlags, MapType, MemoryType
 from stage2.formats import TypeSources, by_name
 from stage2.formats.outcome import EntryKind, FaultKind
 from stage2.render.report import MAX_SYNDROMES, hpa_text, render_report
+from stage2.render.report_json import vm_report_json
 from stage2.render.tables import render_text
-from stage2.render.walk import WalkView, compact_lines, render_walk, walk_json
+from stage2.render.walk import WalkView, compact_lines, render_walk
+from stage2.render.walk_json import walk_json
+from stage2.space.faults import FaultResult, Resolution
+from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.tables.explain import Step, Walk
 from stage2.tables.regime import Regime
 from stage2.tables.result import Fault, Mapped
@@ -113,7 +117,10 @@ def test_hpa_ranges_are_cut_after_the_third() -> None:
 
 def vm_report() -> VmReport:
     fault = Fault(FaultKind.PERMISSION, 2, 0, 0x2000_0000, gva=Gva(0x5000), access=Access.WRITE)
-    walk = Walk(0x5000, Access.WRITE, fault, two_stage_walk().walk.steps, ())
+    shown = two_stage_walk()
+    walk = Walk(0x5000, Access.WRITE, fault, shown.walk.steps, (), shown.stage_1, shown.stage_2)
+    rom = MemoryRegion(Gpa(0x2000_0000), 0x1000, MappingFlags.READ, MapType.ROM, name="rom")
+    refused = FaultResult(Resolution.VIOLATION, rom, ViolationPolicy.DISCARD)
     return VmReport(
         name="[b]linux",
         id=1,
@@ -135,7 +142,9 @@ def vm_report() -> VmReport:
         console="",
         resolutions={"populated": 14668, "hole": 2},
         violations=(
-            ViolationReport(0x2000_0000, 0x5000, 0x8000_0010, "write", "rom", "discarded", 3, 0x55, walk),
+            ViolationReport(
+                0x2000_0000, 0x5000, 0x8000_0010, "write", "rom", "discarded", 3, 0x55, walk, result=refused
+            ),
             ViolationReport(
                 0x7000_0000,
                 None,
@@ -174,9 +183,29 @@ def test_the_report_has_all_the_numbers_and_fits_80_columns() -> None:
 
 
 def test_the_json_has_the_registers_of_each_violation_by_name() -> None:
-    first, second = vm_report().as_dict()["violations"]
+    first, second = vm_report_json(vm_report())["violations"]
     assert first["syndrome"] == {}
     assert second["syndrome"]["scause"] == 21
+
+
+WALK_KEYS = {"vm", "gva", "gva_hex", "access", "format", "root", "root_hex", "steps", "marks", "result", "region"}
+STEP_KEYS = {
+    "stage", "level", "table", "table_hex", "index", "slot", "slot_hpa", "entry", "entry_hex", "kind", "output",
+    "output_hex", "permissions", "meaning", "fields", "under",
+}  # fmt: skip
+
+
+def test_the_walk_of_a_violation_has_the_shape_of_every_walk() -> None:
+    first, second = vm_report_json(vm_report())["violations"]
+    by_itself = walk_json(two_stage_walk())
+    assert second["walk"] is None
+    assert set(first["walk"]) == set(by_itself) == WALK_KEYS | {"outcome", "stage_1", "processor", "depends_on"}
+    assert first["walk"]["steps"] == by_itself["steps"]
+    assert all(set(step) == STEP_KEYS for step in by_itself["steps"])
+    assert (first["walk"]["vm"], first["walk"]["region"]["name"]) == ("[b]linux", "rom")
+    assert first["walk"]["result"]["fault"] == "permission"
+    outcome = first["walk"]["outcome"]
+    assert (outcome["resolution"], outcome["policy"], outcome["done"]) == ("violation", "discard", True)
 
 
 def test_every_kind_of_violation_has_its_registers_shown_before_the_lines_run_out() -> None:

@@ -11,7 +11,8 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.render.tables import render_text
-from stage2.render.walk import WalkView, render_walk, walk_json
+from stage2.render.walk import WalkView, render_walk
+from stage2.render.walk_json import walk_json
 from stage2.tables.explain import explain_two_stage
 from stage2.tables.pagetable import PageTable
 

@@ -20,6 +20,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.assembly import compiled_two_stage
+from stage2.tables.batch import translate_batch
 from stage2.tables.compiled import host_memory, inlined, kernel
 from stage2.tables.explain import Walk, explain_stage, explain_two_stage
 from stage2.tables.pagetable import PageTable
@@ -180,6 +181,8 @@ def test_mxr_at_both_stages_reads_execute_only_data_but_no_execute_only_table() 
         for access in Access:
             fault = machine.fault(access)
             assert (fault.kind, fault.stage, fault.on_table) == (FaultKind.PERMISSION, 2, True)
+        # The walk shows what the leaf lets hardware do, not what it would let the instruction do.
+        assert machine.walk(Access.READ).steps[-1].permissions == 0b100_100
         machine.stage_2.protect_range(table, SIZE_4K, READ)
 
 
@@ -327,6 +330,24 @@ def test_stage_2_is_asked_for_a_user_fetch_when_the_access_is_one() -> None:
     assert (fault.kind, fault.stage) == (FaultKind.PERMISSION, 2)
 
 
+@pytest.mark.parametrize(
+    ("bits", "allowed"), [(ept.X, False), (ept.X_USER, True), (ept.X | ept.X_USER, True), (0, False)]
+)
+@pytest.mark.parametrize("user", [False, True])
+def test_while_the_guests_paging_is_off_bit_10_decides_on_every_fetch(bits: int, allowed: bool, user: bool) -> None:
+    """SDM Vol. 3C, table 29-7, bit 9: with CR0.PG = 0 every linear address is a user-mode one, so of mode-based execute
+    control it is XU that counts, whatever the CPL."""
+    machine = Machine("ept4", controls_2=by_name("ept4").default_controls | ept.MODE_BASED_EXECUTE)
+    slot = machine.stage_2_leaf(DATA)
+    machine.memory.store_u64(slot, machine.memory.load_u64(slot) & ~(ept.X | ept.X_USER) | bits)
+    off = Regime.of(BARE_STAGE_1)
+    gva = Gva(DATA + 0x123)
+    result = explain_two_stage(machine.memory, off, machine.stage_2.regime, gva, Access.FETCH, user=user).result
+    assert isinstance(result, Mapped) is allowed
+    batch = machine.stage_2.translate_gva_many([gva], off, Access.FETCH, user=user)
+    assert batch.fault(0) == (None if allowed else result)
+
+
 def test_a_gpa_wider_than_stage_2_translates_is_an_address_size_fault_at_stage_2() -> None:
     machine = Machine()
     machine.leaf(riscv.V | riscv.R | riscv.A, 1 << 41)
@@ -373,6 +394,21 @@ def test_a_bare_stage_2_passes_56_bits_and_no_more() -> None:
         beyond = explain_stage(memory, regime, 1 << 56, Access.READ).result
         assert isinstance(beyond, Fault)
         assert (beyond.kind, beyond.level) == (FaultKind.ADDRESS_SIZE, 0)
+
+
+@pytest.mark.parametrize("fmt", [BARE_STAGE_1, BARE_STAGE_2], ids=lambda fmt: str(fmt.name))
+def test_a_batch_under_a_bare_regime_says_what_the_explained_walk_says(fmt: Format) -> None:
+    """RISC-V privileged manual, "satp": Bare is no translation, so no table is read."""
+    addresses = [0, 0x1234, RAM.start + 0x10, (1 << 56) - 1, 1 << 56, (1 << 64) - 1]
+    with PhysicalMemory([RAM]) as memory:
+        regime = Regime.of(fmt)
+        batch = translate_batch(host_memory(memory), regime, addresses)
+        for address, hpa, status in zip(addresses, batch.hpa.tolist(), batch.status.tolist(), strict=True):
+            found = explain_stage(memory, regime, address).result
+            if isinstance(found, Fault):
+                assert status == found.kind
+            else:
+                assert (status, hpa) == (0, found.hpa) == (0, address)
 
 
 def test_a_regime_refuses_a_root_no_register_could_hold() -> None:

@@ -257,3 +257,24 @@ def test_a_block_cached_before_it_was_split_is_compared_part_by_part_wherever_it
         assert len(checker.stale())
         table.memory.store_u64(step.slot_hpa, step.entry)
         assert not len(checker.stale())
+
+
+def test_a_page_of_one_asid_becomes_everybodys_only_through_a_break() -> None:
+    """DDI 0487 D8.16.1: "Creating a global entry when there might be non-global entries in a TLB that overlap"."""
+    user = RW | MappingFlags.USER
+    with checked("arm-s1-4k-39") as (table, checker):
+        page = table.format.page_size
+        table.map_range(0, Hpa(0), 2 * page, user)
+        done = table.protect_range(0, page, RW)
+        assert [change.kind.value for change in done.changes] == ["remapped"]
+        assert done.owed
+        # The other way round nothing need be broken.
+        assert [change.kind.value for change in table.protect_range(0, page, user).changes] == ["relaxed"]
+        checker.before()
+        slot, entry = table.explain(page).steps[-1].slot_hpa, table.explain(page).steps[-1].entry
+        not_global = 1 << 11
+        assert entry & not_global
+        table.memory.store_u64(slot, entry & ~not_global)
+        checker.tlb.entries = checker.tlb.entries[:0]
+        with pytest.raises(StaleTranslationError, match="break-before-make"):
+            checker.after(Edit())

@@ -251,6 +251,19 @@ def test_a_retired_identifier_is_given_again_without_starting_again() -> None:
     assert numbers.generation == 0
 
 
+def test_0_is_never_given_out_in_any_generation() -> None:
+    """VPID 0 is the host's: VM entry fails with it (SDM Vol. 3C, 28.2.1.1); so is ASID 0 (APM Vol. 2, 15.5.1)."""
+    numbers = Identifiers(2)
+    given = []
+    for holder in range(9):
+        given.append(numbers.acquire(holder).number)
+        numbers.leave(holder)
+        if holder % 4 == 3:
+            numbers.retire(holder)
+    assert numbers.generation > 1
+    assert set(given) == {1, 2, 3}
+
+
 def test_an_identifier_needs_a_bit() -> None:
     with pytest.raises(OutOfRangeError, match="at least 1 bit"):
         Identifiers(0)

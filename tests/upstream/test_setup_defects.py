@@ -275,12 +275,15 @@ def test_what_an_entry_points_to_is_an_hpa_and_never_a_host_virtual_address(fmt:
 
 
 def test_no_two_vms_have_one_vmid() -> None:
-    """A VMID has 14 bits (RISC-V), a VM's id in its file has 32; upstream leaves every VMID 0."""
+    """A VMID has 14 bits (RISC-V), a VM's id in its file has 32; upstream leaves every VMID 0.
+
+    None is 0: with "enable VPID", VM entry fails with a VPID of 0 (SDM Vol. 3C, 28.2.1.1).
+    """
     configs = [vm_of(1), vm_of(0x4001), vm_of(0xFFFF_FFFF), vm_of(0)]
     with build(configs) as made:
         identifiers = [vm.space.regime.identifier for vm in made.vms]
         assert len(set(identifiers)) == len(identifiers)
-        assert all(0 <= identifier < 1 << 14 for identifier in identifiers)
+        assert all(0 < identifier < 1 << 14 for identifier in identifiers)
         assert identifiers[0] == 1, "an id that fits is the VMID"
 
 

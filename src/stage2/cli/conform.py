@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
 from ..errors import ConfigError, HostToolError, MachineError
+
+if TYPE_CHECKING:
+    from ..conform.oracle import Oracle, Pair
+    from ..conform.run import OracleReport
+
+T = TypeVar("T")
 
 
 def conform(
@@ -19,6 +27,7 @@ def conform(
     seed: int = 1,
     format_name: Annotated[list[str] | None, Parameter(name="--format", negative="")] = None,
     long: Annotated[bool, Parameter(negative="")] = False,
+    tlb: Annotated[bool, Parameter(negative="")] = False,
     plant: str | None = None,
     report: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -30,15 +39,19 @@ def conform(
     Parameters
     ----------
     oracle
-        qemu-aarch64, qemu-riscv64, qemu-x86-svm or bochs-ept; may be given several times. All by default.
+        qemu-aarch64, qemu-riscv64, qemu-x86-svm or bochs-ept, which are the emulators of this machine; or of a
+        generation that `stage2 fetch` fetches, such as qemu-10-aarch64 or bochs-3-ept. May be given several times. All
+        that can be had by default.
     cases
-        Accesses and translations to judge, for each oracle. A short form by default.
+        Accesses and translations to compare, for each oracle. A short form by default.
     seed
         Of the first batch of tables. The same seed makes the same tables.
     format_name
         Only pairs with this format (sv39x4), or a pair as reports name it ("sv39 over sv39x4").
     long
-        The long form: two million for QEMU's AArch64 and RISC-V, a million for x86 NPT, 100,000 for EPT.
+        The long form: two million for QEMU's AArch64 and RISC-V, a million for x86 NPT, 100,000 for EPT; and --tlb.
+    tlb
+        Also what edits owe to TLBs: every kind of edit on QEMU's AArch64, with its invalidations and without.
     plant
         Plant an error in our walker, to see that it is found: writable, address, reserved, hole.
     report
@@ -46,9 +59,10 @@ def conform(
     json_output
         Print JSON instead of text.
     """
-    from ..conform.oracles import by_name, names
+    from ..conform.oracles import by_name, usual
     from ..conform.plant import plant as planted
-    from ..conform.run import LONG, SHORT, OracleReport, chosen_pairs, run
+    from ..conform.run import LONG, SHORT, run
+    from ..conform.tlb import run_tlb, shows_its_tlb
     from ..render.conform import render_reports, report_json, report_markdown
     from ..render.tables import print_renderable
 
@@ -56,45 +70,88 @@ def conform(
         raise ConfigError(f"--cases {cases}: at least one case is needed")
     if seed < 0:
         raise ConfigError(f"--seed {seed}: a seed is not negative")
-    chosen = [by_name(name) for name in oracle or names()]
     put = planted(plant) if plant is not None else (lambda fmt: fmt)
-    wanted = format_name or []
+    work = _work([by_name(name) for name in oracle] if oracle else list(usual()), format_name or [])
+    missing = _Missing(named=bool(oracle))
+    reports, tlbs = [], []
+    for found, pairs in work:
+        count = cases if cases is not None else (LONG if long else SHORT)[found.kind]
+
+        def ask(found: Oracle = found, pairs: tuple[Pair, ...] = pairs, count: int = count) -> OracleReport:
+            return run(found, cases=count, seed=seed, pairs=pairs, planted=put, progress=_progress)
+
+        made = missing.unless(found, ask)
+        reports += [] if made is None else [made]
+        if made is not None and (tlb or long) and shows_its_tlb(found):
+            shown = missing.unless(found, lambda found=found: run_tlb(found))  # type: ignore[misc]
+            tlbs += [] if shown is None else [shown]
+    missing.tell()
+    if report is not None and reports:
+        try:
+            report.write_text(report_markdown(reports, seed, tlbs), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--report {report}: {error.strerror}") from None
+    if json_output:
+        print(json.dumps(report_json(reports, tlbs), indent=2))
+    elif reports:
+        print_renderable(render_reports(reports, tlbs))
+    if any(found.mismatches for found in reports) or any(found.wrong for found in tlbs):
+        return 1
+    return 2 if missing.is_failure else 0
+
+
+def _work(chosen: list[Oracle], wanted: list[str]) -> list[tuple[Oracle, tuple[Pair, ...]]]:
+    """The oracles that have something to do, and their pairs."""
+    from ..conform.run import chosen_pairs
+
     work = []
     for found in chosen:
         try:
             work.append((found, chosen_pairs(found, wanted)))
         except ConfigError:
-            # Several judges: those that do not know the format have nothing to do.
+            # Several oracles: those that do not know the format have nothing to do.
             if len(chosen) == 1:
                 raise
     if not work:
         known = ", ".join(pair.name for found in chosen for pair in found.pairs)
-        raise ConfigError(f"--format {', '.join(wanted)}: no oracle judges that; they judge {known}")
+        raise ConfigError(f"--format {', '.join(wanted)}: no oracle answers for that; they answer for {known}")
+    return work
 
-    def progress(done: OracleReport) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{done.oracle}: {done.verdict.cases:,} cases", end="", file=sys.stderr, flush=True)
 
-    reports, missing = [], False
-    for found, pairs in work:
-        count = cases if cases is not None else (LONG if long else SHORT)[found.name]
+def _progress(done: OracleReport) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done.oracle}: {done.verdict.cases:,} cases", end="", file=sys.stderr, flush=True)
+
+
+class _Missing:
+    """Emulators that are not there: a line for each, however many oracles it would have been.
+
+    Args:
+        named: whether the oracles were named; then one that is missing is a failure. Otherwise another generation than
+            the machine's own may be missing, but not in CI.
+    """
+
+    def __init__(self, *, named: bool) -> None:
+        self._strict = named or bool(os.environ.get("CI"))
+        self._left_out: dict[str, list[str]] = {}
+        self.is_failure = False
+
+    def unless(self, oracle: Oracle, ask: Callable[[], T]) -> T | None:
+        """What an oracle says, None if its emulator is missing or is lost."""
         try:
-            reports.append(run(found, cases=count, seed=seed, pairs=pairs, planted=put, progress=progress))
-        except (HostToolError, MachineError) as error:
-            missing = True
-            print(f"stage2: {found.name}: {error}", file=sys.stderr)
+            return ask()
+        except HostToolError as error:
+            self.is_failure |= self._strict or oracle.name == oracle.kind
+            self._left_out.setdefault(str(error), []).append(oracle.name)
+        except MachineError as error:
+            self.is_failure = True
+            print(f"stage2: {oracle.name}: {error}", file=sys.stderr)
         finally:
             if sys.stderr.isatty():
                 print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    if report is not None and reports:
-        try:
-            report.write_text(report_markdown(reports, seed), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--report {report}: {error.strerror}") from None
-    if json_output:
-        print(json.dumps(report_json(reports), indent=2))
-    elif reports:
-        print_renderable(render_reports(reports))
-    if any(found.mismatches for found in reports):
-        return 1
-    return 2 if missing else 0
+        return None
+
+    def tell(self) -> None:
+        """Say what is missing."""
+        for reason, oracles in self._left_out.items():
+            print(f"stage2: {', '.join(oracles)}: {reason}", file=sys.stderr)

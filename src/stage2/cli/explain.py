@@ -25,7 +25,7 @@ _BARE_HEX = re.compile(r"[0-9a-fA-F_]+")
 _MAX_SHOWN = 40
 _MAX_LINE = 4096
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)\s*[=:]\s*([^\s=:,;]+)[\s,;]*")
-_SUFFIX = re.compile(r"_el[123]$")
+_SUFFIX = re.compile(r"_el([123])$")
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Switch = Annotated[bool, Parameter(negative="")]
@@ -43,6 +43,7 @@ def entry(
     pbmt: _Switch = False,
     napot: _Switch = False,
     switch: Annotated[list[str] | None, Parameter(negative="")] = None,
+    cpu: str | None = None,
     json_output: _Json = False,
 ) -> int:
     """Explain one entry of a table.
@@ -65,10 +66,13 @@ def entry(
         RISC-V with Svnapot: bit 63 marks a group of 64 KiB.
     switch
         Anything else that is not as usual, by the format's own name for it; may be given several times.
+    cpu
+        Processor that the entry is for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
     json_output
         Print JSON instead of text.
     """
-    from ..formats import by_name
+    from ..config.cpu import NamedCpu
+    from ..formats import by_name, family_of
     from ..render.explain import entry_json, render_entry, view_entry
 
     number = parse_value("entry", value)
@@ -78,7 +82,8 @@ def entry(
             f"--level {level}: {fmt.name} has levels 0 to {fmt.levels - 1}, 0 being that of the smallest pages"
         )
     wanted = [name for name, on in (("ad", ad), ("mbec", mbec), ("pbmt", pbmt), ("napot", napot)) if on]
-    view = view_entry(fmt, number, level, fmt.controls_with(*wanted, *(switch or ())))
+    processor = None if cpu is None else NamedCpu(cpu).on(family_of(fmt).arch)
+    view = view_entry(fmt, number, level, (*wanted, *(switch or ())), processor)
     _print(json_output, lambda: entry_json(view), lambda: render_entry(view))
     return 0
 
@@ -115,8 +120,10 @@ def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
 def fault(values: Annotated[list[str], Parameter(name="KEY=VALUE")], /, *, json_output: _Json = False) -> int:
     """Explain a fault by the registers that report it, also as a line pasted from a crash.
 
-    esr far hpfar (Arm); qualification gpa gva (EPT violation); exitinfo1 exitinfo2 (AMD nested page fault);
-    error cr2 (x86 page fault); scause stval htval htinst, mcause mtval mtval2 mtinst, vscause vstval (RISC-V).
+    esr far hpfar el (Arm; ESR_EL1 says el=1 by its name);
+    qualification gpa gva (EPT violation), exit_reason gpa (EPT misconfiguration, 49);
+    exitinfo1 exitinfo2 (AMD nested page fault); error cr2 (x86 page fault);
+    scause stval htval htinst, mcause mtval mtval2 mtinst, vscause vstval (RISC-V).
     The first of each is needed.
 
     Parameters
@@ -135,17 +142,23 @@ def fault(values: Annotated[list[str], Parameter(name="KEY=VALUE")], /, *, json_
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Who can explain a fault: a function of a family's syndromes, and the keys in its parameters' order."""
+    """Who can explain a fault: a function of a family's syndromes, and the keys in its parameters' order.
+
+    The first key is needed, or the one that may be given instead.
+    """
 
     what: str
     family: str
     function: str
     keys: tuple[str, ...]
+    instead: str = ""
 
 
 _SOURCES = (
-    _Source("Arm", "arm", "report", ("esr", "far", "hpfar")),
-    _Source("an EPT violation", "x86", "ept_violation", ("qualification", "gpa", "gva")),
+    _Source("Arm", "arm", "report", ("esr", "far", "hpfar", "el")),
+    _Source(
+        "an EPT violation", "x86", "ept_fault", ("qualification", "gpa", "gva", "exit_reason"), instead="exit_reason"
+    ),
     _Source("an AMD nested page fault", "x86", "nested_page_fault", ("exitinfo1", "exitinfo2")),
     _Source("an x86 page fault", "x86", "page_fault", ("error", "cr2")),
     _Source("RISC-V", "riscv", "report", ("scause", "stval", "htval", "htinst")),
@@ -161,6 +174,8 @@ _SYNONYMS = {
     "guest_linear_address": "gva",
 }
 """How kernels and hypervisors print the same."""
+_LEVEL = "el"
+"""The key of the exception level whose registers were given."""
 _BY_KEY = {key: source for source in _SOURCES for key in source.keys}
 
 
@@ -181,7 +196,7 @@ def report_fault(values: Mapping[str, int]) -> FaultReport:
             f"{second} of {sources[1].what}"
         )
     source = sources[0]
-    if source.keys[0] not in values:
+    if source.keys[0] not in values and source.instead not in values:
         given = ", ".join(values)
         raise ConfigError(f"{given} alone says nothing: {source.what} needs {source.keys[0]}=... too")
     module = import_module(f"..formats.{source.family}.syndromes", __package__)
@@ -204,17 +219,26 @@ def parse_pairs(line: str) -> dict[str, int]:
         match = _PAIR.match(line, at)
         if match is None:
             raise ConfigError(f"{_shown(line[at:])} is not KEY=VALUE: write for example esr=0x92000047 far=0x1000")
-        key = _SUFFIX.sub("", match[1].lower())
-        key = _SYNONYMS.get(key, key)
+        key, level = _named(match[1].lower())
         if key not in _BY_KEY:
             raise ConfigError(f"{_shown(match[1])} is no key of a fault: there are {', '.join(_BY_KEY)}")
         if key in found:
             raise ConfigError(f"{key} is given twice")
         found[key] = parse_value(key, match[2])
+        if level is not None and found.setdefault(_LEVEL, level) != level:
+            raise ConfigError(f"{_shown(match[1])} is of EL{level}, and what stands before it of EL{found[_LEVEL]}")
         at = match.end()
     if not found:
         raise ConfigError("nothing is given: write for example esr=0x92000047 far=0x1000")
     return found
+
+
+def _named(written: str) -> tuple[str, int | None]:
+    """The key that a register's name stands for, and the exception level that the name says."""
+    match = _SUFFIX.search(written)
+    key = written if match is None else written[: match.start()]
+    key = _SYNONYMS.get(key, key)
+    return key, None if match is None else int(match[1])
 
 
 def parse_value(what: str, text: str) -> int:

@@ -1,4 +1,4 @@
-"""`stage2 fetch`: a guest's kernel and ramdisk, kept in the user's cache folder."""
+"""`stage2 fetch`: guests, and emulators of another Debian release, kept in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -9,37 +9,78 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..errors import ConfigError, HostToolError
 from ..render.plain import about, plain
 
 Progress = Callable[[str, int, int], None]
+_EMULATORS = "emulators"
 
 
 def fetch(
-    guest: Annotated[str, Parameter(name="GUEST", show_default=False)],
+    what: Annotated[str, Parameter(name="WHAT", show_default=False)],
     /,
     *,
     force: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Fetch a guest's kernel and ramdisk, so that VM files can name them fetched:GUEST.
+    """Fetch a guest's kernel and ramdisk, or an emulator of another Debian release for `stage2 conform`.
 
-    They come from Debian, through this machine's own package configuration; nothing is installed.
+    VM files name a guest fetched:GUEST. All comes from Debian, through this machine's own package configuration, and
+    nothing is installed. The emulators are QEMU and Bochs of Debian 12 (qemu-7, bochs-2) and 13 (qemu-10, bochs-3).
 
     Parameters
     ----------
-    guest
-        linux-riscv64
+    what
+        linux-riscv64, qemu-7, qemu-10, bochs-2, bochs-3, or emulators: those that this machine itself does not have.
     force
         Fetch it even if it is there.
     """
+    from ..images.fetch import RECIPES as GUESTS
+    from ..machines.fetched import RECIPES as EMULATORS
+
+    if what == _EMULATORS:
+        return max(map(_one_emulator, EMULATORS))
+    if what in EMULATORS:
+        return _emulator(what, force=force)
+    if what not in GUESTS:
+        names = ", ".join([*GUESTS, *EMULATORS, _EMULATORS])
+        raise ConfigError(f"there is no {plain(what)!r} to fetch; there is {names}")
+    return _guest(what, force=force)
+
+
+def _guest(name: str, *, force: bool) -> int:
     from ..images.fetch import fetch as fetch_guest
 
     with _progress() as report:
-        found = fetch_guest(guest, progress=report, force=force)
+        found = fetch_guest(name, progress=report, force=force)
     print(f"{plain(found.name)} is ready")
     print(f"  kernel    {plain(str(found.kernel))} ({about(found.kernel.stat().st_size)})")
     print(f"  ramdisk   {plain(str(found.ramdisk))} ({about(found.ramdisk.stat().st_size)})")
     print(f"  made of   {plain(', '.join(found.packages))}")
     return 0
+
+
+def _emulator(name: str, *, force: bool) -> int:
+    from ..machines.emulator import own_version
+    from ..machines.fetched import RECIPES
+    from ..machines.fetched import fetch as fetch_emulator
+
+    own = own_version(RECIPES[name])
+    if own is not None and not force:
+        print(f"{name} is this machine's own: version {plain(own)}")
+        return 0
+    with _progress() as report:
+        found = fetch_emulator(name, progress=report, force=force)
+    print(f"{name} is ready: {plain(str(found.root))}, made of {len(found.packages)} packages")
+    return 0
+
+
+def _one_emulator(name: str) -> int:
+    """One of those that the machine itself does not have; a line says when it cannot be had, and the others go on."""
+    try:
+        return _emulator(name, force=False)
+    except HostToolError as error:
+        print(f"stage2: {name} cannot be had: {error}", file=sys.stderr)
+        return 2
 
 
 @contextmanager

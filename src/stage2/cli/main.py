@@ -113,7 +113,7 @@ def list_processors(*, json_output: bool) -> int:
 
     found = [tuple(named(arch).values()) for arch in architectures()]
     if json_output:
-        print(json.dumps([entry for processors in found for entry in processors_json(processors)], indent=2))
+        print(json.dumps(processors_json(found), indent=2))
         return OK
     for processors in found:
         print_renderable(render_processors(processors))

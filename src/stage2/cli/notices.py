@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from ..config.document import Notice
 
 MAX_NOTICES = 20
-"""Notices that are printed one by one."""
+"""Limit: notices that are printed one by one."""
 
 
 def print_notices(notices: Sequence[Notice]) -> None:
-    """Print notices, one a line, at most MAX_NOTICES of them."""
+    """Print notices, one a line, and how many there are beyond MAX_NOTICES."""
     for notice in notices[:MAX_NOTICES]:
         print(f"stage2: notice: {plain(str(notice))}", file=sys.stderr)
     if len(notices) > MAX_NOTICES:

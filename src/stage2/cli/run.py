@@ -77,7 +77,7 @@ def run(
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
     max_seconds
-        Stop after so many seconds (exit code 3).
+        Limit: seconds after which guests are stopped (exit code 3).
     json_file
         Write the report as JSON to this file ("-" for standard output, and nothing else goes there then).
     quiet
@@ -175,10 +175,11 @@ def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
 def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
     """Write the JSON and print the table."""
     from ..render.report import render_report
+    from ..render.report_json import reports_json
     from ..render.tables import print_renderable
 
     if json_file is not None:
-        text = json.dumps({"vms": [vm.as_dict() for vm in outcome.reports]}, indent=2)
+        text = json.dumps(reports_json(outcome.reports), indent=2)
         if str(json_file) == "-":
             print(text)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -50,12 +50,10 @@ def show(
     """
     from ..config.board import BoardConfig
     from ..config.cpu import NamedCpu
-    from ..config.describe import describe_platform, describe_vm
     from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, load_vm, recognise
     from ..config.stage2_format import named_format
+    from ..render.config_json import Json, board_json, defconfig_json, file_json, platform_json, show_json
     from ..render.show import (
-        board_json,
-        defconfig_json,
         render_board,
         render_defconfig,
         render_platform,
@@ -66,7 +64,7 @@ def show(
     vms: list[PlannedVm] = []
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
-    listed: list[dict[str, Any]] = []
+    listed: list[Json] = []
     host = None if platform is None else load_host(platform)
     named = None if stage2_format is None else named_format(stage2_format)
     named_cpu = None if cpu is None else NamedCpu(cpu)
@@ -77,34 +75,28 @@ def show(
         shown.append(render_platform(host))
     for path in files:
         kind = recognise(path)
-        entry: dict[str, Any] = {"file": str(path), "kind": kind.name.lower()}
-        listed.append(entry)
+        facts: Json = {}
         if kind is FileKind.PLATFORM:
             hosts.append(load_platform(path))
-            entry.update(describe_platform(hosts[-1]))
+            facts = platform_json(hosts[-1])
             shown.append(render_platform(hosts[-1]))
         elif kind is FileKind.DEFCONFIG:
             config = load_defconfig(path)
-            entry.update(defconfig_json(config))
+            facts = defconfig_json(config)
             shown.append(render_defconfig(config))
         elif kind is FileKind.BOARD:
             board = load_board(path)
-            entry.update(board_json(board))
+            facts = board_json(board)
             shown.append(render_board(board))
         else:
             vms.append(load_vm(path))
             formats.append(_format(vms[-1], host, named, named_cpu))
             shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
+        listed.append(file_json(str(path), kind.name.lower(), facts))
     problem = _together(vms)
     if json_output:
-        found = {
-            "vms": [describe_vm(vm, fmt) for vm, fmt in zip(vms, formats, strict=True)],
-            "platform": describe_platform(hosts[0]) if len(hosts) == 1 else None,
-            "board": board_json(host) if isinstance(host, BoardConfig) else None,
-            "files": listed,
-            "together": problem,
-        }
-        print(json.dumps(found, indent=2))
+        board_host = host if isinstance(host, BoardConfig) else None
+        print(json.dumps(show_json(list(zip(vms, formats, strict=True)), hosts, board_host, listed, problem), indent=2))
         return 0
     if problem is not None:
         shown.append(text(f"These VMs cannot be run together: {problem}", "yellow"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from .arguments import parse_address
 if TYPE_CHECKING:
     from ..flags import Access
     from ..render.walk import WalkView
+    from ..tables.regime import Regime
     from ..vm.vm import Vm
 
 
@@ -23,7 +25,7 @@ def walk(
     /,
     *,
     gpa: str,
-    access: Literal["read", "write", "fetch"] | None = None,
+    access: Literal["read", "write", "fetch", "hlvx"] | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     platform: Path | None = None,
     vm: str | None = None,
@@ -44,7 +46,8 @@ def walk(
     gpa
         The address: 0x8000_0000 or 2147483648.
     access
-        Check the permissions for this access; without it the address is only looked up.
+        Check the permissions for this access; without it the address is only looked up. hlvx is RISC-V's load that
+        needs execute permission instead of read permission.
     arch
         Architecture of the guests, when neither file nor platform says.
     platform
@@ -68,11 +71,10 @@ def walk(
     """
     address = parse_address("--gpa", gpa)
 
-    from ..flags import Access
     from ..render.tables import print_renderable
-    from ..render.walk import render_walk, walk_json
+    from ..render.walk import render_walk
+    from ..render.walk_json import walk_json
 
-    tried = None if access is None else Access[access.upper()]
     if any(path.is_dir() for path in vms):
         given = {
             "--arch": arch,
@@ -83,7 +85,7 @@ def walk(
             "--cpu": cpu,
         }
         useless = [option for option, value in given.items() if value is not None] + ["--touch"] * touch
-        view = explain_folder(vms, vm, address, tried, useless)
+        view = explain_folder(vms, vm, address, access, useless)
     else:
         from .hosts import build_host
 
@@ -96,7 +98,7 @@ def walk(
             stage2_format=stage2_format,
             cpu=cpu,
         ) as host:
-            view = explain(choose(host.vms, vm, "the files"), address, tried, touch=touch)
+            view = explain(choose(host.vms, vm, "the files"), address, access, touch=touch)
     if json_output:
         print(json.dumps(walk_json(view), indent=2))
     else:
@@ -129,8 +131,24 @@ def choose(vms: Sequence[_V], name: str | None, where: str) -> _V:
     return found[0]
 
 
+def _as_made(name: str | None, regime: Regime) -> tuple[Access | None, Regime, str | None]:
+    """The access of a name, the regime as it is when that is made, and by what means if that says more.
+
+    Raises:
+        ConfigError: the tables' architecture has no such access.
+    """
+    from ..flags import Access
+
+    if name is None or name.upper() in Access.__members__:
+        return None if name is None else Access[name.upper()], regime, None
+    switch = regime.format.switches.get(name)
+    if switch is None:
+        raise ConfigError(f"--access {name}: there is no such access through {regime.format.name}")
+    return Access.READ, replace(regime, controls=switch.turn_on(regime.controls)), name
+
+
 def explain_folder(
-    paths: Sequence[Path], name: str | None, gpa: int, access: Access | None, useless: Sequence[str]
+    paths: Sequence[Path], name: str | None, gpa: int, access: str | None, useless: Sequence[str]
 ) -> WalkView:
     """The walk on the tables of a folder that `stage2 build` wrote."""
     from ..render.walk import WalkView
@@ -142,15 +160,17 @@ def explain_folder(
     if useless:
         raise ConfigError(f"{useless[0]} means nothing for {paths[0]}: its tables are built already")
     tables = choose(read_folder(paths[0]), name, str(paths[0]))
+    made, regime, means = _as_made(access, tables.regime)
     return WalkView(
-        walk=explain_stage(tables, tables.regime, gpa, access),
-        stage_2=tables.regime,
+        walk=explain_stage(tables, regime, gpa, made),
+        stage_2=regime,
         vm=tables.name,
         region=tables.region_at(gpa),
+        means=means,
     )
 
 
-def explain(vm: Vm, gpa: int, access: Access | None, *, touch: bool) -> WalkView:
+def explain(vm: Vm, gpa: int, access: str | None, *, touch: bool) -> WalkView:
     """The walk and what belongs to its explanation.
 
     What a first access would do is found out by doing it, after the walk was taken: the VM is thrown away anyway.
@@ -159,17 +179,20 @@ def explain(vm: Vm, gpa: int, access: Access | None, *, touch: bool) -> WalkView
     from ..flags import Access
     from ..formats.outcome import FaultKind
     from ..render.walk import Outcome, WalkView
+    from ..tables.explain import explain_stage
     from ..tables.result import Fault, Mapped
 
     space = vm.space
-    tried = Access.READ if access is None else access
-    before = space.page_table.explain(gpa, access)
+    made, regime, means = _as_made(access, space.regime)
+    # A region is asked for what the tables are: HLVX needs execute permission.
+    tried = Access.FETCH if means is not None else made or Access.READ
+    before = explain_stage(space.frames.memory, regime, gpa, made)
     after, outcome = before, None
     if isinstance(before.result, Fault) and before.result.kind is not FaultKind.ADDRESS_SIZE:
         result = space.handle_page_fault(Gpa(gpa), tried)
-        after = space.page_table.explain(gpa, access)
+        after = explain_stage(space.frames.memory, regime, gpa, made)
         size = after.result.size if isinstance(after.result, Mapped) else None
-        outcome = Outcome(tried.name.lower(), result, size, done=touch)
+        outcome = Outcome(means or tried.name.lower(), result, size, done=touch)
     shown = after if touch else before
     owner = None
     if isinstance(shown.result, Mapped):
@@ -177,9 +200,11 @@ def explain(vm: Vm, gpa: int, access: Access | None, *, touch: bool) -> WalkView
         owner = None if holder is None else str(holder)
     return WalkView(
         walk=shown,
-        stage_2=space.regime,
+        stage_2=regime,
         vm=vm.name,
         region=space.region_at(gpa),
         owner=owner,
         outcome=outcome,
+        processor=space.processor,
+        means=means,
     )

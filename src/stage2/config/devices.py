@@ -15,7 +15,7 @@ from .document import Item, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_bytes, require_below
 
 PORT_SPACE = 0x1_0000
-"""x86 has this many I/O ports; an emulated device that ends at or below sits on ports, not in memory."""
+"""I/O ports of x86; an emulated device that ends at or below this number sits on ports, not in memory."""
 
 
 class Generation(Enum):

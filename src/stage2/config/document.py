@@ -24,11 +24,11 @@ from .locator import KeyPath, Positions, format_path, locate
 T = TypeVar("T")
 
 MAX_FILE_SIZE = 4 << 20
-"""Bytes a configuration file may have."""
+"""Limit: bytes of a configuration file."""
 MAX_TEXT = 4096
-"""Characters a string may have."""
+"""Limit: characters of a string."""
 MAX_UNKNOWN = 20
-"""Unknown keys of one table that are reported one by one."""
+"""Limit: unknown keys of one table that are reported one by one; the rest is counted."""
 
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+(?:_[0-9a-fA-F]+)*+")

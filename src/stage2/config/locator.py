@@ -20,9 +20,9 @@ KeyPath = tuple[str | int, ...]
 """The way from the document's root to a value: keys, and indices of arrays."""
 
 MAX_DEPTH = 32
-"""Longest path. The deepest one of a configuration file has five parts."""
+"""Limit: parts of a path. The deepest one of a configuration file has five."""
 MAX_VALUES = 200_000
-"""Most tables, arrays and values in one file."""
+"""Limit: tables, arrays and values in one file."""
 
 # Every quantifier is possessive: no pattern ever goes back, so the scan is linear in the text.
 _GAP = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")

@@ -17,10 +17,10 @@ from .vm import ARCHITECTURES
 DEFAULT_POOL_BASE = 4 * GIB
 """Lowest HPA of the default host's memory pool: above what guests usually call their RAM, so that HPA != GPA."""
 MAX_DEFAULT_MEMORY = 1 << 46
-"""Largest default host (64 TiB): what one process can reserve addresses for."""
+"""Limit: bytes of the default host's RAM (64 TiB): what one process can reserve addresses for."""
 _POOL_EXTRA = 64 * MIB
 MAX_EXTRA = 100
-"""Most keys of one board only."""
+"""Limit: keys of one board only that are kept."""
 
 _RANGE_SHAPE = "[base_paddr, size]"
 _ADDRESSES = ("pci-ecam-base", "uart-paddr", "gicc-paddr", "gicd-paddr", "gicr-paddr", "rtc-paddr")

@@ -28,7 +28,7 @@ from .images import ImagePath
 ARCHITECTURES = {"riscv64": "riscv64", "aarch64": "aarch64", "x86_64": "x86_64"}
 """The architectures a file may name."""
 MAX_CPUS = 512
-"""Most virtual CPUs of one VM."""
+"""Limit: virtual CPUs of one VM."""
 MAX_VM_ID = 0xFFFF_FFFF
 
 _REGION_SHAPE = "[gpa, size, flags, map_type]"

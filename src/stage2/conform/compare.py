@@ -20,7 +20,7 @@ from .probe import Answers, Means
 from .verdict import Mismatch, Verdict
 
 if TYPE_CHECKING:
-    from .judge import Judge
+    from .trial import Trial
 
 Slot = tuple[int, int, int]
 """An entry that was left otherwise: its HPA, ours, the machine's."""
@@ -34,7 +34,7 @@ class Comparison:
     """Compares one batch.
 
     Args:
-        judge: whose; it has our walker.
+        trial: whose; it has our walker.
         verdict: what is found is added to it.
         case: the batch.
         before: the words of the tables before it.
@@ -44,16 +44,16 @@ class Comparison:
 
     def __init__(
         self,
-        judge: Judge,
+        trial: Trial,
         verdict: Verdict,
         case: Case,
         before: npt.NDArray[np.uint64],
         used: Range,
         shadow: PhysicalMemory,
     ) -> None:
-        self._judge, self._verdict, self._case = judge, verdict, case
+        self._trial, self._verdict, self._case = trial, verdict, case
         self._before, self._used, self._shadow = before, used, shadow
-        self._deviations = of_oracle(judge.oracle.name, judge.version)
+        self._deviations = of_oracle(trial.oracle.kind, trial.version)
         self._excused: set[int] = set()
         """Entries that differing probes went through: what the machine leaves there may differ too."""
         self._altered: set[int] = set()
@@ -71,7 +71,7 @@ class Comparison:
                     differs &= ~explained
         wrong = np.flatnonzero(differs).tolist()
         for index in wrong[:_LOOKED_AT]:
-            walk = self._judge.walk(self._shadow, case, index)
+            walk = self._trial.walk(self._shadow, case, index)
             slots = {step.slot_hpa for step in all_steps(walk)}
             excused |= slots
             difference = Difference(case.probes[index], expected[index], answers[index], walk)
@@ -117,14 +117,14 @@ class Comparison:
                     continue
                 changed.append((other[0], shadow.load_u64(other[0])))
                 shadow.store_u64(*other)
-                deviation, walk = found, self._judge.walk(self._shadow, self._case, index)
+                deviation, walk = found, self._trial.walk(self._shadow, self._case, index)
                 self._excused.update(step.slot_hpa for step in all_steps(walk))
                 if not self._stays_inside(walk):
                     return None, False
             if deviation is None:
                 return None, True
             alone = self._alone(index)
-            expected = self._judge.oracle.expected(alone, self._judge.predict(self._shadow, alone, marks=False))
+            expected = self._trial.oracle.expected(alone, self._trial.predict(self._shadow, alone, marks=False))
             answer = difference.answer.reshape(1)
             if expected["ok"][0]:
                 # What it finds there is not ours to say: no tag was put there. Nor was a write looked for there.
@@ -150,10 +150,10 @@ class Comparison:
             if not found.marks or not marked:
                 continue
             # Without these entries, probes that are made must be made all the same.
-            made = self._judge.predict(self._shadow, self._case, marks=False).status == 0
+            made = self._trial.predict(self._shadow, self._case, marks=False).status == 0
             for hpa, _, _ in marked:
                 self._shadow.store_u64(Hpa(hpa), 0)
-            still = self._judge.predict(self._shadow, self._case, marks=False).status == 0
+            still = self._trial.predict(self._shadow, self._case, marks=False).status == 0
             words_of(self._shadow, self._used)[:] = self._before
             if (made == still).all():
                 self._verdict.deviations[found.name] += len(marked)
@@ -195,7 +195,7 @@ class Comparison:
 
     def _who_touched(self, slots: set[int]) -> int | None:
         for index in range(min(len(self._case.probes), 2 * _LOOKED_AT)):
-            if slots & {step.slot_hpa for step in all_steps(self._judge.walk(self._shadow, self._case, index))}:
+            if slots & {step.slot_hpa for step in all_steps(self._trial.walk(self._shadow, self._case, index))}:
                 return index
         return None
 

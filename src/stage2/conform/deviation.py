@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,13 +30,40 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Versions:
+    """Which versions of an emulator do something, by their first two numbers.
+
+    Args:
+        first: the first that is known to: "7.2".
+        last: the last that does; None if the newest that was looked at still does.
+    """
+
+    first: str
+    last: str | None = None
+
+    def __contains__(self, version: str) -> bool:
+        found = _numbers(version)
+        return _numbers(self.first) <= found and (self.last is None or found <= _numbers(self.last))
+
+    def __str__(self) -> str:
+        if self.last is None:
+            return f"{self.first} and later"
+        return self.first if self.first == self.last else f"{self.first} to {self.last}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+@dataclass(frozen=True, slots=True)
 class Deviation:
     """A known one.
 
     Args:
         name: a short name, for counting.
-        oracle: which judge.
-        versions: regular expression of the emulator's versions that have it.
+        oracle: the kind of oracle: `qemu-aarch64`, whatever its generation.
+        versions: of the emulator, that have it.
         reason: what it does, and how that is known.
         manual: the section that says otherwise.
         explains: whether a difference is an instance of it.
@@ -49,7 +77,7 @@ class Deviation:
 
     name: str
     oracle: str
-    versions: str
+    versions: Versions
     reason: str
     manual: str
     explains: Callable[[Difference], bool] = lambda _: False

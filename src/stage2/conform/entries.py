@@ -20,6 +20,17 @@ U64Array = npt.NDArray[np.uint64]
 T = TypeVar("T")
 
 
+def window_leaf_size(fmt: Format, controls: int, rng: np.random.Generator) -> int:
+    """Bytes of the leaves of stage 2 that are to lead to a guest's tables: pages, on RISC-V also blocks and groups."""
+    if fmt.family != "riscv":
+        return fmt.page_size
+    kind = rng.random()
+    if kind < 0.1:
+        return fmt.leaf_size(1)
+    grouped = kind < 0.6 and controls & riscv.SVNAPOT == riscv.SVNAPOT
+    return fmt.page_size << fmt.group_bits_at(0) if grouped else fmt.page_size
+
+
 class Maker:
     """Makes entries and addresses of one format at random.
 
@@ -71,6 +82,24 @@ class Maker:
         types = self.choose((0, 1, 4, 5, 6, 6)) << 3
         return self.choose((1, 3, 4, 5, 7, 7)) | types | self.word() & (0x3 << 8 | 1 << 10 | 1 << 63)
 
+    def window_bits(self, *, odd: bool) -> int:
+        """Bits, besides the address, of a leaf that leads to a guest's tables.
+
+        Args:
+            odd: permissions at random instead of all; it stays a leaf.
+        """
+        bits = self.fmt.leaf_entry(0, 0, RWX, controls=self.controls)
+        if self.fmt.family != "riscv":
+            # Arm's two type bits; x86's P and W, or EPT's R and W.
+            return self.permissions() | bits & 3 if odd else bits
+        if odd:
+            bits = self.permissions()
+        return bits | self.choose((0, 0, 1, 2)) << riscv.PBMT_SHIFT if self._has(riscv.SVPBMT) else bits
+
+    def _has(self, bits: int) -> bool:
+        """Whether control bits are all set."""
+        return self.controls is not None and self.controls & bits == bits
+
     def no_execute(self) -> int:
         """x86's bit 63, where it is legal; where it is not, sometimes."""
         legal = self.controls is None or self.controls & longmode.NXE
@@ -93,10 +122,10 @@ class Maker:
         if self.fmt.family == "arm" and level == 0:
             bits |= layout.TABLE_OR_PAGE
         entry = self.fmt.pack_address(output) | bits
-        if self.fmt.family == "riscv" and self.controls is not None:
-            if self.controls & riscv.SVPBMT:
+        if self.fmt.family == "riscv":
+            if self._has(riscv.SVPBMT):
                 entry |= self.choose((0, 0, 1, 2)) << riscv.PBMT_SHIFT
-            if self.controls & riscv.SVNAPOT and level == 0 and self.rng.random() < 0.4:
+            if self._has(riscv.SVNAPOT) and level == 0 and self.rng.random() < 0.4:
                 entry = self.fmt.group(entry, level)
         return entry
 

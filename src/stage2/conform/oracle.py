@@ -1,4 +1,4 @@
-"""What a judge is: a machine, the pairs of formats it can judge, and how its registers are read."""
+"""What an oracle is: a machine, the pairs of formats it can answer for, and how its registers are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .probe import Answers, Probes
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two formats that a judge runs one over the other.
+    """Two formats that an oracle runs one over the other.
 
     Args:
         name: as reports list it: `sv39 over sv39x4`, `arm-s2-4k-40 alone`.
@@ -38,7 +38,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Fixture:
-    """Something that a judge needs mapped, whatever else the tables say: its guest's code.
+    """Something that an oracle needs mapped, whatever else the tables say: its guest's code.
 
     Args:
         stage: 1 or 2.
@@ -79,7 +79,7 @@ class Machine(Protocol):
     """A running machine."""
 
     memory: PhysicalMemory
-    """Its RAM. A judge that shares none takes it over when it runs a batch, and brings it back."""
+    """Its RAM. An oracle that shares none takes it over when it runs a batch, and brings it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,12 @@ class Predictions:
 
 
 class Oracle(Protocol):
-    """A judge."""
+    """An emulator that answers what a hardware MMU makes of tables."""
 
     name: str
+    kind: str
+    """Its name without a generation of the emulator."""
     title: str
-    pairs: tuple[Pair, ...]
     translates: bool
     """Whether it has an instruction for `Means.TRANSLATE`."""
     batch: int
@@ -134,8 +135,14 @@ class Oracle(Protocol):
     """Whether that instruction makes the access (HLV, HSV), rather than tell where it would lead (AT)."""
     translate_marks: bool
     """Whether that instruction sets accessed and dirty bits."""
-    unjudged: tuple[str, ...]
-    """What of its formats it cannot judge, one sentence each, for the report."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs that its emulator has."""
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """What of its formats it cannot be asked, one sentence each, for the report."""
 
     def version(self) -> str:
         """Of the emulator.
@@ -143,6 +150,9 @@ class Oracle(Protocol):
         Raises:
             HostToolError: it is not installed; the text says what to install.
         """
+
+    def is_own(self) -> bool:
+        """Whether its emulator is the machine's own."""
 
     def tag(self, index: int) -> int:
         """A word whose first bytes are an instruction that traps to the monitor and tells `index`, below 2^16."""
@@ -161,7 +171,7 @@ class Oracle(Protocol):
         """Where cases of a pair put what."""
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
-        """Which probes this judge can be asked: for example no real access that leads outside RAM."""
+        """Which probes this oracle can be asked: for example no real access that leads outside RAM."""
 
     def answers(self, machine: Machine, case: Case) -> Answers:
         """Make the probes of a case on the machine, with all translations dropped before the first.

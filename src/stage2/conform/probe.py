@@ -1,7 +1,7 @@
 """What is asked of a machine and what it answers: arrays of probes and of answers.
 
 A probe is one access to one address. An answer is what the hardware showed of it: where the access went, or the fault
-as the architecture's own registers report it. The oracle that judges also says what our walker expects in the same
+as the architecture's own registers report it. The oracle also says what our walker expects in the same
 shape, with whatever the hardware does not show, or leaves undefined, cleared on both sides; so answers are compared
 field by field and a difference is a difference.
 """

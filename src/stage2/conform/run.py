@@ -1,4 +1,4 @@
-"""A whole run of one judge: batch after batch, and what comes of it."""
+"""A whole run of one oracle: batch after batch, and what comes of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from ..errors import ConfigError, MachineError
 from .deviation import Deviation
 from .deviations import of_oracle
-from .judge import Judge, Replace
 from .oracle import Machine, Oracle, Pair
 from .shrink import Shrinker
+from .trial import Replace, Trial
 from .verdict import Mismatch, Verdict
 
 SHORT = {"qemu-aarch64": 100_000, "qemu-riscv64": 100_000, "qemu-x86-svm": 60_000, "bochs-ept": 5_000}
@@ -47,13 +47,14 @@ class Found:
 
 @dataclass(slots=True)
 class OracleReport:
-    """What a judge said.
+    """What an oracle said.
 
     Args:
         oracle, title, version: who.
+        kind: the oracle without a generation.
         verdict: the counts.
         found: unexplained mismatches.
-        unjudged: what this judge cannot judge, in sentences.
+        unjudged: what this oracle cannot be asked, in sentences.
         seconds: wall time.
         batches: how many.
     """
@@ -61,6 +62,7 @@ class OracleReport:
     oracle: str
     title: str
     version: str
+    kind: str
     verdict: Verdict = field(default_factory=Verdict)
     found: list[Found] = field(default_factory=list)
     unjudged: tuple[str, ...] = ()
@@ -74,11 +76,11 @@ class OracleReport:
     @property
     def known_deviations(self) -> list[tuple[Deviation, int]]:
         """The known deviations that were met, with how often."""
-        known = {deviation.name: deviation for deviation in of_oracle(self.oracle, self.version)}
+        known = {deviation.name: deviation for deviation in of_oracle(self.kind, self.version)}
         return [(known[name], count) for name, count in sorted(self.verdict.deviations.items())]
 
     def as_dict(self) -> dict[str, object]:
-        """The JSON object of this judge."""
+        """The JSON object of this oracle."""
         return {
             "oracle": self.oracle,
             "version": self.version,
@@ -98,14 +100,14 @@ def chosen_pairs(oracle: Oracle, wanted: Sequence[str]) -> tuple[Pair, ...]:
     """The pairs that a name asks for: a pair's own, or that of one of its formats; all if none is given.
 
     Raises:
-        ConfigError: the judge has no such pair.
+        ConfigError: the oracle has no such pair.
     """
     if not wanted:
         return oracle.pairs
     found = tuple(pair for pair in oracle.pairs if {pair.name, pair.first, pair.second} & set(wanted))
     if not found:
         names = ", ".join(pair.name for pair in oracle.pairs)
-        raise ConfigError(f"{oracle.name} does not judge {', '.join(wanted)}; it judges {names}")
+        raise ConfigError(f"{oracle.name} does not answer for {', '.join(wanted)}; it answers for {names}")
     return found
 
 
@@ -118,10 +120,10 @@ def run(
     planted: Replace = lambda fmt: fmt,
     progress: Callable[[OracleReport], None] = lambda _: None,
 ) -> OracleReport:
-    """Let a judge judge at least so many cases.
+    """Ask an oracle at least so many cases.
 
     Args:
-        cases: probes to judge.
+        cases: probes to compare.
         seed: of the first batch; the next has the next number.
         pairs: which of its pairs; None for all.
         planted: puts a wrong format in the place of each that our walker uses.
@@ -131,22 +133,22 @@ def run(
         HostToolError: the emulator is not installed.
         MachineError: it does not come up.
     """
-    report = OracleReport(oracle.name, oracle.title, oracle.version(), unjudged=oracle.unjudged)
-    judge = Judge(oracle, report.version, planted)
+    report = OracleReport(oracle.name, oracle.title, oracle.version(), oracle.kind, unjudged=oracle.unjudged)
+    trial = Trial(oracle, report.version, planted)
     began = time.perf_counter()
     chosen = oracle.pairs if pairs is None else pairs
     schedule = _schedule(chosen)
     # Every pair gets its share, also of a short run.
     share = min(oracle.batch, max(-(-cases // len(chosen)), _SMALLEST))
     with ExitStack() as stack:
-        stack.callback(judge.close)
+        stack.callback(trial.close)
         machines = _Machines(oracle, stack)
-        # Batches that judge nothing at all must not go on for ever.
+        # Batches that ask nothing at all must not go on for ever.
         for number in range(4 * (cases // share + len(chosen))):
             if report.verdict.cases >= cases or len(report.found) >= _MISMATCHES or machines.given_up:
                 break
             pair = next(schedule)
-            _one_batch(report, judge, machines, pair, seed + number, share)
+            _one_batch(report, trial, machines, pair, seed + number, share)
             report.batches += 1
             report.seconds = time.perf_counter() - began
             progress(report)
@@ -177,9 +179,9 @@ class _Machines:
         self.machine = self._current.enter_context(self._oracle.open())
 
 
-def _one_batch(report: OracleReport, judge: Judge, machines: _Machines, pair: Pair, seed: int, count: int) -> None:
+def _one_batch(report: OracleReport, trial: Trial, machines: _Machines, pair: Pair, seed: int, count: int) -> None:
     try:
-        verdict = judge.batch(machines.machine, pair, seed, count)
+        verdict = trial.batch(machines.machine, pair, seed, count)
     except MachineError as error:
         report.found.append(Found(pair, seed, count, None, str(error)))
         machines.renew()
@@ -188,7 +190,7 @@ def _one_batch(report: OracleReport, judge: Judge, machines: _Machines, pair: Pa
     for mismatch in verdict.mismatches:
         shrunk = sum(found.mismatch is not None for found in report.found)
         if shrunk < _SHRUNK:
-            shrinker = Shrinker(judge, machines.machine, judge.oracle.places(machines.machine, pair))
+            shrinker = Shrinker(trial, machines.machine, trial.oracle.places(machines.machine, pair))
             mismatch = shrinker.shrink(mismatch)
             if shrinker.lost:
                 machines.renew()

@@ -12,8 +12,8 @@ from ..errors import MachineError
 from ..flags import Access, MappingFlags
 from ..tables.explain import explain_stage, explain_two_stage
 from ..tables.result import Mapped
-from .judge import Judge
 from .oracle import Case, Machine, Places
+from .trial import Trial
 from .verdict import Mismatch, Verdict
 
 _TRIES = 400
@@ -23,13 +23,13 @@ class Shrinker:
     """Makes a mismatch smaller as long as the machine and our walker go on to differ.
 
     Args:
-        judge: how cases are judged.
+        trial: how cases are compared.
         machine: a running machine; if a case kills it, shrinking ends with what was found by then.
         places: those of the case's pair.
     """
 
-    def __init__(self, judge: Judge, machine: Machine, places: Places) -> None:
-        self._judge, self._machine, self._places, self._tries = judge, machine, places, 0
+    def __init__(self, trial: Trial, machine: Machine, places: Places) -> None:
+        self._trial, self._machine, self._places, self._tries = trial, machine, places, 0
         self._smallest: Mismatch | None = None
         self.lost = False
         """A case killed the machine."""
@@ -54,7 +54,7 @@ class Shrinker:
         try:
             if not self._guest_can_run(mismatch.case):
                 return None
-            verdict: Verdict = self._judge.judge(self._machine, mismatch.case, self._places, used)
+            verdict: Verdict = self._trial.case(self._machine, mismatch.case, self._places, used)
         finally:
             memory.zero(used)
         found = next(iter(verdict.mismatches), None)
@@ -64,7 +64,7 @@ class Shrinker:
         return found
 
     def _guest_can_run(self, case: Case) -> bool:
-        """Whether what the judge's guest needs is mapped still: without it everything would differ."""
+        """Whether what the oracle's guest needs is mapped still: without it everything would differ."""
         memory = self._machine.memory
         for fixture in self._places.fixtures:
             user = bool(fixture.flags & MappingFlags.USER)

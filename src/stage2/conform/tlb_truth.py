@@ -24,10 +24,10 @@ from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..tables.pagetable import PageTable
 from .compare import words_of
-from .judge import Judge
 from .oracle import Case, Pair
-from .oracles.qemu_aarch64 import DATA, ORACLE, TABLES
+from .oracles.qemu_aarch64 import DATA, TABLES, QemuAArch64
 from .probe import PROBE, Probes
+from .trial import Trial
 
 GPA, GVA = 0x4000_0000, 0x12_0000_0000
 """Where the guest's memory begins: what stage 2 maps, and, where stage 1 is on, what that maps to it."""
@@ -72,23 +72,49 @@ UNDER = Kind("stage 2 under a guest", "arm-s2-4k-40", "arm-s1-4k-39")
 GUEST = Kind("stage 1", "arm-s2-4k-40", "arm-s1-4k-39", edits_stage_1=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Whose TLB is looked at.
+
+    Args:
+        oracle: reads what the machine says.
+        machine: a running one of it.
+    """
+
+    oracle: QemuAArch64
+    machine: AArch64Machine
+
+
+@contextmanager
+def started(oracle: QemuAArch64) -> Iterator[Hardware]:
+    """A machine of an oracle.
+
+    Raises:
+        HostToolError, MachineError: it cannot be had, or does not come up.
+    """
+    with oracle.open() as machine:
+        yield Hardware(oracle, machine)
+
+
 class Bench:
     """Tables in a machine's memory, by which its guest runs.
 
     Args:
-        machine: a running one.
+        hardware: whose memory.
         kind: which tables.
         switches: of the table that is edited.
         leave_out: the numbers of the operations that are left out, counted from `start` on.
     """
 
     def __init__(
-        self, machine: AArch64Machine, kind: Kind, switches: tuple[str, ...] = (), leave_out: Collection[int] = ()
+        self, hardware: Hardware, kind: Kind, switches: tuple[str, ...] = (), leave_out: Collection[int] = ()
     ) -> None:
-        self.machine, self.kind = machine, kind
+        self.machine, self.kind, self._oracle = hardware.machine, kind, hardware.oracle
         self.owed: list[str] = []
         """What edits have handed over since `start`, be it left out or not."""
-        self._switches, self._leave_out, self._judge = switches, leave_out, Judge(ORACLE, ORACLE.version())
+        machine = self.machine
+        self._switches, self._leave_out = switches, leave_out
+        self._trial = Trial(self._oracle, self._oracle.version())
         self._frames = FrameAllocator(machine.memory)
         for span in (Range(machine.RAM.start, _FRAMES.start), Range(_FRAMES.end, machine.RAM.end)):
             self._frames.claim(span, owner=_OTHERS)
@@ -148,20 +174,20 @@ class Bench:
         pair = Pair(self.kind.name, self.kind.first, self.kind.second)
         case = Case(pair, None if self.inner is None else self.inner.regime, self.outer.regime, probes)
         memory = self.machine.memory
-        predictions = self._judge.predict(memory, case, marks=False)
+        predictions = self._trial.predict(memory, case, marks=False)
         made = predictions.status == 0
         at = (predictions.hpa[made] - np.uint64(memory.base)) >> np.uint64(3)
         predictions.memory[made] = memory.words[at.astype(np.int64)]
-        answers, expected = ORACLE.ask(self.machine, case), ORACLE.expected(case, predictions)
+        answers, expected = self._oracle.ask(self.machine, case), self._oracle.expected(case, predictions)
         left = words_of(memory, _FRAMES).copy()
         # Had all marks been set, these walks would set no more.
-        self._judge.predict(memory, case, marks=True)
+        self._trial.predict(memory, case, marks=True)
         return int((answers != expected).sum()) + int((words_of(memory, _FRAMES) != left).sum())
 
     def close(self) -> None:
         """Give everything back. Harmless when repeated."""
         self._leave_out = ()
-        self._judge.close()
+        self._trial.close()
         for table in (self.inner, self.outer):
             if table is not None:
                 table.destroy()
@@ -193,7 +219,7 @@ class Bench:
         memory = self.machine.memory
         for number, (base, page) in enumerate((base, page) for base in (OLD, NEW) for page in range(PAGES)):
             memory.store_u64(Hpa(base + PAGE * page), 1 + number)
-            memory.store_u64(Hpa(base + PAGE * page + _FETCHED), ORACLE.tag(1 + number))
+            memory.store_u64(Hpa(base + PAGE * page + _FETCHED), self._oracle.tag(1 + number))
 
 
 def _probes(base: int, pages: Iterable[int]) -> Probes:
@@ -244,9 +270,7 @@ class LeftOut:
     stale: int
 
 
-def played(
-    machine: AArch64Machine, scene: Scene, kind: Kind, *, leave_out: Collection[int] = ()
-) -> tuple[int, list[str]]:
+def played(hardware: Hardware, scene: Scene, kind: Kind, *, leave_out: Collection[int] = ()) -> tuple[int, list[str]]:
     """Play a scene.
 
     Args:
@@ -258,7 +282,7 @@ def played(
     Raises:
         StaleTranslationError: something is stale before the edit.
     """
-    with _bench(machine, kind, scene.switches, leave_out) as bench:
+    with _bench(hardware, kind, scene.switches, leave_out) as bench:
         scene.before(bench)
         bench.start()
         bench.stale(_ACCESSED)
@@ -268,16 +292,16 @@ def played(
         return bench.stale(_ACCESSED), bench.owed[:]
 
 
-def left_out(machine: AArch64Machine, scene: Scene, kind: Kind) -> list[LeftOut]:
+def left_out(hardware: Hardware, scene: Scene, kind: Kind) -> list[LeftOut]:
     """Play a scene without each of the operations that it owes, one at a time."""
-    _, owed = played(machine, scene, kind)
+    _, owed = played(hardware, scene, kind)
     return [
-        LeftOut(scene.name, kind.name, name, played(machine, scene, kind, leave_out=(number,))[0])
+        LeftOut(scene.name, kind.name, name, played(hardware, scene, kind, leave_out=(number,))[0])
         for number, name in enumerate(owed)
     ]
 
 
-def wander(machine: AArch64Machine, kind: Kind, seed: int, edits: int) -> int:
+def wander(hardware: Hardware, kind: Kind, seed: int, edits: int) -> int:
     """Make random edits, one after the other, with accesses after each.
 
     Returns:
@@ -289,7 +313,7 @@ def wander(machine: AArch64Machine, kind: Kind, seed: int, edits: int) -> int:
     rng = np.random.default_rng(seed)
     pages, asked = range(0, PAGES, 3), 0
     flags = [kind.flags(found) for found in (_R, _RX, _RW, RWX)]
-    with _bench(machine, kind) as bench:
+    with _bench(hardware, kind) as bench:
         bench.populate()
         bench.start()
         for number in range(edits):
@@ -313,9 +337,9 @@ def wander(machine: AArch64Machine, kind: Kind, seed: int, edits: int) -> int:
 
 @contextmanager
 def _bench(
-    machine: AArch64Machine, kind: Kind, switches: tuple[str, ...] = (), leave_out: Collection[int] = ()
+    hardware: Hardware, kind: Kind, switches: tuple[str, ...] = (), leave_out: Collection[int] = ()
 ) -> Iterator[Bench]:
-    bench = Bench(machine, kind, switches, leave_out)
+    bench = Bench(hardware, kind, switches, leave_out)
     try:
         yield bench
     finally:

@@ -38,8 +38,8 @@ class Verdict:
     """What a batch, or many of them, came to.
 
     Args:
-        cases: probes that were judged.
-        unjudged: probes that this judge could not be asked, or whose walk leaves the tables.
+        cases: probes that were compared.
+        unjudged: probes that this oracle could not be asked, or whose walk leaves the tables.
         deviations: how many differences each known deviation explains.
         formats: pair -> cases.
         mismatches: unexplained ones of a batch; `more` counts those that were not kept.

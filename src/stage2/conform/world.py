@@ -1,7 +1,7 @@
 """Tables at random in a machine's memory: a stage 2, and under it a guest's own tables.
 
-What a judge needs to run its guest (its fixtures) is mapped whatever else the tables say; everything else may be legal,
-odd or broken. The guest's tables lie in one window of GPAs that stage 2 maps, mostly with all permissions.
+What an oracle needs to run its guest (its fixtures) is mapped whatever else the tables say; everything else may be
+legal, odd or broken. The guest's tables lie in one window of GPAs that stage 2 maps, mostly with all permissions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..tables.explain import explain_stage
 from ..tables.extent import Extent
 from ..tables.regime import Regime
 from ..tables.result import Mapped
-from .entries import Maker
+from .entries import Maker, window_leaf_size
 from .oracle import Fixture, Places
 from .probe import PROBE, Means, Probes
 
@@ -82,7 +82,8 @@ class Builder:
         root = self._take(second.root_size, second.root_size)
         tables = self._tables(second, lambda size: self._take(size, size))
         width = self._gpa_width(first, second, controls_1) if first is not None else 0
-        inner = self._inner_window(first, second, width) if first is not None else None
+        leaf_size = window_leaf_size(second, controls_2, self._rng)
+        inner = self._inner_window(first, second, width, leaf_size) if first is not None else None
         outputs = self._outputs(second)
         outer = Maker(second, self._rng, {**tables, second.levels: [root]}, outputs, self._flaws, controls_2)
         self._fill(outer, second, root, tables, lambda gpa: gpa)
@@ -94,7 +95,7 @@ class Builder:
         window, backing = inner
         # The root and what leads to the fixtures, which stands behind the tables, are always within reach.
         broken = Range.sized(window.start + first.root_size, first.table_size * _TABLES[first.page_shift])
-        self._map_window(second, root, controls_2, outer, window, backing, broken)
+        self._map_window(second, root, controls_2, outer, window, backing, broken, leaf_size)
 
         def to_hpa(gpa: int) -> int:
             return gpa - window.start + backing.start
@@ -178,11 +179,11 @@ class Builder:
         output = (Extent(first, controls).output_end - 1).bit_length()
         return min(second.input_bits, output, self._places.gpa_bits)
 
-    def _inner_window(self, first: Format, second: Format, width: int) -> tuple[Range, Range]:
-        """(GPAs, HPAs) of the guest's tables."""
+    def _inner_window(self, first: Format, second: Format, width: int, leaf_size: int) -> tuple[Range, Range]:
+        """(GPAs, HPAs) of the guest's tables, which leaves of this size are to lead to."""
         count = _TABLES[first.page_shift] + 8 * first.levels
         size = first.root_size * 2 + first.table_size * count
-        page = max(second.page_size, first.table_size, first.root_size)
+        page = max(leaf_size, first.table_size, first.root_size)
         size = align_up(size, page)
         backing = self._take(size, page)
         # A place of its own below the widths of both, away from the fixtures.
@@ -194,19 +195,33 @@ class Builder:
         return Range.sized(start, size), Range.sized(backing, size)
 
     def _map_window(
-        self, fmt: Format, root: int, controls: int, maker: Maker, window: Range, backing: Range, broken: Range
+        self,
+        fmt: Format,
+        root: int,
+        controls: int,
+        maker: Maker,
+        window: Range,
+        backing: Range,
+        broken: Range,
+        leaf_size: int,
     ) -> None:
-        for offset in range(0, window.size, fmt.page_size):
-            fixture = Fixture(2, window.start + offset, backing.start + offset, fmt.page_size, RWX)
-            bits = None
-            page = Range.sized(fixture.address, fmt.page_size)
-            if (
-                broken.start <= page.start
-                and page.end <= broken.end
+        level = max(level for level, size in enumerate(fmt.leaf_sizes) if size <= leaf_size)
+        grouped = leaf_size > fmt.leaf_size(level)
+        for offset in range(0, window.size, leaf_size):
+            fixture = Fixture(2, window.start + offset, backing.start + offset, leaf_size, RWX)
+            part = Range.sized(fixture.address, leaf_size)
+            odd = (
+                broken.start <= part.start
+                and part.end <= broken.end
                 and self._rng.random() < _WINDOW_FLAW * self._flaws
-            ):
-                bits = maker.permissions() | (fmt.leaf_entry(0, 0, RWX, controls=controls) & 3)
-            self._fix(fmt, root, controls, fixture.address, fixture, lambda gpa: gpa, bits=bits)
+            )
+            bits = maker.window_bits(odd=odd)
+
+            def leaf(target: int, bits: int = bits) -> int:
+                entry = fmt.pack_address(target) | (fmt.resize(bits, 0, level) if level else bits)
+                return fmt.group(entry, level) if grouped else entry
+
+            self._fix(fmt, root, controls, fixture.address, fixture, lambda gpa: gpa, leaf=leaf, level=level)
 
     def _fix(
         self,
@@ -217,23 +232,28 @@ class Builder:
         fixture: Fixture,
         to_hpa: Locate,
         take: Take | None = None,
-        bits: int | None = None,
+        leaf: Locate | None = None,
+        level: int = 0,
     ) -> None:
-        """Map a fixture in pages; tables that it needs are new, or made for another fixture before."""
+        """Map a fixture by leaves at `level`; tables that it needs are new, or made for another fixture before.
+
+        Args:
+            leaf: makes them, from their targets; by default they allow what the fixture must.
+        """
         made = self._made.setdefault(root, set())
-        for offset in range(0, fixture.size, fmt.page_size):
+        for offset in range(0, fixture.size, fmt.leaf_size(level)):
             table, bits_of_root = root, fmt.root_bits
-            for level in range(fmt.levels - 1, -1, -1):
-                index = ((address + offset) >> fmt.level_shift(level)) & ((1 << bits_of_root) - 1)
+            for at in range(fmt.levels - 1, -1, -1):
+                index = ((address + offset) >> fmt.level_shift(at)) & ((1 << bits_of_root) - 1)
                 slot = Hpa(to_hpa(table) + 8 * index)
                 bits_of_root = fmt.bits
-                if level == 0:
+                if at == level:
                     target = fixture.target + offset
-                    leaf = fmt.leaf_entry(0, target, fixture.flags, controls=controls)
-                    self._memory.store_u64(slot, leaf if bits is None else fmt.pack_address(target) | bits)
+                    usual = fmt.leaf_entry(level, target, fixture.flags, controls=controls)
+                    self._memory.store_u64(slot, usual if leaf is None else leaf(target))
                     break
                 entry = self._memory.load_u64(slot)
-                kind, below, _ = fmt.decode(entry, level, controls)
+                kind, below, _ = fmt.decode(entry, at, controls)
                 if kind != TABLE or below not in made:
                     below = self._take(fmt.table_size, fmt.table_size) if take is None else take(fmt.table_size)
                     made.add(below)
@@ -248,7 +268,7 @@ class Builder:
 def probes_for(world: World, rng: np.random.Generator, count: int, *, translates: bool) -> Probes:
     """Addresses and accesses: reads and fetches in the lower half of a page, writes in the upper one.
 
-    Real accesses come first, then, for a judge that has them, translations by instruction; each in groups of one kind.
+    Real accesses come first, then, for an oracle that has them, translations by instruction; in groups of one kind.
     """
     made = np.zeros(count, PROBE)
     stage_1 = world.stage_1

@@ -37,10 +37,30 @@ def machine_for(vm: Vm) -> Machine[Any]:
     """
     if vm.arch not in _MACHINES:
         raise EngineError(f"the unicorn engine runs {', '.join(_MACHINES)} guests; VM {vm.name} is {vm.arch}")
+    _require_shown(vm)
     # Only the VM's own architecture is imported, and so compiled.
     module, _, name = _MACHINES[vm.arch].partition(":")
     machine: Machine[Any] = getattr(import_module(f".unicorn.{module}", __package__), name)(vm)
     return machine
+
+
+def _require_shown(vm: Vm) -> None:
+    """Refuse a processor of which the engine cannot show a guest all that it has.
+
+    Raises:
+        EngineError: what the guest would look for in vain.
+    """
+    processor = vm.space.processor
+    if processor is None:
+        return
+    missing = [name for name in processor.parts.features
+               if processor.has(name) and not processor.parts.features[name].shown_to_guests]  # fmt: skip
+    if missing:
+        without = ",".join(f"-{name}" for name in missing)
+        raise EngineError(
+            f"VM {vm.name}: the unicorn engine cannot show a guest {', '.join(missing)} of {processor.name}: "
+            f"take them away with --cpu {processor.name},{without}"
+        )
 
 
 class _Runner(threading.Thread):

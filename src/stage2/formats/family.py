@@ -17,7 +17,7 @@ from ..processor import Processor
 from .record import Format
 
 if TYPE_CHECKING:
-    from ..flags import Access, MappingFlags
+    from ..flags import Access
     from .change import Change
     from .effective import EffectiveType, Leaf, TypeSources
     from .invalidation import Context, Operation
@@ -100,7 +100,15 @@ class Family(Protocol):
         """
 
     def hardware_report(
-        self, fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+        self,
+        fmt: Format,
+        fault: Refusal,
+        access: Access,
+        gva: int | None,
+        gpa: int,
+        allowed: int,
+        controls: int | None = None,
+        instruction: int | None = None,
     ) -> dict[str, int]:
         """The registers in which hardware reports to the hypervisor that stage 2 refused an access, by their names in
         the manual; `stage2 explain fault` takes them as they are.
@@ -112,7 +120,10 @@ class Family(Protocol):
                 its behalf.
             gva: the guest's own address, None when there is none.
             gpa: the address that stage 2 was asked for; of the table's entry when it refused an access to a table.
-            allowed: what stage 2 allows there; nothing where it has no mapping.
+            allowed: what stage 2 allows there, privileged accesses in bits 0-2 and user accesses in bits 3-5 as in
+                `Mapped.permissions`; 0 where it has no mapping.
+            controls: of the stage-2 regime; None for the format's own.
+            instruction: the word of the guest's load or store, None where it is not known; some hardware tells of it.
 
         Raises:
             EncodingError: no hardware reports such a fault.

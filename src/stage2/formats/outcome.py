@@ -90,9 +90,9 @@ class FaultKind(IntEnum):
 _FAULT_MEANINGS = {
     FaultKind.TRANSLATION: "nothing is mapped there: an entry on the way is not present",
     FaultKind.PERMISSION: "a mapping exists but does not allow this access",
-    FaultKind.ACCESS_FLAG: "the accessed or dirty bit is clear and hardware is not to set it",
+    FaultKind.ACCESS_FLAG: "the accessed bit is clear, or at a write RISC-V's dirty bit, and hardware is not to set it",
     FaultKind.MISCONFIGURATION: "an entry on the way has reserved bits or a reserved encoding",
-    FaultKind.ADDRESS_SIZE: "the address is wider than the format translates",
+    FaultKind.ADDRESS_SIZE: "the address, or one that a table or its register holds, is wider than it may be",
     FaultKind.TABLE_OUTSIDE_MEMORY: "a table on the way lies outside physical memory",
 }
 

@@ -118,7 +118,7 @@ class Format:
         least_root_alignment: in bytes; a larger root is aligned to its size.
         wide_input_fault: the FaultKind of an input address that the regime has no bits for.
         privilege_by_page: stage 2 tells user from supervisor fetches by stage 1's U/S of the page, not by the mode of
-            the CPU (EPT's mode-based execute control).
+            the CPU (EPT's mode-based execute control); every page is a user page while stage 1 is off.
         high_half: input addresses have all bits above the width set (Arm TTBR1), instead of none.
 
     Raises:
@@ -272,13 +272,13 @@ class Format:
         bits = self.root_bits if level == self.levels - 1 else self.bits
         return (address >> self.level_shift(level)) & ((1 << bits) - 1)
 
-    def controls_with(self, *names: str) -> int:
-        """The default controls with some of `switches` on.
+    def controls_with(self, *names: str, base: int | None = None) -> int:
+        """The default controls, or others, with some of `switches` on.
 
         Raises:
             EncodingError: the format has no such switch; the text names those it has.
         """
-        controls = self.default_controls
+        controls = self.default_controls if base is None else base
         for name in names:
             if name not in self.switches:
                 known = f": it has {', '.join(self.switches)}" if self.switches else ""

@@ -12,6 +12,10 @@ Summary = Callable[[int], Mapping[str, str]]
 """Value -> facts it amounts to (name -> text): "format" -> "sv39x4", "root" -> "HPA 0x..."."""
 
 
+Layout = Callable[[int], tuple[Field, ...]]
+"""Value -> the fields that a register with this value has."""
+
+
 def _nothing(_value: int) -> Mapping[str, str]:
     return {}
 
@@ -29,6 +33,7 @@ class Register:
         bits: its width.
         summary: what a value amounts to. It raises EncodingError when fields contradict each other.
         aliases: other names people use (`vsatp` for `satp`).
+        layout: the fields of a value, where the value decides which there are; `fields` are the usual ones.
     """
 
     name: str
@@ -39,6 +44,11 @@ class Register:
     bits: int = 64
     summary: Summary = _nothing
     aliases: tuple[str, ...] = field(default=())
+    layout: Layout | None = None
+
+    def fields_of(self, value: int) -> tuple[Field, ...]:
+        """The fields that a value has."""
+        return self.fields if self.layout is None else self.layout(value)
 
     def require(self, value: int) -> None:
         """Refuse a value that the register cannot hold.

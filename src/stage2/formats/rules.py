@@ -39,6 +39,8 @@ Group = Callable[[int, int], int]
 """(leaf entry, level) -> the entry marked as one of an aligned group."""
 Ungroup = Callable[[int, int, int], int]
 """(leaf entry, level, the leaf's own output address) -> the entry on its own."""
+RootTooWide = Callable[[int, int], int]
+"""(address of the root table, controls) -> 1 when the walk ends there in an address size fault, else 0."""
 PackAddress = Callable[[int], int]
 """Output address -> its bits in an entry."""
 EncodeLeaf = Callable[[int, MappingFlags, MemoryType, int], int]
@@ -51,6 +53,11 @@ TABLE_WALK = 1 << 63
 
 def counts_as_read(controls: int) -> int:
     """Reads of stage-1 tables are reads: the rule of most formats."""
+    return u64(0)
+
+
+def takes_any_root(root: int, controls: int) -> int:
+    """No walk ends because of the root's address alone, as long as the table is in memory: the rule of most formats."""
     return u64(0)
 
 
@@ -81,6 +88,8 @@ class Rules:
         mark_table: hardware's accessed flag in table entries; None where there is none.
         walk_write: of stage 2, whether its reads of stage-1 tables count as writes.
         group, ungroup: the mark of a leaf in a group.
+        root_too_wide: whether the root's address is one that the output size does not allow.
+        root_fault_level: the level at which that is reported.
         assumes: what the functions take for granted of a format's geometry: None where it is so, else a sentence that
             says what is assumed and is not so.
         wrong_on_purpose: a planted error, which no check of the record may refuse.
@@ -100,6 +109,8 @@ class Rules:
     walk_write: WalkWrite = counts_as_read
     group: Group = stands_alone
     ungroup: Ungroup = stood_alone
+    root_too_wide: RootTooWide = takes_any_root
+    root_fault_level: int = 0
     assumes: Callable[[Format], str | None] = assumes_nothing
     wrong_on_purpose: bool = False
 
@@ -108,6 +119,6 @@ class Rules:
         """The functions in the compilable subset."""
         always = (
             self.decode, self.permissions, self.mark, self.pack_address, self.resize, self.inherit, self.forget,
-            self.walk_write, self.group, self.ungroup,
+            self.walk_write, self.group, self.ungroup, self.root_too_wide,
         )  # fmt: skip
         return always if self.mark_table is None else (*always, self.mark_table)

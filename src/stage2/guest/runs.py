@@ -18,7 +18,7 @@ from ..memory.physical import PhysicalMemory
 I64Array = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
 _FEW = 64
-"""Up to this many runs, one slice each is the faster way."""
+"""Limit: runs that are copied one slice at a time; with more, one indexed copy is faster."""
 _PAGE_MASK = SIZE_4K - 1
 
 

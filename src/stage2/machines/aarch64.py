@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from ..address import Hpa, Range
 from ..errors import EncodingError, MachineError
 from ..formats import family_of
 from ..formats.arm.layout import AF, TABLE_OR_PAGE, VALID
+from ..formats.arm.sizes import pa_bits
 from ..formats.arm.stage1 import MAIR, PAN, READ_ONLY, USER, WXN
 from ..formats.arm.stage1_control import SCTLR_M, SCTLR_WXN, stage_1_registers
-from ..formats.arm.stage2_control import pa_bits
 from ..formats.invalidation import Operation
 from ..tables.regime import Regime
 from . import mailbox
+from .emulator import OWN_QEMU, Emulator
 from .mailbox import Command
 from .qemu import QemuMachine
 
@@ -76,9 +77,10 @@ _EL1H, _EL0T, _DAIF, _SS, _PAN = 0b0101, 0b0000, 0xF << 6, 1 << 21, 1 << 22
 
 
 class AArch64Machine(QemuMachine):
-    """The `virt` machine with one CPU of type `max`.
+    """The `virt` machine with one CPU.
 
     Args:
+        emulator: which QEMU.
         gic_version: 2 or 3.
     """
 
@@ -86,12 +88,14 @@ class AArch64Machine(QemuMachine):
     PACKAGE = "qemu-system-arm"
     RAM = Range(0x4000_0000, 0xC000_0000)
     MAILBOX = 0x4010_0000
+    CPU: ClassVar[str] = "max"
+    """QEMU's name of the CPU."""
 
-    def __init__(self, *, gic_version: int = 2) -> None:
+    def __init__(self, emulator: Emulator = OWN_QEMU, *, gic_version: int = 2) -> None:
         if gic_version not in (2, 3):
             raise EncodingError(f"there is no GICv{gic_version} in this machine: 2 and 3 are")
         self._gic_version = gic_version
-        super().__init__()
+        super().__init__(emulator)
         self.mmfr0, self.mmfr1, self.mmfr2 = (self.word(mailbox.INFO + 8 * index) for index in range(3))
         """ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1."""
 
@@ -108,7 +112,7 @@ class AArch64Machine(QemuMachine):
         return [
             "-machine", f"virt,virtualization=on,gic-version={self._gic_version},memory-backend=ram",
             "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on",
-            "-m", str(size >> 20), "-smp", "1", "-cpu", "max", "-accel", "tcg",
+            "-m", str(size >> 20), "-smp", "1", "-cpu", self.CPU, "-accel", "tcg",
             "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "none",
             "-chardev", f"socket,id=door,fd={door}",
             "-semihosting-config", "enable=on,target=native,chardev=door",

@@ -25,13 +25,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 import select
 import signal
-import subprocess
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from functools import cache
 from importlib.resources import files
 from types import TracebackType
 from typing import Any
@@ -43,14 +40,15 @@ from ..address import GIB, MIB, SIZE_4K, Range, align_up
 from ..errors import HostToolError, MachineError, OutOfRangeError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
+from .emulator import OWN_BOCHS, Emulator
 from .mailbox import Command, Event
-from .process import Child, program
+from .process import Child
 
 PROGRAM, PACKAGE = "bochs-bin", "bochs-term"
-MODEL = "corei7_icelake_u"
-"""The CPU: Bochs' newest but one; it has all that Bochs has of EPT."""
-PHYSICAL_BITS, LINEAR_BITS = 40, 48
-"""Of every CPU of Bochs 2.7, whatever the model."""
+PHYSICAL_BITS = 40
+"""Of every CPU of Bochs, whatever the model."""
+ENABLE_EPT, MODE_BASED_EXECUTE = 1 << 1, 1 << 22
+"""Secondary controls."""
 _NEEDED = 1 << 0 | 1 << 6 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21 | 1 << 26
 """IA32_VMX_EPT_VPID_CAP: execute-only entries, 4 levels, write-back, blocks of both sizes, INVEPT of all, A/D flags."""
 
@@ -77,6 +75,8 @@ _HEADS, _TRACK, _CYLINDERS = 16, 63, 128
 _DISK = _CYLINDERS * _HEADS * _TRACK * _SECTOR
 _ROM = 0x1_0000
 _RESET = 0xFFF0
+_FIVE_LEVELS = 0xFFF8
+"""In the ROM: whether the monitor switches LA57 on."""
 _JUMP = bytes([0xEA, 0x00, 0x00, 0x00, 0xF0])
 """At the reset vector: `ljmp $0xf000, $0`."""
 _FOUND_ROOM = 1 << 16
@@ -95,6 +95,7 @@ class Guest:
         eptp: EPT's root table and format.
         cr0, cr3, cr4, efer: the guest's own.
         code_kernel, code_user: GVAs of the guest's code, for CPL 0 and CPL 3.
+        secondary: secondary processor-based VM-execution controls.
     """
 
     eptp: int
@@ -104,6 +105,26 @@ class Guest:
     efer: int
     code_kernel: int
     code_user: int
+    secondary: int = ENABLE_EPT
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A CPU of Bochs that is used.
+
+    Args:
+        name: as Bochs calls it.
+        linear_bits: width of linear addresses; with 57 the monitor, and so its guests, have LA57 on.
+    """
+
+    name: str
+    linear_bits: int
+
+
+FOUR_LEVELS = Model("corei7_icelake_u", 48)
+"""It has all that Bochs has of EPT, in Bochs 3 mode-based execute control too."""
+FIVE_LEVELS = Model("sapphire_rapids", 57)
+"""In Bochs 3 only. With CR0.WP clear it cannot write to read-only pages: Bochs ends, as if they were shadow stacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +152,28 @@ class BochsMachine:
         MachineError: it does not come up.
     """
 
-    def __init__(self) -> None:
-        path = program(PROGRAM, PACKAGE)
+    def __init__(self, emulator: Emulator = OWN_BOCHS) -> None:
+        self._program = emulator.program(PROGRAM, PACKAGE)
         self.memory = PhysicalMemory([TABLES, DATA], backing="memfd")
         self._log = os.memfd_create("bochs-log", os.MFD_CLOEXEC)
         self._disk = os.memfd_create("bochs-disk", os.MFD_CLOEXEC)
         os.ftruncate(self._disk, _DISK)
         self._window = mmap.mmap(self._disk, _DISK)
-        self._bell, theirs = os.pipe2(os.O_CLOEXEC)
+        self._bell = -1
         self._child: Child | None = None
-        made = [_memory_file("bochs-rom", _rom()), _memory_file("bochs-no-vga-rom", bytes(2048))]
+        self._start(FOUR_LEVELS)
+
+    def _start(self, model: Model) -> None:
+        self.model = model
+        self._window[: mailbox.SIZE] = bytes(mailbox.SIZE)
+        self._bell, theirs = os.pipe2(os.O_CLOEXEC)
+        made = [_memory_file("bochs-rom", _rom(model)), _memory_file("bochs-no-vga-rom", bytes(2048))]
         try:
             rom, vga = made
-            made.append(_memory_file("bochs-configuration", _configuration(rom, vga, self._disk, theirs).encode()))
+            configuration = _configuration(model, rom, vga, self._disk, theirs)
+            made.append(_memory_file("bochs-configuration", configuration.encode()))
             made.append(_memory_file("bochs-commands", b"continue\n"))
-            command = ["env", "TERM=xterm", path, "-q", "-f", _path(made[2]), "-rc", _path(made[3])]
+            command = ["env", "TERM=xterm", *self._program.command, "-q", "-f", _path(made[2]), "-rc", _path(made[3])]
             self._child = Child(command, keep=[*made, self._disk, theirs], log=self._log)
             os.close(theirs)
             theirs = -1
@@ -162,14 +190,24 @@ class BochsMachine:
             if theirs >= 0:
                 os.close(theirs)
 
+    def be(self, model: Model) -> None:
+        """Be a machine with this CPU: Bochs starts again if it is another than before.
+
+        Raises:
+            MachineError: it does not come up, as where Bochs has no such CPU; the machine is closed.
+        """
+        if model != self.model:
+            self._end()
+            self._start(model)
+
     def _capabilities(self) -> Capabilities:
         widths = self._word(mailbox.INFO + 16)
         found = Capabilities(self._word(mailbox.INFO), self._word(mailbox.INFO + 8), widths & 0xFF, widths >> 8 & 0xFF)
-        known = (found.physical_bits, found.linear_bits) == (PHYSICAL_BITS, LINEAR_BITS)
+        known = (found.physical_bits, found.linear_bits) == (PHYSICAL_BITS, self.model.linear_bits)
         if not known or found.ept_vpid & _NEEDED != _NEEDED:
             raise MachineError(
-                f"{PROGRAM}: CPU {MODEL} is not as known: {found.physical_bits} physical, {found.linear_bits} linear "
-                f"address bits, IA32_VMX_EPT_VPID_CAP {found.ept_vpid:#x}"
+                f"{PROGRAM}: CPU {self.model.name} is not as known: {found.physical_bits} physical, "
+                f"{found.linear_bits} linear address bits, IA32_VMX_EPT_VPID_CAP {found.ept_vpid:#x}"
             )
         return found
 
@@ -316,13 +354,23 @@ class BochsMachine:
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
 
-    @classmethod
-    def version(cls) -> str:
+    @property
+    def version(self) -> str:
         """Bochs' version: `2.7`."""
-        return _version(program(PROGRAM, PACKAGE))
+        return self._program.version
 
     def close(self) -> None:
         """End Bochs and give everything back. Harmless when repeated."""
+        self._end()
+        self._window.close()
+        for name in ("_log", "_disk"):
+            descriptor = getattr(self, name)
+            if descriptor >= 0:
+                os.close(descriptor)
+                setattr(self, name, -1)
+        self.memory.close()
+
+    def _end(self) -> None:
         if self._child is not None:
             # It may be stopped, and then hears nothing but this.
             if self._child.ended is None:
@@ -330,13 +378,9 @@ class BochsMachine:
             self._child.wait(_START_S)
             self._child.end()
             self._child = None
-        self._window.close()
-        for name in ("_bell", "_log", "_disk"):
-            descriptor = getattr(self, name)
-            if descriptor >= 0:
-                os.close(descriptor)
-                setattr(self, name, -1)
-        self.memory.close()
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
 
     def __enter__(self) -> BochsMachine:
         return self
@@ -363,18 +407,19 @@ def _memory_file(name: str, contents: bytes) -> int:
     return descriptor
 
 
-def _rom() -> bytes:
-    """The monitor, and at the reset vector a jump to it."""
+def _rom(model: Model) -> bytes:
+    """The monitor, at the reset vector a jump to it, and whether it is to use five levels."""
     code = (files(__package__) / "monitors" / "vmx-x86_64.bin").read_bytes()
-    return code.ljust(_RESET, b"\0") + _JUMP.ljust(_ROM - _RESET, b"\0")
+    end = _JUMP.ljust(_FIVE_LEVELS - _RESET, b"\0") + bytes([model.linear_bits == FIVE_LEVELS.linear_bits])
+    return code.ljust(_RESET, b"\0") + end.ljust(_ROM - _RESET, b"\0")
 
 
-def _configuration(rom: int, vga: int, disk: int, bell: int) -> str:
+def _configuration(cpu: Model, rom: int, vga: int, disk: int, bell: int) -> str:
     """Bochs' configuration: little hardware, nothing said, memory that costs nothing until it is touched."""
     size = DATA.end // MIB
     return f"""display_library: term
 memory: guest={size}, host={size}
-cpu: model={MODEL}, count=1, ips=50000000, reset_on_triple_fault=0
+cpu: model={cpu.name}, count=1, ips=50000000, reset_on_triple_fault=0
 romimage: file={_path(rom)}
 vgaromimage: file={_path(vga)}
 ata0-master: type=disk, mode=flat, path={_path(disk)}, cylinders={_CYLINDERS}, heads={_HEADS}, spt={_TRACK}
@@ -389,16 +434,3 @@ error: action=ignore
 info: action=ignore
 debug: action=ignore
 """
-
-
-@cache
-def _version(path: str) -> str:
-    """What Bochs says of its version."""
-    try:
-        done = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=_START_S, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostToolError(f"{path} --help failed: {error}") from None
-    found = re.search(r"Bochs x86 Emulator (\S+)", done.stdout + done.stderr)
-    if found is None:
-        raise HostToolError(f"{path} --help does not tell its version")
-    return found.group(1)

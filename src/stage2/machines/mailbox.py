@@ -23,10 +23,10 @@ Nobody spins: a vCPU that waits uses no CPU time. Words of a command that it doe
 | REGISTERS | 0x100-0x2ff | Python | for LOAD: values in the machine's order, 64 at most |
 | GUEST | 0x300-0x5ff | both | for RUN: the guest's registers in the machine's order |
 
-PROBE lists hold 32 bytes an entry: address, value, kind (access in bits 1:0, bit 2 unprivileged, bit 3 TRANSLATE),
-reserved. Results are 64 bytes an entry: outcome (0 made, otherwise as the machine says), value, and six words of
-syndrome in the machine's order. INVALIDATE lists hold 16 bytes an entry: number of the operation in the machine's
-order, operand.
+PROBE lists hold 32 bytes an entry: address, value, kind (access in bits 1:0, bit 2 unprivileged, bit 3 TRANSLATE, bit
+4 EXECUTABLE), reserved. Results are 64 bytes an entry: outcome (0 made, otherwise as the machine says), value, and
+six words of syndrome in the machine's order. INVALIDATE lists hold 16 bytes an entry: number of the operation in the
+machine's order, operand.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ class Command(IntEnum):
 PROBE_ENTRY = np.dtype([("address", np.uint64), ("value", np.uint64), ("kind", np.uint64), ("reserved", np.uint64)])
 RESULT_ENTRY = np.dtype([("outcome", np.uint64), ("value", np.uint64), ("syndrome", np.uint64, (6,))])
 OPERATION_ENTRY = np.dtype([("number", np.uint64), ("operand", np.uint64)])
-UNPRIVILEGED, TRANSLATE = 1 << 2, 1 << 3
-"""Bits of a probe's kind above the access."""
+UNPRIVILEGED, TRANSLATE, EXECUTABLE = 1 << 2, 1 << 3, 1 << 4
+"""Bits of a probe's kind above the access; EXECUTABLE is of RISC-V's loads: an HLVX."""

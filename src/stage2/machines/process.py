@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -48,7 +47,6 @@ class Child:
             )  # fmt: skip
         except FileNotFoundError:
             raise HostToolError(f"{command[0]} is not installed") from None
-        self.name = os.path.basename(command[0])
 
     @property
     def pid(self) -> int:
@@ -75,19 +73,3 @@ class Child:
                 self._process.send_signal(number)
             if self.wait(_END_S) is not None:
                 return
-
-
-def program(name: str, package: str) -> str:
-    """Where a program is.
-
-    Args:
-        name: the program.
-        package: Debian's package that has it, for the error.
-
-    Raises:
-        HostToolError: it is not installed; the text says what to install.
-    """
-    found = shutil.which(name)
-    if found is None:
-        raise HostToolError(f"{name} is not installed: install Debian's package {package} (apt-get install {package})")
-    return found

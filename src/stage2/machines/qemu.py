@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
 from collections.abc import Sequence
-from functools import cache
 from types import TracebackType
 from typing import ClassVar, Self
 
 import numpy as np
 
 from ..address import Hpa, Range
-from ..errors import HostToolError, MachineError
+from ..errors import MachineError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
+from .emulator import OWN_QEMU, Emulator
 from .mailbox import Command, Event
-from .process import Child, program
+from .process import Child
 
 _START_S = 120.0
 _COMMAND_S = 120.0
@@ -33,6 +32,13 @@ class QemuMachine:
     """A machine with one CPU that runs a monitor.
 
     Subclasses say which program, which arguments, where RAM is, and put their monitor into memory.
+
+    Args:
+        emulator: which QEMU.
+
+    Raises:
+        HostToolError: it is not there.
+        MachineError: it does not come up.
     """
 
     PROGRAM: ClassVar[str]
@@ -41,8 +47,8 @@ class QemuMachine:
     MAILBOX: ClassVar[int]
     """HPA of the mailbox page."""
 
-    def __init__(self) -> None:
-        self._path = program(self.PROGRAM, self.PACKAGE)
+    def __init__(self, emulator: Emulator = OWN_QEMU) -> None:
+        self._program = emulator.program(self.PROGRAM, self.PACKAGE)
         self.memory = PhysicalMemory([self.RAM], backing="memfd")
         self._log = os.memfd_create("qemu-log", os.MFD_CLOEXEC)
         self._child: Child | None = None
@@ -58,7 +64,8 @@ class QemuMachine:
                 self.set_word(offset, 0)
             ram, bell = self.memory.fileno, theirs.fileno()
             assert ram is not None
-            command = [self._path, *self.arguments(f"/proc/self/fd/{ram}", bell)]
+            data = [word for folder in self._program.share("qemu", "seabios") for word in ("-L", str(folder))]
+            command = [*self._program.command, *data, *self.arguments(f"/proc/self/fd/{ram}", bell)]
             self._child = Child(command, keep=(ram, bell), log=self._log)
             theirs.close()
             self._wait(_START_S, "start")
@@ -150,10 +157,10 @@ class QemuMachine:
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
 
-    @classmethod
-    def version(cls) -> str:
+    @property
+    def version(self) -> str:
         """QEMU's version: `7.2.22`."""
-        return qemu_version(program(cls.PROGRAM, cls.PACKAGE))
+        return self._program.version
 
     def close(self) -> None:
         """End QEMU and give everything back. Harmless when repeated."""
@@ -177,13 +184,3 @@ class QemuMachine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@cache
-def qemu_version(path: str) -> str:
-    """What a QEMU program says of its version."""
-    try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_START_S, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostToolError(f"{path} --version failed: {error}") from None
-    return done.stdout.split("version ", 1)[-1].split()[0]

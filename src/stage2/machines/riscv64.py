@@ -18,6 +18,8 @@ from ..errors import MachineError
 from ..formats.invalidation import Operation
 from ..formats.riscv import entry
 from ..formats.riscv.status import status_of
+from . import mailbox
+from .emulator import OWN_QEMU, Emulator
 from .mailbox import OPERATION_ENTRY, PROBE_ENTRY, RESULT_ENTRY, Command
 from .qemu import QemuMachine
 
@@ -31,8 +33,9 @@ MOST = 1 << 20
 """Entries of a list."""
 
 _UXL_64, _VSXL_64 = 2 << 32, 2 << 32
-_HENVCFG = 7 << 61
-"""STCE, PBMTE, ADUE; the CPU keeps those that it has."""
+_STCE, _PBMTE, _ADUE = 1 << 63, 1 << 62, 1 << 61
+_ENVCFG = _STCE | _PBMTE | _ADUE
+"""Of menvcfg and henvcfg; the CPU keeps those that it has."""
 
 _OPERATIONS = {
     "HFENCE.GVMA x0, x0": 0,
@@ -60,17 +63,19 @@ class Registers:
         hgatp, vsatp: the roots of both stages.
         vsstatus: SUM and MXR of the VS-stage.
         sstatus: MXR of both stages.
-        henvcfg: STCE, PBMTE and ADUE.
+        henvcfg: STCE, PBMTE and ADUE of the VS-stage.
         vs_code, vu_code: GVAs of the guest's code for either mode.
+        menvcfg: STCE, PBMTE and ADUE of the G-stage.
     """
 
     hgatp: int
     vsatp: int = 0
     vsstatus: int = _UXL_64
     sstatus: int = 0
-    henvcfg: int = _HENVCFG
+    henvcfg: int = _ENVCFG
     vs_code: int = 0
     vu_code: int = 0
+    menvcfg: int = _ENVCFG
 
     @classmethod
     def of(cls, hgatp: int, vsatp: int, controls_1: int, controls_2: int, vs_code: int, vu_code: int) -> Registers:
@@ -81,12 +86,21 @@ class Registers:
         """
         both = status_of(controls_2 & entry.MXR)
         guest = _UXL_64 | both | status_of(controls_1)
-        return cls(hgatp, vsatp, guest, _UXL_64 | both, _HENVCFG, vs_code, vu_code)
+        henvcfg, menvcfg = _environment(controls_1), _environment(controls_2)
+        return cls(hgatp, vsatp, guest, _UXL_64 | both, henvcfg, vs_code, vu_code, menvcfg)
 
     @property
     def values(self) -> tuple[int, ...]:
         """In the monitor's order."""
-        return self.hgatp, self.vsatp, self.vsstatus, self.sstatus, self.henvcfg, self.vs_code, self.vu_code
+        return (
+            self.hgatp, self.vsatp, self.vsstatus, self.sstatus, self.henvcfg, self.vs_code, self.vu_code, self.menvcfg,
+        )  # fmt: skip
+
+
+def _environment(controls: int) -> int:
+    """menvcfg or henvcfg for the controls of the stage that it governs."""
+    found = _STCE | (_ADUE if controls & entry.HARDWARE_AD else 0)
+    return found | (_PBMTE if controls & entry.SVPBMT == entry.SVPBMT else 0)
 
 
 class Riscv64Machine(QemuMachine):
@@ -96,36 +110,53 @@ class Riscv64Machine(QemuMachine):
     accesses always end in one.
 
     Args:
+        emulator: which QEMU.
         extensions: optional ones that the hart has: "svnapot", "svpbmt". `have` changes them.
+        model: QEMU's CPU model, which has its own extensions; None for `rv64` with those above.
     """
 
     PROGRAM: ClassVar[str] = "qemu-system-riscv64"
     PACKAGE: ClassVar[str] = "qemu-system-misc"
-    RAM: ClassVar[Range] = Range.sized(0x8000_0000, 0xC000_0000)
+    RAM: ClassVar[Range] = Range.sized(0x8000_0000, 0xC400_0000)
+    """At its end QEMU puts a device tree at every start (before QEMU 8, at the end of what lies below 3 GiB)."""
     MAILBOX: ClassVar[int] = 0x8010_0000
 
-    def __init__(self, extensions: Iterable[str] = ()) -> None:
-        self.extensions = frozenset(extensions)
+    def __init__(self, emulator: Emulator = OWN_QEMU, extensions: Iterable[str] = (), model: str | None = None) -> None:
+        self.extensions, self._model = frozenset(extensions), model
         self._loaded: Registers | None = None
-        super().__init__()
+        super().__init__(emulator)
 
     def prepare(self) -> None:
         code = files(__package__).joinpath("monitors", _MONITOR).read_bytes()
         self.memory.write(Hpa(self.RAM.start), code)
-        # Four leaves of 1 GiB from 0 on, and the RAM above: supervisor pages, accessed and dirty.
+        # Leaves of 1 GiB from 0 to the end of RAM: supervisor pages, accessed and dirty.
         leaf = entry.V | entry.R | entry.W | entry.X | entry.A | entry.D
-        for index in range(self.RAM.end >> 30):
+        for index in range(-(-self.RAM.end >> 30)):
             self.memory.store_u64(Hpa(_MAP + 8 * index), entry.pack_address(index << 30) | leaf)
 
     def arguments(self, ram: str, door: int) -> list[str]:
         size = self.RAM.size
         cpu = ["rv64", "h=on", "sstc=on", *(f"{name}={_on(name in self.extensions)}" for name in ("svnapot", "svpbmt"))]
         return [
-            "-machine", "virt,memory-backend=ram", "-cpu", ",".join(cpu), "-accel", "tcg", "-smp", "1",
+            "-machine", "virt,memory-backend=ram", "-cpu", self._model or ",".join(cpu), "-accel", "tcg", "-smp", "1",
             "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on", "-m", str(size >> 20),
             "-bios", "none", "-display", "none", "-monitor", "none", "-serial", "none", "-nodefaults",
             "-chardev", f"socket,id=door,fd={door}", "-semihosting-config", "enable=on,target=native,chardev=door",
         ]  # fmt: skip
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What the hart's registers say that it has, as `processor.riscv` calls it; not Svade and Svnapot."""
+        isa, environment, _, sv48, sv57 = (self.word(mailbox.INFO + 8 * index) for index in range(5))
+        found = {"h": isa >> 7 & 1, "sv48": sv48, "sv57": sv57}
+        found |= {"svadu": environment & _ADUE, "svpbmt": environment & _PBMTE}
+        return frozenset(name for name, value in found.items() if value)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Bits of an ASID and of a VMID that vsatp and hgatp hold; QEMU's has two more, which are reserved."""
+        vsatp, hgatp = (self.word(mailbox.INFO + 8 * index) >> 44 & 0xFFFF for index in (2, 5))
+        return {"asid": vsatp.bit_length(), "vmid": (hgatp & 0x3FFF).bit_length()}
 
     def have(self, extensions: Iterable[str]) -> None:
         """Be a hart with these optional extensions: QEMU starts again if they are others than before."""

@@ -248,7 +248,7 @@ class Arena:
         self._wholes[low:high] = flags.sum(axis=1, dtype=np.uint16)
 
     def _take_blocks(self, indices: npt.NDArray[np.intp], unit: int) -> list[Range]:
-        """Take units of so many blocks, given by ascending index."""
+        """Take units of `unit` blocks each, given by ascending index."""
         if not indices.size:
             return []
         cuts = np.flatnonzero(np.diff(indices) != 1) + 1

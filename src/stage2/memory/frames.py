@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .physical import PhysicalMemory
 
 _REMEMBERED = 1024
-"""Freed frames remembered for each owner, to be used again before a new block is begun."""
+"""Limit: freed frames remembered for each owner, to be used again before a new block is begun."""
 
 
 class _Run:
@@ -366,7 +366,7 @@ class FrameAllocator:
         return None
 
     def _take_runs(self, frames: int) -> list[Range]:
-        """Take so many frames, which are free, in few runs that each lie in one block."""
+        """Take `frames` frames, which are free, in few runs that each lie in one block."""
         taken: list[Range] = []
         if not frames:
             return taken

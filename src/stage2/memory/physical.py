@@ -24,7 +24,7 @@ PHYSICAL_LIMIT = 1 << 56
 """One past the largest physical address of any architecture (RISC-V: 44 bits of PPN above 12 of offset)."""
 
 _GIVE_BACK = 64 * 1024
-"""From this many bytes on, returning pages to the host is cheaper than filling them with zeroes."""
+"""Bytes from which on returning pages to the host is cheaper than filling them with zeroes."""
 
 
 class PhysicalMemory:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .record import Processor
-from .x86 import PARTS
+from .x86 import AMD, INTEL, PARTS
 
 CPUINFO = Path("/proc/cpuinfo")
 _FLAGS = {"nx": "nx", "la57": "la57", "pdpe1gb": "gib-pages"}
@@ -21,7 +21,7 @@ _VMX_FLAGS = {
     "ept_mode_based_exec": "mbec",
 }
 """The same of its `vmx flags`."""
-_VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
+_VENDORS = {"GenuineIntel": INTEL, "AuthenticAMD": AMD, "HygonGenuine": AMD}
 
 
 def host_processor(arch: str, cpuinfo: Path = CPUINFO) -> Processor:

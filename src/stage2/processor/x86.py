@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .record import Feature, Number, Parts, Processor
 
+INTEL, AMD, ANY = "intel", "amd", "any"
+"""Vendors: Intel's have EPT, AMD's nested paging and their own reserved bits; one of any vendor has both."""
+
 PARTS = Parts(
     "x86_64",
     features={
@@ -21,9 +24,59 @@ PARTS = Parts(
     },
     numbers={
         "pa": Number("bits of a physical address", 32, 52, "CPUID 80000008H:EAX bits 7:0"),
-        "c-bit": Number("the bit of an entry that SEV takes from its address, 0 for none", 0, 51, "CPUID 8000001FH"),
+        "c-bit": Number(
+            "the bit of an entry that SEV or SME takes from its address, 0 while they are off",
+            0,
+            51,
+            "CPUID 8000001FH:EBX bits 5:0; bits 11:6 say by how much they shorten addresses",
+        ),
     },
 )
 _ALL = frozenset(PARTS.features)
+_EPT_OF_2017 = frozenset({"nx", "gib-pages", "ept-gib-pages", "ept-execute-only", "ept-ad", "mbec"})
+_ZEN = frozenset({"nx", "gib-pages"})
 
-PROCESSORS = (Processor("max", PARTS, "intel", _ALL, {"pa": 52, "c-bit": 0}, "everything that the manuals have"),)
+PROCESSORS = (
+    Processor("max", PARTS, ANY, _ALL, {"pa": 52, "c-bit": 0}, "everything that the manuals have"),
+    Processor(
+        "coffee-lake",
+        PARTS,
+        INTEL,
+        _EPT_OF_2017,
+        {"pa": 39, "c-bit": 0},
+        "/proc/cpuinfo of Core i7-9750H and i7-9700K: 39 bits physical; ept_x_only ept_ad ept_1gb ept_mode_based_exec",
+    ),
+    Processor(
+        "meteor-lake",
+        PARTS,
+        INTEL,
+        _EPT_OF_2017,
+        {"pa": 46, "c-bit": 0},
+        "/proc/cpuinfo of Core Ultra 7 155H: 46 bits physical, 48 virtual; ept_x_only ept_ad ept_1gb "
+        "ept_mode_based_exec",
+    ),
+    Processor(
+        "zen1",
+        PARTS,
+        AMD,
+        _ZEN,
+        {"pa": 48, "c-bit": 0},
+        "/proc/cpuinfo of EPYC 7001 with memory encryption off: 48 bits physical, pdpe1gb",
+    ),
+    Processor(
+        "zen1-sev",
+        PARTS,
+        AMD,
+        _ZEN,
+        {"pa": 43, "c-bit": 47},
+        "the same with SME or SEV on: 43 bits physical; C-bit 47 (CPUID 8000001FH:EBX)",
+    ),
+    Processor(
+        "zen4",
+        PARTS,
+        AMD,
+        _ZEN | {"la57"},
+        {"pa": 52, "c-bit": 0},
+        "CPUID of EPYC 9004 with memory encryption off: 52 bits physical, la57",
+    ),
+)

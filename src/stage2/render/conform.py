@@ -11,6 +11,7 @@ from rich.text import Text
 from ..conform.deviations import of_oracle
 from ..conform.probe import ANSWER, Means
 from ..conform.run import Found, OracleReport
+from ..conform.tlb import TlbReport
 from ..flags import Access
 from .tables import facts, indented, stack, table, text
 from .walk import compact_lines
@@ -25,15 +26,22 @@ fault as the architecture reports it, and the accessed and dirty bits left in me
 printed with the command that repeats it. How it is built: [architecture.md](architecture.md).
 """.splitlines()
 _CLOSING = """\
-*Not judged* in the table counts probes that a judge could not be asked: a real access that would leave RAM or hit the
+*Not judged* in the table counts probes that an oracle could not be asked: a real access that would leave RAM or hit the
 tables themselves, or a walk that reads memory that is no table.""".splitlines()
+_TLB = """\
+## TLB invalidation
+
+What edits of tables owe, on hardware that keeps a translation until it is told to drop it. Every kind of edit is made
+with all that it owes: nothing may be stale. Then each operation is left out: that must be seen, or it is known why this
+emulator hides it ([invalidation.md](invalidation.md)). Random edits follow, with accesses of every kind after
+each.""".splitlines()
 _ENTRIES = 32
 """A shrunk case has fewer entries than that."""
 _HEX = {"hpa", "value", "code", "gva", "gpa", "attributes"}
 
 
-def render_reports(reports: Sequence[OracleReport]) -> Group:
-    """A table of all judges, then what each found."""
+def render_reports(reports: Sequence[OracleReport], tlbs: Sequence[TlbReport] = ()) -> Group:
+    """A table of all oracles, then what each found, and what their TLBs showed."""
     rows = [
         (report.oracle, report.version, f"{report.verdict.cases:,}", f"{report.mismatches:,}",
          f"{sum(report.verdict.deviations.values()):,}", f"{report.seconds:.1f} s")
@@ -43,7 +51,23 @@ def render_reports(reports: Sequence[OracleReport]) -> Group:
     parts: list[RenderableType] = [table(columns, rows, right=columns[2:])]
     for report in reports:
         parts += [Text(), *_details(report)]
+    for shown in tlbs:
+        parts += [Text(), *_tlb(shown)]
     return stack(parts)
+
+
+def _tlb(report: TlbReport) -> list[RenderableType]:
+    """What a TLB showed of what edits owe."""
+    parts: list[RenderableType] = [text(f"{report.oracle}: TLB invalidation", "bold")]
+    rows = [
+        ("edits that do what they owe", f"{report.scenes:,}, nothing stale"),
+        ("random edits", f"{report.accesses:,} accesses, none stale"),
+        ("operations left out", f"{sum(report.seen.values()):,} seen, {sum(report.hidden.values()):,} hidden as known"),
+        ("time", f"{report.seconds:.1f} s"),
+    ]
+    parts.append(indented(facts(rows)))
+    parts += [indented(text(f"WRONG: {sentence}", "bold red")) for sentence in report.wrong]
+    return parts
 
 
 def _details(report: OracleReport) -> list[RenderableType]:
@@ -119,17 +143,18 @@ def _shown(name: str, value: Any) -> str:
     return f"{int(value):#x}" if name in _HEX else str(int(value))
 
 
-def report_json(reports: Sequence[OracleReport]) -> dict[str, Any]:
+def report_json(reports: Sequence[OracleReport], tlbs: Sequence[TlbReport] = ()) -> dict[str, Any]:
     """The JSON object of a run."""
-    return {"oracles": [report.as_dict() for report in reports]}
+    found: dict[str, Any] = {"oracles": [report.as_dict() for report in reports]}
+    return found | ({"tlb": [shown.as_dict() for shown in tlbs]} if tlbs else {})
 
 
-def report_markdown(reports: Sequence[OracleReport], seed: int) -> str:
+def report_markdown(reports: Sequence[OracleReport], seed: int, tlbs: Sequence[TlbReport] = ()) -> str:
     """`docs/conformance.md`."""
     lines = [
         *_OPENING,
         "",
-        f"This page was written by `stage2 conform --report docs/conformance.md` (seed {seed}).",
+        f"This page was written by `stage2 conform --long --report docs/conformance.md` (seed {seed}).",
         "",
         "| oracle | version | cases | unexplained mismatches | known deviations | not judged |",
         "|---|---|---|---|---|---|",
@@ -144,13 +169,24 @@ def report_markdown(reports: Sequence[OracleReport], seed: int) -> str:
         lines += ["", f"## {report.oracle}", "", f"{report.title}.", "", "| pair | cases |", "|---|---|"]
         lines += [f"| {name} | {count:,} |" for name, count in sorted(report.verdict.formats.items())]
         lines += ["", "Expected: " + ", ".join(f"{c:,} {n}" for n, c in sorted(report.verdict.outcomes.items())) + "."]
-        mine = of_oracle(report.oracle, report.version)
+        mine = of_oracle(report.kind, report.version)
         if mine:
             lines += ["", "Known deviations of the emulator:", ""]
             for deviation in mine:
                 met = report.verdict.deviations.get(deviation.name, 0)
-                lines.append(f"* **{deviation.name}** (met {met:,} times): {deviation.reason} ({deviation.manual})")
+                lines.append(
+                    f"* **{deviation.name}** ({deviation.versions}; met {met:,} times): "
+                    f"{deviation.reason} ({deviation.manual})"
+                )
         if report.unjudged:
             lines += ["", "Not judged here:", ""] + [f"* {sentence}" for sentence in report.unjudged]
+    if tlbs:
+        lines += ["", *_TLB, "", "| oracle | edits | random accesses | left out, seen | left out, hidden | wrong |"]
+        lines.append("|---|---|---|---|---|---|")
+    for shown in tlbs:
+        lines.append(
+            f"| `{shown.oracle}` | {shown.scenes:,} | {shown.accesses:,} | {sum(shown.seen.values()):,} | "
+            f"{sum(shown.hidden.values()):,} | {len(shown.wrong):,} |"
+        )
     lines += ["", *_CLOSING, ""]
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ from rich.text import Text
 
 from ..address import format_size
 from ..formats import family_of
+from ..formats.dependence import controls_on, deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import ALL_PERMISSIONS, EXECUTE, GROUPED, READ, USER, USER_SHIFT, WRITE, EntryKind
 from ..formats.record import Field, Format
 from ..formats.register import Register
 from ..formats.syndrome import FaultReport
+from ..processor import Processor
 from .tables import facts, indented, print_renderable, render_text, stack, text
 
 WIDTH = 80
@@ -39,6 +41,8 @@ class EntryView:
         memory_note: what else the memory type hangs on, as a sentence.
         reason: why it is misconfigured, or why its address is refused.
         fields: every field, lowest bits first.
+        depends: the parts of the processor that this hangs on, in words (`formats.dependence`).
+        processor: what it was read for; None for no particular one.
     """
 
     format: Format
@@ -53,6 +57,8 @@ class EntryView:
     memory_note: str
     reason: str | None
     fields: tuple[FieldValue, ...]
+    depends: tuple[str, ...] = ()
+    processor: Processor | None = None
 
     @property
     def execute_privileged(self) -> bool:
@@ -65,15 +71,22 @@ class EntryView:
         return bool(self.permissions >> USER_SHIFT & EXECUTE)
 
 
-def view_entry(fmt: Format, value: int, level: int, controls: int) -> EntryView:
+def view_entry(
+    fmt: Format, value: int, level: int, switches: Sequence[str] = (), processor: Processor | None = None
+) -> EntryView:
     """Decode one entry.
 
     Args:
         fmt: its format; `value` has 64 bits and `level` is one of its levels.
         value: the entry.
         level: 0 for the smallest page.
-        controls: the regime's control bits.
+        switches: names of the format's switches that are on.
+        processor: what it is read for; None for no particular one.
+
+    Raises:
+        EncodingError: the format has no such switch, or the processor lacks the format or what a switch asks for.
     """
+    controls = controls_on(fmt, processor, switches)
     number, address, attributes = fmt.decode(value, level, controls)
     kind = EntryKind(number)
     points = kind in (EntryKind.TABLE, EntryKind.LEAF)
@@ -96,6 +109,8 @@ def view_entry(fmt: Format, value: int, level: int, controls: int) -> EntryView:
         memory_note=note,
         reason=reason,
         fields=_entry_fields(fmt, value, level, kind, controls),
+        depends=deciding_parts(fmt, value, level, processor, switches),
+        processor=processor,
     )
 
 
@@ -174,7 +189,15 @@ def render_entry(view: EntryView) -> Group:
         sentences.append("Hardware faults when it meets this entry.")
     else:
         sentences.append(f"Refused: {view.reason}.")
+    if view.depends:
+        sentences.append(processor_sentence(view.depends, view.processor))
     return _page(title, sentences, rows, [("", view.fields)])
+
+
+def processor_sentence(depends: Sequence[str], processor: Processor | None) -> str:
+    """One line on what an answer hangs on."""
+    who = "a CPU" if processor is None else processor.name
+    return f"So on {who} with {', '.join(depends)}; --cpu says otherwise."
 
 
 def _permission_sentence(view: EntryView) -> str:
@@ -196,7 +219,7 @@ def render_register(register: Register, value: int, summary: Mapping[str, str]) 
     title = f"{register.name} = {value:#0{digits}x}: {register.title}"
     rows: list[tuple[str, str | Text]] = [(name, fact) for name, fact in summary.items()]
     rows.append(("manual", register.manual))
-    fields = explain_fields(register.fields, value)
+    fields = explain_fields(register.fields_of(value), value)
     sentences = [_reserved_sentence(fields)] if any(field.reserved for field in fields) else []
     return _page(title, sentences, rows, [("", fields)])
 
@@ -282,6 +305,8 @@ def entry_json(view: EntryView) -> dict[str, Any]:
         "value": view.value,
         "value_hex": f"{view.value:#018x}",
         "reason": view.reason,
+        "processor": None if view.processor is None else view.processor.name,
+        "depends_on": list(view.depends),
     }
 
 
@@ -294,7 +319,7 @@ def register_json(register: Register, value: int, summary: Mapping[str, str]) ->
         "value_hex": f"{value:#x}",
         "title": register.title,
         "summary": dict(summary),
-        "fields": [_field_json(field) for field in explain_fields(register.fields, value)],
+        "fields": [_field_json(field) for field in explain_fields(register.fields_of(value), value)],
         "manual": register.manual,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -38,8 +38,8 @@ def _parts_table(parts: Parts) -> Table:
     return table
 
 
-def processors_json(processors: Sequence[Processor]) -> list[dict[str, Any]]:
-    """The same for programs."""
+def processors_json(architectures: Iterable[Sequence[Processor]]) -> list[dict[str, Any]]:
+    """The processors of some architectures for programs."""
     return [
         {
             "name": processor.name,
@@ -49,5 +49,6 @@ def processors_json(processors: Sequence[Processor]) -> list[dict[str, Any]]:
             "numbers": dict(processor.numbers),
             "source": processor.source,
         }
+        for processors in architectures
         for processor in processors
     ]

@@ -15,13 +15,13 @@ from .tables import facts, indented, stack, table, text
 from .walk import compact_lines
 
 MAX_SPANS = 3
-"""HPA ranges of one region that are written out."""
+"""Limit: HPA ranges of one region that are written out."""
 MAX_VIOLATIONS = 20
-"""Violations of one VM that are listed."""
+"""Limit: violations of one VM that are listed."""
 MAX_WALKS = 4
-"""Violations of one VM whose walk is shown."""
+"""Limit: violations of one VM whose walk is shown."""
 MAX_SYNDROMES = 6
-"""Violations of one VM whose registers are shown."""
+"""Limit: violations of one VM whose registers are shown."""
 _STYLES = {"off": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -11,7 +10,6 @@ from rich.text import Text
 from ..address import Range, format_size
 from ..config.board import BoardConfig
 from ..config.defconfig import DefConfig
-from ..config.describe import describe_notices
 from ..config.document import Notice
 from ..config.images import ImagePath
 from ..config.platform import PlatformConfig
@@ -24,7 +22,7 @@ from .plain import about, counted, span_text
 from .tables import facts, indented, stack, table, text
 
 _MAX_REGIONS = 1000
-"""Rows of one table that are printed; JSON has them all."""
+"""Limit: rows of one table that are printed; JSON has them all."""
 
 
 def render_vm(vm: PlannedVm, fetched: Collection[str] = (), fmt: Format | None = None) -> RenderableType:
@@ -119,29 +117,6 @@ def render_board(board: BoardConfig) -> RenderableType:
         ("VM files", ", ".join(board.vm_configs) or "none"),
     ]
     return stack((text("Board", "bold"), indented(facts(rows)), *_notices(board.notices)))
-
-
-def defconfig_json(config: DefConfig) -> dict[str, Any]:
-    """A defconfig as a JSON object."""
-    return {
-        "smp": config.smp,
-        "ticks_per_sec": config.ticks_per_sec,
-        "task_stack_size": config.task_stack_size,
-        "notices": describe_notices(config.notices),
-    }
-
-
-def board_json(board: BoardConfig) -> dict[str, Any]:
-    """A board file as a JSON object."""
-    return {
-        "target": board.target,
-        "arch": board.arch,
-        "features": list(board.features),
-        "four_levels": board.four_levels,
-        "vm_configs": list(board.vm_configs),
-        "meaning": board.meaning,
-        "notices": describe_notices(board.notices),
-    }
 
 
 # --- inside ------------------------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
-"""An explained walk as text and as JSON."""
+"""An explained walk as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,13 +12,16 @@ from rich.text import Text
 from ..address import format_size
 from ..errors import EncodingError
 from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_of
+from ..formats.dependence import deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
+from ..processor import Processor
 from ..space.faults import FaultResult, Resolution
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
+from .explain import processor_sentence
 from .tables import facts, indented, stack, text
 
 _RESOLUTIONS = {
@@ -67,6 +69,8 @@ class WalkView:
         owner: whom the HPA belongs to, when the walk ends in one.
         outcome: what an access does, where that is more than the walk says.
         sources: what beside the leaves decides the memory type, as far as it is known.
+        processor: what the tables are for; None for no particular one.
+        means: the access as a word, where that is more than whether it reads, writes or fetches: "hlvx".
     """
 
     walk: Walk
@@ -77,6 +81,13 @@ class WalkView:
     owner: str | None = None
     outcome: Outcome | None = None
     sources: TypeSources | None = None
+    processor: Processor | None = None
+    means: str | None = None
+
+    @property
+    def access(self) -> str | None:
+        """The access as a word; None for a mere lookup."""
+        return self.means or (None if self.walk.access is None else self.walk.access.name.lower())
 
     def regime(self, stage: int) -> Regime:
         """The regime of a step's stage."""
@@ -87,6 +98,14 @@ class WalkView:
         found = [step for step in self.walk.steps if step.stage == stage and step.kind is EntryKind.LEAF]
         regime = self.regime(stage)
         return Leaf(regime.format, found[-1].attributes, regime.controls) if found else None
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """The parts of the processor that the entry hangs on at which the walk ended (`formats.dependence`)."""
+        if not self.walk.steps:
+            return ()
+        last = self.walk.steps[-1]
+        return deciding_parts(self.regime(last.stage).format, last.entry, last.level, self.processor)
 
     @property
     def memory_type(self) -> EffectiveType | None:
@@ -110,14 +129,16 @@ class WalkView:
             return EffectiveType("", f"The memory type is not defined: {error}.", fmt.manual)
 
 
-# --- text --------------------------------------------------------------------------------------------------
+def _a(access: str) -> str:
+    """An access with its article: a read, an hlvx."""
+    return f"{'an' if access.startswith('h') else 'a'} {access}"
 
 
 def render_walk(view: WalkView) -> Group:
     """The walk, one block a step, and its result in plain sentences."""
     walk, fmt = view.walk, view.stage_2.format
     kind = "GPA" if view.stage_1 is None else "GVA"
-    access = f", for a {walk.access.name.lower()}" if walk.access is not None else ""
+    access = f", for {_a(view.access)}" if view.access is not None else ""
     vm = f" of VM {view.vm}" if view.vm else ""
     parts: list[RenderableType] = [
         text(f"Walk of {kind} {walk.address:#x}{vm}{access}", "bold"),
@@ -126,7 +147,7 @@ def render_walk(view: WalkView) -> Group:
     ]
     outcome = view.outcome
     if outcome is not None and outcome.done:
-        parts += [text(f"A {outcome.access} is made first: {_outcome_text(outcome)}."), Text()]
+        parts += [text(f"{_a(outcome.access).capitalize()} is made first: {outcome_text(outcome)}."), Text()]
     for step in walk.steps:
         parts += [*_step_block(view, step), Text()]
     parts += result_lines(view)
@@ -148,6 +169,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         if result.kind is FaultKind.ADDRESS_SIZE:
             regime = view.regime(result.stage)
             lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
+    if view.depends:
+        lines.append(text(processor_sentence(view.depends, view.processor)))
     for address, entry in walk.marks:
         lines.append(
             text(f"Hardware would now store {entry:#018x} in the entry at HPA {address:#x} (accessed, dirty).")
@@ -155,7 +178,7 @@ def result_lines(view: WalkView) -> list[RenderableType]:
     if view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
         lines.append(text(_region_text(view.region)))
     if view.outcome is not None and not view.outcome.done:
-        lines.append(text(f"On a {view.outcome.access}: {_outcome_text(view.outcome)}."))
+        lines.append(text(f"On {_a(view.outcome.access)}: {outcome_text(view.outcome)}."))
     return lines
 
 
@@ -193,11 +216,11 @@ def _step_block(view: WalkView, step: Step) -> Iterator[RenderableType]:
     slot = f"{space} {step.slot:#x}"
     if view.stage_1 is not None and step.stage == 1 and step.slot_hpa != step.slot:
         slot += f", at HPA {step.slot_hpa:#x}"
-    rows: list[tuple[str, str | Text]] = [("slot", slot), ("entry", f"{step.entry:#018x}, {_entry_text(view, step)}")]
+    rows: list[tuple[str, str | Text]] = [("slot", slot), ("entry", f"{step.entry:#018x}, {entry_text(view, step)}")]
     if step.kind in (EntryKind.TABLE, EntryKind.LEAF):
         rows.append(("allows", f"{permission_text(step.permissions)} (all levels so far)"))
     yield indented(facts(rows))
-    yield indented(_field_table(_fields(view, step)), 4)
+    yield indented(_field_table(step_fields(view, step)), 4)
 
 
 def _space(view: WalkView, stage: int) -> str:
@@ -205,7 +228,8 @@ def _space(view: WalkView, stage: int) -> str:
     return "GPA" if stage == 1 and view.stage_1 is not None else "HPA"
 
 
-def _entry_text(view: WalkView, step: Step) -> str:
+def entry_text(view: WalkView, step: Step) -> str:
+    """What the entry of a step is, in words."""
     regime = view.regime(step.stage)
     fmt = regime.format
     space = _space(view, step.stage)
@@ -218,7 +242,8 @@ def _entry_text(view: WalkView, step: Step) -> str:
     return f"misconfigured: {describe_misconfiguration(fmt, step.entry, step.level, regime.controls)}"
 
 
-def _fields(view: WalkView, step: Step) -> list[FieldValue]:
+def step_fields(view: WalkView, step: Step) -> list[FieldValue]:
+    """The fields of a step's entry, explained."""
     regime = view.regime(step.stage)
     return describe_entry(regime.format, step.entry, step.level, step.kind, regime.controls)
 
@@ -252,7 +277,8 @@ def _region_text(region: MemoryRegion | None) -> str:
     )
 
 
-def _outcome_text(outcome: Outcome) -> str:
+def outcome_text(outcome: Outcome) -> str:
+    """What an access does, as a sentence without its end."""
     result = outcome.result
     sentence = _RESOLUTIONS[result.resolution]
     if result.resolution is Resolution.POPULATED and outcome.leaf_size:
@@ -260,115 +286,3 @@ def _outcome_text(outcome: Outcome) -> str:
     if result.policy is not None:
         sentence += f"; by its policy {_POLICIES[result.policy]}"
     return sentence
-
-
-# --- JSON --------------------------------------------------------------------------------------------------
-
-
-def walk_json(view: WalkView) -> dict[str, Any]:
-    """The walk as a JSON object; addresses are integers, with hexadecimal text beside them."""
-    walk = view.walk
-    address = "gpa" if view.stage_1 is None else "gva"
-    found: dict[str, Any] = {
-        "vm": view.vm,
-        address: walk.address,
-        f"{address}_hex": f"{walk.address:#x}",
-        "access": None if walk.access is None else walk.access.name.lower(),
-        "format": view.stage_2.format.name,
-        "root": view.stage_2.root,
-        "root_hex": f"{view.stage_2.root:#x}",
-        "steps": [_step_json(view, step) for step in walk.steps],
-        "marks": [{"slot": slot, "entry": entry} for slot, entry in walk.marks],
-        "result": _result_json(view),
-        "region": _region_json(view.region),
-        "outcome": None if view.outcome is None else _outcome_json(view.outcome),
-    }
-    if view.stage_1 is not None:
-        found["stage_1"] = {"format": view.stage_1.format.name, "root": view.stage_1.root}
-    return found
-
-
-def _step_json(view: WalkView, step: Step) -> dict[str, Any]:
-    return {
-        "stage": step.stage,
-        "level": step.level,
-        "table": step.table,
-        "table_hex": f"{step.table:#x}",
-        "index": step.index,
-        "slot": step.slot,
-        "slot_hpa": step.slot_hpa,
-        "entry": step.entry,
-        "entry_hex": f"{step.entry:#018x}",
-        "kind": step.kind.name.lower(),
-        "output": step.output if step.kind in (EntryKind.TABLE, EntryKind.LEAF) else None,
-        "output_hex": f"{step.output:#x}" if step.kind in (EntryKind.TABLE, EntryKind.LEAF) else None,
-        "permissions": permission_text(step.permissions),
-        "meaning": _entry_text(view, step),
-        "fields": [
-            {
-                "bits": field.bits,
-                "name": field.name,
-                "value": field.value,
-                "meaning": field.meaning,
-                "reserved": field.reserved,
-            }
-            for field in _fields(view, step)
-        ],
-        "under": [_step_json(view, under) for under in step.under],
-    }
-
-
-def _result_json(view: WalkView) -> dict[str, Any]:
-    result = view.walk.result
-    if isinstance(result, Mapped):
-        return {
-            "kind": "mapped",
-            "hpa": result.hpa,
-            "hpa_hex": f"{result.hpa:#x}",
-            "gpa": result.gpa,
-            "permissions": permission_text(result.permissions),
-            "size": result.size,
-            "owner": view.owner,
-            "memory_type": _memory_type_json(view.memory_type),
-        }
-    return {
-        "kind": "fault",
-        "fault": result.kind.name.lower(),
-        "stage": result.stage,
-        "level": result.level,
-        "address": result.address,
-        "address_hex": f"{result.address:#x}",
-        "on_table": result.on_table,
-        "on_mark": result.on_mark,
-        "meaning": result.kind.meaning,
-    }
-
-
-def _memory_type_json(found: EffectiveType | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {"name": found.name or None, "meaning": found.text, "manual": found.manual}
-
-
-def _region_json(region: MemoryRegion | None) -> dict[str, Any] | None:
-    if region is None:
-        return None
-    return {
-        "name": region.label,
-        "start": int(region.start),
-        "size": region.size,
-        "flags": region.flags.short,
-        "map_type": region.map_type.value,
-        "source": str(region.place or ""),
-    }
-
-
-def _outcome_json(outcome: Outcome) -> dict[str, Any]:
-    policy = outcome.result.policy
-    return {
-        "access": outcome.access,
-        "resolution": outcome.result.resolution.value,
-        "policy": None if policy is None else policy.value,
-        "done": outcome.done,
-        "meaning": _outcome_text(outcome),
-    }

@@ -98,6 +98,7 @@ class AddressSpace:
     ) -> None:
         self.format = by_name(fmt) if isinstance(fmt, str) else fmt
         self.name = name
+        self.processor = processor
         self.owner = Owner(OwnerKind.VM, name)
         self.frames = frames
         self.policy = Policy(populate, violation, largest, fault_around)
@@ -114,7 +115,7 @@ class AddressSpace:
             identifier=identifier,
             flush=flush,
         )
-        self._backing = Backing(frames, self.owner, self.format.leaf_sizes, limit)
+        self._backing = Backing(frames, self.owner, self.page_table.leaf_sizes, limit)
         self._regions = RegionMap()
         self._tracking = Tracking(self._regions, self.page_table)
         self._resolver = FaultResolver(self._regions, self.page_table, self._backing, self._tracking, self.policy)

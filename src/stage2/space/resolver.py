@@ -60,7 +60,7 @@ class FaultResolver:
         lazy = self._policy.populate_of(region) is Populate.LAZY
         if region.map_type.may_be_lazy and lazy:
             return
-        sizes = self._table.format.leaf_sizes
+        sizes = self._table.leaf_sizes
         wanted = self._policy.largest
         largest = sizes[-1] if wanted is None else max(leaf for leaf in sizes if leaf <= max(wanted, sizes[0]))
         taken = self._backing.take(region, largest)
@@ -110,7 +110,7 @@ class FaultResolver:
         # Writes are tracked page by page, so a tracked block is populated so.
         if self._tracking.covers(gpa):
             wanted = self._page
-        for size in reversed(self._table.format.leaf_sizes):
+        for size in reversed(self._table.leaf_sizes):
             start = align_down(gpa, size)
             if size > wanted or start < region.start or start + size > region.end:
                 continue

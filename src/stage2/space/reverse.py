@@ -16,12 +16,12 @@ from ..address import Gpa, Hpa, Range
 from ..errors import MappingError
 from ..flags import MappingFlags
 from ..memory.owners import Owner
+from ..tables.mapping import ATTRIBUTES
 from .address_space import AddressSpace
 from .region import MemoryRegion
 
 U64Array = npt.NDArray[np.uint64]
 I64Array = npt.NDArray[np.int64]
-_ATTRIBUTES = 0xFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def reverse(space: AddressSpace, hpa: Hpa | int) -> list[Alias]:
     """Every GPA of a space that leads to an HPA, in order, read off its table as it is now.
 
     Raises:
-        OutOfRangeError: no HPA has so many bits.
+        OutOfRangeError: the HPA has more than 64 bits.
     """
     Range.sized(hpa, 1)
     rows = _rows_of(space)
@@ -145,7 +145,7 @@ class ReverseMap:
         """Who holds an HPA, and every GPA of every space that leads to it.
 
         Raises:
-            OutOfRangeError: no HPA has so many bits.
+            OutOfRangeError: the HPA has more than 64 bits.
         """
         Range.sized(hpa, 1)
         asked = np.array([hpa], np.uint64)
@@ -212,6 +212,6 @@ def _ranges(begin: I64Array, counts: I64Array) -> I64Array:
 def _alias(space: AddressSpace, row: list[int], hpa: int) -> Alias:
     start, behind, size, attributes = row
     offset = hpa - behind
-    allowed = space.format.permissions(attributes & _ATTRIBUTES, space.regime.controls)
+    allowed = space.format.permissions(attributes & ATTRIBUTES, space.regime.controls)
     gpa = Gpa(start + offset)
     return Alias(space, gpa, size - offset, MappingFlags(allowed & 7), space.region_at(gpa))

@@ -95,8 +95,24 @@ class TableContents:
             "tables": self.tables,
             "leaves": {str(size): count for size, count in sorted(self.leaves.items())},
             "mapped_bytes": sum(size * count for size, count in self.leaves.items()),
-            "regions": [region.as_dict() for region in self.regions],
+            "regions": [_region(region) for region in self.regions],
         }
+
+
+def _region(region: RegionReport) -> dict[str, Any]:
+    """A region in the manifest: upstream's number of its type where it has one, and the names beside the numbers."""
+    number = region.map_type.number
+    return {
+        "name": region.name,
+        "start": region.start,
+        "size": region.size,
+        "flags": int(region.flags),
+        "flags_text": region.flags.short,
+        "map_type": region.map_type.value if number is None else number,
+        "type": region.map_type.value,
+        "populated_bytes": region.populated_bytes,
+        "hpa": [list(span) for span in region.hpa],
+    }
 
 
 def collect(vms: Sequence[Vm]) -> list[TableContents]:

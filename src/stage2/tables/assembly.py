@@ -11,7 +11,7 @@ from functools import cache
 
 from ..formats.record import Format
 from .compiled import inlined, load, store
-from .descent import Function, make_descent, make_leaf_output, make_locate, make_span_shift, visit_nothing
+from .descent import Function, entry_at, make_descent, make_leaf_output, make_locate, make_span_shift, visit_nothing
 from .walk import (
     make_check,
     make_guest_load,
@@ -31,46 +31,58 @@ Ready = Callable[[Function], Function]
 """Makes a function callable for those that it is injected into: `inlined`, or `plain`."""
 
 
+# Pieces are kept, not made anew: numba compiles every function object once.
+
+
 def plain(function: Function) -> Function:
     """Plain Python needs nothing to call a function."""
     return function
 
 
+@cache
 def span_shift(fmt: Format, ready: Ready) -> Function:
     """See `make_span_shift`."""
     return ready(make_span_shift(fmt))
 
 
+@cache
 def locating(fmt: Format, ready: Ready) -> Function:
     """See `make_locate`."""
+    ready(entry_at)
     return ready(make_locate(span_shift(fmt, ready)))
 
 
+@cache
 def leaf_output(fmt: Format, ready: Ready) -> Function:
     """See `make_leaf_output`."""
     return ready(make_leaf_output(fmt, span_shift(fmt, ready)))
 
 
+@cache
 def width_check(fmt: Format, ready: Ready) -> Function:
     """See `make_width_check`."""
     return ready(make_width_check(fmt))
 
 
+@cache
 def descent(fmt: Format, load: Function, visit: Function, ready: Ready) -> Function:
     """See `make_descent`."""
     ready(fmt.decode)
     return ready(make_descent(fmt, locating(fmt, ready), ready(load), ready(visit)))
 
 
+@cache
 def lookup(fmt: Format, load: Function, visit: Function, ready: Ready) -> Function:
     """See `make_lookup`."""
     return ready(make_lookup(descent(fmt, load, visit, ready), leaf_output(fmt, ready), span_shift(fmt, ready)))
 
 
 def _walk(fmt: Format, load: Function, visit: Function, ready: Ready) -> Function:
+    ready(fmt.rules.root_too_wide)
     return ready(make_walk(fmt, width_check(fmt, ready), lookup(fmt, load, visit, ready)))
 
 
+@cache
 def _check(fmt: Format, ready: Ready) -> Function:
     ready(fmt.permissions)
     ready(fmt.mark)
@@ -145,6 +157,12 @@ def compiled_descent(fmt: Format) -> Function:
 def compiled_lookup(fmt: Format) -> Function:
     """The format's lookup."""
     return lookup(fmt, load, visit_nothing, inlined)
+
+
+@cache
+def compiled_walk(fmt: Format) -> Function:
+    """The format's walk."""
+    return _walk(fmt, load, visit_nothing, inlined)
 
 
 @cache

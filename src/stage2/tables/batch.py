@@ -20,22 +20,20 @@ from ..flags import Access
 from ..formats.outcome import MAPPED
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from .assembly import compiled_lookup, compiled_two_stage, locating, width_check
-from .compiled import HostMemory, inlined, kernel, prefetch, store
+from .assembly import compiled_lookup, compiled_two_stage, compiled_walk, locating
+from .compiled import HostMemory, inlined, kernel, store
+from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
+from .raw import prefetch
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
 from .walk import AT_STAGE_2, PENDING
 
-U64Array = npt.NDArray[np.uint64]
 AHEAD = 24
 """How many addresses the upper levels are walked ahead of the leaves."""
 WAYS = 256
 """Entries of the walk cache, each for what one entry at level 2 covers: 1 GiB."""
 UNMAPPED = MASK_64
 """The output of an address that is not mapped."""
-LEVEL_FIELD = 24
-"""Where the level stands in a 32-bit attribute word of a batch; the attributes are below it."""
-ATTRIBUTES = (1 << LEVEL_FIELD) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +183,11 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
     outputs are UNMAPPED and statuses the FaultKind where an address does not translate; attributes are the
     combined ones of the walk with the level of the last entry in bits 31:24.
     """
-    look_up, fits, locate = compiled_lookup(fmt), width_check(fmt, inlined), locating(fmt, inlined)
+    walk, look_up, locate = compiled_walk(fmt), compiled_lookup(fmt), locating(fmt, inlined)
     levels, root_bits, bits = fmt.levels, fmt.root_bits, fmt.bits
     # The last level's index width: a format with one level has only its root.
     last_bits = bits if levels > 1 else root_bits
     # Levels below the walk cache; where there are none above, it holds the root.
-    wide_input_fault = fmt.wide_input_fault
     upper = min(2, levels)
     upper_shift = fmt.level_shift(upper) if levels > upper else fmt.input_bits
     middle_bits = bits if levels > upper else root_bits
@@ -210,14 +207,11 @@ def translate_kernel(fmt: Format) -> Callable[..., Any]:
                 way = prefix & u64(WAYS - 1)
                 status, output, attribute, level = u64(PENDING), tables[way], allows[way], u64(upper)
                 if keys[way] != prefix + u64(1):
-                    if fits(address, u64(levels), u64(root_bits)):
-                        status, output, attribute, level, _slot, _entry = look_up(
-                            host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(upper), controls
-                        )
-                        if status == u64(PENDING):
-                            keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
-                    else:
-                        status, output, attribute, level = u64(wide_input_fault), u64(0), u64(0), u64(levels - 1)
+                    status, output, attribute, level, _slot, _entry = walk(
+                        host, root, address, u64(levels), u64(root_bits), u64(upper), controls
+                    )
+                    if status == u64(PENDING):
+                        keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
                 if status == u64(PENDING):
                     status, output, attribute, level, _slot, _entry = look_up(
                         host, (output, u64(middle_bits), attribute), address, u64(upper), u64(1), controls

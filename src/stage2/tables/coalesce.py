@@ -6,15 +6,17 @@ architecture demands that a live entry be broken before another is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from ..formats.outcome import ACCESSED, DIRTY, GROUPED, LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from .compiled import inlined, kernel, load, peek, poke
-from .edit import DAMAGED, DONE, VALID
+from .assembly import compiled_descent, leaf_output, locating, span_shift
+from .compiled import inlined, kernel, load
+from .descent import Function
+from .edit import DAMAGED, DONE, VALID, table_filling
+from .raw import peek, poke
 
 GROUP, UNGROUP = 0, 1
 """What to look for: leaves that could be a group, or groups that a range touches."""
@@ -24,77 +26,45 @@ _STATE = ACCESSED | DIRTY
 
 
 @cache
-def merge_kernel(fmt: Format) -> Callable[..., Any]:
-    """kernel(host, root, controls, start, end, level, rows) -> (result, address, count).
+def merge_kernel(fmt: Format) -> Function:
+    """kernel(table, start, end, level, rows) -> (result, address, count).
 
     Finds the tables below `level` in [start, end) whose leaves are equal and continue each other, so that one block
     at `level` says the same. Accessed and dirty bits need not be equal: the block takes the most that any leaf has.
 
     Args of the kernel:
+        table: (host, root, controls).
         rows: (n, 4) address of the entry, the table it points to, the block's entry, input address; a count beyond
             n says how many there are.
     """
-    decode, resize, forget = inlined(fmt.decode), inlined(fmt.resize), inlined(fmt.forget)
-    inherit, pack_address = inlined(fmt.inherit), inlined(fmt.pack_address)
+    descend, shift_of, block_of = compiled_descent(fmt), span_shift(fmt, inlined), _block_of(fmt)
     inlined(load)
-    levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
-    group_bits = fmt.group_bits_at(0) if fmt.group_translates else 0
+    levels, root_bits = fmt.levels, fmt.root_bits
 
-    def find_blocks(
-        host: Any, root: int, controls: int, start: int, end: int, level: int, rows: Any
-    ) -> tuple[int, int, int]:
+    def find_blocks(table: Any, start: int, end: int, level: int, rows: Any) -> tuple[int, int, int]:
+        host, root, controls = table
         count = u64(0)
         address = start
         while address < end:
-            table, index_bits, at = root, u64(root_bits), u64(levels)
-            kind, slot, shift = u64(TABLE), u64(0), u64(0)
-            while kind == u64(TABLE) and at != level:
-                at -= u64(1)
-                shift = u64(page_shift) + u64(bits) * at
-                slot = table + (((address >> shift) & ((u64(1) << index_bits) - u64(1))) << u64(3))
-                status, entry = load(host, slot)
-                if status != u64(0):
-                    return u64(DAMAGED), address, count
-                kind, output, _ = decode(entry, at, controls)
-                if kind == u64(TABLE):
-                    table, index_bits = output, u64(bits)
-            base = address & ~((u64(1) << shift) - u64(1))
-            address = base + (u64(1) << shift)
+            (status, at, slot, _), (kind, _, _), (below, _, _) = descend(
+                host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), level, controls
+            )
+            if status != u64(0):
+                return u64(DAMAGED), address, count
+            span = u64(1) << shift_of(at)
+            base = address & ~(span - u64(1))
+            address = base + span
             if kind != u64(TABLE) or base < start or address > end:
                 continue
-            child = level - u64(1)
-            child_shift = shift - u64(bits)
-            status, entry = load(host, table)
+            status, _entry = load(host, below)
             if status != u64(0):
                 return u64(DAMAGED), base, count
-            hva = table + host[0]
-            plain, donor, best, first = u64(0), u64(0), u64(0), u64(0)
-            equal = True
-            for i in range(u64(1 << bits)):
-                entry = peek(hva, i)
-                kind, output, attributes = decode(entry, child, controls)
-                if kind != u64(LEAF):
-                    equal = False
-                    break
-                if group_bits and attributes & u64(GROUPED) != u64(0):
-                    output |= (i << child_shift) & ((u64(1) << (child_shift + u64(group_bits))) - u64(1))
-                shape = resize(entry, child, level)
-                if i == u64(0):
-                    first, plain, donor = output, forget(shape, u64(_STATE)), shape
-                    if first & ((u64(1) << shift) - u64(1)) != u64(0):
-                        equal = False
-                        break
-                if forget(shape, u64(_STATE)) != plain or output != first + (i << child_shift):
-                    equal = False
-                    break
-                state = attributes & u64(_STATE)
-                if state > best:
-                    donor, best = shape, state
-            if equal:
+            block = block_of(below + host[0], level, controls)
+            if block != u64(0):
                 if count < u64(rows.shape[0]):
                     rows[count, 0] = slot
-                    rows[count, 1] = table
-                    rows[count, 2] = inherit(donor, pack_address(first) | plain)
+                    rows[count, 1] = below
+                    rows[count, 2] = block
                     rows[count, 3] = base
                 count += u64(1)
         return u64(DONE), u64(0), count
@@ -102,75 +72,80 @@ def merge_kernel(fmt: Format) -> Callable[..., Any]:
     return kernel(find_blocks, fmt)
 
 
+def _block_of(fmt: Format) -> Function:
+    decode, resize, forget = inlined(fmt.decode), inlined(fmt.resize), inlined(fmt.forget)
+    inherit, pack_address = inlined(fmt.inherit), inlined(fmt.pack_address)
+    shift_of, output_of, bits = span_shift(fmt, inlined), leaf_output(fmt, inlined), fmt.bits
+
+    def block_of(hva: int, level: int, controls: int) -> int:
+        """The entry of the block at `level` that says what a table of leaves below it says; 0 where none does."""
+        child = level - u64(1)
+        shift = shift_of(child)
+        entry = peek(hva, u64(0))
+        kind, first, attributes = decode(entry, child, controls)
+        first = output_of(first, attributes, u64(0), child)
+        if kind != u64(LEAF) or first & ((u64(1) << shift_of(level)) - u64(1)) != u64(0):
+            return u64(0)
+        donor, best = resize(entry, child, level), attributes & u64(_STATE)
+        plain = forget(donor, u64(_STATE))
+        for i in range(u64(1 << bits)):
+            entry = peek(hva, i)
+            kind, output, attributes = decode(entry, child, controls)
+            if kind != u64(LEAF) or output_of(output, attributes, i << shift, child) != first + (i << shift):
+                return u64(0)
+            shape = resize(entry, child, level)
+            if forget(shape, u64(_STATE)) != plain:
+                return u64(0)
+            state = attributes & u64(_STATE)
+            if state > best:
+                donor, best = shape, state
+        return inherit(donor, pack_address(first) | plain)
+
+    return inlined(block_of)
+
+
 @cache
-def group_kernel(fmt: Format) -> Callable[..., Any]:
-    """kernel(host, root, controls, start, end, operation, rows) -> (result, address, count).
+def group_kernel(fmt: Format) -> Function:
+    """kernel(table, start, end, operation, rows) -> (result, address, count).
 
     GROUP finds aligned groups of equal leaves that continue each other, wholly in [start, end) and not marked yet;
     UNGROUP finds marked groups that [start, end) touches.
 
     Args of the kernel:
+        table: (host, root, controls).
         rows: (n, 2) address of the group's first entry, its level.
     """
-    decode, resize = inlined(fmt.decode), inlined(fmt.resize)
-    inlined(load)
-    levels, root_bits, page_shift, bits = fmt.levels, fmt.root_bits, fmt.page_shift, fmt.bits
-    # One number with the group size of each level in a byte.
-    sizes = sum(fmt.group_bits_at(level) << 8 * level for level in range(fmt.levels))
+    descend, locate, shift_of = compiled_descent(fmt), locating(fmt, inlined), span_shift(fmt, inlined)
+    group_width, is_marked, could_be_group = _group_width(fmt), _is_marked(fmt), _could_be_group(fmt)
+    levels, root_bits = fmt.levels, fmt.root_bits
 
-    def find_groups(
-        host: Any, root: int, controls: int, start: int, end: int, operation: int, rows: Any
-    ) -> tuple[int, int, int]:
+    def find_groups(table: Any, start: int, end: int, operation: int, rows: Any) -> tuple[int, int, int]:
+        host, root, controls = table
         count = u64(0)
         address = start
         while address < end:
-            table, index_bits, at = root, u64(root_bits), u64(levels)
-            kind, slot, shift, output, entry, attributes = u64(TABLE), u64(0), u64(0), u64(0), u64(0), u64(0)
-            while kind == u64(TABLE):
-                if at == u64(0):
-                    return u64(DAMAGED), address, count
-                at -= u64(1)
-                shift = u64(page_shift) + u64(bits) * at
-                slot = table + (((address >> shift) & ((u64(1) << index_bits) - u64(1))) << u64(3))
-                status, entry = load(host, slot)
-                if status != u64(0):
-                    return u64(DAMAGED), address, count
-                kind, output, attributes = decode(entry, at, controls)
-                if kind == u64(TABLE):
-                    table, index_bits = output, u64(bits)
-            width = (u64(sizes) >> (u64(8) * at)) & u64(0xFF)
+            (status, level, _, _), (kind, _, _), (held, index_bits, _) = descend(
+                host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(0), controls
+            )
+            if status != u64(0) or kind == u64(TABLE):
+                return u64(DAMAGED), address, count
+            width = group_width(level)
             if kind != u64(LEAF) or width == u64(0):
-                address = (address & ~((u64(1) << shift) - u64(1))) + (u64(1) << shift)
+                span = u64(1) << shift_of(level)
+                address = (address & ~(span - u64(1))) + span
                 continue
-            whole = u64(1) << (shift + width)
+            whole = u64(1) << (shift_of(level) + width)
             base = address & ~(whole - u64(1))
             address = base + whole
-            members = u64(1) << width
-            index = (base >> shift) & ((u64(1) << index_bits) - u64(1))
-            hva = table + (index << u64(3)) + host[0]
-            found = False
+            slot, _rest = locate(held, base, level, index_bits)
             if operation == u64(UNGROUP):
-                for i in range(members):
-                    kind, output, attributes = decode(peek(hva, i), at, controls)
-                    if kind == u64(LEAF) and attributes & u64(GROUPED) != u64(0):
-                        found = True
-            elif base >= start and address <= end:
-                found = True
-                first, plain = u64(0), u64(0)
-                for i in range(members):
-                    entry = peek(hva, i)
-                    kind, output, attributes = decode(entry, at, controls)
-                    shape = resize(entry, at, at)
-                    if i == u64(0):
-                        first, plain = output, shape
-                    fits = output == first + (i << shift) and shape == plain and first & (whole - u64(1)) == u64(0)
-                    if kind != u64(LEAF) or attributes & u64(GROUPED) != u64(0) or not fits:
-                        found = False
-                        break
+                found = is_marked(slot + host[0], level, width, controls)
+            else:
+                found = base >= start and address <= end and could_be_group(slot + host[0], level, width, controls)
             if found:
                 if count < u64(rows.shape[0]):
-                    rows[count, 0] = table + (index << u64(3))
-                    rows[count, 1] = at
+                    rows[count, 0] = slot
+                    rows[count, 1] = level
                 count += u64(1)
         return u64(DONE), u64(0), count
 
@@ -178,40 +153,92 @@ def group_kernel(fmt: Format) -> Callable[..., Any]:
 
 
 @cache
-def regroup_kernel(fmt: Format) -> Callable[..., Any]:
+def _group_width(fmt: Format) -> Function:
+    # One number with the group size of each level in a byte.
+    widths = sum(fmt.group_bits_at(level) << 8 * level for level in range(fmt.levels))
+
+    def group_width(level: int) -> int:
+        """log2 of the leaves in a group at `level`."""
+        return (u64(widths) >> (u64(8) * level)) & u64(0xFF)
+
+    return inlined(group_width)
+
+
+def _is_marked(fmt: Format) -> Function:
+    decode = inlined(fmt.decode)
+
+    def is_marked(hva: int, level: int, width: int, controls: int) -> bool:
+        """Whether any leaf of a group is marked."""
+        found = False
+        for i in range(u64(1) << width):
+            kind, _, attributes = decode(peek(hva, i), level, controls)
+            if kind == u64(LEAF) and attributes & u64(GROUPED) != u64(0):
+                found = True
+        return found
+
+    return inlined(is_marked)
+
+
+def _could_be_group(fmt: Format) -> Function:
+    decode, resize, shift_of = inlined(fmt.decode), inlined(fmt.resize), span_shift(fmt, inlined)
+
+    def could_be_group(hva: int, level: int, width: int, controls: int) -> bool:
+        """Whether all leaves are equal, unmarked, and continue each other from an aligned output address."""
+        shift = shift_of(level)
+        whole = u64(1) << (shift + width)
+        first, plain = u64(0), u64(0)
+        for i in range(u64(1) << width):
+            entry = peek(hva, i)
+            kind, output, attributes = decode(entry, level, controls)
+            shape = resize(entry, level, level)
+            if i == u64(0):
+                first, plain = output, shape
+            fits = output == first + (i << shift) and shape == plain and first & (whole - u64(1)) == u64(0)
+            if kind != u64(LEAF) or attributes & u64(GROUPED) != u64(0) or not fits:
+                return False
+        return True
+
+    return inlined(could_be_group)
+
+
+@cache
+def regroup_kernel(fmt: Format) -> Function:
     """kernel(host, rows, operation, controls): HIDE, MARK or UNMARK the groups that `group_kernel` listed."""
-    decode, group, ungroup = inlined(fmt.decode), inlined(fmt.group), inlined(fmt.ungroup)
-    page_shift, bits = fmt.page_shift, fmt.bits
-    sizes = sum(fmt.group_bits_at(level) << 8 * level for level in range(fmt.levels))
-    hides = VALID if fmt.break_before_make else 0
-    translates = 1 if fmt.group_translates else 0
+    regrouped, group_width = _regrouped(fmt), _group_width(fmt)
 
     def regroup(host: Any, rows: Any, operation: int, controls: int) -> None:
         for row in range(rows.shape[0]):
             hva, level = rows[row, 0] + host[0], rows[row, 1]
-            shift = u64(page_shift) + u64(bits) * level
-            for i in range(u64(1) << ((u64(sizes) >> (u64(8) * level)) & u64(0xFF))):
+            for i in range(u64(1) << group_width(level)):
                 entry = peek(hva, i)
-                if entry == u64(0):
-                    continue
-                if operation == u64(HIDE):
-                    poke(hva, i, entry & u64(MASK_64 ^ VALID))
-                elif operation == u64(MARK):
-                    poke(hva, i, group(entry | u64(hides), level))
-                else:
-                    entry |= u64(hides)
-                    kind, output, attributes = decode(entry, level, controls)
-                    if kind == u64(LEAF) and attributes & u64(GROUPED) != u64(0):
-                        if translates:
-                            output += i << shift
-                        entry = ungroup(entry, level, output)
-                    poke(hva, i, entry)
+                if entry != u64(0):
+                    poke(hva, i, regrouped(entry, level, i, operation, controls))
 
     return kernel(regroup, fmt)
 
 
+def _regrouped(fmt: Format) -> Function:
+    decode, group, ungroup = inlined(fmt.decode), inlined(fmt.group), inlined(fmt.ungroup)
+    output_of, shift_of = leaf_output(fmt, inlined), span_shift(fmt, inlined)
+    hides = VALID if fmt.break_before_make else 0
+
+    def regrouped(entry: int, level: int, i: int, operation: int, controls: int) -> int:
+        """What HIDE, MARK or UNMARK makes of the entry of a group's leaf number `i`."""
+        if operation == u64(HIDE):
+            return entry & u64(MASK_64 ^ VALID)
+        entry |= u64(hides)
+        if operation == u64(MARK):
+            return group(entry, level)
+        kind, output, attributes = decode(entry, level, controls)
+        if kind == u64(LEAF) and attributes & u64(GROUPED) != u64(0):
+            return ungroup(entry, level, output_of(output, attributes, i << shift_of(level), level))
+        return entry
+
+    return inlined(regrouped)
+
+
 @cache
-def poke_kernel() -> Callable[..., Any]:
+def poke_kernel() -> Function:
     """kernel(host, slots, entries): publish entries, each with one aligned store."""
 
     def poke_all(host: Any, slots: Any, entries: Any) -> None:
@@ -222,12 +249,11 @@ def poke_kernel() -> Callable[..., Any]:
 
 
 @cache
-def fill_kernel(fmt: Format) -> Callable[..., Any]:
+def fill_kernel(fmt: Format) -> Function:
     """kernel(host, table, output, shift, leaf_bits): a table of leaves that continue each other."""
-    pack_address, bits = inlined(fmt.pack_address), fmt.bits
+    fill_table = table_filling(fmt)
 
     def fill(host: Any, table: int, output: int, shift: int, leaf_bits: int) -> None:
-        for i in range(u64(1 << bits)):
-            poke(table + host[0], i, pack_address(output + (i << shift)) | leaf_bits)
+        fill_table(host, table, output, shift, leaf_bits)
 
     return kernel(fill, fmt)

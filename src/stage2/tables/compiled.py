@@ -4,7 +4,7 @@ Only outermost functions (batch kernels, callbacks) are compiled and cached; eve
 plain Python and inlined by numba. The cache folder's name is a hash of all sources that can end up in a kernel, so
 an edited `decode` never runs from old machine code, and a second process starts from the cache.
 
-Nothing else in the package imports numba.
+Nothing else in the package imports numba, but for `raw`, which this module prepares.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import shutil
 import threading
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..formats.outcome import TABLE_OUTSIDE_MEMORY
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
+from . import raw
+from .raw import peek, poke
 
 if TYPE_CHECKING:
     from ..memory.physical import PhysicalMemory
@@ -33,6 +34,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _FORMATS = f"{__package__.rpartition('.')[0]}.formats."
 _KEPT_CACHES = 4
 _lock = threading.RLock()
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 HostMemory = tuple[Any, Any, Any, Any, Any]
 """(delta, start, end, further ranges, their number): what kernels know of host physical memory. All five are
@@ -73,64 +75,6 @@ def store(host: Any, address: int, word: int) -> None:
     poke(address + host[0], u64(0), word)
 
 
-def peek(hva: int, index: int) -> int:
-    """The word `index` words after a host virtual address; exists in compiled code only."""
-    raise NotImplementedError
-
-
-def poke(hva: int, index: int, word: int) -> None:
-    """Store a word `index` words after a host virtual address; exists in compiled code only."""
-    raise NotImplementedError
-
-
-def _define_memory_access(module: Any) -> None:
-    """Give `peek`, `poke` and `prefetch` their meaning in compiled code."""
-    from llvmlite import ir
-
-    cgutils: Any = import_module("numba.core.cgutils")
-    extending: Any = import_module("numba.extending")
-    intrinsic, overload = extending.intrinsic, extending.overload
-    word, i32 = ir.IntType(64), ir.IntType(32)
-    unsigned = module.types.uint64
-
-    # A base and an index, so that LLVM sees the rows of a table as arrays and vectorises loops over them.
-    def load_word(typing_context: Any, hva: Any, index: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = builder.inttoptr(arguments[0], word.as_pointer())
-            return builder.load(builder.gep(pointer, [arguments[1]]))
-
-        return unsigned(unsigned, unsigned), generate
-
-    def store_word(typing_context: Any, hva: Any, index: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = builder.inttoptr(arguments[0], word.as_pointer())
-            builder.store(arguments[2], builder.gep(pointer, [arguments[1]]))
-            return context.get_dummy_value()
-
-        return module.types.void(unsigned, unsigned, unsigned), generate
-
-    def prefetch_word(typing_context: Any, hva: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-            function = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32]), "llvm.prefetch.p0"
-            )
-            builder.call(function, [pointer, i32(0), i32(3), i32(1)])
-            return context.get_dummy_value()
-
-        return module.types.void(unsigned), generate
-
-    loads, stores, prefetches = intrinsic(load_word), intrinsic(store_word), intrinsic(prefetch_word)
-    overload(peek, inline="always")(lambda hva, index: lambda hva, index: loads(hva, index))
-    overload(poke, inline="always")(lambda hva, index, word: lambda hva, index, word: stores(hva, index, word))
-    overload(prefetch, inline="always")(lambda hva: lambda hva: prefetches(hva))
-
-
-def prefetch(hva: int) -> None:
-    """Ask the cache for the word at a host virtual address; exists in compiled code only."""
-    raise NotImplementedError
-
-
 @cache
 def numba() -> Any:
     """The numba module, prepared for the compilable subset."""
@@ -139,14 +83,19 @@ def numba() -> Any:
 
     # Lambdas, because numba compares the two signatures to the letter, annotations included.
     overload(u64)(lambda value: lambda value: module.uint64(value))
-    _define_memory_access(module)
+    raw.define(module)
     register_jitable(in_further_range)
     return module
 
 
-@cache
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+def inlined(function: _Function) -> _Function:
     """Let compiled code call a plain function of the compilable subset, and what a format's function calls itself."""
+    _register(function)
+    return function
+
+
+@cache
+def _register(function: Callable[..., Any]) -> None:
     from numba.extending import register_jitable
 
     numba()
@@ -154,8 +103,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
         helper = function.__globals__.get(name)
         if isinstance(helper, FunctionType) and helper is not u64 and helper.__module__.startswith(_FORMATS):
             inlined(helper)
-    result: Callable[..., Any] = register_jitable(forceinline=True)(function)
-    return result
+    register_jitable(forceinline=True)(function)
 
 
 def kernel(function: Callable[..., Any], *formats: Format) -> Callable[..., Any]:

@@ -31,6 +31,11 @@ def visit_nothing(memory: Any, level: int, table: int, slot: int, entry: int, de
     return u64(0)
 
 
+def entry_at(base: int, index: int) -> int:
+    """The address of an entry, from that of a table or of another entry."""
+    return base + (index << u64(3))
+
+
 def make_span_shift(fmt: Format) -> Function:
     """log2 of the bytes that one entry covers: span_shift(level)."""
     page_shift, bits = fmt.page_shift, fmt.bits
@@ -49,7 +54,7 @@ def make_locate(span_shift: Function) -> Function:
 
     def locate(table: int, address: int, level: int, index_bits: int) -> tuple[int, int]:
         index = (address >> span_shift(level)) & ((u64(1) << index_bits) - u64(1))
-        return table + (index << u64(3)), (u64(1) << index_bits) - index
+        return entry_at(table, index), (u64(1) << index_bits) - index
 
     return locate
 
@@ -105,8 +110,7 @@ def make_leaf_output(fmt: Format, span_shift: Function) -> Function:
 
     def leaf_output(output: int, attributes: int, address: int, level: int) -> int:
         if group_bits and attributes & u64(GROUPED) != u64(0):
-            span = u64(1) << span_shift(level)
-            output |= address & ((span << u64(group_bits)) - span)
+            output |= address & (u64((1 << group_bits) - 1) << span_shift(level))
         return output
 
     return leaf_output

@@ -18,13 +18,15 @@ from ..errors import MappingError, OverlapError
 from ..flags import RWX
 from ..formats import family_of
 from ..formats.change import Change, ChangeKind
-from ..formats.invalidation import FEW, Context, Operation
-from ..formats.outcome import GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
-from . import edit
+from ..formats.invalidation import FEW, Operation
+from ..formats.outcome import GLOBAL, GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
+from . import edit, sweep
 from .compiled import HostMemory
 from .explain import explain_stage
 from .extent import Extent
-from .mapping import NO_ROWS, Edit, U64Array
+from .listing import list_kernel
+from .map_kernel import map_kernel
+from .mapping import ATTRIBUTES, NO_ROWS, Edit, U64Array
 from .regime import Regime
 from .reshape import Block, Reshaper
 from .store import NO_FRAMES, TableStore
@@ -38,11 +40,10 @@ _FEW_RUNS = 16
 """Room for runs at the first try; most edits touch fewer."""
 DISTINGUISHING = MEMORY_TYPE_MASK | SHAREABILITY_MASK | GROUPED
 """Attributes in which a leaf differs so much from another that one is not simply written over the other."""
-_ATTRIBUTES = 0xFF_FFFF
 _CHANGES = {
-    edit.CLEAR: ChangeKind.REMOVED,
-    edit.BREAK: ChangeKind.REMOVED,
-    edit.HARVEST: ChangeKind.HARVESTED,
+    sweep.CLEAR: ChangeKind.REMOVED,
+    sweep.BREAK: ChangeKind.REMOVED,
+    sweep.HARVEST: ChangeKind.HARVESTED,
 }
 
 
@@ -84,13 +85,11 @@ class TableEditor:
         self.flush = flush
         self.watcher: Watcher | None = None
         self.gone = False
-        self._format, self._memory, self._host, self._regime = regime.format, memory, host, regime
+        self._format, self._memory, self.regime = regime.format, memory, regime
         self._extent, self._store = extent, store
-        self.context = Context(regime.identifier, regime.root)
-        self._root, self._controls = np.uint64(regime.root), np.uint64(regime.controls)
+        self._table = (host, np.uint64(regime.root), np.uint64(regime.controls))
         self._seen = np.zeros(self._format.levels, np.uint64)
-        self._path = np.zeros((self._format.levels, 2), np.uint64)
-        self._reshaper = Reshaper(self._format, host, regime.root, regime.controls, self._refuse)
+        self._reshaper = Reshaper(self._format, self._table, self._refuse)
         self._done: list[Operation] = []
 
     # --- edits -------------------------------------------------------------------------------------------
@@ -104,13 +103,10 @@ class TableEditor:
             templates: leaf bits without address, by level.
             top: highest level at which a leaf may be made.
         """
-        kernel = edit.map_kernel(self._format)
+        kernel = map_kernel(self._format)
 
         def run(frames: U64Array) -> tuple[int, int, int]:
-            result: tuple[int, int, int] = kernel(
-                self._host, self._root, self._controls, columns[0], columns[1], columns[2],
-                templates, np.uint64(top), frames, self._seen,
-            )  # fmt: skip
+            result: tuple[int, int, int] = kernel(self._table, columns, templates, np.uint64(top), frames, self._seen)
             return result
 
         with self._editing():
@@ -136,8 +132,8 @@ class TableEditor:
             broken = kind is ChangeKind.REMAPPED and self._format.break_before_make
             if broken:
                 # Another memory type, or a group's mark taken away: invalid and flushed in between.
-                self._sweep(start, size, edit.BREAK, np.zeros_like(templates))
-            return self._finish(*self._sweep(start, size, edit.PROTECT, templates, kind, owes=not broken))
+                self._sweep(start, size, sweep.BREAK, np.zeros_like(templates))
+            return self._finish(*self._sweep(start, size, sweep.PROTECT, templates, kind, owes=not broken))
 
     def coalesce(self, start: int, size: int, *, blocks: bool, groups: bool) -> Edit:
         """Merge equal neighbours into blocks, and mark what is left as groups."""
@@ -145,7 +141,8 @@ class TableEditor:
         span = Range.sized(start, size)
         kinds = []
         with self._editing():
-            freed = self._reshaper.merge(first, end, self._pay_inside) if blocks else NO_ROWS
+            top = len(self._extent.leaf_sizes) - 1
+            freed = self._reshaper.merge(first, end, top, self._pay_inside) if blocks else NO_ROWS
             if len(freed):
                 kinds += [ChangeKind.MERGED, ChangeKind.TABLE_FREED]
                 self._store.give(np.ascontiguousarray(freed[:, 0]))
@@ -165,14 +162,13 @@ class TableEditor:
         """The leaves of a range as rows of (start, HPA, size, attributes with the level in bits 31:24), and totals."""
         fmt = self._format
         first, end = (0, 1 << fmt.input_bits) if size is None else self._extent.range(start, size)
-        kernel = edit.list_kernel(fmt)
+        kernel = list_kernel(fmt)
 
         def run(rows: U64Array) -> tuple[int, U64Array]:
             totals = np.empty(2 * fmt.levels, np.uint64)
             result, where, count = kernel(
-                self._host, self._root, self._controls, np.uint64(first), np.uint64(end), np.uint64(merge),
-                rows, totals, self._seen,
-            )  # fmt: skip
+                self._table, np.uint64(first), np.uint64(end), np.uint64(merge), rows, totals, self._seen
+            )
             if result:
                 self._refuse(result, int(where))
             return int(count), totals
@@ -210,7 +206,7 @@ class TableEditor:
 
     def _pay(self, changes: Sequence[Change]) -> None:
         """Do what changes owe, now."""
-        operations = family_of(self._format).owed(self._format, self.context, changes, self._regime.controls)
+        operations = family_of(self._format).owed(self._format, self.regime.context, changes, self.regime.controls)
         self._done += operations
         if operations and self.flush is not None:
             self.flush(operations)
@@ -235,18 +231,17 @@ class TableEditor:
         fmt = self._format
         by_steps = fmt.break_before_make or self._reshaper.has_groups
         first, end = self._extent.range(start, size)
-        kernel = edit.sweep_kernel(fmt)
+        kernel = sweep.sweep_kernel(fmt)
 
         def run(frames: U64Array, runs: U64Array, freed: U64Array) -> tuple[int, ...]:
             result: tuple[int, ...] = kernel(
-                self._host, self._root, self._controls, np.uint64(first), np.uint64(end), np.uint64(operation),
-                templates, frames, self._path, runs, freed,
-            )  # fmt: skip
+                self._table, np.uint64(first), np.uint64(end), np.uint64(operation), templates, frames, runs, freed
+            )
             return result
 
         # Every table that can become empty: one for each table span the range touches, on each level.
         spans = sum((size >> fmt.level_shift(level + 1)) + 2 for level in range(fmt.levels - 1))
-        freed = np.empty(min(spans, self._store.count) if operation == edit.CLEAR else 0, np.uint64)
+        freed = np.empty(min(spans, self._store.count) if operation == sweep.CLEAR else 0, np.uint64)
         # Without room for a single run the kernel only plans.
         runs = np.empty((0 if by_steps else _FEW_RUNS, 3), np.uint64)
         result, where, needed, count, unlinked, leaves = run(NO_FRAMES, runs, freed)
@@ -274,13 +269,13 @@ class TableEditor:
             if owes:
                 self._pay(changes)
         self._store.give(freed[: int(unlinked)])
-        removed = runs if operation in (edit.CLEAR, edit.HARVEST) else NO_ROWS
+        removed = runs if operation in (sweep.CLEAR, sweep.HARVEST) else NO_ROWS
         return Edit(int(needed), int(unlinked), removed), changes
 
     @property
     def _knows_groups(self) -> bool:
         """Whether a marked group is legal under these controls."""
-        fmt, controls = self._format, self._regime.controls
+        fmt, controls = self._format, self.regime.controls
         if not self._reshaper.has_groups:
             return False
         leaf = fmt.group(fmt.leaf_entry(0, 0, RWX, controls=controls), 0)
@@ -289,12 +284,15 @@ class TableEditor:
 
     def _protection_change(self, start: int, size: int, templates: U64Array) -> ChangeKind | None:
         """What new leaf bits mean for what is mapped in a range; None when nothing is mapped."""
-        fmt, controls = self._format, self._regime.controls
-        attributes = np.unique(self.leaves(start, size, True)[0][:, 3] & np.uint64(_ATTRIBUTES)).tolist()
+        fmt, controls = self._format, self.regime.controls
+        attributes = np.unique(self.leaves(start, size, True)[0][:, 3] & np.uint64(ATTRIBUTES)).tolist()
         if not attributes:
             return None
         wanted = fmt.decode(int(templates[0]), 0, controls)[2]
         if any((old ^ wanted) & DISTINGUISHING for old in attributes):
+            return ChangeKind.REMAPPED
+        if fmt.break_before_make and any(wanted & ~old & GLOBAL for old in attributes):
+            # A TLB must not hold the page for one ASID and for all (DDI 0487 D8.16.1).
             return ChangeKind.REMAPPED
         granted = fmt.permissions(wanted, controls)
         lost = any(fmt.permissions(old, controls) & ~granted for old in attributes)
@@ -305,12 +303,12 @@ class TableEditor:
         fmt = self._format
         if boundary >> fmt.input_bits:
             return None
-        steps = explain_stage(self._memory, self._regime, self._extent.outward(boundary)).steps
+        steps = explain_stage(self._memory, self.regime, self._extent.outward(boundary)).steps
         if not steps or steps[-1].kind != LEAF:
             return None
         leaf = steps[-1]
         start = align_down(boundary, fmt.leaf_size(leaf.level))
-        changes = operation != edit.HARVEST or fmt.decode(leaf.entry, leaf.level, self._regime.controls)[2] & int(
+        changes = operation != sweep.HARVEST or fmt.decode(leaf.entry, leaf.level, self.regime.controls)[2] & int(
             templates[0]
         )
         return Block(leaf.slot, leaf.entry, leaf.level, start, leaf.output) if start < boundary and changes else None
@@ -330,7 +328,7 @@ class TableEditor:
 
     def _refuse(self, result: int, where: int) -> None:
         address = self._extent.outward(where)
-        found = explain_stage(self._memory, self._regime, address).result
+        found = explain_stage(self._memory, self.regime, address).result
         if result == edit.CONFLICT:
             raise OverlapError(f"{address:#x} is mapped already: {found}")
         raise MappingError(f"the table itself is damaged at {address:#x}: {found}")

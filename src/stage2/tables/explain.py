@@ -72,6 +72,7 @@ class Walk:
         result: how it ended.
         steps: stage-1 steps (each with the stage-2 steps under it), then the stage-2 steps of the final GPA.
         marks: (address of the entry, entry afterwards) that hardware would store.
+        stage_1, stage_2: the regimes under which it was made; None for a stage that took no part.
     """
 
     address: int
@@ -79,6 +80,8 @@ class Walk:
     result: Mapped | Fault
     steps: tuple[Step, ...]
     marks: tuple[tuple[Hpa, int], ...]
+    stage_1: Regime | None = None
+    stage_2: Regime | None = None
 
 
 class _Record:
@@ -98,23 +101,24 @@ class _Record:
         self.loaded = 0
         """HPA of the word that was loaded last."""
 
-    def note(self, level: int, table: int, slot: int, entry: int, decoded: Decoded) -> None:
+    def note(self, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> None:
         """Note a step through tables in physical memory."""
-        self.steps.append(_step(self.regime, level, table, slot, slot, entry, decoded, ()))
+        self.steps.append(_step(self.regime.format, level, table, slot, slot, entry, decoded, (), controls))
 
-    def note_outer(self, level: int, table: int, slot: int, entry: int, decoded: Decoded) -> None:
+    def note_outer(self, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> None:
         """Note a step of stage 1; the stage-2 steps since the last one are those that led to its entry."""
         assert self.stage_1 is not None
         under = tuple(self.steps)
         self.steps.clear()
-        self.outer_steps.append(_step(self.stage_1, level, table, slot, self.loaded, entry, decoded, under))
+        fmt = self.stage_1.format
+        self.outer_steps.append(_step(fmt, level, table, slot, self.loaded, entry, decoded, under, controls))
 
 
 def _step(
-    regime: Regime, level: int, table: int, slot: int, slot_hpa: int, entry: int, decoded: Decoded,
-    under: tuple[Step, ...],
+    fmt: Format, level: int, table: int, slot: int, slot_hpa: int, entry: int, decoded: Decoded,
+    under: tuple[Step, ...], controls: int,
 ) -> Step:  # fmt: skip
-    fmt = regime.format
+    """A step; `controls` are those of the walk, which tell hardware's own accesses to stage-1 tables from others."""
     kind, output, attributes = decoded
     return Step(
         stage=fmt.stage,
@@ -126,7 +130,7 @@ def _step(
         entry=entry,
         kind=EntryKind(kind),
         output=output,
-        permissions=fmt.permissions(attributes, regime.controls) if kind in (TABLE, LEAF) else 0,
+        permissions=fmt.permissions(attributes, controls) if kind in (TABLE, LEAF) else 0,
         under=under,
         attributes=attributes,
     )
@@ -144,14 +148,14 @@ def _store(record: _Record, address: int, word: int) -> None:
 
 
 def _visit(record: _Record, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> int:
-    record.note(level, table, slot, entry, decoded)
+    record.note(level, table, slot, entry, decoded, controls)
     return 0
 
 
 def _visit_outer(
     memory: tuple[_Record, Any], level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int
 ) -> int:
-    memory[0].note_outer(level, table, slot, entry, decoded)
+    memory[0].note_outer(level, table, slot, entry, decoded, controls)
     return 0
 
 
@@ -188,7 +192,8 @@ def explain_stage(
         result = fault_from_status(status & ~AT_STAGE_2, address, stage=regime.format.stage, access=access)
     else:
         result = Mapped(Hpa(output), permissions, regime.format.leaf_size(level), Gpa(address))
-    return Walk(address, access, result, tuple(record.steps), tuple(record.marks))
+    stages = (regime, None) if regime.format.stage == 1 else (None, regime)
+    return Walk(address, access, result, tuple(record.steps), tuple(record.marks), *stages)
 
 
 def explain_two_stage(
@@ -225,4 +230,4 @@ def explain_two_stage(
             if not regime.format.is_bare
         ]
         result = Mapped(Hpa(hpa), permissions, min(sizes, default=1 << 12), Gpa(gpa))
-    return Walk(gva, access, result, (*record.outer_steps, *record.steps), tuple(record.marks))
+    return Walk(gva, access, result, (*record.outer_steps, *record.steps), tuple(record.marks), stage_1, stage_2)

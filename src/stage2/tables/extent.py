@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from ..address import ADDRESS_LIMIT, Range, require_aligned
-from ..errors import OutOfRangeError
+from ..errors import EncodingError, OutOfRangeError
 from ..flags import RWX
 from ..formats.outcome import LEAF
 from ..formats.record import Format
@@ -17,24 +19,27 @@ class Extent:
 
     Args:
         fmt: the format.
-        controls: may narrow the output (x86 MAXPHYADDR).
+        controls: may narrow the output (x86 MAXPHYADDR), and take large leaves away (x86 without pages of 1 GiB).
     """
 
     def __init__(self, fmt: Format, controls: int) -> None:
         self._format = fmt
         self.output_end = _output_end(fmt, controls)
         """One past the largest address that a leaf can hold."""
+        self.leaf_sizes = fmt.leaf_sizes[: _top_leaf_level(fmt, controls) + 1]
+        """Size in bytes of the leaf at each level that may hold one."""
 
     def level_of(self, size: int) -> int:
         """The level whose leaves have `size` bytes.
 
         Raises:
-            OutOfRangeError: the format has no such leaf.
+            OutOfRangeError: the format, or the processor, has no such leaf.
         """
-        if size not in self._format.leaf_sizes:
-            sizes = ", ".join(f"{leaf:#x}" for leaf in self._format.leaf_sizes)
-            raise OutOfRangeError(f"{self._format.name} has no leaf of {size:#x} bytes; it has {sizes}")
-        return self._format.leaf_sizes.index(size)
+        if size not in self.leaf_sizes:
+            sizes = ", ".join(f"{leaf:#x}" for leaf in self.leaf_sizes)
+            whose = f"this processor's {self._format.name}" if size in self._format.leaf_sizes else self._format.name
+            raise OutOfRangeError(f"{whose} has no leaf of {size:#x} bytes; it has {sizes}")
+        return self.leaf_sizes.index(size)
 
     def range(self, start: int, size: int) -> tuple[int, int]:
         """(start, end) as the kernels take a range: without the sign extension that the format demands.
@@ -78,11 +83,21 @@ class Extent:
 
 
 def _output_end(fmt: Format, controls: int) -> int:
-    """One past the largest address that a leaf can hold; a control may narrow it (x86 MAXPHYADDR)."""
+    """One past the largest address that a leaf can hold; a control may narrow it (x86 MAXPHYADDR, SEV's C-bit)."""
     bits = fmt.output_bits
     while bits > fmt.page_shift:
-        leaf = fmt.leaf_entry(0, 1 << (bits - 1), RWX, controls=controls)
-        if fmt.decode(leaf, 0, controls)[0] == LEAF:
+        address = 1 << (bits - 1)
+        leaf = fmt.leaf_entry(0, address, RWX, controls=controls)
+        if fmt.decode(leaf, 0, controls)[:2] == (LEAF, address):
             break
         bits -= 1
     return 1 << bits
+
+
+def _top_leaf_level(fmt: Format, controls: int) -> int:
+    """The highest level that may hold a leaf."""
+    for level in range(fmt.top_leaf_level, 0, -1):
+        with suppress(EncodingError):
+            fmt.leaf_entry(level, 0, RWX, controls=controls)
+            return level
+    return 0

@@ -13,6 +13,9 @@ from ..formats.invalidation import Operation
 
 U64Array = npt.NDArray[np.uint64]
 NO_ROWS: U64Array = np.zeros((0, 3), np.uint64)
+LEVEL_FIELD = 24
+"""Where the level stands in the attribute word of a listing or a batch; the attributes are below it."""
+ATTRIBUTES = (1 << LEVEL_FIELD) - 1
 
 
 @dataclass(frozen=True, slots=True)

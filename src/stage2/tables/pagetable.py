@@ -18,16 +18,15 @@ from ..address import Hpa, Range, align_down, align_up, require_aligned
 from ..errors import NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
 from ..formats import family_of
-from ..formats.invalidation import Context
 from ..formats.outcome import DIRTY
 from ..formats.record import Format
-from . import edit
+from . import sweep
 from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
 from .compiled import HostMemory, host_memory
 from .editor import Flush, TableEditor
 from .explain import Walk, explain_stage
 from .extent import Extent
-from .mapping import Edit, Mapping, Statistics, U64Array
+from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, Mapping, Statistics, U64Array
 from .regime import Regime
 from .result import Fault, Mapped
 from .store import TableStore
@@ -74,10 +73,15 @@ class PageTable:
             )
         self._store = TableStore(fmt, frames, owner)
         self.root = self._store.root
-        self.regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
+        regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
-        self.editor = TableEditor(self.memory, self._host, self.regime, self._extent, self._store, flush)
+        self.editor = TableEditor(self.memory, self._host, regime, self._extent, self._store, flush)
+
+    @property
+    def regime(self) -> Regime:
+        """What hardware runs it with."""
+        return self.editor.regime
 
     @property
     def flush(self) -> Flush | None:
@@ -88,11 +92,15 @@ class PageTable:
     def flush(self, flush: Flush | None) -> None:
         self.editor.flush = flush
 
+    @property
+    def leaf_sizes(self) -> tuple[int, ...]:
+        """Size in bytes of the leaf at each level that may hold one under its controls."""
+        return self._extent.leaf_sizes
+
     def identify(self, identifier: int) -> None:
         """Tag its TLB entries with another VMID from now on; those with the old one are the caller's to drop."""
         with self.editor.lock:
-            self.regime = replace(self.regime, identifier=identifier)
-            self.editor.context = Context(identifier, self.root)
+            self.editor.regime = replace(self.editor.regime, identifier=identifier)
 
     # --- the seed's names --------------------------------------------------------------------------------
 
@@ -164,7 +172,7 @@ class PageTable:
         largest: int | None = None,
     ) -> Edit:
         """Map several (start, HPA, size) runs, sorted and disjoint by start, as one edit: all or nothing."""
-        level = self.format.top_leaf_level if largest is None else self._extent.level_of(largest)
+        level = self._extent.level_of(self.leaf_sizes[-1] if largest is None else largest)
         return self._map(extents, flags, memory_type, level)
 
     def unmap_range(self, start: int, size: int) -> Edit:
@@ -174,7 +182,7 @@ class PageTable:
             MisalignedError, OutOfRangeError: the range does not fit the format.
             OutOfMemoryError: no frame for the table that a split needs; nothing changed.
         """
-        return self.editor.sweep(start, size, edit.CLEAR, self._no_templates)
+        return self.editor.sweep(start, size, sweep.CLEAR, self._no_templates)
 
     def protect_range(
         self, start: int, size: int, flags: MappingFlags, *, memory_type: MemoryType | None = None
@@ -214,7 +222,7 @@ class PageTable:
 
         Raises: as `unmap_range`.
         """
-        return self.editor.sweep(start, size, edit.HARVEST, np.array([what, 0], np.uint64)).removed
+        return self.editor.sweep(start, size, sweep.HARVEST, np.array([what, 0], np.uint64)).removed
 
     def mark(self, start: int, size: int = 1, *, write: bool) -> None:
         """Set the accessed (and dirty) bit of every leaf that a range touches, as hardware does by itself."""
@@ -223,7 +231,7 @@ class PageTable:
         begin = align_down(start, page) if first is None else first.start
         end = align_up(start + size, page) if last is None else last.start + last.leaf_size
         controls = self.regime.controls | self.format.hardware_ad
-        self.editor.sweep(begin, end - begin, edit.MARK, np.array([controls, int(write)], np.uint64))
+        self.editor.sweep(begin, end - begin, sweep.MARK, np.array([controls, int(write)], np.uint64))
 
     def refresh(self, address: int) -> None:
         """Let TLBs forget that the page at `address` was absent or forbade more than it does now."""
@@ -285,8 +293,8 @@ class PageTable:
                 first,
                 Hpa(hpa),
                 length,
-                permissions(attributes & 0xFF_FFFF, controls),
-                0 if merge else self.format.leaf_size(attributes >> 24),
+                permissions(attributes & ATTRIBUTES, controls),
+                0 if merge else self.format.leaf_size(attributes >> LEVEL_FIELD),
             )
             for first, hpa, length, attributes in self.rows(start, size, merge=merge).tolist()
         ]
@@ -318,7 +326,7 @@ class PageTable:
             if self.editor.gone:
                 return
             if self.flush is not None:
-                self.flush(family_of(self.format).retire(self.format, self.editor.context))
+                self.flush(family_of(self.format).retire(self.format, self.regime.context))
             self.editor.gone = True
             self._store.clear()
 
@@ -330,8 +338,11 @@ class PageTable:
 
     def _make_templates(self, flags: MappingFlags, memory_type: MemoryType) -> U64Array:
         encode, controls = self.format.encode_leaf, self.regime.controls
-        levels = range(self.format.top_leaf_level + 1)
-        return np.array([encode(level, flags, memory_type, controls) for level in levels], np.uint64)
+        found = self._no_templates
+        found[: len(self.leaf_sizes)] = [
+            encode(level, flags, memory_type, controls) for level in range(len(self.leaf_sizes))
+        ]
+        return found
 
     def _map(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..address import Hpa, require_aligned
 from ..errors import OutOfRangeError
+from ..formats.invalidation import Context
 from ..formats.record import Format
 
 
@@ -17,7 +18,7 @@ class Regime:
         format: how the bits are laid out.
         root: address of the root table: an HPA at stage 2, a GPA at stage 1 under stage 2.
         controls: the format's control bits; None takes its defaults.
-        identifier: ASID, VMID or VPID that tags its TLB entries.
+        identifier: ASID, VMID or VPID that tags its TLB entries; what else speaks of it asks the regime.
 
     Raises:
         MisalignedError: the root is not aligned as the format demands.
@@ -38,6 +39,11 @@ class Regime:
     def of(cls, fmt: Format, root: Hpa | int = 0, *, controls: int | None = None, identifier: int = 0) -> Regime:
         """A regime with the format's default controls unless others are given."""
         return cls(fmt, root, fmt.default_controls if controls is None else controls, identifier)
+
+    @property
+    def context(self) -> Context:
+        """Whose translations its tables make, as invalidations name them."""
+        return Context(self.identifier, self.root)
 
     @property
     def numbers(self) -> tuple[int, int, int, int]:

@@ -51,13 +51,13 @@ class Reshaper:
 
     Args:
         fmt: the format.
-        host, root, controls: the table as kernels see it.
+        table: (host, root, controls), the table as kernels see it.
         refuse: raises for a table that is damaged.
     """
 
-    def __init__(self, fmt: Format, host: HostMemory, root: int, controls: int, refuse: Refuse) -> None:
-        self._format, self._host, self._refuse = fmt, host, refuse
-        self._root, self._controls = np.uint64(root), np.uint64(controls)
+    def __init__(self, fmt: Format, table: tuple[HostMemory, np.uint64, np.uint64], refuse: Refuse) -> None:
+        self._format, self._table, self._refuse = fmt, table, refuse
+        self._host, _, self._controls = table
 
     @property
     def has_groups(self) -> bool:
@@ -80,15 +80,20 @@ class Reshaper:
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
         self._publish([block.slot], [fmt.table_entry(table, int(self._controls))])
 
-    def merge(self, start: int, end: int, pay: Pay) -> U64Array:
+    def merge(self, start: int, end: int, top: int, pay: Pay) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
+
+        Args:
+            start, end: the range, as kernels take it.
+            top: the highest level that may hold a leaf.
+            pay: does what the edit owes.
 
         Returns:
             (table, input address, size) of each table that is linked from nowhere now, shape (n, 3); flushed.
         """
         fmt = self._format
         freed = [np.zeros((0, 3), np.uint64)]
-        for level in range(1, fmt.top_leaf_level + 1):
+        for level in range(1, top + 1):
             found = self._merge_at(level, start, end)
             if not len(found):
                 continue
@@ -113,9 +118,7 @@ class Reshaper:
         count = 0
         while True:
             rows = np.empty((count, width), np.uint64)
-            result, where, found = kernel(
-                self._host, self._root, self._controls, np.uint64(start), np.uint64(end), np.uint64(argument), rows
-            )
+            result, where, found = kernel(self._table, np.uint64(start), np.uint64(end), np.uint64(argument), rows)
             if result:
                 self._refuse(int(result), int(where))
             if int(found) <= count:

@@ -117,23 +117,25 @@ def make_walk(fmt: Format, fits: Function, look_up: Function) -> Function:
     """The whole table walk of a format, from its width check and its lookup.
 
     Returns:
-        walk(memory, root, address, levels, root_bits, controls) ->
+        walk(memory, root, address, levels, root_bits, floor, controls) ->
         (status, output address, attributes, level, entry's address, entry).
         The attributes are the leaf's, cut down to what every table on the way lets through. With 0 levels
-        nothing is translated and everything is allowed.
+        nothing is translated and everything is allowed. `floor` is 0, or as `look_up` takes it.
     """
-
     wide_input_fault = fmt.wide_input_fault
+    root_too_wide, root_fault_level = fmt.rules.root_too_wide, fmt.rules.root_fault_level
 
     def walk(
-        memory: Any, root: int, address: int, levels: int, root_bits: int, controls: int
+        memory: Any, root: int, address: int, levels: int, root_bits: int, floor: int, controls: int
     ) -> tuple[int, int, int, int, int, int]:
         if not fits(address, levels, root_bits):
             return u64(wide_input_fault), u64(0), u64(0), max(levels, u64(1)) - u64(1), u64(0), u64(0)
         if levels == u64(0):
             return u64(MAPPED), address, u64(COMBINED | ACCESSED | DIRTY), u64(0), u64(0), u64(0)
+        if root_too_wide(root, controls) != u64(0):
+            return u64(ADDRESS_SIZE), u64(0), u64(0), u64(root_fault_level), u64(0), u64(0)
         return look_up(  # type: ignore[no-any-return]  # injected
-            memory, (root, root_bits, u64(MASK_64)), address, levels, u64(0), controls
+            memory, (root, root_bits, u64(MASK_64)), address, levels, floor, controls
         )
 
     return walk
@@ -248,7 +250,7 @@ def make_stage_2(walk: Function, check: Function, store: Function, mark_tables: 
 
     def stage_2(memory: Any, regime: Any, gpa: int, need: int, write: int) -> tuple[int, int, int, int]:
         root, levels, root_bits, controls = regime
-        status, hpa, attributes, level, slot, entry = walk(memory, root, gpa, levels, root_bits, controls)
+        status, hpa, attributes, level, slot, entry = walk(memory, root, gpa, levels, root_bits, u64(0), controls)
         granted = u64(0)
         if status == u64(0):
             status, after, granted = check(attributes, entry, levels, need, write, controls)
@@ -337,7 +339,9 @@ def make_two_stage(
         host: Any, regime_1: Any, regime_2: Any, gva: int, need: int, write: int
     ) -> tuple[int, int, int, int, int, int]:
         root, levels, root_bits, controls = regime_1
-        status, gpa, attributes, level, slot, entry = walk_1((host, regime_2), root, gva, levels, root_bits, controls)
+        status, gpa, attributes, level, slot, entry = walk_1(
+            (host, regime_2), root, gva, levels, root_bits, u64(0), controls
+        )
         granted = u64(0)
         after = entry
         if status == u64(0):
@@ -353,8 +357,9 @@ def make_two_stage(
             status, slot, level = mark_tables((host, regime_2), root, gva, levels, root_bits, controls)
         if status != u64(0):
             return status, u64(0), u64(0), slot, level, u64(0)
-        if by_page and levels != u64(0):
-            # All bits are asked for on the side of the page, and that side's answer holds for everybody.
+        if by_page:
+            # All bits are asked for on the side of the page, and that side's answer holds for everybody. While stage 1
+            # is off, every page is one of user mode (SDM Vol. 3C, table 29-7, bit 9).
             side = u64(0)
             if attributes & u64(USER) != u64(0):
                 side = u64(USER_SHIFT)

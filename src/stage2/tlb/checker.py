@@ -17,10 +17,10 @@ from ..address import Hpa, Range
 from ..errors import StaleTranslationError
 from ..formats import family_of
 from ..formats.change import Change, ChangeKind
-from ..formats.invalidation import Context, Holds, Operation
+from ..formats.invalidation import Holds, Operation
 from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLE
 from ..tables.editor import DISTINGUISHING, Flush
-from ..tables.mapping import Edit, U64Array
+from ..tables.mapping import ATTRIBUTES, Edit, U64Array
 from .model import Entries, Tlb, entries
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ GUEST_OFFSET = 1 << 46
 """The guest whose stage 1 the checker imagines maps every GPA at this much more, so that combined entries have other
 addresses than stage-2 ones."""
 _GUEST_ASID = 7
-_ATTRIBUTES = 0xFF_FFFF
 _STATE = ACCESSED | DIRTY
 
 
@@ -50,12 +49,11 @@ class TlbChecker:
         self.table, self.tlb, self.perform = table, Tlb(), perform
         self.edits = 0
         fmt, regime = table.format, table.regime
-        self._context = Context(regime.identifier, regime.root)
         self._before: U64Array = np.zeros((0, 4), np.uint64)
         self._broken: list[U64Array] = []
         self._stale: str | None = None
         probe = (Change(Range(0, fmt.page_size), ChangeKind.RELAXED),)
-        self._relaxed_is_owed = bool(family_of(fmt).owed(fmt, self._context, probe, regime.controls))
+        self._relaxed_is_owed = bool(family_of(fmt).owed(fmt, regime.context, probe, regime.controls))
         self._inner: Flush | None = table.flush
         table.flush = self._flush
         table.editor.watcher = self
@@ -115,7 +113,7 @@ class TlbChecker:
         pointers = table_pointers(self.table)
         tags = {"vmid": regime.identifier, "root": regime.root} if fmt.stage == 2 else {"asid": regime.identifier}
         holds = int(Holds.STAGE_2 if fmt.stage == 2 else Holds.STAGE_1)
-        attributes = rows[:, 3] & np.uint64(_ATTRIBUTES)
+        attributes = rows[:, 3] & np.uint64(ATTRIBUTES)
         leaves = entries(
             len(rows), holds=holds, start=rows[:, 0], last=rows[:, 0] + rows[:, 2] - np.uint64(1), output=rows[:, 1],
             attributes=attributes, everyones=(attributes & np.uint64(GLOBAL) != 0) & (fmt.stage == 1), **tags,
@@ -187,7 +185,7 @@ class TlbChecker:
 
     def _agrees(self, cached: U64Array, now: U64Array) -> Mask:
         """Whether cached attributes allow nothing, and have nothing set, that the table's do not."""
-        now = now & np.uint64(_ATTRIBUTES)
+        now = now & np.uint64(ATTRIBUTES)
         # A group's mark changes no meaning, so a TLB may hold the one or the other.
         same = (cached ^ now) & np.uint64(DISTINGUISHING & ~GROUPED) == 0
         same &= cached & ~now & np.uint64(_STATE) == 0
@@ -208,7 +206,8 @@ class TlbChecker:
         now = _shapes(self.table.rows(merge=False))
         rows = self.table.rows()
         for start, output, size, attributes in _shapes(self._before) - now:
-            if not _touches(rows, start, size):
+            # A global leaf may become one of an ASID; not the other way round.
+            if not _touches(rows, start, size) or (start, output, size, attributes & ~GLOBAL) in now:
                 continue
             if all(_touches(broken, start, size) for broken in self._broken):
                 raise StaleTranslationError(
@@ -225,7 +224,7 @@ class TlbChecker:
 def _shapes(rows: U64Array) -> set[tuple[int, ...]]:
     """Leaves as (start, output, size, what distinguishes them)."""
     shapes = rows.copy()
-    shapes[:, 3] &= np.uint64(DISTINGUISHING)
+    shapes[:, 3] &= np.uint64(DISTINGUISHING | GLOBAL)
     return {tuple(row) for row in shapes.tolist()}
 
 

@@ -23,11 +23,11 @@ from ..space.region import MemoryRegion
 
 READ_WRITE = MappingFlags.READ | MappingFlags.WRITE
 CHANNEL_LIMIT = 16 << 20
-"""Bytes of one channel at most."""
+"""Limit: bytes of one channel."""
 PUBLISHED_LIMIT = 32 << 20
-"""Bytes that one VM may have published, those it has unpublished but others still map included."""
+"""Limit: bytes that one VM has published, those it has unpublished but others still map included."""
 COUNT_LIMIT = 64
-"""Channels that one VM may map, its own and others'; and those it published that still hold frames."""
+"""Limit: channels that one VM maps, its own and others'; and those it published that still hold frames."""
 
 
 @dataclass(eq=False, slots=True)

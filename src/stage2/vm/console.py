@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 LIMIT = 8 << 20
-"""Bytes of output kept; a guest that prints more loses the oldest half."""
+"""Limit: bytes of output that are kept; a guest that prints more loses the oldest half."""
 
 
 class Console:

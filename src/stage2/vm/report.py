@@ -1,13 +1,12 @@
-"""What a run did to memory, as plain values: the end-of-run table and the JSON are made from these."""
+"""What a run did to memory, as plain values: the end-of-run table and the JSON are made of these in `render`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from ..config.describe import region_type
 from ..flags import MappingFlags, MapType
-from ..tables.explain import Step, Walk
+from ..space.faults import FaultResult
+from ..tables.explain import Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +27,6 @@ class RegionReport:
     populated_bytes: int
     hpa: tuple[tuple[int, int], ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON object of this region."""
-        return {
-            "name": self.name,
-            "start": self.start,
-            "size": self.size,
-            **region_type(self.map_type, self.flags),
-            "populated_bytes": self.populated_bytes,
-            "hpa": [list(span) for span in self.hpa],
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class ViolationReport:
@@ -49,6 +37,7 @@ class ViolationReport:
         action: what was done: "stopped", "injected", "discarded".
         syndrome: the registers in which hardware reports it, by their names in the manual.
         walk: the explained walk, when one was made.
+        result: how the address space resolved it.
     """
 
     gpa: int
@@ -61,6 +50,7 @@ class ViolationReport:
     value: int | None = None
     walk: Walk | None = None
     syndrome: dict[str, int] = field(default_factory=dict)
+    result: FaultResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,62 +94,3 @@ class VmReport:
     violations: tuple[ViolationReport, ...] = ()
     violations_dropped: int = 0
     devices: dict[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON object of this VM."""
-        return {
-            "name": self.name,
-            "id": self.id,
-            "engine": self.engine,
-            "arch": self.arch,
-            "format": self.format,
-            "exit": self.exit,
-            "reason": self.reason,
-            "wall_s": round(self.wall_s, 3),
-            "guest_faults": self.guest_faults,
-            "stage2_faults": self.stage2_faults,
-            "resolutions": self.resolutions,
-            "fault_latency_ns": {str(bound): count for bound, count in self.fault_latency_ns.items()},
-            "fills": self.fills,
-            "populated_bytes": self.populated_bytes,
-            "declared_bytes": self.declared_bytes,
-            "leaves": {str(size): count for size, count in sorted(self.leaves.items())},
-            "tables": self.tables,
-            "table_bytes": self.table_bytes,
-            "regions": [region.as_dict() for region in self.regions],
-            "violations": [
-                {
-                    "gpa": violation.gpa,
-                    "gva": violation.gva,
-                    "pc": violation.pc,
-                    "access": violation.access,
-                    "region": violation.region,
-                    "action": violation.action,
-                    "count": violation.count,
-                    "value": violation.value,
-                    "syndrome": violation.syndrome,
-                    "walk": None if violation.walk is None else _walk_dict(violation.walk),
-                }
-                for violation in self.violations
-            ],
-            "violations_dropped": self.violations_dropped,
-            "devices": self.devices,
-            "console": self.console,
-        }
-
-
-def _walk_dict(walk: Walk) -> dict[str, Any]:
-    """A walk in short: the entries that were read, and how it ended."""
-    return {"steps": [_step_dict(step) for step in walk.steps], "result": str(walk.result)}
-
-
-def _step_dict(step: Step) -> dict[str, Any]:
-    return {
-        "stage": step.stage,
-        "level": step.level,
-        "slot": step.slot,
-        "slot_hpa": step.slot_hpa,
-        "entry": step.entry,
-        "kind": step.kind.name.lower(),
-        "under": [_step_dict(under) for under in step.under],
-    }

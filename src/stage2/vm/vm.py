@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
 from ..errors import EncodingError
-from ..flags import Access, MappingFlags
+from ..flags import Access
 from ..formats import family_of
 from ..guest.memory import GuestMemory
 from ..space.address_space import AddressSpace
@@ -23,7 +23,7 @@ from .report import RegionReport, ViolationReport, VmReport
 
 _VIOLATIONS_KEPT = 256
 _KEPT_OF_A_KIND = 48
-"""Of one kind (region and access), so that a sweep through a hole leaves room for what comes after it."""
+"""Limit: violations of one kind (region and access), so that a sweep through a hole leaves room for later ones."""
 _WALKS_OF_A_KIND = 2
 _ACTIONS = {
     ViolationPolicy.STOP: Action.STOP,
@@ -144,6 +144,7 @@ class Vm:
         *,
         value: int | None = None,
         walk: Callable[[], Walk] | None = None,
+        instruction: Callable[[], int | None] | None = None,
     ) -> None:
         """Note a forbidden access for the report; repeated ones from the same place are counted.
 
@@ -151,6 +152,7 @@ class Vm:
             fault, action, result: what was tried, what is done about it, and why.
             value: what a write wanted to store.
             walk: makes the explained walk; asked for the first ones of a kind, and for one that stops the guest.
+            instruction: reads the instruction that did it.
         """
         region = result.region.label if result.region else "hole"
         if result.resolution is Resolution.OUT_OF_MEMORY:
@@ -171,20 +173,22 @@ class Vm:
             return
         self._violation_kinds[kind] = before + 1
         steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
+        syndrome = self._syndrome(fault, None if instruction is None else instruction())
         self._violations[key] = ViolationReport(
-            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, self._syndrome(fault)
+            fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, syndrome, result
         )
 
-    def _syndrome(self, fault: MemoryFault) -> dict[str, int]:
+    def _syndrome(self, fault: MemoryFault, instruction: int | None) -> dict[str, int]:
         """The registers in which hardware would report a fault; none for one that it has no words for."""
         # A refused access to a stage-1 table is reported as the access that needed the table.
         refused = fault.fault
         attempted = refused.access if refused.on_table and refused.access is not None else fault.access
         mapped = self.space.translate(fault.gpa)
-        allowed = mapped.flags if isinstance(mapped, Mapped) else MappingFlags(0)
+        allowed = mapped.permissions if isinstance(mapped, Mapped) else 0
+        regime = self.space.regime
         try:
-            return family_of(self.space.format).hardware_report(
-                self.space.format, refused, attempted, fault.gva, fault.gpa, allowed
+            return family_of(regime.format).hardware_report(
+                regime.format, refused, attempted, fault.gva, fault.gpa, allowed, regime.controls, instruction
             )
         except EncodingError:
             return {}

@@ -1,1 +1,1 @@
-"""What each emulator is known to do otherwise than the manual, a file a judge."""
+"""What each emulator is known to do otherwise than the manual, a file a kind of oracle."""

@@ -11,14 +11,14 @@ from ...formats.outcome import EntryKind, FaultKind
 from ...formats.x86 import ept, longmode
 from ...tables.explain import Walk
 from ...tables.result import Fault
-from ..deviation import Deviation
+from ..deviation import Deviation, Versions
 from ..probe import Answers, Probes
 from .misconfigured import misconfigured_at_stage_2
 
-_ANY = r"2\.7.*"
+_ANY = Versions("2.7")
 _BIT_12 = 1 << 12
 _VIOLATION = 48 << 56
-_READ, _WRITE, _LINEAR, _FINAL = 1 << 0, 1 << 1, 1 << 7, 1 << 8
+_READ, _WRITE, _USER_FETCH, _LINEAR, _FINAL = 1 << 0, 1 << 1, 1 << 6, 1 << 7, 1 << 8
 
 
 def _read_not_told(_: Probes, expected: Answers, answers: Answers) -> npt.NDArray[np.bool_]:
@@ -29,6 +29,15 @@ def _read_not_told(_: Probes, expected: Answers, answers: Answers) -> npt.NDArra
     meant = expected.copy()
     meant["code"] = np.where(of_tables, code & ~np.uint64(_READ), code)
     return np.asarray(meant == answers)
+
+
+def _user_fetch_in_bit_13(probes: Probes, expected: Answers, answers: Answers) -> npt.NDArray[np.bool_]:
+    """Bit 6 of a violation's qualification is told as bit 13."""
+    code = expected["code"]
+    told = (code & np.uint64(0xFF << 56) == _VIOLATION) & (code & np.uint64(_USER_FETCH) != 0)
+    meant = expected.copy()
+    meant["code"] = np.where(told, code & ~np.uint64(_USER_FETCH) | np.uint64(_USER_FETCH << 7), code)
+    return np.asarray(told & ((meant == answers) | _read_not_told(probes, meant, answers)))
 
 
 def _marked_in_spite(walk: Walk) -> tuple[Hpa, int] | None:
@@ -53,6 +62,16 @@ def _bit_12_of_block(walk: Walk) -> tuple[Hpa, int] | None:
 
 
 DEVIATIONS: tuple[Deviation, ...] = (
+    Deviation(
+        "user-mode fetches told in bit 13",
+        "bochs-ept",
+        Versions("3.0"),
+        "Under mode-based execute control, bit 6 of the exit qualification tells whether EPT allows user-mode "
+        "fetches. But for fetches, Bochs sets bit 13 instead: it shifts bit 10 of the entries left by 3 like bits 2:0 "
+        "(`translate_guest_physical`).",
+        'Intel SDM Vol. 3C, 29.2.1 "Basic VM-Exit Information", exit qualification for EPT violations, bits 6 and 13',
+        explains_all=_user_fetch_in_bit_13,
+    ),
     Deviation(
         "accesses to tables told as writes only",
         "bochs-ept",

@@ -1,4 +1,4 @@
-"""The judge of EPT: Bochs. Guests in long mode with 4-level tables over EPT of 4 levels."""
+"""The oracle of EPT: Bochs. Guests in long mode over EPT of 4 levels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...address import Range
-from ...flags import RWX, Access, MappingFlags
+from ...flags import RWX, Access
 from ...formats import by_name, family_of
-from ...formats.outcome import FaultKind
+from ...formats.outcome import EXECUTE_USER, FaultKind
 from ...formats.x86 import ept, longmode
 from ...formats.x86.registers import PageTableBase
 from ...machines import bochs
@@ -20,6 +20,7 @@ from ...tables.regime import Regime
 from ...tables.result import fault_from_status
 from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
+from .emulated import Emulated
 from .long_mode import (
     U64Array,
     code_fixtures,
@@ -36,7 +37,10 @@ from .long_mode import (
 _CODE = Range.sized(bochs.GUEST_CODE, 0x1_0000)
 _CODE_GPA = 0x8A_AAAA_0000
 """In the upper half of the 40 bits, as the window of the guest's tables is: the lower one is left to random tables."""
-_CODE_KERNEL, _CODE_USER = 0xFFFF_C0C0_4040_0000, 0xFFFF_C0C0_8080_0000
+_CODE_KERNEL = {4: 0xFFFF_C0C0_4040_0000, 5: 0xFFC0_C0C0_4040_0000}
+"""Where the guest's code is for CPL 0, by the levels of its tables; for CPL 3 it is `_TO_USER` further on."""
+_TO_USER = 0x4040_0000
+_CR4_LA57, _FIVE = 1 << 12, 5
 
 EXCEPTION, EPT_VIOLATION, EPT_MISCONFIGURATION = 0, 48, 49
 """Basic exit reasons (SDM appendix C)."""
@@ -46,44 +50,60 @@ _REASON_SHIFT, _VECTOR_SHIFT = 56, 48
 _NO_ENTRY = 1 << 40
 """In a code: there was no VM entry, and the reason is a VM-instruction error."""
 _VECTOR_MASK = 0xFF
-_ALLOWED_SHIFT = 3
-_UNDEFINED = 1 << 6 | 0xF << 9
-"""Bits of the exit qualification that mean nothing without mode-based execute control, or without advanced information
-for EPT violations (SDM 29.2.1); Bochs has neither."""
+_ALLOWED_USER_FETCH, _ADVANCED = 1 << 6, 0xF << 9
+"""Bits of the exit qualification: the first is defined under mode-based execute control only, the others with advanced
+information for EPT violations (SDM 29.2.1), which is not compared."""
+_NEWER = 3
+"""The generation since which there is more to ask."""
+_FIRST = ("smep", "smap", "no-wp", "no-nx")
+_OLD = (Pair("x86-4level over ept4", "x86-4level", "ept4", _FIRST, ("ad",)),)
+_NEW = (
+    Pair("x86-4level over ept4", "x86-4level", "ept4", _FIRST, ("ad", "mbec")),
+    # The CPU with 57-bit addresses cannot write with CR0.WP clear (`machines.bochs.FIVE_LEVELS`). Bochs has to start
+    # anew for it, so it gets few of the cases.
+    Pair("x86-5level over ept4", "x86-5level", "ept4", ("smep", "smap", "no-nx"), ("ad", "mbec"), 0.2),
+)
+_OLD_LACKS = (
+    "ept5 and x86-5level: Bochs 2.7 has no CPU with 57-bit addresses",
+    "mode-based execute control (mbec): Bochs 2.7 has none (IA32_VMX_PROCBASED_CTLS2 bit 54 is clear)",
+)
+_NEW_LACKS = ("ept5: Bochs 3.0 has no CPU with EPT of 5 levels (IA32_VMX_EPT_VPID_CAP bit 7 is clear)",)
+_ALL_LACK = (
+    "processors without execute-only entries (no-execute-only): Bochs supports them on every CPU with EPT",
+    "physical addresses other than of 40 bits (pa36): Bochs has 40 on every CPU",
+    "what an EPT violation tells of the guest's own permissions (advanced information), which Bochs 2.7 does not tell",
+    "memory types: Bochs caches nothing, so PAT, EMT and IPAT change nothing but which encodings are legal",
+    "TLB invalidation: every VM entry begins without translations, for no VPID is used",
+    "tables outside RAM: what an access to nothing answers is the board's business",
+    "EPT under a guest without paging: a guest in long mode always has both stages",
+)
 
 
-class BochsEpt:
+class BochsEpt(Emulated):
     """Bochs' VMX as an oracle."""
 
-    name = "bochs-ept"
+    kind, maker = "bochs-ept", "bochs"
+    program = bochs.PROGRAM, bochs.PACKAGE
     title = "Bochs, Intel's VMX and EPT"
-    pairs: tuple[Pair, ...] = (
-        Pair("x86-4level over ept4", "x86-4level", "ept4", ("smep", "smap", "no-wp", "no-nx"), ("ad",)),
-    )
     translates = False
     translates_by_access = False
     translate_marks = False
     batch = 256
-    unjudged: tuple[str, ...] = (
-        "ept5 and x86-5level: Bochs 2.7 has no CPU with 57-bit addresses",
-        "mode-based execute control (mbec): Bochs 2.7 has none (IA32_VMX_PROCBASED_CTLS2 bit 54 is clear)",
-        "processors without execute-only entries (no-execute-only): Bochs supports them on every CPU with EPT",
-        "physical addresses other than of 40 bits (pa36): Bochs has 40 on every CPU",
-        "what an EPT violation tells of the guest's own permissions: Bochs has no such advanced information",
-        "memory types: Bochs caches nothing, so PAT, EMT and IPAT change nothing but which encodings are legal",
-        "TLB invalidation: every VM entry begins without translations, for no VPID is used",
-        "tables outside RAM: what an access to nothing answers is the board's business",
-        "EPT under a guest without paging: a guest in long mode always has both stages",
-    )
 
-    def version(self) -> str:
-        return BochsMachine.version()
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return _NEW if self.generation >= _NEWER else _OLD
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        return (*(_NEW_LACKS if self.generation >= _NEWER else _OLD_LACKS), *_ALL_LACK)
 
     def open(self) -> BochsMachine:
-        return BochsMachine()
+        return BochsMachine(self.emulator)
 
     def places(self, machine: Machine, pair: Pair) -> Places:
-        code = code_fixtures(_CODE_KERNEL, _CODE_USER, _CODE_GPA, _CODE)
+        kernel = _CODE_KERNEL[by_name(pair.first or "").levels]
+        code = code_fixtures(kernel, kernel + _TO_USER, _CODE_GPA, _CODE)
         return Places(bochs.TABLES, bochs.DATA, code)
 
     def controls(self, pair: Pair, stage: int) -> int:
@@ -105,6 +125,7 @@ class BochsEpt:
         assert isinstance(machine, BochsMachine)
         assert case.stage_1 is not None
         probes = case.probes
+        machine.be(bochs.FIVE_LEVELS if case.stage_1.format.levels == _FIVE else bochs.FOUR_LEVELS)
         shown = _where_writes_go(case, machine.memory)
         asked = probes["address"], probes["value"], kinds(probes)
         results = machine.run(guest(case.stage_1, case.stage_2), *asked, shown=shown)
@@ -117,7 +138,7 @@ class BochsEpt:
         page_fault = exception & (vector == PAGE_FAULT)
         qualification = syndrome[:, bochs.QUALIFICATION]
         low = np.where(exception, syndrome[:, bochs.ERROR_CODE], 0)
-        low = np.where(violation, qualification & ~np.uint64(_UNDEFINED), low)
+        low = np.where(violation, qualification & ~np.uint64(_undefined(case.stage_2)), low)
         answers = np.zeros(len(probes), ANSWER)
         answers["ok"] = made
         answers["stage"] = np.where(violation | misconfigured, 2, np.where(exception, 1, 0))
@@ -143,17 +164,24 @@ class BochsEpt:
 def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     """The registers that make a processor translate by two regimes."""
     cr0, cr4, efer = control_registers(stage_1, bochs.CR0, bochs.CR4, bochs.EFER)
+    kernel, by_mode = _CODE_KERNEL[stage_1.format.levels], stage_2.controls & ept.MODE_BASED_EXECUTE
     return Guest(
         eptp=family_of(stage_2.format).stage_2_registers(
-            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier
+            stage_2.format, stage_2.root, stage_2.controls, stage_2.identifier or 1
         )["EPTP"],
         cr0=cr0,
         cr3=PageTableBase(stage_1.root).value(),
-        cr4=cr4,
+        cr4=cr4 | (_CR4_LA57 if stage_1.format.levels == _FIVE else 0),
         efer=efer,
-        code_kernel=_CODE_KERNEL,
-        code_user=_CODE_USER,
+        code_kernel=kernel,
+        code_user=kernel + _TO_USER,
+        secondary=bochs.ENABLE_EPT | (bochs.MODE_BASED_EXECUTE if by_mode else 0),
     )
+
+
+def _undefined(stage_2: Regime) -> int:
+    """Bits of the exit qualification that are not compared."""
+    return _ADVANCED | (0 if stage_2.controls & ept.MODE_BASED_EXECUTE else _ALLOWED_USER_FETCH)
 
 
 def _expect_fault(
@@ -185,19 +213,21 @@ def _expect_fault(
     answers["gva"][these] = gva
     allowed = _allowed(predictions.tables, case.stage_2, gpa)
     codes = np.zeros(len(gpa), np.uint64)
-    for flags in range(RWX + 1):
-        report = family_of(case.stage_2.format).hardware_report(
-            case.stage_2.format, fault, access, 0, 0, MappingFlags(flags)
+    second = case.stage_2
+    for permissions in np.unique(allowed).tolist():
+        report = family_of(second.format).hardware_report(
+            second.format, fault, access, 0, 0, permissions, second.controls
         )
-        codes[allowed == flags] = report["exit_qualification"]
+        codes[allowed == permissions] = report["exit_qualification"]
     answers["code"][these] = codes | np.uint64(EPT_VIOLATION << _REASON_SHIFT)
 
 
 def _allowed(tables: PhysicalMemory | None, stage_2: Regime, gpas: U64Array) -> U64Array:
-    """R, W and X of all entries on the way together; 0 where nothing is mapped."""
+    """What all entries on the way allow together, as `Mapped.permissions` has it; 0 where nothing is mapped."""
     assert tables is not None, "who says what is allowed says so by tables"
     found = translate_batch(host_memory(tables), stage_2, gpas)
-    allowed: U64Array = np.where(found.status == 0, found.attributes & RWX, 0).astype(np.uint64)
+    attributes = np.where(found.status == 0, found.attributes, 0).astype(np.uint64)
+    allowed: U64Array = attributes & np.uint64(RWX) | (attributes & np.uint64(EXECUTE_USER)) >> np.uint64(5)
     return allowed
 
 

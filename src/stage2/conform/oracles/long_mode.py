@@ -1,4 +1,4 @@
-"""What the x86 judges share: a guest in long mode, the code that it finds, and how its accesses and faults are told."""
+"""What the x86 oracles share: a guest in long mode, the code that it finds, how its accesses and faults are told."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ...address import Range
 from ...flags import Access, MappingFlags
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
+from ...formats.x86.paging import registers_for
 from ...formats.x86.syndromes import encode_page_fault_error
 from ...machines.mailbox import UNPRIVILEGED
 from ...tables.regime import Regime
@@ -20,7 +21,6 @@ from ..probe import ANSWER, Answers, Probes
 
 U64Array = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
-_CR0_WP, _CR4_SMEP, _CR4_SMAP, _EFER_NXE = 1 << 16, 1 << 20, 1 << 21, 1 << 11
 _MAXPHYADDR = 0x3F
 _TAG_MARK = 0x5A5A << 16
 
@@ -53,20 +53,13 @@ def tag(index: int, end: bytes) -> int:
 
 def control_registers(stage_1: Regime, cr0: int, cr4: int, efer: int) -> tuple[int, int, int]:
     """CR0, CR4 and EFER with the bits of a guest's regime: WP, SMEP, SMAP and NXE."""
-
-    def when(control: int, bit: int) -> int:
-        return bit if stage_1.controls & control else 0
-
-    return (
-        cr0 | when(longmode.WP, _CR0_WP),
-        cr4 | when(longmode.SMEP, _CR4_SMEP) | when(longmode.SMAP, _CR4_SMAP),
-        efer | nxe(stage_1),
-    )
+    more = registers_for(stage_1.controls)
+    return cr0 | more[0], cr4 | more[1], efer | more[2]
 
 
 def nxe(regime: Regime) -> int:
     """EFER.NXE as tables of long mode need it."""
-    return _EFER_NXE if regime.controls & longmode.NXE else 0
+    return registers_for(regime.controls)[2]
 
 
 def kinds(probes: Probes) -> U64Array:
@@ -109,5 +102,5 @@ def page_fault_error(stage_1: Regime, kind: FaultKind, access: Access, user: boo
     Raises:
         EncodingError: no page fault reports this kind.
     """
-    told = bool(stage_1.controls & (longmode.NXE | longmode.SMEP))
+    told = bool(stage_1.controls & longmode.FETCHES_TOLD)
     return encode_page_fault_error(kind, access, user=user, fetches_told=told)

@@ -1,4 +1,4 @@
-"""QEMU's AArch64 CPU as a judge: stage 2 alone, and both stages of EL1&0 under it."""
+"""QEMU's AArch64 CPU as an oracle: stage 2 alone, and both stages of EL1&0 under it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from ...tables.result import fault_from_status
 from ...tables.walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_TABLE
 from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers, Means
+from .emulated import Emulated
 
 PA_BITS = 52
 """Physical addresses of QEMU's CPU `max`. With stage 1 off, a wider address is stage 1's to refuse."""
@@ -65,20 +66,26 @@ _SECOND = ("af", "ad", "ptw", "fwb")
 _FIRST = ("af", "ad", "wxn", "pan", "hpd")
 _ALONE = (
     "arm-s2-4k-40", "arm-s2-4k-40-4level", "arm-s2-4k-48", "arm-s2-4k-52-lpa2", "arm-s2-16k-40", "arm-s2-16k-48",
-    "arm-s2-64k-40", "arm-s2-64k-48", "arm-s2-64k-52",
+    "arm-s2-64k-40-lpa", "arm-s2-64k-48-lpa", "arm-s2-64k-52",
 )  # fmt: skip
 _BOTH = (
     ("arm-s1-4k-39", "arm-s2-4k-40"), ("arm-s1-4k-48", "arm-s2-4k-48"), ("arm-s1-4k-48", "arm-s2-4k-40-4level"),
-    ("arm-s1-4k-52-lpa2", "arm-s2-4k-52-lpa2"), ("arm-s1-16k-47", "arm-s2-16k-40"), ("arm-s1-64k-48", "arm-s2-64k-48"),
-    ("arm-s1-4k-39", "arm-s2-64k-40"), ("arm-s1-16k-47", "arm-s2-4k-40"), ("arm-s1-64k-48", "arm-s2-4k-48"),
-    ("arm-s1-4k-48", "arm-s2-16k-48"),
+    ("arm-s1-4k-52-lpa2", "arm-s2-4k-52-lpa2"), ("arm-s1-16k-47", "arm-s2-16k-40"),
+    ("arm-s1-64k-48-lpa", "arm-s2-64k-48-lpa"), ("arm-s1-4k-39", "arm-s2-64k-40-lpa"),
+    ("arm-s1-16k-47", "arm-s2-4k-40"), ("arm-s1-64k-48-lpa", "arm-s2-4k-48"), ("arm-s1-4k-48", "arm-s2-16k-48"),
 )  # fmt: skip
+"""With 64 KiB granules those of FEAT_LPA, which a CPU of 52 bits has."""
 _NARROW = "arm-s2-4k-36"
 """The stage-2 format under which narrow addresses (PS, IPS) are tried: its IPAs fit them."""
 
 
-def _pairs() -> tuple[Pair, ...]:
-    alone = [Pair(f"{second} alone", None, second, (), _SECOND) for second in _ALONE]
+_NEWER = 8
+"""The generation of QEMU that no longer has what of 7.2 could not be asked."""
+_NEWER_ALONE = ("arm-s2-16k-52-lpa2",)
+
+
+def _pairs(more: tuple[str, ...] = ()) -> tuple[Pair, ...]:
+    alone = [Pair(f"{second} alone", None, second, (), _SECOND) for second in (*_ALONE, *more)]
     both = [Pair(f"{first} over {second}", first, second, _FIRST, _SECOND) for first, second in _BOTH]
     narrow = (*_SECOND, "pa36")
     return (
@@ -89,43 +96,61 @@ def _pairs() -> tuple[Pair, ...]:
     )
 
 
-class QemuAArch64:
+_UNJUDGED = (
+    "no-xnx: the CPU always has FEAT_XNX.",
+    "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
+    "Access flags under HCR_EL2.PTW, where it forbids the walk: they may be set or not.",
+    "Fetches that stage 1 forbids under TCR_EL1.HD: clean pages count as writable, so that EL1 must not execute "
+    "what EL0 may write, nor anybody what is writable under WXN (AArch64.S1ApplyOutputPerms); QEMU takes them for "
+    "read-only ones in all but writes, and executes them.",
+    "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
+    "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
+    "The instruction syndrome of a stage-2 data abort (ISV and what follows): it is the monitor's own instructions'; a "
+    "test of this machine compares them.",
+    "64 KiB granules under an output size below 52 bits: QEMU looks at bits 15:12 of descriptors with PS 6 only, and "
+    "takes them for zero otherwise, where FEAT_LPA makes them address bits (AArch64.LeafBase).",
+    "IPAs and start levels beyond PS: QEMU 7.2 bounds them by PS, not by PARange.",
+    "Memory types: the probes do not compare them; a test of this oracle goes through all of both stages.",
+    "Privileged AT instructions under PSTATE.PAN: AT S12E1R and S12E1W do not look at PAN.",
+)
+_UNJUDGED_OLDER = (
+    "arm-s2-16k-52-lpa2: QEMU refuses the start level 0 of 16 KiB granules.",
+    "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an "
+    "assertion when it finds such a fault at level -1, as it does when the root holds a block.",
+    "Real accesses through a hole at a level that has no blocks, and stage-1 tables behind such a one: QEMU takes "
+    "a block for one at any level, and then writes anywhere. Translations without HA are judged there.",
+)
+
+
+class QemuAArch64(Emulated):
     """See `conform.oracle.Oracle`."""
 
-    name = "qemu-aarch64"
+    kind, maker = "qemu-aarch64", "qemu"
+    program = AArch64Machine.PROGRAM, AArch64Machine.PACKAGE
     title = "QEMU's AArch64 CPU, EL1 and EL0 under stage 2"
-    pairs = _pairs()
     translates = True
     translates_by_access = False
     translate_marks = True
     batch = 1200
-    unjudged: tuple[str, ...] = (
-        "arm-s2-16k-52-lpa2: QEMU refuses the start level 0 of 16 KiB granules.",
-        "Holes in the root of arm-s1-4k-52-lpa2, and permission and access flag faults on it: QEMU ends by an "
-        "assertion when it finds such a fault at level -1, as it does when the root holds a block.",
-        "no-xnx: the CPU always has FEAT_XNX.",
-        "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
-        "Real accesses through a hole at a level that has no blocks, and stage-1 tables behind such a one: QEMU takes "
-        "a block for one at any level, and then writes anywhere. Translations without HA are judged there.",
-        "Access flags under HCR_EL2.PTW, where it forbids the walk: they may be set or not.",
-        "Fetches that stage 1 forbids under TCR_EL1.HD: clean pages count as writable, so that EL1 must not execute "
-        "what EL0 may write, nor anybody what is writable under WXN (AArch64.S1ApplyOutputPerms); QEMU takes them for "
-        "read-only ones in all but writes, and executes them.",
-        "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
-        "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
-        "The instruction syndrome of a stage-2 data abort (ISV and what follows): our encoder leaves it out.",
-        "Memory types: the probes do not compare them; a test of this judge goes through all of both stages.",
-        "Privileged AT instructions under PSTATE.PAN: AT S12E1R and S12E1W do not look at PAN.",
-    )
 
-    def version(self) -> str:
-        return AArch64Machine.version()
+    @property
+    def newer(self) -> bool:
+        """Whether it is a QEMU that can be asked more than 7.2."""
+        return self.generation >= _NEWER
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return _pairs(_NEWER_ALONE if self.newer else ())
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        return _UNJUDGED if self.newer else (*_UNJUDGED_OLDER, *_UNJUDGED)
 
     def open(self) -> AArch64Machine:
-        machine = AArch64Machine()
+        machine = AArch64Machine(self.emulator)
         if machine.pa_bits != PA_BITS:
             machine.close()
-            raise HostToolError(f"QEMU's CPU has {machine.pa_bits}-bit physical addresses, this judge knows {PA_BITS}")
+            raise HostToolError(f"QEMU's CPU has {machine.pa_bits}-bit physical addresses, this oracle knows {PA_BITS}")
         return machine
 
     def controls(self, pair: Pair, stage: int) -> int:
@@ -149,12 +174,13 @@ class QemuAArch64:
         # QEMU takes a block for one at any level, and a write then goes anywhere, into the monitor too. To translate
         # is harmless, unless stage-1 tables are read, or tables marked, where such a block leads.
         marking = any(regime is not None and regime.controls & HA for regime in (first, second))
-        asked &= ~faults.above_blocks if marking else ~faults.above_blocks | (translate & ~faults.on_table)
+        if not self.newer:
+            asked &= ~faults.above_blocks if marking else ~faults.above_blocks | (translate & ~faults.on_table)
         if second.controls & HA and second.controls & PTW:
             asked &= ~(faults.on_table & (faults.kind == PERMISSION))
         if first is None:
             return cast("npt.NDArray[np.bool_]", asked & (probes["address"] >> _u(PA_BITS) == 0))
-        if first.format.levels == _LEVELS_TO_MINUS_ONE:
+        if first.format.levels == _LEVELS_TO_MINUS_ONE and not self.newer:
             asked &= ~faults.at_minus_one
         if first.controls & HD:
             # QEMU takes clean pages for read-only ones, which may be executed, and then executes what is there.

@@ -1,4 +1,4 @@
-"""QEMU's RISC-V hart with the hypervisor extension as a judge (Privileged, "Hypervisor" Extension).
+"""QEMU's RISC-V hart with the hypervisor extension as an oracle (Privileged, "Hypervisor" Extension).
 
 Real accesses are made by a guest in VS- or VU-mode: a load, a store, or a jump to the address. Where the tables do not
 let the guest run its own code, the monitor makes the access by HLV or HSV instead, as it does for TRANSLATE.
@@ -6,6 +6,8 @@ let the guest run its own code, the monitor makes the access by HLV or HSV inste
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,18 +15,30 @@ import numpy as np
 import numpy.typing as npt
 
 from ...address import Range
+from ...errors import HostToolError
 from ...flags import RWX, Access, MappingFlags
 from ...formats import by_name, family_of
 from ...formats.outcome import MISCONFIGURATION, PERMISSION
 from ...formats.riscv import entry
 from ...formats.riscv.registers import AddressTranslationRegister
-from ...formats.riscv.syndromes import GUEST_PAGE_FAULTS, PAGE_FAULTS, WALK_READS, WALK_WRITES, encode_scause
+from ...formats.riscv.syndromes import (
+    GUEST_CALL,
+    GUEST_PAGE_FAULTS,
+    ILLEGAL_INSTRUCTION,
+    PAGE_FAULTS,
+    USER_CALL,
+    WALK_READS,
+    WALK_WRITES,
+    encode_scause,
+)
+from ...formats.u64 import MASK_64
 from ...machines import mailbox
 from ...machines.riscv64 import GUEST_CODE, Registers, Riscv64Machine
 from ...tables.result import Fault, fault_from_status
-from ...tables.walk import AT_STAGE_2, KIND_MASK, ON_MARK
+from ...tables.walk import AT_STAGE_2, KIND_MASK, ON_MARK, ON_TABLE
 from ..oracle import Case, Fixture, Pair, Places, Predictions
 from ..probe import ANSWER, Answers, Means
+from .emulated import Emulated
 
 _TABLES = Range.sized(0x9B00_0000, 0x100_0000)
 _DATA = Range.sized(0x1_0000_0000, 0x4000_0000)
@@ -37,83 +51,101 @@ _ILLEGAL_BITS, _ILLEGAL_SHIFT = 0x7F, 7
 _TAG_HIGH = 0x7A60_0000
 """Upper half of a tag, so that as data it is like nothing else."""
 
-_ILLEGAL_INSTRUCTION, _VU_ECALL, _VS_ECALL = 2, 8, 10
 _GVA, _SPV, _SPVP = 1 << 6, 1 << 7, 1 << 8
 _FROM = _GVA | _SPV | _SPVP
 """hstatus: what stval holds, and which mode the trap came from."""
 _FROM_SHIFT, _HTINST_SHIFT = 2, 16
 """`code` holds scause in bits 5:0, those bits of hstatus in 10:8, and htinst's pseudoinstructions from 16 on."""
 
-_BASE = ("ad",)
-_MXR = ("ad", "mxr")
-_EXTENDED = ("ad", "napot", "pbmt")
-_BASES = {
-    "": _BASE,
-    ", MXR": _MXR,
-    ", Svnapot and Svpbmt": _EXTENDED,
-    ", Svnapot": ("ad", "napot"),
-    ", Svpbmt": ("ad", "pbmt"),
+_AD = ("ad",)
+_VARIANTS = {
+    "": (_AD, _AD),
+    ", MXR": (("ad", "mxr"), ("ad", "mxr")),
+    ", Svnapot and Svpbmt": (("ad", "napot", "pbmt"), ("ad", "napot", "pbmt")),
+    ", Svnapot": (("ad", "napot"), ("ad", "napot")),
+    ", Svpbmt": (("ad", "pbmt"), ("ad", "pbmt")),
 }
-"""What a variant of a pair has switched on at both stages, by what its name ends in."""
+"""What a variant of a pair has switched on at stage 1 and at stage 2, by what its name ends in."""
+_NEWER_VARIANTS = {
+    ", HLVX": (("ad", "hlvx"), ("ad", "hlvx")),
+    ", HLVX and MXR": (("ad", "hlvx", "mxr"), ("ad", "hlvx", "mxr")),
+    ", Svade": ((), ()),
+    ", Svade at stage 1": ((), _AD),
+    ", MXR at stage 1": (("ad", "mxr"), _AD),
+    ", Svpbmt at stage 2": (_AD, ("ad", "pbmt")),
+}
+"""Those that QEMU 7.2 gets wrong or does not have."""
+_ALONE = ("", ", MXR", ", Svnapot and Svpbmt", ", HLVX", ", Svade")
 _CPU_SWITCHES = {"napot": ("svnapot", entry.SVNAPOT), "pbmt": ("svpbmt", entry.SVPBMT)}
+_NEWER = 8
+"""The generation of QEMU from which on its own ways of 7.2 are gone."""
+
+_UNJUDGED = (
+    "The memory types of Svpbmt: QEMU has no caches, so only reserved encodings show.",
+    "Accessed and dirty bits of stage 1 in tables that stage 2 does not let the guest write: QEMU writes them.",
+    "Stores and fetches under MXR that come to a table through an execute-only leaf of stage 2: QEMU reads it.",
+    "VMIDs and ASIDs: QEMU's TLB is not tagged with them.",
+)
+_UNJUDGED_NEWER = ("henvcfg under HLV, HLVX and HSV: QEMU asks menvcfg; real accesses are judged.",)
+_UNJUDGED_OLDER = (
+    "GPAs with the highest bit of Sv39x4, Sv48x4 or Sv57x4 set: QEMU 7.2 takes it for a sign.",
+    "Svade (a page fault where the accessed or dirty bit is clear): QEMU 7.2 always sets them itself.",
+    "vsstatus.MXR without sstatus.MXR: QEMU 7.2 lets it work on both stages.",
+    "HLVX: QEMU 7.2 asks for R instead of X; real fetches are judged.",
+    "SUM clear under HLV and HSV: QEMU 7.2 takes it as set there; real accesses are judged.",
+    "Reserved bits under Svnapot and Svpbmt, but for loads: QEMU 7.2 lets most of those bits pass.",
+)
 
 
-def _pairs() -> tuple[Pair, ...]:
+def _pairs(variants: Mapping[str, object]) -> tuple[Pair, ...]:
     first, second = ("sv39", "sv48", "sv57"), ("sv39x4", "sv48x4", "sv57x4")
-    made = [
-        Pair(f"{s2} alone{variant}", None, s2) for s2 in second for variant in ("", ", MXR", ", Svnapot and Svpbmt")
-    ]
+    made = [Pair(f"{s2} alone{variant}", None, s2) for s2 in second for variant in variants if variant in _ALONE]
     made += [
         Pair(f"{s1} over {s2}{variant}", s1, s2, ("sum",), (), 0.5 if variant else 2.0)
         for s1 in first
         for s2 in second
-        for variant in (_BASES if s2.startswith(s1) else ("",))
+        for variant in (variants if s2.startswith(s1) else ("",))
     ]
     return tuple(made)
 
 
-class QemuRiscv64:
-    """The judge called `qemu-riscv64`."""
+class QemuRiscv64(Emulated):
+    """See `conform.oracle.Oracle`."""
 
-    name = "qemu-riscv64"
+    kind, maker = "qemu-riscv64", "qemu"
+    program = Riscv64Machine.PROGRAM, Riscv64Machine.PACKAGE
     title = "QEMU RISC-V, H extension"
-    pairs: tuple[Pair, ...] = _pairs()
     translates = True
     translates_by_access = True
     translate_marks = True
     batch = 1 << 13
-    unjudged: tuple[str, ...] = (
-        "GPAs with the highest bit of Sv39x4, Sv48x4 or Sv57x4 set: QEMU 7.2 takes it for a sign.",
-        "Svade (a page fault where the accessed or dirty bit is clear): QEMU 7.2 always sets them itself.",
-        "vsstatus.MXR without sstatus.MXR: QEMU 7.2 lets it work on both stages.",
-        "HLVX: QEMU 7.2 asks for R instead of X; real fetches are judged.",
-        "The memory types of Svpbmt: QEMU has no caches, so only reserved encodings show.",
-        "SUM clear under HLV and HSV: QEMU 7.2 takes it as set there; real accesses are judged.",
-        "Reserved bits under Svnapot and Svpbmt, but for loads: QEMU 7.2 lets most of those bits pass.",
-        "Accessed and dirty bits of stage 1 in tables that stage 2 does not let the guest write: QEMU 7.2 writes them.",
-        "VMIDs and ASIDs: QEMU's TLB is not tagged with them.",
-    )
 
-    def __init__(self) -> None:
+    def __init__(self, generation: int | None = None) -> None:
+        super().__init__(generation)
+        self.newer = self._is_newer()
+        self.pairs = _pairs(_VARIANTS | _NEWER_VARIANTS if self.newer else _VARIANTS)
+        self.unjudged = _UNJUDGED + (_UNJUDGED_NEWER if self.newer else _UNJUDGED_OLDER)
         self._fetched: npt.NDArray[np.uint64] = np.empty((0, 2), np.uint64)
 
-    def version(self) -> str:
-        """Of QEMU."""
-        return Riscv64Machine.version()
+    def _is_newer(self) -> bool:
+        """Whether it does not do as QEMU 7.2; what is not there is taken to be as that."""
+        with contextlib.suppress(HostToolError):
+            return (self.emulator.generation or self.generation) >= _NEWER
+        return False
 
     def open(self) -> AbstractContextManager[Riscv64Machine]:
         """Start a machine."""
-        return Riscv64Machine()
+        return Riscv64Machine(self.emulator)
 
     def tag(self, index: int) -> int:
         """An illegal instruction that holds the index, and an upper half that no other data has."""
         return (_TAG_HIGH | index) << 32 | index << _ILLEGAL_SHIFT | _ILLEGAL
 
     def controls(self, pair: Pair, stage: int) -> int:
-        """QEMU always sets accessed and dirty bits; the rest is what the pair's variant has at both stages."""
+        """What the pair's variant has at the stage."""
         fmt = by_name(pair.second if stage == 2 or pair.first is None else pair.first)
         _, comma, variant = pair.name.partition(", ")
-        return fmt.controls_with(*_BASES[comma + variant])
+        return fmt.controls_with(*(_VARIANTS | _NEWER_VARIANTS)[comma + variant][stage - 1])
 
     def places(self, machine: Any, pair: Pair) -> Places:
         """Away from the monitor. The guest's code is at one GPA, and under two GVAs: for VS- and for VU-mode."""
@@ -123,7 +155,7 @@ class QemuRiscv64:
         if pair.first is not None:
             fixtures.append(Fixture(1, vs_code, gpa, size, RWX))
             fixtures.append(Fixture(1, vu_code, gpa, size, RWX | MappingFlags.USER))
-        return Places(_TABLES, _DATA, tuple(fixtures), by_name(pair.second).input_bits - 1)
+        return Places(_TABLES, _DATA, tuple(fixtures), by_name(pair.second).input_bits - (0 if self.newer else 1))
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
         """No fetches by instruction, none of those outside the data, and no switches that QEMU does not have."""
@@ -132,7 +164,14 @@ class QemuRiscv64:
         fetch = probes["access"] == Access.FETCH
         self._fetched = _sorted_pairs(probes["address"][fetch & made & inside], predictions.hpa[fetch & made & inside])
         found: npt.NDArray[np.bool_] = (inside | ~made) & ~(fetch & (probes["means"] == Means.TRANSLATE))
+        if _by_hlvx(case):
+            found &= (probes["access"] != Access.READ) | (probes["means"] == Means.TRANSLATE)
+        if _differ(case):
+            found &= probes["means"] == Means.ACCESS
+        found &= ~_reads_unreadable(case, predictions)
         found &= predictions.status & np.uint32(ON_MARK) == 0
+        if self.newer:
+            return found
         found &= ~_passes(case, predictions)
         return found & _has(case) & ~_sign_extended(case, predictions.gpa) & ~_needs_sum(case, predictions)
 
@@ -145,6 +184,7 @@ class QemuRiscv64:
         kind = probes["access"].astype(np.uint64)
         kind |= np.where(probes["user"] != 0, np.uint64(mailbox.UNPRIVILEGED), np.uint64(0))
         kind |= np.where(probes["means"] == Means.TRANSLATE, np.uint64(mailbox.TRANSLATE), np.uint64(0))
+        kind |= np.uint64(mailbox.EXECUTABLE if _by_hlvx(case) else 0)
         found = machine.probe(probes["address"], probes["value"], kind, self._renewed(probes))
         return _read(probes, found)
 
@@ -165,7 +205,7 @@ class QemuRiscv64:
         made = status == 0
         found["ok"] = made
         read, fetch = made & (probes["access"] == Access.READ), made & (probes["access"] == Access.FETCH)
-        found["value"][read] = predictions.memory[read]
+        found["value"][read] = predictions.memory[read] & np.uint64(0xFFFF_FFFF if _by_hlvx(case) else MASK_64)
         found["value"][fetch] = (predictions.memory[fetch] & np.uint64(0xFFFF_FFFF)) >> np.uint64(_ILLEGAL_SHIFT)
         refused = np.flatnonzero(~made)
         keys = status[refused].astype(np.uint64) << np.uint64(8) | probes["access"][refused]
@@ -202,8 +242,31 @@ def _extensions(case: Case) -> set[str]:
     return {name for name, bits in _CPU_SWITCHES.values() if controls & bits == bits}
 
 
+def _by_hlvx(case: Case) -> bool:
+    """Whether its loads by instruction are HLVX.WU, of 32 bits."""
+    return bool(case.stage_2.controls & entry.HLVX)
+
+
+def _differ(case: Case) -> bool:
+    """Whether henvcfg says of stage 1 what menvcfg does not of stage 2: by HLV and HSV, QEMU asks menvcfg for both."""
+    environment = entry.HARDWARE_AD | entry.SVPBMT
+    return case.stage_1 is not None and bool((case.stage_1.controls ^ case.stage_2.controls) & environment)
+
+
+def _reads_unreadable(case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
+    """Which stores and fetches QEMU may make under MXR: it reads the guest's tables through execute-only leaves, and
+    nobody can say what follows.
+    """
+    if not case.stage_2.controls & entry.MXR:
+        return np.zeros(len(case.probes), np.bool_)
+    unreadable = np.uint32(PERMISSION | AT_STAGE_2 | ON_TABLE)
+    refused = predictions.status & np.uint32(KIND_MASK | AT_STAGE_2 | ON_TABLE | ON_MARK) == unreadable
+    found: npt.NDArray[np.bool_] = refused & (case.probes["access"] != Access.READ)
+    return found
+
+
 def _has(case: Case) -> bool:
-    """Whether QEMU can be what the controls say: alike at both stages, and setting accessed and dirty bits."""
+    """Whether QEMU 7.2 can be what the controls say: alike at both stages, and setting accessed and dirty bits."""
     same = entry.SVNAPOT | entry.SVPBMT | entry.HARDWARE_AD | entry.MXR
     controls = case.stage_2.controls & same
     alike = case.stage_1 is None or case.stage_1.controls & same == controls
@@ -271,8 +334,8 @@ def _read(probes: npt.NDArray[Any], found: npt.NDArray[Any]) -> Answers:
     scause, stval, htval, htinst, hstatus = (found["syndrome"][:, index] for index in range(5))
     trapped = found["outcome"] != 0
     fetch, write = probes["access"] == Access.FETCH, probes["access"] == Access.WRITE
-    called = trapped & ~fetch & ((scause == _VS_ECALL) | (scause == _VU_ECALL))
-    ran = trapped & fetch & (scause == _ILLEGAL_INSTRUCTION) & (stval & np.uint64(_ILLEGAL_BITS) == _ILLEGAL)
+    called = trapped & ~fetch & ((scause == GUEST_CALL) | (scause == USER_CALL))
+    ran = trapped & fetch & (scause == ILLEGAL_INSTRUCTION) & (stval & np.uint64(_ILLEGAL_BITS) == _ILLEGAL)
     made = ~trapped | called | ran
     answers["ok"] = made
     answers["value"] = np.where(made & ~write, np.where(ran, stval >> np.uint64(_ILLEGAL_SHIFT), found["value"]), 0)

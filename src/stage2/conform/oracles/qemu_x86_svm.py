@@ -1,4 +1,4 @@
-"""The judge of nested paging: QEMU's SVM. Guests in long mode, 4 and 5 levels, over nested tables of 4 and 5 levels."""
+"""The oracle of nested paging: QEMU's SVM. Guests in long mode over nested tables, 4 and 5 levels each."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ...tables.result import fault_from_status
 from ...tables.walk import AT_STAGE_2
 from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
+from .emulated import Emulated
 from .long_mode import (
     code_fixtures,
     control_registers,
@@ -48,10 +49,11 @@ _ID = 1 << 4
 _ASID = 1
 
 
-class QemuX86Svm:
+class QemuX86Svm(Emulated):
     """QEMU's SVM as an oracle."""
 
-    name = "qemu-x86-svm"
+    kind, maker = "qemu-x86-svm", "qemu"
+    program = X86SvmMachine.PROGRAM, X86SvmMachine.PACKAGE
     title = "QEMU, AMD's SVM and nested paging"
     pairs: tuple[Pair, ...] = tuple(
         Pair(f"{first} over {second}", first, second, ("smep", "smap", "no-wp", "no-nx"), ("no-nx",), weight)
@@ -74,11 +76,8 @@ class QemuX86Svm:
         "nested paging under stage 1 turned off: a guest in long mode always has both stages",
     )
 
-    def version(self) -> str:
-        return X86SvmMachine.version()
-
     def open(self) -> X86SvmMachine:
-        return X86SvmMachine()
+        return X86SvmMachine(self.emulator)
 
     def places(self, machine: Machine, pair: Pair) -> Places:
         code, gpa = x86_svm.GUEST_CODE, _CODE_GPA[by_name(pair.second).levels]
@@ -87,9 +86,10 @@ class QemuX86Svm:
         return Places(TABLES, DATA, fixtures, x86_svm.PHYSICAL_BITS)
 
     def controls(self, pair: Pair, stage: int) -> int:
-        """The controls that cases of a pair start from: the formats' own with this processor's MAXPHYADDR."""
+        """The controls that cases of a pair start from: those of an AMD processor with this one's MAXPHYADDR."""
         fmt = longmode.X86_4LEVEL if stage == 1 else longmode.NPT4
-        return with_physical_bits(fmt.default_controls, longmode.MAXPHYADDR_SHIFT, x86_svm.PHYSICAL_BITS)
+        amd = fmt.default_controls | longmode.AMD
+        return with_physical_bits(amd, longmode.MAXPHYADDR_SHIFT, x86_svm.PHYSICAL_BITS)
 
     def tag(self, index: int) -> int:
         """`mov eax, index and a mark; ud2`, and a byte to make it eight. QEMU translates no further than UD2."""
@@ -100,6 +100,7 @@ class QemuX86Svm:
         kind = predictions.status & 0xFF
         at_stage_2 = predictions.status & AT_STAGE_2 != 0
         told = (kind != FaultKind.TABLE_OUTSIDE_MEMORY) & ~(at_stage_2 & (kind == FaultKind.ADDRESS_SIZE))
+        told &= ~_leaves_memory_by_bit_8(case, predictions, kind == FaultKind.MISCONFIGURATION)
         return np.where(kind == 0, inside(predictions.hpa, TABLES, DATA), told)
 
     def answers(self, machine: Machine, case: Case) -> Answers:
@@ -165,6 +166,32 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
         code_kernel=_CODE_KERNEL[stage_1.format.levels],
         code_user=_CODE_USER[stage_1.format.levels],
     )
+
+
+def _leaves_memory_by_bit_8(
+    case: Case, predictions: Predictions, these: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Which of these probes go on to a table outside memory if bit 8 of an entry means nothing.
+
+    QEMU does not refuse the bit (`known.qemu_x86_svm`), and QEMU 10 ends when a nested table is no memory.
+    """
+    found = np.zeros(len(these), np.bool_)
+    if not these.any():
+        return found
+    assert case.stage_1 is not None
+    assert predictions.tables is not None
+    words = predictions.tables.words
+    held = np.flatnonzero(words & np.uint64(longmode.G))
+    before = words[held]
+    words[held] &= ~np.uint64(longmode.G)
+    try:
+        walked = translate_two_stage_batch(
+            host_memory(predictions.tables), case.stage_1, case.stage_2, case.probes["address"][these]
+        )
+    finally:
+        words[held] = before
+    found[these] = walked.status & 0xFF == FaultKind.TABLE_OUTSIDE_MEMORY
+    return found
 
 
 def _undefined(case: Case) -> np.uint64:

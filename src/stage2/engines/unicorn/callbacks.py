@@ -7,12 +7,12 @@ run ends. They own nothing that would be lost when the library jumps out of them
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from ...formats.outcome import USER_SHIFT
 from ...formats.u64 import u64
-from ...tables.compiled import callback, inlined, load, numba, peek, poke
+from ...tables.compiled import callback, inlined, load, numba
+from ...tables.raw import call_1, call_3, peek, peek_byte, poke, poke_byte
 from .state import PAGE_EXECUTED, PAGE_WRITTEN, Reason, Word
 
 ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH = 16, 17, 18
@@ -40,79 +40,9 @@ _FLUSH_TLB, _FORGET_CODE, _STOP_RUN, _PAGE_STATE, _PEERS, _PEER_COUNT, _STOP_FLA
 )  # fmt: skip
 
 
-def call_1(function: int, a: int) -> None:
-    """Call a C function of the library; exists in compiled code only."""
-    raise NotImplementedError
-
-
-def call_3(function: int, a: int, b: int, c: int) -> None:
-    """Call a C function of the library; exists in compiled code only."""
-    raise NotImplementedError
-
-
-def peek_byte(hva: int, index: int) -> int:
-    """The byte `index` bytes after an address; exists in compiled code only."""
-    raise NotImplementedError
-
-
-def poke_byte(hva: int, index: int, value: int) -> None:
-    """Store a byte; exists in compiled code only."""
-    raise NotImplementedError
-
-
-def poke_half(hva: int, value: int) -> None:
-    """Store 16 bits; exists in compiled code only."""
-    raise NotImplementedError
-
-
 @cache
 def define() -> None:
-    """Give the functions above their meaning in compiled code, and make those below callable from it."""
-    from llvmlite import ir
-
-    module = numba()
-    extending: Any = import_module("numba.extending")
-    unsigned, void = module.types.uint64, module.types.void
-
-    def caller(arguments: int) -> Any:
-        def call(typing_context: Any, function: Any, values: Any) -> Any:
-            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                word = ir.IntType(64)
-                kind = ir.FunctionType(ir.VoidType(), [word] * arguments).as_pointer()
-                values = [builder.extract_value(given[1], i) for i in range(arguments)]
-                builder.call(builder.inttoptr(given[0], kind), values)
-                return context.get_dummy_value()
-
-            return void(unsigned, module.types.UniTuple(unsigned, arguments)), generate
-
-        return extending.intrinsic(call)
-
-    def stores(bits: int) -> Any:
-        def store(typing_context: Any, hva: Any, value: Any) -> Any:
-            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                kind = ir.IntType(bits)
-                builder.store(builder.trunc(given[1], kind), builder.inttoptr(given[0], kind.as_pointer()))
-                return context.get_dummy_value()
-
-            return void(unsigned, unsigned), generate
-
-        return extending.intrinsic(store)
-
-    def load(typing_context: Any, hva: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            pointer = builder.inttoptr(given[0], ir.IntType(8).as_pointer())
-            return builder.zext(builder.load(pointer), ir.IntType(64))
-
-        return unsigned(unsigned), generate
-
-    one, three, byte, half = caller(1), caller(3), stores(8), stores(16)
-    load_byte = extending.intrinsic(load)
-    overload = extending.overload
-    overload(call_1, inline="always")(lambda function, a: lambda function, a: one(function, (a,)))
-    overload(call_3, inline="always")(lambda function, a, b, c: lambda function, a, b, c: three(function, (a, b, c)))
-    overload(peek_byte, inline="always")(lambda hva, index: lambda hva, index: load_byte(hva + index))
-    overload(poke_byte, inline="always")(lambda hva, index, value: lambda hva, index, value: byte(hva + index, value))
-    overload(poke_half, inline="always")(lambda hva, value: lambda hva, value: half(hva, value))
+    """Make the functions below callable from compiled code."""
     for helper in (allow_page, count_fill, host_of, regime_2_of, need_of, grant, refuse):
         inlined(helper)
 

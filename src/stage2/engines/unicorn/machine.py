@@ -161,7 +161,7 @@ class Machine(ABC, Generic[Cpu]):
             return None
         action, fault, result = cpu.pending
         fault = cpu.exact(fault)
-        self.vm.record_violation(fault, action, result, walk=lambda: cpu.walk(fault))
+        self.vm.record_violation(fault, action, result, walk=lambda: cpu.walk(fault), instruction=cpu.instruction)
         if action is Action.INJECT:
             cpu.inject_access_fault(fault)
             return None

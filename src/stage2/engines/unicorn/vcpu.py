@@ -200,6 +200,11 @@ class Vcpu(ABC):
         """The explained walk of a fault, under the guest's present registers."""
         return self._walk(fault.gva, Access(self.state[Word.ACCESS]), user=bool(self.state[Word.USER]))
 
+    def instruction(self) -> int | None:
+        """The word of the present instruction, on architectures whose hardware tells of it; None where it cannot be
+        read."""
+        return None
+
     @abstractmethod
     def _walk(self, gva: int, access: Access, *, user: bool) -> Walk:
         """An explained walk under the guest's present registers."""

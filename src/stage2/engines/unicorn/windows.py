@@ -107,7 +107,8 @@ class Windows:
         """Note a dropped access; one that no device answers may stop the guest."""
         if action is Action.EMULATE:
             action = self._vm.unanswered(result)
-        self._vm.record_violation(fault, action, result, value=value)
+        instruction = self._vcpus[fault.vcpu].instruction
+        self._vm.record_violation(fault, action, result, value=value, instruction=instruction)
         if action is Action.STOP and self.unanswered is None:
             self.unanswered = fault
             self._vcpus[fault.vcpu].state[Word.STOP] = 1

@@ -4,6 +4,10 @@
 `arm-s2-4k-40-4level` begins one level higher. `-lpa2` is a 4 or 16 KiB granule with 52-bit addresses, `-lpa` a 64 KiB
 granule with 52-bit output addresses (a wider input than 48 bits implies it), `-high` at stage 1 the half of the
 addresses that TTBR1 serves.
+
+With 64 KiB granules it is the processor, not PS or IPS, that says how wide the addresses in descriptors are: on one
+with FEAT_LPA all tables are `-lpa` ones, under an output size that refuses what is too wide (`sized_controls`). The
+names without it are those of processors without it.
 """
 
 from __future__ import annotations
@@ -14,15 +18,16 @@ from functools import cache
 from ...errors import EncodingError
 from ..outcome import TRANSLATION
 from ..record import Format
-from ..rules import Rules
+from ..rules import ENTRY_SIZE, Rules
 from . import layout, stage1, stage2
 
 GRANULES = {"4k": 12, "16k": 14, "64k": 16}
 MAX_CONCATENATED_BITS = 4
 _GROUPS = {12: (4, 4, 4), 14: (7, 5), 16: (5, 5)}
 """log2 of the leaves that a contiguous hint joins, by granule and level (D8.7.1 "The Contiguous bit")."""
-_LEAST_ROOT_ALIGNMENT = 64
-"""Of a root of few entries (D8.2.3 "Translation table base address register")."""
+_LEAST_WIDE_ROOT = 64
+"""Alignment in bytes of a root of few entries where its register holds 52-bit addresses: bits 51:48 stand in 5:2. Else
+it is the root's own size (D8.2.3 "Translation table base address register", AArch64.S2TTBaseAddress)."""
 _TOP_BLOCK = {12: 2, 14: 1, 16: 1}
 _NAME = re.compile(r"arm-s(?P<stage>[12])-(?P<granule>4k|16k|64k)-(?P<bits>\d\d)(?P<rest>(?:-[a-z0-9]+)*)")
 _MANUAL = "Arm ARM DDI 0487, D8.3 "
@@ -110,6 +115,7 @@ def make(
     name = f"arm-s{stage}-{granule}-{bits}" + ("" if chosen == fewest else f"-{chosen}level")
     name += ("-lpa" if lpa and bits <= 48 else "-lpa2" if lpa2 else "") + ("-high" if high else "")
     output_bits = 52 if lpa or lpa2 else 48
+    # AArch64.BlockDescSupported.
     top_block = _TOP_BLOCK[page_shift] + (1 if lpa or lpa2 else 0)
     controls = page_shift << layout.PAGE_SHIFT_AT | top_block << layout.TOP_BLOCK_AT
     controls |= output_bits << layout.OUTPUT_BITS_AT | (layout.LPA if lpa else 0) | (layout.LPA2 if lpa2 else 0)
@@ -135,10 +141,20 @@ def make(
         bits=per_level,
         group_bits=_GROUPS[page_shift][:chosen],
         break_before_make=True,
-        least_root_alignment=_LEAST_ROOT_ALIGNMENT,
+        least_root_alignment=_LEAST_WIDE_ROOT if lpa or lpa2 else ENTRY_SIZE << root_bits,
         wide_input_fault=TRANSLATION,
         high_half=high,
     )
+
+
+def sized_controls(fmt: Format, output_bits: int) -> int:
+    """The format's default controls with another output size.
+
+    Args:
+        fmt: any of Arm's.
+        output_bits: what IPS or PS, the processor and the format allow, in bits.
+    """
+    return fmt.default_controls & ~layout.OUTPUT_BITS | output_bits << layout.OUTPUT_BITS_AT
 
 
 def _assumes(fmt: Format) -> str | None:
@@ -168,4 +184,6 @@ def _rules(stage: int, *, lpa: bool, lpa2: bool) -> Rules:
         group=layout.group,
         ungroup=layout.ungroup,
         assumes=_assumes,
+        root_too_wide=layout.root_too_wide,
+        root_fault_level=layout.ROOT_FAULT_LEVEL,
     )

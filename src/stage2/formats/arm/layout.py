@@ -24,9 +24,11 @@ SHAREABLE_INNER = 3 << SH_SHIFT
 HA = 1 << 0
 """TCR.HA / VTCR_EL2.HA: hardware sets the access flag; clear means an access flag fault."""
 HD = 1 << 1
-"""TCR.HD / VTCR_EL2.HD: hardware makes a page with DBM writable at the first write. Needs HA."""
+"""TCR.HD / VTCR_EL2.HD: hardware makes a page with DBM writable at the first write. Does nothing without HA."""
+DIRTY_STATE = HA | HD
+"""Both of them: hardware manages the dirty state."""
 LPA = 1 << 2
-"""64 KiB granule with 52-bit addresses: descriptor bits 15:12 are address bits 51:48."""
+"""64 KiB granule on a processor with FEAT_LPA: descriptor bits 15:12 are address bits 51:48, whatever PS says."""
 LPA2 = 1 << 3
 """TCR.DS / VTCR_EL2.DS: descriptor bits 49:48 are address bits 49:48, bits 9:8 are 51:50; there is no SH."""
 PAGE_SHIFT_AT = 32
@@ -34,7 +36,10 @@ PAGE_SHIFT_AT = 32
 TOP_BLOCK_AT = 40
 """The highest level at which blocks are allowed in bits 42:40."""
 OUTPUT_BITS_AT = 24
+OUTPUT_BITS = 0x3F << OUTPUT_BITS_AT
 """Width of output addresses (IPS or PS) in bits 29:24; a wider address is an address size fault."""
+ROOT_FAULT_LEVEL = 3
+"""Arm's level 0, at which an address size fault of the root's address is reported, wherever walks start."""
 
 
 def address_of(entry: int, low: int, controls: int) -> int:
@@ -48,8 +53,15 @@ def address_of(entry: int, low: int, controls: int) -> int:
 
 
 def too_wide(address: int, controls: int) -> bool:
-    """Whether an address is beyond the output size (D8.1.6 "Output address size")."""
+    """Whether an address is beyond the output size (D8.1.6 "Output address size", AArch64.OAOutOfRange)."""
     return address >> ((controls >> u64(OUTPUT_BITS_AT)) & u64(0x3F)) != u64(0)
+
+
+def root_too_wide(root: int, controls: int) -> int:
+    """The root's address is bounded as those in descriptors are (AArch64.S1Walk, AArch64.S2Walk)."""
+    if too_wide(root, controls):
+        return u64(1)
+    return u64(0)
 
 
 def pack_address(address: int) -> int:

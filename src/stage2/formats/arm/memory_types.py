@@ -13,7 +13,8 @@ BACK, THROUGH, NON_CACHEABLE = MemoryType.WRITE_BACK.value, MemoryType.WRITE_THR
 _ATTRIBUTES = {1: NON_CACHEABLE, 2: THROUGH, 3: BACK}
 """MemAttr[3:2], the outer attribute, where it is not Device (D8.6.5)."""
 _FORCED = {0b0101: NON_CACHEABLE, 0b0110: BACK}
-"""MemAttr with FEAT_S2FWB (D8.6.6): 0111 leaves stage 1's type."""
+_LEFT_TO_STAGE_1 = 0b0111
+"""MemAttr with FEAT_S2FWB, where it is not Device (D8.6.6)."""
 
 
 def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
@@ -30,8 +31,10 @@ def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None
         word = DEVICE if not outer else NON_CACHEABLE if outer == 0b0100 else BACK if outer & 0b0100 else THROUGH
         return word, f"That is attribute {index} of MAIR {MAIR:#x}; another MAIR may differ."
     if controls & FWB:
+        if found == _LEFT_TO_STAGE_1:
+            return None, "Stage 1 decides the memory type."
         forced = _FORCED.get(found) if found & 0b0100 else DEVICE
-        return forced, "" if forced else "Stage 1 decides the memory type, or the value is reserved."
+        return forced, "" if forced else f"MemAttr {found:#06b} is reserved under HCR_EL2.FWB."
     if found >> 2 and not found & 3:
         return None, f"MemAttr {found:#06b} is reserved."
     return _ATTRIBUTES.get(found >> 2, DEVICE), "Stage 1's type combines with it; the one that caches less holds."

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..record import Field
+from .fault_status import FAULT_STATUS
 
 _CACHE = {0: "walks are Non-cacheable", 1: "walks are Write-Back, allocating", 2: "walks are Write-Through",
           3: "walks are Write-Back, not allocating on writes"}  # fmt: skip
@@ -44,7 +45,7 @@ def _hardware(low: int, suffix: str = "") -> tuple[Field, ...]:
 
 
 _HA = ("an access flag that is clear faults", "hardware sets the access flag")
-_HD = ("hardware does not manage dirty state", "hardware makes a page with DBM writable at the first write")
+_HD = ("hardware does not manage dirty state", "with HA, hardware makes a page with DBM writable at the first write")
 
 VTCR_EL2 = (
     Field(5, 0, "T0SZ", "the IPA has 64 - T0SZ bits"),
@@ -61,11 +62,13 @@ VTCR_EL2 = (
     _flag(22, "HD", *_HD),
     _reserved(24, 23),
     *_hardware(25),
-    _flag(29, "NSW", "walks for Secure IPAs use Secure memory", "walks for Secure IPAs use Non-secure memory"),
-    _flag(30, "NSA", "Secure IPAs go to Secure memory", "Secure IPAs go to Non-secure memory"),
+    _flag(29, "NSW", "in Secure state, walks for Non-secure IPAs use Secure memory", "in Secure state, walks for "
+          "Non-secure IPAs use Non-secure memory"),
+    _flag(30, "NSA", "in Secure state, Non-secure IPAs lead to Secure memory", "in Secure state, Non-secure IPAs lead "
+          "to Non-secure memory"),
     _one(31),
     _flag(32, "DS", "addresses have 48 bits with 4 and 16 KiB granules", "52-bit addresses with 4 and 16 KiB granules "
-          "(LPA2); descriptors have no SH"),
+          "(LPA2); their descriptors have no SH"),
     _flag(33, "SL2", "SL0 alone gives the start level", "with 4 KiB granules, DS and SL0 0 it is level -1"),
     _flag(34, "AssuredOnly", "descriptors have no AssuredOnly bit", "descriptor bit 58 is AssuredOnly (FEAT_THE)"),
     _flag(35, "TL1", "no check of TopLevel for TTBR1 walks", "TTBR1 walks are checked against TopLevel (FEAT_THE)"),
@@ -108,8 +111,8 @@ HCR_EL2 = (
     Field(11, 10, "BSU", "the least shareability of the guest's barriers", {0: "barriers act as written",
           1: "barriers reach at least the Inner Shareable domain",
           2: "barriers reach at least the Outer Shareable domain", 3: "barriers reach the full system"}),
-    _flag(12, "DC", "SCTLR_EL1.M and VM act as written", "stage 1 is off and gives Normal Write-Back memory; stage 2 "
-          "is on"),
+    _flag(12, "DC", "SCTLR_EL1.M and VM act as written", "stage 1 of EL1&0 is off and gives Normal Write-Back memory; "
+          "stage 2 is on"),
     _flag(13, "TWI", "WFI does not trap", "the guest's WFI traps to EL2"),
     _flag(14, "TWE", "WFE does not trap", "the guest's WFE traps to EL2"),
     Field(18, 15, "TID0..TID3", "each bit traps reads of a group of identification registers"),
@@ -122,7 +125,8 @@ HCR_EL2 = (
     _flag(25, "TTLB", "TLBI does not trap", "the guest's TLBI instructions trap to EL2"),
     _flag(26, "TVM", "writes of stage-1 registers do not trap", "the guest's writes of SCTLR, TTBR, TCR, MAIR and the "
           "like trap to EL2"),
-    _flag(27, "TGE", "EL0's exceptions go to EL1", "exceptions of EL0 go to EL2; EL1 and stage 2 are out of use"),
+    _flag(27, "TGE", "EL0's exceptions go to EL1", "exceptions of EL0 go to EL2; EL1 and its stage 1 are out "
+          "of use, with E2H stage 2 too"),
     _flag(28, "TDZ", "DC ZVA does not trap", "the guest's DC ZVA traps to EL2"),
     _flag(29, "HCD", "HVC works", "HVC is undefined"),
     _flag(30, "TRVM", "reads of stage-1 registers do not trap", "the guest's reads of stage-1 registers trap to EL2"),
@@ -187,7 +191,7 @@ TCR_EL1 = (
     _flag(57, "TCMA0", "tag 0 of TTBR0 addresses is checked", "tag 0 of TTBR0 addresses is not checked"),
     _flag(58, "TCMA1", "tag 15 of TTBR1 addresses is checked", "tag 15 of TTBR1 addresses is not checked"),
     _flag(59, "DS", "addresses have 48 bits with 4 and 16 KiB granules", "52-bit addresses with 4 and 16 KiB granules "
-          "(LPA2); descriptors have no SH"),
+          "(LPA2); their descriptors have no SH"),
     _flag(60, "MTX0", "bits 59:56 of TTBR0 addresses are no tag only", "bits 59:56 of TTBR0 addresses are a tag"),
     _flag(61, "MTX1", "bits 59:56 of TTBR1 addresses are no tag only", "bits 59:56 of TTBR1 addresses are a tag"),
     _reserved(63, 62),
@@ -212,7 +216,7 @@ TCR_EL2 = (
     _flag(30, "TCMA", "tag 0 is checked", "accesses with tag 0 are not checked"),
     _one(31),
     _flag(32, "DS", "addresses have 48 bits with 4 and 16 KiB granules", "52-bit addresses with 4 and 16 KiB granules "
-          "(LPA2); descriptors have no SH"),
+          "(LPA2); their descriptors have no SH"),
     _flag(33, "MTX", "bits 59:56 are no tag only", "bits 59:56 of addresses are a tag"),
     _reserved(63, 34),
 )  # fmt: skip
@@ -245,40 +249,6 @@ MAIR_EL1 = tuple(
     for index in range(8)
 )  # fmt: skip
 
-
-def _statuses() -> Mapping[int, str]:
-    """The fault status codes that ESR_ELx and PAR_EL1 share ("ESR_EL2", DFSC)."""
-    found: dict[int, str] = {}
-    for base, what in (
-        (0b000000, "address size fault"), (0b000100, "translation fault"), (0b001000, "access flag fault"),
-        (0b001100, "permission fault"), (0b010100, "external abort on a table walk"),
-        (0b011100, "parity or ECC error on a table walk"), (0b100100, "granule protection fault on a table walk"),
-    ):  # fmt: skip
-        found |= {base | level: f"{what}, level {level}" for level in range(4)}
-    return found | {
-        0b010000: "external abort, not on a table walk",
-        0b010001: "tag check fault",
-        0b010010: "external abort on a table walk, level -2",
-        0b010011: "external abort on a table walk, level -1",
-        0b011000: "parity or ECC error, not on a table walk",
-        0b011011: "parity or ECC error on a table walk, level -1",
-        0b100001: "alignment fault",
-        0b100010: "granule protection fault on a table walk, level -2",
-        0b100011: "granule protection fault on a table walk, level -1",
-        0b101000: "granule protection fault, not on a table walk",
-        0b101001: "address size fault, level -1",
-        0b101010: "translation fault, level -2",
-        0b101011: "translation fault, level -1",
-        0b101100: "address size fault, level -2",
-        0b110000: "TLB conflict abort",
-        0b110001: "unsupported atomic hardware update of a descriptor",
-        0b110100: "implementation defined fault (lockdown)",
-        0b110101: "implementation defined fault (unsupported exclusive or atomic access)",
-    }
-
-
-FAULT_STATUS = _statuses()
-"""Fault status code -> what it says; codes not listed are reserved."""
 
 PAR_EL1 = (
     _flag(0, "F", "the translation succeeded", "the translation failed: read this value as PAR_EL1_FAULT"),

@@ -7,14 +7,18 @@ arithmetic of stage 2 in `stage2_control`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from ...address import format_size
 from ...errors import EncodingError
 from ..record import Field
-from ..register import Register, Summary
+from ..register import Layout, Register, Summary
 from . import register_fields as fields
 from .effective import describe_mair
-from .stage1_control import TCR_A1, Stage1Regime, half_of, output_bits
+from .esr_fields import ESR_EL2, syndrome_fields
+from .fault_status import FAULT_STATUS
+from .sizes import WIDEST_PA, pa_bits, parange, root_of
+from .stage1_control import HCR_E2H, TCR_A1, Stage1Regime, half_of, output_bits
 from .stage2_control import (
     HCR_DC,
     HCR_FWB,
@@ -24,16 +28,13 @@ from .stage2_control import (
     Stage2Control,
     decode_vtcr_el2,
     decode_vttbr_el2,
-    pa_bits,
-    parange,
-    root_of,
     sl0,
     stage_2_registers,
     start_level,
     vtcr_el2,
     vttbr_el2,
 )
-from .syndromes import ESR_EL2, report
+from .syndromes import report
 
 __all__ = [
     "REGISTERS",
@@ -64,26 +65,41 @@ def _vtcr_facts(value: int) -> Mapping[str, str]:
         "PA bits": str(control.pa_bits),
         "VMID bits": str(control.vmid_bits),
     }
+    if control.granule == 16 and control.pa_bits < WIDEST_PA:
+        facts["with FEAT_LPA"] = "descriptor bits 15:12 are address bits 51:48, which are an address size fault if set"
     af, dirty = control.hardware_af, control.hardware_dirty
     facts["hardware sets"] = "access flag and dirty state" if dirty else "access flag" if af else "nothing"
     return facts
 
 
+def _root_fact(value: int) -> str:
+    """The root in a TTBR, which alone does not tell what its bits 5:2 are."""
+    wide, narrow = root_of(value), root_of(value, wide=False)
+    return f"{wide:#x}" if wide == narrow else f"{wide:#x} where addresses have 52 bits, {narrow:#x} where they have 48"
+
+
 def _vttbr_facts(value: int) -> Mapping[str, str]:
-    root, vmid = decode_vttbr_el2(value)
-    return {"root": f"HPA {root:#x}", "VMID": str(vmid)}
+    return {"root": f"HPA {_root_fact(value)}", "VMID": str(decode_vttbr_el2(value)[1])}
 
 
 def _ttbr_facts(value: int) -> Mapping[str, str]:
-    return {"root": f"{root_of(value):#x}", "ASID": str(value >> 48)}
+    return {"root": _root_fact(value), "ASID": str(value >> 48)}
 
 
 def _hcr_facts(value: int) -> Mapping[str, str]:
-    on = value & (HCR_VM | HCR_DC) and not value & HCR_TGE
+    """What E2H, TGE, DC and VM amount to together (D24.2 "HCR_EL2"; AArch64.S1Enabled, TranslationRegime)."""
+    if value & HCR_TGE and value & HCR_E2H:
+        stage_1, stage_2 = "EL1&0 is out of use: EL0 is in the EL2&0 regime (E2H, TGE)", False
+    else:
+        stage_2 = bool(value & (HCR_VM | HCR_DC))
+        stage_1 = "as SCTLR_EL1.M says"
+        if value & (HCR_DC | HCR_TGE):
+            why = " and ".join(name for name, bit in (("DC", HCR_DC), ("TGE", HCR_TGE)) if value & bit)
+            stage_1 = f"off, memory {'write-back' if value & HCR_DC else 'Device-nGnRnE'} ({why})"
     return {
-        "stage 2": "on" if on else "off",
+        "stage 2": "on" if stage_2 else "off",
         "guest's EL1": "AArch64" if value & HCR_RW else "AArch32",
-        "stage 1": "off, memory write-back (DC)" if value & HCR_DC else "as SCTLR_EL1.M says",
+        "stage 1": stage_1,
         "stage-2 MemAttr": "overrides stage 1 (FWB)" if value & HCR_FWB else "combines with stage 1",
     }
 
@@ -117,10 +133,14 @@ def _par_facts(value: int) -> Mapping[str, str]:
             "memory type": _memory_type(value >> 56),
         }
     return {
-        "translation": "failed; the fields are those of PAR_EL1_FAULT",
-        "fault": fields.FAULT_STATUS.get(value >> 1 & 0x3F, "a reserved fault status"),
+        "translation": "failed",
+        "fault": FAULT_STATUS.get(value >> 1 & 0x3F, "a reserved fault status"),
         "stage": "2" if value >> 9 & 1 else "1",
     }
+
+
+def _par_fields(value: int) -> tuple[Field, ...]:
+    return fields.PAR_EL1_FAULT if value & 1 else fields.PAR_EL1
 
 
 def _mmfr0_facts(value: int) -> Mapping[str, str]:
@@ -150,9 +170,17 @@ def _memory_type(attribute: int) -> str:
         return f"reserved ({attribute:#04x})"
 
 
-def _esr_facts(value: int) -> Mapping[str, str]:
-    found = report(value)
-    return {"exception": found.title, "says": found.sentences[0]}
+def _esr_facts(value: int, el: int) -> Mapping[str, str]:
+    found = report(value, el=el)
+    facts = {"exception": found.title, "says": found.sentences[0]}
+    if found.stage is not None:
+        facts["stage"] = str(found.stage)
+    return facts
+
+
+def _esr_fields(value: int) -> tuple[Field, ...]:
+    """ESR with the syndrome of its exception class in place of ISS."""
+    return (*syndrome_fields(value >> 26 & 0x3F, value & 0x1FF_FFFF), *ESR_EL2[1:])
 
 
 def _far_facts(value: int) -> Mapping[str, str]:
@@ -164,10 +192,15 @@ def _hpfar_facts(value: int) -> Mapping[str, str]:
 
 
 def _register(
-    name: str, title: str, described: tuple[Field, ...], summary: Summary, aliases: tuple[str, ...] = ()
+    name: str,
+    title: str,
+    described: tuple[Field, ...],
+    summary: Summary,
+    aliases: tuple[str, ...] = (),
+    layout: Layout | None = None,
 ) -> Register:
-    section = name.removesuffix("_VHE").removesuffix("_FAULT")
-    return Register(name, title, "aarch64", described, f"Arm ARM DDI 0487, D24.2 {section}", 64, summary, aliases)
+    manual = f"Arm ARM DDI 0487, D24.2 {name.removesuffix('_VHE').removesuffix('_FAULT')}"
+    return Register(name, title, "aarch64", described, manual, 64, summary, aliases, layout)
 
 
 REGISTERS: tuple[Register, ...] = (
@@ -182,10 +215,11 @@ REGISTERS: tuple[Register, ...] = (
     _register("TTBR0_EL2", "stage 1 of EL2: root table", fields.TTBR0_EL2, _ttbr_facts),
     _register("SCTLR_EL1", "stage 1 of EL1&0: on or off", fields.SCTLR_EL1, _sctlr_facts),
     _register("MAIR_EL1", "the eight memory types of stage 1", fields.MAIR_EL1, _mair_facts, ("MAIR_EL2",)),
-    _register("PAR_EL1", "result of an AT instruction", fields.PAR_EL1, _par_facts),
+    _register("PAR_EL1", "result of an AT instruction", fields.PAR_EL1, _par_facts, layout=_par_fields),
     _register("PAR_EL1_FAULT", "result of an AT instruction that failed", fields.PAR_EL1_FAULT, _par_facts),
     _register("ID_AA64MMFR0_EL1", "which sizes and granules the CPU has", fields.ID_AA64MMFR0_EL1, _mmfr0_facts),
-    _register("ESR_EL2", "syndrome of an exception", ESR_EL2, _esr_facts, ("ESR_EL1",)),
+    _register("ESR_EL1", "syndrome of an exception that EL1 took", ESR_EL2, partial(_esr_facts, el=1), (), _esr_fields),
+    _register("ESR_EL2", "syndrome of an exception that EL2 took", ESR_EL2, partial(_esr_facts, el=2), (), _esr_fields),
     _register("HPFAR_EL2", "IPA page that stage 2 refused", fields.HPFAR_EL2, _hpfar_facts),
     _register("FAR_EL2", "virtual address of a fault", fields.FAR_EL2, _far_facts, ("FAR_EL1",)),
 )

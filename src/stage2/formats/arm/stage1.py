@@ -12,6 +12,7 @@ from .layout import (
     AF,
     CONTIGUOUS,
     DBM,
+    DIRTY_STATE,
     HA,
     HD,
     LPA2,
@@ -89,7 +90,7 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
         return u64(TOO_WIDE), u64(0), u64(0)
     writable = ((entry >> u64(7)) & u64(1)) ^ u64(1)
     dirty = u64(outcome.DIRTY)
-    if entry & u64(DBM) != u64(0) and controls & u64(HD) != u64(0):
+    if entry & u64(DBM) != u64(0) and controls & u64(DIRTY_STATE) == u64(DIRTY_STATE):
         # Writable; "clean" is what AP[2] = 1 means now.
         dirty = writable << u64(9)
         writable = u64(1)
@@ -177,7 +178,7 @@ def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, contro
         bits |= SHAREABLE_INNER
     if not flags & MappingFlags.WRITE:
         bits |= READ_ONLY
-    elif controls & HD:
+    elif controls & DIRTY_STATE == DIRTY_STATE:
         bits |= DBM
     user = bool(flags & MappingFlags.USER) and not controls & ONE_PRIVILEGE
     if user:

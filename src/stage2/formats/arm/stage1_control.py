@@ -13,19 +13,8 @@ from ...address import format_size, require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Format
 from . import formats, layout, stage1
-from .stage2_control import (
-    DS,
-    GRANULES,
-    HCR_DC,
-    HCR_TGE,
-    HCR_VM,
-    granule_of,
-    pa_bits,
-    parange,
-    root_of,
-    table_base,
-    widest,
-)
+from .sizes import WIDEST_PA, has_lpa, output_size, parange, root_of, table_base, wide_roots, widest
+from .stage2_control import DS, GRANULES, HCR_DC, HCR_TGE, HCR_VM, granule_of
 
 TG1_GRANULES: Mapping[int, int] = {1: 14, 2: 12, 3: 16}
 """TG1 -> log2 of the granule; TG0 counts differently."""
@@ -136,27 +125,30 @@ def regimes(
     mair: int = stage1.MAIR,
     hcr: int = 0,
     pan: bool = False,
-    implemented_bits: int = 52,
+    implemented_bits: int | None = None,
 ) -> Stage1Control:
     """What an exception level translates by at stage 1.
 
     Args:
         el: the exception level: 0, 1 or 2.
         tcr, ttbr0, ttbr1, sctlr, mair: the registers of the level's regime; TTBR1 counts where there are two halves.
-        hcr: HCR_EL2: E2H and TGE choose the regime, DC and TGE switch EL1&0's stage 1 off.
+        hcr: HCR_EL2: E2H and TGE choose the regime, DC and TGE switch EL1&0's stage 1 off (AArch64.S1Enabled).
         pan: PSTATE.PAN.
-        implemented_bits: ID_AA64MMFR0_EL1.PARange; a wider IPS means this much.
+        implemented_bits: ID_AA64MMFR0_EL1.PARange; a wider IPS means this much, and 52 means FEAT_LPA. None where it
+            is not known: IPS then is within it, and FEAT_LPA there if IPS asks for it.
+
+    A root that is wider than the output is no error here: walks that begin there end in an address size fault.
 
     Raises:
         EncodingError: a field is reserved, or fields contradict each other.
         MisalignedError: a root is not aligned to its size.
-        OutOfRangeError: a root is wider than the output.
     """
     regime = regime_of(el, hcr)
     names = ("TTBR0_EL1", "TTBR1_EL1") if regime is Stage1Regime.EL1_0 else ("TTBR0_EL2", "TTBR1_EL2")
     guest = regime is Stage1Regime.EL1_0
-    stage_2 = guest and bool(hcr & (HCR_VM | HCR_DC)) and not hcr & HCR_TGE
-    default_cacheable = guest and bool(hcr & HCR_DC) and not hcr & HCR_TGE
+    # TGE without E2H keeps EL0 in EL1&0, with its stage 1 off and its stage 2 as VM and DC say (D24.2 "HCR_EL2").
+    stage_2 = guest and bool(hcr & (HCR_VM | HCR_DC))
+    default_cacheable = guest and bool(hcr & HCR_DC)
     on = bool(sctlr & SCTLR_M) and not (guest and hcr & (HCR_DC | HCR_TGE))
     asid: int | None = None
     if regime is not Stage1Regime.EL2:
@@ -167,14 +159,14 @@ def regimes(
     common = (stage1.WXN if sctlr & SCTLR_WXN else 0) | _hardware(regime, tcr)
     if regime is Stage1Regime.EL2:
         common |= stage1.ONE_PRIVILEGE | (stage1.HPD if tcr & _EL2_HPD else 0)
-        fmt = half_of(tcr, regime)
+        fmt = half_of(tcr, regime, implemented_bits=implemented_bits)
         assert fmt is not None, "the EL2 regime has no EPD"
         low = _root(names[0], fmt, ttbr0, common, output_bits(tcr, regime), implemented_bits, bool(tcr & _EL2_TBI))
         return Stage1Control(regime, low, None, mair, asid, True, stage_2, None)
     common |= stage1.PAN if pan else 0
     halves: list[Stage1Root | None] = []
     for upper, (name, ttbr) in enumerate(zip(names, (ttbr0, ttbr1), strict=True)):
-        fmt = half_of(tcr, regime, upper=bool(upper))
+        fmt = half_of(tcr, regime, upper=bool(upper), implemented_bits=implemented_bits)
         if fmt is None:
             halves.append(None)
             continue
@@ -184,16 +176,19 @@ def regimes(
     return Stage1Control(regime, halves[0], halves[1], mair, asid, True, stage_2, None)
 
 
-def half_of(tcr: int, regime: Stage1Regime, *, upper: bool = False) -> Format | None:
+def half_of(
+    tcr: int, regime: Stage1Regime, *, upper: bool = False, implemented_bits: int | None = None
+) -> Format | None:
     """The format of one half of a regime's addresses (D8.2.4 "Stage 1 input address size"); None if EPD is set.
 
     Args:
         tcr: TCR_EL1, or TCR_EL2 laid out as the regime has it.
         regime: which.
         upper: the half by TTBR1; the EL2 regime has none.
+        implemented_bits: ID_AA64MMFR0_EL1.PARange; see `regimes`.
 
     Raises:
-        EncodingError: TG is reserved, TxSZ is out of range, or PS is reserved.
+        EncodingError: TG is reserved, or TxSZ is out of range.
     """
     one_half = regime is Stage1Regime.EL2
     if upper and one_half:
@@ -202,25 +197,17 @@ def half_of(tcr: int, regime: Stage1Regime, *, upper: bool = False) -> Format | 
     if not one_half and fields & TCR_EPD:
         return None
     granule = granule_of(f"TG{name}", fields >> 14 & 3, TG1_GRANULES if upper else GRANULES)
-    wide = bool(tcr & (DS if one_half else TCR_DS))
+    wide = bool(tcr & (DS if one_half else TCR_DS)) and granule != 16
     bits, most, size = 64 - (fields & 0x3F), widest(granule, wide), format_size(1 << granule)
     if not 25 <= bits <= most:
         raise EncodingError(f"T{name}SZ {64 - bits} asks for {bits}-bit addresses; {size} granules take 25 to {most}")
-    lpa = granule == 16 and output_bits(tcr, regime) == 52
-    return formats.make(1, granule, bits, lpa=lpa, lpa2=wide and granule != 16, high=upper)
+    lpa = has_lpa(granule, output_bits(tcr, regime), implemented_bits)
+    return formats.make(1, granule, bits, lpa=lpa, lpa2=wide, high=upper)
 
 
 def output_bits(tcr: int, regime: Stage1Regime) -> int:
-    """Width of output addresses, from IPS or PS.
-
-    Raises:
-        EncodingError: 56 bits, which only 128-bit descriptors hold.
-    """
-    one_half = regime is Stage1Regime.EL2
-    found = pa_bits(tcr >> (_EL2_PS_SHIFT if one_half else TCR_IPS_SHIFT) & 7)
-    if found > 52:
-        raise EncodingError(f"{'PS' if one_half else 'IPS'} 7, 56-bit addresses, exists only with 128-bit descriptors")
-    return found
+    """Width of output addresses, from IPS or PS."""
+    return output_size(tcr >> (_EL2_PS_SHIFT if regime is Stage1Regime.EL2 else TCR_IPS_SHIFT) & 7)
 
 
 def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[str, int]:
@@ -245,27 +232,24 @@ def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[
     tcr = 64 - fmt.input_bits | _WALKS_WRITE_BACK | tg0 << 14 | parange(width) << TCR_IPS_SHIFT | TCR_AS
     for bit, control in ((TCR_HA, layout.HA), (TCR_HD, layout.HD), (1 << TCR_HPD_SHIFT, stage1.HPD)):
         tcr |= bit if controls & control else 0
+    if controls & layout.HD and not controls & layout.HA:
+        raise EncodingError("TCR: HD, hardware dirty state, does nothing without HA: ask for the access flag too")
     tcr |= TCR_DS if controls & layout.LPA2 else 0
-    _hardware(Stage1Regime.EL1_0, tcr)
-    return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | table_base(root)}
+    return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | table_base(root, wide=wide_roots(fmt, width))}
 
 
 def _hardware(regime: Stage1Regime, tcr: int) -> int:
     one_half = regime is Stage1Regime.EL2
     access, dirty = (_EL2_HA, _EL2_HD) if one_half else (TCR_HA, TCR_HD)
-    if tcr & dirty and not tcr & access:
-        raise EncodingError("TCR: HD, hardware dirty state, needs HA, the hardware access flag")
-    return (layout.HA if tcr & access else 0) | (layout.HD if tcr & dirty else 0)
+    if not tcr & access:
+        return 0  # HD behaves as 0 then.
+    return layout.HA | (layout.HD if tcr & dirty else 0)
 
 
 def _root(
-    register: str, fmt: Format, ttbr: int, controls: int, asked_bits: int, implemented_bits: int, tagged: bool
+    register: str, fmt: Format, ttbr: int, controls: int, asked_bits: int, implemented_bits: int | None, tagged: bool
 ) -> Stage1Root:
-    width = min(asked_bits, implemented_bits, fmt.output_bits)
-    # Bits 5:2 of TTBR are address bits 51:48 only where output addresses have 52 bits.
-    root = root_of(ttbr) if width == 52 else ttbr & (1 << 48) - 2
+    width = min(asked_bits, implemented_bits or WIDEST_PA, fmt.output_bits)
+    root = root_of(ttbr, wide=wide_roots(fmt, width))
     require_aligned(f"root table in {register}", root, fmt.root_alignment)
-    if root >> width:
-        raise OutOfRangeError(f"root table {root:#x} in {register} is above 2^{width}, where output addresses end")
-    geometry = fmt.default_controls & ~(0x3F << layout.OUTPUT_BITS_AT) | width << layout.OUTPUT_BITS_AT
-    return Stage1Root(register, fmt, root, geometry | controls, tagged)
+    return Stage1Root(register, fmt, root, formats.sized_controls(fmt, width) | controls, tagged)

@@ -13,6 +13,7 @@ from .layout import (
     AF,
     CONTIGUOUS,
     DBM,
+    DIRTY_STATE,
     HA,
     HD,
     LPA2,
@@ -88,7 +89,7 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     if controls & u64(LPA2) == u64(0):
         attributes |= (entry & u64(0x300)) << u64(6)
     dirty = u64(outcome.DIRTY)
-    if entry & u64(DBM) != u64(0) and controls & u64(HD) != u64(0):
+    if entry & u64(DBM) != u64(0) and controls & u64(DIRTY_STATE) == u64(DIRTY_STATE):
         # Writable; "clean" is what S2AP[1] = 0 means now (D8.4.6 "Hardware management of the dirty state").
         dirty = (attributes & u64(outcome.WRITE)) << u64(8)
         attributes |= u64(outcome.WRITE)
@@ -160,7 +161,7 @@ def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, contro
     if flags & MappingFlags.READ:
         bits |= READ
     if flags & MappingFlags.WRITE:
-        bits |= WRITE | (DBM if controls & HD else 0)
+        bits |= WRITE | (DBM if controls & DIRTY_STATE == DIRTY_STATE else 0)
     if not flags & MappingFlags.EXECUTE:
         bits |= XN1
     return bits | (TABLE_OR_PAGE if level == 0 else 0)

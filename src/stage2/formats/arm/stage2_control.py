@@ -13,12 +13,11 @@ from ...address import format_size, require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Format
 from . import formats, layout, stage2
+from .fault_status import ARM_LAST_LEVEL
+from .sizes import WIDEST_PA, has_lpa, output_size, parange, root_of, table_base, wide_roots, widest
 
 GRANULES = {0: 12, 1: 16, 2: 14}
 """TG0 -> log2 of the granule; 3 is reserved."""
-PA_SIZES = (32, 36, 40, 42, 44, 48, 52, 56)
-"""PS, IPS and PARange -> bits of a physical address."""
-ARM_LAST_LEVEL = 3
 MAX_CONCATENATED_BITS = formats.MAX_CONCATENATED_BITS
 
 # VTCR_EL2.
@@ -36,28 +35,8 @@ _START_LEVELS: Mapping[int, Mapping[tuple[int, int], int]] = {
     14: {(0, 0): 3, (0, 1): 2, (0, 2): 1, (0, 3): 0},
     16: {(0, 0): 3, (0, 1): 2, (0, 2): 1},
 }
-
-
-def parange(pa_bits: int) -> int:
-    """The code of a physical address size in PS, IPS and PARange.
-
-    Raises:
-        EncodingError: no code stands for it.
-    """
-    if pa_bits not in PA_SIZES:
-        raise EncodingError(f"no PS stands for {pa_bits}-bit physical addresses: 32, 36, 40, 42, 44, 48, 52, 56 do")
-    return PA_SIZES.index(pa_bits)
-
-
-def pa_bits(ps: int) -> int:
-    """The physical address size that a code of PS, IPS or PARange stands for.
-
-    Raises:
-        EncodingError: the code is reserved.
-    """
-    if not 0 <= ps < len(PA_SIZES):
-        raise EncodingError(f"{ps:#x} is a reserved physical address size: 0 to 7 are defined")
-    return PA_SIZES[ps]
+_NEEDED_FOR_LEVELS = {(12, 5): 52, (12, 4): 44, (14, 4): 52, (14, 3): 42, (16, 3): 44}
+"""(log2 of the granule, levels) -> the least width of a processor's physical addresses (AArch64.S2InvalidSL)."""
 
 
 def sl0(granule: int, levels: int, *, ds: bool = False) -> tuple[int, int]:
@@ -107,11 +86,12 @@ class Stage2Control:
         granule: log2 of the granule.
         ipa_bits: width of an IPA: 64 - T0SZ.
         levels: number of levels of tables.
-        pa_bits: width of output addresses, from PS.
-        hardware_af, hardware_dirty: HA, HD.
-        ds: 52-bit addresses with 4 or 16 KiB granules.
+        pa_bits: width of output addresses: what PS, the processor and the descriptors allow.
+        hardware_af, hardware_dirty: HA; HD, which does nothing without HA.
+        ds: 52-bit addresses with 4 or 16 KiB granules; DS does nothing with 64 KiB granules.
         vmid_bits: 8 or 16, from VS.
         format_name: the format it selects.
+        controls: that format's control bits, as far as VTCR_EL2 and the width of physical addresses decide them.
     """
 
     granule: int
@@ -123,6 +103,7 @@ class Stage2Control:
     ds: bool
     vmid_bits: int
     format_name: str
+    controls: int
 
     @property
     def arm_start_level(self) -> int:
@@ -157,7 +138,7 @@ def vtcr_el2(
         granule: log2 of the granule: 12, 14 or 16.
         ipa_bits: width of an IPA.
         levels: number of levels of tables.
-        pa_bits: width of output addresses; must be what ID_AA64MMFR0_EL1.PARange offers or less.
+        pa_bits: width of output addresses, PS; the processor bounds it by ID_AA64MMFR0_EL1.PARange.
         hardware_af, hardware_dirty: HA and HD; HD needs HA.
         ds: 52-bit addresses with 4 or 16 KiB granules (FEAT_LPA2).
         vmid_bits: 8 or 16 (VS).
@@ -170,57 +151,87 @@ def vtcr_el2(
     sl2, low = sl0(granule, levels, ds=ds)
     tg0 = next(code for code, shift in GRANULES.items() if shift == granule)
     ps = parange(pa_bits)
-    _require_consistent(granule, ipa_bits, levels, pa_bits, hardware_af, hardware_dirty, ds)
+    if pa_bits > WIDEST_PA:
+        raise EncodingError(f"VTCR_EL2: {pa_bits}-bit physical addresses (PS {ps}) exist only with 128-bit descriptors")
+    if ds and granule == 16:
+        raise EncodingError("VTCR_EL2.DS does nothing for 64 KiB granules: ask for 4 or 16 KiB, or leave it out")
+    if hardware_dirty and not hardware_af:
+        raise EncodingError("VTCR_EL2: HD, hardware dirty state, does nothing without HA: ask for the access flag too")
+    _require_consistent(granule, ipa_bits, levels, WIDEST_PA, ds)
     value = _RES1 | ps << _PS_SHIFT | tg0 << _TG0_SHIFT | _INNER_SHAREABLE << _SH0_SHIFT
     value |= _WRITE_BACK << _ORGN0_SHIFT | _WRITE_BACK << _IRGN0_SHIFT | low << _SL0_SHIFT | (64 - ipa_bits)
     value |= (_HA if hardware_af else 0) | (_HD if hardware_dirty else 0) | (_VS if vmid_bits == 16 else 0)
     return value | (DS if ds else 0) | (_SL2 if sl2 else 0)
 
 
-def decode_vtcr_el2(value: int) -> Stage2Control:
-    """Read VTCR_EL2.
+def decode_vtcr_el2(value: int, implemented_bits: int | None = None) -> Stage2Control:
+    """Read VTCR_EL2 as a processor does.
+
+    PS bounds output addresses and the table's base only (AArch64.OAOutOfRange). An IPA may be wider than that: what
+    bounds it is the processor (AArch64.S2MinTxSZ, AArch64.S2InvalidSL).
+
+    Args:
+        value: the register.
+        implemented_bits: width of the processor's physical addresses, from ID_AA64MMFR0_EL1.PARange, which decides
+            what descriptors of 64 KiB granules hold (FEAT_LPA). Where it is not known, it is taken to be enough, and
+            FEAT_LPA to be there if PS asks for it.
 
     Raises:
-        EncodingError: a field is reserved, or fields contradict each other.
+        EncodingError: a field is reserved, fields contradict each other, or the processor has no such sizes.
     """
     granule = granule_of("VTCR_EL2.TG0", value >> _TG0_SHIFT & 3, GRANULES)
-    ds = bool(value & DS)
+    ds = bool(value & DS) and granule != 16
     start = start_level(granule, value >> _SL0_SHIFT & 3, sl2=1 if value & _SL2 else 0, ds=ds)
     ipa_bits, levels = 64 - (value & 0x3F), ARM_LAST_LEVEL + 1 - start
-    size = pa_bits(value >> _PS_SHIFT & 7)
-    hardware_af, hardware_dirty = bool(value & _HA), bool(value & _HD)
-    _require_consistent(granule, ipa_bits, levels, size, hardware_af, hardware_dirty, ds)
+    most = WIDEST_PA if implemented_bits is None else implemented_bits
+    _require_consistent(granule, ipa_bits, levels, most, ds)
+    size = min(output_size(value >> _PS_SHIFT & 7), most, widest(granule, ds))
+    hardware_af = bool(value & _HA)
+    hardware_dirty = hardware_af and bool(value & _HD)
+    fmt = formats.make(2, granule, ipa_bits, levels, lpa=has_lpa(granule, size, implemented_bits), lpa2=ds)
+    controls = formats.sized_controls(fmt, size)
     return Stage2Control(
         granule,
         ipa_bits,
         levels,
-        min(size, widest(granule, ds)),
+        size,
         hardware_af,
         hardware_dirty,
         ds,
         16 if value & _VS else 8,
-        formats.make(2, granule, ipa_bits, levels, lpa=granule == 16 and size == 52, lpa2=ds and granule != 16).name,
+        fmt.name,
+        controls | (layout.HA if hardware_af else 0) | (layout.HD if hardware_dirty else 0),
     )
 
 
-def vttbr_el2(root: int, vmid: int, *, vmid_bits: int = 16) -> int:
-    """VTTBR_EL2: VMID in bits 63:48, the root in 47:1, a root's bits 51:48 in 5:2.
+def vttbr_el2(root: int, vmid: int, *, vmid_bits: int = 16, wide: bool = True) -> int:
+    """VTTBR_EL2: VMID in bits 63:48, the root in 47:1, or where addresses have 52 bits its bits 51:48 in 5:2.
 
-    A root below 2^48 is written the same in both layouts. A concatenated root is aligned to its whole size; that is
-    checked where the format is known, in `stage_2_registers`.
+    A root has its size's alignment, more where it is concatenated; that is checked where the format is known, in
+    `stage_2_registers`.
+
+    Args:
+        root: HPA of the root table.
+        vmid: the VMID, and its width.
+        wide: see `root_of`.
 
     Raises:
-        MisalignedError: the root is no multiple of 64 bytes.
-        OutOfRangeError: the root is above 2^52, or the VMID has too many bits.
+        MisalignedError: the root is no multiple of the least size of a root.
+        OutOfRangeError: the root is wider than the register holds, or the VMID has too many bits.
     """
     if vmid < 0 or vmid >> vmid_bits:
         raise OutOfRangeError(f"VMID {vmid:#x} has more than {vmid_bits} bits")
-    return vmid << 48 | table_base(root)
+    return vmid << 48 | table_base(root, wide=wide)
 
 
-def decode_vttbr_el2(value: int) -> tuple[int, int]:
-    """(root, VMID) of VTTBR_EL2; bits 5:2 are taken as bits 51:48 of the root."""
-    return root_of(value), value >> 48 & 0xFFFF
+def decode_vttbr_el2(value: int, *, wide: bool = True) -> tuple[int, int]:
+    """(root, VMID) of VTTBR_EL2.
+
+    Args:
+        value: the register.
+        wide: see `root_of`.
+    """
+    return root_of(value, wide=wide), value >> 48 & 0xFFFF
 
 
 def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) -> dict[str, int]:
@@ -250,33 +261,50 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
     )
     hcr = HCR_VM | HCR_SWIO | HCR_RW
     hcr |= (HCR_PTW if controls & stage2.PTW else 0) | (HCR_FWB if controls & stage2.FWB else 0)
-    return {"VTCR_EL2": vtcr, "VTTBR_EL2": vttbr_el2(root, identifier), "HCR_EL2": hcr}
+    vttbr = vttbr_el2(root, identifier, wide=wide_roots(fmt, size))
+    return {"VTCR_EL2": vtcr, "VTTBR_EL2": vttbr, "HCR_EL2": hcr}
 
 
-def _require_consistent(
-    granule: int, ipa_bits: int, levels: int, pa_bits: int, hardware_af: bool, hardware_dirty: bool, ds: bool
-) -> None:
-    """Refuse what contradicts itself (D8.2.5 "Stage 2 start level", D8.1.7 "Implemented physical address size")."""
-    size, per_level = format_size(1 << granule), granule - 3
-    if ds and granule == 16:
-        raise EncodingError(
-            "VTCR_EL2.DS is for 4 and 16 KiB granules; 64 KiB granules have 52-bit addresses without it"
+def too_narrow(granule: int, ipa_bits: int, levels: int, implemented_bits: int) -> str | None:
+    """Why a processor is too narrow for IPAs or levels of stage 2 (AArch64.S2MinTxSZ, AArch64.S2InvalidSL).
+
+    Args:
+        granule: log2 of the granule.
+        ipa_bits: width of an IPA.
+        levels: number of levels of tables.
+        implemented_bits: width of the processor's physical addresses.
+
+    Returns:
+        None if it is not.
+    """
+    if ipa_bits > implemented_bits:
+        return (
+            f"{ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) are wider than the {implemented_bits}-bit physical addresses "
+            "of the processor (PARange)"
         )
+    needed = _NEEDED_FOR_LEVELS.get((granule, levels), 0)
+    if implemented_bits < needed:
+        return (
+            f"{levels} levels of {format_size(1 << granule)} granules need a processor of {needed}-bit physical "
+            f"addresses, and this one has {implemented_bits}"
+        )
+    return None
+
+
+def _require_consistent(granule: int, ipa_bits: int, levels: int, implemented_bits: int, ds: bool) -> None:
+    """Refuse what contradicts itself, or a processor's width (D8.2.5 "Stage 2 start level", AArch64.S2TxSZFaults,
+    AArch64.S2InvalidSL, AArch64.S2InconsistentSL). Hardware answers each access with a translation fault at level 0.
+    """
+    size, per_level = format_size(1 << granule), granule - 3
     most = widest(granule, ds)
     if not 25 <= ipa_bits <= most:
         hint = " without DS" if granule != 16 and not ds and ipa_bits > most else ""
         raise EncodingError(
             f"VTCR_EL2: T0SZ {64 - ipa_bits} asks for {ipa_bits}-bit IPAs; {size} granules{hint} take 25 to {most}"
         )
-    if pa_bits > 52:
-        raise EncodingError("VTCR_EL2: PS 7, 56-bit physical addresses, exists only with 128-bit descriptors")
-    if ipa_bits > pa_bits:
-        raise EncodingError(
-            f"VTCR_EL2: {ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) are wider than the {pa_bits}-bit physical addresses "
-            f"of PS {parange(pa_bits)}"
-        )
-    if hardware_dirty and not hardware_af:
-        raise EncodingError("VTCR_EL2: HD, hardware dirty state, needs HA, the hardware access flag")
+    problem = too_narrow(granule, ipa_bits, levels, implemented_bits)
+    if problem is not None:
+        raise EncodingError(f"VTCR_EL2: {problem}")
     root_bits = ipa_bits - granule - per_level * (levels - 1)
     start = ARM_LAST_LEVEL + 1 - levels
     where = f"VTCR_EL2: {ipa_bits}-bit IPAs (T0SZ {64 - ipa_bits}) cannot start at level {start} with {size} granules"
@@ -284,11 +312,6 @@ def _require_consistent(
         raise EncodingError(f"{where}: nothing would be left to index the root with")
     if root_bits > per_level + MAX_CONCATENATED_BITS:
         raise EncodingError(f"{where}: {1 << root_bits - per_level} tables would have to be concatenated, 16 may be")
-
-
-def widest(granule: int, ds: bool) -> int:
-    """The widest address that descriptors of a granule can hold, in bits."""
-    return 52 if ds or granule == 16 else 48
 
 
 def _needs_ds(granule: int, code: tuple[int, int]) -> bool:
@@ -311,21 +334,3 @@ def granule_of(name: str, code: int, codes: Mapping[int, int]) -> int:
     if code not in codes:
         raise EncodingError(f"{name} {code} is reserved: it stands for no granule")
     return codes[code]
-
-
-def table_base(root: int) -> int:
-    """A root as TTBR and VTTBR_EL2 hold it: its bits 51:48 in bits 5:2.
-
-    Raises:
-        MisalignedError: it is no multiple of 64 bytes.
-        OutOfRangeError: it is above 2^52.
-    """
-    require_aligned("root table", root, 64)
-    if root < 0 or root >> 52:
-        raise OutOfRangeError(f"root table {root:#x} is above 2^52")
-    return root & (1 << 48) - 1 | root >> 46 & 0x3C
-
-
-def root_of(value: int) -> int:
-    """The root in a TTBR or VTTBR_EL2; bits 5:2 are taken as its bits 51:48."""
-    return value & 0x0000_FFFF_FFFF_FFC0 | (value & 0x3C) << 46

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..record import Format
 
 if TYPE_CHECKING:
-    from ...flags import Access, MappingFlags
+    from ...flags import Access
     from ...processor import Processor
     from ..change import Change
     from ..effective import EffectiveType, Leaf, TypeSources
@@ -72,7 +72,15 @@ class RiscvFamily:
         return effective_type(stage_1, stage_2, sources)
 
     def hardware_report(
-        self, fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+        self,
+        fmt: Format,
+        fault: Refusal,
+        access: Access,
+        gva: int | None,
+        gpa: int,
+        allowed: int,
+        controls: int | None = None,
+        instruction: int | None = None,
     ) -> dict[str, int]:
         from .syndromes import hardware_report
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import EncodingError, OutOfRangeError
-from ...flags import Access, MappingFlags
+from ...flags import Access
 from ..describe import FieldValue
 from ..outcome import FaultKind
 from ..record import Format
@@ -153,7 +153,7 @@ def encode_scause(kind: FaultKind, stage: int, access: Access, *, bare: bool = F
 
 
 def hardware_report(
-    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: MappingFlags
+    fmt: Format, fault: Refusal, access: Access, gva: int | None, gpa: int, allowed: int
 ) -> dict[str, int]:
     """scause, stval, htval and htinst of a refused access; see `formats.hardware_report`.
 

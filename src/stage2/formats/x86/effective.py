@@ -11,6 +11,7 @@ from ...errors import EncodingError
 from ...flags import MemoryType
 from ..effective import EffectiveType, Leaf, TypeSources
 from . import ept
+from .kinds import is_ept
 from .longmode import PAT_MSR
 from .memory_types import NAMES, TYPES
 
@@ -140,7 +141,7 @@ def effective_type(stage_1: Leaf | None, stage_2: Leaf | None, sources: TypeSour
     if stage_2 is None:
         found = combine_ept(guest, mtrr, cache_disabled=disabled)
         why, manual = f"{why}; {by_mtrr}", _MANUAL_PAT
-    elif stage_2.format.decode is ept.decode:
+    elif is_ept(stage_2.format):
         second = _ept_type(stage_2.memory_type & 7)
         alone = bool(stage_2.attributes & ept.IGNORE_PAT)
         found = combine_ept(guest, second, ignore_pat=alone, cache_disabled=disabled)

@@ -10,6 +10,7 @@ from ..record import Field, Format, Switch
 from ..rules import Rules
 from ..u64 import MASK_64, u64
 from .geometry import x86_geometry
+from .kinds import EPT
 
 R, W, X = 1 << 0, 1 << 1, 1 << 2
 MEMORY_TYPE_SHIFT = 3
@@ -25,6 +26,9 @@ AD_ENABLED = ACCESSED | DIRTY
 """EPTP bit 6: hardware sets accessed and dirty flags."""
 MODE_BASED_EXECUTE = X_USER
 """Secondary control 22: bit 2 governs supervisor-mode fetches, bit 10 user-mode fetches."""
+NO_GIB_SHIFT = 5
+NO_GIB = 1 << NO_GIB_SHIFT
+"""IA32_VMX_EPT_VPID_CAP bit 17 is clear: no pages of 1 GiB, bit 7 of an EPT PDPTE is reserved."""
 LEGAL_SHIFT = 16
 EXECUTE_ONLY = (1 << X | 1 << 0) << LEGAL_SHIFT
 """IA32_VMX_EPT_VPID_CAP bit 0: entries that allow only fetches are legal."""
@@ -70,7 +74,8 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
         return u64(TABLE), address, attributes | u64(outcome.ACCESSED | outcome.DIRTY)
     # Memory types 2, 3 and 7 are reserved.
     reserved_type = (u64(0x8C) >> ((entry >> u64(MEMORY_TYPE_SHIFT)) & u64(7))) & u64(1)
-    if reserved_type != u64(0) or address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
+    too_large = level + ((controls >> u64(NO_GIB_SHIFT)) & u64(1)) > u64(2)
+    if too_large or reserved_type != u64(0) or address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
         return u64(MISCONFIGURED), u64(0), u64(0)
     attributes |= entry & u64(outcome.MEMORY_TYPE_MASK)
     # Where flags are not tracked, nothing is ever to be set.
@@ -134,11 +139,13 @@ def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, contro
     """All bits of a leaf but its address.
 
     Raises:
-        EncodingError: an encoding that the SDM calls a misconfiguration, or a leaf above 1 GiB.
+        EncodingError: an encoding that the SDM calls a misconfiguration, or a leaf larger than there are.
     """
     wanted = int(flags.permissions)
     if level > 2:
         raise EncodingError(f"EPT has no leaf at level {level}: 4 KiB, 2 MiB and 1 GiB are all there are")
+    if level == 2 and controls & NO_GIB:
+        raise EncodingError("this processor's EPT has no leaf at level 2: 4 KiB and 2 MiB are all there are")
     if not wanted:
         raise EncodingError("an EPT leaf needs at least one of read, write and execute")
     if wanted & W and not wanted & R:
@@ -178,7 +185,15 @@ FIELDS = (
     Field(6, 6, "IPAT", "the guest's PAT is ignored", {0: "combines with the guest's PAT"}, _LEAF),
     Field(7, 7, "PS", "maps a block", {0: "not a block"}, _LEAF, levels=frozenset({1, 2})),
     Field(7, 7, "ignored", "ignored in the entry of a page", {}, _LEAF, levels=frozenset({0})),
-    Field(7, 7, "PS", "points to a table", {0: "points to a table"}, _TABLE, levels=frozenset({1, 2})),
+    Field(
+        7,
+        7,
+        "PS",
+        "a block, of a size that this processor does not have",
+        {0: "points to a table"},
+        _TABLE,
+        levels=frozenset({1, 2}),
+    ),
     Field(7, 7, "PS", "reserved at this level, must be zero", {}, _TABLE, True, frozenset({3, 4})),
     Field(6, 3, "reserved", "reserved in a table pointer, must be zero", {}, _TABLE, reserved=True),
     Field(8, 8, "A", "accessed, if EPTP bit 6 is set", {0: "not accessed, or not tracked"}),
@@ -215,7 +230,7 @@ SWITCHES = {
 
 
 RULES = Rules(
-    name="EPT",
+    name=EPT,
     family="x86",
     decode=decode,
     permissions=permissions,

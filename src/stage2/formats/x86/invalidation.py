@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...address import Range
+from ...errors import EncodingError
 from ..change import Change, ChangeKind
 from ..invalidation import EVERYTHING, OF_GUEST_ADDRESSES, Context, Debt, Holds, Operation
 from ..record import Format
-from . import ept
+from .kinds import is_ept
 
 MANUAL_EPT = 'Intel SDM Vol. 3C, 30.4.3 "Invalidating Cached Translation Information"'
 MANUAL_NPT = 'AMD APM Vol. 2, 15.16 "TLB Control"'
@@ -39,12 +40,18 @@ def invept_all_contexts() -> Operation:
 
 
 def invvpid_address(vpid: int, gva: Range, step: int = 1 << 12) -> Operation:
-    """INVVPID type 0: linear and combined mappings of an address, of one VPID, whatever the PCID."""
+    """INVVPID type 0: linear and combined mappings of an address, of one VPID, whatever the PCID.
+
+    Raises:
+        EncodingError: VPID 0, with which INVVPID fails; so in the other two of one VPID.
+    """
+    _require_vpid(vpid)
     return Operation("INVVPID individual-address", OF_GUEST_ADDRESSES, MANUAL_EPT, vmid=vpid, gva=gva, step=step)
 
 
 def invvpid_single_context(vpid: int) -> Operation:
     """INVVPID type 1: linear and combined mappings of one VPID."""
+    _require_vpid(vpid)
     return Operation("INVVPID single-context", OF_GUEST_ADDRESSES, MANUAL_EPT, vmid=vpid)
 
 
@@ -55,9 +62,15 @@ def invvpid_all_contexts() -> Operation:
 
 def invvpid_retaining_globals(vpid: int) -> Operation:
     """INVVPID type 3: as type 1, but global pages stay."""
+    _require_vpid(vpid)
     return Operation(
         "INVVPID single-context-retaining-globals", OF_GUEST_ADDRESSES, MANUAL_EPT, vmid=vpid, keeps_global=True
     )
+
+
+def _require_vpid(vpid: int) -> None:
+    if vpid == 0:
+        raise EncodingError("VPID 0 is the host's own: INVVPID fails with it (SDM Vol. 3C, chapter 32, INVVPID)")
 
 
 def invlpga(asid: int, gva: Range, step: int = 1 << 12) -> Operation:
@@ -96,11 +109,16 @@ def invpcid_all(vmid: int | None) -> Operation:
 
 
 def retire(fmt: Format, context: Context) -> tuple[Operation, ...]:
-    """Everything of an EPT and its VPID, of an ASID, or at stage 1 of all PCIDs, whose global pages are shared."""
+    """Everything of an EPT and its VPID, of an ASID, or at stage 1 of all PCIDs, whose global pages are shared.
+
+    A VM without a VPID (0) owes no INVVPID: without VPIDs every VM entry and exit drops linear and combined mappings
+    (SDM Vol. 3C, 30.4.3.1).
+    """
     if fmt.stage == 1:
         return (invpcid_all(context.vmid),)
     if is_ept(fmt):
-        return invept_single_context(context.root), invvpid_single_context(context.identifier)
+        of_table = (invept_single_context(context.root),)
+        return (*of_table, invvpid_single_context(context.identifier)) if context.identifier else of_table
     return (flush_asid(context.identifier),)
 
 
@@ -113,11 +131,6 @@ def roll_over(fmt: Format) -> tuple[Operation, ...]:
 def first_entry(fmt: Format, identifier: int) -> tuple[Operation, ...]:
     """Nothing: `roll_over` has dropped both stages."""
     return ()
-
-
-def is_ept(fmt: Format) -> bool:
-    """Whether entries are tagged with the root, and INVEPT drops them."""
-    return fmt.decode is ept.decode
 
 
 def owed(fmt: Format, context: Context, changes: Sequence[Change], controls: int) -> tuple[Operation, ...]:

@@ -14,6 +14,7 @@ from ..record import Field, Format, Switch
 from ..rules import Rules
 from ..u64 import u64
 from .geometry import x86_geometry
+from .kinds import LONG_MODE
 
 P, RW, US, PWT, PCD, A, D, PS, G = (1 << bit for bit in range(9))
 PAT_4K = PS
@@ -31,12 +32,21 @@ SMEP = 1 << 1
 SMAP = 1 << 2
 """CR4.SMAP, and EFLAGS.AC is clear: no supervisor data accesses to user pages."""
 NESTED = 1 << 3
-"""Nested paging: every guest access counts as a user access (APM 15.25.5), and the rules are those of AMD's
-processors."""
+"""Nested paging: every guest access counts as a user access (APM 15.25.5)."""
+AMD = 1 << 4
+"""An AMD processor: bit 8 of a PML4E and a PML5E is reserved."""
+NO_GIB_SHIFT = 5
+NO_GIB = 1 << NO_GIB_SHIFT
+"""The processor has no pages of 1 GiB: bit 7 of a PDPE is reserved."""
 NXE = 1 << 8
 """EFER.NXE: bit 63 forbids fetches; without it the bit is reserved."""
+FETCHES_TOLD = NXE | SMEP
+"""With either of them, the error code of a page fault tells a fetch from a data read (SDM Vol. 3A, 5.7)."""
 MAXPHYADDR_SHIFT = 24
 """Physical-address width in bits 31:24; address bits above it are reserved."""
+C_BIT_SHIFT = 32
+"""Number of SEV's C-bit in bits 37:32, 0 where there is none. It says that memory is encrypted, and is no bit of the
+address, nor reserved (APM 7.10.2 "Encrypted Memory Accesses")."""
 
 PAT_INDEX = {
     MemoryType.WRITE_BACK: 0,
@@ -52,7 +62,7 @@ PAT_MSR = 0x0001_0506_0007_0406
 
 
 def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
-    """Kind, address and attributes of an entry (SDM 5.5.4, reserved bits 5.5.4 and table 5-20).
+    """Kind, address and attributes of an entry (SDM 5.5.4, reserved bits 5.5.4 and table 5-20; APM 5.3).
 
     Args:
         entry: the 64-bit entry.
@@ -61,7 +71,8 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     """
     if entry & u64(P) == u64(0):
         return u64(NONE), u64(0), u64(0)
-    address = entry & u64(ADDRESS)
+    # Without a C-bit this takes bit 0 away, which is none of the address.
+    address = entry & u64(ADDRESS) & ~(u64(1) << ((controls >> u64(C_BIT_SHIFT)) & u64(0x3F)))
     # Bit 63 without NXE, and address bits beyond the processor's width, are reserved.
     no_execute = entry >> u64(63)
     if no_execute > (controls >> u64(8)) & u64(1) or address >> (
@@ -73,8 +84,8 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     attributes |= (no_execute ^ u64(1)) << u64(2) | (no_execute ^ u64(1)) << u64(10)
     attributes |= (entry & u64(US)) << u64(9)
     if level > u64(0) and entry & u64(PS) == u64(0):
-        # AMD reserves bit 8 of a pointer above the 2 MiB level; Intel ignores it.
-        if level > u64(1) and controls & u64(NESTED) != u64(0) and entry & u64(G) != u64(0):
+        # AMD reserves bit 8 of a PML4E and a PML5E, and ignores it in PDPE and PDE; Intel ignores it everywhere.
+        if level > u64(2) and controls & u64(AMD) != u64(0) and entry & u64(G) != u64(0):
             return u64(MISCONFIGURED), u64(0), u64(0)
         accessed = (entry & u64(A)) << u64(8)
         return u64(TABLE), address, attributes | accessed | u64(outcome.ACCESSED | outcome.DIRTY)
@@ -83,7 +94,8 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
         # Bit 7 is reserved above the 1 GiB level; of a block's address the bits below its size are, but PAT.
         pat = (entry >> u64(12)) & u64(1)
         address &= ~u64(PAT_BLOCK)
-        if level > u64(2) or address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
+        largest = u64(2) - ((controls >> u64(NO_GIB_SHIFT)) & u64(1))
+        if level > largest or address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
             return u64(MISCONFIGURED), u64(0), u64(0)
     attributes |= (entry & u64(PWT | PCD)) | pat << u64(5)
     attributes |= (entry & u64(A | D)) << u64(3) | (entry & u64(G)) << u64(4)
@@ -162,10 +174,12 @@ def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, contro
     """All bits of a leaf but its address. Accessed and dirty are set, so that no table is written for their sake.
 
     Raises:
-        EncodingError: no read permission (a present page is always readable), or a leaf above 1 GiB.
+        EncodingError: no read permission (a present page is always readable), or a leaf larger than there are.
     """
     if level > 2:
         raise EncodingError(f"x86 has no leaf at level {level}: 4 KiB, 2 MiB and 1 GiB are all there are")
+    if level == 2 and controls & NO_GIB:
+        raise EncodingError("this processor has no leaf at level 2: 4 KiB and 2 MiB are all there are")
     if not flags & MappingFlags.READ:
         raise EncodingError("a present x86 page is always readable: write-only and execute-only do not exist")
     bits = P | A | D
@@ -187,7 +201,7 @@ def encode_leaf(level: int, flags: MappingFlags, memory_type: MemoryType, contro
 _LEAF = frozenset({"leaf"})
 _TABLE = frozenset({"table"})
 _PAGE, _BLOCKS = frozenset({0}), frozenset({1, 2})
-_TABLE_LEVELS = frozenset({1, 2})
+_TABLE_LEVELS, _ABOVE_1G = frozenset({1, 2}), frozenset({3, 4})
 
 FIELDS = (
     Field(0, 0, "P", "present", {0: "not present: nothing is mapped here"}),
@@ -205,10 +219,16 @@ FIELDS = (
     Field(6, 6, "D", "written since this bit was last cleared", {0: "not written"}, _LEAF),
     Field(7, 7, "PAT", "bit 2 of the PAT index", {}, _LEAF, levels=_PAGE),
     Field(7, 7, "PS", "maps a block", {}, _LEAF, levels=_BLOCKS),
-    Field(7, 7, "PS", "points to a table", {0: "points to a table"}, _TABLE, levels=_TABLE_LEVELS),
     Field(
-        7, 7, "PS", "reserved at this level, must be zero", {}, frozenset({"leaf", "table"}), True, frozenset({3, 4})
+        7,
+        7,
+        "PS",
+        "a block, of a size that this processor does not have",
+        {0: "points to a table"},
+        _TABLE,
+        levels=_TABLE_LEVELS,
     ),
+    Field(7, 7, "PS", "reserved at this level, must be zero", {}, frozenset({"leaf", "table"}), True, _ABOVE_1G),
     Field(8, 8, "G", "global: kept when CR3 is loaded, if CR4.PGE is set", {0: "not global"}, _LEAF),
     Field(11, 9, "AVL", "free for software"),
     Field(12, 12, "PAT", "bit 2 of the PAT index", {}, _LEAF, levels=_BLOCKS),
@@ -221,10 +241,13 @@ FIELDS = (
     Field(63, 63, "NX", "fetches are not allowed", {0: "fetches are allowed, if every level says so"}),
 )
 
-
+STAGE_1_FIELDS = (
+    *FIELDS,
+    Field(8, 8, "G", "ignored by Intel's processors; AMD's reserve it at this level", {}, _TABLE, levels=_ABOVE_1G),
+)
 NESTED_FIELDS = (
     *FIELDS,
-    Field(8, 8, "G", "reserved at this level, must be zero", {}, _TABLE, True, frozenset({2, 3, 4})),
+    Field(8, 8, "G", "reserved at this level, must be zero", {}, _TABLE, True, _ABOVE_1G),
 )
 
 _SWITCHES = {
@@ -235,11 +258,12 @@ SWITCHES = {
     "smep": Switch("CR4.SMEP: no supervisor fetches from user pages", SMEP),
     "smap": Switch("CR4.SMAP with EFLAGS.AC clear: no supervisor data accesses to user pages", SMAP),
     "no-wp": Switch("CR0.WP is clear: supervisor writes ignore R/W", clears=WP),
+    "amd": Switch("an AMD processor: bit 8 of a PML4E and a PML5E is reserved", AMD),
 } | _SWITCHES
 
 
 RULES = Rules(
-    name="long mode",
+    name=LONG_MODE,
     family="x86",
     decode=decode,
     permissions=permissions,
@@ -269,8 +293,8 @@ def _record(name: str, levels: int, *, nested: bool) -> Format:
         output_bits=52,
         sign_extended=not nested,
         table_bits=P | RW | US | A,
-        fields=NESTED_FIELDS if nested else FIELDS,
-        default_controls=NXE | WP | 52 << MAXPHYADDR_SHIFT | (NESTED if nested else 0),
+        fields=NESTED_FIELDS if nested else STAGE_1_FIELDS,
+        default_controls=NXE | WP | 52 << MAXPHYADDR_SHIFT | (NESTED | AMD if nested else 0),
         hardware_ad=0,
         manual='AMD APM Vol. 2, 15.25 "Nested Paging"'
         if nested

@@ -6,6 +6,7 @@ from ...flags import MemoryType
 from ..outcome import MEMORY_TYPE_MASK, MEMORY_TYPE_SHIFT
 from ..record import Format
 from . import ept
+from .kinds import is_ept
 from .longmode import PAT_MSR
 
 TYPES = {
@@ -24,7 +25,7 @@ NAMES = {0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB", 7: "UC-"}
 def memory_type(fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
     """EPT's type, or the entry of our `PAT_MSR` that PAT, PCD and PWT choose; and what that hangs on."""
     found = (attributes & MEMORY_TYPE_MASK) >> MEMORY_TYPE_SHIFT & 7
-    if fmt.decode is ept.decode:
+    if is_ept(fmt):
         alone = attributes & ept.IGNORE_PAT
         return TYPES.get(found), "The guest's PAT is ignored." if alone else "The guest's PAT combines with it."
     word = TYPES[PAT_MSR >> 8 * found & 7]

@@ -12,13 +12,15 @@ from ...address import require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Field, Format
 from ..register import Register, Summary
-from . import ept, longmode
+from . import ept
 from . import register_fields as fields
+from .kinds import is_ept, is_nested
 
 ADDRESS = 0x000F_FFFF_FFFF_F000
 _BEYOND = 0xFFF << 52
 _EPTP_UC, _EPTP_WB = 0, 6
 _EPTP_AD, _EPTP_SSS = 1 << 6, 1 << 7
+_EPTP_RESERVED = 0xF << 8
 _LAM_U57, _LAM_U48, _NO_FLUSH = 1 << 61, 1 << 62, 1 << 63
 _VPID_BITS, _ASID_BITS, _PCID_BITS = 16, 32, 12
 
@@ -52,7 +54,7 @@ class EptPointer:
             OutOfRangeError: the root is above 2^52.
             EncodingError: the format is none of EPT's.
         """
-        if self.format.decode is not ept.decode:
+        if not is_ept(self.format):
             raise EncodingError(f"no EPTP stands for {self.format.name}: ept4 and ept5 are all there are")
         found = _root(self.root) | (self.format.levels - 1) << 3 | (_EPTP_WB if self.write_back else _EPTP_UC)
         return found | (_EPTP_AD if self.accessed_dirty else 0) | (_EPTP_SSS if self.shadow_stack else 0)
@@ -67,13 +69,16 @@ def decode_eptp(value: int) -> EptPointer:
     """Read an EPTP.
 
     Raises:
-        EncodingError: VM entry would refuse it: a reserved memory type or walk length, or a root above 2^52.
+        EncodingError: VM entry would refuse it (SDM Vol. 3C, 28.2.1.1): a reserved memory type or walk length, a
+            reserved bit, or a root above 2^52.
     """
     memory_type, levels = value & 7, (value >> 3 & 7) + 1
     if memory_type not in (_EPTP_UC, _EPTP_WB):
         raise EncodingError(f"EPTP: memory type {memory_type} is reserved for walks: 0 (UC) and 6 (WB) are defined")
     if levels not in EPT_FORMATS:
         raise EncodingError(f"EPTP: walk length field {levels - 1} is reserved: 3 (4 levels) and 4 (5) are defined")
+    if value & _EPTP_RESERVED:
+        raise EncodingError(f"EPTP {value:#x}: bits 11:8 are reserved and must be zero: VM entry refuses it")
     return EptPointer(
         EPT_FORMATS[levels],
         _root_of("EPTP", value),
@@ -91,7 +96,7 @@ def nested_cr3(fmt: Format, root: int) -> int:
         OutOfRangeError: the root is above 2^52.
         EncodingError: the format is none of nested paging's.
     """
-    if fmt.decode is not longmode.decode or fmt.stage != 2:
+    if not is_nested(fmt):
         raise EncodingError(f"no N_CR3 stands for {fmt.name}: npt4 and npt5 are all there are")
     return _root(root)
 
@@ -159,10 +164,12 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
 
     Raises:
         MisalignedError: the root is no multiple of 4 KiB.
-        OutOfRangeError: the root is above 2^52, the identifier has too many bits, or is ASID 0, which is the host's.
+        OutOfRangeError: the root is above 2^52, the identifier has too many bits, or is 0, which is the host's.
     """
-    if fmt.decode is ept.decode:
+    if is_ept(fmt):
         _require_identifier("VPID", identifier, _VPID_BITS)
+        if identifier == 0:
+            raise OutOfRangeError("VPID 0 is the host's own: VM entry refuses it where VPIDs are enabled")
         return {"EPTP": eptp(fmt, root, accessed_dirty=bool(controls & ept.AD_ENABLED)), "VPID": identifier}
     _require_identifier("ASID", identifier, _ASID_BITS)
     if identifier == 0:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from ..record import Field
 from .register_fields import complete, flag
 
+EXIT_REASON = complete(
+    32,
+    Field(15, 0, "basic exit reason", "another exit", {48: "EPT violation", 49: "EPT misconfiguration"}),
+    flag(25, "busy shadow stack", "no shadow stack was left busy", "a supervisor shadow stack was left busy"),
+    flag(26, "bus lock", "no bus lock", "a bus lock was asserted"),
+    flag(27, "enclave", "not in enclave mode", "the CPU was in enclave mode: address bits 11:0 are clear"),
+    flag(28, "pending MTF", "no pending MTF exit", "an MTF exit was pending"),
+    flag(29, "VMX root", "the exit was from a guest", "the exit was from VMX root operation"),
+    flag(31, "entry failure", "a VM exit", "a failed VM entry"),
+)
 QUALIFICATION = complete(
     64,
     flag(0, "read", "not a data read", "a data read"),

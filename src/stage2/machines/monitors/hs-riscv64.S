@@ -27,7 +27,8 @@
     .equ FETCH,       2
     .equ ACCESS,      3
     .equ USER,        1 << 2            # from VU-mode,
-    .equ TRANSLATE,   1 << 3            # by HLV or HSV
+    .equ TRANSLATE,   1 << 3            # by HLV or HSV,
+    .equ EXECUTABLE,  1 << 4            # and a load by HLVX
     .equ WRITE_CODE,  16                # offset in the guest's code
 
     .equ SPV,         1 << 7            # hstatus: sret goes to the guest
@@ -36,13 +37,21 @@
     .equ STIE,        1 << 5            # sie: supervisor timer
     .equ PATIENCE,    5000000           # how long a guest may take: half a second of the 10 MHz clock
 
+    .equ SUPERVISOR_CALL, 9             # mcause: an ecall of HS-mode, which asks M-mode to load menvcfg from a0
+
     .equ CSR_STIMECMP, 0x14d
     .equ CSR_MENVCFG,  0x30a
+    .equ CSR_MSTATEEN0, 0x30c
     .equ CSR_HENVCFG,  0x60a
 
     .globl _start
 _start:                                 # M-mode
-    la      t0, machine_trap
+    la      t0, 1f                      # Smstateen keeps henvcfg from HS-mode, on a hart that has it
+    csrw    mtvec, t0
+    li      t0, -1
+    csrw    CSR_MSTATEEN0, t0
+    .balign 4
+1:  la      t0, machine_trap
     csrw    mtvec, t0
     li      s0, MAILBOX
     li      t0, -1                      # PMP: everything is allowed
@@ -50,11 +59,16 @@ _start:                                 # M-mode
     li      t0, 0x1f
     csrw    pmpcfg0, t0
     li      t0, -1                      # every trap and interrupt that can be delegated
-    csrw    medeleg, t0
     csrw    mideleg, t0
     csrw    mcounteren, t0
+    li      t0, ~(1 << SUPERVISOR_CALL) # but the calls of HS-mode
+    csrw    medeleg, t0
+    csrr    t0, misa                    # what the hart has: MISA, what menvcfg keeps, and below vsatp and hgatp
+    sd      t0, INFO+0(s0)
     li      t0, 7 << 61                 # STCE, PBMTE and ADUE, where they exist
     csrw    CSR_MENVCFG, t0
+    csrr    t0, CSR_MENVCFG
+    sd      t0, INFO+8(s0)
     li      t0, 3 << 11                 # MPP: S
     csrc    mstatus, t0
     li      t0, 1 << 11
@@ -74,6 +88,26 @@ supervisor:                             # HS-mode
     li      t0, (8 << 60) | (MAP >> 12)
     csrw    satp, t0
     sfence.vma
+
+    li      t0, 8                       # which of MODE 8 to 10 vsatp and hgatp keep, and how wide an identifier
+    addi    t1, s0, INFO+16
+    li      t4, 11
+1:  slli    t2, t0, 60
+    li      t3, 0xffff << 44
+    or      t2, t2, t3
+    csrw    vsatp, zero
+    csrw    vsatp, t2
+    csrr    t3, vsatp
+    sd      t3, 0(t1)
+    csrw    hgatp, zero
+    csrw    hgatp, t2
+    csrr    t3, hgatp
+    sd      t3, 24(t1)
+    addi    t1, t1, 8
+    addi    t0, t0, 1
+    bltu    t0, t4, 1b
+    csrw    vsatp, zero
+    csrw    hgatp, zero
 
     la      t0, guest                   # the guest's code to its own place
     la      t1, guest_end
@@ -142,9 +176,16 @@ failed:                                 # an exception of our own in HS-mode
     j       ring
 
     .balign 4
-machine_trap:                           # an exception in M-mode: of _start, before there is anything else
-    li      s0, MAILBOX
+machine_trap:                           # a call of HS-mode, or an exception in M-mode: of _start, before anything else
     csrr    t0, mcause
+    li      t1, SUPERVISOR_CALL
+    bne     t0, t1, 1f
+    csrw    CSR_MENVCFG, a0
+    csrr    t0, mepc
+    addi    t0, t0, 4
+    csrw    mepc, t0
+    mret
+1:  li      s0, MAILBOX
     sd      t0, INFO+0(s0)
     csrr    t0, mepc
     sd      t0, INFO+8(s0)
@@ -164,6 +205,8 @@ load:
     csrw    vsstatus, t0
     ld      t0, REGISTERS+24(s0)
     csrw    sstatus, t0
+    ld      a0, REGISTERS+56(s0)        # menvcfg first: what it does not have, henvcfg cannot hold
+    ecall
     ld      t0, REGISTERS+32(s0)
     csrw    CSR_HENVCFG, t0
     ld      t0, FLAGS(s0)
@@ -280,7 +323,11 @@ translate:                              # t1: SPVP or 0, t2: the access
     mv      s7, t1                      # QEMU's TLB does not tell whether SPVP was set when an entry was made
     hfence.vvma
 1:  bnez    t2, 2f
+    andi    t3, t0, EXECUTABLE
+    bnez    t3, 3f
     hlv.d   a0, (a1)
+    j       made
+3:  hlvx.wu a0, (a1)
     j       made
 2:  hsv.d   a2, (a1)
 made:

@@ -144,6 +144,11 @@ set_up:
     add $16, %esi
     cmp $fields_end, %esi
     jne 1b
+    mov $0x48b, %ecx                    # the bits that must be 1 and those that may be
+    rdmsr
+    or LOAD_SECONDARY, %eax
+    and %edx, %eax
+    write_field SECONDARY_CONTROLS, %rax
     mov %cr0, %rax
     write_field HOST_CR0, %rax
     mov %cr3, %rax

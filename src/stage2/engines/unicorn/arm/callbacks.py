@@ -5,15 +5,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from ....formats.arm.instruction import UNPRIVILEGED
 from ....formats.arm.stage1_control import SCTLR_M
 from ....formats.record import Format
 from ....formats.u64 import u64
 from ....tables.assembly import compiled_two_stage
-from ....tables.compiled import callback, inlined, load, peek, poke
+from ....tables.compiled import callback, inlined, load
+from ....tables.raw import call_1, peek, poke
 from ..callbacks import (
     ACCESS_FETCH,
     ACCESS_WRITE,
-    call_1,
     count_fill,
     define,
     fill_signature,
@@ -39,8 +40,7 @@ _PC, _PSTATE, _SCTLR, _TCR, _TTBR0, _TTBR1 = (
     abi.ENV_PC, abi.ENV_PSTATE, abi.ENV_SCTLR_EL1, abi.ENV_TCR_EL1, abi.ENV_TTBR0_EL1, abi.ENV_TTBR1_EL1,
 )  # fmt: skip
 _EXCEPTION_TARGET, _HVC, _SMC = abi.ENV_EXCEPTION + abi.EXCEPTION_TARGET, abi.HVC, abi.SMC
-UNPRIVILEGED_MASK, UNPRIVILEGED = 0x3F20_0C00, 0x3800_0800
-"""LDTR, STTR and their kin (Arm ARM C4.1, "Load/store register (unprivileged)")."""
+_UNPRIVILEGED_MASK, _UNPRIVILEGED = UNPRIVILEGED
 
 
 @cache
@@ -83,7 +83,7 @@ def fill_callback(first: Format, second: Format) -> Any:
             if status == u64(0):
                 status, word = load(host, hpa & ~u64(7))
                 instruction = word >> ((hpa & u64(4)) << u64(3))
-                if status == u64(0) and instruction & u64(UNPRIVILEGED_MASK) == u64(UNPRIVILEGED):
+                if status == u64(0) and instruction & u64(_UNPRIVILEGED_MASK) == u64(_UNPRIVILEGED):
                     user = True
             target = gva
         if status == u64(0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....formats.arm import formats, layout, stage1
+from ....formats.arm.sizes import PA_SIZES
 from ....formats.arm.stage1_control import (
     SCTLR_M,
     SCTLR_WXN,
@@ -27,11 +28,10 @@ PHYSICAL_BITS = 44
 """ID_AA64MMFR0_EL1.PARange of the CPU model; a wider TCR_EL1.IPS means this much."""
 WRONG_GRANULE = 1 << 62
 """A status: the tables have another granule than the format that was asked."""
-_FIRST_LEVEL = 3 << LEVEL_SHIFT
+_FIRST_LEVEL = layout.ROOT_FAULT_LEVEL << LEVEL_SHIFT
 """Arm's level 0, at which addresses without a table are reported."""
-_ADDRESS = ((1 << 48) - 1) & ~0x3F
-_IPS_BITS = 32 | 36 << 6 | 40 << 12 | 42 << 18 | PHYSICAL_BITS << 24 | PHYSICAL_BITS << 30 | PHYSICAL_BITS << 36
-_IPS_BITS |= PHYSICAL_BITS << 42
+_ADDRESS = (1 << 48) - 1
+_IPS_BITS = sum(min(size, PHYSICAL_BITS) << 6 * code for code, size in enumerate(PA_SIZES))
 """Output width for each value of IPS, 6 bits each."""
 
 
@@ -93,7 +93,7 @@ def make_select(fmt: Format, granule: Any = granule_of, controls: Any = controls
         without a walk. The input address is the one that the tables of its half see, from 0 on.
     """
     page_shift, bits = fmt.page_shift, fmt.bits
-    geometry = fmt.default_controls & ~(0x7F << layout.OUTPUT_BITS_AT)
+    geometry = fmt.default_controls & ~layout.OUTPUT_BITS
 
     def select(
         gva: int, sctlr: int, tcr: int, ttbr0: int, ttbr1: int, pstate: int
@@ -123,8 +123,6 @@ def make_select(fmt: Format, granule: Any = granule_of, controls: Any = controls
         root_bits = indexed - u64(bits) * (levels - u64(1))
         root &= u64(_ADDRESS) & ~((u64(8) << root_bits) - u64(1))
         chosen = u64(geometry) | controls(sctlr, tcr, pstate, upper)
-        if root >> ((chosen >> u64(layout.OUTPUT_BITS_AT)) & u64(0x7F)) != u64(0):
-            return u64(ADDRESS_SIZE | _FIRST_LEVEL), gva, u64(0), u64(0), u64(bits), u64(0)
         return u64(0), gva & ((u64(1) << width) - u64(1)), root, levels, root_bits, chosen
 
     return select

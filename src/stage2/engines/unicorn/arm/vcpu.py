@@ -9,7 +9,11 @@ from typing import Any
 from ....address import Gpa, Gva, align_down
 from ....errors import EngineError
 from ....flags import Access
+from ....formats.arm import layout
+from ....formats.arm.fault_status import EXTERNAL_ABORT, encode_status
 from ....formats.arm.stage1_control import TCR_TBI_SHIFT
+from ....formats.arm.stage2_control import HCR_RW, HCR_VM, vtcr_el2
+from ....formats.arm.syndromes import encode_abort
 from ....formats.outcome import FaultKind
 from ....tables.explain import Walk
 from ....tables.regime import Regime
@@ -23,7 +27,6 @@ from ..state import Reason, Word
 from ..vcpu import Vcpu, fill_function, new_cpu
 from ..windows import Windows
 from . import abi
-from .aborts import EXTERNAL_ABORT, EXTERNAL_ABORT_ON_TABLE, abort_syndrome, stage_1_status
 from .at import decode_at, par_of
 from .callbacks import fill_callback, trap_callback
 from .stage1 import granule_of, make_select, stage_1_format
@@ -31,20 +34,18 @@ from .stage1 import granule_of, make_select, stage_1_format
 _RETRIES = 64
 """An AT instruction touches at most 4 stage-1 tables; far beyond that something is wrong."""
 _PAGE = 4096
-_LAST_LEVEL = 3
 _USUAL_GRANULE = 12
 _FLAT = replace(stage_1_format(_USUAL_GRANULE), name="flat", levels=0, root_bits=0, top_leaf_level=0)
 """The MMU is off: output is input."""
 _ZERO_REGISTER = 31
 _SECURE_STATE = 1 << 10 | 1 << 8 | 1 << 0
 """SCR_EL3.RW, HCE and NS: EL2 is AArch64, HVC works, and the guest is not secure."""
-_HYPERVISOR = 1 << 31 | 1 << 0
-"""HCR_EL2.RW and VM. The CPU's own stage 2 never translates an access, but without it an AT instruction would walk
+_HYPERVISOR = HCR_RW | HCR_VM
+"""HCR_EL2. The CPU's own stage 2 never translates an access, but without it an AT instruction would walk
 the engine's physical memory, which holds every VM's."""
 _NOWHERE = 0xFFF_FFFF_0000
 """VTTBR_EL2: a table where the engine has no memory, so that AT ends in an exception to EL2."""
-_SMALL_STAGE_2 = 2 << 16 | 1 << 6 | 24
-"""VTCR_EL2: 40-bit input, first level 1, 40-bit output."""
+_SMALL_STAGE_2 = vtcr_el2(_USUAL_GRANULE, 40, 3, pa_bits=40)
 
 
 class ArmVcpu(Vcpu):
@@ -90,7 +91,7 @@ class ArmVcpu(Vcpu):
     def _walk(self, gva: int, access: Access, *, user: bool) -> Walk:
         regime = self.stage_1(gva)
         if regime is None:
-            fault = Fault(FaultKind.TRANSLATION, 1, _LAST_LEVEL, gva, Gva(gva), access)
+            fault = Fault(FaultKind.TRANSLATION, 1, layout.ROOT_FAULT_LEVEL, gva, Gva(gva), access)
             return Walk(gva, access, fault, (), ())
         tcr = self._cpu.get(abi.ENV_TCR_EL1)
         if tcr >> TCR_TBI_SHIFT + (gva >> 55 & 1) & 1:
@@ -112,20 +113,20 @@ class ArmVcpu(Vcpu):
         """Give the guest the abort that its own tables ask for."""
         self.guest_faults += 1
         status = self.state[Word.STATUS]
-        kind = FaultKind(status & KIND_MASK)
-        self._abort(stage_1_status(kind, _LAST_LEVEL - (status >> LEVEL_SHIFT & 0xFF)), self._cpu.invalid_address)
+        code = encode_status(FaultKind(status & KIND_MASK), status >> LEVEL_SHIFT & 0xFF)
+        self._abort(code, self._cpu.invalid_address)
 
     def inject_access_fault(self, fault: MemoryFault) -> None:
         """Give the guest a synchronous external abort, as from a bus that answers with an error."""
-        status = EXTERNAL_ABORT
+        code = EXTERNAL_ABORT
         if fault.fault.on_table:
-            status = EXTERNAL_ABORT_ON_TABLE + _LAST_LEVEL - self.state[Word.TABLE_LEVEL]
-        self._abort(status, fault.gva)
+            code = encode_status(FaultKind.TABLE_OUTSIDE_MEMORY, self.state[Word.TABLE_LEVEL])
+        self._abort(code, fault.gva)
 
-    def _abort(self, status: int, address: int) -> None:
+    def _abort(self, code: int, address: int) -> None:
         access = Access(self.state[Word.ACCESS])
         number = abi.PREFETCH_ABORT if access is Access.FETCH else abi.DATA_ABORT
-        self._cpu.raise_abort(number, abort_syndrome(access, status, from_el0=self.exception_level == 0), address)
+        self._cpu.raise_abort(number, encode_abort(code, access, lower=self.exception_level == 0), address)
 
     def translate_for_guest(self) -> bool:
         """Carry out the AT instruction that ended the run.
@@ -133,11 +134,8 @@ class ArmVcpu(Vcpu):
         Returns:
             False when it was something else that did.
         """
-        memory = self._vm.space.frames.memory
-        found = self._walk(self.pc, Access.FETCH, user=self.exception_level == 0).result
-        if not isinstance(found, Mapped) or not memory.contains(found.hpa, 4):
-            return False
-        decoded = decode_at(int.from_bytes(memory.read(found.hpa, 4), "little"))
+        word = self.instruction()
+        decoded = None if word is None else decode_at(word)
         if decoded is None:
             return False
         number, access, unprivileged = decoded
@@ -154,9 +152,18 @@ class ArmVcpu(Vcpu):
                 self._vm.record_violation(refused, action, outcome)
                 break
             walk = self._walk(address, access, user=unprivileged)
-        self._cpu.set_system(abi.PAR_EL1, par_of(walk, self._cpu.get(abi.ENV_MAIR_EL1), _LAST_LEVEL))
+        regime = self.stage_1(address)
+        first_level = layout.ROOT_FAULT_LEVEL if regime is None else max(regime.format.levels, 1) - 1
+        self._cpu.set_system(abi.PAR_EL1, par_of(walk, self._cpu.get(abi.ENV_MAIR_EL1), first_level))
         self._cpu.set(abi.ENV_PC, self.pc + 4)
         return True
+
+    def instruction(self) -> int | None:
+        memory = self._vm.space.frames.memory
+        found = self._walk(self.pc, Access.FETCH, user=self.exception_level == 0).result
+        if not isinstance(found, Mapped) or not memory.contains(found.hpa, 4):
+            return None
+        return int.from_bytes(memory.read(found.hpa, 4), "little")
 
     # --- registers ---------------------------------------------------------------------------------------
 

@@ -12,21 +12,18 @@ from ....formats.riscv.registers import stage_1_numbers
 from ....formats.riscv.syndromes import TIMER_INTERRUPT, USER_CALL
 from ....formats.u64 import u64
 from ....tables.assembly import compiled_two_stage
-from ....tables.compiled import callback, inlined, peek, poke
+from ....tables.compiled import callback, inlined
+from ....tables.raw import call_1, peek, peek_byte, poke, poke_byte, poke_half
 from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD
 from ..callbacks import (
     ACCESS_WRITE,
     block_signature,
-    call_1,
     count_fill,
     define,
     fill_signature,
     grant,
     host_of,
     need_of,
-    peek_byte,
-    poke_byte,
-    poke_half,
     refuse,
     regime_2_of,
     trap_signature,

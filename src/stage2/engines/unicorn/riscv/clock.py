@@ -11,7 +11,8 @@ import threading
 from typing import Any
 
 from ....formats.u64 import u64
-from ....tables.compiled import numba, peek
+from ....tables.compiled import numba
+from ....tables.raw import peek
 from ..state import TICK_SHIFT
 
 

@@ -8,14 +8,14 @@ from typing import Any
 from ....formats.record import Format
 from ....formats.u64 import u64
 from ....formats.x86.longmode import X86_4LEVEL
+from ....formats.x86.paging import EFLAGS_AC, FLAT, LONG, ROOT, controls_of, levels_of, mode_of
 from ....tables.assembly import compiled_two_stage
-from ....tables.compiled import callback, inlined, numba, peek, poke
+from ....tables.compiled import callback, inlined, numba
+from ....tables.raw import call_1, call_3, peek, poke
 from ..callbacks import (
     ACCESS_FETCH,
     ACCESS_WRITE,
     block_signature,
-    call_1,
-    call_3,
     count_fill,
     define,
     fill_signature,
@@ -28,7 +28,6 @@ from ..callbacks import (
 )
 from ..state import Reason, Word
 from . import abi
-from .stage1 import EFLAGS_AC, FLAT, LONG, ROOT, controls_of, levels_of, mode_of
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
 _FAULT, _STOP, _TRAP, _MODE = (int(reason) for reason in (Reason.FAULT, Reason.STOP, Reason.TRAP, Reason.MODE))
@@ -52,8 +51,13 @@ def take(state: int, env: int) -> None:
 
 
 @cache
-def fill_callback(second: Format) -> Any:
-    """The MMU of a vCPU over a stage-2 format, see `fill_signature`."""
+def fill_callback(second: Format, processor: int) -> Any:
+    """The MMU of a vCPU over a stage-2 format, see `fill_signature`.
+
+    Args:
+        second: the stage-2 format.
+        processor: what of the guest's own controls its processor decides, see `controls_of`.
+    """
     define()
     # Four and five levels are one set of rules; CR4.LA57 says how many.
     translate = compiled_two_stage(X86_4LEVEL, second)
@@ -77,7 +81,7 @@ def fill_callback(second: Format) -> Any:
         if mode == u64(LONG):
             root, levels = peek(env + u64(_CR3), u64(0)) & u64(ROOT), levels_of(cr4)
             exempt = u64(0) if implicit else peek(env + u64(_EFLAGS), u64(0)) & u64(EFLAGS_AC)
-            controls = controls_of(cr0, cr4, efer, exempt)
+            controls = controls_of(cr0, cr4, efer, exempt, u64(processor))
         elif mode == u64(FLAT):
             gva &= u64(0xFFFFFFFF)
         else:

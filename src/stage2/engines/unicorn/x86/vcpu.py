@@ -10,6 +10,15 @@ from ....errors import EngineError
 from ....flags import Access
 from ....formats.outcome import FaultKind
 from ....formats.x86 import longmode
+from ....formats.x86.kinds import is_nested
+from ....formats.x86.paging import EFER_LMA, EFLAGS_AC, FLAT, ROOT, controls_of, levels_of, mode_of
+from ....formats.x86.syndromes import (
+    DOUBLE_FAULT,
+    GENERAL_PROTECTION,
+    INVALID_OPCODE,
+    PAGE_FAULT,
+    encode_guest_exception,
+)
 from ....tables.explain import Walk
 from ....tables.regime import Regime
 from ....tables.result import Mapped
@@ -22,11 +31,11 @@ from ..vcpu import Vcpu, new_cpu
 from ..windows import Windows
 from . import abi
 from .callbacks import block_callback, fill_callback, invalid_callback, trap_callback
-from .exceptions import DOUBLE_FAULT, GENERAL_PROTECTION, INVALID_OPCODE, PAGE_FAULT, page_fault_code
 from .ports import Ports
 from .segments import reads_descriptor
-from .stage1 import CR4_SMEP_SHIFT, EFER_NXE_SHIFT, EFLAGS_AC, FLAT, ROOT, controls_of, levels_of, mode_of
 
+PHYSICAL_BITS = 40
+"""Physical-address width that the CPU model's CPUID reports; entries with address bits above it are reserved."""
 _FLAT_FORMAT = replace(longmode.X86_4LEVEL, name="flat", levels=0, root_bits=0, top_leaf_level=0)
 """Paging is off: output is input."""
 _PROTECTED = 1 << 4 | 1 << 0
@@ -39,7 +48,7 @@ _LONG_CODE = 0x00AF_9B00
 """A 64-bit code segment."""
 _TASK, _LOCAL_TABLE = 0x8B00, 0x8200
 _SELECTOR_OF_CODE, _SELECTOR_OF_DATA = 0x08, 0x10
-_SYSCALL_MODE = 1 << 10 | 1 << 0
+_SYSCALL_MODE = EFER_LMA | 1 << 0
 """EFER.LMA and SCE."""
 _SYSCALL_SIZE = 2
 _LONGEST_INSTRUCTION = 15
@@ -64,7 +73,10 @@ class X86Vcpu(Vcpu):
         abi.check_exception_record()
         uc = new_cpu(package.UC_ARCH_X86, package.UC_MODE_64, model=package.x86_const.UC_CPU_X86_ICELAKE_SERVER)
         self._cpu: abi.X86Abi = abi.X86Abi(uc)
-        callbacks = (fill_callback(vm.space.format), block_callback(), trap_callback())
+        # Only AMD's processors have nested paging, so a guest on it has tables of AMD's kind.
+        self._processor = PHYSICAL_BITS << longmode.MAXPHYADDR_SHIFT
+        self._processor |= longmode.AMD if is_nested(vm.space.format) else 0
+        callbacks = (fill_callback(vm.space.format, self._processor), block_callback(), trap_callback())
         super().__init__(number, vm, uc, self._cpu, page_state, windows, callbacks)
         self._callbacks.append(invalid_callback())
         self._install(package.UC_HOOK_INSN_INVALID, self._callbacks[-1])
@@ -184,25 +196,19 @@ class X86Vcpu(Vcpu):
         cpu.flush_tlb()
 
     def inject_stage_1_fault(self) -> None:
-        """Give the guest the page fault that its own tables ask for, CR2 the address.
-
-        An address that is not canonical never gets as far as the tables: that is a general-protection fault (SDM Vol.
-        1, 3.3.7.1). For one through the stack pointer hardware makes it a stack fault, which cannot be told here.
-        """
+        """Give the guest the exception that its own tables ask for: a page fault, CR2 the address, or for an address
+        that is not canonical a general-protection fault. For one through the stack pointer hardware makes that a stack
+        fault, which cannot be told here."""
         self.guest_faults += 1
-        kind = FaultKind(self.state[Word.STATUS] & KIND_MASK)
-        if kind is FaultKind.ADDRESS_SIZE:
-            self._raise(GENERAL_PROTECTION, 0)
-            return
-        efer, cr4 = self._cpu.get(abi.ENV_EFER), self._cpu.get(abi.ENV_CR4)
-        code = page_fault_code(
-            kind,
+        vector, code = encode_guest_exception(
+            FaultKind(self.state[Word.STATUS] & KIND_MASK),
             Access(self.state[Word.ACCESS]),
             user=bool(self.state[Word.USER]),
-            fetches_are_told=bool(efer >> EFER_NXE_SHIFT & 1 or cr4 >> CR4_SMEP_SHIFT & 1),
+            controls=self.stage_1.controls,
         )
-        self._cpu.set(abi.ENV_CR2, self._cpu.invalid_address)
-        self._raise(PAGE_FAULT, code)
+        if vector == PAGE_FAULT:
+            self._cpu.set(abi.ENV_CR2, self._cpu.invalid_address)
+        self._raise(vector, code)
 
     def inject_access_fault(self, fault: MemoryFault) -> None:
         """Give the guest a general-protection fault with error code 0.
@@ -239,7 +245,8 @@ class X86Vcpu(Vcpu):
             return Regime(_FLAT_FORMAT, 0, 0)
         fmt = longmode.X86_5LEVEL if levels_of(cr4) == longmode.X86_5LEVEL.levels else longmode.X86_4LEVEL
         exempt = self._cpu.get(abi.ENV_EFLAGS) & EFLAGS_AC
-        return Regime(fmt, self._cpu.get(abi.ENV_CR3) & ROOT, controls_of(cr0, cr4, efer, exempt))
+        controls = controls_of(cr0, cr4, efer, exempt, self._processor)
+        return Regime(fmt, self._cpu.get(abi.ENV_CR3) & ROOT, controls)
 
     def register(self, number: int) -> int:
         """A general register, by its number in instructions."""

@@ -1,23 +1,55 @@
-"""Configurations as plain dictionaries, for `stage2 show --json`. Addresses and sizes are integers."""
+"""Configuration files as JSON objects, for `stage2 show --json`. Addresses and sizes are integers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..address import Range
+from ..config.board import BoardConfig
+from ..config.defconfig import DefConfig
+from ..config.devices import EmulatedDevice, PassthroughDevice, PassthroughNode
+from ..config.document import Notice
+from ..config.platform import PlatformConfig
+from ..config.regions import PlannedVm
+from ..config.vm import GuestImage
 from ..flags import MappingFlags, MapType
 from ..formats.record import Format
 from ..space.region import MemoryRegion
-from .devices import EmulatedDevice, PassthroughDevice, PassthroughNode
-from .document import Notice
-from .platform import PlatformConfig
-from .regions import PlannedVm
-from .vm import GuestImage
 
 Json = dict[str, object]
 
 
-def describe_vm(vm: PlannedVm, fmt: Format | None = None) -> Json:
+def show_json(
+    vms: Sequence[tuple[PlannedVm, Format | None]],
+    platforms: Sequence[PlatformConfig],
+    board: BoardConfig | None,
+    files: Sequence[Json],
+    together: str | None,
+) -> Json:
+    """Everything that `show` was given.
+
+    Args:
+        vms: each VM with the format of its tables, None where that is not known yet.
+        platforms: the platform files; with several there is no host to speak of.
+        board: the board file that stands for the host.
+        files: what `file_json` says of each file.
+        together: why the VMs cannot be run together; None when they can.
+    """
+    return {
+        "vms": [vm_json(vm, fmt) for vm, fmt in vms],
+        "platform": platform_json(platforms[0]) if len(platforms) == 1 else None,
+        "board": None if board is None else board_json(board),
+        "files": list(files),
+        "together": together,
+    }
+
+
+def file_json(file: str, kind: str, facts: Json) -> Json:
+    """One file of the command line: what kind it is, and what it says unless it is a VM, which stands elsewhere."""
+    return {"file": file, "kind": kind, **facts}
+
+
+def vm_json(vm: PlannedVm, fmt: Format | None = None) -> Json:
     """Everything a VM's file was understood to say.
 
     Args:
@@ -37,7 +69,7 @@ def describe_vm(vm: PlannedVm, fmt: Format | None = None) -> Json:
         "entry_point": vm.kernel.entry_point,
         "cmdline": vm.kernel.cmdline,
         "interrupt_mode": lists.interrupt_mode.value,
-        "regions": [describe_region(region) for region in vm.plan.regions],
+        "regions": [region_json(region) for region in vm.plan.regions],
         "devices": [
             *(_passthrough(device) for device in (*lists.passthrough, *lists.addresses)),
             *(_node(node) for node in lists.nodes),
@@ -62,18 +94,18 @@ def describe_vm(vm: PlannedVm, fmt: Format | None = None) -> Json:
             }
             for share in vm.shares
         ],
-        "notices": describe_notices(vm.notices),
+        "notices": notices_json(vm.notices),
     }
 
 
-def describe_region(region: MemoryRegion) -> Json:
+def region_json(region: MemoryRegion) -> Json:
     """A region; `hpa` is None where frames are given at run time or nothing is mapped."""
     host = region.host_range
     return {
         "name": region.name,
         "start": int(region.start),
         "size": region.size,
-        **region_type(region.map_type, region.flags),
+        **region_type_json(region.map_type, region.flags),
         "hpa": None if host is None else host.start,
         "populate": None if region.populate is None else region.populate.value,
         "on_violation": None if region.violation is None else region.violation.value,
@@ -81,7 +113,7 @@ def describe_region(region: MemoryRegion) -> Json:
     }
 
 
-def region_type(map_type: MapType, flags: MappingFlags) -> Json:
+def region_type_json(map_type: MapType, flags: MappingFlags) -> Json:
     """A region's type and flags as every JSON has them: upstream's numbers, and the names beside them."""
     number = map_type.number
     return {
@@ -92,7 +124,7 @@ def region_type(map_type: MapType, flags: MappingFlags) -> Json:
     }
 
 
-def describe_platform(platform: PlatformConfig) -> Json:
+def platform_json(platform: PlatformConfig) -> Json:
     """The host; `file` is None for the default platform."""
     aspace = platform.kernel_aspace
     return {
@@ -120,11 +152,34 @@ def describe_platform(platform: PlatformConfig) -> Json:
         "psci_method": platform.psci_method,
         "timer_frequency": platform.timer_frequency,
         "extra": dict(platform.extra),
-        "notices": describe_notices(platform.notices),
+        "notices": notices_json(platform.notices),
     }
 
 
-def describe_notices(notices: Sequence[Notice]) -> list[Json]:
+def defconfig_json(config: DefConfig) -> Json:
+    """A defconfig as a JSON object."""
+    return {
+        "smp": config.smp,
+        "ticks_per_sec": config.ticks_per_sec,
+        "task_stack_size": config.task_stack_size,
+        "notices": notices_json(config.notices),
+    }
+
+
+def board_json(board: BoardConfig) -> Json:
+    """A board file as a JSON object."""
+    return {
+        "target": board.target,
+        "arch": board.arch,
+        "features": list(board.features),
+        "four_levels": board.four_levels,
+        "vm_configs": list(board.vm_configs),
+        "meaning": board.meaning,
+        "notices": notices_json(board.notices),
+    }
+
+
+def notices_json(notices: Sequence[Notice]) -> list[Json]:
     """Notices as dictionaries."""
     return [
         {

@@ -31,11 +31,11 @@ Replace = Callable[[Format], Format]
 """Puts another format in the place of one: how an error is planted."""
 
 
-class Judge:
-    """Makes batches and judges them.
+class Trial:
+    """Makes batches for an oracle, and compares what it answers with what our walker says.
 
     Args:
-        oracle: who judges.
+        oracle: who answers.
         version: its version.
         planted: puts a wrong format in the place of each that our walker uses; the machine and the tables keep the
             right one.
@@ -66,11 +66,11 @@ class Judge:
         )  # fmt: skip
         try:
             probes = probes_for(world, rng, count, translates=self.oracle.translates)
-            return self.judge(machine, Case(pair, world.stage_1, world.stage_2, probes), places, world.used)
+            return self.case(machine, Case(pair, world.stage_1, world.stage_2, probes), places, world.used)
         finally:
             machine.memory.zero(world.used)
 
-    def judge(self, machine: Machine, case: Case, places: Places, used: Range) -> Verdict:
+    def case(self, machine: Machine, case: Case, places: Places, used: Range) -> Verdict:
         """Ask the machine what a case comes to, and compare; the tables are in its memory."""
         before = words_of(machine.memory, used).copy()
         shadow = self._shadow_of(places)
@@ -100,7 +100,7 @@ class Judge:
     # --- our side ----------------------------------------------------------------------------------------
 
     def _controls(self, pair: Pair, stage: int, fmt: Format, rng: np.random.Generator) -> int:
-        """The judge's base controls, or the format's, with some of the pair's switches."""
+        """The oracle's base controls, or the format's, with some of the pair's switches."""
         controls = self.oracle.controls(pair, stage)
         for name in pair.switches_1 if stage == 1 else pair.switches_2:
             if rng.random() < 0.4:
@@ -146,7 +146,7 @@ class Judge:
     def _askable(
         self, machine: Machine, case: Case, places: Places, shadow: PhysicalMemory
     ) -> tuple[Case, Predictions]:
-        """The case without the probes that this judge cannot be asked, and our answers to the others."""
+        """The case without the probes that this oracle cannot be asked, and our answers to the others."""
         predictions = self.predict(shadow, case, marks=False)
         made = predictions.status == 0
         data = (predictions.hpa >= np.uint64(places.data.start)) & (predictions.hpa < np.uint64(places.data.end))

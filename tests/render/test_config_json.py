@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stage2.config.describe import describe_platform, describe_vm
 from stage2.config.load import load_vm
 from stage2.config.platform import default_platform
+from stage2.render.config_json import platform_json, vm_json
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "config" / "fixtures"
 
 
 def described(name: str) -> Any:
-    return json.loads(json.dumps(describe_vm(load_vm(FIXTURES / name))))
+    return json.loads(json.dumps(vm_json(load_vm(FIXTURES / name))))
 
 
 def test_regions_have_upstreams_number_or_the_name_of_their_type() -> None:
@@ -62,7 +62,7 @@ def test_devices_images_shares_and_notices_are_listed() -> None:
 
 def test_the_default_platform_is_described() -> None:
     vm = load_vm(FIXTURES / "extensions.toml")
-    platform: Any = json.loads(json.dumps(describe_platform(default_platform([vm], "riscv64"))))
+    platform: Any = json.loads(json.dumps(platform_json(default_platform([vm], "riscv64"))))
     assert platform["file"] is None
     assert platform["memory"] == [
         {"start": 0x9000_0000, "size": 0x20_0000},

@@ -1,0 +1,92 @@
+"""What a run did to memory as a JSON object, for `stage2 run --json` and `stage2 demo --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..space.faults import Resolution
+from ..vm.report import RegionReport, ViolationReport, VmReport
+from .config_json import region_type_json
+from .walk import Outcome, WalkView
+from .walk_json import walk_json
+
+
+def reports_json(reports: Sequence[VmReport]) -> dict[str, Any]:
+    """The VMs of one run."""
+    return {"vms": [vm_report_json(report) for report in reports]}
+
+
+def vm_report_json(report: VmReport) -> dict[str, Any]:
+    """One VM."""
+    return {
+        "name": report.name,
+        "id": report.id,
+        "engine": report.engine,
+        "arch": report.arch,
+        "format": report.format,
+        "exit": report.exit,
+        "reason": report.reason,
+        "wall_s": round(report.wall_s, 3),
+        "guest_faults": report.guest_faults,
+        "stage2_faults": report.stage2_faults,
+        "resolutions": report.resolutions,
+        "fault_latency_ns": {str(bound): count for bound, count in report.fault_latency_ns.items()},
+        "fills": report.fills,
+        "populated_bytes": report.populated_bytes,
+        "declared_bytes": report.declared_bytes,
+        "leaves": {str(size): count for size, count in sorted(report.leaves.items())},
+        "tables": report.tables,
+        "table_bytes": report.table_bytes,
+        "regions": [_region_json(region) for region in report.regions],
+        "violations": [_violation_json(violation, report.name) for violation in report.violations],
+        "violations_dropped": report.violations_dropped,
+        "devices": report.devices,
+        "console": report.console,
+    }
+
+
+def _region_json(region: RegionReport) -> dict[str, Any]:
+    return {
+        "name": region.name,
+        "start": region.start,
+        "size": region.size,
+        **region_type_json(region.map_type, region.flags),
+        "populated_bytes": region.populated_bytes,
+        "hpa": [list(span) for span in region.hpa],
+    }
+
+
+def _violation_json(violation: ViolationReport, vm: str) -> dict[str, Any]:
+    view = _view(violation, vm)
+    return {
+        "gpa": violation.gpa,
+        "gva": violation.gva,
+        "pc": violation.pc,
+        "access": violation.access,
+        "region": violation.region,
+        "action": violation.action,
+        "count": violation.count,
+        "value": violation.value,
+        "syndrome": violation.syndrome,
+        "walk": None if view is None else walk_json(view),
+    }
+
+
+def _view(violation: ViolationReport, vm: str) -> WalkView | None:
+    """The walk of a violation with what is known of its address; None where none was made."""
+    walk, result = violation.walk, violation.result
+    if walk is None or walk.stage_2 is None:
+        return None
+    # What a device did not emulate became something else, which the violation's action tells.
+    outcome = None
+    if result is not None and result.resolution is not Resolution.DEVICE:
+        outcome = Outcome(violation.access, result, done=True)
+    return WalkView(
+        walk=walk,
+        stage_2=walk.stage_2,
+        stage_1=walk.stage_1,
+        vm=vm,
+        region=None if result is None else result.region,
+        outcome=outcome,
+    )

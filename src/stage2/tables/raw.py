@@ -1,0 +1,152 @@
+"""Memory by host virtual address, and C functions, for compiled code.
+
+The functions here have a meaning in compiled code only: `define` gives it to them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def peek(hva: int, index: int) -> int:
+    """The word `index` words after a host virtual address."""
+    raise NotImplementedError
+
+
+def poke(hva: int, index: int, word: int) -> None:
+    """Store a word `index` words after a host virtual address."""
+    raise NotImplementedError
+
+
+def peek_byte(hva: int, index: int) -> int:
+    """The byte `index` bytes after a host virtual address."""
+    raise NotImplementedError
+
+
+def poke_byte(hva: int, index: int, value: int) -> None:
+    """Store a byte `index` bytes after a host virtual address."""
+    raise NotImplementedError
+
+
+def poke_half(hva: int, value: int) -> None:
+    """Store 16 bits at a host virtual address."""
+    raise NotImplementedError
+
+
+def prefetch(hva: int) -> None:
+    """Ask the cache for the word at a host virtual address."""
+    raise NotImplementedError
+
+
+def call_1(function: int, a: int) -> None:
+    """Call a C function by its address, with one word."""
+    raise NotImplementedError
+
+
+def call_3(function: int, a: int, b: int, c: int) -> None:
+    """Call a C function by its address, with three words."""
+    raise NotImplementedError
+
+
+def define(module: Any) -> None:
+    """Give the functions above their meaning in code that `module`, which is numba, compiles."""
+    extending: Any = import_module("numba.extending")
+    overload = extending.overload
+    word, byte, half = _Memory(module, 64), _Memory(module, 8), _Memory(module, 16)
+    get_word, put_word, get_byte, put_byte, put_half = (
+        word.load(),
+        word.store(),
+        byte.load(),
+        byte.store(),
+        half.store(),
+    )
+    prefetches, one, three = _prefetch(module), _caller(module, 1), _caller(module, 3)
+    zero = module.uint64(0)
+    # Lambdas, because numba compares the two signatures to the letter, annotations included.
+    overload(peek, inline="always")(lambda hva, index: lambda hva, index: get_word(hva, index))
+    overload(poke, inline="always")(lambda hva, index, word: lambda hva, index, word: put_word(hva, index, word))
+    overload(peek_byte, inline="always")(lambda hva, index: lambda hva, index: get_byte(hva, index))
+    overload(poke_byte, inline="always")(
+        lambda hva, index, value: lambda hva, index, value: put_byte(hva, index, value)
+    )
+    overload(poke_half, inline="always")(lambda hva, value: lambda hva, value: put_half(hva, zero, value))
+    overload(prefetch, inline="always")(lambda hva: lambda hva: prefetches(hva))
+    overload(call_1, inline="always")(lambda function, a: lambda function, a: one(function, (a,)))
+    overload(call_3, inline="always")(lambda function, a, b, c: lambda function, a, b, c: three(function, (a, b, c)))
+
+
+class _Memory:
+    """Loads and stores of unsigned numbers of so many bits.
+
+    They take a base and an index, so that LLVM sees the rows of a table as arrays and vectorises loops over them.
+    """
+
+    def __init__(self, module: Any, bits: int) -> None:
+        self._module, self._bits = module, bits
+
+    def load(self) -> Any:
+        from llvmlite import ir
+
+        unsigned, kind = self._module.types.uint64, ir.IntType(self._bits)
+
+        def load(typing_context: Any, hva: Any, index: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                pointer = builder.inttoptr(given[0], kind.as_pointer())
+                return builder.zext(builder.load(builder.gep(pointer, [given[1]])), ir.IntType(64))
+
+            return unsigned(unsigned, unsigned), generate
+
+        return import_module("numba.extending").intrinsic(load)
+
+    def store(self) -> Any:
+        from llvmlite import ir
+
+        types, kind = self._module.types, ir.IntType(self._bits)
+
+        def store(typing_context: Any, hva: Any, index: Any, value: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                pointer = builder.inttoptr(given[0], kind.as_pointer())
+                builder.store(builder.trunc(given[2], kind), builder.gep(pointer, [given[1]]))
+                return context.get_dummy_value()
+
+            return types.void(types.uint64, types.uint64, types.uint64), generate
+
+        return import_module("numba.extending").intrinsic(store)
+
+
+def _prefetch(module: Any) -> Any:
+    from llvmlite import ir
+
+    cgutils: Any = import_module("numba.core.cgutils")
+    i32 = ir.IntType(32)
+
+    def prefetch_word(typing_context: Any, hva: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            pointer = builder.inttoptr(given[0], ir.IntType(8).as_pointer())
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32]), "llvm.prefetch.p0"
+            )
+            builder.call(function, [pointer, i32(0), i32(3), i32(1)])
+            return context.get_dummy_value()
+
+        return module.types.void(module.types.uint64), generate
+
+    return import_module("numba.extending").intrinsic(prefetch_word)
+
+
+def _caller(module: Any, arguments: int) -> Any:
+    from llvmlite import ir
+
+    types = module.types
+
+    def call(typing_context: Any, function: Any, values: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * arguments).as_pointer()
+            values = [builder.extract_value(given[1], i) for i in range(arguments)]
+            builder.call(builder.inttoptr(given[0], kind), values)
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, types.UniTuple(types.uint64, arguments)), generate
+
+    return import_module("numba.extending").intrinsic(call)
