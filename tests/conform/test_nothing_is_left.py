@@ -19,6 +19,7 @@ from test_short_form import ASKED
 from opening import oracle_or_skip
 from waiting import HANG_S, until
 
+pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from stage2.cli.main import main; main()", "conform"]
 EMULATORS = ("qemu-system", "bochs")
 LONG_ENOUGH = "100000000"

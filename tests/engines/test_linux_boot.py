@@ -18,6 +18,7 @@ from stage2.vm.host import Options, build
 from stage2.vm.report import VmReport
 from waiting import HANG_S
 
+pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
 
 

@@ -7,12 +7,15 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 import stage2.vm
 from stage2.config.load import load_vm
 from stage2.engines.run import run_all
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import build
 
+pytestmark = pytest.mark.slow
 DEMO = Path(stage2.vm.__file__).parent / "guests" / "demo-riscv64.toml"
 WARM, CYCLES = 20, 100
 NOISE_KIB = 16 * 1024

@@ -442,6 +442,7 @@ def test_threads_never_share_a_frame() -> None:
         assert all(allocator.owners.at(span.start) == owner for span in mine)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_fragments_are_freed_and_filled_again() -> None:
     allocator = make(Range.sized(0, 4 * GIB))
     frames = [allocator.allocate(owner=LINUX) for _ in range(100_000)]
