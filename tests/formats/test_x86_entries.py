@@ -6,7 +6,8 @@ import pytest
 
 from stage2.errors import EncodingError
 from stage2.flags import RWX
-from stage2.formats import by_name
+from stage2.formats import by_name, outcome
+from stage2.formats.describe import describe_entry
 from stage2.formats.outcome import LEAF, MISCONFIGURED, TABLE, EntryKind
 from stage2.formats.record import Format
 from stage2.formats.x86 import ept, longmode
@@ -100,3 +101,30 @@ def test_without_pages_of_1_gib_bit_7_of_a_pdpe_is_reserved(name: str) -> None:
     assert kind_of(fmt, fmt.table_entry(TARGET), 2, controls) == TABLE
     with pytest.raises(EncodingError, match="no leaf at level 2: 4 KiB and 2 MiB are all there are"):
         fmt.leaf_entry(2, TARGET, RWX, controls=controls)
+
+
+@pytest.mark.parametrize("name", LONG_MODE)
+def test_a_pointer_is_as_accessed_as_its_bit_5_says(name: str) -> None:
+    """SDM Vol. 3A, 5.8 and APM Vol. 2, 5.4.2: bit 5 of an entry that points to a table is its accessed flag.
+
+    The pointer says nothing of the leaf's own flags, its type, or whether it is global.
+    """
+    fmt = by_name(name)
+    of_the_leaf = outcome.ACCESSED | outcome.DIRTY
+    granted = outcome.READ | outcome.WRITE | outcome.EXECUTE | outcome.EXECUTE_USER | outcome.USER
+    fresh = fmt.table_entry(TARGET) & ~longmode.A
+    for level in range(1, fmt.levels):
+        for accessed, attribute in ((0, 0), (longmode.A, outcome.TABLES_ACCESSED)):
+            found = fmt.decode(fresh | accessed, level, fmt.default_controls)
+            assert found == (TABLE, TARGET, granted | of_the_leaf | attribute)
+
+
+@pytest.mark.parametrize("level", [3, 4])
+@pytest.mark.parametrize("name", ["x86-5level", "npt5"])
+def test_ps_above_a_pdpte_is_named_as_reserved(name: str, level: int) -> None:
+    """SDM Vol. 3A, tables 5-15 and 5-16 (bit 7 must be 0); APM Vol. 2, 5.3, figures of the PML5E and PML4E (MBZ)."""
+    fmt = by_name(name)
+    entry = fmt.table_entry(TARGET) | longmode.PS
+    assert kind_of(fmt, entry, level, fmt.default_controls) == MISCONFIGURED
+    told = [(found.bits, found.name) for found in describe_entry(fmt, entry, level, MISCONFIGURED) if found.reserved]
+    assert told == [("7", "PS")]

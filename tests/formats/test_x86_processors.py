@@ -120,6 +120,21 @@ def test_controls_that_a_processor_does_not_have_are_refused(
         family_of(fmt).require(fmt, cpu(text), fmt.controls_with(*switches))
 
 
+@pytest.mark.parametrize(
+    ("name", "switches", "text"),
+    [
+        ("ept4", (), "max,-ept-ad"),
+        ("ept4", (), "max,-mbec"),
+        ("ept4", ("no-execute-only",), "max,-ept-execute-only"),
+        ("x86-4level", ("no-nx",), "max,-nx"),
+    ],
+)
+def test_what_the_controls_do_not_ask_for_a_processor_may_lack(name: str, switches: tuple[str, ...], text: str) -> None:
+    """SDM Vol. 3C, 28.2.1.1: EPTP bit 6 and the execution control are refused only where they are set."""
+    fmt = by_name(name)
+    family_of(fmt).require(fmt, cpu(text), fmt.controls_with(*switches))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_named_processor_has_it_never_refuses(name: str) -> None:
     fmt = by_name(name)

@@ -238,6 +238,61 @@ def test_what_the_registers_amount_to() -> None:
 
 
 @pytest.mark.parametrize(
+    ("register", "bit", "fact", "clear", "is_set"),
+    [
+        # SDM Vol. 3A, 2.5: CR0.WP (16) and CR0.CD (30).
+        ("CR0", 16, "supervisor writes", "ignore R/W", "obey R/W"),
+        ("CR0", 30, "caches", "as the memory types say", "off"),
+        # SDM Vol. 3A, 2.5: CR4.SMEP (20) guards fetches, CR4.SMAP (21) data accesses.
+        ("CR4", 20, "kernel on user pages", "as on its own", "no fetches (SMEP)"),
+        ("CR4", 21, "kernel on user pages", "as on its own", "no data accesses (SMAP)"),
+        # SDM Vol. 3A, 2.2.1, table 2-1: EFER.NXE (11).
+        ("EFER", 11, "bit 63 of entries", "reserved", "forbids fetches (NX)"),
+        # SDM Vol. 3C, 26.6.11, table 26-9: EPTP bit 6.
+        ("EPTP", 6, "accessed and dirty", "not tracked", "set by hardware"),
+        # SDM Vol. 3D, A.10: bits 0, 16, 17, 20 with 25 and 26, 21, 32 with 40 to 43.
+        ("IA32_VMX_EPT_VPID_CAP", 0, "execute-only entries", "misconfigurations", "legal"),
+        ("IA32_VMX_EPT_VPID_CAP", 6, "formats", "none: EPT cannot be used", "ept4"),
+        ("IA32_VMX_EPT_VPID_CAP", 7, "formats", "none: EPT cannot be used", "ept5"),
+        ("IA32_VMX_EPT_VPID_CAP", 16, "largest leaf", "4 KiB", "2 MiB"),
+        ("IA32_VMX_EPT_VPID_CAP", 17, "largest leaf", "4 KiB", "1 GiB"),
+        ("IA32_VMX_EPT_VPID_CAP", 21, "accessed and dirty", "cannot be tracked", "can be tracked"),
+    ],
+)
+def test_a_fact_hangs_on_its_bit_alone(register: str, bit: int, fact: str, clear: str, is_set: str) -> None:
+    base = 0x101E if register == "EPTP" else 0
+    others = {"CR0": (0, 31), "CR4": (5, 12), "EFER": (8, 10), "EPTP": (7,), "IA32_VMX_EPT_VPID_CAP": (8, 14, 20)}
+    for extra in (0, sum(1 << other for other in others[register])):
+        assert named(register).summary(base | extra)[fact] == clear
+        assert named(register).summary(base | extra | 1 << bit)[fact] == is_set
+
+
+@pytest.mark.parametrize(
+    ("fact", "there", "kinds"),
+    [
+        ("INVEPT", 20, {25: "one EPTP", 26: "all"}),
+        ("INVVPID", 32, {40: "one address", 41: "one VPID", 42: "all", 43: "one VPID but global pages"}),
+    ],
+)
+def test_a_kind_of_invalidation_needs_its_bit_and_that_of_the_instruction(
+    fact: str, there: int, kinds: dict[int, str]
+) -> None:
+    """SDM Vol. 3D, A.10."""
+    capabilities = named("IA32_VMX_EPT_VPID_CAP")
+    assert capabilities.summary(1 << there)[fact] == "none"
+    for bit, name in kinds.items():
+        assert capabilities.summary(1 << bit)[fact] == "none"
+        assert capabilities.summary(1 << there | 1 << bit)[fact] == name
+
+
+def test_pcids_go_with_long_mode_alone() -> None:
+    """SDM Vol. 3A, 2.5: CR4.PCIDE may be set in IA-32e mode only, which has PAE (CR4 bit 5)."""
+    cr4 = named("CR4")
+    assert cr4.summary(1 << 17 | 1 << 5)["format"] == "x86-4level, in long mode"
+    assert cr4.summary(0)["format"] == "32-bit paging, not known here"
+
+
+@pytest.mark.parametrize(
     ("register", "value", "told"),
     [
         ("CR0", 1 << 31, "PG without PE"),
@@ -269,3 +324,12 @@ def test_invvpid_is_never_done_with_vpid_0() -> None:
         0: ["INVEPT single-context"],
         7: ["INVEPT single-context", "INVVPID single-context"],
     }
+
+
+def test_what_is_done_to_asids_goes_by_the_number_that_the_vmcb_takes() -> None:
+    """AMD APM Vol. 2, 15.16.2, table 15-9: TLB_CONTROL 1 flushes all, 3 this guest's, 7 its non-global entries."""
+    operations = (invalidation.flush_all_asids(), invalidation.flush_asid(5), invalidation.flush_asid_but_globals(5))
+    assert [(found.tag, found.vmid, found.keeps_global) for found in operations] == [
+        (1, None, False), (3, 5, False), (7, 5, True),
+    ]  # fmt: skip
+    assert [found.name for found in operations] == [f"TLB_CONTROL {found.tag}" for found in operations]

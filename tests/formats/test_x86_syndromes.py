@@ -88,6 +88,41 @@ def test_the_guests_own_permissions_are_told_where_the_processor_knows_them() ->
     assert not any("own tables make it" in sentence for sentence in ept_violation(0x18A).sentences)
 
 
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        ((True, False, False), "a user page, read-only and executable"),
+        ((False, True, False), "a supervisor page, writable and executable"),
+        ((False, False, True), "a supervisor page, read-only and not executable"),
+    ],
+)
+def test_each_of_the_guests_own_permissions_has_its_bit(page: tuple[bool, bool, bool], told: str) -> None:
+    """SDM Vol. 3C, table 29-7: bit 9 for a user-mode page, 10 for a read/write page, 11 for execute-disable."""
+    value = encode_qualification(W, R, user_page=page[0], writable_page=page[1], no_execute_page=page[2])
+    assert f"The guest's own tables make it {told}." in ept_violation(value).sentences
+
+
+@pytest.mark.parametrize("bit", [12, 13, 14, 15, 16])
+def test_the_bits_above_say_nothing_of_the_guests_own_permissions(bit: int) -> None:
+    """SDM Vol. 3C, table 29-7: bits 12 to 16 are NMI unblocking, shadow stack, and what follows."""
+    assert not any("own tables make it" in sentence for sentence in ept_violation(0x18A | 1 << bit).sentences)
+
+
+def test_a_qualification_without_an_access_is_still_one_of_stage_2() -> None:
+    """SDM Vol. 3C, table 29-7: one of bits 2:0 is set in every EPT violation's."""
+    found = ept_violation(0x180, 0x5000, 0x7000)
+    assert "Bits 2:0 record no access" in found.sentences[0]
+    assert (found.stage, found.kind, found.access, found.gpa, found.gva) == (2, None, None, 0x5000, 0x7000)
+
+
+def test_all_that_the_entries_allow_is_listed() -> None:
+    """SDM Vol. 3C, table 29-7: bits 3, 4 and 5 are the AND of the entries' bits 0, 1 and 2."""
+    found = ept_violation(encode_qualification(R, R | W | X))
+    assert found.sentences[1].startswith("The EPT entries together allow reads, writes and fetches, so they do not")
+    two = ept_violation(encode_qualification(X, R | W))
+    assert two.sentences[1] == "The EPT entries together allow reads and writes only."
+
+
 def test_an_address_that_is_not_valid_is_not_reported() -> None:
     found = ept_violation(encode_qualification(R, NOTHING, linear=False), 0x1000, 0xDEAD)
     assert found.gva is None
@@ -270,6 +305,18 @@ def test_a_fetch_reads_like_a_data_read_without_nxe_and_smep() -> None:
 )
 def test_a_page_fault_tells_what_may_forbid_the_access(error: int, told: str) -> None:
     assert any(told in sentence for sentence in page_fault(error, 0).sentences)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [(0b100101, "protection key"), (0x8005, "SGX's access control"), (0x8000_0005, "reverse map table")],
+)
+def test_a_cause_outside_the_tables_takes_the_place_of_theirs(error: int, cause: str) -> None:
+    """SDM Vol. 3A, 5.7 (PK is bit 5, SGX bit 15); APM Vol. 2, 8.4.2 (RMP is bit 31)."""
+    first, second, *rest = page_fault(error, 0x1234).sentences
+    assert first == "A read of virtual address 0x1234 faulted, from user mode."
+    assert cause in second
+    assert rest == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FaultKind if kind not in KINDS])
