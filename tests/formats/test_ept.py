@@ -93,6 +93,19 @@ def test_bit_7_of_a_4_kib_entry_is_ignored() -> None:
     assert kind_of(PAGE | 0x80, 0) == LEAF
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_pointer_has_an_accessed_flag_only_where_the_eptp_enables_it(level: int) -> None:
+    """SDM Vol. 3C, 30.3.5: with EPTP bit 6, bit 8 of every entry used is set; a pointer has no dirty flag.
+
+    What a pointer does not track it does not restrict, as `outcome.ACCESSED` and `outcome.DIRTY` say.
+    """
+    granted = outcome.READ | outcome.WRITE | outcome.EXECUTE | outcome.USER | outcome.ACCESSED | outcome.DIRTY
+    passed = granted | outcome.TABLES_ACCESSED
+    for entry, off, on in ((0x5007, passed, granted), (0x5107, passed, passed)):
+        assert decode(entry, level, controls_with()) == (TABLE, 0x5000, off)
+        assert decode(entry, level, controls_with(ad=True)) == (TABLE, 0x5000, on)
+
+
 @pytest.mark.parametrize("bit", [11, *range(52, 64)])
 def test_ignored_bits_change_nothing(bit: int) -> None:
     assert decode(PAGE | 1 << bit, 0, DEFAULT) == decode(PAGE, 0, DEFAULT)

@@ -105,7 +105,7 @@ def test_without_pages_of_1_gib_bit_7_of_a_pdpe_is_reserved(name: str) -> None:
 
 @pytest.mark.parametrize("name", LONG_MODE)
 def test_a_pointer_is_as_accessed_as_its_bit_5_says(name: str) -> None:
-    """SDM Vol. 3A, 5.8 and APM Vol. 2, 5.4.2: bit 5 of an entry that points to a table is its accessed flag.
+    """SDM Vol. 3A, 5.8 and APM Vol. 2, 5.4.1: bit 5 of an entry that points to a table is its accessed flag.
 
     The pointer says nothing of the leaf's own flags, its type, or whether it is global.
     """

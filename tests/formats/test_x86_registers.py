@@ -327,7 +327,7 @@ def test_invvpid_is_never_done_with_vpid_0() -> None:
 
 
 def test_what_is_done_to_asids_goes_by_the_number_that_the_vmcb_takes() -> None:
-    """AMD APM Vol. 2, 15.16.2, table 15-9: TLB_CONTROL 1 flushes all, 3 this guest's, 7 its non-global entries."""
+    """AMD APM Vol. 2, 15.16 "TLB Control": TLB_CONTROL 1 flushes all, 3 this guest's, 7 its non-global entries."""
     operations = (invalidation.flush_all_asids(), invalidation.flush_asid(5), invalidation.flush_asid_but_globals(5))
     assert [(found.tag, found.vmid, found.keeps_global) for found in operations] == [
         (1, None, False), (3, 5, False), (7, 5, True),

@@ -1,6 +1,7 @@
 """EPT violations, nested page faults and page faults in words; the manuals' bits are written down a second time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 
 import pytest
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 
 from stage2.errors import EncodingError, OutOfRangeError
 from stage2.flags import Access, MappingFlags
-from stage2.formats.outcome import FaultKind
+from stage2.formats import by_name
+from stage2.formats.outcome import USER_SHIFT, FaultKind
 from stage2.formats.syndrome import FaultReport
 from stage2.formats.x86.ept_faults import encode_qualification, ept_fault, ept_violation
 from stage2.formats.x86.syndromes import (
     encode_exitinfo1,
     encode_page_fault_error,
+    hardware_report,
     nested_page_fault,
     page_fault,
 )
@@ -156,6 +159,29 @@ def test_what_is_said_of_bit_6_follows_its_value() -> None:
     alone = ept_violation(encode_qualification(X, NOTHING, user_fetches=True))
     assert alone.kind is None
     assert "if it is off, nothing" in alone.sentences[1]
+
+
+@dataclass
+class Refused:
+    """A leaf that refused an access."""
+
+    kind: FaultKind = FaultKind.PERMISSION
+    level: int = 0
+    on_table: bool = False
+    on_mark: bool = False
+
+
+@pytest.mark.parametrize(("on", "bit_6"), [((), 0), (("ad",), 0), (("mbec",), 1)])
+def test_bit_6_is_written_under_mode_based_execute_control_alone(on: tuple[str, ...], bit_6: int) -> None:
+    """SDM Vol. 3C, table 29-7: bit 6 is undefined without the control; we write it as zero."""
+    fmt = by_name("ept4")
+    allowed = int(R | X) | int(R | X) << USER_SHIFT
+    report = hardware_report(fmt, Refused(), Access.WRITE, 0x7000, 0x5000, allowed, fmt.controls_with(*on))
+    assert report == {
+        "exit_qualification": 1 << 1 | 0b101 << 3 | bit_6 << 6 | 0b11 << 7,
+        "guest_physical_address": 0x5000,
+        "guest_linear_address": 0x7000,
+    }
 
 
 def test_a_violation_is_the_same_with_its_exit_reason() -> None:
