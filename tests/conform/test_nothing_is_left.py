@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from test_short_form import ASKED
 
 from opening import oracle_or_skip
-from waiting import HANG_S, until
+from waiting import HANG_S, cpu_s, until
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from stage2.cli.main import main; main()", "conform"]
@@ -60,17 +59,17 @@ class Run:
                 found.add(int(entry.name))
         return found
 
-    def emulator(self) -> int:
-        """The emulator, once it has been started."""
-        found: set[int] = set()
+    def wait_until_at_work(self) -> None:
+        """Wait until an emulator of it has worked for a while, and so is past its start."""
 
-        def started() -> bool:
-            found.update(self.emulators())
-            assert found or self.process.poll() is None, self.process.communicate()[1].decode()
-            return bool(found)
+        def at_work() -> bool:
+            assert self.process.poll() is None, self.process.communicate()[1].decode()
+            # One that only told its version may be gone by now.
+            with contextlib.suppress(OSError):
+                return any(cpu_s(pid) >= 0.5 for pid in self.emulators())
+            return False
 
-        until(started, "no emulator was started")
-        return found.pop()
+        until(at_work, "no emulator works")
 
     def require_nothing_left(self) -> None:
         """Wait until no process and no temporary file is left, and refuse shared memory that is."""
@@ -125,8 +124,7 @@ def test_a_run_that_is_ended_leaves_nothing(name: str, end: Callable[[Run], None
     oracle_or_skip(name)
     run = Run(tmp_path, name, LONG_ENOUGH)
     try:
-        run.emulator()
-        time.sleep(0.5)
+        run.wait_until_at_work()
         end(run)
         _out, error = run.process.communicate(timeout=HANG_S)
     finally:

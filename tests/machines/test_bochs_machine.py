@@ -228,8 +228,8 @@ def test_nothing_is_left_after_close(machine: BochsMachine) -> None:
 
 
 def test_a_stopped_bochs_dies_with_python(machine: BochsMachine) -> None:
-    program = "import time; from stage2.machines.bochs import BochsMachine as B; m = B(); print(m.pid, flush=True); "
-    with subprocess.Popen([sys.executable, "-c", program + "time.sleep(60)"], stdout=subprocess.PIPE) as python:
+    program = "import signal; from stage2.machines.bochs import BochsMachine as B; m = B(); print(m.pid, flush=True); "
+    with subprocess.Popen([sys.executable, "-c", program + "signal.pause()"], stdout=subprocess.PIPE) as python:
         assert python.stdout is not None
         pid = int(python.stdout.readline())
         python.kill()
