@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,7 +18,7 @@ from stage2.memory.physical import PhysicalMemory
 
 class Bench:
     def __init__(self, frames: FrameAllocator, cpus: int, capacity: int, ticks_per_sec: int = 100) -> None:
-        self.clock = VirtualClock()
+        self.clock, self.frames = VirtualClock(), frames
         self.service = TimerService(self.clock, frames, cpus=cpus, capacity=capacity, ticks_per_sec=ticks_per_sec)
         self.fired: list[object] = []
 
@@ -26,17 +26,26 @@ class Bench:
         return self.service.register_timer(TimeValue(nanos), lambda _now: self.fired.append(what))
 
 
+Make = Callable[..., Bench]
+
+
 @pytest.fixture
-def frames() -> Iterator[FrameAllocator]:
+def make() -> Iterator[Make]:
+    made: list[Bench] = []
     with PhysicalMemory([Range.sized(0x8000_0000, 64 * MIB)]) as memory:
-        yield FrameAllocator(memory)
+
+        def bench(**settings: int) -> Bench:
+            made.append(Bench(FrameAllocator(memory), **settings))
+            return made[-1]
+
+        yield bench
+        for one in made:
+            one.service.close()
 
 
 @pytest.fixture
-def bench(frames: FrameAllocator) -> Iterator[Bench]:
-    made = Bench(frames, cpus=2, capacity=100)
-    yield made
-    made.service.close()
+def bench(make: Make) -> Bench:
+    return make(cpus=2, capacity=100)
 
 
 def test_upstreams_five_deadlines_fire_in_order(bench: Bench) -> None:
@@ -114,8 +123,8 @@ def test_cancelling_says_whether_it_was_in_time_from_any_cpu(bench: Bench) -> No
         assert not bench.service.cancel_timer(10**6)
 
 
-def test_a_full_list_refuses_in_one_sentence_and_loses_nothing(frames: FrameAllocator) -> None:
-    bench = Bench(frames, cpus=1, capacity=3)
+def test_a_full_list_refuses_in_one_sentence_and_loses_nothing(make: Make) -> None:
+    bench = make(cpus=1, capacity=3)
     tokens = [bench.at(5, number) for number in range(3)]
     with pytest.raises(OutOfMemoryError, match="CPU 0: no timer is left: all 3 are in use: cancel some"):
         bench.at(5, "too many")
@@ -126,19 +135,20 @@ def test_a_full_list_refuses_in_one_sentence_and_loses_nothing(frames: FrameAllo
     assert bench.fired == [0, 2, "in its place"]
 
 
-def test_events_lie_in_frames_that_the_hypervisor_owns(frames: FrameAllocator) -> None:
-    bench = Bench(frames, cpus=2, capacity=1000)
+def test_events_lie_in_frames_that_the_hypervisor_owns(make: Make) -> None:
+    bench = make(cpus=2, capacity=1000)
     with bench.service.on_cpu(1):
         token = bench.at(0x1234_5678_9ABC, "far")
     timers = bench.service.lists[1]
-    (span,) = frames.owners.of(Owner(OwnerKind.HYPERVISOR, "timers of CPU 1"))
+    (span,) = bench.frames.owners.of(Owner(OwnerKind.HYPERVISOR, "timers of CPU 1"))
     assert (span.size, timers.use.used, timers.use.capacity) == (0x4000, 1, 1000)
-    words = frames.memory.read(Hpa(span.start), 16)
-    assert words == (0x1234_5678_9ABC).to_bytes(8, "little") + token.to_bytes(8, "little")
+    words = bench.frames.memory.read(Hpa(span.start), 16)
+    assert words == (0x1234_5678_9ABC).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    assert [event.token for event in timers] == [token]
 
 
-def test_ticks_do_not_drift_and_those_slept_through_are_left_out(frames: FrameAllocator) -> None:
-    bench = Bench(frames, cpus=1, capacity=10, ticks_per_sec=3)
+def test_ticks_do_not_drift_and_those_slept_through_are_left_out(make: Make) -> None:
+    bench = make(cpus=1, capacity=10, ticks_per_sec=3)
     seen = []
     for late in (0, 5, 0, 1_000_000_000, 0):
         bench.service.scheduler_next_event()
@@ -151,8 +161,8 @@ def test_ticks_do_not_drift_and_those_slept_through_are_left_out(frames: FrameAl
     assert seen == [third[1], third[2], third[3], third[4], third[8]]
 
 
-def test_a_stale_heap_is_cleaned_so_that_cancelled_timers_do_not_pile_up(frames: FrameAllocator) -> None:
-    bench = Bench(frames, cpus=1, capacity=10)
+def test_a_stale_heap_is_cleaned_so_that_cancelled_timers_do_not_pile_up(make: Make) -> None:
+    bench = make(cpus=1, capacity=10)
     for _ in range(10_000):
         assert bench.service.cancel_timer(bench.at(10**12, "never"))
     assert bench.service.lists[0].bytes_beside < 10_000

@@ -103,6 +103,10 @@ class Slab:
         """A word of a record."""
         return self._view[number * self._words + offset]
 
+    def put(self, number: int, offset: int, value: int) -> None:
+        """Set a word of a record."""
+        self._view[number * self._words + offset] = value
+
     def close(self) -> None:
         """Give the frames back."""
         self._view.release()

@@ -1,8 +1,9 @@
 """The timers of one CPU: events in the hypervisor's own memory, in order of their deadlines.
 
-An event is a record of a `Slab`; beside it Python keeps the callback and a heap that says which is next. A cancelled
-event gives its record back at once and leaves a stale entry in the heap, which is dropped when it comes up, or when
-half of the heap is stale; so no operation costs more than the logarithm of the number of events.
+An event is a record of a `Slab`; beside it Python keeps the callback and a heap that says which is next. A token holds
+the number of its event's record, so cancelling looks nothing up. A cancelled event gives its record back at once and
+leaves a stale entry in the heap, which is dropped when it comes up, or when half of the heap is stale; so no operation
+costs more than the logarithm of the number of events.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ CAPACITY = 4096
 DEFAULT_LIMIT = 1024
 """Events that one check runs at the most, unless somebody says otherwise."""
 _WORDS = 2
-"""Of a record: deadline, token."""
-_DEADLINE, _TOKEN = range(_WORDS)
+"""Of a record: the deadline, and the event's number in the order of registration, 0 of a free one."""
+_TOKEN = 1
+_TOKEN_BITS = 128
+_TOKEN_MASK = (1 << _TOKEN_BITS) - 1
 _FEW_STALE = 64
 _LAST = (1 << 64) - 1
 
@@ -103,9 +106,12 @@ class TimerList:
         owner = Owner(OwnerKind.HYPERVISOR, f"timers of CPU {cpu}")
         self._slab = Slab(frames, owner=owner, words=_WORDS, capacity=capacity, what="timer")
         self._cpus = cpus
-        self._next_token = cpu
-        self._heap: list[tuple[int, int]] = []
-        self._events: dict[int, tuple[int, Callback]] = {}
+        self._slot_bits = capacity.bit_length()
+        self._sequence = 0
+        # An entry is a deadline above 128 bits of token: comparing numbers is comparing deadlines, then tokens, and the
+        # garbage collector has nothing to follow.
+        self._heap: list[int] = []
+        self._callbacks: list[Callback | None] = []
         self._lock = threading.RLock()
 
     # --- registering and cancelling ----------------------------------------------------------------------
@@ -124,14 +130,18 @@ class TimerList:
             raise OutOfRangeError(f"deadline {deadline.nanos:#x} ns does not fit the 64 bits of an event")
         with self._lock:
             due = max(deadline.nanos, self.clock.now().nanos)
-            token = self._next_token
             try:
-                number = self._slab.take(due, token)
+                slot = self._slab.take(due, 0)
             except OutOfMemoryError as error:
                 raise OutOfMemoryError(f"CPU {self.cpu}: {error}: cancel some, or give the list more room") from None
-            self._next_token += self._cpus
-            self._events[token] = number, callback
-            heapq.heappush(self._heap, (due, token))
+            self._sequence += 1
+            token = (self._sequence << self._slot_bits | slot) * self._cpus + self.cpu
+            self._slab.put(slot, _TOKEN, self._sequence)
+            if slot == len(self._callbacks):
+                self._callbacks.append(callback)
+            else:
+                self._callbacks[slot] = callback
+            heapq.heappush(self._heap, due << _TOKEN_BITS | token)
             return token
 
     def cancel_timer(self, token: int) -> bool:
@@ -141,13 +151,13 @@ class TimerList:
             Whether it was in time: False when it has fired (or is being fired), was cancelled before, or never was.
         """
         with self._lock:
-            found = self._events.pop(token, None)
-            if found is None:
+            slot = self._slot_of(token)
+            if slot is None:
                 return False
-            self._slab.give(found[0])
-            stale = len(self._heap) - len(self._events)
-            if stale > _FEW_STALE and stale > len(self._events):
-                self._heap = [entry for entry in self._heap if entry[1] in self._events]
+            self._give(slot)
+            stale = len(self._heap) - len(self)
+            if stale > _FEW_STALE and stale > len(self):
+                self._heap = [entry for entry in self._heap if self._slot_of(entry & _TOKEN_MASK) is not None]
                 heapq.heapify(self._heap)
             return True
 
@@ -158,7 +168,7 @@ class TimerList:
         """When the next event is due; None when there is none."""
         with self._lock:
             self._drop_stale()
-            return TimeValue(self._heap[0][0]) if self._heap else None
+            return TimeValue(self._heap[0] >> _TOKEN_BITS) if self._heap else None
 
     def check_events(self, limit: int = DEFAULT_LIMIT) -> Checked:
         """Run the events that are due.
@@ -177,29 +187,31 @@ class TimerList:
         failures: list[TimerFailure] = []
         with self._lock:
             # What callbacks register is due at this moment or later, and stands behind all that was due before it.
-            now, end = self.clock.now(), self._next_token
+            now, last = self.clock.now().nanos, self._sequence
         while fired < limit:
-            event, callback = self._take_due(now, end)
-            if event is None or callback is None:
+            taken = self._take_due(now, last)
+            if taken is None:
                 return Checked(fired, tuple(failures))
+            entry, callback = taken
             fired += 1
             try:
                 callback(self.clock.now())
             except Exception as error:  # noqa: BLE001  # a callback of whoever: it must not take others with it
-                failures.append(TimerFailure(event, error))
-        return Checked(fired, tuple(failures), more=self._is_due(now, end))
+                failures.append(TimerFailure(self._event(entry), error))
+        with self._lock:
+            return Checked(fired, tuple(failures), more=self._is_due(now, last))
 
     # --- looking -----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Events that have not fired."""
-        return len(self._events)
+        return self._slab.use.used
 
     def __iter__(self) -> Iterator[VmmTimerEvent]:
         """Events that have not fired, in the order in which they will."""
         with self._lock:
-            pending = sorted(entry for entry in self._heap if entry[1] in self._events)
-        return (VmmTimerEvent(token, TimeValue(due), self.cpu) for due, token in pending)
+            pending = sorted(entry for entry in self._heap if self._slot_of(entry & _TOKEN_MASK) is not None)
+        return map(self._event, pending)
 
     @property
     def use(self) -> SlabUse:
@@ -208,37 +220,53 @@ class TimerList:
 
     @property
     def bytes_beside(self) -> int:
-        """Bytes of Python objects beside the records: the heap's list and the table of callbacks."""
-        return sys.getsizeof(self._heap) + sys.getsizeof(self._events)
+        """Bytes of Python objects beside the records: the heap with its numbers, and the table of callbacks."""
+        entries = sys.getsizeof(self._heap[0]) * len(self._heap) if self._heap else 0
+        return sys.getsizeof(self._heap) + entries + sys.getsizeof(self._callbacks)
 
     def close(self) -> None:
         """Drop all events and give the memory back."""
         with self._lock:
-            self._events.clear()
+            self._callbacks.clear()
             self._heap.clear()
             self._slab.close()
 
     # --- inside ------------------------------------------------------------------------------------------
 
+    def _slot_of(self, token: int) -> int | None:
+        """The record of an event that has not fired; None when the token is of none."""
+        sequence, slot = divmod(token // self._cpus, 1 << self._slot_bits)
+        known = token >= 0 and token % self._cpus == self.cpu and slot < len(self._callbacks)
+        return slot if known and sequence and self._slab.word(slot, _TOKEN) == sequence else None
+
+    def _give(self, slot: int) -> Callback:
+        """Take the event out of its record, which is free then."""
+        callback = self._callbacks[slot]
+        assert callback is not None, "a record that is in use has a callback"
+        self._callbacks[slot] = None
+        self._slab.give(slot)
+        return callback
+
+    def _event(self, entry: int) -> VmmTimerEvent:
+        return VmmTimerEvent(entry & _TOKEN_MASK, TimeValue(entry >> _TOKEN_BITS), self.cpu)
+
     def _drop_stale(self) -> None:
-        while self._heap and self._heap[0][1] not in self._events:
+        while self._heap and self._slot_of(self._heap[0] & _TOKEN_MASK) is None:
             heapq.heappop(self._heap)
 
-    def _is_due(self, now: TimeValue, end: int) -> bool:
-        with self._lock:
-            self._drop_stale()
-            return bool(self._heap) and self._heap[0][0] <= now.nanos and self._heap[0][1] < end
+    def _is_due(self, now: int, last: int) -> bool:
+        """Whether the next event is due, and was registered no later than the one numbered `last`."""
+        self._drop_stale()
+        if not self._heap:
+            return False
+        entry = self._heap[0]
+        return entry >> _TOKEN_BITS <= now and (entry & _TOKEN_MASK) // self._cpus >> self._slot_bits <= last
 
-    def _take_due(self, now: TimeValue, end: int) -> tuple[VmmTimerEvent | None, Callback | None]:
-        """The next event that is due and was registered before `end`, out of the list."""
+    def _take_due(self, now: int, last: int) -> tuple[int, Callback] | None:
+        """The heap's entry of the next event that is due, and its callback; both are out of the list then."""
         with self._lock:
-            if not self._is_due(now, end):
-                return None, None
-            due, token = heapq.heappop(self._heap)
-            number, callback = self._events.pop(token)
-            # The record is what counts; the heap only says where to look.
-            deadline = TimeValue(self._slab.word(number, _DEADLINE))
-            event = VmmTimerEvent(self._slab.word(number, _TOKEN), deadline, self.cpu)
-            assert (deadline.nanos, event.token) == (due, token), "the record is another event's"
-            self._slab.give(number)
-            return event, callback
+            if not self._is_due(now, last):
+                return None
+            entry = heapq.heappop(self._heap)
+            slot = (entry & _TOKEN_MASK) // self._cpus & (1 << self._slot_bits) - 1
+            return entry, self._give(slot)
