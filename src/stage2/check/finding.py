@@ -1,0 +1,113 @@
+"""The record of a finding, and of a rule. Rules are added beside this; the shape stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..address import Range
+
+
+class Severity(StrEnum):
+    """How bad it is."""
+
+    ERROR = "error"
+    """It will not work, or is not safe."""
+    WARNING = "warning"
+    """It may not do what was meant."""
+    NOTE = "note"
+    """Worth knowing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Somebody who has to do with a finding.
+
+    Args:
+        name: what it is called: `section .text`, `VM linux, RAM ram0`.
+        span: its addresses; None where it has none.
+        space: what they are addresses of: "HVA", "HPA", "GPA", "GVA".
+    """
+
+    name: str
+    span: Range | None = None
+    space: str = "HPA"
+
+    def __str__(self) -> str:
+        return self.name if self.span is None else f"{self.name} {self.space} {self.span}"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in which file.
+
+    Args:
+        file: as the user named it.
+        line, column: counted from 1; None in files that have none (ELF).
+    """
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a finding is an instance of.
+
+    Args:
+        code: stable: `S2101`.
+        severity: of its findings.
+        title: what is wrong, in a few words.
+        why: what happens on the machine, in plain sentences.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong in one place.
+
+    Args:
+        rule: which rule says so.
+        message: one sentence with names and numbers.
+        parties: who has to do with it.
+        overlap: addresses that two of them claim; None where that is not the matter.
+        locations: where the values stand.
+        fix: what to do, in one sentence.
+        severity: where it differs from the rule's.
+    """
+
+    rule: Rule
+    message: str
+    parties: tuple[Party, ...] = ()
+    overlap: Range | None = None
+    locations: tuple[Location, ...] = ()
+    fix: str = ""
+    severity: Severity | None = None
+
+    @property
+    def code(self) -> str:
+        return self.rule.code
+
+    @property
+    def level(self) -> Severity:
+        """How bad it is."""
+        return self.severity or self.rule.severity
+
+    def __str__(self) -> str:
+        """As a line of text: `error S2101: ...`."""
+        return f"{self.level} {self.code}: {self.message}" + (f"; {self.fix}" if self.fix else "")
+
+
+def has_errors(findings: Iterable[Finding]) -> bool:
+    """Whether one of them is an error."""
+    return any(finding.level is Severity.ERROR for finding in findings)
