@@ -246,7 +246,7 @@ def _with_waste(parts: list[Part]) -> list[Part]:
 def copy_size(image: Image) -> int:
     """Bytes of one CPU's copy of `.percpu`, as far apart as copies lie; 0 without any.
 
-    AxVisor's script makes the section as large as all copies together, and marks the end of the first one with a symbol.
+    AxVisor's script makes the section as large as all copies together; a symbol marks the end of the first one.
     """
     section = image.section(".percpu")
     if section is None or not section.size:
