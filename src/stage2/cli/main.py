@@ -25,6 +25,7 @@ _COMMANDS = {
     "walk": "Explain how a guest physical address is translated, step by step.",
     "explain": "Tell a table entry, a register or a fault in plain sentences.",
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
+    "layout": "Show how the hypervisor's kernel lies in memory, and what is wrong with that.",
     "conform": "Compare our walker with MMUs nobody here wrote: QEMU's and Bochs's.",
     "fetch": "Fetch a guest's images, for fetched:NAME in a VM file.",
 }

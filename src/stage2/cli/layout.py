@@ -1,0 +1,100 @@
+"""`stage2 layout`: how the hypervisor's kernel lies in memory, and what is wrong with that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..check.kernel_layout import Claim
+
+
+def layout(
+    file: Annotated[Path, Parameter(name="ELF|PLATFORM.toml")],
+    /,
+    *vms: Annotated[Path, Parameter(name="VM.toml")],
+    platform: Path | None = None,
+    smp: int | None = None,
+    demand: Annotated[Literal["auto", "axvisor"], Parameter(name="--layout")] = "auto",
+    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    svg: Path | None = None,
+) -> int:
+    """Show how the hypervisor's kernel lies in memory, from its ELF file, or computed from a platform file alone.
+
+    Exit code 0: no finding is an error; 1: one is; 2: bad input.
+
+    Parameters
+    ----------
+    file
+        The kernel as its linker wrote it (also packed with gzip), or a platform file, from which a layout is computed.
+    vms
+        VM files whose identical and reserved memory must not hold the kernel.
+    platform
+        The host of an ELF file: its offset gives the load addresses, its RAM and devices are checked.
+    smp
+        CPUs that have a copy of .percpu; 1 by default.
+    demand
+        axvisor demands everything that AxVisor's linker script has; auto does so for images with _skernel.
+    json_output
+        Print JSON instead of tables.
+    svg
+        Write the picture to this file.
+    """
+    from ..check.finding import has_errors
+    from ..check.kernel_layout import check_image, check_place
+    from ..config.load import load_platform
+    from ..hypervisor.image import is_elf, read_image
+    from ..hypervisor.layout import of_image, of_platform
+    from ..render.layout import layout_json, layout_svg, render_layout
+    from ..render.tables import print_renderable
+
+    count = 1 if smp is None else smp
+    if not 1 <= count <= 512:
+        raise ConfigError(f"--smp {count}: 1 to 512 CPUs are possible")
+    host = None if platform is None else load_platform(platform)
+    if file.suffix == ".toml" and not is_elf(file):
+        if host is not None:
+            raise ConfigError(f"--platform beside {file}: a platform file is given already")
+        if demand != "auto":
+            raise ConfigError(f"--layout {demand} means nothing for {file}: there is no image to hold against it")
+        host, image = load_platform(file), None
+        found = of_platform(host, smp=count)
+        findings = []
+    else:
+        image = read_image(file)
+        axvisor = demand == "axvisor"
+        found = of_image(image, host, smp=count, axvisor=axvisor)
+        findings = check_image(image, found, axvisor=axvisor)
+    findings += check_place(found, host, _claims(vms))
+    if svg is not None:
+        try:
+            svg.write_text(layout_svg(found, findings), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--svg {svg}: {error.strerror}") from None
+    if json_output:
+        print(json.dumps(layout_json(found, image, findings), indent=2))
+    else:
+        print_renderable(render_layout(found, image, findings))
+    return 1 if has_errors(findings) else 0
+
+
+def _claims(vms: tuple[Path, ...]) -> list[Claim]:
+    """The host memory that VMs have at fixed addresses."""
+    from ..check.finding import Location
+    from ..check.kernel_layout import Claim
+    from ..config.load import load_vm
+
+    found = []
+    for path in vms:
+        vm = load_vm(path)
+        for region in vm.plan.regions:
+            if region.map_type.is_identity and region.host_range is not None:
+                place = region.place
+                at = Location(vm.file, None if place is None else place.line)
+                found.append(Claim(f"VM {vm.name}, {region.label}", region.host_range, at))
+    return found

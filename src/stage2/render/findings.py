@@ -1,0 +1,50 @@
+"""Findings as text and JSON; every command that finds something shows it so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from ..address import Range
+from ..check.finding import Finding, Severity
+from .tables import indented, stack, text
+
+_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
+
+
+def render_findings(findings: Sequence[Finding]) -> RenderableType:
+    """Each finding with where it is and what to do."""
+    parts: list[RenderableType] = []
+    for finding in findings:
+        line = Text(overflow="fold")
+        line.append(f"{finding.level} {finding.code}", style=_STYLES[finding.level])
+        line.append(": ")
+        line.append(text(finding.message))
+        parts.append(line)
+        if finding.locations:
+            parts.append(indented(text("in " + ", ".join(str(place) for place in finding.locations), "dim")))
+        parts.append(indented(text(finding.rule.why)))
+        if finding.fix:
+            parts.append(indented(text(f"to mend it: {finding.fix}")))
+    return stack(parts)
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """A finding for programs."""
+    return {
+        "code": finding.code,
+        "severity": finding.level.value,
+        "message": finding.message,
+        "parties": [party.name for party in finding.parties],
+        "ranges": [{"space": party.space, **_range(party.span)} for party in finding.parties if party.span is not None],
+        "overlap": None if finding.overlap is None else _range(finding.overlap),
+        "locations": [{"file": place.file, "line": place.line, "column": place.column} for place in finding.locations],
+        "fix": finding.fix or None,
+    }
+
+
+def _range(span: Range) -> dict[str, int]:
+    return {"start": span.start, "end": span.end}
