@@ -15,7 +15,8 @@ from ..address import Range, format_size
 _LEAST, _MOST = 22.0, 130.0
 """Height of a band in pixels, whatever its size."""
 _FOLD = 26.0
-_COLUMN, _LABEL, _TOP, _BETWEEN = 250.0, 170.0, 64.0, 60.0
+_COLUMN, _LABEL, _TOP, _BETWEEN = 320.0, 170.0, 64.0, 60.0
+_LEGEND_LINE, _LETTER = 22.0, 7.2
 _FONT = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 KINDS = {
@@ -84,9 +85,11 @@ def bands_svg(title: str, columns: Sequence[Column], *, description: str = "") -
         description: one sentence more for screen readers.
     """
     placed = [_place(column) for column in columns]
-    height = max((entry[-1].y + entry[-1].height for entry in placed if entry), default=_TOP) + 70
-    width = len(columns) * (_COLUMN + _LABEL + _BETWEEN) + 20
+    width = max(len(columns) * (_COLUMN + _LABEL + _BETWEEN) - _BETWEEN + 40, 2 * _LETTER * len(title))
     used = [kind for kind in KINDS if any(band.kind == kind for column in columns for band in column.bands)]
+    bottom = max((entry[-1].y + entry[-1].height for entry in placed if entry), default=_TOP)
+    legend, lines = _legend(used, bottom + 30, width)
+    height = bottom + 30 + lines * _LEGEND_LINE + 12
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" aria-labelledby="title desc" font-family="{_FONT}" font-size="12">',
@@ -98,8 +101,7 @@ def bands_svg(title: str, columns: Sequence[Column], *, description: str = "") -
     ]
     for number, (column, entries) in enumerate(zip(columns, placed, strict=True)):
         parts += _column(column, entries, 16 + number * (_COLUMN + _LABEL + _BETWEEN))
-    parts += _legend(used, height - 36)
-    return "\n".join([*parts, "</svg>", ""])
+    return "\n".join([*parts, *legend, "</svg>", ""])
 
 
 def _place(column: Column) -> list[_Placed]:
@@ -178,14 +180,19 @@ def _pattern(kind: str) -> str:
     )
 
 
-def _legend(kinds: Sequence[str], y: float) -> list[str]:
-    parts, x = [], 16.0
+def _legend(kinds: Sequence[str], y: float, width: float) -> tuple[list[str], int]:
+    """The kinds that occur, in as many lines as they need."""
+    parts: list[str] = []
+    x, lines = 16.0, 1
     for kind in kinds:
         colour, word = KINDS[kind]
+        needed = 24 + _LETTER * len(word) + 22
+        if x + needed > width and x > 16.0:
+            x, y, lines = 16.0, y + _LEGEND_LINE, lines + 1
         box = f'x="{x:.0f}" y="{y:.0f}" width="18" height="14"'
         parts.append(f'<rect {box} fill="{colour}" fill-opacity="0.55" stroke="#333333"/>')
         if kind in _PATTERNS:
             parts.append(f'<rect {box} fill="url(#p-{kind})"/>')
         parts.append(f'<text x="{x + 24:.0f}" y="{y + 11:.0f}" fill="#111111" font-size="11">{escape(word)}</text>')
-        x += 24 + 7.2 * len(word) + 22
-    return parts
+        x += needed
+    return parts, lines

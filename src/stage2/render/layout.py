@@ -137,7 +137,7 @@ def layout_svg(layout: KernelLayout, findings: Sequence[Finding] = ()) -> str:
             bands.append(Band(gap, "gap", "unused"))
         note = "" if part.load is None else f"{rights(part.flags)}  HPA {part.load:#x}"
         if part.name == ".percpu" and layout.smp > 1:
-            note += f"  {layout.smp} CPUs, {align_up(part.span.size // layout.smp, CACHE_LINE):#x} each"
+            note += f"  {layout.smp} CPUs of {align_up(part.span.size // layout.smp, CACHE_LINE):#x}"
         bands.append(Band(part.span, _kind(part), part.name, note, _is_marked(part, findings)))
     title = f"Kernel layout: {layout.origin if layout.origin != 'computed' else 'computed, sizes assumed'}"
     return bands_svg(
