@@ -154,9 +154,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     name = os.fspath(path)
     data = _bytes_of(Path(path))
     if data[:2] == b"MZ":
-        raise ImageError(
-            "is a PE file (EFI): its sections are not those of the linker; give the ELF it was made from", file=name
-        )
+        raise ImageError("is a PE file (EFI): give the ELF file that it was made from", file=name)
     if data[:4] != b"\x7fELF":
         raise ImageError("is no ELF file: the hypervisor's image as the linker wrote it is wanted", file=name)
     try:
@@ -239,7 +237,8 @@ def _symbols(elf: ELFFile, name: str) -> dict[str, int]:
         if section.num_symbols() > MAX_SYMBOLS:
             raise ImageError(f"has {section.num_symbols()} symbols; {MAX_SYMBOLS} is the limit", file=name)
         for symbol in section.iter_symbols():
-            if not symbol.name or symbol["st_shndx"] == "SHN_UNDEF":
+            # `$x`, `$d` tell a disassembler code from data (AAELF64, 5.5.4 "Mapping symbols"); they name nothing.
+            if not symbol.name or symbol.name.startswith("$") or symbol["st_shndx"] == "SHN_UNDEF":
                 continue
             if symbol["st_info"]["type"] not in _SYMBOL_TYPES:
                 continue

@@ -263,4 +263,8 @@ def load_address(address: int, image: Image, platform: PlatformConfig | None = N
     for segment in image.segments:
         if segment.start <= address < segment.end:
             return address - segment.start + segment.load
-    return None
+    # Zeroed thread-local data, and `.percpu` where it runs, are in no segment: they lie as far off as the image does.
+    first = image.symbols.get(FIRST)
+    if first is None or not first <= address < image.symbols.get(LAST, first):
+        return None
+    return next((address - s.start + s.load for s in image.segments if s.start <= first < s.end), None)
