@@ -125,8 +125,7 @@ def test_a_segment_that_is_writable_and_executable(tmp_path: Path, capsys: pytes
 
 
 def test_a_section_that_is_writable_and_executable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = {'.section .text.rest, "ax"': '.section patched, "awx"'}
-    file = link(tmp_path, source=source, script={"*(.text .text.*)": "*(.text .text.* patched)"})
+    file = link(tmp_path, options=("-N",))
     found = only(findings(capsys, file, "--smp", 4), "S2106")
     assert found["message"] == (
         "section .text HVA [0xffff800000200000, 0xffff800000202000) is writable and executable (AWX)"
