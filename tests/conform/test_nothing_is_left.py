@@ -28,6 +28,11 @@ _WORDS = 5
 every_oracle = pytest.mark.parametrize("name", ASKED)
 
 
+def _obey_interrupts() -> None:
+    """Whoever started the tests in the background may have let all that they start ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """A run of the command, whose processes are known by a mark in their environment.
 
@@ -41,6 +46,7 @@ class Run:
         self.process = subprocess.Popen(
             [*COMMAND, "--oracle", name, "--cases", cases, "--json", *more],
             env=os.environ | {MARK: self.mark, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=_obey_interrupts,
         )  # fmt: skip
 
     def emulators(self) -> set[int]:
