@@ -1,0 +1,100 @@
+"""The hypervisor's own tables: its kernel with the rights of each part, a linear map of RAM, devices, a guard page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage2.address import Hpa, Range
+from stage2.config.load import load_platform
+from stage2.flags import RWX
+from stage2.hypervisor.layout import of_platform
+from stage2.hypervisor.space import HypervisorSpace
+from stage2.memory.frames import FrameAllocator
+from stage2.memory.physical import PhysicalMemory
+from stage2.tables.result import Mapped
+
+PLATFORM = """
+arch = "x86_64"
+platform = "tiny"
+[plat]
+phys-memory-base = 0x0
+phys-memory-size = 0x800_0000
+kernel-base-paddr = 0x20_0000
+kernel-base-vaddr = "0xffff_8000_0020_0000"
+phys-virt-offset = "0xffff_8000_0000_0000"
+[devices]
+mmio-regions = [[0xfec0_0000, 0x1000]]
+"""
+OFFSET = 0xFFFF_8000_0000_0000
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Iterator[HypervisorSpace]:
+    path = tmp_path / "platform.toml"
+    path.write_text(PLATFORM)
+    platform = load_platform(path)
+    with PhysicalMemory(platform.memory) as memory:
+        found = HypervisorSpace(of_platform(platform, smp=4), platform, FrameAllocator(memory))
+        yield found
+        found.destroy()
+
+
+def rights(space: HypervisorSpace, hva: int) -> str:
+    result = space.explain(hva).result
+    if not isinstance(result, Mapped):
+        return "none"
+    return "".join(letter if result.permissions >> bit & 1 else "-" for bit, letter in enumerate("RWX"))
+
+
+def test_every_part_of_the_kernel_has_its_own_rights(space: HypervisorSpace) -> None:
+    parts = {part.name: rights(space, part.span.end - 1) for part in space.layout.parts}
+    assert parts == {
+        ".text": "R-X", ".rodata": "R--", ".data": "RW-", ".percpu": "RW-", "boot stack": "RW-", ".bss": "RW-",
+    }  # fmt: skip
+
+
+def test_the_lowest_page_of_the_boot_stack_is_not_mapped(space: HypervisorSpace) -> None:
+    guard = space.plan.guard
+    assert guard is not None
+    assert [rights(space, guard.start), rights(space, guard.end - 1), rights(space, guard.end)] == [
+        "none",
+        "none",
+        "RW-",
+    ]
+
+
+def test_linear_translation_is_what_the_tables_say(space: HypervisorSpace) -> None:
+    for hpa in (0, 0x1234, 0x20_0000, 0x49_3000, 0x700_0FFF):
+        hva = space.phys_to_virt(Hpa(hpa))
+        assert hva == hpa + OFFSET
+        assert space.virt_to_phys(hva) == hpa
+        result = space.explain(hva).result
+        assert isinstance(result, Mapped)
+        assert result.hpa == hpa
+
+
+def test_devices_are_neither_executable_nor_memory(space: HypervisorSpace) -> None:
+    assert rights(space, 0xFEC0_0000 + OFFSET) == "RW-"
+    piece = space.piece_at(0xFEC0_0000 + OFFSET)
+    assert piece is not None
+    assert piece.name == "device"
+
+
+def test_no_host_memory_is_both_writable_and_executable(space: HypervisorSpace) -> None:
+    assert space.writable_code() == []
+
+
+def test_a_seeded_alias_that_makes_code_writable_is_found_and_named(space: HypervisorSpace) -> None:
+    text = space.layout.parts[0]
+    assert text.load is not None
+    alias = 0xFFFF_9000_0000_0000
+    space.page_table.map_range(alias, Hpa(text.load), 0x2000, RWX)
+    found = space.writable_code()
+    assert {(entry.hpa, entry.writable.start) for entry in found} == {(Range.sized(text.load, 0x2000), alias)}
+
+
+def test_free_memory_is_what_the_image_leaves(space: HypervisorSpace) -> None:
+    assert space.free_memory == (Range(0, 0x20_0000), Range(space.layout.span.end - OFFSET, 0x800_0000))
