@@ -35,7 +35,7 @@ from .long_mode import (
     with_physical_bits,
 )
 
-TABLES = Range.sized(0x2800_0000, 64 * MIB)
+TABLES = Range.sized(0x2800_0000, 16 * MIB)
 DATA = Range.sized(0x4000_0000, GIB)
 _CODE_GPA = {4: 0x2AAA_AAA0_0000, 5: 0x3_2AAA_AAA0_0000}
 _CODE_KERNEL = {4: 0xFFFF_A980_0000_0000, 5: 0xFFA9_8000_0000_0000}
