@@ -8,7 +8,8 @@ import pytest
 
 from stage2.errors import EncodingError
 from stage2.flags import MemoryType
-from stage2.formats.riscv.effective import combine
+from stage2.formats.effective import TypeSources
+from stage2.formats.riscv.effective import combine, effective_type
 
 PMA, NC, IO = 0, 1, 2
 
@@ -49,3 +50,17 @@ def test_a_type_that_contradicts_the_memory_orders_as_both(pma: MemoryType, pbmt
 def test_reserved_pbmt_is_refused(vs: int, g: int, stage: str) -> None:
     with pytest.raises(EncodingError, match=f"^{stage} PBMT"):
         combine(MemoryType.WRITE_BACK, vs, g)
+
+
+@pytest.mark.parametrize("pma", list(MemoryType))
+def test_known_attributes_of_memory_decide_where_both_stages_are_bare(pma: MemoryType) -> None:
+    """PBMT 0 is "None": the PMAs stay as they are, and a Bare stage has no PBMT ("Svpbmt")."""
+    found = effective_type(None, None, TypeSources(memory=pma))
+    assert found == combine(pma, PMA, PMA)
+    assert "is taken to be" not in found.text
+
+
+def test_attributes_that_are_not_known_are_taken_to_be_main_memorys_and_said_to_be() -> None:
+    found = effective_type(None, None, TypeSources())
+    assert found.name == MemoryType.WRITE_BACK.value
+    assert found.text.endswith(f"The memory itself is taken to be {MemoryType.WRITE_BACK.value}.")

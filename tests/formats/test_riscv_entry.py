@@ -5,7 +5,7 @@ import pytest
 from stage2.errors import EncodingError
 from stage2.flags import MappingFlags, MemoryType
 from stage2.formats import by_name
-from stage2.formats.outcome import EXECUTE, GLOBAL, LEAF, MISCONFIGURED, NONE, READ, TABLE, WRITE
+from stage2.formats.outcome import ACCESSED, DIRTY, EXECUTE, GLOBAL, LEAF, MISCONFIGURED, NONE, READ, TABLE, WRITE
 from stage2.formats.riscv.entry import (
     G_STAGE,
     HARDWARE_AD,
@@ -15,14 +15,19 @@ from stage2.formats.riscv.entry import (
     A,
     D,
     G,
+    N,
     R,
     U,
     V,
     W,
     X,
     decode,
+    forget,
+    group,
+    inherit,
     mark,
     permissions,
+    resize,
 )
 from stage2.formats.rules import TABLE_WALK
 from stage2.formats.u64 import MASK_64
@@ -146,6 +151,34 @@ def test_hardware_sets_a_and_d_only_when_told_to() -> None:
     assert mark(leaf, 0, HARDWARE_AD) == leaf | A
     assert mark(leaf, 1, HARDWARE_AD) == leaf | A | D
     assert mark(leaf | D | 1 << 63, 0, HARDWARE_AD) == leaf | A | D | 1 << 63
+
+
+@pytest.mark.parametrize("kept", [0, A, D, A | D])
+@pytest.mark.parametrize("given", [0, A, D, A | D])
+def test_a_rewritten_leaf_has_a_and_d_of_the_old_one_and_all_else_of_the_new(kept: int, given: int) -> None:
+    """A is bit 6 and D bit 7 ("Sv39: Addressing and Memory Protection")."""
+    old, new = V | R | X | 5 << 10 | kept, V | R | W | U | 0x8020_1000 >> 2 | 3 << 8
+    assert inherit(old, new | given) == new | kept
+
+
+@pytest.mark.parametrize(("what", "cleared"), [(0, 0), (ACCESSED, A), (DIRTY, D), (ACCESSED | DIRTY, A | D)])
+def test_a_harvest_clears_a_and_d_and_no_other_bit(what: int, cleared: int) -> None:
+    """The same two bits; the supervisor may clear each of them alone."""
+    assert forget(MASK_64, what) == MASK_64 & ~cleared
+    assert forget(LEAF_BITS | 5 << 10, what) == (LEAF_BITS | 5 << 10) & ~cleared
+
+
+def test_a_group_of_64_kib_has_n_and_8_in_the_low_ppn_bits() -> None:
+    """ "Svnapot" Extension, table of encodings: with N set, pte.ppn[0] of x xxxx 1000 is the only one defined."""
+    for page in range(16):
+        assert group(LEAF_BITS | (0x80200 | page) << 10, 0) == LEAF_BITS | 1 << 63 | 0x80208 << 10
+
+
+def test_a_leaf_without_its_address_keeps_all_bits_but_the_ppn_and_n() -> None:
+    """The PPN is bits 53:10 of an entry, in Sv39, Sv48 and Sv57 alike; N is bit 63 ("Sv39", figure of the entry)."""
+    ppn = sum(1 << bit for bit in range(10, 54))
+    assert resize(MASK_64, 0, 1) == MASK_64 & ~(ppn | N)
+    assert resize(ppn | N, 0, 1) == 0
 
 
 @pytest.mark.parametrize("name", FORMATS)

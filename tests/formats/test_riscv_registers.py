@@ -129,6 +129,10 @@ def test_each_register_is_told_for_the_stage_that_it_governs() -> None:
         ("sstatus", 19, "of a guest's loads at both stages"),
         ("vsstatus", 19, "stage 2 must make them readable"),
         ("vsstatus", 18, "VS mode loads and stores may use user pages"),
+        ("sstatus", 1, "supervisor interrupts are enabled"),
+        ("vsstatus", 1, "supervisor interrupts are enabled"),
+        ("mstatus", 1, "supervisor interrupts are enabled"),
+        ("sstatus", 0, "reserved"),
         ("menvcfg", 63, "stimecmp is available"),
         ("henvcfg", 63, "vstimecmp is available"),
         ("menvcfg", 60, "counters are delegated"),
@@ -205,3 +209,32 @@ def test_a_value_wider_than_the_register_is_refused(value: int) -> None:
 def test_bits_that_matter_to_a_walk_change_the_summary(name: str, bit: int, fact: str) -> None:
     summary = register_by_name(name).summary
     assert summary(0)[fact] != summary(1 << bit)[fact]
+
+
+@pytest.mark.parametrize("name", ["menvcfg", "henvcfg"])
+@pytest.mark.parametrize(
+    ("value", "ad", "pbmt"),
+    [(0, "Svade", "no"), (1 << 61, "Svadu", "no"), (1 << 62, "Svade", "yes"), (3 << 61, "Svadu", "yes")],
+)
+def test_adue_set_is_svadu_and_pbmte_set_is_svpbmt(name: str, value: int, ad: str, pbmt: str) -> None:
+    """ADUE (bit 61) 1: "hardware updating of PTE A/D bits is enabled"; PBMTE (bit 62) 1: Svpbmt is available ("Machine
+    Environment Configuration (menvcfg) Register", and the same of henvcfg)."""
+    summary = register_by_name(name).summary(value)
+    assert f"({ad})" in summary["accessed and dirty bits"]
+    assert summary["memory types in entries"].partition(" ")[0] == pbmt
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0, {"trap from": "the host (V = 0)"}),
+        (1 << 6 | 1 << 8, {"trap from": "the host (V = 0)"}),
+        (1 << 7, {"trap from": "a guest, in VU mode", "stval": "no GVA"}),
+        (1 << 7 | 1 << 6, {"trap from": "a guest, in VU mode", "stval": "a GVA"}),
+        (1 << 7 | 1 << 8, {"trap from": "a guest, in VS mode", "stval": "no GVA"}),
+        (1 << 7 | 1 << 8 | 1 << 6, {"trap from": "a guest, in VS mode", "stval": "a GVA"}),
+    ],
+)
+def test_hstatus_tells_where_a_trap_came_from_and_what_stval_holds(value: int, told: dict[str, str]) -> None:
+    """GVA is bit 6, SPV 7, SPVP 8; SPVP is of traps from V = 1 only ("Hypervisor Status (hstatus) Register")."""
+    assert register_by_name("hstatus").summary(value) == told

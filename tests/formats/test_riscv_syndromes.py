@@ -107,6 +107,17 @@ def test_a_missing_guest_physical_address_is_said_to_be_missing(htval: int | Non
     assert any(words in sentence for sentence in found.sentences)
 
 
+@pytest.mark.parametrize(
+    ("cause", "stval", "told"), [(21, 0x1000, True), (21, None, False), (21, 0, False), (13, 0x1000, False)]
+)
+def test_a_bare_vsatp_is_told_of_with_a_guest_page_fault_at_an_address_only(
+    cause: int, stval: int | None, told: bool
+) -> None:
+    """stval holds the address before any translation, which with vsatp Bare is the guest physical one; a page fault of
+    stage 1 comes from a stage 1 that translates ("Two-Stage Address Translation")."""
+    assert any("with vsatp Bare" in sentence for sentence in report(cause, stval, 0x400).sentences) == told
+
+
 @pytest.mark.parametrize("cause", [20, 21, 23])
 def test_an_htval_of_0_also_stands_for_the_first_four_bytes(cause: int) -> None:
     """htval is "either zero or the guest physical address that faulted, shifted right by 2 bits" ("htval Register")."""
@@ -176,3 +187,8 @@ def test_values_wider_than_a_register_are_refused(where: str, value: int) -> Non
 def test_every_register_given_has_fields() -> None:
     found = report(21, 0x1000, 0x400, 0x3000)
     assert [name for name, _ in found.fields] == ["scause", "scause", "stval", "htval", "htinst"]
+
+
+def test_a_register_that_is_not_given_does_not_hide_those_after_it() -> None:
+    found = report(21, None, 0x400, 0x3000)
+    assert [name for name, _ in found.fields] == ["scause", "scause", "htval", "htinst"]
