@@ -17,9 +17,8 @@ NEEDS = {
     "images/test_fetch.py": "guest",
 }
 """Folders and files whose tests need an emulator, or run a guest."""
-PLAIN = {"config", "formats", "images", "memory", "processor", "render"}
-"""Folders whose tests compile nothing. So do the files beside this one, but for the README's example."""
-COMPILES = {"test_readme.py"}
+PLAIN = {"check", "config", "formats", "images", "memory", "processor", "render"}
+"""Folders whose tests compile nothing, unless they are marked. So do the files beside this one."""
 
 
 def place(path: Path) -> tuple[str, str]:
@@ -68,7 +67,7 @@ def quick(items: list[pytest.Item], touched: list[str]) -> tuple[list[pytest.Ite
             left_out.append(item)
         elif room in touched:
             first.append(item)
-        elif folder in PLAIN or (not folder and file not in COMPILES):
+        elif (folder in PLAIN or not folder) and not item.get_closest_marker("kernels"):
             then.append(item)
         else:
             left_out.append(item)

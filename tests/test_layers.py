@@ -32,5 +32,5 @@ def test_a_quick_run_begins_with_touched_rooms_and_needs_no_emulator_and_no_gues
 
 
 def test_every_place_that_marks_speak_of_is_there() -> None:
-    for name in (*layers.NEEDS, *layers.PLAIN, *layers.COMPILES):
+    for name in (*layers.NEEDS, *layers.PLAIN):
         assert (layers.TESTS / name).exists()

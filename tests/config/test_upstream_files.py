@@ -177,6 +177,7 @@ def test_a_host_file_decides_the_format_of_every_vm_of_its_architecture(host: st
         ("head/vms/nimbos-x86_64-qemu-smp1", "head/board/qemu-x86_64", 0x20_0000, [3, 2, 1]),
     ],
 )
+@pytest.mark.kernels
 def test_upstreams_vm_is_walked_and_built_on_its_host(
     vm: str, host: str, gpa: int, levels: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -208,6 +208,7 @@ def test_a_table_whose_entries_are_all_equal_is_walked(name: str, memory: Physic
 
 
 @every_format
+@pytest.mark.kernels
 def test_a_misaligned_region_is_refused_and_not_rounded(name: str, memory: PhysicalMemory) -> None:
     fmt = by_name(name)
     table = PageTable(fmt, FrameAllocator(memory), owner=Owner(OwnerKind.TABLES, "vm"))

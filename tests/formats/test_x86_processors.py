@@ -153,6 +153,7 @@ def test_a_processor_without_nx_or_execute_only_builds_no_such_leaf() -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("ept4", "max,-ept-gib-pages"), ("npt4", "max,-gib-pages")])
+@pytest.mark.kernels
 def test_without_pages_of_1_gib_ram_is_mapped_in_blocks_of_2_mib(name: str, text: str) -> None:
     ram = Range(0, 2 * SIZE_1G)
     with PhysicalMemory([ram]) as memory:

@@ -32,6 +32,7 @@ UNCACHED, THROUGH = MemoryType.UNCACHED, MemoryType.WRITE_THROUGH
         ("sv39", "sv39x4", None, None, "write-back", "Svpbmt"),
     ],
 )
+@pytest.mark.kernels
 def test_a_walk_of_both_stages_ends_with_its_memory_type(
     first: str, second: str, type_1: MemoryType | None, type_2: MemoryType | None, name: str, section: str
 ) -> None:
