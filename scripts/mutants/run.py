@@ -175,21 +175,24 @@ def record() -> Suite:
 
 
 def tests_of(mutant: dict[str, Any], suite: Suite) -> list[str]:
-    """Tests that call the mutated function; of a constant, or a function called on import, all that call anything of
-    its family, those that call something of its file first. The quickest come first."""
+    """Tests that call the mutated function; of a constant, or a function called on import, all of the files that test
+    the family, those that call something of its file first. The quickest come first."""
     path = Path(mutant["path"]).resolve()
     place = (str(path), mutant["function"])
+    on_import = mutant["function"] == 0 or place in suite.on_import
+    of_family = {
+        test.partition("::")[0]
+        for test, called in suite.calls.items()
+        if on_import and any(Path(name).parent == path.parent for name, _ in called)
+    }
     near: dict[str, int] = {}
     for test, called in suite.calls.items():
         if test in suite.failed:
             continue
         if place in called:
             near[test] = 0
-        elif mutant["function"] == 0 or place in suite.on_import:
-            if any(name == str(path) for name, _ in called):
-                near[test] = 1
-            elif any(Path(name).parent == path.parent for name, _ in called):
-                near[test] = 2
+        elif test.partition("::")[0] in of_family:
+            near[test] = 1 if any(name == str(path) for name, _ in called) else 2
     return sorted(near, key=lambda test: (near[test], suite.seconds[test]))
 
 
