@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run demo test quick soak emulators lint types layers guests monitors conform benchmarks lock clean
+.PHONY: setup run demo test quick soak emulators lint types layers guests monitors conform benchmarks mutants lock clean
 
 setup: $(STAMP)
 
@@ -71,6 +71,14 @@ benchmarks: setup
 # The long form of the conformance suite; it writes the page with the counts.
 conform: emulators
 	@$(BIN)/stage2 conform --long --report docs/conformance.md
+
+# Mutants of the rules in formats/ (docs/testing.md). Cosmic Ray lives in an environment of its own.
+MUTANTS ?= 420
+mutants: setup
+	@test -x build/mutants/bin/cosmic-ray || { $(PYTHON) -m venv build/mutants && \
+		build/mutants/bin/python -m pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0; }
+	@build/mutants/bin/python scripts/mutants/draw.py --count $(MUTANTS) --seed $(or $(SEED),10) --output build/drawn.jsonl
+	@PYTHONPATH=src $(BIN)/python scripts/mutants/run.py build/drawn.jsonl --report build/mutants.txt
 
 # The lock names versions and hashes, no registry.
 lock: setup

@@ -94,3 +94,28 @@ def test_with_feat_lpa_bits_15_to_12_are_address_bits_whatever_the_output_size(n
 def test_blocks_of_4_tib_are_those_of_feat_lpa(name: str, leaf: int) -> None:
     """AArch64.BlockDescSupported: 64 KiB granules have blocks at level 1 where AArch64.PAMax is 52."""
     assert by_name(name).decode(0x741, 2, by_name(name).default_controls)[0] == leaf
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        # 14 index bits are left for a root of 9: 2^5 tables, and D8.2.5 allows 16.
+        ("arm-s2-4k-44-3level", r"cannot have 3 levels: 32 root tables would have to be concatenated, and 16 may be"),
+        ("arm-s2-16k-45-2level", r"cannot have 2 levels: 512 root tables would have to be concatenated"),
+        ("arm-s2-4k-30-4level", r"cannot have 4 levels: too many"),
+        ("arm-s2-4k-39-4level", r"cannot have 4 levels: too many"),
+    ],
+)
+def test_levels_that_do_not_fit_the_width_are_refused_with_the_reason(name: str, problem: str) -> None:
+    with pytest.raises(EncodingError, match=problem):
+        by_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "alignment"),
+    [("arm-s1-64k-48", 512), ("arm-s1-4k-25", 128), ("arm-s1-64k-48-lpa", 512), ("arm-s1-4k-41", 32),
+     ("arm-s1-4k-40", 16), ("arm-s1-16k-52-lpa2", 256), ("arm-s2-4k-52-5level-lpa2", 128)],
+)  # fmt: skip
+def test_a_root_is_aligned_to_its_size(name: str, alignment: int) -> None:
+    """D8.2.3 "Translation table base address register"."""
+    assert by_name(name).root_alignment == alignment

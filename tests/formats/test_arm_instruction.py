@@ -62,6 +62,8 @@ NOT_TOLD = {
     0x1C000043: "ldr s3, label",
     0xF9800020: "prfm pldl1keep, [x1]",
     0xD8000040: "prfm pldl1keep, label",
+    0xB9C00023: "unallocated: 4 bytes, sign-extended into 32",
+    0xF9C00023: "unallocated: 8 bytes, sign-extended into 32",
     0xF83FD020: "ld64b x0, [x1]",
     0xD9200823: "stg x3, [x1]",
     0xD9600023: "ldg x3, [x1]",

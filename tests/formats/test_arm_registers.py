@@ -236,6 +236,8 @@ def test_the_registers_of_a_format_lead_back_to_it(name: str) -> None:
     assert decode_vtcr_el2(values["VTCR_EL2"]).pa_bits == fmt.output_bits
     assert decode_vttbr_el2(values["VTTBR_EL2"]) == (16 * fmt.root_size, 7)
     assert values["HCR_EL2"] == 1 << 31 | 0b11
+    control = decode_vtcr_el2(values["VTCR_EL2"])
+    assert (control.hardware_af, control.hardware_dirty, control.vmid_bits) == (False, False, 8)
 
 
 def test_the_controls_of_a_regime_reach_its_registers() -> None:
@@ -289,6 +291,9 @@ def test_register_names_and_aliases_are_unique() -> None:
 @pytest.mark.parametrize(
     ("register", "field", "high", "low"),
     [
+        ("VTCR_EL2", "HWU59", 25, 25), ("VTCR_EL2", "HWU62", 28, 28), ("TCR_EL1", "HWU059", 43, 43),
+        ("TCR_EL1", "HWU062", 46, 46), ("TCR_EL1", "HWU159", 47, 47), ("TCR_EL1", "HWU162", 50, 50),
+        ("TCR_EL2", "HWU59", 25, 25), ("TCR_EL2", "HWU61", 27, 27),
         ("VTCR_EL2", "PS", 18, 16), ("VTCR_EL2", "VS", 19, 19), ("VTCR_EL2", "HD", 22, 22), ("VTCR_EL2", "DS", 32, 32),
         ("VTCR_EL2", "SL2", 33, 33), ("HCR_EL2", "VM", 0, 0), ("HCR_EL2", "PTW", 2, 2), ("HCR_EL2", "DC", 12, 12),
         ("HCR_EL2", "TSC", 19, 19), ("HCR_EL2", "TVM", 26, 26), ("HCR_EL2", "TGE", 27, 27), ("HCR_EL2", "RW", 31, 31),
@@ -340,6 +345,11 @@ def test_what_the_other_registers_amount_to() -> None:
     assert named("PAR_EL1").summary(0xA0F)["translation"] == "failed"
     mmfr0 = named("ID_AA64MMFR0_EL1").summary(4)
     assert mmfr0["stage-1 granules"] == "4 KiB, 64 KiB"
+    sctlr = named("SCTLR_EL1")
+    assert sctlr.summary(0)["stage 1"].startswith("off")
+    assert sctlr.summary(1)["stage 1"] == "on"
+    assert sctlr.summary(1)["data cache"].startswith("off")
+    assert sctlr.summary(1 << 2)["data cache"] == "as the tables say"
     assert named("HPFAR_EL2").summary(0x0000_0000_0040_0000) == {"IPA": "page 0x40000000"}
     assert named("ESR_EL2").summary(0x5A00_0001)["says"] == "HVC #0x1 was executed."
 
@@ -476,3 +486,12 @@ def test_nsw_and_nsa_speak_of_non_secure_ipas() -> None:
     for name in ("NSW", "NSA"):
         field = next(field for field in named("VTCR_EL2").fields if field.name == name)
         assert all("Non-secure IPAs" in field.explain(value) for value in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(vtcr(16, 24, 1, 5), True), (vtcr(16, 12, 2, 6), False), (vtcr(12, 24, 1, 5), False), (vtcr(14, 24, 1, 2), False)],
+)
+def test_feat_lpa_is_spoken_of_where_the_register_leaves_it_open(value: int, told: bool) -> None:
+    """Bits 15:12 are an address with 64 KiB granules alone, and with PS 6 they are one (D8.3.1)."""
+    assert ("with FEAT_LPA" in named("VTCR_EL2").summary(value)) is told

@@ -212,3 +212,34 @@ def test_the_registers_of_tables_without_ha_refuse_hd() -> None:
     fmt = by_name("arm-s1-4k-39")
     with pytest.raises(EncodingError, match="does nothing without HA"):
         stage_1_registers(fmt, LOW, fmt.default_controls | layout.HD, 1)
+
+
+@pytest.mark.parametrize("switches", [0, layout.HA, layout.HA | layout.HD, stage1.HPD])
+def test_the_registers_of_tables_lead_back_to_them(switches: int) -> None:
+    """D24.2 "TCR_EL1": HA is bit 39, HD 40, HPD0 41."""
+    fmt = by_name("arm-s1-4k-39")
+    registers = stage_1_registers(fmt, LOW, fmt.default_controls | switches, 7)
+    hardware = (1 << 39 if switches & layout.HA else 0) | (1 << 40 if switches & layout.HD else 0)
+    hardware |= 1 << 41 if switches & stage1.HPD else 0
+    assert registers["TCR_EL1"] & 7 << 39 == hardware
+    low = low_of(regimes(1, tcr=registers["TCR_EL1"] | 1 << 23, ttbr0=registers["TTBR0_EL1"]))
+    assert (low.format.name, low.root, low.controls) == ("arm-s1-4k-39", LOW, fmt.default_controls | switches)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 2, 3])
+def test_each_half_has_its_own_bit_of_the_ignored_top_byte(bits: int) -> None:
+    """D24.2 "TCR_EL1": TBI0 is bit 37, TBI1 bit 38."""
+    control = halves(tcr=LINUX_TCR & ~(3 << 37) | bits << 37)
+    assert [half and half.top_byte_ignored for half in (control.low, control.high)] == [bool(bits & 1), bool(bits & 2)]
+
+
+@pytest.mark.parametrize(
+    ("tcr", "problem"),
+    [
+        (LINUX_TCR & ~0x3F | 40, "T0SZ 40 asks for 24-bit addresses; 4 KiB granules take 25 to 48"),
+        (LINUX_TCR & ~(0x3F << 16) | 15 << 16, "T1SZ 15 asks for 49-bit addresses; 4 KiB granules take 25 to 48"),
+    ],
+)
+def test_a_size_out_of_range_is_named_with_the_range(tcr: int, problem: str) -> None:
+    with pytest.raises(EncodingError, match=problem):
+        halves(tcr=tcr)

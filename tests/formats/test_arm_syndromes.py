@@ -298,3 +298,26 @@ def test_an_external_abort_is_encoded_by_its_code() -> None:
     assert encode_abort(0x10, Access.READ, lower=False) == 0x9600_0010
     assert encode_abort(0x10, Access.WRITE, lower=True) == 0x9200_0050
     assert encode_abort(0x10, Access.FETCH, lower=True) == 0x8200_0010
+
+
+@pytest.mark.parametrize(("fnv", "gva"), [(0, 0x1234), (1 << 10, None)])
+def test_an_external_abort_has_its_address_unless_fnv_says_otherwise(fnv: int, gva: int | None) -> None:
+    """D24.2 "ESR_EL2", FnV: of external aborts that are not on a walk only."""
+    assert report(DABT_SAME << 26 | IL | fnv | 0x10, 0x1234).gva == gva
+    assert report(DABT_SAME << 26 | IL | fnv | 0x07, 0x1234).gva == 0x1234
+
+
+def test_the_address_in_hpfar_is_told_as_the_accesss_or_the_tables() -> None:
+    own = report(DABT_LOWER << 26 | IL | 7, 0x8000_0123, 0x0080_0000)
+    assert "The IPA is 0x80000123." in own.sentences
+    table = report(DABT_LOWER << 26 | IL | 1 << 7 | 7, 0x8000_0123, 0x0080_0000)
+    assert "The table is in the IPA page 0x80000000." in table.sentences
+
+
+@pytest.mark.parametrize(
+    ("status", "wide"), [(0x04, True), (0x05, False), (0x07, False), (0x2B, False), (0x0C, False), (0x14, False)]
+)
+def test_only_a_translation_fault_at_level_0_may_be_of_an_input_too_wide(status: int, wide: bool) -> None:
+    """AArch64.S1Walk and S2Walk: an input beyond TxSZ is a translation fault at level 0."""
+    told = " ".join(report(DABT_LOWER << 26 | IL | status).sentences)
+    assert ("wider than T0SZ or T1SZ leaves" in told) is wide

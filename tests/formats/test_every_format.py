@@ -260,6 +260,25 @@ def test_a_rewritten_leaf_keeps_its_accessed_and_dirty_bits(name: str, data: st.
 
 
 @every_format
+@pytest.mark.parametrize("left", [0, outcome.ACCESSED, outcome.DIRTY, outcome.ACCESSED | outcome.DIRTY])
+def test_forgetting_takes_accessed_and_dirty_and_a_rewritten_leaf_gets_them_back(name: str, left: int) -> None:
+    fmt = by_name(name)
+    controls = fmt.default_controls | fmt.hardware_ad
+    tracked = outcome.ACCESSED | outcome.DIRTY
+    for level in range(fmt.top_leaf_level + 1):
+        address = (1 << fmt.output_bits) - fmt.leaf_size(level)
+        leaf = fmt.leaf_entry(level, address, RWX, controls=controls)
+        _, _, attributes = fmt.decode(leaf, level, controls)
+        old = fmt.forget(leaf, tracked & ~left)
+        assert fmt.decode(old, level, controls) == (outcome.LEAF, address, attributes & ~tracked | left)
+        new = fmt.leaf_entry(level, 0, MappingFlags(3), controls=controls)
+        _, _, wanted = fmt.decode(new, level, controls)
+        for fresh in (new, fmt.forget(new, tracked)):
+            found = fmt.decode(fmt.inherit(old, fresh), level, controls)
+            assert found == (outcome.LEAF, 0, wanted & ~tracked | left)
+
+
+@every_format
 @given(data=st.data())
 def test_marking_sets_accessed_and_dirty_and_nothing_else(name: str, data: st.DataObject) -> None:
     fmt = by_name(name)

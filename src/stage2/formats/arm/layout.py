@@ -46,7 +46,8 @@ def address_of(entry: int, low: int, controls: int) -> int:
     """The output address in a descriptor, from bit `low` on."""
     address = entry & u64(0x0000_FFFF_FFFF_F000)
     if controls & u64(LPA) != u64(0):
-        address = (address & ~u64(0xF000)) | ((entry & u64(0xF000)) << u64(36))
+        # Bits 15:12 of the address are below the granule and go below.
+        address |= (entry & u64(0xF000)) << u64(36)
     if controls & u64(LPA2) != u64(0):
         address = (entry & u64(ADDRESS)) | ((entry & u64(0x300)) << u64(42))
     return address & ~((u64(1) << (low & u64(0x3F))) - u64(1))

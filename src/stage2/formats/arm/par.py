@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_FAILED, _PTW, _STAGE_2 = 1 << 0, 1 << 8, 1 << 9
+_FAILED = 1 << 0
 _FST_SHIFT, _SH_SHIFT, _ATTR_SHIFT = 1, 7, 56
 _NOT_SECURE = 1 << 9
 _ONE = 1 << 11
@@ -25,13 +25,10 @@ def encode_translated(address: int, attribute: int, shareability: int) -> int:
     return attribute << _ATTR_SHIFT | address & _ADDRESS | _ONE | _NOT_SECURE | shareability << _SH_SHIFT
 
 
-def encode_failed(status: int, *, stage: int = 1, on_table: bool = False) -> int:
-    """The register after a translation that failed (F = 1).
+def encode_failed(status: int) -> int:
+    """The register after a translation that stage 1 refused (F = 1).
 
     Args:
         status: the fault status code, FST.
-        stage: which refused.
-        on_table: stage 2 refused an access to a stage-1 table.
     """
-    refused = (_STAGE_2 if stage == 2 else 0) | (_PTW if on_table else 0)
-    return status << _FST_SHIFT | _FAILED | _ONE | refused
+    return status << _FST_SHIFT | _FAILED | _ONE

@@ -32,7 +32,7 @@ USER, READ_ONLY = 1 << 6, 1 << 7
 NOT_GLOBAL = 1 << 11
 PXN, UXN = 1 << 53, 1 << 54
 PXN_TABLE, UXN_TABLE = 1 << 59, 1 << 60
-AP_TABLE_NO_USER, AP_TABLE_READ_ONLY = 1 << 61, 1 << 62
+AP_TABLE_NO_USER = 1 << 61
 
 # --- controls of this stage, beside those of `layout` -----------------------------------------------------------
 WXN = 1 << 4
