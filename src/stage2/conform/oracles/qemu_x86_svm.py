@@ -100,7 +100,7 @@ class QemuX86Svm(Emulated):
         kind = predictions.status & 0xFF
         at_stage_2 = predictions.status & AT_STAGE_2 != 0
         told = (kind != FaultKind.TABLE_OUTSIDE_MEMORY) & ~(at_stage_2 & (kind == FaultKind.ADDRESS_SIZE))
-        told &= ~_leaves_memory_by_bit_8(case, predictions, kind == FaultKind.MISCONFIGURATION)
+        told &= ~_goes_astray_by_bit_8(case, predictions, kind == FaultKind.MISCONFIGURATION)
         return np.where(kind == 0, inside(predictions.hpa, TABLES, DATA), told)
 
     def answers(self, machine: Machine, case: Case) -> Answers:
@@ -168,12 +168,11 @@ def guest(stage_1: Regime, stage_2: Regime) -> Guest:
     )
 
 
-def _leaves_memory_by_bit_8(
-    case: Case, predictions: Predictions, these: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    """Which of these probes go on to a table outside memory if bit 8 of an entry means nothing.
+def _goes_astray_by_bit_8(case: Case, predictions: Predictions, these: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of these probes go on to a table outside memory, or to no data, if bit 8 of an entry means nothing.
 
-    QEMU does not refuse the bit (`known.qemu_x86_svm`), and QEMU 10 ends when a nested table is no memory.
+    QEMU does not refuse the bit (`known.qemu_x86_svm`). QEMU 10 ends when a nested table is no memory, and a write may
+    arrive in tables, or in the monitor.
     """
     found = np.zeros(len(these), np.bool_)
     if not these.any():
@@ -190,7 +189,8 @@ def _leaves_memory_by_bit_8(
         )
     finally:
         words[held] = before
-    found[these] = walked.status & 0xFF == FaultKind.TABLE_OUTSIDE_MEMORY
+    outside = walked.status & 0xFF == FaultKind.TABLE_OUTSIDE_MEMORY
+    found[these] = outside | (walked.status == 0) & ~inside(walked.hpa, DATA)
     return found
 
 
