@@ -27,7 +27,7 @@ _GROUPS = {12: (4, 4, 4), 14: (7, 5), 16: (5, 5)}
 """log2 of the leaves that a contiguous hint joins, by granule and level (D8.7.1 "The Contiguous bit")."""
 _LEAST_WIDE_ROOT = 64
 """Alignment in bytes of a root of few entries where its register holds 52-bit addresses: bits 51:48 stand in 5:2. Else
-it is the root's own size (D8.2.3 "Translation table base address register", AArch64.S2TTBaseAddress)."""
+the root's own size decides alone (D8.2.3 "Translation table base address register", AArch64.S2TTBaseAddress)."""
 _TOP_BLOCK = {12: 2, 14: 1, 16: 1}
 _NAME = re.compile(r"arm-s(?P<stage>[12])-(?P<granule>4k|16k|64k)-(?P<bits>\d\d)(?P<rest>(?:-[a-z0-9]+)*)")
 _MANUAL = "Arm ARM DDI 0487, D8.3 "
@@ -141,7 +141,7 @@ def make(
         bits=per_level,
         group_bits=_GROUPS[page_shift][:chosen],
         break_before_make=True,
-        least_root_alignment=_LEAST_WIDE_ROOT if lpa or lpa2 else ENTRY_SIZE << root_bits,
+        least_root_alignment=_LEAST_WIDE_ROOT if lpa or lpa2 else ENTRY_SIZE,
         wide_input_fault=TRANSLATION,
         high_half=high,
     )
