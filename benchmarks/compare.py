@@ -25,11 +25,11 @@ HERE = Path(__file__).resolve().parent.parent
 def program(source: Path, *arguments: str) -> str:
     """What a benchmark prints, run on the sources of a folder with a kernel cache of their own there."""
     environment = os.environ | {
-        "PYTHONPATH": f"{source / 'src'}{os.pathsep}{HERE}",
+        "PYTHONPATH": str(source / "src"),
         "STAGE2_CACHE": str(source / ".benchmark-cache"),
     }
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], env=environment, cwd=source, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", *arguments], env=environment, cwd=HERE, stdout=subprocess.PIPE, text=True, check=True
     )
     return done.stdout
 
