@@ -73,10 +73,8 @@ def decode(entry: int, level: int, controls: int) -> tuple[int, int, int]:
     if address & ((u64(1) << (u64(12) + u64(9) * level)) - u64(1)) != u64(0):
         return u64(MISCONFIGURED), u64(0), u64(0)
     attributes = (entry >> u64(1)) & u64(outcome.READ | outcome.WRITE | outcome.EXECUTE)
-    attributes |= (entry & u64(U)) << u64(7)
-    # G of a G-stage entry is reserved, and ignored ("Guest Physical Address Translation").
-    if controls & u64(G_STAGE) == u64(0):
-        attributes |= (entry & u64(G)) << u64(7)
+    # G of a G-stage entry is reserved, and ignored ("Guest Physical Address Translation"). G_STAGE is two bits below G.
+    attributes |= (entry & (u64(U | G) ^ (controls & u64(G_STAGE)) << u64(2))) << u64(7)
     attributes |= (entry & u64(A | D)) << u64(2)
     if high != u64(0):
         pbmt = (entry >> u64(PBMT_SHIFT)) & u64(3)
