@@ -91,7 +91,7 @@ def test_a_seeded_alias_that_makes_code_writable_is_found_and_named(space: Hyper
     text = space.layout.parts[0]
     assert text.load is not None
     alias = 0xFFFF_9000_0000_0000
-    space.page_table.map_range(alias, Hpa(text.load), 0x2000, RWX)
+    space.tables[0].map_range(alias, Hpa(text.load), 0x2000, RWX)
     found = space.writable_code()
     assert {(entry.hpa, entry.writable.start) for entry in found} == {(Range.sized(text.load, 0x2000), alias)}
 

@@ -75,7 +75,8 @@ class SpacePlan:
         self.offset = platform.phys_virt_offset
         self.layout = layout
         self._map: RangeMap[_Rights] = RangeMap()
-        self.ram = platform.memory
+        ends = [edge for span in (*platform.memory, *platform.mmio) for edge in (span.start, span.end)]
+        self.linear = LinearMap(self.offset, Range(min(ends), max(ends)))
         for ram in platform.memory:
             self._put(Range(ram.start, ram.end), self.offset, RW, "RAM")
         for window in platform.mmio:
@@ -85,10 +86,10 @@ class SpacePlan:
         for span in protected:
             self._map.remove(Range(span.start + self.offset, span.end + self.offset))
 
-    @property
-    def linear(self) -> LinearMap:
-        """The linear map over all of RAM, holes between its ranges included."""
-        return LinearMap(self.offset, Range(self.ram[0].start, self.ram[-1].end))
+    def at(self, hva: int) -> Piece | None:
+        """The piece that an HVA is in."""
+        found = self._map.find(hva)
+        return None if found is None else _piece(*found)
 
     @property
     def guard(self) -> Range | None:
@@ -99,7 +100,7 @@ class SpacePlan:
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order of their addresses."""
         for span, rights in self._map:
-            yield Piece(span, span.start - rights.delta, rights.flags, rights.name)
+            yield _piece(span, rights)
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -143,3 +144,7 @@ class SpacePlan:
                 f"{other.name} and {part.name} of the image share the pages {shared}, and are loaded apart: align them "
                 "to 4 KiB"
             )
+
+
+def _piece(span: Range, rights: _Rights) -> Piece:
+    return Piece(span, span.start - rights.delta, rights.flags, rights.name)
