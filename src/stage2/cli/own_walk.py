@@ -38,9 +38,7 @@ def explain_hva(
         return _in_folder(files[0], hva, made)
     platforms = [path for path in files if recognise(path) is FileKind.PLATFORM]
     if platforms and (len(files) > 1 or platform is not None):
-        raise ConfigError(
-            f"{platforms[0]} is a platform file: give it alone, or VM files and --platform {platforms[0]}"
-        )
+        raise ConfigError(f"{platforms[0]} is a platform file: give it alone, or by --platform beside VM files")
     if not platforms and platform is None:
         raise ConfigError(
             "--hva: the host's platform file says where the hypervisor is mapped: give it alone, or by --platform"

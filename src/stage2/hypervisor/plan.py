@@ -60,7 +60,7 @@ class SpacePlan:
     Args:
         layout: of the kernel.
         platform: the host.
-        protected: HPAs that the linear map leaves out: the tables of VMs.
+        protected: HPAs that the linear map leaves out: the tables of VMs. The attribute holds their HVAs.
 
     Raises:
         ConfigError: the platform does not say where the linear map is, or where the kernel is loaded.
@@ -83,8 +83,9 @@ class SpacePlan:
             whole = Range(align_down(window.start, SIZE_4K), align_up(window.end, SIZE_4K))
             self._put(whole, self.offset, DEVICE, "device")
         self._lay_image()
-        for span in protected:
-            self._map.remove(Range(span.start + self.offset, span.end + self.offset))
+        self.protected = tuple(Range(span.start + self.offset, span.end + self.offset) for span in protected)
+        for span in self.protected:
+            self._map.remove(span)
 
     def at(self, hva: int) -> Piece | None:
         """The piece that an HVA is in."""
