@@ -166,7 +166,9 @@ def of_platform(platform: PlatformConfig, *, smp: int = 1, sizes: Sizes | None =
     offset = base - platform.kernel_paddr
     parts, at = [], base
     for demand in AXVISOR:
-        start = align_up(at, demand.align)
+        # The script ends .text and .rodata on a page: no page has the rights of two parts.
+        apart = bool(parts) and parts[-1].flags != demand.flags
+        start = align_up(at, max(demand.align, SIZE_4K if apart else 1))
         size = wanted.of(demand.name, smp)
         span = Range(start, start + size) if size else None
         if span is not None:
