@@ -164,7 +164,8 @@ def of_platform(platform: PlatformConfig, *, smp: int = 1, sizes: Sizes | None =
         else platform.kernel_vaddr
     )
     offset = base - platform.kernel_paddr
-    parts, at = [], base
+    parts: list[Part] = []
+    at = base
     for demand in AXVISOR:
         # The script ends .text and .rodata on a page: no page has the rights of two parts.
         apart = bool(parts) and parts[-1].flags != demand.flags
