@@ -473,6 +473,30 @@ def test_results_can_be_written_to_an_earlier_batch_of_the_same_shape_only(name:
             table.translate_many([8, 16], out=wrong)
 
 
+@every_format
+def test_many_addresses_can_be_asked_for_their_hpas_alone(name: str, frames: FrameAllocator) -> None:
+    table = make(name, frames)
+    page = table.format.page_size
+    table.map_page(page, FAR, RW)
+    found = table.translate_many([page + 8, 9 * page], hpa_only=True)
+    assert found.tolist() == [FAR + 8, (1 << 64) - 1]
+    assert [table.hpa_of(page + 8), table.hpa_of(9 * page), table.hpa_of(1 << 64)] == [FAR + 8, None, None]
+
+
+@every_format
+def test_a_lookup_says_the_same_before_and_after_it_is_compiled(name: str, frames: FrameAllocator) -> None:
+    table = make(name, frames)
+    page = table.format.page_size
+    table.map_page(page, FAR, RW)
+    for _ in range(100):
+        assert table.translate(page + 8, Access.WRITE) == table.explain(page + 8, Access.WRITE).result
+        assert table.translate(9 * page) == table.explain(9 * page).result
+        assert table.translate(1 << 65) == table.explain(1 << 65).result
+    assert table.hpa_of(page + 8) == FAR + 8
+    table.unmap_page(page)
+    assert table.hpa_of(page + 8) is None
+
+
 @pytest.mark.parametrize("name", format_lists.SMALL_PAGES)
 def test_more_addresses_than_the_kernel_remembers_upper_tables_for(name: str, frames: FrameAllocator) -> None:
     """Addresses a gigabyte apart share places in the walk cache: none may answer for another."""

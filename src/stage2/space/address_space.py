@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy.typing as npt
 
@@ -20,7 +20,7 @@ from ..processor import Processor
 from ..tables.batch import Batch, TwoStageBatch
 from ..tables.editor import Flush
 from ..tables.explain import Walk, explain_two_stage
-from ..tables.mapping import Edit
+from ..tables.mapping import Edit, U64Array
 from ..tables.pagetable import PageTable
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped
@@ -258,9 +258,19 @@ class AddressSpace:
         """GPA to HPA on the table itself."""
         return self.page_table.translate(gpa, access)
 
-    def translate_many(self, gpas: npt.ArrayLike) -> Batch:
-        """GPA to HPA for an array of addresses."""
-        return self.page_table.translate_many(gpas)
+    def hpa_of(self, gpa: Gpa | int) -> Hpa | None:
+        """The HPA of a GPA, None where nothing is mapped; the shortest way to ask."""
+        return self.page_table.hpa_of(gpa)
+
+    @overload
+    def translate_many(self, gpas: npt.ArrayLike) -> Batch: ...
+
+    @overload
+    def translate_many(self, gpas: npt.ArrayLike, *, hpa_only: Literal[True]) -> U64Array: ...
+
+    def translate_many(self, gpas: npt.ArrayLike, *, hpa_only: bool = False) -> Batch | U64Array:
+        """GPA to HPA for an array of addresses; with `hpa_only` the HPAs alone, 2^64-1 where nothing is mapped."""
+        return self.page_table.translate_many(gpas, hpa_only=True) if hpa_only else self.page_table.translate_many(gpas)
 
     def translate_gva_many(
         self, gvas: npt.ArrayLike, stage_1: Regime, access: Access | None = None, *, user: bool = False

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..address import Gva
 from ..errors import OutOfRangeError
 from ..flags import Access
-from ..formats.outcome import MAPPED
+from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_lookup, compiled_two_stage, compiled_walk, locating
@@ -36,7 +36,7 @@ UNMAPPED = MASK_64
 """The output of an address that is not mapped."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """Translations of an array of addresses, element by element.
 
@@ -44,11 +44,23 @@ class Batch:
         hpa: output addresses, 2^64-1 where unmapped.
         status: 0, or the number of a FaultKind.
         attributes: the walk's combined attributes (`formats.outcome`), the last entry's level in bits 31:24.
+        addresses: the input; None in a result that is yet to be written.
+        stage: of the regime.
     """
 
     hpa: U64Array
     status: npt.NDArray[np.uint8]
     attributes: npt.NDArray[np.uint32]
+    addresses: U64Array | None = None
+    stage: int = 2
+
+    def fault(self, index: int | tuple[int, ...]) -> Fault | None:
+        """Why an element does not translate; None for one that does."""
+        status = int(self.status[index])
+        if not status or self.addresses is None:
+            return None
+        level = int(self.attributes[index]) >> LEVEL_FIELD
+        return Fault(FaultKind(status), self.stage, level, int(self.addresses[index]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,7 @@ def translate_batch(host: HostMemory, regime: Regime, addresses: npt.ArrayLike, 
     """Translate an array of addresses by one regime whose tables lie in host memory.
 
     Args:
-        out: a result to write to instead of a new one, which saves the host the zeroing of new pages.
+        out: a result whose arrays are written to instead of new ones, which saves the host the zeroing of new pages.
 
     Raises:
         OutOfRangeError: `out` is not shaped like the addresses.
@@ -101,6 +113,7 @@ def translate_batch(host: HostMemory, regime: Regime, addresses: npt.ArrayLike, 
         host, np.uint64(regime.root), np.uint64(regime.controls), flat,
         out.hpa.reshape(-1), out.attributes.reshape(-1), out.status.reshape(-1),
     )  # fmt: skip
+    out.addresses, out.stage = inputs, regime.format.stage
     return out
 
 

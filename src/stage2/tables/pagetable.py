@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,17 @@ from .explain import Walk, explain_stage
 from .extent import Extent
 from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, Mapping, Statistics, U64Array
 from .regime import Regime
-from .result import Fault, Mapped
+from .result import Fault, Mapped, need_mask
+from .single import Single
 from .store import TableStore
 
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
     from ..memory.owners import Owner
+
+
+_FEW = 64
+"""Lookups that are made by the explained walk before the compiled one is made ready."""
 
 
 class PageTable:
@@ -76,6 +81,8 @@ class PageTable:
         regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
+        self._single: Single | None = None
+        self._lookups = 0
         self.editor = TableEditor(self.memory, self._host, regime, self._extent, self._store, flush)
 
     @property
@@ -140,7 +147,20 @@ class PageTable:
 
     def translate(self, address: int, access: Access | None = None, *, user: bool = False) -> Mapped | Fault:
         """Where `address` leads, for an access or for a mere lookup. Sets no accessed or dirty bit."""
-        return self.explain(address, access, user=user).result
+        single = self._single or self._warm_up()
+        if single is None or address >> 64:
+            return self.explain(address, access, user=user).result
+        _words = self.editor.require_alive()
+        return single.translate(address, access, need_mask(access, user=user))
+
+    def hpa_of(self, address: int) -> Hpa | None:
+        """The HPA that `address` leads to, None where nothing is mapped; the shortest way to ask."""
+        single = self._single or self._warm_up()
+        if single is None or address >> 64:
+            found = self.explain(address).result
+            return found.hpa if isinstance(found, Mapped) else None
+        _words = self.editor.require_alive()
+        return single.hpa_of(address)
 
     # --- ranges ------------------------------------------------------------------------------------------
 
@@ -259,10 +279,27 @@ class PageTable:
         start = align_down(address, found.size)
         return Mapping(start, Hpa(align_down(found.hpa, found.size)), found.size, found.permissions, found.size)
 
-    def translate_many(self, addresses: npt.ArrayLike, *, out: Batch | None = None) -> Batch:
-        """Translate an array of addresses with the compiled kernel, into `out` where one is given."""
+    @overload
+    def translate_many(self, addresses: npt.ArrayLike, *, out: Batch | None = None) -> Batch: ...
+
+    @overload
+    def translate_many(
+        self, addresses: npt.ArrayLike, *, out: Batch | None = None, hpa_only: Literal[True]
+    ) -> U64Array: ...
+
+    def translate_many(
+        self, addresses: npt.ArrayLike, *, out: Batch | None = None, hpa_only: bool = False
+    ) -> Batch | U64Array:
+        """Translate an array of addresses with the compiled kernel.
+
+        Args:
+            addresses: of any shape.
+            out: a result whose arrays are written to.
+            hpa_only: answer with the HPAs alone, 2^64-1 where nothing is mapped.
+        """
         _words = self.editor.require_alive()
-        return translate_batch(self._host, self.regime, addresses, out)
+        found = translate_batch(self._host, self.regime, addresses, out)
+        return found.hpa if hpa_only else found
 
     def translate_gva_many(
         self, gvas: npt.ArrayLike, stage_1: Regime, access: Access | None = None, *, user: bool = False
@@ -331,6 +368,13 @@ class PageTable:
             self._store.clear()
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _warm_up(self) -> Single | None:
+        """The compiled translation once it pays: a few lookups are made sooner than it is compiled."""
+        self._lookups += 1
+        if self._lookups > _FEW and not self.format.is_bare:
+            self._single = Single(self._host, self.regime)
+        return self._single
 
     @property
     def _no_templates(self) -> U64Array:
