@@ -107,6 +107,7 @@ class Image:
         segments: what is loaded, in the file's order.
         symbols: name to value; of names that occur several times, the first global one.
         percpu: the bytes of `.percpu`, which every CPU's area begins with.
+        movable: it is linked at 0 to be loaded anywhere, and moves itself.
     """
 
     file: str
@@ -117,6 +118,7 @@ class Image:
     segments: tuple[Segment, ...]
     symbols: dict[str, int]
     percpu: bytes = b""
+    movable: bool = False
 
     def section(self, name: str) -> Section | None:
         """The section of a name."""
@@ -161,16 +163,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         return _read(ELFFile(BytesIO(data)), name, len(data))
     except ImageError:
         raise
-    except (
-        ELFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        OverflowError,
-        AssertionError,
-    ) as error:
+    except _DAMAGED as error:
         raise ImageError(f"is a damaged ELF file: {str(error) or type(error).__name__}", file=name) from None
 
 
@@ -192,10 +185,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _read(elf: ELFFile, name: str, file_bytes: int) -> Image:
-    arch = _ARCHITECTURES.get(elf["e_machine"])
-    if arch is None:
-        known = ", ".join(sorted(set(_ARCHITECTURES.values())))
-        raise ImageError(f"is for {elf['e_machine']}: images of {known} are known", file=name)
+    arch = _require_known(elf, name)
     if elf.num_sections() > MAX_SECTIONS or elf.num_segments() > MAX_SECTIONS:
         raise ImageError(f"has {elf.num_sections()} sections; {MAX_SECTIONS} is the limit", file=name)
     segments = tuple(_segment(found) for found in elf.iter_segments() if found["p_type"] == "PT_LOAD")
@@ -205,7 +195,30 @@ def _read(elf: ELFFile, name: str, file_bytes: int) -> Image:
     if size > file_bytes:
         raise ImageError(f"is a damaged ELF file: .percpu of {size:#x} bytes is larger than the file", file=name)
     content = b"" if percpu is None or not size else bytes(percpu.data())
-    return Image(name, arch, elf.elfclass, elf["e_entry"], sections, segments, _symbols(elf, name), content)
+    movable = elf["e_type"] == "ET_DYN" and min((s.load for s in segments if s.size), default=1) == 0
+    return Image(name, arch, elf.elfclass, elf["e_entry"], sections, segments, _symbols(elf, name), content, movable)
+
+
+def _require_known(elf: ELFFile, name: str) -> str:
+    """The architecture of an image that can be looked at.
+
+    Raises:
+        ImageError: it is of another architecture or width, or no linked program.
+    """
+    machine = elf["e_machine"]
+    arch = _ARCHITECTURES.get(machine)
+    what = str(machine).removeprefix("EM_") if isinstance(machine, str) else f"machine number {machine}"
+    if arch is None:
+        known = ", ".join(sorted(set(_ARCHITECTURES.values())))
+        raise ImageError(f"is an ELF file for {what}: images for {known} are known", file=name)
+    if elf.elfclass == 32 and machine != "EM_386":
+        raise ImageError(f"is a 32-bit ELF file for {what}: a 64-bit one is wanted", file=name)
+    if not elf.little_endian:
+        raise ImageError("is a big-endian ELF file: a little-endian one is wanted", file=name)
+    kinds = {"ET_REL": "is an object file: link it first", "ET_CORE": "is a core dump, not an image"}
+    if elf["e_type"] in kinds:
+        raise ImageError(kinds[elf["e_type"]], file=name)
+    return arch
 
 
 def _segment(found: Any) -> Segment:
