@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from real_images import real_image
 
-from linked_kernel import BASES, SMP, link
+from linked_kernel import BASES, SMP, link, require_binutils
 from stage2.cli.main import call
 
 RELEASES = ("hypervisors-12", "hypervisors-13")
@@ -34,11 +35,9 @@ def layout(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
 
 def binutils(tool: str, *arguments: str | Path) -> str:
     """What a tool of binutils prints; that of one architecture reads the ELF files of all."""
-    names = [tool, *(f"{arch}-linux-gnu-{tool}" for arch in BASES)]
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("needs binutils")
-    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
+    require_binutils("riscv64")
+    command = [f"riscv64-linux-gnu-{tool}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def require_as_readelf(found: dict[str, Any], file: Path) -> None:
@@ -202,7 +201,10 @@ def test_an_image_packed_with_gzip_is_read_as_it_is_unpacked(
     ("data", "problem"),
     [
         (b"MZ" + bytes(100), "is a PE file (EFI): give the ELF file that it was made from"),
-        (b"", "is no ELF file: the hypervisor's image as the linker wrote it is wanted"),
+        (b"", "is empty"),
+        (b"\xcf\xfa\xed\xfe" + bytes(28), "is no ELF file: the hypervisor's image as the linker wrote it is wanted"),
+        (b"\x1f\x8b\x08", "is a damaged gzip file: it is cut short"),
+        (gzip.compress(b"text"), "is no ELF file: the hypervisor's image as the linker wrote it is wanted"),
         (b"#!/bin/sh", "is no ELF file: the hypervisor's image as the linker wrote it is wanted"),
         (b"\x7fELF" + bytes(8), "is a damaged ELF file"),
         (
@@ -223,6 +225,27 @@ def test_a_file_that_is_no_image_is_told_in_one_sentence(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "problem"),
+    [
+        (18, b"\x28\0", "is an ELF file for ARM: images for aarch64, riscv64, x86_64 are known"),
+        (4, b"\x01", "is a 32-bit ELF file for X86_64: a 64-bit one is wanted"),
+        (16, b"\x01\0", "is an object file: link it first"),
+        (16, b"\x04\0", "is a core dump, not an image"),
+        (64 + 40, b"\xff" * 8, "is a damaged ELF file: a LOAD segment reaches beyond 64-bit addresses"),
+    ],
+)
+def test_an_elf_file_of_another_kind_is_told_in_one_sentence(
+    at: int, value: bytes, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = link(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[at : at + len(value)] = value
+    file.write_bytes(data)
+    assert call(["layout", str(file)]) == 2
+    assert capsys.readouterr().err == f"stage2: error: {file}: {problem}\n"
+
+
 def test_an_image_cut_short_anywhere_never_ends_in_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,3 +255,38 @@ def test_an_image_cut_short_anywhere_never_ends_in_a_traceback(
         file.write_bytes(data[:length])
         assert call(["layout", str(file), "--smp", "4"]) in (0, 1, 2)
         assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return link(tmp_path_factory.mktemp("kernel")).read_bytes()
+
+
+_WORDS = st.sampled_from([0, 1, 0x1000, 1 << 63, (1 << 64) - 0x1000, (1 << 64) - 1]) | st.integers(0, (1 << 64) - 1)
+
+
+_CHANGES = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), _WORDS, st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=8
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=_CHANGES)
+def test_an_image_that_lies_about_itself_never_ends_in_a_traceback(
+    changes: list[tuple[float, int, int]],
+    kernel: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Words of the file's, the program's and the sections' headers are changed."""
+    sections = int.from_bytes(kernel[40:48], "little")
+    headers = [*range(64 + 6 * 56), *range(sections, len(kernel))]
+    data = bytearray(kernel)
+    for where, value, size in changes:
+        at = headers[int(where * len(headers))]
+        data[at : at + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+    file = tmp_path_factory.getbasetemp() / "lies.elf"
+    file.write_bytes(data)
+    code = call(["layout", str(file), "--json"])
+    error = capsys.readouterr().err
+    assert (code, error.count("\n")) in ((0, 0), (1, 0), (2, 1))

@@ -53,6 +53,7 @@ def layout(
     from ..hypervisor.layout import of_image, of_platform
     from ..render.layout import layout_json, layout_svg, render_layout
     from ..render.tables import print_renderable
+    from .notices import print_notices
 
     if smp is not None and not 1 <= smp <= MAX_CPUS:
         raise ConfigError(f"--smp {smp}: 1 to {MAX_CPUS} CPUs are possible")
@@ -67,9 +68,13 @@ def layout(
         findings = []
     else:
         image = read_image(file)
+        if host is not None and host.arch not in (None, image.arch):
+            raise ConfigError(f"{file} is for {image.arch}, and the platform {platform} is {host.arch}")
         axvisor = demand == "axvisor"
         found = of_image(image, host, smp=smp or (1 if host is None else host.kernel_sizes.smp), axvisor=axvisor)
         findings = check_image(image, found, axvisor=axvisor)
+    if host is not None:
+        print_notices(host.notices)
     findings += check_place(found, host, _claims(vms))
     if svg is not None:
         try:

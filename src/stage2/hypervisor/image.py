@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -141,8 +142,10 @@ class Image:
 def is_elf(path: Path) -> bool:
     """Whether a file begins as an ELF file, or as a gzip-packed one, does."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as stream:
-            return stream.read(4)[:4] == b"\x7fELF" or path.suffix == ".gz"
+            return stream.read(4) == b"\x7fELF" or path.suffix == ".gz"
     except OSError:
         return False
 
@@ -164,21 +167,28 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     except ImageError:
         raise
     except _DAMAGED as error:
-        raise ImageError(f"is a damaged ELF file: {str(error) or type(error).__name__}", file=name) from None
+        why = "an offset or a size in it is too large" if isinstance(error, OverflowError) else str(error)
+        raise ImageError(f"is a damaged ELF file: {why or type(error).__name__}", file=name) from None
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise ImageError("is a folder or a device: a file is wanted", file=str(path))
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE + 1)
     except OSError as error:
-        raise ImageError(error.strerror or str(error), file=str(path)) from None
+        raise ImageError(f"cannot be read: {error.strerror or error}", file=str(path)) from None
+    if not data:
+        raise ImageError("is empty", file=str(path))
     if data[:2] == b"\x1f\x8b":
         unpacker = zlib.decompressobj(wbits=31)
         try:
             data = unpacker.decompress(data, MAX_FILE + 1)
         except zlib.error as error:
             raise ImageError(f"is a damaged gzip file: {error}", file=str(path)) from None
+        if not unpacker.eof and len(data) <= MAX_FILE:
+            raise ImageError("is a damaged gzip file: it is cut short", file=str(path))
     if len(data) > MAX_FILE:
         raise ImageError(f"is larger than {MAX_FILE >> 20} MiB, which no hypervisor's image is", file=str(path))
     return data
@@ -187,9 +197,12 @@ def _bytes_of(path: Path) -> bytes:
 def _read(elf: ELFFile, name: str, file_bytes: int) -> Image:
     arch = _require_known(elf, name)
     if elf.num_sections() > MAX_SECTIONS or elf.num_segments() > MAX_SECTIONS:
-        raise ImageError(f"has {elf.num_sections()} sections; {MAX_SECTIONS} is the limit", file=name)
+        raise ImageError(
+            f"has {elf.num_sections()} sections and {elf.num_segments()} segments. Limit: {MAX_SECTIONS}", file=name
+        )
     segments = tuple(_segment(found) for found in elf.iter_segments() if found["p_type"] == "PT_LOAD")
     sections = tuple(_section(found, segments) for found in elf.iter_sections() if found["sh_type"] != "SHT_NULL")
+    _require_addresses(sections, segments, name)
     percpu = elf.get_section_by_name(".percpu")
     size = 0 if percpu is None or percpu["sh_type"] == "SHT_NOBITS" else percpu["sh_size"]
     if size > file_bytes:
@@ -197,6 +210,15 @@ def _read(elf: ELFFile, name: str, file_bytes: int) -> Image:
     content = b"" if percpu is None or not size else bytes(percpu.data())
     movable = elf["e_type"] == "ET_DYN" and min((s.load for s in segments if s.size), default=1) == 0
     return Image(name, arch, elf.elfclass, elf["e_entry"], sections, segments, _symbols(elf, name), content, movable)
+
+
+def _require_addresses(sections: Sequence[Section], segments: Sequence[Segment], name: str) -> None:
+    """Refuse what would reach beyond 64-bit addresses."""
+    ends = [(f"section {section.name}", section.end) for section in sections if section.in_memory]
+    ends += [("a LOAD segment", max(segment.end, segment.load + segment.size)) for segment in segments]
+    for what, end in ends:
+        if end > 1 << 64:
+            raise ImageError(f"is a damaged ELF file: {what} reaches beyond 64-bit addresses", file=name)
 
 
 def _require_known(elf: ELFFile, name: str) -> str:
@@ -248,7 +270,7 @@ def _symbols(elf: ELFFile, name: str) -> dict[str, int]:
         if not isinstance(section, SymbolTableSection) or section["sh_type"] != "SHT_SYMTAB":
             continue
         if section.num_symbols() > MAX_SYMBOLS:
-            raise ImageError(f"has {section.num_symbols()} symbols; {MAX_SYMBOLS} is the limit", file=name)
+            raise ImageError(f"has {section.num_symbols()} symbols. Limit: {MAX_SYMBOLS}", file=name)
         for symbol in section.iter_symbols():
             # `$x`, `$d` tell a disassembler code from data (AAELF64, 5.5.4 "Mapping symbols"); they name nothing.
             if not symbol.name or symbol.name.startswith("$") or symbol["st_shndx"] == "SHN_UNDEF":

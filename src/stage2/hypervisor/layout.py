@@ -145,7 +145,8 @@ def of_platform(platform: PlatformConfig, *, smp: int | None = None, sizes: Kern
     """
     if platform.kernel_paddr is None:
         raise ConfigError(
-            "has no kernel-base-paddr: where the hypervisor's kernel lies is not known", file=platform.file
+            "has no kernel-base-paddr, so where the hypervisor's kernel lies is not known: add it to [plat]",
+            file=platform.file,
         )
     wanted = sizes or platform.kernel_sizes
     copies = wanted.smp if smp is None else smp
