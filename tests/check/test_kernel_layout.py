@@ -274,3 +274,9 @@ def test_every_rule_has_a_code_of_its_own_and_a_test_here() -> None:
     assert len(set(codes)) == len(codes) == 11
     here = Path(__file__).read_text()
     assert all(f'"{code}"' in here for code in codes)
+
+
+def test_the_documentation_tells_of_every_rule_in_its_own_words() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "hypervisor.md").read_text()
+    for rule in RULES:
+        assert f"| {rule.code} | {rule.severity} | {rule.title} |" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -41,11 +41,11 @@ def fetch(
     from ..machines.fetched import RECIPES as EMULATORS
 
     if what == _EMULATORS:
-        return max(map(_one_emulator, EMULATORS))
+        return _each(EMULATORS, lambda name: _emulator(name, force=False))
     if what in EMULATORS:
         return _emulator(what, force=force)
     if what == _HYPERVISORS:
-        return max(_hypervisors(name, force=force) for name in HYPERVISORS)
+        return _each(HYPERVISORS, lambda name: _hypervisors(name, force=force))
     if what in HYPERVISORS:
         return _hypervisors(what, force=force)
     if what not in GUESTS:
@@ -86,19 +86,22 @@ def _hypervisors(name: str, *, force: bool) -> int:
 
     with _progress() as report:
         found = fetch_hypervisors(name, progress=report, force=force)
-    print(f"{plain(found.name)} is ready, taken from {plain(', '.join(found.packages))}")
-    for path in found.files:
-        print(f"  {plain(str(path))} ({about(path.stat().st_size)})")
+    files = ", ".join(path.name for path in found.files)
+    print(f"{found.name} is ready: {plain(files)} in {plain(str(found.files[0].parent))}")
+    print(f"  taken from {plain(', '.join(found.packages))}")
     return 0
 
 
-def _one_emulator(name: str) -> int:
-    """One of those that the machine itself does not have; a line says when it cannot be had, and the others go on."""
-    try:
-        return _emulator(name, force=False)
-    except HostToolError as error:
-        print(f"stage2: {name} cannot be had: {error}", file=sys.stderr)
-        return 2
+def _each(names: Iterable[str], fetch_one: Callable[[str], int]) -> int:
+    """Several things; a line says when one cannot be had, and the others go on."""
+    codes = [0]
+    for name in names:
+        try:
+            codes.append(fetch_one(name))
+        except HostToolError as error:
+            print(f"stage2: {name} cannot be had: {error}", file=sys.stderr)
+            codes.append(2)
+    return max(codes)
 
 
 @contextmanager
