@@ -11,7 +11,7 @@ from ..flags import MapType
 from ..place import Place
 from ..ranges import RangeMap
 from .document import Document, Item, Notice, Table, hint
-from .extent import HPA_LIMIT, read_bytes, read_pages
+from .extent import HPA_LIMIT, read_bytes, read_pages, require_pages
 from .kernel_sizes import ASSUMED, KernelSizes, read_kernel_sizes
 from .regions import PlannedVm
 from .vm import ARCHITECTURES
@@ -100,6 +100,9 @@ def read_platform(document: Document) -> PlatformConfig:
     kernel_paddr = plat.optional_address("kernel-base-paddr")
     kernel_vaddr = plat.optional_address("kernel-base-vaddr")
     offset = plat.optional_address("phys-virt-offset")
+    for key, value in (("kernel-base-paddr", kernel_paddr), ("kernel-base-vaddr", kernel_vaddr)):
+        if value is not None:
+            require_pages(plat.need(key), value)
     if kernel_paddr is not None and not memory.contains(kernel_paddr):
         raise plat.need("kernel-base-paddr").error(f"{kernel_paddr:#x} is outside the host's memory {memory}")
     if None not in (kernel_paddr, kernel_vaddr, offset) and kernel_vaddr != (kernel_paddr or 0) + (offset or 0):

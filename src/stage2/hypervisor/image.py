@@ -130,14 +130,6 @@ class Image:
         """Whether it was linked by AxVisor's script, as its first symbol says."""
         return "_skernel" in self.symbols
 
-    @property
-    def loaded(self) -> Range | None:
-        """The physical addresses from the first to the last loaded byte; None when nothing is loaded."""
-        spans = [segment for segment in self.segments if segment.size]
-        if not spans:
-            return None
-        return Range(min(s.load for s in spans), max(s.load + s.size for s in spans))
-
 
 def is_elf(path: Path) -> bool:
     """Whether a file begins as an ELF file, or as a gzip-packed one, does."""
