@@ -238,6 +238,11 @@ def test_a_platform_file_may_say_how_large_the_hypervisors_kernel_is(tmp_path: P
         # Code 5 pages, constants 2, per-CPU areas 40 x 128 bytes in 2, stack 4, zeroed data 1.
         assert host.frames.owners.of(Owner(OwnerKind.HYPERVISOR)) == [Range.sized(0x8100_0000, 14 * 0x1000)]
         assert host.notices == []
+    # --smp goes before the file: two copies of .percpu fit in a page.
+    with build([load_vm(write_vm(tmp_path))], platform=load_platform(platform).with_cpus(2)) as host:
+        assert host.frames.owners.of(Owner(OwnerKind.HYPERVISOR)) == [Range.sized(0x8100_0000, 13 * 0x1000)]
+        assert host.kernel is not None
+        assert host.kernel.smp == 2
 
 
 def test_memory_at_fixed_addresses_is_set_aside_before_anything_is_allocated(tmp_path: Path) -> None:

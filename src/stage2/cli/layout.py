@@ -47,7 +47,7 @@ def layout(
     """
     from ..check.finding import has_errors
     from ..check.kernel_layout import check_image, check_place
-    from ..config.kernel_sizes import MAX_CPUS
+    from ..config.kernel_sizes import require_cpus
     from ..config.load import load_platform
     from ..hypervisor.image import is_elf, read_image
     from ..hypervisor.layout import of_image, of_platform
@@ -55,8 +55,7 @@ def layout(
     from ..render.tables import print_renderable
     from .notices import print_notices
 
-    if smp is not None and not 1 <= smp <= MAX_CPUS:
-        raise ConfigError(f"--smp {smp}: 1 to {MAX_CPUS} CPUs are possible")
+    cpus = None if smp is None else require_cpus(smp)
     host = None if platform is None else load_platform(platform)
     if file.suffix == ".toml" and not is_elf(file):
         if host is not None:
@@ -64,14 +63,14 @@ def layout(
         if demand != "auto":
             raise ConfigError(f"--layout {demand} means nothing for {file}: there is no image to hold against it")
         host, image = load_platform(file), None
-        found = of_platform(host, smp=smp)
+        found = of_platform(host, smp=cpus)
         findings = []
     else:
         image = read_image(file)
         if host is not None and host.arch not in (None, image.arch):
             raise ConfigError(f"{file} is for {image.arch}, and the platform {platform} is {host.arch}")
         axvisor = demand == "axvisor"
-        found = of_image(image, host, smp=smp or (1 if host is None else host.kernel_sizes.smp), axvisor=axvisor)
+        found = of_image(image, host, smp=cpus or (1 if host is None else host.kernel_sizes.smp), axvisor=axvisor)
         findings = check_image(image, found, axvisor=axvisor)
     if host is not None:
         print_notices(host.notices)

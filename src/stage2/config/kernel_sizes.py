@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..address import KIB, MIB
+from ..errors import ConfigError
 from .document import Table
 
 MAX_PART = 256 * MIB
@@ -34,6 +35,17 @@ class KernelSizes:
     boot_stack: int = 256 * KIB
     bss: int = 1 * MIB
     given: frozenset[str] = frozenset()
+
+
+def require_cpus(smp: int) -> int:
+    """The number of CPUs that `--smp` says.
+
+    Raises:
+        ConfigError: no host has so many.
+    """
+    if not 1 <= smp <= MAX_CPUS:
+        raise ConfigError(f"--smp {smp}: 1 to {MAX_CPUS} CPUs are possible")
+    return smp
 
 
 ASSUMED = KernelSizes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..address import GIB, MIB, SIZE_2M, SIZE_4K, Range, align_down, align_up, format_size, is_aligned
 from ..errors import ConfigError
@@ -12,7 +12,7 @@ from ..place import Place
 from ..ranges import RangeMap
 from .document import Document, Item, Notice, Table, hint
 from .extent import HPA_LIMIT, read_bytes, read_pages, require_pages
-from .kernel_sizes import ASSUMED, KernelSizes, read_kernel_sizes
+from .kernel_sizes import ASSUMED, KernelSizes, read_kernel_sizes, require_cpus
 from .regions import PlannedVm
 from .vm import ARCHITECTURES
 
@@ -76,6 +76,16 @@ class PlatformConfig:
     kernel_place: Place | None = None
     kernel_sizes: KernelSizes = ASSUMED
     notices: tuple[Notice, ...] = ()
+
+    def with_cpus(self, smp: int | None) -> PlatformConfig:
+        """The same host with another number of CPUs, as `--smp` says; None leaves it as it is.
+
+        Raises:
+            ConfigError: no host has so many.
+        """
+        if smp is None:
+            return self
+        return replace(self, kernel_sizes=replace(self.kernel_sizes, smp=require_cpus(smp)))
 
     @property
     def memory_size(self) -> int:

@@ -156,9 +156,12 @@ def of_platform(platform: PlatformConfig, *, smp: int | None = None, sizes: Kern
         else platform.kernel_vaddr
     )
     offset = base - platform.kernel_paddr
-    parts, at = [], base
+    parts: list[Part] = []
+    at = base
     for demand in AXVISOR:
-        start = align_up(at, demand.align)
+        # The script ends .text and .rodata on a page: no page has the rights of two parts.
+        apart = bool(parts) and parts[-1].flags != demand.flags
+        start = align_up(at, max(demand.align, SIZE_4K if apart else 1))
         field = demand.name.removeprefix(".").replace(" ", "_")
         size = int(getattr(wanted, field))
         if demand.name == ".percpu":
