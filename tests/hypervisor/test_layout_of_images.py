@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from real_images import real_image
 
 from linked_kernel import BASES, SMP, link, require_binutils
+from real_images import real_image
 from stage2.cli.main import call
 
 RELEASES = ("hypervisors-12", "hypervisors-13")

@@ -7,9 +7,9 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
-from real_images import real_image
 
 from linked_kernel import SMP, link
+from real_images import real_image
 from stage2.address import Range
 from stage2.cli.main import call
 from stage2.render.bands import Band, Column, bands_svg
