@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from ..formats.outcome import GROUPED, LEAF
 from ..formats.record import Format
 from ..formats.u64 import u64
 from .assembly import span_shift
@@ -30,6 +31,8 @@ DAMAGED = 2
 NEEDS_ROOM = 3
 """The plan is sound but needs more tables or rows than it was given; nothing was written."""
 
+_SHORT = 8
+"""Fewer leaves are sooner looked at one by one."""
 VALID = 1 << 0
 """What makes an entry valid, in every format that breaks before it makes."""
 
@@ -69,6 +72,46 @@ def table_filling(fmt: Format) -> Function:
             poke(hva, i, pack_address(output + (i << shift)) | leaf_bits)
 
     return inlined(fill)
+
+
+@cache
+def leaf_stretch(fmt: Format) -> Function:
+    """stretch(hva, count, level, entry, mend, decoded, controls) -> leaves: a row of leaves looked at as a whole.
+
+    All `count` where every entry from `hva` on is the first one but for its address, and the addresses continue each
+    other; else 0. Then all have the first one's attributes, which hang on nothing else, and all are valid where the
+    last one is: addresses grow, and what a format refuses of them is their width. Marked groups are left out: where
+    all of a group hold one address, the next one does not continue it.
+
+    Args of the function:
+        entry: the first one, as it stands in the table.
+        mend: bits to turn over before an entry is decoded: what a BREAK took away.
+        decoded: what `decode` says of the first one, mended.
+    """
+    decode, pack_address = inlined(fmt.decode), inlined(fmt.pack_address)
+    shift_of = span_shift(fmt, inlined)
+
+    def stretch(hva: int, count: int, level: int, entry: int, mend: int, decoded: Any, controls: int) -> int:
+        _kind, output, attributes = decoded
+        if count < u64(_SHORT) or attributes & u64(GROUPED) != u64(0):
+            return u64(0)
+        shift = shift_of(level)
+        # Nothing but the first entry's address may differ, so where that is not encoded as it would be, nothing fits.
+        rest = entry ^ pack_address(output)
+        last = pack_address(output + ((count - u64(1)) << shift)) ^ rest
+        if peek(hva, count - u64(1)) != last:
+            return u64(0)
+        difference = u64(0)
+        for i in range(count):
+            difference |= peek(hva, i) ^ pack_address(output + (i << shift)) ^ rest
+        if difference != u64(0):
+            return u64(0)
+        kind, end, _attributes = decode(last ^ mend, level, controls)
+        if kind != u64(LEAF) or end != output + ((count - u64(1)) << shift):
+            return u64(0)
+        return count
+
+    return inlined(stretch)
 
 
 @cache

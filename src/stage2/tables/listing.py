@@ -11,9 +11,22 @@ from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel
 from .descent import Function
-from .edit import DAMAGED, DONE, first_meeting, room_of, run_note
+from .edit import DAMAGED, DONE, first_meeting, leaf_stretch, room_of, run_note
 from .mapping import LEVEL_FIELD
 from .raw import peek
+
+
+def _row_note(note: Function) -> Function:
+    def note_row(room: Any, run: Any, first: int, output: int, leaves: Any, key: int, joins: int) -> Any:
+        """Note leaves that continue each other: as one, or each by itself."""
+        count, shift = leaves
+        if joins != u64(0):
+            return note(room, run, first, output, count << shift, key, joins)
+        for i in range(count):
+            run = note(room, run, first + (i << shift), output + (i << shift), u64(1) << shift, key, joins)
+        return run
+
+    return inlined(note_row)
 
 
 @cache
@@ -31,7 +44,8 @@ def list_kernel(fmt: Format) -> Function:
     """
     decode, descend, output_of = inlined(fmt.decode), compiled_descent(fmt), leaf_output(fmt, inlined)
     locate, shift_of = locating(fmt, inlined), span_shift(fmt, inlined)
-    first_met, note = first_meeting(fmt), run_note(4)
+    first_met, note, stretch = first_meeting(fmt), run_note(4), leaf_stretch(fmt)
+    note_row = _row_note(note)
     inlined(room_of)
     levels, root_bits = fmt.levels, fmt.root_bits
 
@@ -66,9 +80,17 @@ def list_kernel(fmt: Format) -> Function:
                 if kind == u64(TABLE):
                     break
                 if kind == u64(LEAF):
+                    key = attributes & allowed | level << u64(LEVEL_FIELD)
+                    if i == u64(0):
+                        left = min(rest, (end - address + span - u64(1)) >> shift)
+                        i = stretch(hva, left, level, peek(hva, i), u64(0), (kind, output, attributes), controls)
+                        if i != u64(0):
+                            totals[level] += i
+                            run = note_row(room, run, address, output, (i, shift), key, merge)
+                            address += i << shift
+                            break
                     totals[level] += u64(1)
                     output = output_of(output, attributes, address, level)
-                    key = attributes & allowed | level << u64(LEVEL_FIELD)
                     run = note(room, run, address, output, span, key, merge)
                 address += span
                 i += u64(1)

@@ -11,7 +11,18 @@ from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel, load
 from .descent import Function, entry_at, visit_nothing
-from .edit import DAMAGED, DONE, NEEDS_ROOM, VALID, room_of, row_empty, run_note, table_filling, table_link
+from .edit import (
+    DAMAGED,
+    DONE,
+    NEEDS_ROOM,
+    VALID,
+    leaf_stretch,
+    room_of,
+    row_empty,
+    run_note,
+    table_filling,
+    table_link,
+)
 from .raw import peek, poke
 
 CLEAR, PROTECT, HARVEST, MARK, BREAK = 0, 1, 2, 3, 4
@@ -175,7 +186,8 @@ def _leaves_out(attributes: int, wanted: int) -> bool:
 
 def _sweep_row(fmt: Format, leaves_out: Function, rewritten: Function) -> Function:
     decode, output_of, note = inlined(fmt.decode), leaf_output(fmt, inlined), run_note(3)
-    whole, shift_of = _whole(fmt), span_shift(fmt, inlined)
+    whole, shift_of, stretch = _whole(fmt), span_shift(fmt, inlined), leaf_stretch(fmt)
+    rewrite_row = _rewrite_row(rewritten)
     inlined(leaves_out)
 
     def sweep_row(row: Any, work: Any, controls: int, room: Any, run: Any, commit: int) -> tuple[int, Any]:
@@ -187,22 +199,51 @@ def _sweep_row(fmt: Format, leaves_out: Function, rewritten: Function) -> Functi
         """
         hva, first, level, count = row
         operation, template, write = work
-        span = u64(1) << shift_of(level)
+        shift = shift_of(level)
         done = u64(0)
         while done != count:
-            entry = whole(peek(hva, done), operation)
+            stored = peek(hva, done)
+            entry = whole(stored, operation)
             kind, output, attributes = decode(entry, level, controls)
             if kind != u64(LEAF) or leaves_out(attributes, template):
                 break
-            output = output_of(output, attributes, first, level)
-            run = note(room, run, first, output, span, u64(0), u64(1))
+            if done == u64(0):
+                done = stretch(hva, count, level, stored, stored ^ entry, (kind, output, attributes), controls)
+                if done != u64(0):
+                    run = note(room, run, first, output, done << shift, u64(0), u64(1))
+                    if commit != u64(0):
+                        rewrite_row((hva, done), output, shift, (stored ^ entry, operation, template, write))
+                    break
+            output = output_of(output, attributes, first + (done << shift), level)
+            run = note(room, run, first + (done << shift), output, u64(1) << shift, u64(0), u64(1))
             if commit != u64(0):
                 poke(hva, done, rewritten(entry, output, operation, template, write))
-            first += span
             done += u64(1)
         return done, run
 
     return inlined(sweep_row)
+
+
+def _rewrite_row(rewritten: Function) -> Function:
+    def rewrite_row(row: Any, output: int, shift: int, work: Any) -> None:
+        """Every entry of a row whose leaves continue each other.
+
+        Args of the function:
+            row: (HVA of the first entry, number of entries).
+            output: where the first one leads.
+            work: (bits to turn over first, operation, template, write).
+        """
+        hva, count = row
+        mend, operation, template, write = work
+        if operation == u64(CLEAR):
+            for i in range(count):
+                poke(hva, i, u64(0))
+        else:
+            for i in range(count):
+                entry = peek(hva, i) ^ mend
+                poke(hva, i, rewritten(entry, output + (i << shift), operation, template, write))
+
+    return inlined(rewrite_row)
 
 
 def _cut_tables(fmt: Format) -> Function:
