@@ -35,7 +35,7 @@ TCR_HPD_SHIFT = 41
 TCR_DS = 1 << 59
 
 # TCR_EL2 without E2H.
-_EL2_PS_SHIFT, _EL2_TBI, _EL2_HA, _EL2_HD, _EL2_HPD = 16, 1 << 20, 1 << 21, 1 << 22, 1 << 24
+EL2_PS_SHIFT, EL2_TBI, EL2_HA, EL2_HD, EL2_HPD = 16, 1 << 20, 1 << 21, 1 << 22, 1 << 24
 
 _WALKS_WRITE_BACK = 1 << 8 | 1 << 10 | 3 << 12
 """IRGN0, ORGN0 and SH0: walks are write-back and inner shareable."""
@@ -158,10 +158,10 @@ def regimes(
         return Stage1Control(regime, None, None, mair, asid, False, stage_2, flat)
     common = (stage1.WXN if sctlr & SCTLR_WXN else 0) | _hardware(regime, tcr)
     if regime is Stage1Regime.EL2:
-        common |= stage1.ONE_PRIVILEGE | (stage1.HPD if tcr & _EL2_HPD else 0)
+        common |= stage1.ONE_PRIVILEGE | (stage1.HPD if tcr & EL2_HPD else 0)
         fmt = half_of(tcr, regime, implemented_bits=implemented_bits)
         assert fmt is not None, "the EL2 regime has no EPD"
-        low = _root(names[0], fmt, ttbr0, common, output_bits(tcr, regime), implemented_bits, bool(tcr & _EL2_TBI))
+        low = _root(names[0], fmt, ttbr0, common, output_bits(tcr, regime), implemented_bits, bool(tcr & EL2_TBI))
         return Stage1Control(regime, low, None, mair, asid, True, stage_2, None)
     common |= stage1.PAN if pan else 0
     halves: list[Stage1Root | None] = []
@@ -207,7 +207,7 @@ def half_of(
 
 def output_bits(tcr: int, regime: Stage1Regime) -> int:
     """Width of output addresses, from IPS or PS."""
-    return output_size(tcr >> (_EL2_PS_SHIFT if regime is Stage1Regime.EL2 else TCR_IPS_SHIFT) & 7)
+    return output_size(tcr >> (EL2_PS_SHIFT if regime is Stage1Regime.EL2 else TCR_IPS_SHIFT) & 7)
 
 
 def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[str, int]:
@@ -222,25 +222,66 @@ def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[
     """
     if fmt.stage != 1 or fmt.high_half or controls & stage1.ONE_PRIVILEGE:
         raise EncodingError(f"{fmt.name} under these controls is no format of TTBR0 in the EL1&0 regime")
+    tcr = tcr_half(fmt, upper=False) | tcr_both(fmt, controls) | (1 << TCR_HPD_SHIFT if controls & stage1.HPD else 0)
+    return {"TCR_EL1": tcr, "TTBR0_EL1": ttbr(fmt, root, controls, asid)}
+
+
+def ttbr(fmt: Format, root: int, controls: int, asid: int) -> int:
+    """A root and its ASID as TTBR0 or TTBR1 hold them.
+
+    Raises:
+        MisalignedError: the root is not aligned to its size.
+        OutOfRangeError: the ASID has more than 16 bits, or the root is wider than the output.
+    """
     require_aligned("root table", root, fmt.root_alignment)
-    width = controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
+    width = output_width(fmt, controls)
     if root >> width:
         raise OutOfRangeError(f"root table {root:#x} is above 2^{width}, where output addresses end")
     if asid < 0 or asid >> 16:
         raise OutOfRangeError(f"ASID {asid:#x} has more than 16 bits")
-    tg0 = next(code for code, shift in GRANULES.items() if shift == fmt.page_shift)
-    tcr = 64 - fmt.input_bits | _WALKS_WRITE_BACK | tg0 << 14 | parange(width) << TCR_IPS_SHIFT | TCR_AS
-    for bit, control in ((TCR_HA, layout.HA), (TCR_HD, layout.HD), (1 << TCR_HPD_SHIFT, stage1.HPD)):
-        tcr |= bit if controls & control else 0
+    return asid << 48 | table_base(root, wide=wide_roots(fmt, width))
+
+
+def output_width(fmt: Format, controls: int) -> int:
+    """Bits of an output address: what the controls say, else what the format can hold."""
+    return controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
+
+
+def tcr_half(fmt: Format, *, upper: bool) -> int:
+    """TCR's fields of one half, at TTBR0's place or TTBR1's: size, granule, cacheability of walks.
+
+    They stand alike in TCR_EL1 and TCR_EL2, whatever HCR_EL2.E2H.
+    """
+    granules = TG1_GRANULES if upper else GRANULES
+    granule = next(code for code, shift in granules.items() if shift == fmt.page_shift)
+    return (64 - fmt.input_bits | _WALKS_WRITE_BACK | granule << 14) << (16 if upper else 0)
+
+
+def tcr_both(fmt: Format, controls: int) -> int:
+    """TCR_EL1's fields for both halves, which TCR_EL2 has too under HCR_EL2.E2H: IPS, AS, HA, HD, DS.
+
+    Raises:
+        EncodingError: HD is asked for without HA.
+    """
+    tcr = parange(output_width(fmt, controls)) << TCR_IPS_SHIFT | TCR_AS
+    tcr |= tcr_hardware(controls, TCR_HA, TCR_HD)
+    return tcr | (TCR_DS if controls & layout.LPA2 else 0)
+
+
+def tcr_hardware(controls: int, access: int, dirty: int) -> int:
+    """TCR's bits `access` (HA) and `dirty` (HD) as the controls have them.
+
+    Raises:
+        EncodingError: HD is asked for without HA.
+    """
     if controls & layout.HD and not controls & layout.HA:
         raise EncodingError("TCR: HD, hardware dirty state, does nothing without HA: ask for the access flag too")
-    tcr |= TCR_DS if controls & layout.LPA2 else 0
-    return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | table_base(root, wide=wide_roots(fmt, width))}
+    return (access if controls & layout.HA else 0) | (dirty if controls & layout.HD else 0)
 
 
 def _hardware(regime: Stage1Regime, tcr: int) -> int:
     one_half = regime is Stage1Regime.EL2
-    access, dirty = (_EL2_HA, _EL2_HD) if one_half else (TCR_HA, TCR_HD)
+    access, dirty = (EL2_HA, EL2_HD) if one_half else (TCR_HA, TCR_HD)
     if not tcr & access:
         return 0  # HD behaves as 0 then.
     return layout.HA | (layout.HD if tcr & dirty else 0)
