@@ -11,7 +11,8 @@ import pytest
 from opening import machine_fixture
 from stage2.address import Hpa, Range
 from stage2.conform.oracle import Case, Pair
-from stage2.conform.oracles.qemu_aarch64 import DATA, ORACLE, TABLES, QemuAArch64
+from stage2.conform.oracles.aarch64 import DATA, TABLES
+from stage2.conform.oracles.qemu_aarch64 import ORACLE, QemuAArch64
 from stage2.conform.probe import PROBE, Means, Probes
 from stage2.conform.trial import Trial
 from stage2.errors import EncodingError

@@ -104,6 +104,17 @@ def test_el2_and_0_is_read_back_as_it_was(name: str, halves: str, switches: list
             assert half.controls == controls
 
 
+def test_halves_of_different_granules_go_together_under_ds_if_both_have_52_bits_or_are_of_64_kib() -> None:
+    for name, other in (("arm-s1-4k-52-lpa2", "arm-s1-64k-52"), ("arm-s1-64k-48-lpa", "arm-s1-4k-31")):
+        fmt, low = by_name(f"{name}-high"), by_name(other)
+        values = own_registers(fmt, 0x7654_0000, fmt.default_controls, beside=(low, 0x5432_0000))
+        found = read(values)
+        assert found.low is not None
+        assert found.high is not None
+        assert (found.low.format.name, found.high.format.name) == (low.name, fmt.name)
+        assert (found.low.root, found.high.root) == (0x5432_0000, 0x7654_0000)
+
+
 def test_what_cannot_be_said_is_refused() -> None:
     low, high = by_name("arm-s1-4k-48"), by_name("arm-s1-4k-48-high")
     own = low.default_controls | ONE_PRIVILEGE
@@ -119,7 +130,7 @@ def test_what_cannot_be_said_is_refused() -> None:
         own_registers(low, 0, own | PAN)
     with pytest.raises(EncodingError, match="not the two halves"):
         own_registers(low, 0, low.default_controls, beside=(low, 0))
-    with pytest.raises(EncodingError, match="LPA2, or none"):
+    with pytest.raises(EncodingError, match="have LPA2, or LPA"):
         own_registers(low, 0, low.default_controls, beside=(by_name("arm-s1-4k-52-lpa2-high"), 0))
     with pytest.raises(MisalignedError):
         own_registers(low, 0x800, own)

@@ -36,6 +36,8 @@ SCTLR_EL2_ONES = 0x30C5_0830
 SCTLR_EL2_VHE_ONES = 0x30D0_0800
 """Those with E2H 1, where it is laid out as SCTLR_EL1: nTLSMD, LSMAOE, SPAN, EIS, TSCXT, EOS."""
 _TCR_EL2_ONES = 1 << 31 | 1 << 23
+_LPA_SHIFT = 16
+"""log2 of the granule whose 52-bit addresses are LPA's; those of the others are LPA2's, which TCR.DS gives to both."""
 
 
 def own_registers(
@@ -81,11 +83,13 @@ def own_registers(
             "MAIR_EL2": stage1.MAIR,
             "SCTLR_EL2": sctlr | SCTLR_EL2_ONES,
         }
-    halves = [(fmt, root)] if beside is None else [(fmt, root), beside]
+    halves, either = [(fmt, root)], controls
     if beside is not None:
         _require_together(fmt, beside[0])
+        halves.append(beside)
+        either |= beside[0].default_controls & layout.LPA2
     by_half = {half.high_half: (half, at) for half, at in halves}
-    tcr = tcr_both(fmt, controls) | (0 if False in by_half else TCR_A1)
+    tcr = tcr_both(fmt, either) | (0 if False in by_half else TCR_A1)
     found = {"HCR_EL2": HCR_E2H}
     for upper, name in enumerate(("TTBR0_EL2", "TTBR1_EL2")):
         if bool(upper) in by_half:
@@ -108,5 +112,7 @@ def _tcr_el2(fmt: Format, controls: int) -> int:
 def _require_together(fmt: Format, other: Format) -> None:
     if other.stage != 1 or other.high_half == fmt.high_half:
         raise EncodingError(f"{fmt.name} and {other.name} are not the two halves: one ends in -high, and both are s1")
-    if (fmt.default_controls ^ other.default_controls) & (layout.OUTPUT_BITS | layout.LPA | layout.LPA2):
-        raise EncodingError(f"{fmt.name} and {other.name}: both halves have LPA or LPA2, or none")
+    lpa2 = {bool(half.default_controls & layout.LPA2) for half in (fmt, other) if half.page_shift != _LPA_SHIFT}
+    lpa = {bool(half.default_controls & layout.LPA) for half in (fmt, other) if half.page_shift == _LPA_SHIFT}
+    if len(lpa2) > 1 or len(lpa) > 1:
+        raise EncodingError(f"{fmt.name} and {other.name}: both halves have LPA2, or LPA, or neither of them has")
