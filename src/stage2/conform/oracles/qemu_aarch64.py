@@ -97,10 +97,11 @@ def _pairs(more: tuple[str, ...] = ()) -> tuple[Pair, ...]:
 _UNJUDGED = (
     "no-xnx: the CPU always has FEAT_XNX.",
     "arm-s1-*-high under stage 2: TTBR1 serves the monitor's guest. EL2&0 (el2-vhe) has that half judged.",
+    "Addresses below 2 GiB while the high half of EL2&0 is looked at: TTBR0_EL2 maps the monitor there.",
     "Access flags under HCR_EL2.PTW, where it forbids the walk: they may be set or not.",
-    "Fetches that stage 1 forbids under TCR_EL1.HD: clean pages count as writable, so that EL1 must not execute "
-    "what EL0 may write, nor anybody what is writable under WXN (AArch64.S1ApplyOutputPerms); QEMU takes them for "
-    "read-only ones in all but writes, and executes them.",
+    "Fetches that stage 1 forbids under TCR.HD: clean pages count as writable, so that EL1 (in EL2&0, EL2) must not "
+    "execute what EL0 may write, nor anybody what is writable under WXN (AArch64.S1ApplyOutputPerms); QEMU takes them "
+    "for read-only ones in all but writes, and executes them.",
     "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
     "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
     "The instruction syndrome of a stage-2 data abort (ISV and what follows): it is the monitor's own instructions'; a "
