@@ -23,11 +23,11 @@ from ..errors import EncodingError, MachineError
 from ..formats import family_of
 from ..formats.arm.formats import make
 from ..formats.arm.layout import AF, LPA2, TABLE_OR_PAGE, VALID
-from ..formats.arm.own_registers import own_registers
+from ..formats.arm.own import own_registers
 from ..formats.arm.sizes import pa_bits
 from ..formats.arm.stage1 import MAIR, ONE_PRIVILEGE, PAN, READ_ONLY, USER, WXN
-from ..formats.arm.stage1_control import HCR_E2H, SCTLR_M, SCTLR_WXN, stage_1_registers
-from ..formats.arm.stage2_control import HCR_RW, HCR_TGE
+from ..formats.arm.stage1_control import SCTLR_M, SCTLR_WXN, stage_1_registers
+from ..formats.arm.stage2_control import HCR_RW
 from ..formats.invalidation import Operation
 from ..tables.regime import Regime
 from . import mailbox
@@ -212,15 +212,13 @@ class AArch64Machine(QemuMachine):
             EncodingError, MisalignedError, OutOfRangeError: no registers stand for the regime.
         """
         fmt, controls = own.format, own.controls
-        beside, of_el0 = None, int(IMAGE_OF_EL0)
-        if fmt.high_half:
-            beside = (make(1, 12, OWN_LOW_BITS, lpa2=bool(controls & LPA2)), WINDOW.start + _OWN_ROOT_AT)
+        halves, of_el0 = [(fmt, own.root, controls)], int(IMAGE_OF_EL0)
+        if fmt.high_half and not controls & ONE_PRIVILEGE:
+            low = make(1, 12, OWN_LOW_BITS, lpa2=bool(controls & LPA2))
+            halves.append((low, WINDOW.start + _OWN_ROOT_AT, low.default_controls))
             of_el0 = MONITOR - self.RAM.start
-        values = dict.fromkeys(REGISTERS, 0)
-        values |= own_registers(
-            fmt, own.root, controls, 0 if controls & ONE_PRIVILEGE else own.identifier, beside=beside
-        )
-        values["HCR_EL2"] |= HCR_RW | (HCR_TGE if values["HCR_EL2"] & HCR_E2H else 0)
+        values = dict.fromkeys(REGISTERS, 0) | own_registers(halves)
+        values["HCR_EL2"] |= HCR_RW
         values["CODE"] = of_el0 + _INSTRUCTIONS_AT
         values["SPSR of EL0"] = _EL0T | _DAIF | _SS
         values["SPSR of EL1"] = _EL2H | _AIF | _SS | (_PAN if controls & PAN else 0)

@@ -222,61 +222,67 @@ def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[
     """
     if fmt.stage != 1 or fmt.high_half or controls & stage1.ONE_PRIVILEGE:
         raise EncodingError(f"{fmt.name} under these controls is no format of TTBR0 in the EL1&0 regime")
-    tcr = tcr_half(fmt, upper=False) | tcr_both(fmt, controls) | (1 << TCR_HPD_SHIFT if controls & stage1.HPD else 0)
-    return {"TCR_EL1": tcr, "TTBR0_EL1": ttbr(fmt, root, controls, asid)}
-
-
-def ttbr(fmt: Format, root: int, controls: int, asid: int) -> int:
-    """A root and its ASID as TTBR0 or TTBR1 hold them.
-
-    Raises:
-        MisalignedError: the root is not aligned to its size.
-        OutOfRangeError: the ASID has more than 16 bits, or the root is wider than the output.
-    """
-    require_aligned("root table", root, fmt.root_alignment)
     width = output_width(fmt, controls)
-    if root >> width:
-        raise OutOfRangeError(f"root table {root:#x} is above 2^{width}, where output addresses end")
     if asid < 0 or asid >> 16:
         raise OutOfRangeError(f"ASID {asid:#x} has more than 16 bits")
-    return asid << 48 | table_base(root, wide=wide_roots(fmt, width))
+    tcr = half_fields(fmt, upper=False) | TCR_AS | shared_fields(fmt, controls)
+    tcr |= 1 << TCR_HPD_SHIFT if controls & stage1.HPD else 0
+    return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | base_of(fmt, root, width)}
 
 
-def output_width(fmt: Format, controls: int) -> int:
-    """Bits of an output address: what the controls say, else what the format can hold."""
-    return controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
+def half_fields(fmt: Format, *, upper: bool) -> int:
+    """TxSZ, the walks' cacheability and TG of one half: write-back, inner shareable walks.
 
+    They stand alike in TCR_EL1 and TCR_EL2, whatever HCR_EL2.E2H; TTBR1's are to be shifted up by 16.
 
-def tcr_half(fmt: Format, *, upper: bool) -> int:
-    """TCR's fields of one half, at TTBR0's place or TTBR1's: size, granule, cacheability of walks.
-
-    They stand alike in TCR_EL1 and TCR_EL2, whatever HCR_EL2.E2H.
+    Args:
+        fmt: of the half.
+        upper: TG counts as TTBR1's does.
     """
-    granules = TG1_GRANULES if upper else GRANULES
-    granule = next(code for code, shift in granules.items() if shift == fmt.page_shift)
-    return (64 - fmt.input_bits | _WALKS_WRITE_BACK | granule << 14) << (16 if upper else 0)
+    codes = TG1_GRANULES if upper else GRANULES
+    granule = next(code for code, shift in codes.items() if shift == fmt.page_shift)
+    return 64 - fmt.input_bits | _WALKS_WRITE_BACK | granule << 14
 
 
-def tcr_both(fmt: Format, controls: int) -> int:
-    """TCR_EL1's fields for both halves, which TCR_EL2 has too under HCR_EL2.E2H: IPS, AS, HA, HD, DS.
+def shared_fields(fmt: Format, controls: int) -> int:
+    """IPS, HA, HD and DS of TCR_EL1, and of TCR_EL2 under E2H.
 
     Raises:
         EncodingError: HD is asked for without HA.
     """
-    tcr = parange(output_width(fmt, controls)) << TCR_IPS_SHIFT | TCR_AS
-    tcr |= tcr_hardware(controls, TCR_HA, TCR_HD)
-    return tcr | (TCR_DS if controls & layout.LPA2 else 0)
+    found = parange(output_width(fmt, controls)) << TCR_IPS_SHIFT | (TCR_DS if controls & layout.LPA2 else 0)
+    for bit, control in ((TCR_HA, layout.HA), (TCR_HD, layout.HD)):
+        found |= bit if controls & control else 0
+    require_access_flag(controls)
+    return found
 
 
-def tcr_hardware(controls: int, access: int, dirty: int) -> int:
-    """TCR's bits `access` (HA) and `dirty` (HD) as the controls have them.
+def require_access_flag(controls: int) -> None:
+    """Refuse HD without HA (D8.4.6 "Hardware management of the dirty state").
 
     Raises:
         EncodingError: HD is asked for without HA.
     """
     if controls & layout.HD and not controls & layout.HA:
         raise EncodingError("TCR: HD, hardware dirty state, does nothing without HA: ask for the access flag too")
-    return (access if controls & layout.HA else 0) | (dirty if controls & layout.HD else 0)
+
+
+def output_width(fmt: Format, controls: int) -> int:
+    """Width of output addresses that controls ask for."""
+    return controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
+
+
+def base_of(fmt: Format, root: int, width: int) -> int:
+    """BADDR of a TTBR.
+
+    Raises:
+        MisalignedError: the root is not aligned to its size.
+        OutOfRangeError: it is wider than the output.
+    """
+    require_aligned("root table", root, fmt.root_alignment)
+    if root >> width:
+        raise OutOfRangeError(f"root table {root:#x} is above 2^{width}, where output addresses end")
+    return table_base(root, wide=wide_roots(fmt, width))
 
 
 def _hardware(regime: Stage1Regime, tcr: int) -> int:
