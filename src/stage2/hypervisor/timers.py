@@ -35,7 +35,8 @@ _DEADLINE, _TOKEN = 0, 1
 _TOKEN_BITS = 128
 _TOKEN_MASK = (1 << _TOKEN_BITS) - 1
 _FEW_STALE = 64
-_LAST = NOTHING - 1
+LATEST = NOTHING - 1
+"""The latest deadline, in nanoseconds."""
 OWNER = Owner(OwnerKind.TIMERS)
 
 
@@ -144,7 +145,7 @@ class TimerList:
             OutOfRangeError: the deadline is below 0, or beyond 2^64 - 2 ns, which is after 584 years.
         """
         nanos = deadline.nanos if isinstance(deadline, TimeValue) else deadline
-        if not 0 <= nanos <= _LAST:
+        if not 0 <= nanos <= LATEST:
             raise OutOfRangeError(f"deadline {nanos:#x} ns does not fit the 64 bits of an event")
         with self._lock:
             due = max(nanos, self.clock.now().nanos)

@@ -45,8 +45,12 @@ class Identifiers:
         self._numbers: dict[Hashable, int] = {}
         self._running: dict[Hashable, int] = {}
 
-    def acquire(self, holder: Hashable) -> Assignment:
+    def acquire(self, holder: Hashable, wanted: int | None = None) -> Assignment:
         """The number of a holder that begins to run on a CPU; the same as before unless the numbers started again.
+
+        Args:
+            holder: who it is.
+            wanted: the number that it gets if nobody has it.
 
         Raises:
             OutOfRangeError: every number is that of a VM that runs at this moment.
@@ -56,7 +60,12 @@ class Identifiers:
             if not self._free:
                 self._start_again()
                 rolled_over = True
-            number = self._numbers[holder] = self._free.pop()
+            if wanted in self._free:
+                self._free.remove(wanted)
+                number = wanted
+            else:
+                number = self._free.pop()
+            self._numbers[holder] = number
         self._running[holder] = self._running.get(holder, 0) + 1
         return Assignment(number, rolled_over)
 

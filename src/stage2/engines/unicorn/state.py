@@ -31,7 +31,6 @@ class Word(IntEnum):
     # --- the CPU
     ENV = auto()
     CPU = auto()
-    ICOUNT = auto()
     UC = auto()
     # --- functions of the library
     FLUSH_TLB = auto()
@@ -69,10 +68,8 @@ class Word(IntEnum):
     # --- time
     CLOCK_AT = auto()
     """Address of the machine's clock word."""
-    ALARM = auto()
-    """Clock value at which the timer interrupt is raised, all ones for never."""
     SLICE_END = auto()
-    """Clock value at which another vCPU gets its turn."""
+    """Clock value at which the run ends, because a timer is due or it is another vCPU's turn; all ones for never."""
     STOP = auto()
     """Not 0: leave the guest at the next block."""
     # --- counters
@@ -91,6 +88,7 @@ class Reason(IntEnum):
     """A fill was refused; STATUS says by which stage."""
     HYPERCALL = 2
     SLICE = 3
+    """Its time is over."""
     STOP = 4
     EXCEPTION = 5
     """The library ended the run without a word."""

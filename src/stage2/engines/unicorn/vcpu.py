@@ -102,13 +102,12 @@ class Vcpu(ABC):
             state[word] = value
         state[Word.HOST_BASE] = memory.base
         state[Word.ENV], state[Word.CPU], state[Word.UC] = cpu.env, cpu.cpu, cpu.uc
-        state[Word.ICOUNT] = cpu.icount_decr
         state[Word.FLUSH_TLB] = symbol(cpu.FLUSH_TLB)
         state[Word.FORGET_CODE] = symbol(cpu.FORGET_CODE)
         state[Word.DELIVER] = symbol(cpu.DELIVER)
         state[Word.STOP_RUN] = symbol("uc_emu_stop")
         state[Word.PAGE_STATE] = page_state
-        state[Word.ALARM] = state[Word.SLICE_END] = NEVER
+        state[Word.SLICE_END] = NEVER
 
     def _install_hooks(self) -> None:
         constants = self._unicorn.unicorn_const
