@@ -20,7 +20,7 @@ ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH = 16, 17, 18
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
-_FAULT, _STOP, _SLICE, _DEVICE = (int(reason) for reason in (Reason.FAULT, Reason.STOP, Reason.SLICE, Reason.DEVICE))
+_FAULT, _SLICE, _DEVICE = (int(reason) for reason in (Reason.FAULT, Reason.SLICE, Reason.DEVICE))
 _HOST_DELTA, _HOST_START, _HOST_END, _HOST_FURTHER, _HOST_COUNT, _HOST_BASE, _ROOT, _LEVELS, _ROOT_BITS, _CONTROLS = (
     int(word)
     for word in (
@@ -38,7 +38,7 @@ _FLUSH_TLB, _FORGET_CODE, _STOP_RUN, _PAGE_STATE, _PEERS, _PEER_COUNT, _FILLS, _
         Word.FLIPS,
     )
 )  # fmt: skip
-_STOP_FLAG, _CLOCK_AT, _SLICE_END = (int(word) for word in (Word.STOP, Word.CLOCK_AT, Word.SLICE_END))
+_CLOCK_AT, _SLICE_END = int(Word.CLOCK_AT), int(Word.SLICE_END)
 
 
 @cache
@@ -164,18 +164,15 @@ def block_signature() -> Any:
 def pass_time(uc: int, size: int, state: int) -> bool:
     """Let virtual time go on by the bytes of a block that is about to be executed.
 
-    False when the guest is left before it instead, because it is to be stopped or its time is over; then the block is
-    yet to come and has taken no time.
+    False when the guest is left before it instead, because its time is over; then the block is yet to come and has
+    taken no time.
     """
     clock_at = peek(state, u64(_CLOCK_AT))
     now = peek(clock_at, u64(0))
-    if peek(state, u64(_STOP_FLAG)) != u64(0):
-        poke(state, u64(_REASON), u64(_STOP))
-    elif now >= peek(state, u64(_SLICE_END)):
-        poke(state, u64(_REASON), u64(_SLICE))
-    else:
+    if now < peek(state, u64(_SLICE_END)):
         poke(clock_at, u64(0), now + u64(size))
         return True
+    poke(state, u64(_REASON), u64(_SLICE))
     call_1(peek(state, u64(_STOP_RUN)), uc)
     return False
 

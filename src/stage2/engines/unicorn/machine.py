@@ -121,7 +121,7 @@ class Machine(ABC, Generic[Cpu]):
         self._stop_exit = (exit_, reason)
         self._stop.set()
         for cpu in self._cpus:
-            cpu.state[Word.STOP] = 1
+            cpu.leave()
 
     def _loop(self) -> tuple[str, str]:
         while True:
@@ -142,6 +142,9 @@ class Machine(ABC, Generic[Cpu]):
                 self._idle()
                 continue
             cpu.state[Word.SLICE_END] = min(self._slice_end, self._next_alarm())
+            if self._stop.is_set():
+                # Whoever stops us may have told the CPU to leave just before its end was set.
+                continue
             if self.vm.enters(cpu.number):
                 cpu.flush()
             ended = self._end_of_turn(cpu, cpu.run())
@@ -183,7 +186,7 @@ class Machine(ABC, Generic[Cpu]):
             return self._wait(cpu)
         if reason is Reason.EXCEPTION:
             self._unexplained(cpu)
-        elif reason not in (Reason.STOP, Reason.SLICE):
+        elif reason is not Reason.SLICE:
             return self._serve(cpu, reason)
         return None
 

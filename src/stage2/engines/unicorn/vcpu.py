@@ -139,13 +139,17 @@ class Vcpu(ABC):
                 self.state[Word.REASON] = Reason.NOTHING
             return resolved
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
-            self._leave(error)
+            self._fail(error)
             return False
 
-    def _leave(self, error: BaseException) -> None:
+    def leave(self) -> None:
+        """End the run at the next block; callable from any thread."""
+        self.state[Word.SLICE_END] = 0
+
+    def _fail(self, error: BaseException) -> None:
         """End the run because of an exception in a callback; the machine raises it again."""
         self._windows.failure = error
-        self.state[Word.STOP] = 1
+        self.leave()
 
     def _resolve(self, page: int, access: int, result: Any) -> bool:
         state = self.state
