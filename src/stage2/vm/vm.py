@@ -21,6 +21,7 @@ from ..tlb.identifiers import Identifiers
 from .channels import ChannelTable
 from .console import Console
 from .devices import DeviceBus
+from .dirty_log import DirtyLog
 from .exits import Action, MemoryFault
 from .report import RegionReport, ViolationReport, VmReport
 
@@ -100,6 +101,8 @@ class Vm:
         self.timer_events = timer_events
         self.cpus: Cpus | None = None
         """The CPUs that it runs on, as long as an engine has made any."""
+        self.dirty_log: DirtyLog | None = None
+        """The log of its writes, while it runs with one."""
         self._identifiers = identifiers
         self.channels = channels
         if channels is not None:
@@ -247,6 +250,7 @@ class Vm:
             violations=self.violations,
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
+            dirty_log=None if self.dirty_log is None else self.dirty_log.report,
         )
 
     def region_reports(self) -> tuple[RegionReport, ...]:

@@ -14,6 +14,7 @@ from ...hypervisor.cpus import Cpus
 from ...hypervisor.current import working_for
 from ...hypervisor.slab import NOTHING
 from ...hypervisor.time import NANOS_PER_SEC, TimeValue
+from ...vm.dirty_log import DirtyLog
 from ...vm.exits import Action
 from ...vm.vm import RunResult, Vm
 from .clock import EngineClock
@@ -219,6 +220,15 @@ class Machine(ABC, Generic[Cpu]):
         why = f"; {result.reason}" if result.reason else ""
         return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {fault.pc:#x}{why}"
 
+    def log_writes(self, interval: TimeValue) -> None:
+        """Keep a dirty log while the guest runs, harvested at an interval of the machine's time.
+
+        Raises:
+            OutOfRangeError: the interval is nothing.
+            EncodingError: the stage-2 format cannot take write permission away alone.
+        """
+        self.vm.dirty_log = DirtyLog(self.vm.space, self.timers.lists[0], interval)
+
     # --- the rest ----------------------------------------------------------------------------------------
 
     @property
@@ -247,6 +257,9 @@ class Machine(ABC, Generic[Cpu]):
         self.vm.space.page_table.flush = None
         for cpu in self._cpus:
             cpu.close()
+        if self.vm.dirty_log is not None:
+            self.vm.dirty_log.close()
+            self.vm.dirty_log = None
         if self.vm.cpus is not None:
             self.vm.cpus.close()
             self.vm.cpus = None
