@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stage2.address import Hpa, Range
+from stage2.address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from stage2.config.load import load_platform
 from stage2.flags import RWX
 from stage2.hypervisor.layout import of_platform
@@ -91,10 +91,31 @@ def test_a_seeded_alias_that_makes_code_writable_is_found_and_named(space: Hyper
     text = space.layout.parts[0]
     assert text.load is not None
     alias = 0xFFFF_9000_0000_0000
-    space.page_table.map_range(alias, Hpa(text.load), 0x2000, RWX)
+    space.tables[0].map_range(alias, Hpa(text.load), 0x2000, RWX)
     found = space.writable_code()
     assert {(entry.hpa, entry.writable.start) for entry in found} == {(Range.sized(text.load, 0x2000), alias)}
 
 
 def test_free_memory_is_what_the_image_leaves(space: HypervisorSpace) -> None:
     assert space.free_memory == (Range(0, 0x20_0000), Range(space.layout.span.end - OFFSET, 0x800_0000))
+
+
+def test_the_linear_map_is_made_of_the_largest_blocks_that_fit(tmp_path: Path) -> None:
+    # 4 GiB of RAM from 0 and the kernel in the first 2 MiB block but one: all else is 1 GiB or 2 MiB leaves.
+    path = tmp_path / "platform.toml"
+    path.write_text(
+        PLATFORM.replace("0x800_0000", "0x1_0000_0000").replace("mmio-regions = [[0xfec0_0000, 0x1000]]", "")
+    )
+    platform = load_platform(path)
+    with PhysicalMemory(platform.memory) as memory:
+        own = HypervisorSpace(of_platform(platform), platform, FrameAllocator(memory))
+        leaves = own.tables[0].statistics().leaves
+        image = own.layout.span
+        blocks = -(-image.end // SIZE_2M) - image.start // SIZE_2M
+        assert leaves == {
+            SIZE_1G: 3,
+            SIZE_2M: 512 - blocks,
+            # All of the blocks that the image touches, without the guard page.
+            SIZE_4K: 512 * blocks - 1,
+        }
+        own.destroy()

@@ -25,8 +25,9 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, Populate
-from stage2.tableimage.contents import MANIFEST, collect, files_of, symbol_of
+from stage2.tableimage.contents import MANIFEST, collect, files_of
 from stage2.tableimage.folder import read_folder, write_folder
+from stage2.tableimage.pieces import symbol_of
 from stage2.tables.explain import explain_stage
 from stage2.vm.host import Host, Options, build
 from stage2.vm.vm import Vm
@@ -122,13 +123,13 @@ def test_the_elf_object_holds_each_piece_at_its_hpa_with_its_symbols(x86: Path) 
     files = files_of(contents)
     machines = {"riscv64": "EM_RISCV", "x86_64": "EM_X86_64"}
     for vm in contents:
-        elf: Any = ELFFile(io.BytesIO(files[f"{vm.folder}/tables.o"]))
+        elf: Any = ELFFile(io.BytesIO(files[f"{vm.files.folder}/tables.o"]))
         assert elf["e_type"] == "ET_REL"
-        assert elf["e_machine"] == machines[vm.arch]
-        assert elf["e_flags"] == (4 if vm.arch == "riscv64" else 0)
+        assert elf["e_machine"] == machines[vm.files.arch]
+        assert elf["e_flags"] == (4 if vm.files.arch == "riscv64" else 0)
         assert elf.get_section_by_name(".note.GNU-stack")["sh_flags"] == 0
         symbols = {symbol.name: symbol for symbol in elf.get_section_by_name(".symtab").iter_symbols()}
-        for number, segment in enumerate(vm.segments):
+        for number, segment in enumerate(vm.files.segments):
             section = elf.get_section_by_name(f".stage2.tables.{segment.hpa:#x}")
             assert section.data() == segment.data
             assert section["sh_addr"] == segment.hpa
@@ -136,17 +137,17 @@ def test_the_elf_object_holds_each_piece_at_its_hpa_with_its_symbols(x86: Path) 
             assert elf.get_section(symbol["st_shndx"]).name == section.name
         root = next(symbol for name, symbol in symbols.items() if name.endswith("_root"))
         section = elf.get_section(root["st_shndx"])
-        assert section["sh_addr"] + root["st_value"] == vm.root
+        assert section["sh_addr"] + root["st_value"] == vm.files.root
         assert section["sh_addr"] % section["sh_addralign"] == 0
 
 
 def test_the_header_says_what_the_manifest_says_and_a_name_cannot_end_its_comment(x86: Path) -> None:
     with hosted(x86) as host:
         (vm,) = collect(host.vms)
-    text = files_of([vm])[f"{vm.folder}/tables.h"].decode()
+    text = files_of([vm])[f"{vm.files.folder}/tables.h"].decode()
     assert f"#define STAGE2_AN_ODD_NAME_EPTP {vm.registers['EPTP']:#x}ULL" in text
     assert text.count("*/") == 1
-    for number, segment in enumerate(vm.segments):
+    for number, segment in enumerate(vm.files.segments):
         assert f"_HPA_{number} {segment.hpa:#x}ULL" in text
         assert f"_tables_{number}[{len(segment.data):#x}];" in text
 
@@ -165,9 +166,9 @@ def test_no_two_vms_share_a_file_a_symbol_or_a_header_guard(tmp_path: Path, name
     with hosted(*paths) as host:
         contents = collect(host.vms)
     files = files_of(contents)
-    guards = {files[f"{vm.folder}/tables.h"].decode().split("#define ")[1].split()[0] for vm in contents}
+    guards = {files[f"{vm.files.folder}/tables.h"].decode().split("#define ")[1].split()[0] for vm in contents}
     assert len(guards) == len(names)
-    assert len({vm.folder.lower() for vm in contents}) == len(names)
+    assert len({vm.files.folder.lower() for vm in contents}) == len(names)
     write_folder(tmp_path / "out", files)
     assert [tables.name for tables in read_folder(tmp_path / "out")] == list(names)
 
@@ -178,9 +179,9 @@ def test_a_compiler_takes_header_and_object_without_a_warning(tmp_path: Path, x8
     with hosted(x86) as host:
         (vm,) = collect(host.vms)
     write_folder(tmp_path / "out", files_of([vm]))
-    header = tmp_path / "out" / vm.folder / "tables.h"
+    header = tmp_path / "out" / vm.files.folder / "tables.h"
     source = tmp_path / "use.c"
-    prefix = symbol_of(vm.folder)
+    prefix = symbol_of(vm.files.folder)
     used = f"stage2_{prefix}_root[0] + (STAGE2_{prefix.upper()}_ROOT == 0)"
     source.write_text(f'#include "{header}"\nint main(void) {{ return {used}; }}\n')
     command: list[str | Path] = [
@@ -195,7 +196,7 @@ def test_a_compiler_takes_header_and_object_without_a_warning(tmp_path: Path, x8
         tmp_path / "use.o",
     ]
     subprocess.run(command, check=True, timeout=HANG_S)
-    if vm.arch == platform.machine():
+    if vm.files.arch == platform.machine():
         tables = header.with_name("tables.o")
         link: list[str | Path] = [
             "gcc",
@@ -216,7 +217,7 @@ def test_a_linker_places_the_pieces_where_the_entries_expect_them(tmp_path: Path
     with hosted(LINUX) as host:
         (vm,) = collect(host.vms)
     write_folder(tmp_path / "out", files_of([vm]))
-    places = [f"--section-start=.stage2.tables.{piece.hpa:#x}={piece.hpa:#x}" for piece in vm.segments]
+    places = [f"--section-start=.stage2.tables.{piece.hpa:#x}={piece.hpa:#x}" for piece in vm.files.segments]
     linked = tmp_path / "linked.elf"
     subprocess.run(
         ["riscv64-linux-gnu-ld", "-e", "0", *places, "-o", linked, tmp_path / "out" / "linux" / "tables.o"],
@@ -225,8 +226,8 @@ def test_a_linker_places_the_pieces_where_the_entries_expect_them(tmp_path: Path
     )
     elf: Any = ELFFile(io.BytesIO(linked.read_bytes()))
     symbols = elf.get_section_by_name(".symtab")
-    assert symbols.get_symbol_by_name("stage2_linux_root")[0]["st_value"] == vm.root
-    for piece in vm.segments:
+    assert symbols.get_symbol_by_name("stage2_linux_root")[0]["st_value"] == vm.files.root
+    for piece in vm.files.segments:
         assert elf.get_section_by_name(f".stage2.tables.{piece.hpa:#x}")["sh_addr"] == piece.hpa
 
 

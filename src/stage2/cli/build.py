@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from ..tableimage.pieces import TableFiles
 
 
 def build(
@@ -20,12 +24,16 @@ def build(
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
+    hypervisor_format: Annotated[str | None, Parameter(name="--hypervisor-format")] = None,
+    smp: int | None = None,
+    protect_tables: Annotated[bool, Parameter(negative="")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
 
-    The folder appears whole or not at all; one that this command wrote before is replaced. `stage2 walk DIR --gpa`
-    reads it back.
+    With a platform file that says where the hypervisor's kernel and its linear map are, the hypervisor's own tables
+    are written too. The folder appears whole or not at all; one that this command wrote before is replaced.
+    `stage2 walk DIR --gpa` reads it back, and with --hva the hypervisor's.
 
     Parameters
     ----------
@@ -47,13 +55,23 @@ def build(
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
+    hypervisor_format
+        Format of the hypervisor's own tables (x86-5level, sv48, arm-s1-4k-48); without it the narrowest that is wide
+        enough.
+    smp
+        CPUs that the hypervisor's per-CPU areas are for; as the platform file says by default, else 1.
+    protect_tables
+        Leave the VMs' tables out of the hypervisor's linear map.
     json_output
         Print the manifest instead of a summary.
     """
-    from ..address import format_size
+    from ..config.cpu import NamedCpu
+    from ..errors import ConfigError
     from ..render.plain import plain
-    from ..tableimage.contents import collect, files_of
+    from ..tableimage.contents import collect, files_of, parts_of
     from ..tableimage.folder import write_folder
+    from ..tableimage.own import collect_own
+    from ..vm.own_space import own_space, says_own_space
     from .hosts import build_host
 
     with build_host(
@@ -64,21 +82,50 @@ def build(
         page_size=page_size,
         stage2_format=stage2_format,
         cpu=cpu,
+        smp=smp,
     ) as host:
+        own = None
+        asked = [
+            name
+            for name, given in (
+                ("--protect-tables", protect_tables),
+                ("--hypervisor-format", hypervisor_format is not None),
+                ("--smp", smp is not None),
+            )
+            if given
+        ]
+        if says_own_space(host):
+            processor = None if cpu is None or host.platform.arch is None else NamedCpu(cpu).on(host.platform.arch)
+            own = collect_own(
+                own_space(host, fmt=hypervisor_format, processor=processor, protect_tables=protect_tables)
+            )
+        elif asked:
+            raise ConfigError(
+                f"{asked[0]} is about the hypervisor's own tables, and nothing says where they map what: give a "
+                "--platform with kernel-base-paddr and phys-virt-offset"
+            )
         contents = collect(host.vms)
-    files = files_of(contents)
-    write_folder(output, files)
+    write_folder(output, files_of(contents, own))
     if json_output:
-        print(json.dumps({"vms": [vm.manifest() for vm in contents]}, indent=2))
+        print(json.dumps(parts_of(contents, own), indent=2))
         return 0
     for vm in contents:
-        size = sum(len(segment.data) for segment in vm.segments)
-        print(
-            f"VM {vm.id} {plain(vm.name)}: {vm.tables} {vm.format} tables, {format_size(size)}, in {output / vm.folder}"
-        )
-        width = max(map(len, vm.registers))
-        for name, value in vm.registers.items():
-            print(f"  {name:<{width}}  {value:#x}")
-        for segment in vm.segments:
-            print(f"  {len(segment.data):#x} bytes at HPA {segment.hpa:#x}")
+        _print(f"VM {vm.id} {plain(vm.name)}", vm.registers, [vm.files], output)
+    if own is not None:
+        _print("hypervisor", own.registers, own.halves, output)
     return 0
+
+
+def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles], output: Path) -> None:
+    """What was written, for people."""
+    from ..address import format_size
+
+    for part in parts:
+        place = output / part.folder
+        print(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}")
+    width = max(map(len, registers))
+    for name, value in registers.items():
+        print(f"  {name:<{width}}  {value:#x}")
+    for part in parts:
+        for segment in part.segments:
+            print(f"  {len(segment.data):#x} bytes at HPA {segment.hpa:#x}")

@@ -12,6 +12,7 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
 from ..errors import Stage2Error
+from .interrupts import kept_interrupts
 
 OK, BAD_INPUT, INTERNAL, INTERRUPTED, BROKEN_PIPE = 0, 2, 70, 130, 141
 """Exit codes; 70 is sysexits' "internal software error". The codes of `run` are in its help."""
@@ -27,7 +28,7 @@ _COMMANDS = {
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
     "layout": "Show how the hypervisor's kernel lies in memory, and what is wrong with that.",
     "conform": "Compare our walker with MMUs nobody here wrote: QEMU's and Bochs's.",
-    "fetch": "Fetch a guest's images, for fetched:NAME in a VM file.",
+    "fetch": "Fetch what others made: a guest's kernel, emulators, hypervisors to look at.",
 }
 
 
@@ -61,7 +62,8 @@ def call(arguments: Sequence[str]) -> int:
             # A terminal or a locale that lacks a character gets its number, not an exception.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _call(arguments)
+        with kept_interrupts():
+            code = _call(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain once more when it flushes at its end.

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_address
+from .own_walk import explain_hva
 
 if TYPE_CHECKING:
     from ..flags import Access
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def walk(
-    vms: Annotated[list[Path], Parameter(name="VM.toml|DIR", show_default=False)],
+    vms: Annotated[list[Path], Parameter(name="VM.toml|PLATFORM.toml|DIR", show_default=False)],
     /,
     *,
-    gpa: str,
+    gpa: str | None = None,
+    hva: str | None = None,
     access: Literal["read", "write", "fetch", "hlvx"] | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     platform: Path | None = None,
@@ -33,18 +35,22 @@ def walk(
     page_size: Literal["auto", "4k", "2m", "1g"] | None = None,
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
+    smp: int | None = None,
     touch: Annotated[bool, Parameter(negative="")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Explain how a guest physical address is translated, on the tables that the files yield. Needs no images.
+    """Explain how a guest physical address is translated, or one of the hypervisor's own, on the tables that the files
+    yield. Needs no images.
 
     Parameters
     ----------
     vms
         AxVisor VM files: the walk is in the first one unless --vm says otherwise; the others are built beside it,
-        as a run would. Or one folder that `stage2 build` wrote.
+        as a run would. Or one folder that `stage2 build` wrote. For --hva, a platform file alone is enough.
     gpa
         The address: 0x8000_0000 or 2147483648.
+    hva
+        In place of --gpa: an address of the hypervisor's own, whose tables a platform file yields.
     access
         Check the permissions for this access; without it the address is only looked up. hlvx is RISC-V's load that
         needs execute permission instead of read permission.
@@ -64,31 +70,39 @@ def walk(
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
+    smp
+        With --hva: CPUs that the hypervisor's per-CPU areas are for; as the platform file says by default, else 1.
     touch
         Make the access first (a read, unless --access says otherwise), so that lazy RAM is populated.
     json_output
         Print JSON instead of text.
     """
-    address = parse_address("--gpa", gpa)
+    if (gpa is None) == (hva is None):
+        raise ConfigError("say which address is to be explained: one of --gpa and --hva")
 
     from ..render.tables import print_renderable
     from ..render.walk import render_walk
     from ..render.walk_json import walk_json
 
-    if any(path.is_dir() for path in vms):
-        given = {
-            "--arch": arch,
-            "--platform": platform,
-            "--populate": populate,
-            "--page-size": page_size,
-            "--stage2-format": stage2_format,
-            "--cpu": cpu,
-        }
-        useless = [option for option, value in given.items() if value is not None] + ["--touch"] * touch
-        view = explain_folder(vms, vm, address, access, useless)
+    for_vms = {
+        "--arch": arch,
+        "--populate": populate,
+        "--page-size": page_size,
+        "--stage2-format": stage2_format,
+    }
+    given = [option for option, value in for_vms.items() if value is not None] + ["--touch"] * touch
+    if hva is not None:
+        if vm is not None or given:
+            option = "--vm" if vm is not None else given[0]
+            raise ConfigError(f"{option} means nothing for --hva, which is an address of the hypervisor's own")
+        view = explain_hva(vms, parse_address("--hva", hva), access, platform=platform, cpu=cpu, smp=smp)
+    elif any(path.is_dir() for path in vms):
+        given += [option for option, value in (("--platform", platform), ("--cpu", cpu)) if value is not None]
+        view = explain_folder(vms, vm, parse_address("--gpa", gpa or ""), access, given)
     else:
         from .hosts import build_host
 
+        address = parse_address("--gpa", gpa or "")
         with build_host(
             vms,
             platform=platform,

@@ -80,6 +80,28 @@ class Family(Protocol):
             MisalignedError, OutOfRangeError: the root or the identifier does not fit the register.
         """
 
+    def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
+        """The control bits of a hypervisor's own regime.
+
+        Args:
+            fmt: a stage-1 format.
+            processor: what the tables are for; None for no particular one.
+            both: Arm's regime with two roots (EL2&0); elsewhere there is one kind.
+
+        Raises:
+            EncodingError: the processor does not have such tables.
+        """
+
+    def own_registers(self, halves: Sequence[tuple[Format, int, int]]) -> dict[str, int]:
+        """The registers to load for a hypervisor's own tables, by the manual's names.
+
+        Args:
+            halves: format, root and control bits of each table: one, or Arm's for low and for high addresses.
+
+        Raises:
+            MisalignedError, OutOfRangeError: a root does not fit its register.
+        """
+
     def memory_type(self, fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
         """The memory type in a leaf's attributes.
 

@@ -60,7 +60,7 @@ class SpacePlan:
     Args:
         layout: of the kernel.
         platform: the host.
-        protected: HPAs that the linear map leaves out: the tables of VMs.
+        protected: HPAs that the linear map leaves out: the tables of VMs. The attribute holds their HVAs.
 
     Raises:
         ConfigError: the platform does not say where the linear map is, or where the kernel is loaded.
@@ -75,20 +75,22 @@ class SpacePlan:
         self.offset = platform.phys_virt_offset
         self.layout = layout
         self._map: RangeMap[_Rights] = RangeMap()
-        self.ram = platform.memory
+        ends = [edge for span in (*platform.memory, *platform.mmio) for edge in (span.start, span.end)]
+        self.linear = LinearMap(self.offset, Range(min(ends), max(ends)))
         for ram in platform.memory:
             self._put(Range(ram.start, ram.end), self.offset, RW, "RAM")
         for window in platform.mmio:
             whole = Range(align_down(window.start, SIZE_4K), align_up(window.end, SIZE_4K))
             self._put(whole, self.offset, DEVICE, "device")
         self._lay_image()
-        for span in protected:
-            self._map.remove(Range(span.start + self.offset, span.end + self.offset))
+        self.protected = tuple(Range(span.start + self.offset, span.end + self.offset) for span in protected)
+        for span in self.protected:
+            self._map.remove(span)
 
-    @property
-    def linear(self) -> LinearMap:
-        """The linear map over all of RAM, holes between its ranges included."""
-        return LinearMap(self.offset, Range(self.ram[0].start, self.ram[-1].end))
+    def at(self, hva: int) -> Piece | None:
+        """The piece that an HVA is in."""
+        found = self._map.find(hva)
+        return None if found is None else _piece(*found)
 
     @property
     def guard(self) -> Range | None:
@@ -99,7 +101,7 @@ class SpacePlan:
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order of their addresses."""
         for span, rights in self._map:
-            yield Piece(span, span.start - rights.delta, rights.flags, rights.name)
+            yield _piece(span, rights)
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -143,3 +145,7 @@ class SpacePlan:
                 f"{other.name} and {part.name} of the image share the pages {shared}, and are loaded apart: align them "
                 "to 4 KiB"
             )
+
+
+def _piece(span: Range, rights: _Rights) -> Piece:
+    return Piece(span, span.start - rights.delta, rights.flags, rights.name)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from ..address import Hpa, Hva, Range
+from ..address import SIZE_4K, Hpa, Hva, Range
 from ..config.platform import PlatformConfig
-from ..errors import ConfigError
-from ..formats import by_name
-from ..formats.outcome import EXECUTE, WRITE
+from ..errors import ConfigError, OutOfRangeError
+from ..flags import Access
+from ..formats import by_name, family_of
+from ..formats.outcome import EXECUTE, USER_SHIFT, WRITE
 from ..formats.record import Format
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
+from ..processor import Processor
 from ..ranges import RangeMap
 from ..tables.explain import Walk
 from ..tables.mapping import Mapping
 from ..tables.pagetable import PageTable
+from ..tables.regime import Regime
 from .layout import KernelLayout
 from .plan import Piece, SpacePlan
 
@@ -27,6 +31,10 @@ FORMATS = {
     "riscv64": ("sv39", "sv48", "sv57"),
 }
 """Formats that the hypervisor's tables get unless one is named: the first whose addresses are wide enough."""
+_HIGH = 1 << 63
+"""Arm's other root, TTBR1, serves addresses from here on."""
+_EVERYONE = 1 | 1 << USER_SHIFT
+"""Times a right: the privileged level's and the user's bit of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +52,24 @@ class WritableCode:
 
 
 class HypervisorSpace:
-    """The hypervisor's tables.
+    """The hypervisor's tables: one, or on Arm one for each half of the addresses that it uses.
+
+    A hypervisor of Arm whose addresses are all low runs in the EL2 regime (HCR_EL2.E2H = 0), which has TTBR0_EL2
+    alone; one with high addresses runs in EL2&0 (E2H = 1, FEAT_VHE), which has TTBR1_EL2 as well (Arm ARM DDI 0487,
+    D8.1.2 "Translation regimes").
 
     Args:
         layout: of its kernel.
         platform: the host.
         frames: where tables come from.
-        fmt: a stage-1 format, or its name; None for the narrowest of the architecture that is wide enough.
-        controls: the regime's; None for those of the hypervisor's regime (`controls_of`).
+        fmt: a stage-1 format of 4 KiB pages, or its name; None for the narrowest of the architecture that is wide
+            enough. On Arm it is the format of both halves.
+        processor: what the tables are for; None for no particular one.
         protected: HPAs that it must not see: the tables of VMs under `--protect-tables`.
 
     Raises:
         ConfigError: the platform does not say what is needed, or no format is wide enough.
+        EncodingError: the processor does not have the format.
         MappingError: two parts of the image share a page that would be writable and executable.
         OutOfMemoryError: the host has no frames for the tables.
     """
@@ -67,30 +81,48 @@ class HypervisorSpace:
         frames: FrameAllocator,
         *,
         fmt: Format | str | None = None,
-        controls: int | None = None,
+        processor: Processor | None = None,
         protected: Iterable[Range] = (),
     ) -> None:
         self.plan = SpacePlan(layout, platform, protected)
-        self.layout, self.platform = layout, platform
-        pieces = tuple(self.plan)
-        self.format = self._choose(pieces, fmt, platform)
-        self.page_table = PageTable(self.format, frames, owner=OWN_TABLES, controls=controls)
+        self.layout, self.platform, self.frames = layout, platform, frames
+        halves = _halves(tuple(self.plan), fmt, platform)
+        self.tables: tuple[PageTable, ...] = ()
         try:
-            for flags in dict.fromkeys(piece.flags for piece in pieces):
-                extents = [(piece.span.start, piece.hpa, piece.span.size) for piece in pieces if piece.flags == flags]
-                self.page_table.map_extents(extents, flags)
+            for found, pieces in halves:
+                family = family_of(found)
+                controls = family.own_controls(found, processor, both=found.high_half or len(halves) > 1)
+                table = PageTable(found, frames, owner=OWN_TABLES, controls=controls)
+                self.tables += (table,)
+                for flags in dict.fromkeys(piece.flags for piece in pieces):
+                    alike = [piece for piece in pieces if piece.flags == flags]
+                    table.map_extents([(piece.span.start, piece.hpa, piece.span.size) for piece in alike], flags)
         except BaseException:
-            self.page_table.destroy()
+            self.destroy()
             raise
+
+    @property
+    def regimes(self) -> tuple[Regime, ...]:
+        """What hardware runs the tables with: low addresses first."""
+        return tuple(table.regime for table in self.tables)
+
+    def registers(self) -> dict[str, int]:
+        """The registers to load, by the manual's names."""
+        return own_registers(self.regimes)
+
+    def table_for(self, hva: int) -> PageTable:
+        """The table that translates an HVA; the low half's where none does."""
+        return self.tables[half_of(self.regimes, hva)]
 
     # --- translation -------------------------------------------------------------------------------------
 
     def phys_to_virt(self, hpa: Hpa, size: int = 1) -> Hva:
-        """The HVA at which the linear map shows host memory; by one addition, both ends checked.
+        """The HVA at which the linear map shows host memory or a device; by one addition, both ends checked.
 
         Raises:
             OutOfRangeError: not all of it is in the linear map.
         """
+        self._require_there(Range.sized(hpa, size), f"{size} bytes at HPA {hpa:#x}")
         return self.plan.linear.phys_to_virt(hpa, size)
 
     def virt_to_phys(self, hva: Hva, size: int = 1) -> Hpa:
@@ -99,17 +131,24 @@ class HypervisorSpace:
         Raises:
             OutOfRangeError: not all of it is in the linear map.
         """
-        return self.plan.linear.virt_to_phys(hva, size)
+        hpa = self.plan.linear.virt_to_phys(hva, size)
+        self._require_there(Range.sized(hpa, size), f"{size} bytes at HVA {hva:#x}")
+        return hpa
 
-    def explain(self, hva: Hva | int) -> Walk:
+    def explain(self, hva: Hva | int, access: Access | None = None) -> Walk:
         """The walk of an HVA through the tables, step by step."""
-        return self.page_table.explain(hva)
+        return self.table_for(hva).explain(hva, access)
 
     def piece_at(self, hva: int) -> Piece | None:
         """What the plan says of an HVA."""
-        return next((piece for piece in self.plan if piece.span.contains(hva)), None)
+        return self.plan.at(hva)
 
     # --- what it holds -----------------------------------------------------------------------------------
+
+    @property
+    def table_ranges(self) -> list[Range]:
+        """The HPAs of the tables, in order."""
+        return sorted(chain.from_iterable(table.table_ranges for table in self.tables))
 
     @property
     def free_memory(self) -> tuple[Range, ...]:
@@ -130,33 +169,76 @@ class HypervisorSpace:
 
         Judged on the tables, not on the plan.
         """
-        return writable_code(self.page_table)
+        return writable_code(list(chain.from_iterable(table.mappings() for table in self.tables)))
 
     def destroy(self) -> None:
         """Give the tables back."""
-        self.page_table.destroy()
+        for table in self.tables:
+            table.destroy()
+        self.tables = ()
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _choose(pieces: tuple[Piece, ...], fmt: Format | str | None, platform: PlatformConfig) -> Format:
-        if fmt is not None:
-            found = by_name(fmt) if isinstance(fmt, str) else fmt
-            if found.stage != 1:
-                raise ConfigError(f"{found.name} is a format of stage 2: the hypervisor's own tables are of stage 1")
-            return found
-        if platform.arch is None:
-            raise ConfigError("names no architecture", file=platform.file)
-        for name in FORMATS[platform.arch]:
-            found = by_name(name)
-            if all(_fits(found, piece.span) for piece in pieces):
-                return found
-        widest = max(piece.span.end for piece in pieces)
+    def _require_there(self, span: Range, what: str) -> None:
+        if not any(there.intersection(span) == span for there in (*self.platform.memory, *self.platform.mmio)):
+            raise OutOfRangeError(f"{what} are neither RAM nor a device of the platform")
+
+
+def own_registers(regimes: Sequence[Regime]) -> dict[str, int]:
+    """The registers to load for a hypervisor's tables, by the manual's names.
+
+    Args:
+        regimes: as `HypervisorSpace.regimes` gives them.
+    """
+    family = family_of(regimes[0].format)
+    return family.own_registers([(regime.format, regime.root, regime.controls) for regime in regimes])
+
+
+def half_of(regimes: Sequence[Regime], hva: int) -> int:
+    """Which of a hypervisor's regimes translates an HVA; the first where none does."""
+    return next((at for at, regime in enumerate(regimes) if regime.format.high_half and hva >= _HIGH), 0)
+
+
+def _halves(
+    pieces: Sequence[Piece], fmt: Format | str | None, platform: PlatformConfig
+) -> list[tuple[Format, list[Piece]]]:
+    """The format of each table, and what it maps: low addresses first."""
+    if fmt is None and platform.arch is None:
+        raise ConfigError("names no architecture", file=platform.file)
+    names = FORMATS[platform.arch or ""] if fmt is None else (fmt if isinstance(fmt, str) else fmt.name,)
+    low = [piece for piece in pieces if piece.span.start < _HIGH]
+    high = [piece for piece in pieces if piece.span.start >= _HIGH]
+    for name in names:
+        found = _suitable(name)
+        if platform.arch not in (None, family_of(found).arch):
+            raise ConfigError(
+                f"{found.name} is no format of {platform.arch}, which the platform is", file=platform.file
+            )
+        halves = [(found, [*low, *high])] if found.sign_extended else _of_arm(found, low, high)
+        if all(_fits(half, piece.span) for half, part in halves for piece in part):
+            return halves
+    start, end = min(piece.span.start for piece in pieces), max(piece.span.end for piece in pieces)
+    raise ConfigError(
+        f"the hypervisor's addresses, {start:#x} to {end:#x}, are more than {' or '.join(names)} can translate",
+        file=platform.file,
+    )
+
+
+def _of_arm(fmt: Format, low: list[Piece], high: list[Piece]) -> list[tuple[Format, list[Piece]]]:
+    """A format without sign extension translates one half; a second root does the other."""
+    name = fmt.name.removesuffix("-high")
+    return [(by_name(half), part) for half, part in ((name, low), (f"{name}-high", high)) if part]
+
+
+def _suitable(name: str) -> Format:
+    found = by_name(name)
+    if found.stage != 1:
+        raise ConfigError(f"{found.name} is a format of stage 2: the hypervisor's own tables are of stage 1")
+    if found.page_size != SIZE_4K:
         raise ConfigError(
-            f"the hypervisor's addresses reach {widest:#x}, and no format of {', '.join(FORMATS[platform.arch])} "
-            "translates that",
-            file=platform.file,
+            f"{found.name} has pages of {found.page_size >> 10} KiB: the hypervisor is laid out in pages of 4 KiB"
         )
+    return found
 
 
 def _fits(fmt: Format, span: Range) -> bool:
@@ -169,17 +251,16 @@ def _fits(fmt: Format, span: Range) -> bool:
     return span.end <= width
 
 
-def writable_code(table: PageTable) -> list[WritableCode]:
-    """Host memory that a table makes both writable and executable, through any pair of its mappings."""
-    mappings = table.mappings()
+def writable_code(mappings: Sequence[Mapping]) -> list[WritableCode]:
+    """Host memory that mappings make both writable and executable, through any pair of them."""
     writable: RangeMap[int] = RangeMap(merge=False)
     for number, mapping in enumerate(mappings):
-        if mapping.permissions & WRITE:
+        if mapping.permissions & _EVERYONE * WRITE:
             for gap in writable.gaps(Range.sized(mapping.hpa, mapping.size)):
                 writable.add(gap, number)
     found = []
     for mapping in mappings:
-        if not mapping.permissions & EXECUTE:
+        if not mapping.permissions & _EVERYONE * EXECUTE:
             continue
         span = Range.sized(mapping.hpa, mapping.size)
         for other, number in writable.overlapping(span):

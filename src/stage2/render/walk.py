@@ -15,6 +15,8 @@ from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_o
 from ..formats.dependence import deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
+from ..hypervisor.plan import Piece
+from ..memory.owners import OwnerKind
 from ..processor import Processor
 from ..space.faults import FaultResult, Resolution
 from ..space.region import MemoryRegion, ViolationPolicy
@@ -57,12 +59,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPlace:
+    """Where in the hypervisor's own address space a walk is.
+
+    Args:
+        piece: what its plan maps there; None for nothing.
+        guard: the address is in the boot stack's guard page.
+    """
+
+    piece: Piece | None
+    guard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WalkView:
     """A walk with everything its explanation needs.
 
     Args:
         walk: the steps.
-        stage_2: the hypervisor's regime.
+        stage_2: the hypervisor's regime; its own one where it is the hypervisor's own address that is walked.
         stage_1: the guest's regime, when it took part.
         vm: the VM's name.
         region: the region declared at the GPA.
@@ -71,6 +86,7 @@ class WalkView:
         sources: what beside the leaves decides the memory type, as far as it is known.
         processor: what the tables are for; None for no particular one.
         means: the access as a word, where that is more than whether it reads, writes or fetches: "hlvx".
+        own: of a walk of the hypervisor's own address.
     """
 
     walk: Walk
@@ -83,6 +99,12 @@ class WalkView:
     sources: TypeSources | None = None
     processor: Processor | None = None
     means: str | None = None
+    own: OwnPlace | None = None
+
+    @property
+    def kind(self) -> str:
+        """What sort of address is walked."""
+        return "HVA" if self.own is not None else "GPA" if self.stage_1 is None else "GVA"
 
     @property
     def access(self) -> str | None:
@@ -118,15 +140,22 @@ class WalkView:
             return None
         fmt = self.stage_2.format
         if self.stage_1 is None:
-            if stage_2 is None:
+            only = stage_2 if self.own is None else stage_1
+            if only is None:
                 return None
-            word, note = family_of(fmt).memory_type(fmt, stage_2.attributes, stage_2.controls)
-            said = f"Stage 2 gives the memory type {word}. {note}" if word else note
+            word, note = family_of(fmt).memory_type(fmt, only.attributes, only.controls)
+            who = "Stage 2 gives" if self.own is None else "The tables give"
+            said = f"{who} the memory type {word}. {note}" if word else note
             return EffectiveType(word or "", said.strip(), fmt.manual)
         try:
             return effective_type(stage_1, stage_2, self.sources)
         except EncodingError as error:
             return EffectiveType("", f"The memory type is not defined: {error}.", fmt.manual)
+
+
+def _the(owner: str) -> str:
+    """An owner in a sentence."""
+    return f"the {owner}" if owner == OwnerKind.HYPERVISOR else owner
 
 
 def _a(access: str) -> str:
@@ -137,11 +166,10 @@ def _a(access: str) -> str:
 def render_walk(view: WalkView) -> Group:
     """The walk, one block a step, and its result in plain sentences."""
     walk, fmt = view.walk, view.stage_2.format
-    kind = "GPA" if view.stage_1 is None else "GVA"
     access = f", for {_a(view.access)}" if view.access is not None else ""
     vm = f" of VM {view.vm}" if view.vm else ""
     parts: list[RenderableType] = [
-        text(f"Walk of {kind} {walk.address:#x}{vm}{access}", "bold"),
+        text(f"Walk of {view.kind} {walk.address:#x}{vm}{access}", "bold"),
         indented(facts([("format", f"{fmt.name}: {fmt.title}"), ("root", f"HPA {view.stage_2.root:#x}")])),
         Text(),
     ]
@@ -159,13 +187,14 @@ def result_lines(view: WalkView) -> list[RenderableType]:
     walk, result = view.walk, view.walk.result
     lines: list[RenderableType] = []
     if isinstance(result, Mapped):
-        lines.append(text(f"Result: GPA {result.gpa:#x} is {result}.", "bold green"))
+        subject = f"GPA {result.gpa:#x}" if view.own is None else f"HVA {walk.address:#x}"
+        lines.append(text(f"Result: {subject} is {result}.", "bold green"))
         if view.owner:
-            lines.append(text(f"The memory belongs to {view.owner}."))
+            lines.append(text(f"The memory belongs to {_the(view.owner)}."))
         if (found := view.memory_type) is not None:
             lines.append(text(f"{found.text} ({found.manual})"))
     else:
-        lines.append(text(f"Result: {result}.", "bold red"))
+        lines.append(text(f"Result: {result.told(view.kind)}.", "bold red"))
         if result.kind is FaultKind.ADDRESS_SIZE:
             regime = view.regime(result.stage)
             lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
@@ -175,7 +204,9 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         lines.append(
             text(f"Hardware would now store {entry:#018x} in the entry at HPA {address:#x} (accessed, dirty).")
         )
-    if view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
+    if view.own is not None:
+        lines.append(text(_piece_text(view.own)))
+    elif view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
         lines.append(text(_region_text(view.region)))
     if view.outcome is not None and not view.outcome.done:
         lines.append(text(f"On {_a(view.outcome.access)}: {outcome_text(view.outcome)}."))
@@ -275,6 +306,17 @@ def _region_text(region: MemoryRegion | None) -> str:
         f"Region {region.label}: GPA {region.range}, {region.flags.short}, {region.map_type.value} "
         f"({region.map_type.meaning}){declared}."
     )
+
+
+def _piece_text(own: OwnPlace) -> str:
+    if own.piece is None:
+        return (
+            "This is the guard page below the boot stack: it is left out on purpose."
+            if own.guard
+            else "The hypervisor maps nothing here."
+        )
+    piece = own.piece
+    return f"{piece.name}: HVA {piece.span} is HPA {piece.physical}, {piece.flags.short}."
 
 
 def outcome_text(outcome: Outcome) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from ..formats import EffectiveType
 from ..formats.outcome import EntryKind
 from ..space.region import MemoryRegion
+from ..tableimage.own import piece_json
 from ..tables.explain import Step
 from ..tables.result import Mapped, permission_text
 from .walk import Outcome, WalkView, entry_text, outcome_text, step_fields
@@ -15,7 +16,7 @@ from .walk import Outcome, WalkView, entry_text, outcome_text, step_fields
 def walk_json(view: WalkView) -> dict[str, Any]:
     """The walk as a JSON object; addresses are integers, with hexadecimal text beside them."""
     walk = view.walk
-    address = "gpa" if view.stage_1 is None else "gva"
+    address = view.kind.lower()
     found: dict[str, Any] = {
         "vm": view.vm,
         address: walk.address,
@@ -32,6 +33,10 @@ def walk_json(view: WalkView) -> dict[str, Any]:
         "processor": None if view.processor is None else view.processor.name,
         "depends_on": list(view.depends),
     }
+    if view.own is not None:
+        piece = view.own.piece
+        found["piece"] = None if piece is None else piece_json(piece)
+        found["guard"] = view.own.guard
     if view.stage_1 is not None:
         found["stage_1"] = {"format": view.stage_1.format.name, "root": view.stage_1.root}
     return found
@@ -74,7 +79,7 @@ def _result_json(view: WalkView) -> dict[str, Any]:
             "kind": "mapped",
             "hpa": result.hpa,
             "hpa_hex": f"{result.hpa:#x}",
-            "gpa": result.gpa,
+            **({} if view.own is not None else {"gpa": result.gpa}),
             "permissions": permission_text(result.permissions),
             "size": result.size,
             "owner": view.owner,

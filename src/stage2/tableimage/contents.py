@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence, Set
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 
-from ..address import Hpa
 from ..formats import family_of
 from ..vm.report import RegionReport
 from ..vm.vm import Vm
-from .elf import elf_object
-from .header import c_header
+from . import own
+from .pieces import TableFiles, copy_table, registers_json, symbol_of
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -23,78 +21,32 @@ VERSION_KEY = "stage2_tables"
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Tables that lie in one piece.
-
-    Args:
-        hpa: where.
-        data: their bytes.
-        file: path within the folder.
-    """
-
-    hpa: int
-    data: bytes
-    file: str
-
-
-@dataclass(frozen=True, slots=True)
 class TableContents:
     """The tables of one VM.
 
     Args:
-        folder: its subfolder, made of its name.
-        name, id, arch, format, vmid: the VM.
-        root: HPA of the root table; root_align its alignment in bytes.
-        controls: the regime's control bits.
+        files: their bytes, and where they go.
+        name, id, vmid: the VM.
         registers: what to load, by the manual's names.
-        segments: the tables, in order of HPA.
         regions: what the VM declares, with the HPAs behind it.
-        leaves: number of leaves by size in bytes.
-        tables: number of tables.
     """
 
-    folder: str
+    files: TableFiles
     name: str
     id: int
-    arch: str
-    format: str
     vmid: int
-    root: int
-    root_align: int
-    controls: int
     registers: dict[str, int]
-    segments: tuple[Segment, ...]
     regions: tuple[RegionReport, ...]
-    leaves: dict[int, int]
-    tables: int
 
     def manifest(self) -> dict[str, Any]:
         """This VM's part of the manifest."""
         return {
             "name": self.name,
             "id": self.id,
-            "arch": self.arch,
-            "format": self.format,
+            "arch": self.files.arch,
             "vmid": self.vmid,
-            "root": self.root,
-            "controls": self.controls,
-            "registers": self.registers,
-            "registers_hex": {name: f"{value:#x}" for name, value in self.registers.items()},
-            "segments": [
-                {
-                    "hpa": segment.hpa,
-                    "hpa_hex": f"{segment.hpa:#x}",
-                    "size": len(segment.data),
-                    "file": segment.file,
-                    "sha256": hashlib.sha256(segment.data).hexdigest(),
-                }
-                for segment in self.segments
-            ],
-            "elf": f"{self.folder}/tables.o",
-            "header": f"{self.folder}/tables.h",
-            "tables": self.tables,
-            "leaves": {str(size): count for size, count in sorted(self.leaves.items())},
-            "mapped_bytes": sum(size * count for size, count in self.leaves.items()),
+            **registers_json(self.registers),
+            **self.files.manifest(),
             "regions": [_region(region) for region in self.regions],
         }
 
@@ -118,34 +70,21 @@ def _region(region: RegionReport) -> dict[str, Any]:
 def collect(vms: Sequence[Vm]) -> list[TableContents]:
     """The tables of VMs, copied out of their host's memory."""
     found: list[TableContents] = []
-    taken = {_key(MANIFEST)}
+    taken = {_key(name) for name in (MANIFEST, *own.FOLDERS)}
     for vm in vms:
         folder = _folder_of(vm, taken)
         taken.add(_key(folder))
-        table, regime = vm.space.page_table, vm.space.regime
-        statistics = table.statistics()
-        memory = vm.space.frames.memory
+        regime = vm.space.regime
         found.append(
             TableContents(
-                folder=folder,
+                files=copy_table(vm.space.page_table, vm.space.frames.memory, vm.arch, folder),
                 name=vm.name,
                 id=vm.id,
-                arch=vm.arch,
-                format=regime.format.name,
                 vmid=regime.identifier,
-                root=regime.root,
-                root_align=regime.format.root_size,
-                controls=regime.controls,
                 registers=family_of(regime.format).stage_2_registers(
                     regime.format, regime.root, regime.controls, regime.identifier
                 ),
-                segments=tuple(
-                    Segment(span.start, memory.read(Hpa(span.start), span.size), f"{folder}/tables-{span.start:#x}.bin")
-                    for span in table.table_ranges
-                ),
                 regions=vm.region_reports(),
-                leaves=statistics.leaves,
-                tables=statistics.tables,
             )
         )
     return found
@@ -163,22 +102,25 @@ def _key(folder: str) -> str:
     return symbol_of(folder).lower()
 
 
-def files_of(contents: Sequence[TableContents]) -> dict[str, bytes]:
-    """Every file of a folder, by its path within it; the same tables give the same bytes."""
+def parts_of(contents: Sequence[TableContents], hypervisor: own.OwnTables | None = None) -> dict[str, Any]:
+    """What the manifest of a folder says of its tables."""
+    found: dict[str, Any] = {"vms": [vm.manifest() for vm in contents]}
+    if hypervisor is not None:
+        found[own.KEY] = hypervisor.manifest()
+    return found
+
+
+def files_of(contents: Sequence[TableContents], hypervisor: own.OwnTables | None = None) -> dict[str, bytes]:
+    """Every file of a folder, by its path within it; the same tables give the same bytes.
+
+    Args:
+        contents: the tables of VMs.
+        hypervisor: its own tables, if they are to be there.
+    """
     files: dict[str, bytes] = {}
     for vm in contents:
-        files |= {segment.file: segment.data for segment in vm.segments}
-        pieces = [(segment.hpa, segment.data) for segment in vm.segments]
-        files[f"{vm.folder}/tables.o"] = elf_object(vm.arch, symbol_of(vm.folder), pieces, vm.root, vm.root_align)
-        sizes = [(segment.hpa, len(segment.data)) for segment in vm.segments]
-        files[f"{vm.folder}/tables.h"] = c_header(
-            vm.name, symbol_of(vm.folder), vm.format, vm.registers, vm.root, sizes
-        ).encode()
-    manifest = {VERSION_KEY: VERSION, "vms": [vm.manifest() for vm in contents]}
-    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
+        files |= vm.files.files(f"Stage-2 tables of VM {vm.name}", vm.registers)
+    if hypervisor is not None:
+        files |= hypervisor.files()
+    files[MANIFEST] = (json.dumps({VERSION_KEY: VERSION} | parts_of(contents, hypervisor), indent=2) + "\n").encode()
     return files
-
-
-def symbol_of(folder: str) -> str:
-    """The folder's name as part of a C identifier."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", folder)

@@ -8,18 +8,21 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ..address import ADDRESS_LIMIT, Gpa, Hpa, Range
 from ..errors import Stage2Error, TableImageError
 from ..flags import MappingFlags, MapType
 from ..formats import by_name
+from ..hypervisor.plan import Piece
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from ..tables.regime import Regime
+from . import own
 from .contents import MANIFEST, VERSION, VERSION_KEY
 
 _MANIFEST_LIMIT = 64 << 20
@@ -74,10 +77,13 @@ def _require_ours(folder: Path) -> None:
     known: set[str] = set()
     if (folder / MANIFEST).exists():
         known = {MANIFEST}
-        for vm in _manifest(folder)["vms"]:
-            if isinstance(vm, dict):
-                known |= {str(vm.get("elf")), str(vm.get("header"))}
-                known |= {str(piece.get("file")) for piece in _list(vm.get("segments")) if isinstance(piece, dict)}
+        manifest = _manifest(folder)
+        hypervisor = manifest.get(own.KEY)
+        halves = _list(hypervisor.get("halves")) if isinstance(hypervisor, dict) else []
+        for part in (*manifest["vms"], *halves):
+            if isinstance(part, dict):
+                known |= {str(part.get("elf")), str(part.get("header"))}
+                known |= {str(piece.get("file")) for piece in _list(part.get("segments")) if isinstance(piece, dict)}
         known |= {str(parent) for name in known for parent in PurePath(name).parents}
     # Lazily: somebody may name a folder with millions of files, and the first strange one is enough.
     for path in folder.rglob("*"):
@@ -92,20 +98,13 @@ def _list(value: object) -> list[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedTables:
-    """The tables of one VM, read from a folder; a source of words for walks.
+class LoadedWords:
+    """The bytes of tables, read from a folder; a source of words for walks.
 
     Args:
-        name, id: the VM.
-        regime: its stage 2.
-        regions: what it declared.
         pieces: first HPA and bytes of each piece.
     """
 
-    name: str
-    id: int
-    regime: Regime
-    regions: tuple[MemoryRegion, ...]
     pieces: RangeMap[tuple[int, bytes]]
 
     def contains(self, address: int, size: int = 1) -> bool:
@@ -117,13 +116,48 @@ class LoadedTables:
         """The 64-bit word at an HPA that `contains` says is there."""
         found = self.pieces.find(hpa)
         if found is None:
-            raise TableImageError(f"HPA {hpa:#x} is outside the tables of VM {self.name}")
+            raise TableImageError(f"HPA {hpa:#x} is outside the tables")
         start, data = found[1]
         return int.from_bytes(data[hpa - start : hpa - start + 8], "little")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTables(LoadedWords):
+    """The tables of one VM.
+
+    Args:
+        name, id: the VM.
+        regime: its stage 2.
+        regions: what it declared.
+    """
+
+    name: str
+    id: int
+    regime: Regime
+    regions: tuple[MemoryRegion, ...]
 
     def region_at(self, gpa: int) -> MemoryRegion | None:
         """The region declared at a GPA."""
         return next((region for region in self.regions if region.start <= gpa < region.end), None)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedOwn(LoadedWords):
+    """The hypervisor's own tables.
+
+    Args:
+        regimes: of each root, low addresses first.
+        plan: what is mapped where.
+        guard: HVAs of the boot stack's guard page.
+    """
+
+    regimes: tuple[Regime, ...]
+    plan: tuple[Piece, ...]
+    guard: Range | None
+
+    def piece_at(self, hva: int) -> Piece | None:
+        """What the plan says of an HVA."""
+        return next((piece for piece in self.plan if piece.span.contains(hva)), None)
 
 
 def read_folder(folder: Path) -> list[LoadedTables]:
@@ -132,21 +166,42 @@ def read_folder(folder: Path) -> list[LoadedTables]:
     Raises:
         TableImageError: it is no such folder, or a file is missing, changed or contradicts the manifest.
     """
-    vms = _manifest(folder)["vms"]
-    found = []
     room = _Room(_BYTES_LIMIT)
-    for number, vm in enumerate(vms):
-        where = f"{folder / MANIFEST}: vms[{number}]"
-        try:
-            found.append(_load(folder, vm, room))
-        except TableImageError:
-            raise
-        except Stage2Error as error:
-            raise TableImageError(f"{where}: {error}") from None
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise TableImageError(f"{where} is damaged: {what}") from None
-    return found
+    return [
+        _sound(f"{folder / MANIFEST}: vms[{number}]", partial(_load, folder, vm, room))
+        for number, vm in enumerate(_manifest(folder)["vms"])
+    ]
+
+
+def read_own(folder: Path) -> LoadedOwn:
+    """Read the hypervisor's own tables from what `write_folder` wrote.
+
+    Raises:
+        TableImageError: it is no such folder, has none, or a file is missing, changed or contradicts the manifest.
+    """
+    found = _manifest(folder).get(own.KEY)
+    if found is None:
+        raise TableImageError(
+            f"{folder} holds no tables of the hypervisor's own: `stage2 build --platform FILE` writes them for a "
+            "platform that says where its kernel is"
+        )
+    return _sound(f"{folder / MANIFEST}: {own.KEY}", partial(_load_own, folder, found, _Room(_BYTES_LIMIT)))
+
+
+_T = TypeVar("_T")
+
+
+def _sound(where: str, load: Callable[[], _T]) -> _T:
+    """What is loaded from a part of a manifest in which anything may be wrong."""
+    try:
+        return load()
+    except TableImageError:
+        raise
+    except Stage2Error as error:
+        raise TableImageError(f"{where}: {error}") from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise TableImageError(f"{where} is damaged: {what}") from None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -168,31 +223,51 @@ def _manifest(folder: Path) -> dict[str, Any]:
     version = manifest[VERSION_KEY]
     if type(version) is not int or version != VERSION:
         raise TableImageError(f"{path} has version {version!r:.40}; this program reads {VERSION}")
-    if not isinstance(manifest.get("vms"), list) or not manifest["vms"]:
+    if not isinstance(manifest.get("vms"), list) or not (manifest["vms"] or own.KEY in manifest):
         raise TableImageError(f"{path} lists no VM")
     return manifest
 
 
 def _load(folder: Path, vm: dict[str, Any], room: _Room) -> LoadedTables:
     pieces: RangeMap[tuple[int, bytes]] = RangeMap()
-    for piece in vm["segments"]:
+    name = _name(vm["name"])
+    regime = _tables(folder, vm, pieces, room, stage=2, identifier=_number(vm["vmid"], "vmid"), whose=f"VM {name}")
+    regions = tuple(_region(part) for part in vm["regions"])
+    return LoadedTables(pieces, name, _number(vm["id"], "id"), regime, regions)
+
+
+def _load_own(folder: Path, part: dict[str, Any], room: _Room) -> LoadedOwn:
+    pieces: RangeMap[tuple[int, bytes]] = RangeMap()
+    if not part["halves"]:
+        raise ValueError("it has no tables")
+    regimes = [_tables(folder, half, pieces, room, stage=1, whose="the hypervisor") for half in part["halves"]]
+    guard = part["guard"]
+    span = None if guard is None else Range(_number(guard[0], "guard"), _number(guard[1], "guard"))
+    return LoadedOwn(pieces, tuple(regimes), tuple(_piece(piece) for piece in part["pieces"]), span)
+
+
+def _tables(
+    folder: Path,
+    part: dict[str, Any],
+    pieces: RangeMap[tuple[int, bytes]],
+    room: _Room,
+    *,
+    stage: int,
+    whose: str,
+    identifier: int = 0,
+) -> Regime:
+    """Add the bytes that a part of the manifest names to `pieces`; returns what hardware runs them with."""
+    for piece in part["segments"]:
         span = Range.sized(_number(piece["hpa"], "hpa"), _number(piece["size"], "size"))
         pieces.add(span, (span.start, _bytes(folder, str(piece["file"]), span.size, str(piece["sha256"]), room)))
-    fmt = by_name(str(vm["format"]))
-    if fmt.stage != 2:
+    fmt = by_name(str(part["format"]))
+    if fmt.stage != stage:
         raise ValueError(f"{fmt.name} is a format of stage {fmt.stage}")
-    regime = Regime.of(
-        fmt,
-        _number(vm["root"], "root"),
-        controls=_number(vm["controls"], "controls"),
-        identifier=_number(vm["vmid"], "vmid"),
-    )
-    loaded = LoadedTables(
-        _name(vm["name"]), _number(vm["id"], "id"), regime, tuple(_region(part) for part in vm["regions"]), pieces
-    )
-    if not loaded.contains(regime.root, fmt.root_size):
-        raise TableImageError(f"{folder / MANIFEST}: the root table {regime.root:#x} of VM {loaded.name} is in no file")
-    return loaded
+    controls, root = _number(part["controls"], "controls"), _number(part["root"], "root")
+    regime = Regime.of(fmt, root, controls=controls, identifier=identifier)
+    if not LoadedWords(pieces).contains(root, fmt.root_size):
+        raise TableImageError(f"{folder / MANIFEST}: the root table {root:#x} of {whose} is in no file")
+    return regime
 
 
 def _number(value: object, name: str) -> int:
@@ -254,4 +329,11 @@ def _region(part: dict[str, Any]) -> MemoryRegion:
     return MemoryRegion(
         Gpa(_number(part["start"], "start")), _number(part["size"], "size"),
         MappingFlags.from_bits(_number(part["flags"], "flags")), kind, hpa, _name(part["name"]),
+    )  # fmt: skip
+
+
+def _piece(part: dict[str, Any]) -> Piece:
+    return Piece(
+        Range.sized(_number(part["hva"], "hva"), _number(part["size"], "size")), _number(part["hpa"], "hpa"),
+        MappingFlags.from_bits(_number(part["flags"], "flags")), _name(part["name"]),
     )  # fmt: skip

@@ -6,23 +6,22 @@ from collections.abc import Mapping, Sequence
 
 
 def c_header(
-    name: str, symbol: str, fmt: str, registers: Mapping[str, int], root: int, segments: Sequence[tuple[int, int]]
+    title: str, symbol: str, registers: Mapping[str, int], root: int, segments: Sequence[tuple[int, int]]
 ) -> str:
     """The text of the header.
 
     Args:
-        name: the VM's name, for the comment.
-        symbol: its form in C identifiers.
-        fmt: name of the format.
+        title: what tables these are and their format, for the comment.
+        symbol: the VM's name in C identifiers.
         registers: values to load, by the manual's names.
         root: HPA of the root table.
         segments: (HPA, size) of each piece of tables, in order.
     """
     prefix = f"STAGE2_{symbol.upper()}"
     # A name from a file must not end the comment, nor seem to begin one.
-    shown = name.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("\n", " ").replace("?", ".")
+    shown = title.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("\n", " ").replace("?", ".")
     lines = [
-        f"/* Stage-2 tables of VM {shown} ({fmt}). Each piece must lie at its HPA: entries hold HPAs. */",
+        f"/* {shown}. Each piece must lie at its HPA: entries hold HPAs. */",
         f"#ifndef {prefix}_TABLES_H",
         f"#define {prefix}_TABLES_H",
         "",

@@ -66,8 +66,16 @@ class Fault:
         return Gpa(self.address) if self.stage == 2 else None
 
     def __str__(self) -> str:
+        return self.told("GVA")
+
+    def told(self, kind: str) -> str:
+        """The fault in words.
+
+        Args:
+            kind: what an address of stage 1 is: `GVA`, or `HVA` where a hypervisor's own tables are walked.
+        """
         what = f"{self.kind.name.lower().replace('_', ' ')} fault at stage {self.stage}, level {self.level}"
-        where = f"{'GPA' if self.stage == 2 else 'GVA'} {self.address:#x}"
+        where = f"{'GPA' if self.stage == 2 else kind} {self.address:#x}"
         if self.on_mark:
             cause = " (writing an accessed or dirty bit of a stage-1 table)"
         elif self.on_table:

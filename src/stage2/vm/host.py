@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from ..address import MIB, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
+from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
 from ..config.cpu import NamedCpu
 from ..config.document import Notice
@@ -19,6 +19,7 @@ from ..config.vm import VmConfig
 from ..errors import ConfigError, OutOfRangeError, OwnerConflictError, Stage2Error
 from ..flags import MapType
 from ..formats.record import Format
+from ..hypervisor.layout import KernelLayout, of_platform
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
@@ -32,8 +33,6 @@ from .vm import Vm
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
-HYPERVISOR_IMAGE_SIZE = 4 * MIB
-"""Host memory from a platform's kernel-base-paddr on that is the hypervisor's own and given to no VM."""
 _VMID_BITS = 14
 """Of VMIDs that every format has room for: hgatp's are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
@@ -59,6 +58,8 @@ class Options:
 class Host:
     """The machine that VMs are built on.
 
+    What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
+
     Args:
         platform: its memory.
     """
@@ -67,16 +68,24 @@ class Host:
         self.platform = platform
         self.memory = PhysicalMemory(platform.memory)
         self.frames = FrameAllocator(self.memory)
-        if platform.kernel_paddr is not None:
-            image = Range.sized(platform.kernel_paddr, HYPERVISOR_IMAGE_SIZE)
-            for ram in self.memory.ranges:
-                part = ram.intersection(image)
-                if part is not None:
-                    self.frames.claim(part, owner=Owner(OwnerKind.HYPERVISOR))
+        self.kernel = None if platform.kernel_paddr is None else of_platform(platform)
+        self.notices: list[Notice] = []
+        if self.kernel is not None:
+            self._set_kernel_aside(self.kernel)
         self.channels = ChannelTable(self.frames)
         self.identifiers = Identifiers(_VMID_BITS)
         self.vms: list[Vm] = []
-        self.notices: list[Notice] = []
+
+    def _set_kernel_aside(self, kernel: KernelLayout) -> None:
+        assert kernel.hpa is not None, "a computed kernel is loaded somewhere"
+        for ram in self.memory.ranges:
+            part = ram.intersection(kernel.hpa)
+            if part is not None:
+                self.frames.claim(part, owner=Owner(OwnerKind.HYPERVISOR))
+        place = self.platform.kernel_place
+        if place is not None and any(part.assumed for part in kernel.parts):
+            text = f"the hypervisor's kernel is taken to occupy {kernel.hpa}: [hypervisor] may say its parts' sizes"
+            self.notices.append(Notice(text, place))
 
     def close(self) -> None:
         """End all VMs and give the memory back. Harmless when repeated."""

@@ -61,6 +61,16 @@ class ArmFamily:
 
         return stage_2_registers(fmt, root, controls, identifier)
 
+    def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
+        from .own import own_controls
+
+        return own_controls(fmt, processor, both=both)
+
+    def own_registers(self, halves: Sequence[tuple[Format, int, int]]) -> dict[str, int]:
+        from .own import own_registers
+
+        return own_registers(halves)
+
     def memory_type(self, fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
         from .memory_types import memory_type
 

@@ -35,7 +35,7 @@ TCR_HPD_SHIFT = 41
 TCR_DS = 1 << 59
 
 # TCR_EL2 without E2H.
-_EL2_PS_SHIFT, _EL2_TBI, _EL2_HA, _EL2_HD, _EL2_HPD = 16, 1 << 20, 1 << 21, 1 << 22, 1 << 24
+EL2_PS_SHIFT, EL2_TBI, EL2_HA, EL2_HD, EL2_HPD = 16, 1 << 20, 1 << 21, 1 << 22, 1 << 24
 
 _WALKS_WRITE_BACK = 1 << 8 | 1 << 10 | 3 << 12
 """IRGN0, ORGN0 and SH0: walks are write-back and inner shareable."""
@@ -158,10 +158,10 @@ def regimes(
         return Stage1Control(regime, None, None, mair, asid, False, stage_2, flat)
     common = (stage1.WXN if sctlr & SCTLR_WXN else 0) | _hardware(regime, tcr)
     if regime is Stage1Regime.EL2:
-        common |= stage1.ONE_PRIVILEGE | (stage1.HPD if tcr & _EL2_HPD else 0)
+        common |= stage1.ONE_PRIVILEGE | (stage1.HPD if tcr & EL2_HPD else 0)
         fmt = half_of(tcr, regime, implemented_bits=implemented_bits)
         assert fmt is not None, "the EL2 regime has no EPD"
-        low = _root(names[0], fmt, ttbr0, common, output_bits(tcr, regime), implemented_bits, bool(tcr & _EL2_TBI))
+        low = _root(names[0], fmt, ttbr0, common, output_bits(tcr, regime), implemented_bits, bool(tcr & EL2_TBI))
         return Stage1Control(regime, low, None, mair, asid, True, stage_2, None)
     common |= stage1.PAN if pan else 0
     halves: list[Stage1Root | None] = []
@@ -207,7 +207,7 @@ def half_of(
 
 def output_bits(tcr: int, regime: Stage1Regime) -> int:
     """Width of output addresses, from IPS or PS."""
-    return output_size(tcr >> (_EL2_PS_SHIFT if regime is Stage1Regime.EL2 else TCR_IPS_SHIFT) & 7)
+    return output_size(tcr >> (EL2_PS_SHIFT if regime is Stage1Regime.EL2 else TCR_IPS_SHIFT) & 7)
 
 
 def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[str, int]:
@@ -222,25 +222,64 @@ def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[
     """
     if fmt.stage != 1 or fmt.high_half or controls & stage1.ONE_PRIVILEGE:
         raise EncodingError(f"{fmt.name} under these controls is no format of TTBR0 in the EL1&0 regime")
-    require_aligned("root table", root, fmt.root_alignment)
-    width = controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
-    if root >> width:
-        raise OutOfRangeError(f"root table {root:#x} is above 2^{width}, where output addresses end")
+    width = output_width(fmt, controls)
     if asid < 0 or asid >> 16:
         raise OutOfRangeError(f"ASID {asid:#x} has more than 16 bits")
-    tg0 = next(code for code, shift in GRANULES.items() if shift == fmt.page_shift)
-    tcr = 64 - fmt.input_bits | _WALKS_WRITE_BACK | tg0 << 14 | parange(width) << TCR_IPS_SHIFT | TCR_AS
+    tcr = half_fields(fmt) | TCR_AS | shared_fields(fmt, controls)
+    return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | base_of(fmt, root, width)}
+
+
+def half_fields(fmt: Format) -> int:
+    """TxSZ, the walks' cacheability and TG of one half, as TTBR0's: write-back, inner shareable walks."""
+    codes = TG1_GRANULES if fmt.high_half else GRANULES
+    granule = next(code for code, shift in codes.items() if shift == fmt.page_shift)
+    return 64 - fmt.input_bits | _WALKS_WRITE_BACK | granule << 14
+
+
+def shared_fields(fmt: Format, controls: int) -> int:
+    """IPS, HA, HD, DS, and HPD0 of TCR_EL1, and of TCR_EL2 under E2H.
+
+    Raises:
+        EncodingError: HD is asked for without HA.
+    """
+    found = parange(output_width(fmt, controls)) << TCR_IPS_SHIFT | (TCR_DS if controls & layout.LPA2 else 0)
     for bit, control in ((TCR_HA, layout.HA), (TCR_HD, layout.HD), (1 << TCR_HPD_SHIFT, stage1.HPD)):
-        tcr |= bit if controls & control else 0
+        found |= bit if controls & control else 0
+    require_access_flag(controls)
+    return found
+
+
+def require_access_flag(controls: int) -> None:
+    """Refuse HD without HA (D8.4.6 "Hardware management of the dirty state").
+
+    Raises:
+        EncodingError: HD is asked for without HA.
+    """
     if controls & layout.HD and not controls & layout.HA:
         raise EncodingError("TCR: HD, hardware dirty state, does nothing without HA: ask for the access flag too")
-    tcr |= TCR_DS if controls & layout.LPA2 else 0
-    return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | table_base(root, wide=wide_roots(fmt, width))}
+
+
+def output_width(fmt: Format, controls: int) -> int:
+    """Width of output addresses that controls ask for."""
+    return controls >> layout.OUTPUT_BITS_AT & 0x3F or fmt.output_bits
+
+
+def base_of(fmt: Format, root: int, width: int) -> int:
+    """BADDR of a TTBR.
+
+    Raises:
+        MisalignedError: the root is not aligned to its size.
+        OutOfRangeError: it is wider than the output.
+    """
+    require_aligned("root table", root, fmt.root_alignment)
+    if root >> width:
+        raise OutOfRangeError(f"root table {root:#x} is above 2^{width}, where output addresses end")
+    return table_base(root, wide=wide_roots(fmt, width))
 
 
 def _hardware(regime: Stage1Regime, tcr: int) -> int:
     one_half = regime is Stage1Regime.EL2
-    access, dirty = (_EL2_HA, _EL2_HD) if one_half else (TCR_HA, TCR_HD)
+    access, dirty = (EL2_HA, EL2_HD) if one_half else (TCR_HA, TCR_HD)
     if not tcr & access:
         return 0  # HD behaves as 0 then.
     return layout.HA | (layout.HD if tcr & dirty else 0)

@@ -5,6 +5,7 @@ Below them, every register that takes part in translation is told field by field
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...address import require_aligned
@@ -83,6 +84,13 @@ def stage_1_numbers(satp: int, status: int) -> tuple[int, int, int, int]:
     if mode >= u64(8):
         levels = mode - u64(5)
     return (satp & u64(PPN_MASK)) << u64(12), levels, u64(9), controls_of(status)
+
+
+def own_registers(halves: Sequence[tuple[Format, int, int]]) -> dict[str, int]:
+    """What a hypervisor loads for its own tables: satp, with ASID 0 (Privileged, "Supervisor Address Translation and
+    Protection (satp) Register")."""
+    ((fmt, root, _),) = halves
+    return {"satp": AddressTranslationRegister(fmt, 0, root).value()}
 
 
 def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) -> dict[str, int]:

@@ -58,6 +58,14 @@ class X86Family:
 
         return stage_2_registers(fmt, root, controls, identifier)
 
+    def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
+        return fmt.default_controls if processor is None else self.controls(fmt, processor)
+
+    def own_registers(self, halves: Sequence[tuple[Format, int, int]]) -> dict[str, int]:
+        from .registers import own_registers
+
+        return own_registers(halves)
+
     def memory_type(self, fmt: Format, attributes: int, controls: int) -> tuple[str | None, str]:
         from .memory_types import memory_type
 

@@ -5,14 +5,14 @@ The fields one by one are in `register_fields`, with the sections of the manuals
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...address import require_aligned
 from ...errors import EncodingError, OutOfRangeError
 from ..record import Field, Format
 from ..register import Register, Summary
-from . import ept
+from . import ept, paging
 from . import register_fields as fields
 from .kinds import is_ept, is_nested
 
@@ -175,6 +175,26 @@ def stage_2_registers(fmt: Format, root: int, controls: int, identifier: int) ->
     if identifier == 0:
         raise OutOfRangeError("ASID 0 is the host's own: VMRUN refuses it")
     return {"N_CR3": nested_cr3(fmt, root), "ASID": identifier, "NP_ENABLE": 1}
+
+
+def own_registers(halves: Sequence[tuple[Format, int, int]]) -> dict[str, int]:
+    """What a hypervisor loads for its own tables: CR3 with PCID 0, and the bits of CR0, CR4 and EFER that long mode
+    and the tables need (SDM Vol. 3A, 5.1.1 "Four Paging Modes", 11.8.5 "Initializing IA-32e Mode"); what else it sets
+    there is its own business.
+
+    Raises:
+        MisalignedError: the root is no multiple of 4 KiB.
+        OutOfRangeError: the root is above 2^52.
+    """
+    ((fmt, root, controls),) = halves
+    cr0, cr4, efer = paging.registers_for(controls)
+    wide = paging.CR4_LA57 if fmt.levels > 4 else 0
+    return {
+        "CR3": _root(root),
+        "CR0": cr0 | paging.CR0_PG | paging.CR0_PE,
+        "CR4": cr4 | paging.CR4_PAE | wide,
+        "EFER": efer | paging.EFER_LME | paging.EFER_LMA,
+    }
 
 
 def _require_identifier(name: str, identifier: int, bits: int) -> None:
