@@ -44,10 +44,12 @@ class FaultResolver:
             return FaultResult(Resolution.HOLE, None, self._policy.violation_of(None))
         if not region.map_type.is_mapped:
             return FaultResult(Resolution.DEVICE, region)
-        if not region.flags & access.flag:
+        if not region.flags.value & access.flag.value:
             return self._violation(region)
         try:
-            if region.map_type.may_be_lazy and self._populate(region, gpa, access):
+            # Whether the page is there is asked first: that is one call, and to plan a leaf takes many.
+            absent = region.map_type.may_be_lazy and self._table.hpa_of(gpa) is None
+            if absent and self._populate(region, gpa, access):
                 return FaultResult(Resolution.POPULATED, region)
             return self._resolve_present(region, gpa, access)
         except OutOfMemoryError as error:

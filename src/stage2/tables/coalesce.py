@@ -15,7 +15,7 @@ from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
 from .compiled import inlined, kernel, load
 from .descent import Function
-from .edit import DAMAGED, DONE, VALID, table_filling
+from .edit import DAMAGED, DONE, VALID, leaf_stretch, table_filling
 from .raw import peek, poke
 
 GROUP, UNGROUP = 0, 1
@@ -76,6 +76,7 @@ def _block_of(fmt: Format) -> Function:
     decode, resize, forget = inlined(fmt.decode), inlined(fmt.resize), inlined(fmt.forget)
     inherit, pack_address = inlined(fmt.inherit), inlined(fmt.pack_address)
     shift_of, output_of, bits = span_shift(fmt, inlined), leaf_output(fmt, inlined), fmt.bits
+    stretch = leaf_stretch(fmt)
 
     def block_of(hva: int, level: int, controls: int) -> int:
         """The entry of the block at `level` that says what a table of leaves below it says; 0 where none does."""
@@ -88,6 +89,8 @@ def _block_of(fmt: Format) -> Function:
             return u64(0)
         donor, best = resize(entry, child, level), attributes & u64(_STATE)
         plain = forget(donor, u64(_STATE))
+        if stretch(hva, u64(1 << bits), child, entry, u64(0), (kind, first, attributes), controls) != u64(0):
+            return inherit(donor, pack_address(first) | plain)
         for i in range(u64(1 << bits)):
             entry = peek(hva, i)
             kind, output, attributes = decode(entry, child, controls)

@@ -18,6 +18,7 @@ from ..address import Hpa, Range, align_down, align_up, require_aligned
 from ..errors import NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
 from ..formats import family_of
+from ..formats.change import Change, ChangeKind
 from ..formats.outcome import DIRTY
 from ..formats.record import Format
 from . import sweep
@@ -82,6 +83,10 @@ class PageTable:
         self._host: HostMemory = host_memory(self.memory)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
         self._single: Single | None = None
+        self._page = fmt.page_size
+        # Addresses with a sign are left to the plan.
+        self._plain_end = 0 if fmt.sign_extended or fmt.high_half else 1 << fmt.input_bits
+        self._page_bits: dict[int, int] = {}
         self._lookups = 0
         self.editor = TableEditor(self.memory, self._host, regime, self._extent, self._store, flush)
 
@@ -126,6 +131,8 @@ class PageTable:
             EncodingError: the format cannot express the flags.
             OutOfMemoryError: no frame for a table.
         """
+        if (size is None or size == self._page) and (done := self._place(address, hpa, flags)) is not None:
+            return done
         size = self.format.page_size if size is None else size
         level = self._extent.level_of(size)
         require_aligned("address", address, size)
@@ -368,6 +375,22 @@ class PageTable:
             self._store.clear()
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _place(self, address: int, hpa: int, flags: MappingFlags) -> Edit | None:
+        """Map one page by one store, which is what nearly every fault takes; None where it takes more or is refused."""
+        single = self._single
+        if single is None or (address | hpa) & (self._page - 1) or not 0 <= address < self._plain_end:
+            return None
+        if self.editor.watcher is not None or not 0 <= hpa < self._extent.output_end:
+            return None
+        bits = self._page_bits.get(flags.value)
+        if bits is None:
+            bits = self._page_bits[flags.value] = int(self._templates(flags, flags.memory_type)[0])
+        with self.editor.lock:
+            _words = self.editor.require_alive()
+            if not single.place(address, hpa, bits):
+                return None
+            return Edit(changes=(Change(Range(address, address + self._page), ChangeKind.ADDED),))
 
     def _warm_up(self) -> Single | None:
         """The compiled translation once it pays: a few lookups are made sooner than it is compiled."""

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..address import Gpa, Hpa
 from ..flags import Access
-from ..formats.outcome import MAPPED
+from ..formats.outcome import MAPPED, TABLE
 from ..formats.record import Format
-from ..formats.u64 import u64
-from .assembly import assemble_stage_2
-from .compiled import HostMemory, callback, inlined, load, numba
+from ..formats.u64 import MASK_64, u64
+from .assembly import assemble_stage_2, compiled_descent, locating
+from .compiled import HostMemory, callback, inlined, load, numba, store
 from .descent import visit_nothing
 from .regime import Regime
 from .result import Fault, Mapped, fault_from_status
@@ -65,8 +65,39 @@ def translator(fmt: Format) -> Any:
     return callback(word(pointer, word, word, word), translate_one, fmt)
 
 
+@cache
+def placer(fmt: Format) -> Any:
+    """The C function that maps one page where its table is there already and the entry is free.
+
+    (numbers, address, output, leaf bits) -> 0 when it is done, else 1 and nothing was written: a table is missing,
+    something is mapped there, or the table is damaged; the editor's plan says which.
+    """
+    module = numba()
+    word, pointer = module.types.uint64, module.types.CPointer(module.types.uint64)
+    descend, locate = compiled_descent(fmt), locating(fmt, inlined)
+    inlined(load)
+    inlined(store)
+    levels, root_bits, pack_address = fmt.levels, fmt.root_bits, inlined(fmt.pack_address)
+
+    def place(numbers: Any, address: int, output: int, leaf_bits: int) -> int:
+        host = (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
+        (status, _, _, _), (kind, _, _), (held, index_bits, _) = descend(
+            host, (numbers[5], u64(root_bits), u64(MASK_64)), address, u64(levels), u64(1), numbers[6]
+        )
+        if status != u64(0) or kind != u64(TABLE):
+            return u64(1)
+        slot, _rest = locate(held, address, u64(0), index_bits)
+        status, entry = load(host, slot)
+        if status != u64(0) or entry != u64(0):
+            return u64(1)
+        store(host, slot, pack_address(output) | leaf_bits)
+        return u64(0)
+
+    return callback(word(pointer, word, word, word), place, fmt)
+
+
 class Single:
-    """Translates by one regime, address by address.
+    """Translates by one regime, and maps by it, address by address.
 
     Args:
         host: where its tables lie.
@@ -83,6 +114,7 @@ class Single:
             ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
         )
         self._call: Callable[[int, int, int, int], int] = prototype(translator(fmt).address)
+        self._place: Callable[[int, int, int, int], int] = prototype(placer(fmt).address)
         self._at: int = self._numbers.ctypes.data
         self._sizes = [fmt.leaf_size(level) for level in range(fmt.levels)]
         self._stage = fmt.stage
@@ -99,3 +131,13 @@ class Single:
         """Where an address below 2^64 leads; None where nothing is mapped."""
         answer = self._call(self._at, address, 0, 0)
         return None if answer & NOT_TRANSLATED else Hpa(answer & OUTPUT | address & OFFSET)
+
+    def place(self, address: int, hpa: int, leaf_bits: int) -> bool:
+        """Map a page where that takes one store; False, and nothing changed, where it takes more or is refused.
+
+        Args:
+            address: a page of the format, below 2^64 and without sign extension.
+            hpa: where it leads.
+            leaf_bits: the leaf without its address.
+        """
+        return not self._place(self._at, address, hpa, leaf_bits)
