@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from .contents import MANIFEST, VERSION, VERSION_KEY
 
 _MANIFEST_LIMIT = 64 << 20
 _BYTES_LIMIT = 8 << 30
+_LOOP = "{} is a symbolic link that leads to itself"
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -302,8 +304,8 @@ def _bytes(folder: Path, name: str, size: int, sha256: str, room: _Room) -> byte
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
-    except RuntimeError:
-        raise TableImageError(f"{path} is a symbolic link that leads to itself") from None
+    except RuntimeError:  # until Python 3.12; later ones say so when the file is opened
+        raise TableImageError(_LOOP.format(path)) from None
     if not inside:
         raise TableImageError(f"{folder / MANIFEST}: {name} leads out of the folder")
     room.left -= size
@@ -316,7 +318,8 @@ def _bytes(folder: Path, name: str, size: int, sha256: str, room: _Room) -> byte
                 raise TableImageError(f"{path} has {there:#x} bytes; the manifest says {size:#x}")
             data = file.read(size)
     except OSError as error:
-        raise TableImageError(f"{path}: {error.strerror}") from None
+        text = _LOOP.format(path) if error.errno == errno.ELOOP else f"{path}: {error.strerror}"
+        raise TableImageError(text) from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise TableImageError(f"{path} is not what was written: its SHA-256 differs from the manifest's")
     return data

@@ -155,15 +155,15 @@ ok:     .asciz  "ok\n"
 failed: .asciz  "FAILED\n"
 
 // Sixteen vectors of 128 bytes; only the synchronous one of EL1 with its own stack pointer is ours.
-        .balign 2048
+        .balign 2048, 0
 vectors:
         .rept   4
         b       .
-        .balign 128
+        .balign 128, 0
         .endr
         b       sync
 
-        .balign 4096
+        .balign 4096, 0
 root:   .zero   4096
         .zero   4096
 stack_top:

@@ -193,7 +193,7 @@ done:   .asciz  "demo guest: done\n"
 ok:     .asciz  "ok\n"
 failed: .asciz  "FAILED\n"
 
-        .balign 8
+        .balign 8, 0
 gdt:    .quad   0
         .quad   0x00af9b000000ffff      # 64-bit code
         .quad   0x00cf93000000ffff      # data
@@ -203,10 +203,10 @@ gdt_pointer:
 idt_pointer:
         .word   16 * (PAGE_FAULT + 1) - 1
         .quad   idt
-        .balign 16
+        .balign 16, 0
 idt:    .zero   16 * (PAGE_FAULT + 1)
 
-        .balign 4096
+        .balign 4096, 0
 root:   .zero   4096
 third:  .zero   4096
         .zero   4096

@@ -363,7 +363,7 @@ print:
 
 # Remember the cause; go on after the instruction, or at the return address when it was a fetch (1, 12, 2 when
 # foreign bytes were executed).
-        .align  2
+        .balign 4, 0
 trap:
         csrr    s10, scause
         addi    t5, s10, -1
@@ -396,13 +396,13 @@ text_fetches:   .asciz  " fetches refused\n"
 total:          .asciz  "hostile guest: accesses that went through: "
 newline:        .asciz  "\n"
 
-        .align  3
+        .balign 8, 0
 edges:          .dword  UART - 8, UART - 0x1000, UART + 0x1000, UART + 0x1ff8
                 .dword  ROM - 8, ROM - 0x1000, ROM + 0x1000, ROM + 0x1ff8
                 .dword  RAM - 8, RAM - 0x1000, RAM + RAM_SIZE, RAM + RAM_SIZE + 0xff8
                 .dword  -8, 0
 
-        .align  12
+        .balign 4096, 0
 root:           .zero   4096
 level1:         .zero   4096
 level0:         .zero   4096
