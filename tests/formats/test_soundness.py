@@ -29,7 +29,7 @@ from stage2.formats.record import Format
         ("ept4", {"root_bits": 11}, "9 index bits at every level, the root's included"),
         ("ept4", {"top_leaf_level": 3}, "no leaf above 1 GiB"),
         ("npt4", {"top_leaf_level": 4}, "leaves up to level 4 need more than its 4 levels"),
-        ("x86-4level", {"output_bits": 65}, "65 bits do not fit 64-bit words"),
+        ("x86-4level", {"output_bits": 57}, "are wider than the 56 bits that a compiled translation answers with"),
         ("ept4", {"output_bits": 56}, "is not decoded as such"),
         ("ept4", {"group_bits": (4,)}, "both a size and a mark of groups"),
         ("arm-s2-4k-40", {"page_shift": 14, "bits": 11}, "rules of pages of 2.12 bytes, and its pages have 2.14"),
@@ -53,6 +53,18 @@ def test_a_decode_that_reads_something_else_than_was_encoded_is_refused(name: st
 
     with pytest.raises(EncodingError, match="is no sound format: the leaf that it encodes at level 0"):
         replace(fmt, rules=replace(fmt.rules, decode=a_page_further))
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_decode_whose_attributes_hang_on_the_address_is_refused(name: str) -> None:
+    fmt = by_name(name)
+
+    def high_pages_are_marked(entry: int, level: int, controls: int) -> tuple[int, int, int]:
+        kind, address, attributes = fmt.decode(entry, level, controls)
+        return kind, address, attributes | (address >> 30 & 1) << 23
+
+    with pytest.raises(EncodingError, match="differ in nothing but their addresses are not decoded alike"):
+        replace(fmt, rules=replace(fmt.rules, decode=high_pages_are_marked))
 
 
 @pytest.mark.parametrize("name", names())

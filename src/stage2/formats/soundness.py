@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_ROOT_TABLES_BITS = 4
 """log2 of the tables that a root may be made of; Arm's 16 concatenated ones are the most of any architecture."""
+WIDEST_OUTPUT, LEAST_PAGE_SHIFT, MOST_LEVELS = 56, 12, 8
+"""What the one number can hold that a compiled translation answers with (`tables.single`)."""
 _RWX = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.EXECUTE
 
 
@@ -56,8 +58,16 @@ def _geometry(fmt: Format) -> str | None:
         )
     if not 0 <= fmt.top_leaf_level < fmt.levels:
         return f"leaves up to level {fmt.top_leaf_level} need more than its {fmt.levels} levels"
-    if not fmt.page_shift < fmt.output_bits <= 64:
-        return f"output addresses of {fmt.output_bits} bits do not fit 64-bit words, or hold no page"
+    if not fmt.page_shift < fmt.output_bits <= WIDEST_OUTPUT:
+        return (
+            f"output addresses of {fmt.output_bits} bits hold no page, or are wider than the {WIDEST_OUTPUT} bits that "
+            "a compiled translation answers with"
+        )
+    if fmt.page_shift < LEAST_PAGE_SHIFT or fmt.levels > MOST_LEVELS:
+        return (
+            f"a compiled translation answers with pages of 4 KiB or more and up to {MOST_LEVELS} levels; its have "
+            f"{fmt.page_size:#x} bytes and {fmt.levels} levels"
+        )
     if fmt.input_bits > 64:
         return f"its levels together translate {fmt.input_bits} bits, and an address has 64"
     return _groups(fmt)
@@ -85,6 +95,12 @@ def _round_trip(fmt: Format) -> str | None:
         )
         if kind != LEAF or output != address or not attributes & READ:
             return f"the leaf that it encodes at level {level} for {address:#x} is not decoded as such"
+        first = fmt.decode(fmt.leaf_entry(level, 0, _RWX, MemoryType.WRITE_BACK, controls), level, controls)
+        if first != (LEAF, 0, attributes):
+            return (
+                f"leaves at level {level} that differ in nothing but their addresses are not decoded alike, as the "
+                "kernels take for granted that go over rows of them"
+            )
     for level in range(1, fmt.levels):
         address = every_bit & ~(fmt.table_size - 1)
         kind, output, _ = fmt.decode(fmt.table_entry(address, controls), level, controls)
