@@ -10,18 +10,20 @@ from contextlib import contextmanager
 from ..tables.compiled import cache_root
 from .oracle import Pair
 
+_met = set[Pair]()
+"""The pairs that this process has done batches of."""
+
 
 @contextmanager
-def first_of_a_pair(pair: Pair, met: set[str]) -> Iterator[None]:
+def first_of_a_pair(pair: Pair) -> Iterator[None]:
     """Do this process's first batch of a pair while no other process does its own.
 
     Whoever comes first compiles the pair's kernels; the others wait, and find them in the cache.
 
     Args:
         pair: the batch's.
-        met: names of the pairs that this process has done batches of; the pair is added.
     """
-    if pair.name in met:
+    if pair in _met:
         yield
         return
     lock = _opened(f"{pair.first or 'off'}-{pair.second}")
@@ -29,7 +31,7 @@ def first_of_a_pair(pair: Pair, met: set[str]) -> Iterator[None]:
         if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-        met.add(pair.name)
+        _met.add(pair)
     finally:
         if lock is not None:
             os.close(lock)

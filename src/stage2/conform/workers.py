@@ -20,6 +20,7 @@ from ..errors import MachineError, Stage2Error
 from ..machines.process import Child
 from .batch import Batch, BatchRunner, Done, Judge, Outcome, unpack
 from .once import first_of_a_pair
+from .trial import Trial
 
 _AHEAD = 2
 """Batches that a worker has at hand: the one at work, and the next."""
@@ -52,11 +53,13 @@ class LocalCrew:
         """Do the batches of a plan."""
         with ExitStack() as stack:
             stack.callback(self._end)
-            self._workers = [_Worker(judge) for _ in range(self._jobs)]
-            yield from self._work(judge, plan)
+            sent = pickle.dumps(judge)
+            for _ in range(self._jobs):
+                self._workers.append(_Worker(sent))
+            yield from self._work(sent, judge.trial(), plan)
 
-    def _work(self, judge: Judge, plan: Iterator[Batch]) -> Done:
-        trial, numbered = judge.trial(), enumerate(plan)
+    def _work(self, judge: bytes, trial: Trial, plan: Iterator[Batch]) -> Done:
+        numbered = enumerate(plan)
         out: dict[int, Batch] = {}
         done: dict[int, Outcome] = {}
         losses: dict[int, int] = {}
@@ -94,7 +97,7 @@ class LocalCrew:
                 yield out.pop(turn), done.pop(turn)
                 turn += 1
 
-    def _replace(self, lost: _Worker, judge: Judge, out: dict[int, Batch], losses: dict[int, int]) -> None:
+    def _replace(self, lost: _Worker, judge: bytes, out: dict[int, Batch], losses: dict[int, int]) -> None:
         """Start another worker in the place of one that was lost.
 
         Raises:
@@ -123,10 +126,10 @@ class _Worker:
     """A process that does batches.
 
     Args:
-        judge: what they are compared with.
+        judge: what they are compared with, pickled.
     """
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: bytes) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             code = _CODE.format(path=sys.path, module=__name__, descriptor=theirs.fileno())
@@ -134,7 +137,7 @@ class _Worker:
         self.connection: Connection[object, bytes] = Connection(ours.detach())
         self.numbers = deque[int]()
         """Of the batches that it has at hand, in their order."""
-        self._send(pickle.dumps(judge))
+        self._send(judge)
 
     @property
     def pid(self) -> int:
@@ -191,11 +194,10 @@ def serve(descriptor: int) -> None:
     try:
         judge: Judge = pickle.loads(connection.recv_bytes())
         with BatchRunner(judge) as runner:
-            met = set[str]()
             while True:
                 batch: Batch = pickle.loads(connection.recv_bytes())
                 try:
-                    with first_of_a_pair(batch.pair, met):
+                    with first_of_a_pair(batch.pair):
                         answer: tuple[type, object] = bytes, runner.pack(runner.run(batch))
                 except Stage2Error as error:
                     answer = Stage2Error, error
