@@ -10,7 +10,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
@@ -23,7 +22,7 @@ from stand_in import StandIn
 from opening import oracle_or_skip
 from stage2.conform.batch import Batch, BatchRunner, Crew, Done, Judge, in_this_process, unpack
 from stage2.conform.once import first_of_a_pair
-from stage2.conform.oracle import Case, Machine, Oracle, Pair
+from stage2.conform.oracle import Case, Machine, Oracle, Pair, Places
 from stage2.conform.plant import plant
 from stage2.conform.probe import Answers
 from stage2.conform.run import OracleReport, run
@@ -126,7 +125,7 @@ def test_a_batch_that_ends_one_worker_after_the_other_is_given_up_and_named() ->
 
 @dataclass
 class Absent(StandIn):
-    def open(self) -> AbstractContextManager[Machine]:
+    def places(self, machine: Machine, pair: Pair) -> Places:
         raise HostToolError("it is not installed")
 
 

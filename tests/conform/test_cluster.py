@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,27 +17,31 @@ from stage2.cli.main import call
 from stage2.conform.batch import Batch, Judge, in_this_process
 from stage2.conform.cluster import ClusterCrew, Sent, do
 from stage2.conform.run import OracleReport
-from stage2.errors import HostToolError
+from stage2.errors import HostToolError, MachineError
 
 NOBODY = "tcp://127.0.0.1:9"
 """Nobody listens at the port of the discard protocol."""
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def local_cluster(workers: int, *, processes: bool) -> Any:
+    """A cluster that listens on loopback only."""
     if not os.environ.get("CI"):
         pytest.importorskip("distributed")
     import distributed
 
-    # A loopback address for everything, and no pages for people.
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
-    ) as found:
+    return distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=processes, protocol="tcp://", host="127.0.0.1",
+        dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0", silence_logs=50,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with local_cluster(2, processes=True) as found:
         yield found
 
 
 def test_a_cluster_tells_what_one_process_does_though_a_worker_is_killed(cluster: Any) -> None:
-    oracle, _ = KINDS["a little in each batch"]
     killed: list[int] = []
 
     def kill_one(report: OracleReport) -> None:
@@ -46,16 +51,27 @@ def test_a_cluster_tells_what_one_process_does_though_a_worker_is_killed(cluster
             os.kill(killed[0], signal.SIGKILL)
 
     with ClusterCrew(cluster.scheduler_address, task=2) as crew:
-        report = asked(crew, oracle, progress=kill_one)
+        report = asked(crew, cases=6000, progress=kill_one)
     assert len(killed) == 1
-    assert told(report) == told(asked(in_this_process, oracle))
-    assert report.found
+    assert told(report) == told(asked(in_this_process, cases=6000))
 
 
 def test_several_campaigns_can_be_run_one_after_the_other(cluster: Any) -> None:
     with ClusterCrew(cluster.scheduler_address, task=3) as crew:
-        first, second = (asked(crew, cases=4000) for _ in range(2))
-    assert told(first) == told(second) == told(asked(in_this_process, cases=4000))
+        for oracle, planted in KINDS.values():
+            report = asked(crew, oracle, planted=planted)
+            assert told(report) == told(asked(in_this_process, oracle, planted=planted))
+
+
+def test_a_scheduler_that_is_lost_ends_the_run_with_a_sentence() -> None:
+    cluster = local_cluster(1, processes=False)
+    address = cluster.scheduler_address
+    with (
+        cluster,
+        ClusterCrew(address, task=1) as crew,
+        pytest.raises(MachineError, match=f"^--scheduler {re.escape(address)}: "),
+    ):
+        asked(crew, progress=lambda _: cluster.close())
 
 
 def test_a_worker_of_another_version_refuses(cluster: Any) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -68,26 +69,28 @@ class ClusterCrew:
         out: deque[tuple[list[Batch], Any]] = deque()
         try:
             while True:
-                threads = sum(self._client.nthreads().values())
+                threads = sum(self._asked(self._client.nthreads).values())
                 while len(out) < max(_AHEAD * threads, 1) and (batches := list(islice(plan, self._task))):
                     out.append((batches, self._client.submit(do, sent, batches, pure=False)))
                 if not out:
                     return
                 batches, future = out.popleft()
-                for batch, packed in zip(batches, self._result(future), strict=True):
+                for batch, packed in zip(batches, self._asked(future.result), strict=True):
                     yield batch, unpack(packed, trial)
         finally:
-            self._client.cancel([future for _, future in out])
+            # A scheduler that is lost has nothing to cancel.
+            with suppress(MachineError):
+                self._asked(lambda: self._client.cancel([future for _, future in out]))
 
-    def _result(self, future: Any) -> list[bytes]:
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """What the cluster answers."""
         try:
-            found: list[bytes] = future.result()
+            return ask()
         except Stage2Error:
             raise
         except Exception as error:
-            # Dask raises what the worker raised, or exceptions of its own, of many kinds.
+            # Dask raises what a worker raised, or exceptions of its own, of many kinds.
             raise MachineError(f"--scheduler {self._address}: {type(error).__name__}: {error}") from error
-        return found
 
     def __enter__(self) -> Self:
         return self
