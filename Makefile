@@ -68,9 +68,10 @@ monitors:
 benchmarks: setup
 	@$(BIN)/python -m benchmarks.tables
 
-# The long form of the conformance suite; it writes the page with the counts.
+# The long form of the conformance suite; it writes the page with the counts, the same with any number of processes.
+JOBS ?= $(shell nproc)
 conform: emulators
-	@$(BIN)/stage2 conform --long --report docs/conformance.md
+	@$(BIN)/stage2 conform --long --jobs $(JOBS) --report docs/conformance.md
 
 # Mutants of the rules in formats/ (docs/testing.md). Cosmic Ray lives in an environment of its own.
 MUTANTS ?= 420

@@ -29,8 +29,8 @@ from waiting import HANG_S
         ),
         (["--plant", "nothing"], "--plant nothing: there are writable, address, reserved, hole"),
         (["--cases", "many"], "--cases"),
-        (["--jobs", "0"], "--jobs 0: at least one process is needed. Limit: 256"),
-        (["--jobs", "257"], "--jobs 257: at least one process is needed. Limit: 256"),
+        (["--jobs", "0"], "--jobs 0: at least one process is needed. Limit: 1,024"),
+        (["--jobs", "1025"], "--jobs 1025: at least one process is needed. Limit: 1,024"),
         (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:8786"], "--jobs and --scheduler: say one of them"),
     ],
 )

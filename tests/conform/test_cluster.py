@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -23,13 +24,14 @@ NOBODY = "tcp://127.0.0.1:9"
 """Nobody listens at the port of the discard protocol."""
 
 
+def dask_or_skip() -> Any:
+    """The package; without it the test is skipped, but in CI it fails."""
+    return import_module("distributed") if os.environ.get("CI") else pytest.importorskip("distributed")
+
+
 def local_cluster(workers: int, *, processes: bool) -> Any:
     """A cluster that listens on loopback only."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("distributed")
-    import distributed
-
-    return distributed.LocalCluster(
+    return dask_or_skip().LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=processes, protocol="tcp://", host="127.0.0.1",
         dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0", silence_logs=50,
     )  # fmt: skip
@@ -88,13 +90,21 @@ def test_a_worker_of_another_version_refuses(cluster: Any) -> None:
 def test_a_scheduler_that_does_not_answer_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not os.environ.get("CI"):
-        pytest.importorskip("distributed")
+    dask_or_skip()
     monkeypatch.setattr("stage2.conform.cluster._ANSWER_S", 1)
     assert call(["conform", "--oracle", "qemu-aarch64", "--scheduler", NOBODY]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"--scheduler {NOBODY}: no scheduler of Dask answers there" in error
+
+
+def test_a_cluster_without_workers_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stage2.conform.cluster._WORKERS_S", 0.1)
+    with local_cluster(0, processes=False) as empty:
+        assert call(["conform", "--oracle", "qemu-aarch64", "--scheduler", empty.scheduler_address]) == 2
+    assert "it has no workers: start some with dask worker tcp://127.0.0.1:" in capsys.readouterr().err
 
 
 def test_without_dask_one_line_says_what_to_install(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..conform.run import OracleReport
 
 T = TypeVar("T")
-MAX_JOBS = 256
+MAX_JOBS = 1024
 _LINE_S = 60
 _CLEAR = "\r\x1b[K"
 """Begins a line of the terminal anew."""
@@ -85,7 +85,7 @@ def conform(
     if seed < 0:
         raise ConfigError(f"--seed {seed}: a seed is not negative")
     if jobs < 1 or jobs > MAX_JOBS:
-        raise ConfigError(f"--jobs {jobs}: at least one process is needed. Limit: {MAX_JOBS}")
+        raise ConfigError(f"--jobs {jobs}: at least one process is needed. Limit: {MAX_JOBS:,}")
     if jobs > 1 and scheduler is not None:
         raise ConfigError("--jobs and --scheduler: say one of them; a cluster has as many processes as it has workers")
     put = planted(plant) if plant is not None else as_it_is
