@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run demo test quick soak emulators lint types layers guests monitors conform benchmarks mutants lock clean
+.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors conform benchmarks mutants lock clean
 
 setup: $(STAMP)
 
@@ -28,7 +28,7 @@ demo: setup
 # `make test SEED=7` draws other examples; without it every run draws the same.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEED),--seed $(SEED))
 
-test: setup lint types layers emulators
+test: setup lint types layers emulators hypervisors
 	@$(PYTEST)
 
 # What a change breaks soonest: the tests of the rooms it touches, then all that compile nothing. docs/testing.md
@@ -46,6 +46,10 @@ soak: setup
 # line says so, and only in CI that is a failure.
 emulators: setup
 	@$(BIN)/stage2 fetch emulators || test -z "$$CI"
+
+# The same for Xen, OpenSBI and U-Boot, which the tests of `stage2 layout` look at.
+hypervisors: setup
+	@$(BIN)/stage2 fetch hypervisors || test -z "$$CI"
 
 lint: setup
 	@$(BIN)/ruff check .

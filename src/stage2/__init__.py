@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .errors import Stage2Error
     from .flags import Access, MappingFlags, MapType
+    from .hypervisor.current import cancel_timer, check_events, register_timer, scheduler_next_event
+    from .hypervisor.time import TimeValue
+    from .hypervisor.timers import TimerList, VmmTimerEvent
     from .memory.frames import FrameAllocator
     from .memory.physical import PhysicalMemory
     from .space.address_space import AddressSpace
@@ -30,8 +33,15 @@ __all__ = [
     "PhysicalMemory",
     "Populate",
     "Stage2Error",
+    "TimeValue",
+    "TimerList",
     "ViolationPolicy",
+    "VmmTimerEvent",
     "__version__",
+    "cancel_timer",
+    "check_events",
+    "register_timer",
+    "scheduler_next_event",
 ]
 
 _MODULES = {
@@ -45,7 +55,14 @@ _MODULES = {
     "PhysicalMemory": "memory.physical",
     "Populate": "space.region",
     "Stage2Error": "errors",
+    "TimeValue": "hypervisor.time",
+    "TimerList": "hypervisor.timers",
     "ViolationPolicy": "space.region",
+    "VmmTimerEvent": "hypervisor.timers",
+    "cancel_timer": "hypervisor.current",
+    "check_events": "hypervisor.current",
+    "register_timer": "hypervisor.current",
+    "scheduler_next_event": "hypervisor.current",
 }
 
 

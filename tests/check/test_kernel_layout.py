@@ -93,6 +93,47 @@ def test_parts_in_another_order(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_segments_that_are_loaded_over_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = {".rodata : AT(ADDR(.rodata) - OFFSET)": ".rodata : AT(ADDR(.rodata) - OFFSET - 0x1000)"}
+    file = link(tmp_path, script=script, options=("--no-check-sections",))
+    found = only(findings(capsys, file, "--smp", 4), "S2101")
+    assert found["message"] == (
+        "a LOAD segment HPA [0x200000, 0x202000) overlaps a LOAD segment HPA [0x201000, 0x202000) in "
+        "[0x201000, 0x202000)"
+    )
+    assert found["ranges"][0] == {"space": "HPA", "start": 0x20_0000, "end": 0x20_2000}
+
+
+def test_an_end_symbol_that_leaves_parts_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = {"    _ekernel = .;\n": "", "    .bss : AT": "    _ekernel = .;\n    .bss : AT"}
+    found = findings(capsys, link(tmp_path, script=script), "--smp", 4)
+    whole = "_skernel and _ekernel, [0xffff800000200000, 0xffff800000206000)"
+    assert [(finding["code"], finding["message"]) for finding in found] == [
+        ("S2103", f"boot stack HVA [0xffff800000206000, 0xffff80000020e000) is not within {whole}"),
+        ("S2103", f".bss HVA [0xffff80000020e000, 0xffff800000210000) is not within {whole}"),
+    ]
+
+
+def test_an_entry_point_outside_the_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = only(findings(capsys, link(tmp_path, script={"ENTRY(_start)": "ENTRY(_sdata)"}), "--smp", 4), "S2103")
+    assert found["message"] == (
+        "the entry point 0xffff800000203000 is not in .text HVA [0xffff800000200000, 0xffff800000202000)"
+    )
+
+
+def test_a_section_whose_own_alignment_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For images of other linker scripts; the linker would keep it, so the ELF file is changed afterwards."""
+    file = link(tmp_path, script={"    _skernel = .;\n": ""})
+    data = bytearray(file.read_bytes())
+    headers = int.from_bytes(data[40:48], "little")
+    second = headers + 2 * 64
+    assert data[second + 16 : second + 24] == (0xFFFF_8000_0020_2000).to_bytes(8, "little"), "this is .rodata"
+    data[second + 48 : second + 56] = (0x10_0000).to_bytes(8, "little")
+    file.write_bytes(data)
+    found = only(findings(capsys, file, "--smp", 4), "S2102")
+    assert found["message"] == ("section .rodata begins at 0xffff800000202000, which is no multiple of 0x100000")
+
+
 def test_a_missing_symbol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = only(findings(capsys, link(tmp_path, script={"        _etext = .;\n": ""}), "--smp", 4), "S2104")
     assert found["message"] == "symbol _etext is missing"
@@ -178,6 +219,50 @@ def test_an_image_in_a_devices_window(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
 
 
+def test_an_image_in_a_virtio_or_pci_window(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = platform(tmp_path)
+    # One window is in two lists, as platform files have them.
+    windows = "virtio-mmio-regions = [[0x20_8000, 0x1000]]\npci-ranges = [[0x20_8000, 0x1000], [0x20_a000, 0x1000]]\n"
+    host.write_text(host.read_text() + windows)
+    found = findings(capsys, link(tmp_path), "--smp", 4, "--platform", host)
+    assert [(finding["code"], finding["overlap"]["start"]) for finding in found] == [
+        ("S2111", 0x20_8000),
+        ("S2111", 0x20_A000),
+    ]
+
+
+def test_a_computed_kernel_is_held_against_ram_and_vms_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vm = tmp_path / "vm.toml"
+    vm.write_text(VM)
+    host = platform(tmp_path, ram="0x40_0000")
+    found = findings(capsys, host, vm)
+    assert [(finding["code"], finding["message"]) for finding in found] == [
+        ("S2109", "the hypervisor's image HPA [0x200000, 0x491000) is not in the host's RAM [0x0, 0x400000)"),
+        (
+            "S2110",
+            "the hypervisor's image HPA [0x200000, 0x491000) overlaps VM guest, ram0 HPA [0x200000, 0x300000) in "
+            "[0x200000, 0x300000)",
+        ),
+    ]
+    assert found[0]["locations"] == [{"file": str(host), "line": 7, "column": None}]
+
+
+def test_sizes_that_a_platform_file_says_are_not_called_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = platform(tmp_path)
+    assert call(["layout", str(host)]) == 0
+    assert "sizes are assumed" in capsys.readouterr().out
+    host.write_text(f"{host.read_text()}[hypervisor]\nsmp = 3\ntext-size = 0x3000\npercpu-size = 0x61\n")
+    assert call(["layout", str(host), "--json"]) == 0
+    parts = {part["name"]: part for part in json.loads(capsys.readouterr().out)["parts"]}
+    assert (parts[".text"]["size"], parts[".text"]["assumed"]) == (0x3000, False)
+    assert (parts[".percpu"]["size"], parts[".percpu"]["assumed"]) == (3 * 0x80, False)
+    assert parts[".bss"]["assumed"] is True
+    assert call(["layout", str(host)]) == 0
+    assert "some sizes are assumed" in capsys.readouterr().out
+
+
 def test_a_clean_kernel_on_a_fitting_platform_has_no_finding(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,3 +274,9 @@ def test_every_rule_has_a_code_of_its_own_and_a_test_here() -> None:
     assert len(set(codes)) == len(codes) == 11
     here = Path(__file__).read_text()
     assert all(f'"{code}"' in here for code in codes)
+
+
+def test_the_documentation_tells_of_every_rule_in_its_own_words() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "hypervisor.md").read_text()
+    for rule in RULES:
+        assert f"| {rule.code} | {rule.severity} | {rule.title} |" in page

@@ -12,6 +12,8 @@ from stage2.cli.fetch import LineProgress
 from stage2.cli.main import call
 from stage2.errors import HostToolError
 from stage2.images import fetch as images
+from stage2.images import hypervisors
+from stage2.images.hypervisors import FetchedHypervisors
 from stage2.images.store import Progress
 from stage2.machines import emulator, fetched
 from stage2.machines.fetched import FetchedEmulator, Recipe
@@ -76,3 +78,21 @@ def test_emulators_are_those_that_this_machine_does_not_have_and_one_that_fails_
     assert said.out.splitlines()[0] == "qemu-7 is this machine's own: version 7.2.22"
     assert [line.split()[0] for line in said.out.splitlines()] == ["qemu-7", "bochs-2", "bochs-3"]
     assert call(["fetch", "bochs-3"]) == 0
+
+
+def test_hypervisors_are_those_of_both_releases_and_one_that_fails_does_not_stop_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "xen.gz").write_bytes(b"x")
+
+    def fetch(name: str, *, progress: Progress, force: bool) -> FetchedHypervisors:
+        if name == "hypervisors-12":
+            raise HostToolError("no network")
+        return FetchedHypervisors(name, (tmp_path / "xen.gz", tmp_path / "uboot.elf"), ("xen 4.20", "u-boot 1"))
+
+    monkeypatch.setattr(hypervisors, "fetch", fetch)
+    assert call(["fetch", "hypervisors"]) == 2
+    said = capsys.readouterr()
+    assert said.err == "stage2: hypervisors-12 cannot be had: no network\n"
+    assert said.out == (f"hypervisors-13 is ready: xen.gz, uboot.elf in {tmp_path}\n  taken from xen 4.20, u-boot 1\n")
+    assert call(["fetch", "hypervisors-13"]) == 0

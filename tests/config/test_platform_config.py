@@ -84,6 +84,7 @@ def test_a_platform_file_is_understood() -> None:
         ('"riscv64"', '"mips"', "p.toml:1: arch: 'mips' is none of"),
         ("0x800_0000\n", "0\n", "p.toml:6: plat.phys-memory-size: size 0 is no memory"),
         ("= 0x8020_0000", "= 0x20_0000", "p.toml:7: plat.kernel-base-paddr: 0x200000 is outside the host's memory"),
+        ("= 0x8020_0000", "= 0x8020_0010", "p.toml:7: plat.kernel-base-paddr: 0x80200010 is not a multiple of"),
         (
             "[[0x1000_0000,",
             "[[0x87ff_f000,",

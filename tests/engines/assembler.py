@@ -52,14 +52,28 @@ def assemble(body: str) -> bytes:
 
 def build(prefix: str, text: str, base: int, as_options: Sequence[str] = (), ld_options: Sequence[str] = ()) -> bytes:
     """The bytes that a source assembles to, linked to run at `base`; `prefix` is that of the tools."""
-    require_assembler(prefix)
     with TemporaryDirectory() as folder:
-        source, obj, elf, binary = (Path(folder) / name for name in ("a.S", "a.o", "a.elf", "a.bin"))
-        source.write_text(text)
-        for command in (
-            ["as", *as_options, "-o", obj, source],
-            ["ld", *ld_options, f"-Ttext={base:#x}", "-o", elf, obj],
-            ["objcopy", "-O", "binary", "-j", ".text", elf, binary],
-        ):
-            subprocess.run([prefix + str(command[0]), *map(str, command[1:])], check=True, timeout=HANG_S)
+        elf, binary = _link(Path(folder), prefix, text, base, as_options, ld_options), Path(folder) / "a.bin"
+        _tool(prefix, "objcopy", "-O", "binary", "-j", ".text", elf, binary)
         return binary.read_bytes()
+
+
+def program(text: str) -> bytes:
+    """The static ELF of a RISC-V Linux program that begins at `_start`."""
+    with TemporaryDirectory() as folder:
+        return _link(Path(folder), PREFIX, text, 0x10000, ["-march=rv64g"], ["--no-relax"]).read_bytes()
+
+
+def _link(
+    folder: Path, prefix: str, text: str, base: int, as_options: Sequence[str], ld_options: Sequence[str]
+) -> Path:
+    require_assembler(prefix)
+    source, obj, elf = (folder / name for name in ("a.S", "a.o", "a.elf"))
+    source.write_text(text)
+    _tool(prefix, "as", *as_options, "-o", obj, source)
+    _tool(prefix, "ld", *ld_options, f"-Ttext={base:#x}", "-o", elf, obj)
+    return elf
+
+
+def _tool(prefix: str, name: str, *arguments: str | Path) -> None:
+    subprocess.run([prefix + name, *map(str, arguments)], check=True, timeout=HANG_S)

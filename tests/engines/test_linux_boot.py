@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from linux_guest import require_linux
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm
 from stage2.engines.run import RunOutcome, run_all
+from stage2.hypervisor.clock import MonotonicClock
+from stage2.hypervisor.time import TimeValue
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images, read_images
 from stage2.vm.host import Options, build
@@ -35,14 +36,15 @@ def boot(*configs: PlannedVm, options: Options | None = None, until: str | None 
         until: the time limit is over once the first has printed this.
     """
 
-    def clock() -> float:
-        over = until is not None and until in host.vms[0].console.text
-        return time.monotonic() + (HANG_S if over else 0)
+    class Clock(MonotonicClock):
+        def now(self) -> TimeValue:
+            over = until is not None and until in host.vms[0].console.text
+            return super().now() + TimeValue.of(seconds=int(HANG_S) if over else 0)
 
     with build(configs, options=options) as host:
         for vm, config in zip(host.vms, configs, strict=True):
             load_images(vm, config, read_images(config))
-        return run_all(host, max_seconds=HANG_S, clock=clock)
+        return run_all(host, max_seconds=HANG_S, clock=Clock())
 
 
 def alone(outcome: RunOutcome) -> VmReport:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from platforms import OFFSETS, make_platform, platform_text
 
 from stage2.address import MIB, SIZE_4K, Hpa, Range
+from stage2.config.kernel_sizes import KernelSizes
 from stage2.flags import MappingFlags
-from stage2.hypervisor.layout import Sizes, of_platform
+from stage2.hypervisor.layout import of_platform
 from stage2.hypervisor.space import HypervisorSpace
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
@@ -25,7 +26,7 @@ SPARE = {"x86_64": 0xFFFF_9000_0000_0000, "aarch64": 0x70_0000_0000, "riscv64": 
 """Addresses that no platform here uses."""
 
 sizes = st.builds(
-    Sizes,
+    KernelSizes,
     text=st.integers(1, 3 * MIB),
     rodata=st.integers(0, MIB),
     data=st.integers(0, MIB),

@@ -16,6 +16,8 @@ RTOS = Owner(OwnerKind.VM, "rtos")
         (LINUX, "VM linux"),
         (Owner(OwnerKind.TABLES, "linux"), "page tables of VM linux"),
         (Owner(OwnerKind.TABLES), "page tables"),
+        (Owner(OwnerKind.PER_CPU, "linux"), "per-CPU areas of VM linux"),
+        (Owner(OwnerKind.TIMERS, "linux"), "timers of VM linux"),
         (Owner(OwnerKind.HYPERVISOR), "hypervisor"),
         (Owner(OwnerKind.DEVICE, "uart0"), "device uart0"),
         (Owner(OwnerKind.SHARE, "ring"), "share ring"),

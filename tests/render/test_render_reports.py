@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stage2.address import Gpa, Gva, Hpa
+from stage2.address import Gpa, Gva, Hpa, Range
 from stage2.flags import RWX, Access, MappingFlags, MapType, MemoryType
 from stage2.formats import TypeSources, by_name
 from stage2.formats.outcome import EntryKind, FaultKind
+from stage2.memory.owners import Owner, OwnerKind
 from stage2.render.report import MAX_SYNDROMES, hpa_text, render_report
-from stage2.render.report_json import vm_report_json
+from stage2.render.report_json import reports_json, vm_report_json
 from stage2.render.tables import render_text
 from stage2.render.walk import WalkView, compact_lines, render_walk
 from stage2.render.walk_json import walk_json
@@ -18,6 +19,8 @@ from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.tables.explain import Step, Walk
 from stage2.tables.regime import Regime
 from stage2.tables.result import Fault, Mapped
+from stage2.vm.cost import Cost, HostCost
+from stage2.vm.dirty_log import DirtyLogReport
 from stage2.vm.report import RegionReport, ViolationReport, VmReport
 
 SV39, SV39X4 = by_name("sv39"), by_name("sv39x4")
@@ -216,6 +219,33 @@ def test_every_kind_of_violation_has_its_registers_shown_before_the_lines_run_ou
     text = render_text(render_report([replace(vm_report(), violations=(*many, rare))]))
     assert text.count("ESR_EL2=") == MAX_SYNDROMES
     assert "ESR_EL2=0xabc" in text
+
+
+def test_what_the_hypervisor_costs_is_told_for_each_vm_and_in_all() -> None:
+    cost = HostCost(
+        (Cost("one", tables=0x31000, per_cpu=4096, timers=4096, python=86_495), Cost("two", tables=4096)),
+        Cost("", image=4 << 20, per_cpu=4096),
+        ((Range(0x8000_0000, 0x8040_0000), Owner(OwnerKind.HYPERVISOR)),),
+    )
+    lines = [" ".join(line.split()) for line in render_text(render_report([], cost), width=80).splitlines()]
+    assert "name image tables per-CPU timers frames in all Python beside" in lines
+    assert "for VM one - 196 KiB 4 KiB 4 KiB 204 KiB 84.5 KiB" in lines
+    assert "for itself 4 MiB - 4 KiB - 4 MiB -" in lines
+    assert "in all 4 MiB 200 KiB 8 KiB 4 KiB 4.21 MiB 84.5 KiB" in lines
+    found = reports_json([], cost)
+    assert found["hypervisor"]["total"] == {
+        "image": 4 << 20, "tables": 0x32000, "per_cpu": 8192, "timers": 4096, "frames": 0x435000, "python": 86_495,
+    }  # fmt: skip
+    assert [one["name"] for one in found["hypervisor"]["vms"]] == ["one", "two"]
+    assert found["owners"] == [{"start": 0x8000_0000, "end": 0x8040_0000, "kind": "hypervisor", "name": ""}]
+
+
+def test_a_dirty_log_is_one_line_of_the_report() -> None:
+    logged = replace(vm_report(), dirty_log=DirtyLogReport(50_000_000, 2, 300, 256, 4096))
+    text = " ".join(render_text(render_report([logged])).split())
+    assert "dirty log 2 harvests every 50 ms: 1.17 MiB written, at most 1 MiB in one" in text
+    assert vm_report_json(logged)["dirty_log"]["pages"] == 300
+    assert vm_report_json(vm_report())["dirty_log"] is None
 
 
 def test_each_vm_has_its_own_part() -> None:

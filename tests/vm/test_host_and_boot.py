@@ -214,8 +214,35 @@ def test_the_hypervisors_own_image_is_given_to_nobody(tmp_path: Path) -> None:
         "phys-memory-size = 0x800_0000\nkernel-base-paddr = 0x8020_0000\n[devices]\nmmio-regions = []\n"
     )
     config = load_vm(write_vm(tmp_path, map_type=1))
-    with pytest.raises(ConfigError, match=r"hypervisor holds \[0x80200000, 0x80600000\)"):
+    with pytest.raises(ConfigError, match=r"hypervisor holds \[0x80200000, 0x80491000\)"):
         build([config], platform=load_platform(platform))
+
+
+def test_a_platform_file_may_say_how_large_the_hypervisors_kernel_is(tmp_path: Path) -> None:
+    platform = tmp_path / "platform.toml"
+    text = (
+        'arch = "riscv64"\nplatform = "p"\n[plat]\nfamily = "p"\nphys-memory-base = 0x8000_0000\n'
+        "phys-memory-size = 0x800_0000\nkernel-base-paddr = 0x8100_0000\n[devices]\nmmio-regions = []\n"
+    )
+    platform.write_text(text)
+    with build([load_vm(write_vm(tmp_path))], platform=load_platform(platform)) as host:
+        assert host.frames.owners.of(Owner(OwnerKind.HYPERVISOR)) == [Range(0x8100_0000, 0x8129_1000)]
+        assert [str(notice) for notice in host.notices] == [
+            f"{platform}:7: plat.kernel-base-paddr: the hypervisor's kernel is taken to occupy "
+            "[0x81000000, 0x81291000): [hypervisor] may say its parts' sizes"
+        ]
+    sizes = {"text": 0x5000, "rodata": 0x1001, "data": 0, "tdata": 0, "tbss": 0, "percpu": 65, "boot-stack": 0x4000}
+    said = "".join(f"{name}-size = {size}\n" for name, size in (sizes | {"bss": 1}).items())
+    platform.write_text(f"{text}[hypervisor]\nsmp = 40\n{said}")
+    with build([load_vm(write_vm(tmp_path))], platform=load_platform(platform)) as host:
+        # Code 5 pages, constants 2, per-CPU areas 40 x 128 bytes in 2, stack 4, zeroed data 1.
+        assert host.frames.owners.of(Owner(OwnerKind.HYPERVISOR)) == [Range.sized(0x8100_0000, 14 * 0x1000)]
+        assert host.notices == []
+    # --smp goes before the file: two copies of .percpu fit in a page.
+    with build([load_vm(write_vm(tmp_path))], platform=load_platform(platform).with_cpus(2)) as host:
+        assert host.frames.owners.of(Owner(OwnerKind.HYPERVISOR)) == [Range.sized(0x8100_0000, 13 * 0x1000)]
+        assert host.kernel is not None
+        assert host.kernel.smp == 2
 
 
 def test_memory_at_fixed_addresses_is_set_aside_before_anything_is_allocated(tmp_path: Path) -> None:

@@ -91,10 +91,10 @@ def check_image(image: Image, layout: KernelLayout, *, axvisor: bool = False) ->
         axvisor: what AxVisor's linker script demands is demanded, whatever the image's symbols.
     """
     demanded = axvisor or image.is_axvisor
-    found = [*_overlaps(image), *_writable_code(image), *_tbss(image)]
+    found = [*_overlaps(image), *_loads(image), *_writable_code(image), *_tbss(image)]
     found += _missing(image, demanded=demanded)
     if demanded:
-        found += [*_alignments(image), *_order(image), *_percpu(image, layout)]
+        found += [*_alignments(image), *_order(image), *_enclosed(image, layout), *_percpu(image, layout)]
     else:
         found += _section_alignments(image)
     return found
@@ -115,19 +115,20 @@ def check_place(layout: KernelLayout, platform: PlatformConfig | None, claims: S
     at = (Location(layout.origin),) if layout.origin != "computed" else ()
     found = []
     if platform is not None:
-        where = () if platform.file is None else (Location(platform.file),)
+        where = _base_of(platform)
         if not any(ram.covers(span) for ram in platform.memory):
             ram = ", ".join(str(part) for part in platform.memory)
             found.append(Finding(
                 BEYOND_RAM, f"{who} is not in the host's RAM {ram}", (who,), None, at + where,
                 "change kernel-base-paddr, or make the image smaller",
             ))  # fmt: skip
-        for device in platform.mmio:
+        windows = _windows(platform)
+        for device in windows:
             if device.overlaps(span):
                 other = Party("the device window", device)
                 found.append(Finding(
                     IN_DEVICE, f"{who} overlaps {other} in {span.intersection(device)}", (who, other),
-                    span.intersection(device), at + where, "move the image, or correct mmio-regions",
+                    span.intersection(device), at + where, "move the image, or correct [devices]",
                 ))  # fmt: skip
     for claim in claims:
         if claim.span.overlaps(span):
@@ -137,6 +138,22 @@ def check_place(layout: KernelLayout, platform: PlatformConfig | None, claims: S
                 IN_VM_MEMORY, f"{who} overlaps {other} in {span.intersection(claim.span)}", (who, other),
                 span.intersection(claim.span), places, "move the VM's memory, or the image",
             ))  # fmt: skip
+    return found
+
+
+def _base_of(platform: PlatformConfig) -> tuple[Location, ...]:
+    """Where the platform file says where the kernel is."""
+    if platform.file is None:
+        return ()
+    return (Location(platform.file, None if platform.kernel_place is None else platform.kernel_place.line),)
+
+
+def _windows(platform: PlatformConfig) -> list[Range]:
+    """Device windows, each once: virtio's and PCI's are often in `mmio-regions` too."""
+    found: list[Range] = []
+    for window in (*platform.mmio, *platform.virtio_mmio, *platform.pci_ranges):
+        if not any(other.covers(window) for other in found):
+            found.append(window)
     return found
 
 
@@ -168,6 +185,19 @@ def _overlaps(image: Image) -> Iterator[Finding]:
             )  # fmt: skip
         if reach is None or section.end > reach.end:
             reach = section
+
+
+def _loads(image: Image) -> Iterator[Finding]:
+    """Segments that are loaded over each other, though their virtual addresses may differ."""
+    spans = sorted(Range.sized(segment.load, segment.size) for segment in image.segments if segment.size)
+    for first, second in pairwise(spans):
+        both = first.intersection(second)
+        if both is not None:
+            parties = Party("a LOAD segment", first), Party("a LOAD segment", second)
+            yield Finding(
+                OVERLAP, f"{parties[0]} overlaps {parties[1]} in {both}", parties, both, _here(image),
+                "correct the load addresses (AT) in the linker script",
+            )  # fmt: skip
 
 
 def _writable_code(image: Image) -> Iterator[Finding]:
@@ -263,6 +293,29 @@ def _order(image: Image) -> Iterator[Finding]:
                 ORDER, f"{second.name} ({then:#x}) stands before {first.name} ({start:#x})", parties, None,
                 _here(image), f"put {second.name} behind {first.name}",
             )  # fmt: skip
+
+
+def _enclosed(image: Image, layout: KernelLayout) -> Iterator[Finding]:
+    """Parts that `_skernel` and `_ekernel` leave out, and an entry point elsewhere than in the code."""
+    first, last = image.symbols.get(FIRST), image.symbols.get(LAST)
+    if first is not None and last is not None and first < last:
+        whole = Range(first, last)
+        for part in layout.parts:
+            if not whole.covers(part.span):
+                who = Party(part.name, part.span, "HVA")
+                yield Finding(
+                    ORDER, f"{who} is not within {FIRST} and {LAST}, {whole}", (who,), None, _here(image),
+                    f"put it between {FIRST} and {LAST}",
+                )  # fmt: skip
+    text = layout.part(".text")
+    # A multiboot header may give the entry as a physical address.
+    spans = [] if text is None else [span for span in (text.span, text.hpa) if span is not None]
+    if spans and not any(span.contains(image.entry) for span in spans):
+        who = Party(".text", spans[0], "HVA")
+        yield Finding(
+            ORDER, f"the entry point {image.entry:#x} is not in {who}", (who,), None, _here(image),
+            "name the code's first symbol with ENTRY(), and put .text.boot first in .text",
+        )  # fmt: skip
 
 
 def _percpu(image: Image, layout: KernelLayout) -> Iterator[Finding]:

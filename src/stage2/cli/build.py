@@ -25,7 +25,7 @@ def build(
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
     hypervisor_format: Annotated[str | None, Parameter(name="--hypervisor-format")] = None,
-    smp: int = 1,
+    smp: int | None = None,
     protect_tables: Annotated[bool, Parameter(negative="")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -59,7 +59,7 @@ def build(
         Format of the hypervisor's own tables (x86-5level, sv48, arm-s1-4k-48); without it the narrowest that is wide
         enough.
     smp
-        CPUs that the hypervisor's per-CPU areas are for.
+        CPUs that the hypervisor's per-CPU areas are for; as the platform file says by default, else 1.
     protect_tables
         Leave the VMs' tables out of the hypervisor's linear map.
     json_output
@@ -82,6 +82,7 @@ def build(
         page_size=page_size,
         stage2_format=stage2_format,
         cpu=cpu,
+        smp=smp,
     ) as host:
         own = None
         asked = [
@@ -89,14 +90,14 @@ def build(
             for name, given in (
                 ("--protect-tables", protect_tables),
                 ("--hypervisor-format", hypervisor_format is not None),
-                ("--smp", smp != 1),
+                ("--smp", smp is not None),
             )
             if given
         ]
         if says_own_space(host):
             processor = None if cpu is None or host.platform.arch is None else NamedCpu(cpu).on(host.platform.arch)
             own = collect_own(
-                own_space(host, smp=smp, fmt=hypervisor_format, processor=processor, protect_tables=protect_tables)
+                own_space(host, fmt=hypervisor_format, processor=processor, protect_tables=protect_tables)
             )
         elif asked:
             raise ConfigError(

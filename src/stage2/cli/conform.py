@@ -55,7 +55,8 @@ def conform(
     seed
         Of the first batch of tables. The same seed makes the same tables.
     format_name
-        Only pairs with this format (sv39x4), or a pair as reports name it ("sv39 over sv39x4").
+        Only pairs with this format (sv39x4), a pair as reports name it ("sv39 over sv39x4"), or the hypervisor's own
+        regimes on QEMU's AArch64: el2, el2-vhe.
     long
         The long form: two million for QEMU's AArch64 and RISC-V, a million for x86 NPT, 100,000 for EPT; and --tlb.
     tlb

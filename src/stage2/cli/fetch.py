@@ -1,9 +1,9 @@
-"""`stage2 fetch`: guests, and emulators of another Debian release, kept in the user's cache folder."""
+"""`stage2 fetch`: guests, emulators of another Debian release, real hypervisors; kept in the user's cache folder."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from ..errors import ConfigError, HostToolError
 from ..render.plain import about, plain
 
 Progress = Callable[[str, int, int], None]
-_EMULATORS = "emulators"
+_EMULATORS, _HYPERVISORS = "emulators", "hypervisors"
 
 
 def fetch(
@@ -22,27 +22,34 @@ def fetch(
     *,
     force: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Fetch a guest's kernel and ramdisk, or an emulator of another Debian release for `stage2 conform`.
+    """Fetch a guest's kernel and ramdisk, an emulator for `stage2 conform`, or hypervisors for `stage2 layout`.
 
     VM files name a guest fetched:GUEST. All comes from Debian, through this machine's own package configuration, and
-    nothing is installed. The emulators are QEMU and Bochs of Debian 12 (qemu-7, bochs-2) and 13 (qemu-10, bochs-3).
+    nothing is installed. The emulators are QEMU and Bochs of Debian 12 (qemu-7, bochs-2) and 13 (qemu-10, bochs-3), the
+    hypervisors Xen, OpenSBI and U-Boot of either (hypervisors-12, hypervisors-13), as images to look at.
 
     Parameters
     ----------
     what
-        linux-riscv64, qemu-7, qemu-10, bochs-2, bochs-3, or emulators: those that this machine itself does not have.
+        linux-riscv64; qemu-7, qemu-10, bochs-2, bochs-3, or emulators: those that this machine itself does not have;
+        hypervisors-12, hypervisors-13, or hypervisors: both.
     force
         Fetch it even if it is there.
     """
     from ..images.fetch import RECIPES as GUESTS
+    from ..images.hypervisors import RECIPES as HYPERVISORS
     from ..machines.fetched import RECIPES as EMULATORS
 
     if what == _EMULATORS:
-        return max(map(_one_emulator, EMULATORS))
+        return _each(EMULATORS, lambda name: _emulator(name, force=False))
     if what in EMULATORS:
         return _emulator(what, force=force)
+    if what == _HYPERVISORS:
+        return _each(HYPERVISORS, lambda name: _hypervisors(name, force=force))
+    if what in HYPERVISORS:
+        return _hypervisors(what, force=force)
     if what not in GUESTS:
-        names = ", ".join([*GUESTS, *EMULATORS, _EMULATORS])
+        names = ", ".join([*GUESTS, *EMULATORS, _EMULATORS, *HYPERVISORS, _HYPERVISORS])
         raise ConfigError(f"there is no {plain(what)!r} to fetch; there is {names}")
     return _guest(what, force=force)
 
@@ -74,13 +81,27 @@ def _emulator(name: str, *, force: bool) -> int:
     return 0
 
 
-def _one_emulator(name: str) -> int:
-    """One of those that the machine itself does not have; a line says when it cannot be had, and the others go on."""
-    try:
-        return _emulator(name, force=False)
-    except HostToolError as error:
-        print(f"stage2: {name} cannot be had: {error}", file=sys.stderr)
-        return 2
+def _hypervisors(name: str, *, force: bool) -> int:
+    from ..images.hypervisors import fetch as fetch_hypervisors
+
+    with _progress() as report:
+        found = fetch_hypervisors(name, progress=report, force=force)
+    files = ", ".join(path.name for path in found.files)
+    print(f"{found.name} is ready: {plain(files)} in {plain(str(found.files[0].parent))}")
+    print(f"  taken from {plain(', '.join(found.packages))}")
+    return 0
+
+
+def _each(names: Iterable[str], fetch_one: Callable[[str], int]) -> int:
+    """Several things; a line says when one cannot be had, and the others go on."""
+    codes = [0]
+    for name in names:
+        try:
+            codes.append(fetch_one(name))
+        except HostToolError as error:
+            print(f"stage2: {name} cannot be had: {error}", file=sys.stderr)
+            codes.append(2)
+    return max(codes)
 
 
 @contextmanager

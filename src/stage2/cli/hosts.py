@@ -22,6 +22,7 @@ def build_host(
     page_size: str,
     stage2_format: str | None = None,
     cpu: str | None = None,
+    smp: int | None = None,
 ) -> Host:
     """A host with the VMs on it; what is to be noticed about their files is printed.
 
@@ -29,10 +30,11 @@ def build_host(
         vms: VM files.
         platform: a platform or board file.
         arch: architecture of the guests, when neither file nor platform says.
-        populate, page_size, stage2_format, cpu: as on the command line.
+        populate, page_size, stage2_format, cpu, smp: as on the command line.
     """
     from ..config.cpu import NamedCpu
     from ..config.load import choose_arch, load_host, load_vm
+    from ..config.platform import PlatformConfig
     from ..config.stage2_format import named_format
     from ..space.region import Populate
     from ..vm.host import PAGE_SIZES, Options, build
@@ -40,6 +42,8 @@ def build_host(
 
     configs = [load_vm(path) for path in vms]
     host_platform = None if platform is None else load_host(platform)
+    if isinstance(host_platform, PlatformConfig):
+        host_platform = host_platform.with_cpus(smp)
     fmt = None if stage2_format is None else named_format(stage2_format)
     print_notices([notice for config in configs for notice in config.notices])
     options = Options(Populate(populate), PAGE_SIZES[page_size], fmt, None if cpu is None else NamedCpu(cpu))

@@ -37,7 +37,7 @@ def layout(
     platform
         The host of an ELF file: its offset gives the load addresses, its RAM and devices are checked.
     smp
-        CPUs that have a copy of .percpu; 1 by default.
+        CPUs that have a copy of .percpu; as the platform file says by default, else 1.
     demand
         axvisor demands everything that AxVisor's linker script has; auto does so for images with _skernel.
     json_output
@@ -47,15 +47,15 @@ def layout(
     """
     from ..check.finding import has_errors
     from ..check.kernel_layout import check_image, check_place
+    from ..config.kernel_sizes import require_cpus
     from ..config.load import load_platform
     from ..hypervisor.image import is_elf, read_image
     from ..hypervisor.layout import of_image, of_platform
     from ..render.layout import layout_json, layout_svg, render_layout
     from ..render.tables import print_renderable
+    from .notices import print_notices
 
-    count = 1 if smp is None else smp
-    if not 1 <= count <= 512:
-        raise ConfigError(f"--smp {count}: 1 to 512 CPUs are possible")
+    cpus = None if smp is None else require_cpus(smp)
     host = None if platform is None else load_platform(platform)
     if file.suffix == ".toml" and not is_elf(file):
         if host is not None:
@@ -63,13 +63,17 @@ def layout(
         if demand != "auto":
             raise ConfigError(f"--layout {demand} means nothing for {file}: there is no image to hold against it")
         host, image = load_platform(file), None
-        found = of_platform(host, smp=count)
+        found = of_platform(host, smp=cpus)
         findings = []
     else:
         image = read_image(file)
+        if host is not None and host.arch not in (None, image.arch):
+            raise ConfigError(f"{file} is for {image.arch}, and the platform {platform} is {host.arch}")
         axvisor = demand == "axvisor"
-        found = of_image(image, host, smp=count, axvisor=axvisor)
+        found = of_image(image, host, smp=cpus or (1 if host is None else host.kernel_sizes.smp), axvisor=axvisor)
         findings = check_image(image, found, axvisor=axvisor)
+    if host is not None:
+        print_notices(host.notices)
     findings += check_place(found, host, _claims(vms))
     if svg is not None:
         try:
@@ -77,7 +81,7 @@ def layout(
         except OSError as error:
             raise ConfigError(f"--svg {svg}: {error.strerror}") from None
     if json_output:
-        print(json.dumps(layout_json(found, image, findings), indent=2))
+        print(json.dumps(layout_json(found, image, findings, host), indent=2))
     else:
         print_renderable(render_layout(found, image, findings))
     return 1 if has_errors(findings) else 0

@@ -28,7 +28,7 @@ _COMMANDS = {
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
     "layout": "Show how the hypervisor's kernel lies in memory, and what is wrong with that.",
     "conform": "Compare our walker with MMUs nobody here wrote: QEMU's and Bochs's.",
-    "fetch": "Fetch a guest's images, for fetched:NAME in a VM file.",
+    "fetch": "Fetch what others made: a guest's kernel, emulators, hypervisors to look at.",
 }
 
 

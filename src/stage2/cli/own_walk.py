@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def explain_hva(
-    files: Sequence[Path], hva: int, access: str | None, *, platform: Path | None, cpu: str | None, smp: int
+    files: Sequence[Path], hva: int, access: str | None, *, platform: Path | None, cpu: str | None, smp: int | None
 ) -> WalkView:
     """The walk on the tables that a platform yields, or that a folder of `stage2 build` holds.
 
@@ -24,7 +24,7 @@ def explain_hva(
         access: its name; None for a mere lookup.
         platform: as on the command line.
         cpu: the processor that the tables are for.
-        smp: CPUs that the hypervisor's per-CPU areas are for.
+        smp: CPUs that the hypervisor's per-CPU areas are for; None for what the platform file says.
     """
     from ..config.load import FileKind, recognise
 
@@ -69,7 +69,7 @@ def _in_folder(folder: Path, hva: int, access: Access | None) -> WalkView:
 
 
 def _on_platform(
-    platform: Path | None, vms: Sequence[Path], hva: int, access: Access | None, cpu: str | None, smp: int
+    platform: Path | None, vms: Sequence[Path], hva: int, access: Access | None, cpu: str | None, smp: int | None
 ) -> WalkView:
     from ..config.cpu import NamedCpu
     from ..config.load import load_platform
@@ -81,13 +81,13 @@ def _on_platform(
 
     assert platform is not None, "the caller has one"
     if vms:
-        host = build_host(vms, platform=platform, arch=None, populate="eager", page_size="auto", cpu=cpu)
+        host = build_host(vms, platform=platform, arch=None, populate="eager", page_size="auto", cpu=cpu, smp=smp)
     else:
-        host = Host(load_platform(platform))
+        host = Host(load_platform(platform).with_cpus(smp))
     with host:
         arch = host.platform.arch
         processor = None if cpu is None or arch is None else NamedCpu(cpu).on(arch)
-        own = own_space(host, smp=smp, processor=processor)
+        own = own_space(host, processor=processor)
         found = own.explain(hva, access)
         owner = host.frames.owners.at(found.result.hpa) if isinstance(found.result, Mapped) else None
         guard = own.plan.guard

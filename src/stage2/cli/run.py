@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..engines.run import RunOutcome
     from ..vm.boot import VmImages
 
+_SHORTEST_LOG_MS = 0.1
+"""Harvesting takes longer than what would be written in less."""
 _INTERRUPTS = ("riscv64",)
 """Architectures whose machine has a timer and interrupts."""
 
@@ -43,6 +45,7 @@ def run(
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
     max_seconds: float | None = None,
+    dirty_log: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -78,6 +81,8 @@ def run(
         for no particular one.
     max_seconds
         Limit: seconds after which guests are stopped (exit code 3).
+    dirty_log
+        Log which pages guests write, harvested after each so many milliseconds of the guest's time.
     json_file
         Write the report as JSON to this file ("-" for standard output, and nothing else goes there then).
     quiet
@@ -87,6 +92,8 @@ def run(
 
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
+    if dirty_log is not None and not dirty_log >= _SHORTEST_LOG_MS:
+        raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
     configs = [override(load_vm(path), kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for path in vms]
     host_platform = None if platform is None else load_host(platform)
     return run_configs(
@@ -98,6 +105,7 @@ def run(
         stage2_format=stage2_format,
         cpu=cpu,
         max_seconds=max_seconds,
+        dirty_log=dirty_log,
         json_file=json_file,
         quiet=quiet,
     )
@@ -113,6 +121,7 @@ def run_configs(
     stage2_format: str | None = None,
     cpu: str | None = None,
     max_seconds: float | None = None,
+    dirty_log: float | None = None,
     json_file: Path | None = None,
     quiet: bool = False,
 ) -> int:
@@ -120,6 +129,7 @@ def run_configs(
     from ..config.cpu import NamedCpu
     from ..config.stage2_format import named_format
     from ..engines.run import run_all
+    from ..hypervisor.time import NANOS_PER_MS, TimeValue
     from ..space.region import Populate
     from ..vm.boot import load_images, read_images
     from ..vm.host import PAGE_SIZES, Options, build
@@ -149,7 +159,8 @@ def run_configs(
             require_interrupts(vm.arch, config, found)
         for vm, config, found in zip(host.vms, configs, images, strict=True):
             load_images(vm, config, found)
-        outcome = run_all(host, max_seconds=max_seconds)
+        interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
+        outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)
     if writer is not None:
         writer.finish()
     report(outcome, json_file, quiet)
@@ -179,7 +190,7 @@ def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
     from ..render.tables import print_renderable
 
     if json_file is not None:
-        text = json.dumps(reports_json(outcome.reports), indent=2)
+        text = json.dumps(reports_json(outcome.reports, outcome.cost), indent=2)
         if str(json_file) == "-":
             print(text)
         else:
@@ -188,7 +199,7 @@ def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
             except OSError as error:
                 raise ConfigError(f"--json {json_file}: {error.strerror}") from None
     if not quiet:
-        print_renderable(render_report(outcome.reports))
+        print_renderable(render_report(outcome.reports, outcome.cost))
 
 
 def override(

@@ -35,7 +35,7 @@ def walk(
     page_size: Literal["auto", "4k", "2m", "1g"] | None = None,
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
-    smp: int = 1,
+    smp: int | None = None,
     touch: Annotated[bool, Parameter(negative="")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -71,7 +71,7 @@ def walk(
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
     smp
-        With --hva: CPUs that the hypervisor's per-CPU areas are for.
+        With --hva: CPUs that the hypervisor's per-CPU areas are for; as the platform file says by default, else 1.
     touch
         Make the access first (a read, unless --access says otherwise), so that lazy RAM is populated.
     json_output

@@ -23,6 +23,9 @@ from .stage2_format import NamedFormat, named_format
 PAGE_SIZES = {"auto": None, "4k": 1 << 12, "2m": 1 << 21, "1g": 1 << 30}
 """`[stage2] page_size`: the largest leaf that may be made, in bytes; None leaves it to us."""
 
+TIMER_EVENTS = 256
+"""Timers of a CPU where no file says otherwise; their events fill one frame."""
+
 _POPULATE = {policy.value: policy for policy in Populate}
 _VIOLATION = {policy.value: policy for policy in ViolationPolicy}
 _GENERATIONS = {generation.value: generation for generation in Generation}
@@ -51,6 +54,7 @@ class SpaceOptions:
         fault_around: bytes of the aligned window that a fault populates, None for the faulting page only.
         format: the format of the stage-2 tables, None for the narrowest of the architecture that is wide enough.
         cpu: the processor that the tables are for, None for no particular one.
+        timer_events: room for timers on each of its CPUs.
     """
 
     populate: Populate | None = None
@@ -61,6 +65,7 @@ class SpaceOptions:
     fault_around: int | None = None
     format: NamedFormat | None = None
     cpu: NamedCpu | None = None
+    timer_events: int = TIMER_EVENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ def read_options(root: Table) -> SpaceOptions:
         _bytes(table.find("fault_around"), power_of_two=True),
         None if (item := table.find("format")) is None else named_format(item.text(), item.place),
         None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
+        table.integer("timer_events", TIMER_EVENTS, 1, 1 << 20),
     )
     table.note_unknown()
     return options

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..address import GIB, MIB, SIZE_2M, SIZE_4K, Range, align_down, align_up, format_size, is_aligned
 from ..errors import ConfigError
 from ..flags import MapType
+from ..place import Place
 from ..ranges import RangeMap
 from .document import Document, Item, Notice, Table, hint
-from .extent import HPA_LIMIT, read_bytes, read_pages
+from .extent import HPA_LIMIT, read_bytes, read_pages, require_pages
+from .kernel_sizes import ASSUMED, KernelSizes, read_kernel_sizes, require_cpus
 from .regions import PlannedVm
 from .vm import ARCHITECTURES
 
@@ -36,6 +38,8 @@ class PlatformConfig:
         arch, platform, family: names.
         memory: host RAM, sorted and disjoint.
         kernel_paddr, kernel_vaddr: where the hypervisor's image is.
+        kernel_place: where the file says so.
+        kernel_sizes: how large its parts are, said or assumed.
         phys_virt_offset, phys_bus_offset: host virtual minus physical address, bus minus physical address.
         kernel_aspace: the hypervisor's virtual addresses.
         mmio, virtio_mmio, pci_ranges: device registers, in the file's order.
@@ -69,7 +73,19 @@ class PlatformConfig:
     psci_method: str | None = None
     timer_frequency: int | None = None
     extra: tuple[tuple[str, int | str], ...] = ()
+    kernel_place: Place | None = None
+    kernel_sizes: KernelSizes = ASSUMED
     notices: tuple[Notice, ...] = ()
+
+    def with_cpus(self, smp: int | None) -> PlatformConfig:
+        """The same host with another number of CPUs, as `--smp` says; None leaves it as it is.
+
+        Raises:
+            ConfigError: no host has so many.
+        """
+        if smp is None:
+            return self
+        return replace(self, kernel_sizes=replace(self.kernel_sizes, smp=require_cpus(smp)))
 
     @property
     def memory_size(self) -> int:
@@ -94,10 +110,15 @@ def read_platform(document: Document) -> PlatformConfig:
     kernel_paddr = plat.optional_address("kernel-base-paddr")
     kernel_vaddr = plat.optional_address("kernel-base-vaddr")
     offset = plat.optional_address("phys-virt-offset")
+    for key, value in (("kernel-base-paddr", kernel_paddr), ("kernel-base-vaddr", kernel_vaddr)):
+        if value is not None:
+            require_pages(plat.need(key), value)
     if kernel_paddr is not None and not memory.contains(kernel_paddr):
         raise plat.need("kernel-base-paddr").error(f"{kernel_paddr:#x} is outside the host's memory {memory}")
     if None not in (kernel_paddr, kernel_vaddr, offset) and kernel_vaddr != (kernel_paddr or 0) + (offset or 0):
         plat.need("kernel-base-vaddr").notice("is not kernel-base-paddr + phys-virt-offset")
+
+    sizes = read_kernel_sizes(root.table("hypervisor"))
 
     mmio = _ranges(devices, "mmio-regions")
     for item, span in mmio:
@@ -141,6 +162,8 @@ def read_platform(document: Document) -> PlatformConfig:
         psci_method=psci,
         timer_frequency=numbers["timer-frequency"],
         extra=extra,
+        kernel_place=None if kernel_paddr is None else plat.need("kernel-base-paddr").place,
+        kernel_sizes=sizes,
         notices=tuple(document.notices),
     )
 

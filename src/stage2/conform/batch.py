@@ -183,7 +183,11 @@ class _Packer(pickle.Pickler):
         if not isinstance(value, Format):
             return None
         key = self._trial.key_of(value)
-        return ("the tables'", value.name) if key is None else ("the walker's", key)
+        if key is not None:
+            return "the walker's", key
+        if by_name(value.name) is not value:
+            raise pickle.PicklingError(f"{value.name} is neither a format by name nor one of the walker's")
+        return "the tables'", value.name
 
 
 class _Unpacker(pickle.Unpickler):

@@ -7,6 +7,7 @@ the campaign ends, in whatever way. Dask repeats the tasks of workers that are l
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -51,6 +52,8 @@ class ClusterCrew:
             raise HostToolError(
                 "--scheduler needs Dask, which is not installed: pip install 'stage2[cluster]'"
             ) from None
+        # It logs, with traces, what we tell in a sentence.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             self._client = self._dask.Client(address, timeout=_ANSWER_S, set_as_default=False, name="stage2")
         except (OSError, ValueError, RuntimeError) as error:

@@ -183,8 +183,7 @@ class Comparison:
         """Whether a walk reads tables only; elsewhere in RAM there is what the machine itself put there."""
         if isinstance(walk.result, Fault) and walk.result.kind is FaultKind.TABLE_OUTSIDE_MEMORY and walk.steps:
             last = walk.steps[-1]
-            regime = self._case.stage_2 if last.stage == 2 else self._case.stage_1
-            assert regime is not None
+            regime = self._case.stage_1 if last.stage == 1 and self._case.stage_1 is not None else self._case.stage_2
             # The right format says whether the entry leads anywhere: with an error planted, ours may say so of a hole.
             return regime.format.decode(last.entry, last.level, regime.controls)[0] not in (TABLE, LEAF)
         return all(self._used.start <= step.slot_hpa < self._used.end for step in all_steps(walk))

@@ -22,10 +22,13 @@ class Pair:
 
     Args:
         name: as reports list it: `sv39 over sv39x4`, `arm-s2-4k-40 alone`.
-        first: name of the stage-1 format; None where stage 1 is off (Bare, SCTLR.M = 0).
-        second: name of the stage-2 format.
+        first: name of the stage-1 format; None where stage 1 is off (Bare, SCTLR.M = 0), or the hypervisor's own
+            stage 1 is judged.
+        second: name of the stage-2 format; of the hypervisor's own regime, the name of its one format.
         switches_1, switches_2: names of `Format.switches` that cases may turn on.
         weight: how many of the cases go to this pair, relative to the others.
+        regime: name of the hypervisor's own regime that is judged (el2); None where it is a VM's.
+        users: the privileges that its accesses have: False for the privileged ones, True for the others.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Pair:
     switches_1: tuple[str, ...] = ()
     switches_2: tuple[str, ...] = ()
     weight: float = 1.0
+    regime: str | None = None
+    users: tuple[bool, ...] = (False, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ class Case:
     Args:
         pair: which formats.
         stage_1: the guest's regime; None where stage 1 is off.
-        stage_2: the hypervisor's.
+        stage_2: the hypervisor's; where its own stage 1 is judged, that alone.
         probes: in the order in which they are made.
     """
 

@@ -105,14 +105,14 @@ class OracleReport:
 
 
 def chosen_pairs(oracle: Oracle, wanted: Sequence[str]) -> tuple[Pair, ...]:
-    """The pairs that a name asks for: a pair's own, or that of one of its formats; all if none is given.
+    """The pairs that a name asks for: a pair's own, that of one of its formats or its regime; all if none is given.
 
     Raises:
         ConfigError: the oracle has no such pair.
     """
     if not wanted:
         return oracle.pairs
-    found = tuple(pair for pair in oracle.pairs if {pair.name, pair.first, pair.second} & set(wanted))
+    found = tuple(pair for pair in oracle.pairs if {pair.name, pair.first, pair.second, pair.regime} & set(wanted))
     if not found:
         names = ", ".join(pair.name for pair in oracle.pairs)
         raise ConfigError(f"{oracle.name} does not answer for {', '.join(wanted)}; it answers for {names}")

@@ -70,7 +70,7 @@ class Shrinker:
             user = bool(fixture.flags & MappingFlags.USER)
             for access in (found for found in Access if found.flag & fixture.flags):
                 if fixture.stage == 2:
-                    walk = explain_stage(memory, case.stage_2, fixture.address, access)
+                    walk = explain_stage(memory, case.stage_2, fixture.address, access, user=user)
                 elif case.stage_1 is not None:
                     walk = explain_two_stage(
                         memory, case.stage_1, case.stage_2, Gva(fixture.address), access, user=user

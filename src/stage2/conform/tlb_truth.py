@@ -25,7 +25,8 @@ from ..memory.owners import Owner, OwnerKind
 from ..tables.pagetable import PageTable
 from .compare import words_of
 from .oracle import Case, Pair
-from .oracles.qemu_aarch64 import DATA, TABLES, QemuAArch64
+from .oracles.aarch64 import DATA, TABLES
+from .oracles.qemu_aarch64 import QemuAArch64
 from .probe import PROBE, Probes
 from .trial import Trial
 

@@ -71,7 +71,7 @@ class Trial:
             self._controls(pair, 2, second, rng),
         )  # fmt: skip
         try:
-            probes = probes_for(world, rng, count, translates=self.oracle.translates)
+            probes = probes_for(world, rng, count, translates=self.oracle.translates, users=pair.users)
             return self.case(machine, Case(pair, world.stage_1, world.stage_2, probes), places, world.used)
         finally:
             machine.memory.zero(world.used)

@@ -6,7 +6,7 @@ legal, odd or broken. The guest's tables lie in one window of GPAs that stage 2 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,7 +35,6 @@ _TABLES = {12: 28, 14: 20, 16: 14}
 _WINDOW_FLAW = 0.08
 """How often a page of the guest's tables has permissions at random at stage 2, relative to the usual."""
 _OUTPUTS = 120
-_KINDS = [(access, user) for access in Access for user in (False, True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +264,17 @@ class Builder:
                 table = below
 
 
-def probes_for(world: World, rng: np.random.Generator, count: int, *, translates: bool) -> Probes:
+def probes_for(
+    world: World, rng: np.random.Generator, count: int, *, translates: bool, users: Sequence[bool] = (False, True)
+) -> Probes:
     """Addresses and accesses: reads and fetches in the lower half of a page, writes in the upper one.
+
+    Args:
+        world: the tables.
+        rng: where the randomness comes from.
+        count: how many.
+        translates: the oracle has an instruction that translates.
+        users: the privileges, as `Pair.users`.
 
     Real accesses come first, then, for an oracle that has them, translations by instruction; in groups of one kind.
     """
@@ -275,7 +283,7 @@ def probes_for(world: World, rng: np.random.Generator, count: int, *, translates
     pages = [regime.format.page_size for regime in (stage_1, world.stage_2) if regime is not None]
     half = np.uint64(min(pages) // 2)
     made["address"] = world.maker.inside(count) & ~np.uint64(7)
-    kinds = np.array([(access, user) for access, user in _KINDS], np.uint8)
+    kinds = np.array([(access, user) for access in Access for user in users], np.uint8)
     chosen = kinds[rng.integers(len(kinds), size=count)]
     made["access"], made["user"] = chosen[:, 0], chosen[:, 1]
     if translates:

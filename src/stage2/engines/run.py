@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 from typing import Any
 
+from ..config.extensions import TIMER_EVENTS
 from ..errors import EngineError
+from ..hypervisor.clock import Clock, MonotonicClock
+from ..hypervisor.cpus import Cpus
+from ..hypervisor.time import NANOS_PER_SEC, TimeValue
+from ..hypervisor.timers import LATEST
+from ..vm.cost import HostCost, cost_of
 from ..vm.host import Host
 from ..vm.report import VmReport
 from ..vm.vm import RunResult, Vm
 from .unicorn.machine import ENGINE, Machine
 
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_LOOK_S = 0.1
+"""How long the main thread waits before it looks again whether there is a signal."""
 _STOP_BOUND_S = 10.0
 """A guest leaves at its next block; one that has not after this long is reported as an error."""
 
@@ -87,11 +94,12 @@ class RunOutcome:
 
     Args:
         reports: one per VM, in order.
+        cost: what the hypervisor itself needed at the end.
         signal_number: the signal that ended the run, if one did.
     """
 
-    def __init__(self, reports: list[VmReport], signal_number: int | None) -> None:
-        self.reports, self.signal_number = reports, signal_number
+    def __init__(self, reports: list[VmReport], cost: HostCost, signal_number: int | None) -> None:
+        self.reports, self.cost, self.signal_number = reports, cost, signal_number
 
     @property
     def exit_code(self) -> int:
@@ -104,24 +112,39 @@ class RunOutcome:
         return 3 if "time limit" in ends and not ends & {"stopped", "error"} else 1
 
 
-def run_all(host: Host, *, max_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> RunOutcome:
+def run_all(
+    host: Host, *, max_seconds: float | None = None, clock: Clock | None = None, dirty_log: TimeValue | None = None
+) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
     Must be called on the main thread, which stays free for signals: Ctrl-C and SIGTERM stop the guests at once.
 
     Args:
         max_seconds: stop what still runs after so long.
-        clock: seconds since whenever, by which that time is measured.
+        clock: by which that time is measured; None for the host's monotonic clock. VMs have clocks of their own.
+        dirty_log: the interval of each VM's time at which the pages that it writes are harvested; None for no log.
 
     Raises:
         EngineError: an engine cannot be had.
     """
+    own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS)
+    try:
+        return _run_all(host, own, max_seconds, dirty_log)
+    finally:
+        own.close()
+
+
+def _run_all(host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeValue | None) -> RunOutcome:
+    """The same; `own` is the CPU that the main thread is."""
     done = threading.Condition()
     machines: list[Machine[Any]] = []
     runners: list[_Runner] = []
     received: list[int] = []
     try:
         machines.extend(machine_for(vm) for vm in host.vms)
+        if dirty_log is not None:
+            for machine in machines:
+                machine.log_writes(dirty_log)
         runners = [_Runner(vm, machine, done) for vm, machine in zip(host.vms, machines, strict=True)]
 
         def stop_all(exit_: str, reason: str) -> None:
@@ -131,26 +154,30 @@ def run_all(host: Host, *, max_seconds: float | None = None, clock: Callable[[],
         with _signals(received, done):
             for runner in runners:
                 runner.start()
-            deadline = None if max_seconds is None else clock() + max_seconds
+            if max_seconds is not None:
+                limit = min(own.clock.now().nanos + int(max_seconds * NANOS_PER_SEC), LATEST)
+                reason = f"still running after {max_seconds:g} s"
+                own.timers.register_timer(limit, lambda _now: stop_all("time limit", reason))
             with done:
                 while any(runner.is_alive() for runner in runners) and not received:
-                    left = None if deadline is None else deadline - clock()
-                    if left is not None and left <= 0:
-                        stop_all("time limit", f"still running after {max_seconds:g} s")
+                    if own.timers.check_events().fired:
                         break
+                    due = own.timers.next_deadline
+                    left = _LOOK_S if due is None else due.since(own.clock.now()).nanos / NANOS_PER_SEC
                     # A bounded wait, so that a signal that arrives in between is seen.
-                    done.wait(0.1 if left is None else min(left, 0.1))
+                    done.wait(min(left, _LOOK_S))
             if received:
                 stop_all("interrupted", f"{_SIGNALS[signal.Signals(received[0])]}")
             for runner in runners:
-                runner.join(_STOP_BOUND_S if received or deadline is not None else None)
+                runner.join(_STOP_BOUND_S if received or max_seconds is not None else None)
         reports = [_report(runner) for runner in runners]
+        cost = cost_of(host)
     finally:
         for machine in machines:
             # One whose thread did not stop is left alone: freeing a CPU that executes would crash the process.
             if not any(runner.machine is machine and runner.is_alive() for runner in runners):
                 machine.close()
-    return RunOutcome(reports, received[0] if received else None)
+    return RunOutcome(reports, cost, received[0] if received else None)
 
 
 def _report(runner: _Runner) -> VmReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -107,6 +108,7 @@ class Image:
         segments: what is loaded, in the file's order.
         symbols: name to value; of names that occur several times, the first global one.
         percpu: the bytes of `.percpu`, which every CPU's area begins with.
+        movable: it is linked at 0 to be loaded anywhere, and moves itself.
     """
 
     file: str
@@ -117,6 +119,7 @@ class Image:
     segments: tuple[Segment, ...]
     symbols: dict[str, int]
     percpu: bytes = b""
+    movable: bool = False
 
     def section(self, name: str) -> Section | None:
         """The section of a name."""
@@ -127,20 +130,14 @@ class Image:
         """Whether it was linked by AxVisor's script, as its first symbol says."""
         return "_skernel" in self.symbols
 
-    @property
-    def loaded(self) -> Range | None:
-        """The physical addresses from the first to the last loaded byte; None when nothing is loaded."""
-        spans = [segment for segment in self.segments if segment.size]
-        if not spans:
-            return None
-        return Range(min(s.load for s in spans), max(s.load + s.size for s in spans))
-
 
 def is_elf(path: Path) -> bool:
     """Whether a file begins as an ELF file, or as a gzip-packed one, does."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as stream:
-            return stream.read(4)[:4] == b"\x7fELF" or path.suffix == ".gz"
+            return stream.read(4) == b"\x7fELF" or path.suffix == ".gz"
     except OSError:
         return False
 
@@ -161,51 +158,81 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         return _read(ELFFile(BytesIO(data)), name, len(data))
     except ImageError:
         raise
-    except (
-        ELFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        OverflowError,
-        AssertionError,
-    ) as error:
-        raise ImageError(f"is a damaged ELF file: {str(error) or type(error).__name__}", file=name) from None
+    except _DAMAGED as error:
+        why = "an offset or a size in it is too large" if isinstance(error, OverflowError) else str(error)
+        raise ImageError(f"is a damaged ELF file: {why or type(error).__name__}", file=name) from None
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise ImageError("is a folder or a device: a file is wanted", file=str(path))
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE + 1)
     except OSError as error:
-        raise ImageError(error.strerror or str(error), file=str(path)) from None
+        raise ImageError(f"cannot be read: {error.strerror or error}", file=str(path)) from None
+    if not data:
+        raise ImageError("is empty", file=str(path))
     if data[:2] == b"\x1f\x8b":
         unpacker = zlib.decompressobj(wbits=31)
         try:
             data = unpacker.decompress(data, MAX_FILE + 1)
         except zlib.error as error:
             raise ImageError(f"is a damaged gzip file: {error}", file=str(path)) from None
+        if not unpacker.eof and len(data) <= MAX_FILE:
+            raise ImageError("is a damaged gzip file: it is cut short", file=str(path))
     if len(data) > MAX_FILE:
         raise ImageError(f"is larger than {MAX_FILE >> 20} MiB, which no hypervisor's image is", file=str(path))
     return data
 
 
 def _read(elf: ELFFile, name: str, file_bytes: int) -> Image:
-    arch = _ARCHITECTURES.get(elf["e_machine"])
-    if arch is None:
-        known = ", ".join(sorted(set(_ARCHITECTURES.values())))
-        raise ImageError(f"is for {elf['e_machine']}: images of {known} are known", file=name)
+    arch = _require_known(elf, name)
     if elf.num_sections() > MAX_SECTIONS or elf.num_segments() > MAX_SECTIONS:
-        raise ImageError(f"has {elf.num_sections()} sections; {MAX_SECTIONS} is the limit", file=name)
+        raise ImageError(
+            f"has {elf.num_sections()} sections and {elf.num_segments()} segments. Limit: {MAX_SECTIONS}", file=name
+        )
     segments = tuple(_segment(found) for found in elf.iter_segments() if found["p_type"] == "PT_LOAD")
     sections = tuple(_section(found, segments) for found in elf.iter_sections() if found["sh_type"] != "SHT_NULL")
+    _require_addresses(sections, segments, name)
     percpu = elf.get_section_by_name(".percpu")
     size = 0 if percpu is None or percpu["sh_type"] == "SHT_NOBITS" else percpu["sh_size"]
     if size > file_bytes:
         raise ImageError(f"is a damaged ELF file: .percpu of {size:#x} bytes is larger than the file", file=name)
     content = b"" if percpu is None or not size else bytes(percpu.data())
-    return Image(name, arch, elf.elfclass, elf["e_entry"], sections, segments, _symbols(elf, name), content)
+    movable = elf["e_type"] == "ET_DYN" and min((s.load for s in segments if s.size), default=1) == 0
+    return Image(name, arch, elf.elfclass, elf["e_entry"], sections, segments, _symbols(elf, name), content, movable)
+
+
+def _require_addresses(sections: Sequence[Section], segments: Sequence[Segment], name: str) -> None:
+    """Refuse what would reach beyond 64-bit addresses."""
+    ends = [(f"section {section.name}", section.end) for section in sections if section.in_memory]
+    ends += [("a LOAD segment", max(segment.end, segment.load + segment.size)) for segment in segments]
+    for what, end in ends:
+        if end > 1 << 64:
+            raise ImageError(f"is a damaged ELF file: {what} reaches beyond 64-bit addresses", file=name)
+
+
+def _require_known(elf: ELFFile, name: str) -> str:
+    """The architecture of an image that can be looked at.
+
+    Raises:
+        ImageError: it is of another architecture or width, or no linked program.
+    """
+    machine = elf["e_machine"]
+    arch = _ARCHITECTURES.get(machine)
+    what = str(machine).removeprefix("EM_") if isinstance(machine, str) else f"machine number {machine}"
+    if arch is None:
+        known = ", ".join(sorted(set(_ARCHITECTURES.values())))
+        raise ImageError(f"is an ELF file for {what}: images for {known} are known", file=name)
+    if elf.elfclass == 32 and machine != "EM_386":
+        raise ImageError(f"is a 32-bit ELF file for {what}: a 64-bit one is wanted", file=name)
+    if not elf.little_endian:
+        raise ImageError("is a big-endian ELF file: a little-endian one is wanted", file=name)
+    kinds = {"ET_REL": "is an object file: link it first", "ET_CORE": "is a core dump, not an image"}
+    if elf["e_type"] in kinds:
+        raise ImageError(kinds[elf["e_type"]], file=name)
+    return arch
 
 
 def _segment(found: Any) -> Segment:
@@ -235,7 +262,7 @@ def _symbols(elf: ELFFile, name: str) -> dict[str, int]:
         if not isinstance(section, SymbolTableSection) or section["sh_type"] != "SHT_SYMTAB":
             continue
         if section.num_symbols() > MAX_SYMBOLS:
-            raise ImageError(f"has {section.num_symbols()} symbols; {MAX_SYMBOLS} is the limit", file=name)
+            raise ImageError(f"has {section.num_symbols()} symbols. Limit: {MAX_SYMBOLS}", file=name)
         for symbol in section.iter_symbols():
             # `$x`, `$d` tell a disassembler code from data (AAELF64, 5.5.4 "Mapping symbols"); they name nothing.
             if not symbol.name or symbol.name.startswith("$") or symbol["st_shndx"] == "SHN_UNDEF":

@@ -6,19 +6,23 @@ when there is none (`of_platform`), so that checks, proofs and tables know what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..address import KIB, MIB, SIZE_4K, Range, align_up
+from ..address import SIZE_2M, SIZE_4K, Range, align_down, align_up
+from ..config.kernel_sizes import KernelSizes
 from ..config.platform import PlatformConfig
 from ..errors import ConfigError
 from ..flags import MappingFlags
-from .image import Image, Section
 from .percpu import CACHE_LINE
+
+if TYPE_CHECKING:
+    from .image import Image, Section
 
 R = MappingFlags.READ
 RW = R | MappingFlags.WRITE
 RX = R | MappingFlags.EXECUTE
+_HVA_LIMIT = (1 << 64) - SIZE_4K
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Part:
         load: HPA of its first byte; None where nothing tells.
         flags: what the kernel may do there.
         align: what its start is to be a multiple of.
-        waste: bytes between the part before it and this one.
+        waste: bytes between the part before it and this one, if they stand together (less than 2 MiB apart).
         assumed: its size is not known but taken.
     """
 
@@ -107,8 +111,16 @@ class KernelLayout:
 
     @property
     def hpa(self) -> Range | None:
-        """The physical addresses that the hypervisor occupies."""
-        return None if self.load is None else Range.sized(self.load, self.span.size)
+        """The physical addresses that the hypervisor occupies; from the first to the last of them, if its parts are
+        loaded apart."""
+        if self.load is None:
+            return None
+        spans = [found for part in self.parts if (found := part.hpa) is not None]
+        offset = self.span.start - self.load
+        if all(part.load is None or part.span.start - part.load == offset for part in self.parts):
+            return Range.sized(self.load, self.span.size)
+        start, end = min(span.start for span in spans), max(span.end for span in spans)
+        return Range(align_down(start, SIZE_4K), align_up(end, SIZE_4K))
 
     @property
     def wasted(self) -> int:
@@ -120,44 +132,24 @@ class KernelLayout:
         return next((part for part in self.parts if part.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Sizes of a kernel's parts in bytes, where no image says; the defaults are those of a typical AxVisor build."""
-
-    text: int = 1 * MIB
-    rodata: int = 256 * KIB
-    data: int = 64 * KIB
-    tdata: int = 0
-    tbss: int = 0
-    percpu: int = 4 * KIB
-    boot_stack: int = 256 * KIB
-    bss: int = 1 * MIB
-
-    def of(self, name: str, smp: int) -> int:
-        """Bytes of a part."""
-        if name == ".percpu":
-            return align_up(self.percpu, CACHE_LINE) * smp
-        return int(getattr(self, name.removeprefix(".").replace(" ", "_")))
-
-
-def of_platform(platform: PlatformConfig, *, smp: int = 1, sizes: Sizes | None = None) -> KernelLayout:
+def of_platform(platform: PlatformConfig, *, smp: int | None = None, sizes: KernelSizes | None = None) -> KernelLayout:
     """The layout of a kernel that nobody has linked yet, from the platform's base address.
 
     Args:
         platform: says where the kernel is (`kernel-base-paddr`, `kernel-base-vaddr`).
-        smp: how many CPUs have a copy of `.percpu`.
-        sizes: of its parts; typical ones by default.
+        smp: how many CPUs have a copy of `.percpu`; as the sizes say by default.
+        sizes: of its parts; those of the platform by default.
 
     Raises:
-        ConfigError: the platform does not say where the kernel is, or no CPU.
+        ConfigError: the platform does not say where the kernel is, or it reaches beyond 64 bits.
     """
     if platform.kernel_paddr is None:
         raise ConfigError(
-            "has no kernel-base-paddr: where the hypervisor's kernel lies is not known", file=platform.file
+            "has no kernel-base-paddr, so where the hypervisor's kernel lies is not known: add it to [plat]",
+            file=platform.file,
         )
-    if smp < 1:
-        raise ConfigError(f"--smp {smp}: a machine has at least one CPU")
-    wanted = sizes or Sizes()
+    wanted = sizes or platform.kernel_sizes
+    copies = wanted.smp if smp is None else smp
     base = (
         platform.kernel_paddr + (platform.phys_virt_offset or 0)
         if platform.kernel_vaddr is None
@@ -170,12 +162,25 @@ def of_platform(platform: PlatformConfig, *, smp: int = 1, sizes: Sizes | None =
         # The script ends .text and .rodata on a page: no page has the rights of two parts.
         apart = bool(parts) and parts[-1].flags != demand.flags
         start = align_up(at, max(demand.align, SIZE_4K if apart else 1))
-        size = wanted.of(demand.name, smp)
-        span = Range(start, start + size) if size else None
-        if span is not None:
-            parts.append(Part(demand.name, span, start - offset, demand.flags, demand.align, start - at, assumed=True))
-            at = span.end
-    return KernelLayout(tuple(parts), Range(base, align_up(at, SIZE_4K)), platform.kernel_paddr, smp, "computed")
+        field = demand.name.removeprefix(".").replace(" ", "_")
+        size = int(getattr(wanted, field))
+        if demand.name == ".percpu":
+            size = align_up(size, CACHE_LINE) * copies
+        if not size:
+            continue
+        if start + size >= _HVA_LIMIT:
+            raise ConfigError(
+                f"the hypervisor's kernel at {base:#x} reaches beyond 64-bit addresses: kernel-base-vaddr or "
+                "phys-virt-offset is too high",
+                file=platform.file,
+            )
+        assumed = field not in wanted.given
+        parts.append(
+            Part(demand.name, Range.sized(start, size), start - offset, demand.flags, demand.align, start - at, assumed)
+        )
+        at = start + size
+    end = align_up(max(at, base + 1), SIZE_4K)
+    return KernelLayout(tuple(parts), Range(base, end), platform.kernel_paddr, copies, "computed")
 
 
 def of_image(
@@ -194,7 +199,7 @@ def of_image(
     """
     parts = _by_symbols(image, platform) if axvisor or image.is_axvisor else []
     if not parts:
-        parts = [_from_section(section, platform) for section in _in_order(image.sections)]
+        parts = [*_by_sections(image, platform), *_without_section(image, platform)]
     if not parts:
         raise ConfigError("nothing of it takes memory: no section is loaded", file=image.file)
     parts = _with_waste(parts)
@@ -222,26 +227,48 @@ def _by_symbols(image: Image, platform: PlatformConfig | None) -> list[Part]:
     return found
 
 
-def _from_section(section: Section, platform: PlatformConfig | None) -> Part:
-    flags = R
-    flags |= MappingFlags.WRITE if "W" in section.flags else MappingFlags(0)
-    flags |= MappingFlags.EXECUTE if "X" in section.flags else MappingFlags(0)
-    load = section.load
-    if platform is not None and platform.phys_virt_offset is not None:
-        load = section.start - platform.phys_virt_offset
-    return Part(section.name, section.span, load, flags, section.align)
+def _by_sections(image: Image, platform: PlatformConfig | None) -> list[Part]:
+    """A part for each section that takes memory of its own: `.tbss` takes none, it only says how much each thread gets.
+
+    `.percpu` is linked at 0; it lies where it is loaded.
+    """
+    found = []
+    for section in image.sections:
+        if not section.in_memory or ("T" in section.flags and section.kind == "NOBITS"):
+            continue
+        load, start = section_load(section, image, platform), section.start
+        if section.name == ".percpu" and start == 0 and load is not None:
+            start = load + _offset(image)
+        found.append(Part(section.name, Range.sized(start, section.size), load, _flags(section.flags), section.align))
+    return found
 
 
-def _in_order(sections: Sequence[Section]) -> list[Section]:
-    """Sections that take memory of their own: `.tbss` takes none, it only says how much each thread gets."""
-    own = [s for s in sections if s.in_memory and not ("T" in s.flags and s.kind == "NOBITS")]
-    return sorted(own, key=lambda section: section.start)
+def _without_section(image: Image, platform: PlatformConfig | None) -> list[Part]:
+    """What segments have behind their last section: memory that the loader zeroes, or all of an image without any."""
+    found = []
+    for segment in image.segments:
+        inside = [s.end for s in image.sections if s.in_memory and segment.start <= s.start and s.end <= segment.end]
+        start = max(inside, default=segment.start)
+        if start < segment.end:
+            span, load = Range(start, segment.end), load_address(start, image, platform)
+            found.append(Part("no section", span, load, _flags(segment.flags), 1))
+    return found
+
+
+def _flags(letters: str) -> MappingFlags:
+    return R | (RW if "W" in letters else R) | (RX if "X" in letters else R)
+
+
+def _offset(image: Image) -> int:
+    """Virtual minus physical address of the image as linked."""
+    return next((s.start - s.load for s in image.segments if s.start <= image.entry < s.end), 0)
 
 
 def _with_waste(parts: list[Part]) -> list[Part]:
     found: list[Part] = []
     for part in sorted(parts, key=lambda part: (part.span.start, part.span.end)):
         gap = max(part.span.start - found[-1].span.end, 0) if found else 0
+        gap = gap if gap < SIZE_2M else 0
         found.append(Part(part.name, part.span, part.load, part.flags, part.align, gap, part.assumed))
     return found
 
@@ -259,10 +286,24 @@ def copy_size(image: Image) -> int:
     return align_up(marked if marked and 0 < marked <= section.size else section.size, CACHE_LINE)
 
 
+def section_load(section: Section, image: Image, platform: PlatformConfig | None = None) -> int | None:
+    """The HPA of a section: by the platform, else by the program headers; None for what takes no memory."""
+    if "A" not in section.flags:
+        return None
+    if section.name == ".percpu" and section.start == 0:
+        return section.load
+    placed = _by_platform(section.start, image, platform)
+    return section.load if placed is None and not image.movable else placed
+
+
 def load_address(address: int, image: Image, platform: PlatformConfig | None = None) -> int | None:
-    """The HPA of a virtual address of an image: by the platform's offset, else by the program headers."""
-    if platform is not None and platform.phys_virt_offset is not None:
-        return address - platform.phys_virt_offset
+    """The HPA of a virtual address of an image: by the platform, else by the program headers.
+
+    An image that may be loaded anywhere has one on a platform only, from kernel-base-paddr on.
+    """
+    placed = _by_platform(address, image, platform)
+    if placed is not None or image.movable:
+        return placed
     for segment in image.segments:
         if segment.start <= address < segment.end:
             return address - segment.start + segment.load
@@ -271,3 +312,15 @@ def load_address(address: int, image: Image, platform: PlatformConfig | None = N
     if first is None or not first <= address < image.symbols.get(LAST, first):
         return None
     return next((address - s.start + s.load for s in image.segments if s.start <= first < s.end), None)
+
+
+def _by_platform(address: int, image: Image, platform: PlatformConfig | None) -> int | None:
+    """By the platform's offset; None where it says nothing, or where that would be before the first HPA, as it is for
+    what is linked at physical addresses."""
+    if platform is None:
+        return None
+    if image.movable:
+        return None if platform.kernel_paddr is None else address + platform.kernel_paddr
+    if platform.phys_virt_offset is None or address < platform.phys_virt_offset:
+        return None
+    return address - platform.phys_virt_offset

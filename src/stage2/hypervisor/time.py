@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import OutOfRangeError
 
 NANOS_PER_SEC = 1_000_000_000
+NANOS_PER_MS = 1_000_000
 _UNITS = (("s", NANOS_PER_SEC), ("ms", 1_000_000), ("us", 1_000), ("ns", 1))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import OutOfRangeError
 from ..memory.frames import FrameAllocator
+from ..memory.owners import Owner
 from .clock import Clock
+from .slab import NOTHING
 from .time import NANOS_PER_SEC, TimeValue
-from .timers import CAPACITY, DEFAULT_LIMIT, Callback, Checked, TimerList
+from .timer_head import TimerHead
+from .timers import CAPACITY, DEFAULT_LIMIT, OWNER, Callback, Checked, TimerList
 
 TICKS_PER_SEC = 100
 """Of AxVisor's seed, where no defconfig says otherwise."""
@@ -25,6 +28,13 @@ class TimerService:
         cpus: how many CPUs.
         capacity: events of each CPU.
         ticks_per_sec: what `scheduler_next_event` keeps to.
+        heads: the fields of each CPU's list in its area; None where there are no areas.
+        ticks: each CPU's number of its last tick, a view of one item; None where there are no areas.
+        owner: whose frames the events are in.
+
+    Raises:
+        OutOfRangeError: the ticks are too few or too many.
+        OutOfMemoryError: the host has no frames for the events; nothing was taken.
     """
 
     def __init__(
@@ -35,14 +45,26 @@ class TimerService:
         cpus: int = 1,
         capacity: int = CAPACITY,
         ticks_per_sec: int = TICKS_PER_SEC,
+        heads: Sequence[TimerHead] | None = None,
+        ticks: Sequence[memoryview] | None = None,
+        owner: Owner = OWNER,
     ) -> None:
         if not 1 <= ticks_per_sec <= NANOS_PER_SEC:
             raise OutOfRangeError(f"{ticks_per_sec} ticks per second: 1 to {NANOS_PER_SEC} are possible")
         self.clock = clock
-        self.lists = tuple(TimerList(clock, frames, cpu=cpu, cpus=cpus, capacity=capacity) for cpu in range(cpus))
+        heads = heads or [TimerHead() for _ in range(cpus)]
+        lists: list[TimerList] = []
+        try:
+            for cpu, head in enumerate(heads):
+                lists.append(TimerList(clock, frames, cpu=cpu, cpus=cpus, capacity=capacity, head=head, owner=owner))
+        except BaseException:
+            for timers in lists:
+                timers.close()
+            raise
+        self.lists = tuple(lists)
         self._ticks_per_sec = ticks_per_sec
         self._began = clock.now()
-        self._ticks = [0] * cpus
+        self._ticks = ticks or [memoryview(bytearray(8)).cast("Q") for _ in range(cpus)]
         self._current = threading.local()
 
     # --- which CPU ---------------------------------------------------------------------------------------
@@ -70,7 +92,7 @@ class TimerService:
 
     # --- the calls ---------------------------------------------------------------------------------------
 
-    def register_timer(self, deadline: TimeValue, callback: Callback) -> int:
+    def register_timer(self, deadline: TimeValue | int, callback: Callback) -> int:
         """Register with this CPU's list; see `TimerList.register_timer`."""
         return self.lists[self.cpu].register_timer(deadline, callback)
 
@@ -93,22 +115,29 @@ class TimerService:
         Args:
             callback: what the tick calls; None for a tick that only wakes.
         """
-        cpu = self.cpu
+        tick = self._ticks[self.cpu]
         passed = self.clock.now().since(self._began).ticks(self._ticks_per_sec)
-        self._ticks[cpu] = max(self._ticks[cpu], passed) + 1
-        deadline = self._began + TimeValue.of_ticks(self._ticks[cpu], self._ticks_per_sec)
+        tick[0] = max(tick[0], passed) + 1
+        deadline = self._began + TimeValue.of_ticks(tick[0], self._ticks_per_sec)
         return self.register_timer(deadline, callback or _wake)
 
     @property
     def next_deadline(self) -> TimeValue | None:
         """When the next event of any CPU is due."""
-        due = [found for found in (timers.next_deadline for timers in self.lists) if found is not None]
-        return min(due, default=None)
+        nanos = self.next_nanos
+        return None if nanos == NOTHING else TimeValue(nanos)
+
+    @property
+    def next_nanos(self) -> int:
+        """The same in nanoseconds, all ones when there is none."""
+        return min(timers.next_nanos for timers in self.lists)
 
     def close(self) -> None:
         """Drop all events and give the memory back."""
         for timers in self.lists:
             timers.close()
+        for tick in self._ticks:
+            tick.release()
 
 
 def _wake(_now: TimeValue) -> None:

@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ..address import Range
 from ..errors import OutOfMemoryError, OutOfRangeError
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from .clock import Clock
-from .slab import Slab, SlabUse
+from .slab import NOTHING, Slab, SlabUse
 from .time import TimeValue
+from .timer_head import TimerHead
 
 Callback = Callable[[TimeValue], object]
 """Called with the time at which the event was found due."""
@@ -29,11 +31,13 @@ DEFAULT_LIMIT = 1024
 """Events that one check runs at the most, unless somebody says otherwise."""
 _WORDS = 2
 """Of a record: the deadline, and the event's number in the order of registration, 0 of a free one."""
-_TOKEN = 1
+_DEADLINE, _TOKEN = 0, 1
 _TOKEN_BITS = 128
 _TOKEN_MASK = (1 << _TOKEN_BITS) - 1
 _FEW_STALE = 64
-_LAST = (1 << 64) - 1
+LATEST = NOTHING - 1
+"""The latest deadline, in nanoseconds."""
+OWNER = Owner(OwnerKind.TIMERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +96,32 @@ class TimerList:
         cpu: number of the CPU.
         cpus: how many CPUs the machine has; tokens tell them apart.
         capacity: events that it has room for.
+        head: its fields in the CPU's area; None for a list that stands alone.
+        owner: whose frames the events are in.
 
     Raises:
         OutOfMemoryError: the host has no frames for so many.
     """
 
     def __init__(
-        self, clock: Clock, frames: FrameAllocator, *, cpu: int = 0, cpus: int = 1, capacity: int = CAPACITY
+        self,
+        clock: Clock,
+        frames: FrameAllocator,
+        *,
+        cpu: int = 0,
+        cpus: int = 1,
+        capacity: int = CAPACITY,
+        head: TimerHead | None = None,
+        owner: Owner = OWNER,
     ) -> None:
         if not 0 <= cpu < cpus:
             raise OutOfRangeError(f"CPU {cpu} is none of the machine's {cpus}")
         self.clock, self.cpu = clock, cpu
-        owner = Owner(OwnerKind.HYPERVISOR, f"timers of CPU {cpu}")
         self._slab = Slab(frames, owner=owner, words=_WORDS, capacity=capacity, what="timer")
         self._cpus = cpus
         self._slot_bits = capacity.bit_length()
-        self._sequence = 0
+        self._head = head or TimerHead()
+        self._head.events = self._slab.span.start
         # An entry is a deadline above 128 bits of token: comparing numbers is comparing deadlines, then tokens, and the
         # garbage collector has nothing to follow.
         self._heap: list[int] = []
@@ -116,32 +130,39 @@ class TimerList:
 
     # --- registering and cancelling ----------------------------------------------------------------------
 
-    def register_timer(self, deadline: TimeValue, callback: Callback) -> int:
+    def register_timer(self, deadline: TimeValue | int, callback: Callback) -> int:
         """Let `callback` be called once the clock reaches `deadline`.
+
+        Args:
+            deadline: a point in time of the machine's clock; a number is nanoseconds.
+            callback: what is called, with the time.
 
         Returns:
             The token that cancels it.
 
         Raises:
             OutOfMemoryError: all events of this CPU are in use; nothing changed.
-            OutOfRangeError: the deadline is beyond 2^64 ns, which is after 584 years.
+            OutOfRangeError: the deadline is below 0, or beyond 2^64 - 2 ns, which is after 584 years.
         """
-        if deadline.nanos > _LAST:
-            raise OutOfRangeError(f"deadline {deadline.nanos:#x} ns does not fit the 64 bits of an event")
+        nanos = deadline.nanos if isinstance(deadline, TimeValue) else deadline
+        if not 0 <= nanos <= LATEST:
+            raise OutOfRangeError(f"deadline {nanos:#x} ns does not fit the 64 bits of an event")
         with self._lock:
-            due = max(deadline.nanos, self.clock.now().nanos)
+            due = max(nanos, self.clock.now().nanos)
             try:
                 slot = self._slab.take(due, 0)
             except OutOfMemoryError as error:
                 raise OutOfMemoryError(f"CPU {self.cpu}: {error}: cancel some, or give the list more room") from None
-            self._sequence += 1
-            token = (self._sequence << self._slot_bits | slot) * self._cpus + self.cpu
-            self._slab.put(slot, _TOKEN, self._sequence)
+            sequence = self._head.registered = self._head.registered + 1
+            token = (sequence << self._slot_bits | slot) * self._cpus + self.cpu
+            self._slab.put(slot, _TOKEN, sequence)
             if slot == len(self._callbacks):
                 self._callbacks.append(callback)
             else:
                 self._callbacks[slot] = callback
             heapq.heappush(self._heap, due << _TOKEN_BITS | token)
+            if due < self._head.next_deadline:
+                self._head.next_deadline = due
             return token
 
     def cancel_timer(self, token: int) -> bool:
@@ -154,7 +175,10 @@ class TimerList:
             slot = self._slot_of(token)
             if slot is None:
                 return False
+            due = self._slab.word(slot, _DEADLINE)
             self._give(slot)
+            if due == self._head.next_deadline:
+                self._settle()
             stale = len(self._heap) - len(self)
             if stale > _FEW_STALE and stale > len(self):
                 self._heap = [entry for entry in self._heap if self._slot_of(entry & _TOKEN_MASK) is not None]
@@ -166,9 +190,13 @@ class TimerList:
     @property
     def next_deadline(self) -> TimeValue | None:
         """When the next event is due; None when there is none."""
-        with self._lock:
-            self._drop_stale()
-            return TimeValue(self._heap[0] >> _TOKEN_BITS) if self._heap else None
+        nanos = self._head.next_deadline
+        return None if nanos == NOTHING else TimeValue(nanos)
+
+    @property
+    def next_nanos(self) -> int:
+        """When the next event is due, as the CPU's area has it: nanoseconds, all ones when there is none."""
+        return self._head.next_deadline
 
     def check_events(self, limit: int = DEFAULT_LIMIT) -> Checked:
         """Run the events that are due.
@@ -187,7 +215,7 @@ class TimerList:
         failures: list[TimerFailure] = []
         with self._lock:
             # What callbacks register is due at this moment or later, and stands behind all that was due before it.
-            now, last = self.clock.now().nanos, self._sequence
+            now, last = self.clock.now().nanos, self._head.registered
         while fired < limit:
             taken = self._take_due(now, last)
             if taken is None:
@@ -219,6 +247,11 @@ class TimerList:
         return self._slab.use
 
     @property
+    def span(self) -> Range:
+        """Where its events lie."""
+        return self._slab.span
+
+    @property
     def bytes_beside(self) -> int:
         """Bytes of Python objects beside the records: the heap with its numbers, and the table of callbacks."""
         entries = sys.getsizeof(self._heap[0]) * len(self._heap) if self._heap else 0
@@ -230,6 +263,7 @@ class TimerList:
             self._callbacks.clear()
             self._heap.clear()
             self._slab.close()
+            self._head.close()
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -250,14 +284,16 @@ class TimerList:
     def _event(self, entry: int) -> VmmTimerEvent:
         return VmmTimerEvent(entry & _TOKEN_MASK, TimeValue(entry >> _TOKEN_BITS), self.cpu)
 
-    def _drop_stale(self) -> None:
-        while self._heap and self._slot_of(self._heap[0] & _TOKEN_MASK) is None:
-            heapq.heappop(self._heap)
+    def _settle(self) -> None:
+        """Drop stale entries off the top of the heap, and note in the CPU's area what is next then."""
+        heap = self._heap
+        while heap and self._slot_of(heap[0] & _TOKEN_MASK) is None:
+            heapq.heappop(heap)
+        self._head.next_deadline = heap[0] >> _TOKEN_BITS if heap else NOTHING
 
     def _is_due(self, now: int, last: int) -> bool:
         """Whether the next event is due, and was registered no later than the one numbered `last`."""
-        self._drop_stale()
-        if not self._heap:
+        if self._head.next_deadline > now or not self._heap:
             return False
         entry = self._heap[0]
         return entry >> _TOKEN_BITS <= now and (entry & _TOKEN_MASK) // self._cpus >> self._slot_bits <= last
@@ -269,4 +305,6 @@ class TimerList:
                 return None
             entry = heapq.heappop(self._heap)
             slot = (entry & _TOKEN_MASK) // self._cpus & (1 << self._slot_bits) - 1
-            return entry, self._give(slot)
+            callback = self._give(slot)
+            self._settle()
+            return entry, callback

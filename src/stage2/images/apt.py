@@ -22,6 +22,8 @@ from .store import Progress, sha256
 
 _INDEX_S, _QUERY_S, _DOWNLOAD_S, _UNPACK_S = 180, 60, 900, 120
 _POLL_S = 0.1
+BOOKWORM, TRIXIE = ("bookworm", "oldstable"), ("trixie", "stable")
+"""Names of the releases (`Release`) that emulators and hypervisors come from: Debian 12 and 13."""
 TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
 """Programs of the host that fetching runs."""
 _HOOKS = (
@@ -136,6 +138,11 @@ class PrivateApt:
             if word != line.strip() and word.startswith("linux-image-"):
                 return word.split()[0]
         raise HostToolError(f"Debian {self.suite} has no {meta}: {reason(output) or 'no such package'}")
+
+    def matching(self, pattern: str) -> list[str]:
+        """Packages whose names match a pattern (a POSIX extended regular expression)."""
+        found = self._apt("apt-cache", _QUERY_S, "reading the package index", "search", "--names-only", pattern)
+        return [line.split(" - ", 1)[0] for line in found.splitlines() if " - " in line]
 
     def download(self, package: str, into: Path, progress: Progress) -> tuple[str, Path]:
         """(version, file) of one package, its hash checked against the signed index."""

@@ -2,11 +2,16 @@
 
 The guest has a window of 64 KiB that every stage-2 table must map: its two instructions, and tables for TTBR1 through
 which it finds them while its stage 1 is on. TTBR0 is free for the tables that are looked at.
+
+EL2's own regimes are looked at in the same way: EL2 does one access by their tables, or EL0 does under HCR_EL2.E2H and
+TGE. Tables of the low half must map the monitor's image where it is, and for EL0 a second time; under those of
+TTBR1_EL2 a small table in the window does that for TTBR0_EL2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +21,13 @@ import numpy.typing as npt
 from ..address import Hpa, Range
 from ..errors import EncodingError, MachineError
 from ..formats import family_of
-from ..formats.arm.layout import AF, TABLE_OR_PAGE, VALID
+from ..formats.arm.formats import make
+from ..formats.arm.layout import AF, LPA2, TABLE_OR_PAGE, VALID
+from ..formats.arm.own import own_registers
 from ..formats.arm.sizes import pa_bits
-from ..formats.arm.stage1 import MAIR, PAN, READ_ONLY, USER, WXN
+from ..formats.arm.stage1 import MAIR, ONE_PRIVILEGE, PAN, READ_ONLY, USER, WXN
 from ..formats.arm.stage1_control import SCTLR_M, SCTLR_WXN, stage_1_registers
+from ..formats.arm.stage2_control import HCR_RW
 from ..formats.invalidation import Operation
 from ..tables.regime import Regime
 from . import mailbox
@@ -53,9 +61,32 @@ ESR_EL2, FAR_EL2, HPFAR_EL2, ELR_EL2, ESR_EL1, FAR_EL1 = range(6)
 
 REGISTERS = (
     "HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1", "TTBR1_EL1", "MAIR_EL1", "VBAR_EL1",
-    "CODE", "SPSR of EL1", "SPSR of EL0",
+    "CODE", "SPSR of EL1", "SPSR of EL0", "TCR_EL2", "TTBR0_EL2", "TTBR1_EL2", "MAIR_EL2", "SCTLR_EL2",
 )  # fmt: skip
-"""The order of LOAD's registers. CODE is the guest's address of its window."""
+"""The order of LOAD's registers. CODE is the guest's address of its window, or EL0's of `OwnInstruction.LDR`.
+
+SCTLR_EL2 is 0 unless EL2's own tables are entered; then EL1 in the name of an SPSR means EL2, and of the registers of
+EL1 and stage 2 HCR_EL2 alone is loaded."""
+
+
+class OwnInstruction(IntEnum):
+    """What a probe of EL2's own regimes executes, if it is no fetch: the `reserved` word of `mailbox.PROBE_ENTRY`.
+
+    With HCR_EL2.E2H, AT S1E2R and S1E2W are of EL2&0. S1E1R and S1E1W are so with TGE too: here those that PSTATE.PAN
+    counts for (FEAT_PAN2).
+    """
+
+    LDR = 0
+    STR = 1
+    LDTR = 2
+    STTR = 3
+    AT_S1E2R = 4
+    AT_S1E2W = 5
+    AT_S1E1RP = 6
+    AT_S1E1WP = 7
+    AT_S1E0R = 8
+    AT_S1E0W = 9
+
 
 OPERATIONS = (
     "TLBI IPAS2E1IS", "TLBI IPAS2LE1IS", "TLBI VMALLE1IS", "TLBI VMALLS12E1IS", "TLBI ALLE1IS", "TLBI VAE1IS",
@@ -65,6 +96,16 @@ OPERATIONS = (
 
 # TCR_EL1's half of TTBR1: granules of 4 KiB, and as few address bits as there can be.
 _T1SZ, _TG1_4K = 39 << 16, 2 << 30
+IMAGE = Range.sized(MONITOR, 0x1_0000)
+"""The monitor's image: what tables of EL2's own low half must map where it is, readable and executable for EL2."""
+IMAGE_OF_EL0 = MONITOR + 0x1_0000
+"""Where tables of EL2&0's low half must map it too, readable and executable for EL0."""
+_INSTRUCTIONS_AT = 0x40
+"""Where in the image those are that probes of EL2's own regimes execute."""
+_OWN_ROOT_AT = 0x3000
+"""Where in the window the table is by which TTBR0_EL2 maps the monitor, while TTBR1_EL2's are looked at."""
+OWN_LOW_BITS = 31
+"""Width of the addresses that it translates."""
 _ROOT_AT, _LEAVES_AT = 0x1000, 0x2000
 """Where in the window TTBR1's two tables are."""
 _VECTORS_AT = 0x800
@@ -74,6 +115,8 @@ _VECTORS_AT = 0x800
 _SCTLR = 0x30D0_0800 | 1 << 2 | 1 << 12
 # PSTATE: interrupts masked, one instruction at a time.
 _EL1H, _EL0T, _DAIF, _SS, _PAN = 0b0101, 0b0000, 0xF << 6, 1 << 21, 1 << 22
+_EL2H, _AIF = 0b1001, 0x7 << 6
+"""EL2 steps itself, for which D must be clear."""
 
 
 class AArch64Machine(QemuMachine):
@@ -106,6 +149,10 @@ class AArch64Machine(QemuMachine):
         leaf = WINDOW_GPA | VALID | TABLE_OR_PAGE | AF | USER | READ_ONLY
         self.memory.store_u64(Hpa(WINDOW.start + _ROOT_AT), WINDOW_GPA + _LEAVES_AT | VALID | TABLE_OR_PAGE)
         self.memory.store_u64(Hpa(WINDOW.start + _LEAVES_AT), leaf)
+        # For TTBR0_EL2: the second gigabyte, where RAM begins, for EL2; before it the same for EL0.
+        block = self.RAM.start | VALID | AF | READ_ONLY
+        self.memory.store_u64(Hpa(WINDOW.start + _OWN_ROOT_AT), block | USER)
+        self.memory.store_u64(Hpa(WINDOW.start + _OWN_ROOT_AT + 8), block)
 
     def arguments(self, ram: str, door: int) -> list[str]:
         size = self.RAM.size
@@ -154,6 +201,29 @@ class AArch64Machine(QemuMachine):
         values["SPSR of EL1"] = _EL1H | _DAIF | _SS | (_PAN if controls & PAN else 0)
         self.load([values[name] for name in REGISTERS], keep_tlb=keep_tlb)
 
+    def enter_own(self, own: Regime) -> None:
+        """Let the monitor itself, for one access at a time, run by these tables from now on, or EL0 under it.
+
+        Args:
+            own: of the EL2 regime (`stage1.ONE_PRIVILEGE`) or of EL2&0. In the low half it must map `IMAGE`, and of
+                EL2&0 `IMAGE_OF_EL0`.
+
+        Raises:
+            EncodingError, MisalignedError, OutOfRangeError: no registers stand for the regime.
+        """
+        fmt, controls = own.format, own.controls
+        halves, of_el0 = [(fmt, own.root, controls)], int(IMAGE_OF_EL0)
+        if fmt.high_half and not controls & ONE_PRIVILEGE:
+            low = make(1, 12, OWN_LOW_BITS, lpa2=bool(controls & LPA2))
+            halves.append((low, WINDOW.start + _OWN_ROOT_AT, low.default_controls))
+            of_el0 = MONITOR - self.RAM.start
+        values = dict.fromkeys(REGISTERS, 0) | own_registers(halves)
+        values["HCR_EL2"] |= HCR_RW
+        values["CODE"] = of_el0 + _INSTRUCTIONS_AT
+        values["SPSR of EL0"] = _EL0T | _DAIF | _SS
+        values["SPSR of EL1"] = _EL2H | _AIF | _SS | (_PAN if controls & PAN else 0)
+        self.load([values[name] for name in REGISTERS])
+
     def probe(self, probes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Make probes, one after the other.
 
@@ -163,7 +233,8 @@ class AArch64Machine(QemuMachine):
 
         Returns:
             As many of `mailbox.RESULT_ENTRY`, the machine's own memory: valid until the next command. A translation's
-            value is PAR_EL1, and it has no syndrome unless EL2 took an exception.
+            value is PAR_EL1, and it has no syndrome unless EL2 took an exception. Where EL2's own tables are entered,
+            faults are `TAKEN_BY_EL2`, and a translation's outcome is as a guest's.
 
         Raises:
             MachineError: too many at once, or the machine is lost.

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..errors import HostToolError
-from ..images.apt import Release, own_architecture, run, unpack, updated
+from ..images.apt import BOOKWORM, TRIXIE, Release, own_architecture, run, unpack, updated
 from ..images.store import MANIFEST, Progress, cache_folder, keep, sha256
 
 _KIND = "emulators"
@@ -24,7 +24,6 @@ _QEMU = ("qemu-system-aarch64", "qemu-system-riscv64", "qemu-system-x86_64")
 _QEMU_DATA = ("qemu", "seabios", "opensbi")
 _BOCHS, _BOCHS_DATA = ("bochs-bin",), ("bochs", "terminfo")
 _TRY_S = 30
-_BOOKWORM, _TRIXIE = ("bookworm", "oldstable"), ("trixie", "stable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,10 @@ class Recipe:
 RECIPES = {
     found.name: found
     for found in (
-        Recipe("qemu", 7, *_BOOKWORM, ("qemu-system-arm", "qemu-system-misc", "qemu-system-x86"), _QEMU, _QEMU_DATA),
-        Recipe("qemu", 10, *_TRIXIE, ("qemu-system-arm", "qemu-system-riscv", "qemu-system-x86"), _QEMU, _QEMU_DATA),
-        Recipe("bochs", 2, *_BOOKWORM, ("bochs", "bochs-term"), _BOCHS, _BOCHS_DATA),
-        Recipe("bochs", 3, *_TRIXIE, ("bochs", "bochs-term"), _BOCHS, _BOCHS_DATA),
+        Recipe("qemu", 7, *BOOKWORM, ("qemu-system-arm", "qemu-system-misc", "qemu-system-x86"), _QEMU, _QEMU_DATA),
+        Recipe("qemu", 10, *TRIXIE, ("qemu-system-arm", "qemu-system-riscv", "qemu-system-x86"), _QEMU, _QEMU_DATA),
+        Recipe("bochs", 2, *BOOKWORM, ("bochs", "bochs-term"), _BOCHS, _BOCHS_DATA),
+        Recipe("bochs", 3, *TRIXIE, ("bochs", "bochs-term"), _BOCHS, _BOCHS_DATA),
     )
 }
 

@@ -22,6 +22,10 @@ class OwnerKind(StrEnum):
     HYPERVISOR = "hypervisor"
     TABLES = "page tables"
     """Frames that hold a VM's stage-2 tables (name: the VM) or the hypervisor's own (no name)."""
+    PER_CPU = "per-CPU areas"
+    """The storage of the CPUs of a machine (name: the VM that runs on them, empty for the hypervisor's own)."""
+    TIMERS = "timers"
+    """The timer events of the CPUs of a machine (name as before)."""
     VM = "VM"
     DEVICE = "device"
     SHARE = "share"
@@ -46,7 +50,11 @@ class Owner:
         """As an error names it: `VM linux`, `page tables of VM linux`, `hypervisor`."""
         if not self.name:
             return self.kind.value
-        return f"page tables of VM {self.name}" if self.kind is OwnerKind.TABLES else f"{self.kind.value} {self.name}"
+        return f"{self.kind.value}{' of VM' if self.kind in _FOR_VMS else ''} {self.name}"
+
+
+_FOR_VMS = (OwnerKind.TABLES, OwnerKind.PER_CPU, OwnerKind.TIMERS)
+"""What the hypervisor keeps for a VM, under the VM's name."""
 
 
 class OwnerMap:

@@ -1,4 +1,7 @@
-"""Address spaces as pictures: columns of bands, to scale, with long gaps folded. Plain SVG, nothing from outside.
+"""Address spaces as pictures: columns of bands, with long gaps folded. Plain SVG, nothing from outside.
+
+In a column a larger band is taller, by as much as it is larger, from a height on that small ones need to be readable;
+the picture says so.
 
 Colours follow what may be done with memory (safe for colour-blind eyes), and every kind has a pattern of its own, so
 that the picture can be read in grey too.
@@ -10,13 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ..address import Range, format_size
+from ..address import Range
+from .plain import about
 
 _LEAST, _MOST = 22.0, 130.0
 """Height of a band in pixels, whatever its size."""
+_LEAST_WITH_NOTE = 40.0
 _FOLD = 26.0
 _COLUMN, _LABEL, _TOP, _BETWEEN = 320.0, 170.0, 64.0, 60.0
-_LEGEND_LINE, _LETTER = 22.0, 7.2
+_LEGEND_LINE, _NOTE_LINE, _LETTER = 22.0, 16.0, 7.2
 _FONT = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 KINDS = {
@@ -89,7 +94,11 @@ def bands_svg(title: str, columns: Sequence[Column], *, description: str = "") -
     used = [kind for kind in KINDS if any(band.kind == kind for column in columns for band in column.bands)]
     bottom = max((entry[-1].y + entry[-1].height for entry in placed if entry), default=_TOP)
     legend, lines = _legend(used, bottom + 30, width)
-    height = bottom + 30 + lines * _LEGEND_LINE + 12
+    marked = any(band.marked for column in columns for band in column.bands)
+    notes = ["A larger part is taller; small ones are drawn larger than they are."]
+    notes += ["A red frame: there is a finding about it."] if marked else []
+    below = bottom + 30 + lines * _LEGEND_LINE
+    height = below + len(notes) * _NOTE_LINE + 12
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" aria-labelledby="title desc" font-family="{_FONT}" font-size="12">',
@@ -101,6 +110,10 @@ def bands_svg(title: str, columns: Sequence[Column], *, description: str = "") -
     ]
     for number, (column, entries) in enumerate(zip(columns, placed, strict=True)):
         parts += _column(column, entries, 16 + number * (_COLUMN + _LABEL + _BETWEEN))
+    for number, note in enumerate(notes):
+        parts.append(
+            f'<text x="16" y="{below + 12 + number * _NOTE_LINE:.0f}" fill="#333333" font-size="11">{note}</text>'
+        )
     return "\n".join([*parts, *legend, "</svg>", ""])
 
 
@@ -114,7 +127,7 @@ def _place(column: Column) -> list[_Placed]:
             y += _FOLD
         height = _LEAST + (_MOST - _LEAST) * (band.span.size / largest)
         if band.note:
-            height = max(height, 2 * _LEAST - 8)
+            height = max(height, _LEAST_WITH_NOTE)
         found.append(_Placed(band, y, height))
         y += height
     return found
@@ -133,11 +146,11 @@ def _column(column: Column, entries: Sequence[_Placed], x: float) -> list[str]:
             top = before.y + before.height
             parts.append(
                 f'<text x="{left + _COLUMN / 2:.0f}" y="{top + _FOLD / 2 + 4:.0f}" text-anchor="middle" '
-                f'fill="#555555">&#8942; {format_size(gap)} &#8942;</text>'
+                f'fill="#555555">&#8942; {about(gap)} &#8942;</text>'
             )
             parts.append(_address(left, top, before.band.span.end))
         frame = ' stroke="#b00020" stroke-width="3"' if band.marked else ' stroke="#333333" stroke-width="1"'
-        label = f"{band.name}, {band.span}, {format_size(band.span.size)}" + (f", {band.note}" if band.note else "")
+        label = f"{band.name}, {band.span}, {about(band.span.size)}" + (f", {band.note}" if band.note else "")
         parts.append(f"<g><title>{escape(label)}</title>")
         box = f'x="{left:.1f}" y="{y:.1f}" width="{_COLUMN:.1f}" height="{height:.1f}"'
         parts.append(f'<rect {box} fill="{KINDS[band.kind][0]}" fill-opacity="0.55"{frame}/>')
@@ -145,7 +158,7 @@ def _column(column: Column, entries: Sequence[_Placed], x: float) -> list[str]:
             parts.append(f'<rect {box} fill="url(#p-{band.kind})" pointer-events="none"/>')
         middle = y + height / 2 + (4 if not band.note else -2)
         parts.append(_label(left + 8, middle, band.name, bold=True))
-        parts.append(_label(left + _COLUMN - 8, middle, format_size(band.span.size), end=True))
+        parts.append(_label(left + _COLUMN - 8, middle, about(band.span.size), end=True))
         if band.note:
             parts.append(_label(left + 8, middle + 14, band.note))
         parts.append("</g>")

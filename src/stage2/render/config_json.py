@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from ..address import Range
 from ..config.board import BoardConfig
 from ..config.defconfig import DefConfig
 from ..config.devices import EmulatedDevice, PassthroughDevice, PassthroughNode
 from ..config.document import Notice
+from ..config.kernel_sizes import KernelSizes
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm
 from ..config.vm import GuestImage
@@ -135,6 +137,7 @@ def platform_json(platform: PlatformConfig) -> Json:
         "memory": _spans(platform.memory),
         "kernel_paddr": platform.kernel_paddr,
         "kernel_vaddr": platform.kernel_vaddr,
+        "kernel_sizes": _kernel_sizes(platform.kernel_sizes),
         "phys_virt_offset": platform.phys_virt_offset,
         "phys_bus_offset": platform.phys_bus_offset,
         "kernel_aspace": None if aspace is None else _spans([aspace])[0],
@@ -154,6 +157,10 @@ def platform_json(platform: PlatformConfig) -> Json:
         "extra": dict(platform.extra),
         "notices": notices_json(platform.notices),
     }
+
+
+def _kernel_sizes(sizes: KernelSizes) -> Json:
+    return {**asdict(sizes), "given": sorted(sizes.given)}
 
 
 def defconfig_json(config: DefConfig) -> Json:

@@ -101,16 +101,13 @@ def _found(report: OracleReport, found: Found) -> list[RenderableType]:
             (f"{mismatch.used.start + 8 * int(i):#x}", f"{int(mismatch.words[i]):#018x}") for i in held[:_ENTRIES]
         ]
         roots = [
-            ("stage 2", f"{case.stage_2.format.name}, root {case.stage_2.root:#x}, controls {case.stage_2.controls:#x}")
-        ]
-        if case.stage_1 is not None:
-            roots.insert(
-                0,
-                (
-                    "stage 1",
-                    f"{case.stage_1.format.name}, root {case.stage_1.root:#x}, controls {case.stage_1.controls:#x}",
-                ),
+            (
+                f"stage {regime.format.stage}",
+                f"{regime.format.name}, root {regime.root:#x}, controls {regime.controls:#x}",
             )
+            for regime in (case.stage_1, case.stage_2)
+            if regime is not None
+        ]
         lines.append(indented(facts(roots)))
         if len(held) > _ENTRIES:
             lines.append(

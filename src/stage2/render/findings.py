@@ -26,7 +26,8 @@ def render_findings(findings: Sequence[Finding]) -> RenderableType:
         parts.append(line)
         if finding.locations:
             parts.append(indented(text("in " + ", ".join(str(place) for place in finding.locations), "dim")))
-        parts.append(indented(text(finding.rule.why)))
+        if finding.level is finding.rule.severity:
+            parts.append(indented(text(finding.rule.why)))
         if finding.fix:
             parts.append(indented(text(f"to mend it: {finding.fix}")))
     return stack(parts)

@@ -9,9 +9,10 @@ from rich.console import RenderableType
 
 from ..address import Range, align_up
 from ..check.finding import Finding
+from ..config.platform import PlatformConfig
 from ..flags import MappingFlags
 from ..hypervisor.image import Image
-from ..hypervisor.layout import AXVISOR, KernelLayout, Part
+from ..hypervisor.layout import AXVISOR, KernelLayout, Part, section_load
 from ..hypervisor.percpu import CACHE_LINE
 from .bands import Band, Column, bands_svg
 from .findings import finding_json, render_findings
@@ -25,9 +26,9 @@ _KINDS = {".percpu": "per-cpu", "boot stack": "stack"}
 def render_layout(layout: KernelLayout, image: Image | None, findings: Sequence[Finding]) -> RenderableType:
     """The parts of a kernel, what they cost in alignment, and what is wrong with them."""
     rows = [
-        ("from", layout.origin if image is not None else "the platform's base address; sizes are assumed"),
+        ("from", layout.origin if image is not None else f"the platform's base address; {_sizes(layout)}"),
         ("addresses", f"{layout.span}, {about(layout.span.size)}"),
-        ("loaded at", "nobody says where" if layout.hpa is None else f"HPA {layout.hpa}"),
+        ("loaded at", _loaded(layout, image)),
         ("alignment", f"{about(layout.wasted)} lie unused between the parts"),
         ("CPUs", f"{layout.smp} cop{'y' if layout.smp == 1 else 'ies'} of .percpu"),
     ]
@@ -54,6 +55,20 @@ def render_layout(layout: KernelLayout, image: Image | None, findings: Sequence[
     return stack(parts)
 
 
+def _sizes(layout: KernelLayout) -> str:
+    assumed = sum(part.assumed for part in layout.parts)
+    if assumed == len(layout.parts):
+        return "sizes are assumed"
+    return "some sizes are assumed" if assumed else "sizes as the platform file says"
+
+
+def _loaded(layout: KernelLayout, image: Image | None) -> str:
+    if layout.hpa is not None:
+        return f"HPA {layout.hpa}"
+    movable = image is not None and image.movable
+    return "wherever its loader puts it" if movable else "nobody says where: give the host with --platform"
+
+
 def _row(part: Part) -> tuple[str, ...]:
     return (
         part.name, f"{part.span.start:#x}", f"{part.span.end:#x}",
@@ -68,8 +83,20 @@ def rights(flags: MappingFlags) -> str:
     return "".join(letter if flags & flag else "-" for flag, letter in letters)
 
 
-def layout_json(layout: KernelLayout, image: Image | None, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The same for programs: sections, symbols and segments of the image, or the computed parts as sections."""
+def layout_json(
+    layout: KernelLayout,
+    image: Image | None,
+    findings: Sequence[Finding],
+    platform: PlatformConfig | None = None,
+) -> dict[str, Any]:
+    """The same for programs: sections, symbols and segments of the image, or the computed parts as sections.
+
+    Args:
+        layout: of the image, or computed.
+        image: the ELF file, if there is one.
+        findings: what is wrong.
+        platform: where the image is loaded, if that is known.
+    """
     found: dict[str, Any] = {
         "file": None if image is None else image.file,
         "arch": None if image is None else image.arch,
@@ -93,15 +120,15 @@ def layout_json(layout: KernelLayout, image: Image | None, findings: Sequence[Fi
     }  # fmt: skip
     if image is None:
         found["sections"] = [
-            {key: part[key] for key in ("name", "start", "end", "load", "size", "align", "flags")} | {"assumed": True}
+            {key: part[key] for key in ("name", "start", "end", "load", "size", "align", "flags", "assumed")}
             for part in found["parts"]
         ]
         found["symbols"] = _computed_symbols(layout)
         return found
     found["sections"] = [
         {
-            "name": s.name, "start": s.start, "end": s.end, "load": s.load, "size": s.size, "align": s.align,
-            "flags": s.flags, "file_size": s.file_size, "type": s.kind,
+            "name": s.name, "start": s.start, "end": s.end, "load": section_load(s, image, platform), "size": s.size,
+            "align": s.align, "flags": s.flags, "file_size": s.file_size, "type": s.kind,
         }
         for s in image.sections
     ]  # fmt: skip
@@ -139,7 +166,7 @@ def layout_svg(layout: KernelLayout, findings: Sequence[Finding] = ()) -> str:
         if part.name == ".percpu" and layout.smp > 1:
             note += f"  {layout.smp} CPUs of {align_up(part.span.size // layout.smp, CACHE_LINE):#x}"
         bands.append(Band(part.span, _kind(part), part.name, note, _is_marked(part, findings)))
-    title = f"Kernel layout: {layout.origin if layout.origin != 'computed' else 'computed, sizes assumed'}"
+    title = f"Kernel layout: {layout.origin if layout.origin != 'computed' else f'computed, {_sizes(layout)}'}"
     return bands_svg(
         title,
         (Column("hypervisor virtual addresses", tuple(bands)),),

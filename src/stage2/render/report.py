@@ -9,6 +9,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..address import format_size
+from ..hypervisor.time import TimeValue
+from ..vm.cost import HostCost
+from ..vm.dirty_log import DirtyLogReport
 from ..vm.report import RegionReport, ViolationReport, VmReport
 from .plain import about, counted, percent, plain
 from .tables import facts, indented, stack, table, text
@@ -25,12 +28,35 @@ MAX_SYNDROMES = 6
 _STYLES = {"off": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
 
 
-def render_report(reports: Sequence[VmReport]) -> Group:
-    """The end-of-run table of all VMs."""
+def render_report(reports: Sequence[VmReport], cost: HostCost | None = None) -> Group:
+    """The end-of-run table of all VMs, and what the hypervisor itself costs."""
     parts: list[RenderableType] = []
     for report in reports:
         parts += [Text(), render_vm_report(report)]
+    if cost is not None:
+        parts += [Text(), render_cost(cost)]
     return stack(parts)
+
+
+def render_cost(cost: HostCost) -> Group:
+    """What the hypervisor itself costs: frames by what they are for, and Python beside them."""
+    rows = [
+        (
+            name,
+            *(
+                about(size) if size else "-"
+                for size in (one.image, one.tables, one.per_cpu, one.timers, one.frames, one.python)
+            ),
+        )
+        for name, one in [
+            *((f"for VM {one.vm}", one) for one in cost.vms),
+            ("for itself", cost.own),
+            ("in all", cost.total),
+        ]
+    ]
+    columns = ("name", "image", "tables", "per-CPU", "timers", "frames in all", "Python beside")
+    heading = text("The hypervisor itself", "bold")
+    return stack([heading, indented(table(columns, rows, right=columns[1:]))])
 
 
 def render_vm_report(report: VmReport) -> Group:
@@ -57,6 +83,8 @@ def _numbers(report: VmReport) -> list[tuple[str, str]]:
         ("faults", _faults(report)),
         ("TLB fills", f"{report.fills:,} served by the two-stage walker"),
     ]
+    if report.dirty_log is not None:
+        rows.append(("dirty log", _dirty_log(report.dirty_log)))
     if report.devices:
         accesses = ", ".join(f"{name} {count:,}" for name, count in report.devices.items())
         rows.append(("devices", f"accesses trapped: {accesses}"))
@@ -68,6 +96,11 @@ def _tables(report: VmReport) -> str:
     number = sum(report.leaves.values())
     listed = f"{counted(number, 'leaf', 'leaves')}: {leaves}" if number else "no leaf"
     return f"{listed}; {counted(report.tables, 'table')}, {about(report.table_bytes)}"
+
+
+def _dirty_log(log: DirtyLogReport) -> str:
+    harvests = f"{counted(log.harvests, 'harvest')} every {TimeValue(log.interval_ns)}"
+    return f"{harvests}: {about(log.pages * log.page_size)} written, at most {about(log.most * log.page_size)} in one"
 
 
 def _faults(report: VmReport) -> str:

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..space.faults import Resolution
+from ..vm.cost import Cost, HostCost
 from ..vm.report import RegionReport, ViolationReport, VmReport
 from .config_json import region_type_json
 from .walk import Outcome, WalkView
 from .walk_json import walk_json
 
 
-def reports_json(reports: Sequence[VmReport]) -> dict[str, Any]:
-    """The VMs of one run."""
-    return {"vms": [vm_report_json(report) for report in reports]}
+def reports_json(reports: Sequence[VmReport], cost: HostCost) -> dict[str, Any]:
+    """The VMs of one run, what the hypervisor costs, and who holds host memory at the end."""
+    return {
+        "vms": [vm_report_json(report) for report in reports],
+        "hypervisor": {
+            "vms": [{"name": one.vm, **_cost_json(one)} for one in cost.vms],
+            "own": _cost_json(cost.own),
+            "total": _cost_json(cost.total),
+        },
+        "owners": [
+            {"start": span.start, "end": span.end, "kind": owner.kind.value, "name": owner.name}
+            for span, owner in cost.owners
+        ],
+    }
+
+
+def _cost_json(cost: Cost) -> dict[str, int]:
+    """Bytes, by what they are for."""
+    return {
+        "image": cost.image,
+        "tables": cost.tables,
+        "per_cpu": cost.per_cpu,
+        "timers": cost.timers,
+        "frames": cost.frames,
+        "python": cost.python,
+    }
 
 
 def vm_report_json(report: VmReport) -> dict[str, Any]:
@@ -42,6 +67,7 @@ def vm_report_json(report: VmReport) -> dict[str, Any]:
         "violations": [_violation_json(violation, report.name) for violation in report.violations],
         "violations_dropped": report.violations_dropped,
         "devices": report.devices,
+        "dirty_log": None if report.dirty_log is None else asdict(report.dirty_log),
         "console": report.console,
     }
 

@@ -29,11 +29,6 @@ def poke_byte(hva: int, index: int, value: int) -> None:
     raise NotImplementedError
 
 
-def poke_half(hva: int, value: int) -> None:
-    """Store 16 bits at a host virtual address."""
-    raise NotImplementedError
-
-
 def prefetch(hva: int) -> None:
     """Ask the cache for the word at a host virtual address."""
     raise NotImplementedError
@@ -53,16 +48,9 @@ def define(module: Any) -> None:
     """Give the functions above their meaning in code that `module`, which is numba, compiles."""
     extending: Any = import_module("numba.extending")
     overload = extending.overload
-    word, byte, half = _Memory(module, 64), _Memory(module, 8), _Memory(module, 16)
-    get_word, put_word, get_byte, put_byte, put_half = (
-        word.load(),
-        word.store(),
-        byte.load(),
-        byte.store(),
-        half.store(),
-    )
+    word, byte = _Memory(module, 64), _Memory(module, 8)
+    get_word, put_word, get_byte, put_byte = word.load(), word.store(), byte.load(), byte.store()
     prefetches, one, three = _prefetch(module), _caller(module, 1), _caller(module, 3)
-    zero = module.uint64(0)
     # Lambdas, because numba compares the two signatures to the letter, annotations included.
     overload(peek, inline="always")(lambda hva, index: lambda hva, index: get_word(hva, index))
     overload(poke, inline="always")(lambda hva, index, word: lambda hva, index, word: put_word(hva, index, word))
@@ -70,7 +58,6 @@ def define(module: Any) -> None:
     overload(poke_byte, inline="always")(
         lambda hva, index, value: lambda hva, index, value: put_byte(hva, index, value)
     )
-    overload(poke_half, inline="always")(lambda hva, value: lambda hva, value: put_half(hva, zero, value))
     overload(prefetch, inline="always")(lambda hva: lambda hva: prefetches(hva))
     overload(call_1, inline="always")(lambda function, a: lambda function, a: one(function, (a,)))
     overload(call_3, inline="always")(lambda function, a, b, c: lambda function, a, b, c: three(function, (a, b, c)))

@@ -41,22 +41,30 @@ class Identifiers:
             raise OutOfRangeError(f"an identifier has at least 1 bit, not {bits}")
         self.bits = bits
         self.generation = 0
-        self._free = list(range((1 << bits) - 1, 0, -1))
+        self._next = 1
+        """Every number below it is taken."""
         self._numbers: dict[Hashable, int] = {}
+        self._taken: set[int] = set()
         self._running: dict[Hashable, int] = {}
 
-    def acquire(self, holder: Hashable) -> Assignment:
+    def acquire(self, holder: Hashable, wanted: int | None = None) -> Assignment:
         """The number of a holder that begins to run on a CPU; the same as before unless the numbers started again.
+
+        Args:
+            holder: who it is.
+            wanted: the number that it gets if nobody has it.
 
         Raises:
             OutOfRangeError: every number is that of a VM that runs at this moment.
         """
         number, rolled_over = self._numbers.get(holder), False
         if number is None:
-            if not self._free:
+            if len(self._taken) == self._count:
                 self._start_again()
                 rolled_over = True
-            number = self._numbers[holder] = self._free.pop()
+            number = self._free_number(wanted)
+            self._numbers[holder] = number
+            self._taken.add(number)
         self._running[holder] = self._running.get(holder, 0) + 1
         return Assignment(number, rolled_over)
 
@@ -71,17 +79,28 @@ class Identifiers:
         self._running.pop(holder, None)
         number = self._numbers.pop(holder, None)
         if number is not None:
-            self._free.append(number)
+            self._taken.remove(number)
+            self._next = min(self._next, number)
 
     def number_of(self, holder: Hashable) -> int | None:
         """The holder's number in this generation."""
         return self._numbers.get(holder)
 
+    @property
+    def _count(self) -> int:
+        return (1 << self.bits) - 1
+
+    def _free_number(self, wanted: int | None) -> int:
+        """A number that nobody has; there is one."""
+        if wanted is not None and 0 < wanted <= self._count and wanted not in self._taken:
+            return wanted
+        while self._next in self._taken:
+            self._next += 1
+        return self._next
+
     def _start_again(self) -> None:
         kept = {holder: self._numbers[holder] for holder in self._running}
-        taken = set(kept.values())
-        free = [number for number in range((1 << self.bits) - 1, 0, -1) if number not in taken]
-        if not free:
-            raise OutOfRangeError(f"all {(1 << self.bits) - 1} identifiers of {self.bits} bits belong to running VMs")
-        self._free, self._numbers = free, kept
+        if len(kept) == self._count:
+            raise OutOfRangeError(f"all {self._count} identifiers of {self.bits} bits belong to running VMs")
+        self._numbers, self._taken, self._next = kept, set(kept.values()), 1
         self.generation += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from ..address import MIB, SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
+from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
 from ..config.cpu import NamedCpu
 from ..config.document import Notice
@@ -16,14 +16,16 @@ from ..config.regions import PlannedVm
 from ..config.stage2_format import NamedFormat
 from ..config.together import Together, check_together
 from ..config.vm import VmConfig
-from ..errors import ConfigError, OwnerConflictError, Stage2Error
+from ..errors import ConfigError, OutOfRangeError, OwnerConflictError, Stage2Error
 from ..flags import MapType
 from ..formats.record import Format
+from ..hypervisor.layout import KernelLayout, of_platform
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
+from ..tlb.identifiers import Identifiers
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
@@ -31,10 +33,8 @@ from .vm import Vm
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
-HYPERVISOR_IMAGE_SIZE = 4 * MIB
-"""Host memory from a platform's kernel-base-paddr on that is the hypervisor's own and given to no VM."""
-_VMIDS = 1 << 14
-"""VMIDs that every format has room for: hgatp's 14 bits are the fewest."""
+_VMID_BITS = 14
+"""Of VMIDs that every format has room for: hgatp's are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
 
@@ -58,6 +58,8 @@ class Options:
 class Host:
     """The machine that VMs are built on.
 
+    What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
+
     Args:
         platform: its memory.
     """
@@ -66,15 +68,24 @@ class Host:
         self.platform = platform
         self.memory = PhysicalMemory(platform.memory)
         self.frames = FrameAllocator(self.memory)
-        if platform.kernel_paddr is not None:
-            image = Range.sized(platform.kernel_paddr, HYPERVISOR_IMAGE_SIZE)
-            for ram in self.memory.ranges:
-                part = ram.intersection(image)
-                if part is not None:
-                    self.frames.claim(part, owner=Owner(OwnerKind.HYPERVISOR))
-        self.channels = ChannelTable(self.frames)
-        self.vms: list[Vm] = []
+        self.kernel = None if platform.kernel_paddr is None else of_platform(platform)
         self.notices: list[Notice] = []
+        if self.kernel is not None:
+            self._set_kernel_aside(self.kernel)
+        self.channels = ChannelTable(self.frames)
+        self.identifiers = Identifiers(_VMID_BITS)
+        self.vms: list[Vm] = []
+
+    def _set_kernel_aside(self, kernel: KernelLayout) -> None:
+        assert kernel.hpa is not None, "a computed kernel is loaded somewhere"
+        for ram in self.memory.ranges:
+            part = ram.intersection(kernel.hpa)
+            if part is not None:
+                self.frames.claim(part, owner=Owner(OwnerKind.HYPERVISOR))
+        place = self.platform.kernel_place
+        if place is not None and any(part.assumed for part in kernel.parts):
+            text = f"the hypervisor's kernel is taken to occupy {kernel.hpa}: [hypervisor] may say its parts' sizes"
+            self.notices.append(Notice(text, place))
 
     def close(self) -> None:
         """End all VMs and give the memory back. Harmless when repeated."""
@@ -156,7 +167,7 @@ def _build_all(
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
     held = [_hold(host, config) for config in configs]
     shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
-    vmids = _vmids(configs)
+    vmids = _vmids(host.identifiers, configs)
     for config, arch, fmt in zip(configs, archs, formats, strict=True):
         name = config.name
         console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
@@ -173,7 +184,17 @@ def _build_all(
             fault_around=config.options.fault_around,
             processor=None if cpu is None else cpu.on(arch),
         )
-        vm = Vm(name, config.id, arch, space, console=console, cpu_count=config.cpu_num, channels=host.channels)
+        vm = Vm(
+            name,
+            config.id,
+            arch,
+            space,
+            console=console,
+            cpu_count=config.cpu_num,
+            channels=host.channels,
+            timer_events=config.options.timer_events,
+            identifiers=host.identifiers,
+        )
         host.vms.append(vm)
     for fixed in (True, False):
         for vm, config, spans in zip(host.vms, configs, held, strict=True):
@@ -209,21 +230,20 @@ def _owner_name(config: VmConfig, configs: Sequence[VmConfig]) -> str:
     return config.name if alone else f"{config.name} (id {config.id})"
 
 
-def _vmids(configs: Sequence[VmConfig]) -> dict[int, int]:
+def _vmids(identifiers: Identifiers, configs: Sequence[VmConfig]) -> dict[int, int]:
     """A VMID for each VM's id: the id itself where it fits, else a free one. Two VMs never have the same, and none
     has 0: Intel reserves VPID 0 (SDM 30.1), Arm's hypervisors use VMID 0 for the host.
 
     Raises:
         ConfigError: there are more VMs than VMIDs.
     """
-    fitting = {config.id for config in configs if 0 < config.id < _VMIDS}
-    free = (vmid for vmid in range(1, _VMIDS) if vmid not in fitting)
     found = {}
-    for config in configs:
-        vmid = config.id if config.id in fitting else next(free, None)
-        if vmid is None:
-            raise config.place.error(f"{len(configs)} VMs are more than the {_VMIDS} that VMIDs tell apart")
-        found[config.id] = vmid
+    # Those whose id fits come first, so that none of the others takes it.
+    for config in sorted(configs, key=lambda config: config.id >> identifiers.bits != 0):
+        try:
+            found[config.id] = identifiers.acquire(config.id, wanted=config.id).number
+        except OutOfRangeError as error:
+            raise config.place.error(f"{len(configs)} VMs are more than VMIDs tell apart: {error}") from None
     return found
 
 

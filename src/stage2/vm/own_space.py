@@ -19,7 +19,6 @@ def own_space(
     host: Host,
     *,
     layout: KernelLayout | None = None,
-    smp: int = 1,
     fmt: str | None = None,
     processor: Processor | None = None,
     protect_tables: bool = False,
@@ -28,8 +27,7 @@ def own_space(
 
     Args:
         host: with its VMs.
-        layout: of the kernel; None for the one computed from the platform.
-        smp: CPUs, where the layout is computed.
+        layout: of the kernel; None for the one that the host computed from its platform.
         fmt: name of a stage-1 format; None for the narrowest that is wide enough.
         processor: what the tables are for.
         protect_tables: leave the tables of VMs out of the linear map.
@@ -47,7 +45,7 @@ def own_space(
     if protect_tables:
         protected = [span for vm in host.vms for span in vm.space.page_table.table_ranges]
     return HypervisorSpace(
-        layout or of_platform(host.platform, smp=smp),
+        layout or host.kernel or of_platform(host.platform),
         host.platform,
         host.frames,
         fmt=fmt,

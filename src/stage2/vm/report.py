@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..flags import MappingFlags, MapType
 from ..space.faults import FaultResult
 from ..tables.explain import Walk
+from .dirty_log import DirtyLogReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class VmReport:
         leaves: number of leaves of the stage-2 table by leaf size in bytes.
         tables: number of stage-2 tables; table_bytes their size.
         violations_dropped: violations that were not kept, because there were too many different ones.
+        dirty_log: which pages were written, where that was logged.
     """
 
     name: str
@@ -94,3 +96,4 @@ class VmReport:
     violations: tuple[ViolationReport, ...] = ()
     violations_dropped: int = 0
     devices: dict[str, int] = field(default_factory=dict)
+    dirty_log: DirtyLogReport | None = None

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
+from ..config.extensions import TIMER_EVENTS
 from ..errors import EncodingError
 from ..flags import Access
 from ..formats import family_of
 from ..guest.memory import GuestMemory
+from ..hypervisor.cpus import Cpus
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
 from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Walk
 from ..tables.result import Mapped
+from ..tlb.identifiers import Identifiers
 from .channels import ChannelTable
 from .console import Console
 from .devices import DeviceBus
+from .dirty_log import DirtyLog
 from .exits import Action, MemoryFault
 from .report import RegionReport, ViolationReport, VmReport
 
@@ -73,6 +77,8 @@ class Vm:
         space: its guest physical memory; the VM owns it and destroys it.
         console: where its output goes.
         cpu_count: number of vCPUs.
+        timer_events: room for timers on each of the CPUs that it runs on.
+        identifiers: the host's VMIDs, one of which is the space's; the VM gives it back when it is closed.
         channels: the host's channels between VMs; the VM takes part until it is closed.
     """
 
@@ -86,10 +92,18 @@ class Vm:
         console: Console | None = None,
         cpu_count: int = 1,
         channels: ChannelTable | None = None,
+        timer_events: int = TIMER_EVENTS,
+        identifiers: Identifiers | None = None,
     ) -> None:
         self.name, self.id, self.arch, self.space = name, id, arch, space
         self.console = console or Console()
         self.cpu_count = cpu_count
+        self.timer_events = timer_events
+        self.cpus: Cpus | None = None
+        """The CPUs that it runs on, as long as an engine has made any."""
+        self.dirty_log: DirtyLog | None = None
+        """The log of its writes, while it runs with one."""
+        self._identifiers = identifiers
         self.channels = channels
         if channels is not None:
             channels.join(id, space)
@@ -99,6 +113,12 @@ class Vm:
         self.violations_dropped = 0
         self._violations: dict[tuple[int, str, int, str], ViolationReport] = {}
         self._violation_kinds: dict[tuple[str, str], int] = {}
+
+    def enters(self, cpu: int) -> bool:
+        """A CPU is about to run the guest: whether it must drop all translations first, since VMIDs started again."""
+        if self.cpus is None or self._identifiers is None:
+            return False
+        return self.cpus.enter(cpu, self._identifiers)
 
     # --- policy ------------------------------------------------------------------------------------------
 
@@ -230,6 +250,7 @@ class Vm:
             violations=self.violations,
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
+            dirty_log=None if self.dirty_log is None else self.dirty_log.report,
         )
 
     def region_reports(self) -> tuple[RegionReport, ...]:
@@ -262,3 +283,5 @@ class Vm:
         if self.channels is not None:
             self.channels.leave(self.id)
         self.space.destroy()
+        if self._identifiers is not None:
+            self._identifiers.retire(self.id)

@@ -7,7 +7,6 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from ...address import Range
 from ...errors import HostToolError
 from ...flags import Access, MappingFlags
 from ...formats import by_name, family_of
@@ -15,7 +14,7 @@ from ...formats.arm.layout import HA, HD
 from ...formats.arm.stage1 import PAN
 from ...formats.arm.stage2 import PTW
 from ...formats.arm.syndromes import ARM_LAST_LEVEL, encode_esr
-from ...formats.outcome import ACCESS_FLAG, PERMISSION, TABLE_OUTSIDE_MEMORY, TRANSLATION
+from ...formats.outcome import PERMISSION, TABLE_OUTSIDE_MEMORY
 from ...machines.aarch64 import (
     ESR_EL1,
     ESR_EL2,
@@ -31,36 +30,35 @@ from ...machines.aarch64 import (
     WINDOW_GPA,
     AArch64Machine,
 )
-from ...machines.mailbox import PROBE_ENTRY, TRANSLATE, UNPRIVILEGED
-from ...tables.batch import translate_batch, translate_two_stage_batch
-from ...tables.compiled import host_memory
+from ...machines.mailbox import UNPRIVILEGED
 from ...tables.result import fault_from_status
-from ...tables.walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_TABLE
 from ..oracle import Case, Fixture, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers, Means
+from . import own_aarch64 as own
+from .aarch64 import (
+    DATA,
+    LEVELS_TO_MINUS_ONE,
+    PAR_ADDRESS,
+    PAR_FAULT,
+    RAM,
+    STATUS,
+    SYNDROME,
+    TABLES,
+    Faults,
+    fetched,
+    groups,
+    inside,
+    listed,
+    seen,
+    tag,
+    u,
+)
 from .emulated import Emulated
 
 PA_BITS = 52
 """Physical addresses of QEMU's CPU `max`. With stage 1 off, a wider address is stage 1's to refuse."""
-RAM = AArch64Machine.RAM
-TABLES = Range(0x7F00_0000, 0x8000_0000)
-DATA = Range(0x8000_0000, 0xC000_0000)
-
-_BRK, _IMMEDIATE_AT = 0xD420_0000, 5
-"""BRK, which goes to EL2 from EL1 and EL0 alike, and where its 16-bit number stands."""
-_UNIQUE = 0xACCE_0000_0000_0000
-"""The upper half of a tag, beside its index: no entry of a table is like that."""
-_SYNDROME = 0xFE00_3FFF
-"""Of ESR: class, IL, and the syndrome without the instruction's (ISV, bits 24:14), which says nothing of tables."""
-_CLASS_AT, _CLASS_BRK = 26, 0x3C
-_STATUS, _S1PTW = 0x3F, 1 << 7
-_PAR_FAULT = 0x37E
-"""Of PAR_EL1 with F = 1: FST, PTW and S."""
-_PAR_ADDRESS = 0x000F_FFFF_FFFF_F000
 _FIPA = 0x0000_0FFF_FFFF_FFF0
-_LEVELS_TO_MINUS_ONE = 5
-_ANOTHER = (1 << 64) - 1
-"""What a fetch has found if its word was no tag."""
+_S1PTW = 1 << 7
 
 _SECOND = ("af", "ad", "ptw", "fwb")
 _FIRST = ("af", "ad", "wxn", "pan", "hpd")
@@ -98,11 +96,12 @@ def _pairs(more: tuple[str, ...] = ()) -> tuple[Pair, ...]:
 
 _UNJUDGED = (
     "no-xnx: the CPU always has FEAT_XNX.",
-    "arm-s1-*-high, and the EL2 regime (el2): TTBR1 serves the monitor's guest, and EL2 has its MMU off.",
+    "arm-s1-*-high under stage 2: TTBR1 serves the monitor's guest. EL2&0 (el2-vhe) has that half judged.",
+    "Addresses below 2 GiB while the high half of EL2&0 is looked at: TTBR0_EL2 maps the monitor there.",
     "Access flags under HCR_EL2.PTW, where it forbids the walk: they may be set or not.",
-    "Fetches that stage 1 forbids under TCR_EL1.HD: clean pages count as writable, so that EL1 must not execute "
-    "what EL0 may write, nor anybody what is writable under WXN (AArch64.S1ApplyOutputPerms); QEMU takes them for "
-    "read-only ones in all but writes, and executes them.",
+    "Fetches that stage 1 forbids under TCR.HD: clean pages count as writable, so that EL1 (in EL2&0, EL2) must not "
+    "execute what EL0 may write, nor anybody what is writable under WXN (AArch64.S1ApplyOutputPerms); QEMU takes them "
+    "for read-only ones in all but writes, and executes them.",
     "Tables outside of memory: between its RAM the machine has devices, which a walk may read.",
     "HPFAR_EL2 after a permission fault of the access itself: the architecture leaves it unknown.",
     "The instruction syndrome of a stage-2 data abort (ISV and what follows): it is the monitor's own instructions'; a "
@@ -127,7 +126,7 @@ class QemuAArch64(Emulated):
 
     kind, maker = "qemu-aarch64", "qemu"
     program = AArch64Machine.PROGRAM, AArch64Machine.PACKAGE
-    title = "QEMU's AArch64 CPU, EL1 and EL0 under stage 2"
+    title = "QEMU's AArch64 CPU: EL1 and EL0 under stage 2, and EL2's own stage 1"
     translates = True
     translates_by_access = False
     translate_marks = True
@@ -140,7 +139,8 @@ class QemuAArch64(Emulated):
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        return _pairs(_NEWER_ALONE if self.newer else ())
+        found = _pairs(_NEWER_ALONE if self.newer else ())
+        return (*found, *own.own_pairs(sum(pair.weight for pair in found)))
 
     @property
     def unjudged(self) -> tuple[str, ...]:
@@ -154,33 +154,39 @@ class QemuAArch64(Emulated):
         return machine
 
     def controls(self, pair: Pair, stage: int) -> int:
+        if pair.regime is not None:
+            return own.controls(pair)
         name = pair.first if stage == 1 else pair.second
         return 0 if name is None else by_name(name).default_controls
 
     def places(self, machine: Machine, pair: Pair) -> Places:
+        if pair.regime is not None:
+            return Places(TABLES, DATA, own.fixtures(pair))
         code = MappingFlags.READ | MappingFlags.EXECUTE
         return Places(TABLES, DATA, (Fixture(2, WINDOW_GPA, WINDOW.start, WINDOW.size, code),))
 
     def tag(self, index: int) -> int:
-        return _UNIQUE | index << 32 | _BRK | index << _IMMEDIATE_AT
+        return tag(index)
 
     def allows(self, case: Case, predictions: Predictions) -> npt.NDArray[np.bool_]:
         probes, first, second = case.probes, case.stage_1, case.stage_2
         translate = probes["means"] == Means.TRANSLATE
-        faults = _Faults(case, predictions)
+        faults = Faults(case, predictions)
         asked = ~(translate & (probes["access"] == Access.FETCH)) & (faults.kind != TABLE_OUTSIDE_MEMORY)
         # Where a translation leads a tag is put, so not into tables or the monitor.
-        asked &= (predictions.status != 0) | _inside(DATA, predictions.hpa) | ~_inside(RAM, predictions.hpa)
+        asked &= (predictions.status != 0) | inside(DATA, predictions.hpa) | ~inside(RAM, predictions.hpa)
         # QEMU takes a block for one at any level, and a write then goes anywhere, into the monitor too. To translate
         # is harmless, unless stage-1 tables are read, or tables marked, where such a block leads.
         marking = any(regime is not None and regime.controls & HA for regime in (first, second))
         if not self.newer:
             asked &= ~faults.above_blocks if marking else ~faults.above_blocks | (translate & ~faults.on_table)
+        if case.pair.regime is not None:
+            return cast("npt.NDArray[np.bool_]", asked & own.allows(case, faults, newer=self.newer))
         if second.controls & HA and second.controls & PTW:
             asked &= ~(faults.on_table & (faults.kind == PERMISSION))
         if first is None:
-            return cast("npt.NDArray[np.bool_]", asked & (probes["address"] >> _u(PA_BITS) == 0))
-        if first.format.levels == _LEVELS_TO_MINUS_ONE and not self.newer:
+            return cast("npt.NDArray[np.bool_]", asked & (probes["address"] >> u(PA_BITS) == 0))
+        if first.format.levels == LEVELS_TO_MINUS_ONE and not self.newer:
             asked &= ~faults.at_minus_one
         if first.controls & HD:
             # QEMU takes clean pages for read-only ones, which may be executed, and then executes what is there.
@@ -188,25 +194,23 @@ class QemuAArch64(Emulated):
             asked &= ~(refused & (probes["access"] == Access.FETCH))
         if first.controls & PAN:
             asked &= ~(translate & (probes["user"] == 0))
-        return cast("npt.NDArray[np.bool_]", asked & (probes["address"] < _u(HIGH.start)))
+        return cast("npt.NDArray[np.bool_]", asked & (probes["address"] < u(HIGH.start)))
 
     # --- what the machine says -------------------------------------------------------------------------------
 
     def answers(self, machine: Machine, case: Case) -> Answers:
         assert isinstance(machine, AArch64Machine)
+        if case.pair.regime is not None:
+            return own.answers(machine, case)
         machine.enter(case.stage_1, case.stage_2)
         return self.ask(machine, case)
 
     def ask(self, machine: AArch64Machine, case: Case) -> Answers:
         """As `answers`, with whatever translations the machine still has: it runs by the tables of the case already."""
         probes = case.probes
-        listed = np.zeros(len(probes), PROBE_ENTRY)
-        listed["address"], listed["value"] = probes["address"], probes["value"]
-        listed["kind"] = probes["access"] | np.where(probes["user"], UNPRIVILEGED, 0)
-        listed["kind"] |= np.where(probes["means"] == Means.TRANSLATE, TRANSLATE, 0).astype(np.uint64)
-        fetches = probes["access"] == Access.FETCH
-        listed["value"][fetches] = _words_of(machine, case, fetches)
-        results = machine.probe(listed)
+        asked = listed(machine, case)
+        asked["kind"] |= np.where(probes["user"], u(UNPRIVILEGED), u(0))
+        results = machine.probe(asked)
 
         found = np.zeros(len(probes), ANSWER)
         translated = probes["means"] == Means.TRANSLATE
@@ -214,22 +218,21 @@ class QemuAArch64(Emulated):
         made = outcome == MADE
         found["ok"] = made
         # Translations: PAR_EL1 says it all.
-        found["hpa"] = np.where(made & translated, value & _u(_PAR_ADDRESS) | probes["address"] & _u(0xFFF), 0)
+        found["hpa"] = np.where(made & translated, value & u(PAR_ADDRESS) | probes["address"] & u(0xFFF), 0)
         refused = translated & (outcome == TAKEN_BY_EL1)
-        found["stage"][refused] = np.where(value[refused] & _u(1 << 9), 2, 1)
-        found["code"][refused] = value[refused] & _u(_PAR_FAULT)
+        found["stage"][refused] = np.where(value[refused] & u(1 << 9), 2, 1)
+        found["code"][refused] = value[refused] & u(PAR_FAULT)
         # Accesses.
-        tagged = syndrome[:, ESR_EL2] >> _u(_CLASS_AT) == _CLASS_BRK
-        value = np.where(fetches & ~tagged, _u(_ANOTHER), value)
+        value = np.where(probes["access"] == Access.FETCH, fetched(value, syndrome[:, ESR_EL2]), value)
         found["value"] = np.where(made & ~translated & (probes["access"] != Access.WRITE), value, 0)
         first, second = (~translated & (outcome == taker) for taker in (TAKEN_BY_EL1, TAKEN_BY_EL2))
         found["stage"] += np.where(first, 1, np.where(second, 2, 0)).astype(np.uint8)
         found["code"] |= np.where(first, syndrome[:, ESR_EL1], 0) | np.where(second, syndrome[:, ESR_EL2], 0)
-        found["code"] &= _u(_SYNDROME)
+        found["code"] &= u(SYNDROME)
         found["gva"] = np.where(first, syndrome[:, FAR_EL1], np.where(second, syndrome[:, FAR_EL2], 0))
-        status = syndrome[:, ESR_EL2] & _u(_STATUS | _S1PTW)
+        status = syndrome[:, ESR_EL2] & u(STATUS | _S1PTW)
         named = second & ((status < 0b001100) | (status > 0b001111))
-        found["gpa"] = np.where(named, (syndrome[:, HPFAR_EL2] & _u(_FIPA)) << _u(8), 0)
+        found["gpa"] = np.where(named, (syndrome[:, HPFAR_EL2] & u(_FIPA)) << u(8), 0)
         strange = (outcome == STRANGE) | translated & (outcome == TAKEN_BY_EL2)
         found["code"][strange] = syndrome[:, ESR_EL2][strange]
         return found
@@ -237,25 +240,24 @@ class QemuAArch64(Emulated):
     # --- what our walker says --------------------------------------------------------------------------------
 
     def expected(self, case: Case, predictions: Predictions) -> Answers:
+        if case.pair.regime is not None:
+            return own.expected(case, predictions)
         probes, status = case.probes, predictions.status
         found = np.zeros(len(probes), ANSWER)
         translated = probes["means"] == Means.TRANSLATE
         made = status == 0
         found["ok"] = made
         found["hpa"] = np.where(made & translated, predictions.hpa, 0)
-        number = predictions.memory >> _u(_IMMEDIATE_AT) & _u(0xFFFF)
-        seen = np.where(probes["access"] == Access.FETCH, number, predictions.memory)
-        found["value"] = np.where(made & ~translated & (probes["access"] != Access.WRITE), seen, 0)
-        faults = _Faults(case, predictions)
+        read = made & ~translated & (probes["access"] != Access.WRITE)
+        found["value"] = np.where(read, seen(probes, predictions), 0)
+        faults = Faults(case, predictions)
         found["stage"] = np.where(made, 0, np.where(faults.at_2, 2, 1))
         found["gva"] = np.where(made | translated, 0, probes["address"])
         named = faults.at_2 & ~translated & ((faults.kind != PERMISSION) | faults.on_table)
-        found["gpa"] = np.where(named, predictions.gpa & _u(_FIPA << 8), 0)
+        found["gpa"] = np.where(named, predictions.gpa & u(_FIPA << 8), 0)
         # Syndromes, once for each kind of fault. The width of the address is part of the kind.
-        keys = status.astype(np.uint64) << _u(8) | probes["access"].astype(np.uint64) << _u(4)
-        keys |= np.where(probes["user"], _u(2), 0) | np.where(translated, _u(1), 0) | np.where(faults.wide, _u(8), 0)
-        _, examples, which = np.unique(keys, return_index=True, return_inverse=True)
-        codes = [0 if made[at] else _code(case, predictions, at, bool(faults.wide[at])) for at in examples.tolist()]
+        examples, which = groups(case, status, faults.wide, probes["user"] != 0)
+        codes = [0 if made[at] else _code(case, predictions, at, bool(faults.wide[at])) for at in examples]
         found["code"] = np.array(codes, np.uint64)[which]
         return found
 
@@ -276,71 +278,7 @@ def _code(case: Case, predictions: Predictions, at: int, wide: bool) -> int:
         esr = encode_esr(fault.kind, 1, level, access, lower=user)
     if int(probe["means"]) == Means.ACCESS:
         return esr
-    return (esr & _STATUS) << 1 | (1 << 8 if fault.on_table else 0) | (1 << 9 if fault.stage == 2 else 0)
-
-
-class _Faults:
-    """What our walker says of the probes that are refused, as arrays."""
-
-    def __init__(self, case: Case, found: Predictions) -> None:
-        status, self._case, self._found = found.status, case, found
-        self.kind = status & np.uint32(KIND_MASK)
-        self.at_2 = status & np.uint32(AT_STAGE_2) != 0
-        self.on_table = status & np.uint32(ON_TABLE) != 0
-        self._level = status >> np.uint32(LEVEL_SHIFT) & np.uint32(0xFF)
-        self.wide = self.at_2 & (found.gpa >> _u(case.stage_2.format.input_bits) != 0)
-        """The address is wider than what the stage translates: it is refused before the first lookup."""
-        if case.stage_1 is not None:
-            self.wide |= ~self.at_2 & (case.probes["address"] >> _u(case.stage_1.format.input_bits) != 0)
-
-    @property
-    def above_blocks(self) -> npt.NDArray[np.bool_]:
-        """The walk ends, at a hole or a block, where no block may be."""
-        top = np.where(self.at_2, self._case.stage_2.format.top_leaf_level, 0)
-        if self._case.stage_1 is not None:
-            top = np.where(self.at_2, top, self._case.stage_1.format.top_leaf_level)
-        ends: npt.NDArray[np.bool_] = (self.kind == TRANSLATION) & ~self.wide & (self._level > top)
-        return ends
-
-    @property
-    def at_minus_one(self) -> npt.NDArray[np.bool_]:
-        """Faults at Arm's level -1 of stage 1 that QEMU takes for impossible, and ends by an assertion.
-
-        It has a permission or access flag fault there when stage 2 refuses the access to the root table so, and when
-        the root holds a block.
-        """
-        assert self._case.stage_1 is not None
-        regime = self._case.stage_1
-        gpa, root = self._found.gpa, Range.sized(regime.root, regime.format.root_size)
-        of_root = self.on_table & ((self.kind == PERMISSION) | (self.kind == ACCESS_FLAG))
-        of_root &= _inside(root, gpa)
-        in_root = ~self.at_2 & self.above_blocks & (self._level == regime.format.levels - 1)
-        ends: npt.NDArray[np.bool_] = of_root | in_root
-        return ends
-
-
-def _words_of(machine: AArch64Machine, case: Case, fetches: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
-    """Where the words of fetches are, as the tables stand; 0 where they lead nowhere.
-
-    That only makes QEMU forget what it translated there; the answers do not hang on it.
-    """
-    host, addresses = host_memory(machine.memory), case.probes["address"][fetches]
-    if case.stage_1 is None:
-        found = translate_batch(host, case.stage_2, addresses)
-        hpa, there = found.hpa, found.status == 0
-    else:
-        both = translate_two_stage_batch(host, case.stage_1, case.stage_2, addresses)
-        hpa, there = both.hpa, both.status == 0
-    return np.where(there & _inside(DATA, hpa), hpa & ~_u(7), 0)
-
-
-def _inside(span: Range, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (addresses >= _u(span.start)) & (addresses < _u(span.end))
-    return found
-
-
-def _u(value: int) -> np.uint64:
-    return np.uint64(value)
+    return (esr & STATUS) << 1 | (1 << 8 if fault.on_table else 0) | (1 << 9 if fault.stage == 2 else 0)
 
 
 ORACLE = QemuAArch64()

@@ -28,7 +28,6 @@ UC_INVALID_ADDRESS = 0x588
 # --- CPUState -------------------------------------------------------------------------------------------------
 CPU_INTERRUPT_REQUEST = 0x1C
 CPU_ENV = 0x128
-CPU_ICOUNT_DECR = 0x130
 CPU_EXCEPTION_INDEX = 0x81A0
 CPU_UC = 0x81A8
 INTERRUPT_HARD = 2
@@ -123,7 +122,6 @@ class CpuAbi:
         self.env = read(self.cpu + CPU_ENV) if self.cpu else 0
         if not self.cpu or not self.env or read(self.cpu + CPU_UC) != self.uc:
             raise EngineError(f"unicorn {VERSION}: CPUState is not where it was measured to be; is this another build?")
-        self.icount_decr = read(self.cpu + CPU_ICOUNT_DECR)
 
     def check(self, what: str, offset: int, get: Callable[[], int], put: Callable[[int], None], probe: int) -> None:
         """Write `probe` through the public API: it must appear at a private offset.

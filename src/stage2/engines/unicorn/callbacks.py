@@ -20,7 +20,7 @@ ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH = 16, 17, 18
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
-_FAULT, _STOP, _DEVICE = (int(reason) for reason in (Reason.FAULT, Reason.STOP, Reason.DEVICE))
+_FAULT, _SLICE, _DEVICE = (int(reason) for reason in (Reason.FAULT, Reason.SLICE, Reason.DEVICE))
 _HOST_DELTA, _HOST_START, _HOST_END, _HOST_FURTHER, _HOST_COUNT, _HOST_BASE, _ROOT, _LEVELS, _ROOT_BITS, _CONTROLS = (
     int(word)
     for word in (
@@ -31,19 +31,20 @@ _HOST_DELTA, _HOST_START, _HOST_END, _HOST_FURTHER, _HOST_COUNT, _HOST_BASE, _RO
 _REASON, _STATUS, _ADDRESS, _GPA, _ACCESS, _TABLE_LEVEL, _USER = (
     int(word) for word in (Word.REASON, Word.STATUS, Word.ADDRESS, Word.GPA, Word.ACCESS, Word.TABLE_LEVEL, Word.USER)
 )
-_FLUSH_TLB, _FORGET_CODE, _STOP_RUN, _PAGE_STATE, _PEERS, _PEER_COUNT, _STOP_FLAG, _FILLS, _FLIPS = (
+_FLUSH_TLB, _FORGET_CODE, _STOP_RUN, _PAGE_STATE, _PEERS, _PEER_COUNT, _FILLS, _FLIPS = (
     int(word)
     for word in (
-        Word.FLUSH_TLB, Word.FORGET_CODE, Word.STOP_RUN, Word.PAGE_STATE, Word.PEERS, Word.PEER_COUNT, Word.STOP,
-        Word.FILLS, Word.FLIPS,
+        Word.FLUSH_TLB, Word.FORGET_CODE, Word.STOP_RUN, Word.PAGE_STATE, Word.PEERS, Word.PEER_COUNT, Word.FILLS,
+        Word.FLIPS,
     )
 )  # fmt: skip
+_CLOCK_AT, _SLICE_END = int(Word.CLOCK_AT), int(Word.SLICE_END)
 
 
 @cache
 def define() -> None:
     """Make the functions below callable from compiled code."""
-    for helper in (allow_page, count_fill, host_of, regime_2_of, need_of, grant, refuse):
+    for helper in (allow_page, count_fill, host_of, regime_2_of, need_of, grant, refuse, pass_time):
         inlined(helper)
 
 
@@ -160,14 +161,28 @@ def block_signature() -> Any:
     return types.void(types.uint64, types.uint64, types.uint32, types.uint64)
 
 
+def pass_time(uc: int, size: int, state: int) -> bool:
+    """Let virtual time go on by the bytes of a block that is about to be executed.
+
+    False when the guest is left before it instead, because its time is over; then the block is yet to come and has
+    taken no time.
+    """
+    clock_at = peek(state, u64(_CLOCK_AT))
+    now = peek(clock_at, u64(0))
+    if now < peek(state, u64(_SLICE_END)):
+        poke(clock_at, u64(0), now + u64(size))
+        return True
+    poke(state, u64(_REASON), u64(_SLICE))
+    call_1(peek(state, u64(_STOP_RUN)), uc)
+    return False
+
+
 @cache
-def stop_callback() -> Any:
-    """A block callback that does nothing but leave the guest before a block when it is to be stopped."""
+def block_callback() -> Any:
+    """A block callback that does nothing but let time pass."""
     define()
 
     def block(uc: int, address: int, size: int, state: int) -> None:
-        if peek(state, u64(_STOP_FLAG)) != u64(0):
-            poke(state, u64(_REASON), u64(_STOP))
-            call_1(peek(state, u64(_STOP_RUN)), uc)
+        pass_time(uc, size, state)
 
     return callback(block_signature(), block)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
-import time
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
 from ...errors import EngineError
+from ...hypervisor.clock import MonotonicClock
+from ...hypervisor.cpus import Cpus
+from ...hypervisor.current import working_for
+from ...hypervisor.slab import NOTHING
+from ...hypervisor.time import NANOS_PER_SEC, TimeValue
+from ...vm.dirty_log import DirtyLog
 from ...vm.exits import Action
 from ...vm.vm import RunResult, Vm
-from .state import Reason, Word
+from .clock import EngineClock
+from .state import NEVER, Reason, Word
 from .vcpu import Vcpu
 from .windows import Windows
 
@@ -25,6 +31,9 @@ Cpu = TypeVar("Cpu", bound=Vcpu)
 
 class Machine(ABC, Generic[Cpu]):
     """Runs one VM.
+
+    Its CPUs have their timers in host memory (`Vm.cpus`), by the machine's one clock. While it runs, the calls of
+    `hypervisor.current` are about them.
 
     Args:
         vm: its images are loaded.
@@ -46,6 +55,7 @@ class Machine(ABC, Generic[Cpu]):
                 "write cpu_num = 1 in its file"
             )
         self.vm = vm
+        self.clock = self._make_clock()
         pages = (vm.space.frames.memory.span >> 12) + 1
         self._page_state = mmap.mmap(
             -1, pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -58,11 +68,22 @@ class Machine(ABC, Generic[Cpu]):
         for cpu in self._cpus:
             cpu.state[Word.PEERS] = ctypes.addressof(self._peers)
             cpu.state[Word.PEER_COUNT] = vm.cpu_count
+            cpu.state[Word.CLOCK_AT] = self.clock.address
+        self._slice_end = NEVER
+        """Clock value at which it is another CPU's turn."""
+        self._due, self._alarm = NOTHING, NEVER
+        """When the next timer is due, in nanoseconds, and what the clock shows then."""
         self._stop = threading.Event()
         self._stop_exit = ("stopped", "stopped on request")
         self._off: str | None = None
         self._closed = False
+        vm.cpus = Cpus(self.clock, vm.space.frames, count=vm.cpu_count, machine=vm.space.name, capacity=vm.timer_events)
+        self.timers = vm.cpus.timers
         vm.space.page_table.flush = lambda _operations: self.flush_all()
+
+    def _make_clock(self) -> EngineClock:
+        """The clock of this machine."""
+        return EngineClock()
 
     @abstractmethod
     def _make_cpu(self, number: int, page_state: int) -> Cpu:
@@ -75,16 +96,18 @@ class Machine(ABC, Generic[Cpu]):
 
         May be called once, from any thread.
         """
-        began = time.perf_counter()
+        host_time = MonotonicClock()
+        began = host_time.now()
         self._cpus[0].start(self.vm.boot.entry, self.vm.boot.device_tree or 0)
         try:
-            exit_, reason = self._loop()
+            with working_for(self.timers):
+                exit_, reason = self._loop()
         except EngineError as error:
             exit_, reason = "error", str(error)
         return RunResult(
             exit=exit_,
             reason=reason,
-            wall_s=time.perf_counter() - began,
+            wall_s=host_time.now().since(began).nanos / NANOS_PER_SEC,
             guest_faults=sum(cpu.guest_faults for cpu in self._cpus),
             fills=sum(cpu.state[Word.FILLS] for cpu in self._cpus),
         )
@@ -99,7 +122,7 @@ class Machine(ABC, Generic[Cpu]):
         self._stop_exit = (exit_, reason)
         self._stop.set()
         for cpu in self._cpus:
-            cpu.state[Word.STOP] = 1
+            cpu.leave()
 
     def _loop(self) -> tuple[str, str]:
         while True:
@@ -113,10 +136,18 @@ class Machine(ABC, Generic[Cpu]):
                 return "off", f"the guest asked for {self._off}"
             if self._stop.is_set():
                 return self._stop_exit
+            if self.clock.code >= self._next_alarm():
+                self._check_timers()
             cpu = self._next()
             if cpu is None:
                 self._idle()
                 continue
+            cpu.state[Word.SLICE_END] = min(self._slice_end, self._next_alarm())
+            if self._stop.is_set():
+                # Whoever stops us may have told the CPU to leave just before its end was set.
+                continue
+            if self.vm.enters(cpu.number):
+                cpu.flush()
             ended = self._end_of_turn(cpu, cpu.run())
             if ended is not None:
                 return ended
@@ -124,6 +155,25 @@ class Machine(ABC, Generic[Cpu]):
     def _next(self) -> Cpu | None:
         """The CPU whose turn it is; None when all wait."""
         return self._cpus[0]
+
+    def _next_alarm(self) -> int:
+        """What the clock shows when the next timer of any CPU is due."""
+        due = self.timers.next_nanos
+        if due != self._due:
+            self._due, self._alarm = due, NEVER if due == NOTHING else self.clock.code_at(due)
+        return self._alarm
+
+    def _check_timers(self) -> None:
+        """Let the timers of each CPU that are due fire."""
+        for number in range(len(self._cpus)):
+            with self.timers.on_cpu(number):
+                failures = self.timers.check_events().failures
+            if failures:
+                raise EngineError(f"a timer of CPU {number} failed: {failures[0].error}") from failures[0].error
+
+    def _jump(self) -> None:
+        """There is nothing to execute before the next timer: let time be then."""
+        self.clock.advance_to(TimeValue(max(self.timers.next_nanos, self.clock.now().nanos)))
 
     def _idle(self) -> None:
         """There is nothing to execute: wait for somebody to stop us."""
@@ -137,7 +187,7 @@ class Machine(ABC, Generic[Cpu]):
             return self._wait(cpu)
         if reason is Reason.EXCEPTION:
             self._unexplained(cpu)
-        elif reason not in (Reason.STOP, Reason.SLICE):
+        elif reason is not Reason.SLICE:
             return self._serve(cpu, reason)
         return None
 
@@ -170,6 +220,15 @@ class Machine(ABC, Generic[Cpu]):
         why = f"; {result.reason}" if result.reason else ""
         return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {fault.pc:#x}{why}"
 
+    def log_writes(self, interval: TimeValue) -> None:
+        """Keep a dirty log while the guest runs, harvested at an interval of the machine's time.
+
+        Raises:
+            OutOfRangeError: the interval is nothing.
+            EncodingError: the stage-2 format cannot take write permission away alone.
+        """
+        self.vm.dirty_log = DirtyLog(self.vm.space, self.timers.lists[0], interval)
+
     # --- the rest ----------------------------------------------------------------------------------------
 
     @property
@@ -198,3 +257,9 @@ class Machine(ABC, Generic[Cpu]):
         self.vm.space.page_table.flush = None
         for cpu in self._cpus:
             cpu.close()
+        if self.vm.dirty_log is not None:
+            self.vm.dirty_log.close()
+            self.vm.dirty_log = None
+        if self.vm.cpus is not None:
+            self.vm.cpus.close()
+            self.vm.cpus = None

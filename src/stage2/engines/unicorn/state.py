@@ -31,7 +31,6 @@ class Word(IntEnum):
     # --- the CPU
     ENV = auto()
     CPU = auto()
-    ICOUNT = auto()
     UC = auto()
     # --- functions of the library
     FLUSH_TLB = auto()
@@ -69,12 +68,9 @@ class Word(IntEnum):
     # --- time
     CLOCK_AT = auto()
     """Address of the machine's clock word."""
-    ALARM = auto()
-    """Clock value at which the timer interrupt is raised, all ones for never."""
     SLICE_END = auto()
-    """Clock value at which another vCPU gets its turn."""
-    STOP = auto()
-    """Not 0: leave the guest at the next block."""
+    """Clock value from which on the guest is left at the next block: a timer is due, it is another vCPU's turn, or (0)
+    somebody wants it to stop. All ones for never."""
     # --- counters
     FILLS = auto()
     TRAPS = auto()
@@ -91,16 +87,16 @@ class Reason(IntEnum):
     """A fill was refused; STATUS says by which stage."""
     HYPERCALL = 2
     SLICE = 3
-    STOP = 4
-    EXCEPTION = 5
+    """Its time is over, or somebody wants it to stop."""
+    EXCEPTION = 4
     """The library ended the run without a word."""
-    DEVICE = 6
+    DEVICE = 5
     """Stage 2 leads to an HPA where there is no memory: a passed-through device, which is not here."""
-    TRAP = 7
+    TRAP = 6
     """Arm: an exception to EL2 or EL3 that is no call. x86: a second one while the first was being taken."""
-    GRANULE = 8
+    GRANULE = 7
     """Arm: the guest's tables have another granule than the compiled walker."""
-    MODE = 9
+    MODE = 8
     """The guest is in a mode that the walker is not for (Arm: AArch32; x86: paging outside long mode)."""
 
 

@@ -102,13 +102,12 @@ class Vcpu(ABC):
             state[word] = value
         state[Word.HOST_BASE] = memory.base
         state[Word.ENV], state[Word.CPU], state[Word.UC] = cpu.env, cpu.cpu, cpu.uc
-        state[Word.ICOUNT] = cpu.icount_decr
         state[Word.FLUSH_TLB] = symbol(cpu.FLUSH_TLB)
         state[Word.FORGET_CODE] = symbol(cpu.FORGET_CODE)
         state[Word.DELIVER] = symbol(cpu.DELIVER)
         state[Word.STOP_RUN] = symbol("uc_emu_stop")
         state[Word.PAGE_STATE] = page_state
-        state[Word.ALARM] = state[Word.SLICE_END] = NEVER
+        state[Word.SLICE_END] = NEVER
 
     def _install_hooks(self) -> None:
         constants = self._unicorn.unicorn_const
@@ -140,13 +139,17 @@ class Vcpu(ABC):
                 self.state[Word.REASON] = Reason.NOTHING
             return resolved
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
-            self._leave(error)
+            self._fail(error)
             return False
 
-    def _leave(self, error: BaseException) -> None:
+    def leave(self) -> None:
+        """End the run at the next block; callable from any thread."""
+        self.state[Word.SLICE_END] = 0
+
+    def _fail(self, error: BaseException) -> None:
         """End the run because of an exception in a callback; the machine raises it again."""
         self._windows.failure = error
-        self.state[Word.STOP] = 1
+        self.leave()
 
     def _resolve(self, page: int, access: int, result: Any) -> bool:
         state = self.state

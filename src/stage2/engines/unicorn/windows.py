@@ -14,7 +14,6 @@ from ...flags import Access
 from ...space.faults import FaultResult
 from ...vm.exits import Action, MemoryFault
 from ...vm.vm import Vm
-from .state import Word
 
 if TYPE_CHECKING:
     from .vcpu import Vcpu
@@ -111,8 +110,8 @@ class Windows:
         self._vm.record_violation(fault, action, result, value=value, instruction=instruction)
         if action is Action.STOP and self.unanswered is None:
             self.unanswered = fault
-            self._vcpus[fault.vcpu].state[Word.STOP] = 1
+            self._vcpus[fault.vcpu].leave()
 
     def _fail(self, error: BaseException, number: int) -> None:
         self.failure = error
-        self._vcpus[number].state[Word.STOP] = 1
+        self._vcpus[number].leave()

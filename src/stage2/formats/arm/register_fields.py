@@ -221,25 +221,75 @@ TCR_EL2 = (
     _reserved(63, 34),
 )  # fmt: skip
 
-SCTLR_EL1 = (
-    _flag(0, "M", "stage 1 is off: GVA is IPA", "stage 1 is on"),
-    _flag(1, "A", "unaligned accesses to Normal memory work", "unaligned accesses fault"),
-    _flag(2, "C", "stage 1 makes Normal memory Non-cacheable for data", "stage 1's cacheability holds for data"),
-    Field(11, 3, "SA, SA0, CP15BEN, nAA, ITD, SED, UMA, EnRCTX, EOS", "stack alignment, AArch32 and barrier "
-          "controls; no part of translation"),
-    _flag(12, "I", "stage 1 makes Normal memory Non-cacheable for fetches", "stage 1's cacheability holds for fetches"),
-    Field(18, 13, "EnDB, DZE, UCT, nTWI, RES0, nTWE", "pointer authentication and traps of EL0; no part "
-          "of translation"),
-    _flag(19, "WXN", "writable pages may be executable", "writable pages are never executable"),
-    Field(22, 20, "TSCXT, IESB, EIS", "traps and synchronisation; no part of translation"),
-    _flag(23, "SPAN", "an exception to EL1 sets PSTATE.PAN", "an exception to EL1 leaves PSTATE.PAN"),
-    _flag(24, "E0E", "EL0's data is little-endian", "EL0's data is big-endian"),
-    _flag(25, "EE", "EL1's data and stage-1 tables are little-endian", "EL1's data and stage-1 tables are big-endian"),
-    Field(56, 26, "UCI to EnALS", "instruction traps, pointer authentication, tags and transactions; no part of "
-          "translation"),
-    _flag(57, "EPAN", "PAN leaves out pages EL0 may only execute", "PAN also protects pages that EL0 may only execute"),
-    Field(63, 58, "TCSO0 to TIDCP", "tags, thread registers and interrupt masks; no part of translation"),
+
+def _translation(address: str, at: str) -> tuple[Field, ...]:
+    """SCTLR's bits 2:0, and those further up that translation hangs on and that stand alike in all of them."""
+    return (
+        _flag(0, "M", f"stage 1 is off: {address}", "stage 1 is on"),
+        _flag(1, "A", "unaligned accesses to Normal memory work", "unaligned accesses fault"),
+        _flag(2, "C", "stage 1 makes Normal memory Non-cacheable for data", "stage 1's cacheability holds for data"),
+        _flag(12, "I", "stage 1 makes Normal memory Non-cacheable for fetches", "stage 1's cacheability holds for "
+              "fetches"),
+        _flag(19, "WXN", "writable pages may be executable", "writable pages are never executable"),
+        _flag(25, "EE", f"{at}'s data and stage-1 tables are little-endian", f"{at}'s data and stage-1 tables are "
+              "big-endian"),
+    )  # fmt: skip
+
+
+def _sctlr_of_two(address: str, at: str) -> tuple[Field, ...]:
+    """SCTLR of a regime with EL0: SCTLR_EL1, and SCTLR_EL2 with HCR_EL2.E2H 1."""
+    described = (
+        *_translation(address, at),
+        Field(11, 3, "SA, SA0, CP15BEN, nAA, ITD, SED, UMA, EnRCTX, EOS", "stack alignment, AArch32 and barrier "
+              "controls; no part of translation"),
+        Field(18, 13, "EnDB, DZE, UCT, nTWI, RES0, nTWE", "pointer authentication and traps of EL0; no part "
+              "of translation"),
+        Field(22, 20, "TSCXT, IESB, EIS", "traps and synchronisation; no part of translation"),
+        _flag(23, "SPAN", f"an exception to {at} sets PSTATE.PAN", f"an exception to {at} leaves PSTATE.PAN"),
+        _flag(24, "E0E", "EL0's data is little-endian", "EL0's data is big-endian"),
+        Field(56, 26, "UCI to EnALS", "instruction traps, pointer authentication, tags and transactions; no part of "
+              "translation"),
+        _flag(57, "EPAN", "PAN leaves out pages EL0 may only execute", "PAN also protects pages that EL0 may only "
+              "execute"),
+        Field(63, 58, "TCSO0 to TIDCP", "tags, thread registers and interrupt masks; no part of translation"),
+    )  # fmt: skip
+    return tuple(sorted(described, key=lambda field: field.low))
+
+
+SCTLR_EL1 = _sctlr_of_two("GVA is IPA", "EL1")
+SCTLR_EL2_VHE = _sctlr_of_two("HVA is HPA", "EL2")
+SCTLR_EL2 = tuple(
+    sorted(
+        (
+            *_translation("HVA is HPA", "EL2"),
+            _flag(3, "SA", "the stack pointer may be unaligned", "an unaligned stack pointer faults"),
+            _one(4),
+            _one(5),
+            _flag(6, "nAA", "unaligned atomic and ordered accesses fault", "those within 16 bytes work (FEAT_LSE2)"),
+            _reserved(10, 7),
+            _flag(11, "EOS", "an exception return is no synchronisation", "an exception return synchronises; one "
+                  "without FEAT_ExS"),
+            _flag(13, "EnDB", "key DB of pointer authentication is off", "key DB of pointer authentication is on"),
+            _reserved(15, 14),
+            _one(16),
+            _reserved(17, 17),
+            _one(18),
+            _reserved(20, 20),
+            _flag(21, "IESB", "no error synchronisation at exceptions", "exceptions synchronise errors (FEAT_IESB)"),
+            _flag(22, "EIS", "an exception is no synchronisation", "an exception synchronises; one without FEAT_ExS"),
+            _one(23),
+            _reserved(24, 24),
+            _reserved(26, 26),
+            _flag(27, "EnDA", "key DA of pointer authentication is off", "key DA of pointer authentication is on"),
+            _one(28),
+            _one(29),
+            Field(63, 30, "EnIB to NMI", "pointer authentication, branch targets, tags and interrupt masks; no part of "
+                  "translation"),
+        ),
+        key=lambda field: field.low,
+    )
 )  # fmt: skip
+"""With HCR_EL2.E2H 0."""
 
 MAIR_EL1 = tuple(
     Field(8 * index + 7, 8 * index, f"Attr{index}", f"memory type of descriptors with AttrIndx {index}", {

@@ -151,11 +151,14 @@ def _mmfr0_facts(value: int) -> Mapping[str, str]:
     return {"PA bits": str(pa_bits(value & 15)), "stage-1 granules": ", ".join(names) or "none"}
 
 
-def _sctlr_facts(value: int) -> Mapping[str, str]:
+def _sctlr_facts(value: int, flat: str) -> Mapping[str, str]:
     return {
-        "stage 1": "on" if value & 1 else "off: GVA is IPA, data is Device-nGnRnE",
+        "stage 1": "on" if value & 1 else f"off: {flat}, data is Device-nGnRnE",
         "data cache": "as the tables say" if value & 4 else "off: Normal memory is Non-cacheable",
     }
+
+
+_own_sctlr_facts = partial(_sctlr_facts, flat="HVA is HPA")
 
 
 def _mair_facts(value: int) -> Mapping[str, str]:
@@ -213,7 +216,9 @@ REGISTERS: tuple[Register, ...] = (
     _register("TTBR0_EL1", "stage 1: root table of the low half", fields.TTBR, _ttbr_facts),
     _register("TTBR1_EL1", "stage 1: root table of the high half", fields.TTBR, _ttbr_facts, ("TTBR1_EL2",)),
     _register("TTBR0_EL2", "stage 1 of EL2: root table", fields.TTBR0_EL2, _ttbr_facts),
-    _register("SCTLR_EL1", "stage 1 of EL1&0: on or off", fields.SCTLR_EL1, _sctlr_facts),
+    _register("SCTLR_EL1", "stage 1 of EL1&0: on or off", fields.SCTLR_EL1, partial(_sctlr_facts, flat="GVA is IPA")),
+    _register("SCTLR_EL2", "stage 1 of EL2 with HCR_EL2.E2H 0: on or off", fields.SCTLR_EL2, _own_sctlr_facts),
+    _register("SCTLR_EL2_VHE", "SCTLR_EL2 with HCR_EL2.E2H 1", fields.SCTLR_EL2_VHE, _own_sctlr_facts),
     _register("MAIR_EL1", "the eight memory types of stage 1", fields.MAIR_EL1, _mair_facts, ("MAIR_EL2",)),
     _register("PAR_EL1", "result of an AT instruction", fields.PAR_EL1, _par_facts, layout=_par_fields),
     _register("PAR_EL1_FAULT", "result of an AT instruction that failed", fields.PAR_EL1_FAULT, _par_facts),

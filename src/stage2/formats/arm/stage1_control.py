@@ -225,25 +225,33 @@ def stage_1_registers(fmt: Format, root: int, controls: int, asid: int) -> dict[
     width = output_width(fmt, controls)
     if asid < 0 or asid >> 16:
         raise OutOfRangeError(f"ASID {asid:#x} has more than 16 bits")
-    tcr = half_fields(fmt) | TCR_AS | shared_fields(fmt, controls)
+    tcr = half_fields(fmt, upper=False) | TCR_AS | shared_fields(fmt, controls)
+    tcr |= 1 << TCR_HPD_SHIFT if controls & stage1.HPD else 0
     return {"TCR_EL1": tcr, "TTBR0_EL1": asid << 48 | base_of(fmt, root, width)}
 
 
-def half_fields(fmt: Format) -> int:
-    """TxSZ, the walks' cacheability and TG of one half, as TTBR0's: write-back, inner shareable walks."""
-    codes = TG1_GRANULES if fmt.high_half else GRANULES
+def half_fields(fmt: Format, *, upper: bool) -> int:
+    """TxSZ, the walks' cacheability and TG of one half: write-back, inner shareable walks.
+
+    They stand alike in TCR_EL1 and TCR_EL2, whatever HCR_EL2.E2H; TTBR1's are to be shifted up by 16.
+
+    Args:
+        fmt: of the half.
+        upper: TG counts as TTBR1's does.
+    """
+    codes = TG1_GRANULES if upper else GRANULES
     granule = next(code for code, shift in codes.items() if shift == fmt.page_shift)
     return 64 - fmt.input_bits | _WALKS_WRITE_BACK | granule << 14
 
 
 def shared_fields(fmt: Format, controls: int) -> int:
-    """IPS, HA, HD, DS, and HPD0 of TCR_EL1, and of TCR_EL2 under E2H.
+    """IPS, HA, HD and DS of TCR_EL1, and of TCR_EL2 under E2H.
 
     Raises:
         EncodingError: HD is asked for without HA.
     """
     found = parange(output_width(fmt, controls)) << TCR_IPS_SHIFT | (TCR_DS if controls & layout.LPA2 else 0)
-    for bit, control in ((TCR_HA, layout.HA), (TCR_HD, layout.HD), (1 << TCR_HPD_SHIFT, stage1.HPD)):
+    for bit, control in ((TCR_HA, layout.HA), (TCR_HD, layout.HD)):
         found |= bit if controls & control else 0
     require_access_flag(controls)
     return found

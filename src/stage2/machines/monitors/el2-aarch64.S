@@ -5,6 +5,10 @@
 // an exception that EL1 would take, a software step exception comes to EL2 (Arm ARM DDI 0487, D2.10 "Software Step").
 // So a guest cannot run away, EL1 needs no vectors, and its syndrome is read here before anything overwrites it.
 //
+// EL2's own regimes are probed the same way: with SCTLR_EL2 loaded, the one instruction is executed at EL2 (MDSCR_EL1.KDE
+// lets it step itself) or, under HCR_EL2.E2H and TGE, at EL0. Its tables must map this image where it is, to be executed
+// by EL2. The MMU of EL2 is on from the instruction before until the exception after it; nothing else here is translated.
+//
 // A guest may spoil every register but SP_EL2, so whatever must outlive its instruction is in memory, at SP_EL2. x28
 // holds the mailbox outside of PROBE.
 
@@ -19,6 +23,8 @@
     .equ EL1,     0x20              // SPSR_EL2 for a privileged access, and for an unprivileged one
     .equ CODE,    0x30              // the guest's address of its window: a load, and 4 bytes on a store
     .equ VECTORS, 0x38              // VBAR_EL1
+    .equ SCTLR,   0x40              // SCTLR_EL2 while EL2's own tables are probed; 0: a guest is
+    .equ KIND,    0x48              // of the probe that is being made
 
     .equ KEEP_TLB,   0              // bit of FLAGS
     .equ FETCH,      2              // kinds of a probe: access in bits 1:0
@@ -29,12 +35,13 @@
     .equ TAKEN_BY_EL1, 1            // outcomes besides 0, made
     .equ TAKEN_BY_EL2, 2
     .equ STRANGE,      3
+    .equ PAR_FAILED,   1            // of a translation by EL2's own regimes
 
     .equ WINDOW, 0x40300000         // physical address of the guest's window
 
     .equ EC_IABT, 0x20              // exception classes in ESR_EL2
     .equ EC_DABT, 0x24
-    .equ EC_DABT_OWN, 0x25          // from EL2 itself
+    .equ EC_DABT_OWN, 0x25          // from EL2 itself, as those below with bit 0 set
     .equ CM, 8                      // bit of its syndrome: a cache maintenance or AT instruction did it
     .equ EC_STEP, 0x32
     .equ EC_BRK,  0x3c
@@ -45,6 +52,23 @@
     .text
     .globl _start
 _start:
+    b       start
+
+    .balign 64
+// What a probe of EL2's own regimes executes, numbered as in aarch64.py. The register is x0, the value x1.
+own_instructions:
+    ldr     x1, [x0]
+    str     x1, [x0]
+    ldtr    x1, [x0]
+    sttr    x1, [x0]
+    at      s1e2r, x0
+    at      s1e2w, x0
+    at      s1e1rp, x0
+    at      s1e1wp, x0
+    at      s1e0r, x0
+    at      s1e0w, x0
+
+start:
     msr     daifset, #15
     adr     x0, vectors
     msr     vbar_el2, x0
@@ -57,7 +81,7 @@ _start:
     msr     oslar_el1, xzr          // a locked OS lock would suppress software steps
     mov     x0, #1 << 8             // MDCR_EL2.TDE: debug exceptions come here
     msr     mdcr_el2, x0
-    mov     x0, #1                  // MDSCR_EL1.SS
+    mov     x0, #1 << 13 | 1        // MDSCR_EL1.KDE and SS; EL2 steps itself only where PSTATE.D is clear
     msr     mdscr_el1, x0
     ldr     x0, guest               // both of the guest's instructions
     mov     x1, #WINDOW
@@ -104,6 +128,10 @@ ready:
 load:
     ldp     x0, x1, [x28, #REGISTERS]
     msr     hcr_el2, x0
+    isb                             // with E2H, the names of EL1's registers are EL2's
+    ldr     x2, [x28, #REGISTERS + 128]
+    str     x2, [sp, #SCTLR]
+    cbnz    x2, load_own
     msr     vtcr_el2, x1
     ldp     x0, x1, [x28, #REGISTERS + 16]
     msr     vttbr_el2, x0
@@ -132,6 +160,25 @@ load:
     isb
     b       ready
 
+// EL2's own; SCTLR_EL2 waits until a probe is made.
+load_own:
+    ldr     x0, [x28, #REGISTERS + 72]
+    str     x0, [sp, #CODE]
+    ldp     x0, x1, [x28, #REGISTERS + 80]
+    stp     x0, x1, [sp, #EL1]
+    ldp     x0, x1, [x28, #REGISTERS + 96]
+    msr     tcr_el2, x0
+    msr     ttbr0_el2, x1
+    ldp     x0, x1, [x28, #REGISTERS + 112]
+    msr     ttbr1_el2, x0
+    msr     mair_el2, x1
+    isb
+    dsb     ish
+    tlbi    alle2is
+    dsb     ish
+    isb
+    b       ready
+
 // --- PROBE ---------------------------------------------------------------------------------------------------------
 // The value of a fetch is the physical address of its word, or 0: the word is stored back first, because emulators keep
 // the code they translated until a store of the machine's own goes to it, and Python's do not count.
@@ -145,6 +192,8 @@ more:
     b.eq    done
     ldp     x0, x1, [x20]
     ldr     x2, [x20, #16]
+    ldr     x7, [sp, #SCTLR]
+    cbnz    x7, probe_own
     tbnz    x2, #TRANSLATE, translate
     stp     x20, x21, [sp, #NEXT]
     str     x22, [sp, #RESULT]
@@ -165,12 +214,42 @@ more:
 2:  msr     elr_el2, x0
     eret
 
+// UNPRIVILEGED: at EL0, by the image's second mapping. SCTLR_EL2 is x7.
+probe_own:
+    stp     x20, x21, [sp, #NEXT]
+    str     x22, [sp, #RESULT]
+    str     x2, [sp, #KIND]
+    ldp     x3, x4, [sp, #EL1]
+    ldr     x5, [sp, #CODE]
+    adr     x6, own_instructions
+    tst     x2, #1 << UNPRIVILEGED
+    csel    x3, x3, x4, eq
+    csel    x6, x6, x5, eq
+    msr     spsr_el2, x3
+    and     x2, x2, #3
+    cmp     x2, #FETCH
+    b.eq    1f
+    ldr     x3, [x20, #24]
+    add     x0, x6, x3, lsl #2
+    msr     elr_el2, x0
+    ldr     x0, [x20]
+    b       3f
+1:  cbz     x1, 2f
+    ldr     x4, [x1]
+    str     x4, [x1]
+2:  msr     elr_el2, x0
+3:  msr     sctlr_el2, x7
+    isb
+    eret
+
 done:
     mov     x28, #MAILBOX
     b       ready
 
 // What became of a guest's instruction; x1 is what it loaded.
 lower_sync:
+    mrs     x9, sctlr_el2
+    tbnz    x9, #0, own_done
     mrs     x2, esr_el2
     mrs     x3, far_el2
     mrs     x4, hpfar_el2
@@ -197,13 +276,53 @@ lower_sync:
     sub     x9, x5, x9
     cmp     x9, #0x800              // 16 vectors of 0x80 bytes
     cset    x0, lo                  // TAKEN_BY_EL1, or made
-1:  stp     x0, x1, [x22]
+1:
+store_result:
+    stp     x0, x1, [x22]
     stp     x2, x3, [x22, #16]
     stp     x4, x5, [x22, #32]
     stp     x6, x7, [x22, #48]
     add     x20, x20, #PROBE_SIZE
     add     x22, x22, #RESULT_SIZE
     b       more
+
+// What became of an instruction of EL2's own regimes; x9 is SCTLR_EL2, and this still runs by their tables.
+own_done:
+    bic     x9, x9, #1
+    msr     sctlr_el2, x9
+    isb
+    mov     x9, #MAILBOX
+    add     x9, x9, #OWN - MAILBOX
+    mov     sp, x9
+    mrs     x2, esr_el2
+    mrs     x3, far_el2
+    mrs     x4, hpfar_el2
+    mrs     x5, elr_el2
+    mov     x6, #0
+    mov     x7, #0
+    ldp     x20, x21, [sp, #NEXT]
+    ldr     x22, [sp, #RESULT]
+    lsr     x8, x2, #26
+    mov     x0, #0
+    cmp     x8, #EC_BRK
+    b.ne    1f
+    and     x1, x2, #0xffff
+    b       2f
+1:  and     x8, x8, #~1             // the same from EL2 and from below
+    cmp     x8, #EC_STEP
+    b.ne    1f
+    ldr     x9, [sp, #KIND]
+    tbz     x9, #TRANSLATE, 2f
+    mrs     x1, par_el1
+    and     x0, x1, #1              // PAR_FAILED
+    b       2f
+1:  mov     x0, #TAKEN_BY_EL2
+    cmp     x8, #EC_DABT
+    b.eq    2f
+    cmp     x8, #EC_IABT
+    b.eq    2f
+    mov     x0, #STRANGE
+2:  b       store_result
 
 // An AT instruction; the result is PAR_EL1, without syndrome. If its walk meets an external abort, that comes as an
 // exception from here, and is the result.
@@ -273,6 +392,8 @@ operations_end:
 
 // --- exceptions ----------------------------------------------------------------------------------------------------
 own_sync:
+    mrs     x9, sctlr_el2
+    tbnz    x9, #0, own_done
     mrs     x2, esr_el2
     lsr     x8, x2, #26
     cmp     x8, #EC_DABT_OWN

@@ -22,7 +22,7 @@ from ....tables.walk import KIND_MASK, LEVEL_SHIFT
 from ....vm.exits import Action, MemoryFault
 from ....vm.vm import Vm
 from ..abi import unicorn
-from ..callbacks import stop_callback
+from ..callbacks import block_callback
 from ..state import Reason, Word
 from ..vcpu import Vcpu, fill_function, new_cpu
 from ..windows import Windows
@@ -64,7 +64,7 @@ class ArmVcpu(Vcpu):
         uc = new_cpu(package.UC_ARCH_ARM64, package.UC_MODE_ARM, page_size=_PAGE)
         self._cpu: abi.ArmAbi = abi.ArmAbi(uc)
         usual = fill_callback(stage_1_format(_USUAL_GRANULE), vm.space.format)
-        callbacks = (usual, stop_callback(), trap_callback())
+        callbacks = (usual, block_callback(), trap_callback())
         super().__init__(number, vm, uc, self._cpu, page_state, windows, callbacks)
         self._fills: dict[int, Callable[..., bool]] = {_USUAL_GRANULE: self._fill_again}
         for register, value in (

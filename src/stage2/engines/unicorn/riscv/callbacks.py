@@ -1,4 +1,4 @@
-"""The compiled callbacks of a RISC-V vCPU: its MMU, its timer, its traps. See `..callbacks`."""
+"""The compiled callbacks of a RISC-V vCPU: its MMU, its traps. See `..callbacks`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from ....formats.record import Format
 from ....formats.riscv.entry import HARDWARE_AD
 from ....formats.riscv.formats import SV39
 from ....formats.riscv.registers import stage_1_numbers
-from ....formats.riscv.syndromes import TIMER_INTERRUPT, USER_CALL
+from ....formats.riscv.syndromes import USER_CALL
 from ....formats.u64 import u64
 from ....tables.assembly import compiled_two_stage
 from ....tables.compiled import callback, inlined
-from ....tables.raw import call_1, peek, peek_byte, poke, poke_byte, poke_half
-from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD
+from ....tables.raw import call_1, peek, poke
 from ..callbacks import (
     ACCESS_WRITE,
-    block_signature,
     count_fill,
     define,
     fill_signature,
@@ -28,21 +26,17 @@ from ..callbacks import (
     regime_2_of,
     trap_signature,
 )
-from ..state import NEVER, Reason, Word
-from .abi import ENV_MIP, ENV_MSTATUS, ENV_PC, ENV_PRIV, ENV_SATP, PRIV_MACHINE, PRIV_SUPERVISOR, PRIV_USER
+from ..state import Reason, Word
+from .abi import ENV_MSTATUS, ENV_PC, ENV_PRIV, ENV_SATP, PRIV_MACHINE, PRIV_SUPERVISOR, PRIV_USER
 
 ECALL = USER_CALL
 """Every ecall reaches the interrupt hook under this number."""
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
-_HYPERCALL, _SLICE, _STOP = (int(reason) for reason in (Reason.HYPERCALL, Reason.SLICE, Reason.STOP))
-_ENV, _CPU, _ICOUNT, _DELIVER, _STOP_RUN, _REASON, _CLOCK_AT, _ALARM, _SLICE_END, _STOP_FLAG, _TRAPS = (
-    int(word)
-    for word in (
-        Word.ENV, Word.CPU, Word.ICOUNT, Word.DELIVER, Word.STOP_RUN, Word.REASON, Word.CLOCK_AT, Word.ALARM,
-        Word.SLICE_END, Word.STOP, Word.TRAPS,
-    )
-)  # fmt: skip
+_HYPERCALL = int(Reason.HYPERCALL)
+_ENV, _CPU, _DELIVER, _STOP_RUN, _REASON, _TRAPS = (
+    int(word) for word in (Word.ENV, Word.CPU, Word.DELIVER, Word.STOP_RUN, Word.REASON, Word.TRAPS)
+)
 
 
 @cache
@@ -72,32 +66,6 @@ def fill_callback(second: Format) -> Any:
         return grant(state, result, hpa, gpa, granted, user, access)
 
     return callback(fill_signature(), fill, second)
-
-
-@cache
-def block_callback() -> Any:
-    """void block(uc, address, size, state): virtual time goes on by the bytes of each executed block."""
-    define()
-
-    def block(uc: int, address: int, size: int, state: int) -> None:
-        clock = peek(peek(state, u64(_CLOCK_AT)), u64(0)) + u64(size)
-        poke(peek(state, u64(_CLOCK_AT)), u64(0), clock)
-        if clock >= peek(state, u64(_ALARM)):
-            poke(state, u64(_ALARM), u64(NEVER))
-            env, cpu = peek(state, u64(_ENV)), peek(state, u64(_CPU))
-            poke(env + u64(ENV_MIP), u64(0), peek(env + u64(ENV_MIP), u64(0)) | u64(1 << TIMER_INTERRUPT))
-            request = cpu + u64(CPU_INTERRUPT_REQUEST)
-            poke_byte(request, u64(0), peek_byte(request, u64(0)) | u64(INTERRUPT_HARD))
-            # The high half of the instruction counter, all ones, makes the CPU look at its interrupts.
-            poke_half(peek(state, u64(_ICOUNT)) + u64(2), u64(0xFFFF))
-        if peek(state, u64(_STOP_FLAG)) != u64(0):
-            poke(state, u64(_REASON), u64(_STOP))
-            call_1(peek(state, u64(_STOP_RUN)), uc)
-        elif clock >= peek(state, u64(_SLICE_END)):
-            poke(state, u64(_REASON), u64(_SLICE))
-            call_1(peek(state, u64(_STOP_RUN)), uc)
-
-    return callback(block_signature(), block)
 
 
 @cache

@@ -1,27 +1,27 @@
-"""Virtual time: one clock word per machine, and the C function through which the `time` CSR reads it.
+"""The C function through which the `time` CSR reads a machine's clock.
 
-The function takes no argument, so it has the address of its word compiled in. Slots are therefore kept for the
-life of the process and handed from one machine to the next.
+The function takes no argument, so it has the address of its word compiled in. Clocks are therefore kept for the life of
+the process and handed from one machine to the next.
 """
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from typing import Any
 
 from ....formats.u64 import u64
 from ....tables.compiled import numba
 from ....tables.raw import peek
+from ..clock import EngineClock
 from ..state import TICK_SHIFT
 
 
-class Clock:
-    """Virtual time in bytes of executed code; a tick of the `time` CSR is 128 of them."""
+class RiscvClock(EngineClock):
+    """A clock that the `time` CSR shows, in ticks of `vm.boot.TIMER_HZ`."""
 
     def __init__(self) -> None:
-        self._word = ctypes.c_uint64(0)
-        address, shift = ctypes.addressof(self._word), TICK_SHIFT
+        super().__init__()
+        address, shift = self.address, TICK_SHIFT
         module = numba()
 
         def ticks() -> int:
@@ -30,39 +30,25 @@ class Clock:
         self._compiled: Any = module.cfunc(module.types.uint64(), nopython=True)(ticks)
 
     @property
-    def address(self) -> int:
-        """Address of the word."""
-        return ctypes.addressof(self._word)
-
-    @property
     def function(self) -> int:
         """Address of the C function that returns the ticks."""
         address: int = self._compiled.address
         return address
 
-    @property
-    def now(self) -> int:
-        """Bytes of code executed so far."""
-        return self._word.value
 
-    @now.setter
-    def now(self, value: int) -> None:
-        self._word.value = value
-
-
-_free: list[Clock] = []
+_free: list[RiscvClock] = []
 _lock = threading.Lock()
 
 
-def take_clock() -> Clock:
+def take_clock() -> RiscvClock:
     """A clock at zero that no other machine uses."""
     with _lock:
-        clock = _free.pop() if _free else Clock()
-    clock.now = 0
+        clock = _free.pop() if _free else RiscvClock()
+    clock.restart()
     return clock
 
 
-def give_clock(clock: Clock) -> None:
+def give_clock(clock: RiscvClock) -> None:
     """Let another machine have the clock; nothing may run on it any more."""
     with _lock:
         _free.append(clock)

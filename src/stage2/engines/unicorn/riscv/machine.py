@@ -5,12 +5,17 @@ The harts share memory, so they never run at the same time: the library's atomic
 
 from __future__ import annotations
 
+from functools import partial
+
+from ....hypervisor.time import TimeValue
+from ....hypervisor.timers import LATEST
+from ....vm.boot import TIMER_HZ
 from ....vm.exits import Hypercall
 from ....vm.sbi import HartState, Sbi
 from ....vm.vm import Vm
 from ..machine import Machine
-from ..state import NEVER, TICK_SHIFT, Reason, Word
-from .clock import give_clock, take_clock
+from ..state import NEVER, Reason
+from .clock import RiscvClock, give_clock, take_clock
 from .vcpu import RiscvVcpu
 
 _SLICE = 1 << 18
@@ -24,15 +29,20 @@ class RiscvMachine(Machine[RiscvVcpu]):
     SEVERAL_CPUS = True
 
     def __init__(self, vm: Vm) -> None:
-        self._clock = take_clock()
+        self._time = take_clock()
         self._turn = 0
+        self._armed: list[int | None] = [None] * vm.cpu_count
+        """Of each hart the token of its timer, if it is set."""
         self.count = vm.cpu_count
         super().__init__(vm)
         channels = None if vm.channels is None else (vm.channels, vm.id)
         self._sbi = Sbi(self, vm.memory, vm.console, channels)
 
+    def _make_clock(self) -> RiscvClock:
+        return self._time
+
     def _make_cpu(self, number: int, page_state: int) -> RiscvVcpu:
-        return RiscvVcpu(number, self.vm, self._clock, page_state, self._windows)
+        return RiscvVcpu(number, self.vm, self._time, page_state, self._windows)
 
     def _serve(self, cpu: RiscvVcpu, reason: Reason) -> tuple[str, str] | None:
         if reason is Reason.HYPERCALL:
@@ -55,25 +65,33 @@ class RiscvMachine(Machine[RiscvVcpu]):
             return None
         hart = next((hart for hart in ready if hart.number >= self._turn), ready[0])
         self._turn = hart.number + 1
-        hart.state[Word.SLICE_END] = NEVER if len(ready) == 1 else self._clock.now + _SLICE
+        self._slice_end = NEVER if len(ready) == 1 else self.clock.code + _SLICE
         return hart
 
     def _idle(self) -> None:
-        """Every hart waits: let virtual time jump to the next alarm, or wait for somebody to stop us."""
-        waiting = [hart for hart in self._cpus if hart.running]
-        alarm = min((hart.alarm for hart in waiting), default=NEVER)
-        if alarm == NEVER:
+        """Every hart waits: let virtual time jump to the next timer, or wait for somebody to stop us."""
+        if any(hart.running and self._armed[hart.number] is not None for hart in self._cpus):
+            self._jump()
+        else:
+            # What else is timed wakes no hart.
             super()._idle()
-            return
-        self._clock.now = max(self._clock.now, alarm)
-        for hart in waiting:
-            if hart.alarm <= self._clock.now:
-                hart.ring()
 
     # --- what the firmware asks for (vm.sbi.Harts) -------------------------------------------------------
 
     def set_timer(self, hart: int, deadline: int) -> None:
-        self._cpus[hart].set_timer(deadline, TICK_SHIFT)
+        timers, armed = self.timers.lists[hart], self._armed[hart]
+        if armed is not None:
+            timers.cancel_timer(armed)
+        self._cpus[hart].clear_timer()
+        when = TimeValue.of_ticks(deadline, TIMER_HZ)
+        # All ones stands for never (SBI, "Set Timer"); no clock comes to what an event does not hold.
+        never = when.nanos > LATEST
+        self._armed[hart] = None if never else timers.register_timer(when, partial(self._ring, hart))
+
+    def _ring(self, hart: int, _now: TimeValue) -> None:
+        """A hart's timer is due."""
+        self._armed[hart] = None
+        self._cpus[hart].raise_timer()
 
     def send_ipi(self, hart: int) -> None:
         self._cpus[hart].raise_software()
@@ -93,4 +111,4 @@ class RiscvMachine(Machine[RiscvVcpu]):
     def close(self) -> None:
         if not self._closed:
             super().close()
-            give_clock(self._clock)
+            give_clock(self._time)

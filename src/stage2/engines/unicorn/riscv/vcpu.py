@@ -23,12 +23,13 @@ from ....tables.result import fault_from_status
 from ....vm.exits import MemoryFault
 from ....vm.vm import Vm
 from ..abi import unicorn
-from ..state import NEVER, Word
+from ..callbacks import block_callback
+from ..state import Word
 from ..vcpu import Vcpu, new_cpu
 from ..windows import Windows
 from . import abi
-from .callbacks import block_callback, fill_callback, trap_callback
-from .clock import Clock
+from .callbacks import fill_callback, trap_callback
+from .clock import RiscvClock
 
 _RESERVED_CAUSE = 14
 _DELEGATED_EXCEPTIONS = sum(
@@ -51,7 +52,7 @@ class RiscvVcpu(Vcpu):
         windows: the machine's device windows.
     """
 
-    def __init__(self, number: int, vm: Vm, clock: Clock, page_state: int, windows: Windows) -> None:
+    def __init__(self, number: int, vm: Vm, clock: RiscvClock, page_state: int, windows: Windows) -> None:
         package = unicorn()
         registers = package.riscv_const
         uc = new_cpu(package.UC_ARCH_RISCV, package.UC_MODE_RISCV64)
@@ -60,7 +61,6 @@ class RiscvVcpu(Vcpu):
         super().__init__(number, vm, uc, self._cpu, page_state, windows, callbacks)
         self.running = False
         self.waiting = False
-        self.state[Word.CLOCK_AT] = clock.address
         uc.reg_write(registers.UC_RISCV_REG_MEDELEG, _DELEGATED_EXCEPTIONS)
         uc.reg_write(registers.UC_RISCV_REG_MIDELEG, _DELEGATED_INTERRUPTS)
         # The guest may read cycle, time and instret.
@@ -128,19 +128,12 @@ class RiscvVcpu(Vcpu):
         """a0 to a7."""
         return tuple(self.register(number) for number in range(10, 18))
 
-    @property
-    def alarm(self) -> int:
-        """Clock value of the timer interrupt, NEVER for none."""
-        return self.state[Word.ALARM]
-
-    def set_timer(self, ticks: int, shift: int) -> None:
-        """Raise the timer interrupt when the clock reaches `ticks` << `shift`; takes a pending one back."""
-        self.state[Word.ALARM] = min(ticks << shift, NEVER)
+    def clear_timer(self) -> None:
+        """Take a pending timer interrupt back."""
         self._cpu.set_pending(self._cpu.get(abi.ENV_MIP) & ~_TIMER)
 
-    def ring(self) -> None:
-        """The timer's time has come."""
-        self.state[Word.ALARM] = NEVER
+    def raise_timer(self) -> None:
+        """Make the timer interrupt pending."""
         self._raise(_TIMER)
 
     def raise_software(self) -> None:

@@ -22,6 +22,7 @@ from ..callbacks import (
     grant,
     host_of,
     need_of,
+    pass_time,
     refuse,
     regime_2_of,
     trap_signature,
@@ -30,12 +31,12 @@ from ..state import Reason, Word
 from . import abi
 
 # Plain numbers, because compiled code folds globals but not members of an enumeration.
-_FAULT, _STOP, _TRAP, _MODE = (int(reason) for reason in (Reason.FAULT, Reason.STOP, Reason.TRAP, Reason.MODE))
-_ENV, _CPU, _DELIVER, _STOP_RUN, _RAISE, _REASON, _DELIVERING, _VECTOR, _ERROR_CODE, _STOP_FLAG, _TRAPS = (
+_FAULT, _TRAP, _MODE = (int(reason) for reason in (Reason.FAULT, Reason.TRAP, Reason.MODE))
+_ENV, _CPU, _DELIVER, _STOP_RUN, _RAISE, _REASON, _DELIVERING, _VECTOR, _ERROR_CODE, _TRAPS = (
     int(word)
     for word in (
         Word.ENV, Word.CPU, Word.DELIVER, Word.STOP_RUN, Word.RAISE, Word.REASON, Word.DELIVERING,
-        Word.VECTOR, Word.ERROR_CODE, Word.STOP, Word.TRAPS,
+        Word.VECTOR, Word.ERROR_CODE, Word.TRAPS,
     )
 )  # fmt: skip
 _EFLAGS, _HFLAGS, _CR0, _CR3, _CR4, _EFER = (
@@ -100,15 +101,12 @@ def fill_callback(second: Format, processor: int) -> Any:
 
 @cache
 def block_callback() -> Any:
-    """Leave the guest before a block when it is to be stopped, or when it is to take an exception there."""
+    """Let time pass with a block, or take an exception that is to come before it."""
     define()
     inlined(take)
 
     def block(uc: int, address: int, size: int, state: int) -> None:
-        if peek(state, u64(_STOP_FLAG)) != u64(0):
-            poke(state, u64(_REASON), u64(_STOP))
-            call_1(peek(state, u64(_STOP_RUN)), uc)
-        elif peek(state, u64(_VECTOR)) != u64(0):
+        if pass_time(uc, size, state) and peek(state, u64(_VECTOR)) != u64(0):
             take(state, peek(state, u64(_ENV)))
 
     return callback(block_signature(), block)

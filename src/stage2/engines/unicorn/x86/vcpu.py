@@ -93,16 +93,16 @@ class X86Vcpu(Vcpu):
         try:
             return self._ports.read(port, width)
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
-            self._leave(error)
+            self._fail(error)
             return 0
 
     def _port_out(self, _uc: Any, port: int, width: int, value: int, _user: Any) -> None:
         try:
             self._ports.write(port, width, value)
             if self._ports.is_off:
-                self.state[Word.STOP] = 1
+                self.leave()
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
-            self._leave(error)
+            self._fail(error)
 
     def _syscall(self, _uc: Any, _user: Any) -> None:
         """SYSCALL (SDM Vol. 2, "SYSCALL"), which the library leaves to a hook; afterwards it adds 2 to RIP."""
@@ -121,7 +121,7 @@ class X86Vcpu(Vcpu):
             cpu.eflags = flags & ~cpu.get(abi.ENV_FMASK) | _NO_INTERRUPTS
             cpu.set(abi.ENV_RIP, target - _SYSCALL_SIZE)
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
-            self._leave(error)
+            self._fail(error)
 
     def _resolve(self, page: int, access: int, result: Any) -> bool:
         if not self._is_implicit(page):
