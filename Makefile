@@ -72,9 +72,10 @@ monitors:
 benchmarks: setup
 	@$(BIN)/python -m benchmarks.tables
 
-# The long form of the conformance suite; it writes the page with the counts.
+# The long form of the conformance suite; it writes the page with the counts, the same with any number of processes.
+JOBS ?= $(shell nproc)
 conform: emulators
-	@$(BIN)/stage2 conform --long --report docs/conformance.md
+	@$(BIN)/stage2 conform --long --jobs $(JOBS) --report docs/conformance.md
 
 # Mutants of the rules in formats/ (docs/testing.md). Cosmic Ray lives in an environment of its own.
 MUTANTS ?= 420
@@ -86,7 +87,7 @@ mutants: setup
 
 # The lock names versions and hashes, no registry.
 lock: setup
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --extra dev \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--output-file requirements.lock pyproject.toml scripts/build-requirements.txt
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from stage2.cli.conform import _Progress
 from stage2.cli.main import call
 from stage2.conform import oracles, run
 from stage2.conform.oracle import Pair
+from stage2.conform.verdict import Verdict
 from stage2.errors import HostToolError
+from waiting import HANG_S
 
 
 @pytest.mark.parametrize(
@@ -23,6 +29,9 @@ from stage2.errors import HostToolError
         ),
         (["--plant", "nothing"], "--plant nothing: there are writable, address, reserved, hole"),
         (["--cases", "many"], "--cases"),
+        (["--jobs", "0"], "--jobs 0: at least one process is needed. Limit: 1,024"),
+        (["--jobs", "1025"], "--jobs 1025: at least one process is needed. Limit: 1,024"),
+        (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:8786"], "--jobs and --scheduler: say one of them"),
     ],
 )
 def test_wrong_input_is_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,3 +78,33 @@ def test_the_machines_own_or_a_named_one_must_be_there(
     monkeypatch.setattr(oracles, "usual", lambda: (Absent(name, "it is not there"),))
     assert call(["conform", "--cases", "1", *(["--oracle", name] if named else [])]) == 2
     assert capsys.readouterr().err == f"stage2: {name}: it is not there\n"
+
+
+def test_neither_dask_nor_multiprocessing_is_loaded_by_a_run_of_one_process() -> None:
+    code = (
+        "import sys\n"
+        "from stage2.cli.main import call\n"
+        "from stage2.conform import run\n"
+        "def used(oracle, *, crew, **_): raise run.ConfigError(crew.__name__)\n"
+        "run.run = used\n"
+        "assert call(['conform', '--oracle', 'qemu-aarch64', '--cases', '1']) == 2\n"
+        "print([name for name in ('distributed', 'dask', 'multiprocessing') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "stage2: error: in_this_process\n")
+
+
+def test_progress_is_told_on_a_terminal_and_once_a_minute_in_a_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = run.OracleReport("qemu-aarch64", "", "7.2", "qemu-aarch64", Verdict(1200), seconds=59.0)
+    log, silent = _Progress(10**9, lines=True), _Progress(10**9, lines=False)
+    text = "qemu-aarch64: 1,200 of 1,000,000,000 cases, 0 mismatches"
+    for seconds, told in ((59.0, ""), (60.0, f"{text}, 60 s\n"), (90.0, "")):
+        report.seconds = seconds
+        log(report)
+        silent(report)
+        assert capsys.readouterr().err == told
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    silent(report)
+    assert capsys.readouterr().err.endswith(text)

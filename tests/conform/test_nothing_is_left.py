@@ -25,6 +25,8 @@ LONG_ENOUGH = "100000000"
 MARK = "STAGE2_TEST_RUN"
 _WORDS = 5
 """So many words of a command at most come before its own arguments."""
+WITH_JOBS = ("qemu-aarch64", "bochs-ept")
+"""One of each maker: workers differ in nothing else."""
 every_oracle = pytest.mark.parametrize("name", ASKED)
 
 
@@ -49,21 +51,28 @@ class Run:
             preexec_fn=_obey_interrupts,
         )  # fmt: skip
 
-    def emulators(self) -> set[int]:
-        """Pids of the emulators that it has started and that live."""
-        found = set()
+    def processes(self) -> dict[int, list[str]]:
+        """Pids of all processes that it has started and that live, with the first words of their commands."""
+        found = {}
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
+            if not entry.name.isdigit() or int(entry.name) == self.process.pid:
                 continue
             try:
                 # A fetched program is the argument of its loader.
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:_WORDS]
-                marked = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
+                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = words
             except OSError:
                 continue
-            if marked and any(os.path.basename(word).startswith(EMULATORS) for word in words):
-                found.add(int(entry.name))
         return found
+
+    def emulators(self) -> set[int]:
+        """Pids of those that are emulators."""
+        return {
+            pid
+            for pid, words in self.processes().items()
+            if any(os.path.basename(word).startswith(EMULATORS) for word in words)
+        }
 
     def wait_until_at_work(self) -> None:
         """Wait until an emulator of it has worked for a while, and so is past its start."""
@@ -79,7 +88,7 @@ class Run:
 
     def require_nothing_left(self) -> None:
         """Wait until no process and no temporary file is left, and refuse shared memory that is."""
-        until(lambda: not self.emulators(), "an emulator outlived the command")
+        until(lambda: not self.processes(), "a process outlived the command")
         until(lambda: not any(self.folder.iterdir()), "temporary files outlived the command")
         ours = {name for name in set(os.listdir("/dev/shm")) - self.shared_before if "stage2" in name or "qemu" in name}
         assert not ours
@@ -127,8 +136,21 @@ def test_a_run_that_finds_something_leaves_nothing(name: str, tmp_path: Path) ->
 @every_oracle
 @pytest.mark.parametrize("end", [by_interrupt, by_killing_python, by_killing_the_emulator])
 def test_a_run_that_is_ended_leaves_nothing(name: str, end: Callable[[Run], None], tmp_path: Path) -> None:
+    ended(name, end, tmp_path)
+
+
+@pytest.mark.parametrize("name", WITH_JOBS)
+@pytest.mark.parametrize("end", [by_interrupt, by_killing_python, by_killing_the_emulator])
+def test_a_run_on_several_processes_that_is_ended_leaves_nothing(
+    name: str, end: Callable[[Run], None], tmp_path: Path
+) -> None:
+    ended(name, end, tmp_path, "--jobs", "2")
+
+
+def ended(name: str, end: Callable[[Run], None], tmp_path: Path, *more: str) -> None:
+    """End a run that is at work, and see what it leaves."""
     oracle_or_skip(name)
-    run = Run(tmp_path, name, LONG_ENOUGH)
+    run = Run(tmp_path, name, LONG_ENOUGH, *more)
     try:
         run.wait_until_at_work()
         end(run)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -14,10 +15,15 @@ from cyclopts import Parameter
 from ..errors import ConfigError, HostToolError, MachineError
 
 if TYPE_CHECKING:
+    from ..conform.batch import Crew
     from ..conform.oracle import Oracle, Pair
     from ..conform.run import OracleReport
 
 T = TypeVar("T")
+MAX_JOBS = 1024
+_LINE_S = 60
+_CLEAR = "\r\x1b[K"
+"""Begins a line of the terminal anew."""
 
 
 def conform(
@@ -28,6 +34,8 @@ def conform(
     format_name: Annotated[list[str] | None, Parameter(name="--format", negative="")] = None,
     long: Annotated[bool, Parameter(negative="")] = False,
     tlb: Annotated[bool, Parameter(negative="")] = False,
+    jobs: int = 1,
+    scheduler: str | None = None,
     plant: str | None = None,
     report: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -53,6 +61,10 @@ def conform(
         The long form: two million for QEMU's AArch64 and RISC-V, a million for x86 NPT, 100,000 for EPT; and --tlb.
     tlb
         Also what edits owe to TLBs: every kind of edit on QEMU's AArch64, with its invalidations and without.
+    jobs
+        Do the batches on so many processes, each with an emulator of its own; the report is the same.
+    scheduler
+        Do them on the Dask cluster whose scheduler is at this address, such as tcp://10.0.0.1:8786 (docs/campaigns.md).
     plant
         Plant an error in our walker, to see that it is found: writable, address, reserved, hole.
     report
@@ -60,10 +72,12 @@ def conform(
     json_output
         Print JSON instead of text.
     """
+    from ..conform.batch import in_this_process
     from ..conform.oracles import by_name, usual
     from ..conform.plant import plant as planted
     from ..conform.run import LONG, SHORT, run
     from ..conform.tlb import run_tlb, shows_its_tlb
+    from ..conform.trial import as_it_is
     from ..render.conform import render_reports, report_json, report_markdown
     from ..render.tables import print_renderable
 
@@ -71,21 +85,28 @@ def conform(
         raise ConfigError(f"--cases {cases}: at least one case is needed")
     if seed < 0:
         raise ConfigError(f"--seed {seed}: a seed is not negative")
-    put = planted(plant) if plant is not None else (lambda fmt: fmt)
+    if jobs < 1 or jobs > MAX_JOBS:
+        raise ConfigError(f"--jobs {jobs}: at least one process is needed. Limit: {MAX_JOBS:,}")
+    if jobs > 1 and scheduler is not None:
+        raise ConfigError("--jobs and --scheduler: say one of them; a cluster has as many processes as it has workers")
+    put = planted(plant) if plant is not None else as_it_is
     work = _work([by_name(name) for name in oracle] if oracle else list(usual()), format_name or [])
     missing = _Missing(named=bool(oracle))
     reports, tlbs = [], []
-    for found, pairs in work:
-        count = cases if cases is not None else (LONG if long else SHORT)[found.kind]
+    with ExitStack() as stack:
+        crew = _crew(jobs, scheduler, stack)
+        for found, pairs in work:
+            count = cases if cases is not None else (LONG if long else SHORT)[found.kind]
 
-        def ask(found: Oracle = found, pairs: tuple[Pair, ...] = pairs, count: int = count) -> OracleReport:
-            return run(found, cases=count, seed=seed, pairs=pairs, planted=put, progress=_progress)
+            def ask(found: Oracle = found, pairs: tuple[Pair, ...] = pairs, count: int = count) -> OracleReport:
+                progress = _Progress(count, lines=crew is not in_this_process)
+                return run(found, cases=count, seed=seed, pairs=pairs, planted=put, progress=progress, crew=crew)
 
-        made = missing.unless(found, ask)
-        reports += [] if made is None else [made]
-        if made is not None and (tlb or long) and shows_its_tlb(found):
-            shown = missing.unless(found, lambda found=found: run_tlb(found))  # type: ignore[misc]
-            tlbs += [] if shown is None else [shown]
+            made = missing.unless(found, ask)
+            reports += [] if made is None else [made]
+            if made is not None and (tlb or long) and shows_its_tlb(found):
+                shown = missing.unless(found, lambda found=found: run_tlb(found))  # type: ignore[misc]
+                tlbs += [] if shown is None else [shown]
     missing.tell()
     if report is not None and reports:
         try:
@@ -119,9 +140,47 @@ def _work(chosen: list[Oracle], wanted: list[str]) -> list[tuple[Oracle, tuple[P
     return work
 
 
-def _progress(done: OracleReport) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{done.oracle}: {done.verdict.cases:,} cases", end="", file=sys.stderr, flush=True)
+def _crew(jobs: int, scheduler: str | None, stack: ExitStack) -> Crew:
+    """Who does the batches.
+
+    Raises:
+        HostToolError: Dask is not installed, or its scheduler does not answer.
+    """
+    from ..conform.batch import in_this_process
+
+    if scheduler is not None:
+        from ..conform.cluster import ClusterCrew
+
+        return stack.enter_context(ClusterCrew(scheduler))
+    if jobs > 1:
+        from ..conform.workers import LocalCrew
+
+        return LocalCrew(jobs, notice=_notice)
+    return in_this_process
+
+
+def _notice(sentence: str) -> None:
+    print(f"{_CLEAR if sys.stderr.isatty() else ''}stage2: notice: {sentence}", file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """How far a run is: on a terminal after each batch, in a log once a minute.
+
+    Args:
+        cases: wanted.
+        lines: whether it is to be told where standard error is no terminal.
+    """
+
+    def __init__(self, cases: int, *, lines: bool) -> None:
+        self._cases, self._lines, self._told = cases, lines, 0.0
+
+    def __call__(self, done: OracleReport) -> None:
+        text = f"{done.oracle}: {done.verdict.cases:,} of {self._cases:,} cases, {done.mismatches:,} mismatches"
+        if sys.stderr.isatty():
+            print(f"{_CLEAR}{text}", end="", file=sys.stderr, flush=True)
+        elif self._lines and done.seconds >= self._told + _LINE_S:
+            self._told = done.seconds
+            print(f"{text}, {done.seconds:,.0f} s", file=sys.stderr, flush=True)
 
 
 class _Missing:
@@ -149,7 +208,7 @@ class _Missing:
             print(f"stage2: {oracle.name}: {error}", file=sys.stderr)
         finally:
             if sys.stderr.isatty():
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+                print(_CLEAR, end="", file=sys.stderr, flush=True)
         return None
 
     def tell(self) -> None:

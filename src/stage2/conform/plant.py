@@ -6,6 +6,7 @@ A planted format decodes as the real one and then errs. The tables and the machi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..errors import ConfigError
 from ..formats import outcome
@@ -64,13 +65,27 @@ PLANTS: dict[str, tuple[str, Callable[[Decode], Decode]]] = {
 """Name -> what is wrong then, and how."""
 
 
-def plant(name: str) -> Callable[[Format], Format]:
-    """What puts the wrong format in the place of the right one.
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """Puts the wrong format in the place of the right one. It can be sent to another process.
+
+    Args:
+        name: one of `PLANTS`.
+    """
+
+    name: str
+
+    def __call__(self, fmt: Format) -> Format:
+        make = PLANTS[self.name][1]
+        return fmt.with_rules(f"{fmt.name} ({self.name})", decode=make(inlined(fmt.decode)))
+
+
+def plant(name: str) -> Plant:
+    """What plants an error.
 
     Raises:
         ConfigError: there is no such error.
     """
     if name not in PLANTS:
         raise ConfigError(f"--plant {name}: there are {', '.join(PLANTS)}")
-    make = PLANTS[name][1]
-    return lambda fmt: fmt.with_rules(f"{fmt.name} ({name})", decode=make(inlined(fmt.decode)))
+    return Plant(name)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, field
 
-from ..errors import ConfigError, MachineError
+from ..errors import ConfigError
+from .batch import Batch, Crew, Judge, Outcome, in_this_process
 from .deviation import Deviation
 from .deviations import of_oracle
-from .oracle import Machine, Oracle, Pair
-from .shrink import Shrinker
-from .trial import Replace, Trial
+from .oracle import Oracle, Pair
+from .trial import Replace, as_it_is
 from .verdict import Mismatch, Verdict
 
 SHORT = {"qemu-aarch64": 100_000, "qemu-riscv64": 100_000, "qemu-x86-svm": 60_000, "bochs-ept": 5_000}
@@ -24,6 +24,7 @@ _MISMATCHES = 8
 _LOST = 3
 """So often a machine that was lost is started again."""
 _SHRUNK = 2
+"""So many mismatches are made small."""
 _SMALLEST = 64
 """Probes of a batch at the least."""
 
@@ -57,6 +58,7 @@ class OracleReport:
         unjudged: what this oracle cannot be asked, in sentences.
         seconds: wall time.
         batches: how many.
+        lost: how often the machine was lost.
     """
 
     oracle: str
@@ -68,6 +70,12 @@ class OracleReport:
     unjudged: tuple[str, ...] = ()
     seconds: float = 0.0
     batches: int = 0
+    lost: int = 0
+
+    @property
+    def shrunk(self) -> int:
+        """How many of `found` were made small, or would have been."""
+        return sum(found.mismatch is not None for found in self.found)
 
     @property
     def mismatches(self) -> int:
@@ -117,10 +125,11 @@ def run(
     cases: int,
     seed: int = 1,
     pairs: Sequence[Pair] | None = None,
-    planted: Replace = lambda fmt: fmt,
+    planted: Replace = as_it_is,
     progress: Callable[[OracleReport], None] = lambda _: None,
+    crew: Crew = in_this_process,
 ) -> OracleReport:
-    """Ask an oracle at least so many cases.
+    """Ask an oracle at least so many cases. Whoever does the batches, the report is the same but for the time.
 
     Args:
         cases: probes to compare.
@@ -128,77 +137,53 @@ def run(
         pairs: which of its pairs; None for all.
         planted: puts a wrong format in the place of each that our walker uses.
         progress: called after each batch.
+        crew: who does the batches.
 
     Raises:
         HostToolError: the emulator is not installed.
         MachineError: it does not come up.
     """
     report = OracleReport(oracle.name, oracle.title, oracle.version(), oracle.kind, unjudged=oracle.unjudged)
-    trial = Trial(oracle, report.version, planted)
     began = time.perf_counter()
-    chosen = oracle.pairs if pairs is None else pairs
-    schedule = _schedule(chosen)
-    # Every pair gets its share, also of a short run.
-    share = min(oracle.batch, max(-(-cases // len(chosen)), _SMALLEST))
-    with ExitStack() as stack:
-        stack.callback(trial.close)
-        machines = _Machines(oracle, stack)
-        # Batches that ask nothing at all must not go on for ever.
-        for number in range(4 * (cases // share + len(chosen))):
-            if report.verdict.cases >= cases or len(report.found) >= _MISMATCHES or machines.given_up:
-                break
-            pair = next(schedule)
-            _one_batch(report, trial, machines, pair, seed + number, share)
+    plan = _plan(report, oracle, cases, seed, oracle.pairs if pairs is None else pairs)
+    with closing(crew(Judge(oracle, report.version, planted), plan)) as outcomes:
+        for batch, outcome in outcomes:
+            _add(report, batch, outcome)
             report.batches += 1
             report.seconds = time.perf_counter() - began
             progress(report)
+            if report.verdict.cases >= cases or len(report.found) >= _MISMATCHES or report.lost > _LOST:
+                break
     return report
 
 
-class _Machines:
-    """The machine that is running, and a new one when it is lost."""
-
-    def __init__(self, oracle: Oracle, stack: ExitStack) -> None:
-        self._oracle, self._stack = oracle, stack
-        self._current = stack.enter_context(ExitStack())
-        self._lost = 0
-        self.machine: Machine = self._current.enter_context(oracle.open())
-
-    @property
-    def given_up(self) -> bool:
-        """It was lost so often that it is not started any more."""
-        return self._lost > _LOST
-
-    def renew(self) -> None:
-        """Start another one, unless too many were lost."""
-        self._lost += 1
-        self._current.close()
-        if self.given_up:
-            return
-        self._current = self._stack.enter_context(ExitStack())
-        self.machine = self._current.enter_context(self._oracle.open())
+def _plan(report: OracleReport, oracle: Oracle, cases: int, seed: int, pairs: Sequence[Pair]) -> Iterator[Batch]:
+    """The batches of a run. It ends, so that batches which ask nothing at all do not go on for ever."""
+    # Every pair gets its share, also of a short run.
+    share = min(oracle.batch, max(-(-cases // len(pairs)), _SMALLEST))
+    numbers = range(4 * (cases // share + len(pairs)))
+    for number, pair in zip(numbers, _schedule(pairs), strict=False):
+        yield Batch(pair, seed + number, share, max(_SHRUNK - report.shrunk, 0))
 
 
-def _one_batch(report: OracleReport, trial: Trial, machines: _Machines, pair: Pair, seed: int, count: int) -> None:
-    try:
-        verdict = trial.batch(machines.machine, pair, seed, count)
-    except MachineError as error:
-        report.found.append(Found(pair, seed, count, None, str(error)))
-        machines.renew()
+def _add(report: OracleReport, batch: Batch, outcome: Outcome) -> None:
+    """Add what a batch came to."""
+    pair, seed, count, verdict = batch.pair, batch.seed, batch.count, outcome.verdict
+    if verdict is None:
+        report.found.append(Found(pair, seed, count, None, outcome.lost))
+        report.lost += 1
         return
     before = len(report.found)
-    for mismatch in verdict.mismatches:
-        shrunk = sum(found.mismatch is not None for found in report.found)
-        if shrunk < _SHRUNK:
-            shrinker = Shrinker(trial, machines.machine, trial.oracle.places(machines.machine, pair))
-            mismatch = shrinker.shrink(mismatch)
-            if shrinker.lost:
-                machines.renew()
+    for index, mismatch in enumerate(verdict.mismatches):
+        # When the batch was given out, no more were shrunk than now: it made enough of its own small.
+        if report.shrunk < _SHRUNK:
+            mismatch = outcome.shrunk[index].mismatch
+            report.lost += outcome.shrunk[index].lost
         report.found.append(Found(pair, seed, count, mismatch))
-        if len(report.found) >= _MISMATCHES or machines.given_up:
+        if len(report.found) >= _MISMATCHES or report.lost > _LOST:
             break
-    verdict.more += len(verdict.mismatches) - (len(report.found) - before)
     report.verdict.add(verdict)
+    report.verdict.more += len(verdict.mismatches) - (len(report.found) - before)
 
 
 def _schedule(pairs: Sequence[Pair]) -> Iterator[Pair]:

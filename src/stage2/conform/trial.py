@@ -29,6 +29,12 @@ FLAWS = (0.0, 0.1, 0.3, 1.0)
 _TAGS = 1 << 16
 Replace = Callable[[Format], Format]
 """Puts another format in the place of one: how an error is planted."""
+_OFF = " off"
+
+
+def as_it_is(fmt: Format) -> Format:
+    """Plants nothing."""
+    return fmt
 
 
 class Trial:
@@ -41,7 +47,7 @@ class Trial:
             right one.
     """
 
-    def __init__(self, oracle: Oracle, version: str, planted: Replace = lambda fmt: fmt) -> None:
+    def __init__(self, oracle: Oracle, version: str, planted: Replace = as_it_is) -> None:
         self.oracle, self.version, self._planted = oracle, version, planted
         self._formats: dict[str, Format] = {}
         self._shadow: PhysicalMemory | None = None
@@ -115,10 +121,18 @@ class Trial:
         return replace(case.stage_1, format=self._format(case.stage_1.format)), second
 
     def _format(self, fmt: Format, *, off: bool = False) -> Format:
-        key = fmt.name + (" off" if off else "")
+        return self.format_of(fmt.name + (_OFF if off else ""))
+
+    def format_of(self, key: str) -> Format:
+        """The format that our walker uses under a key of `key_of`."""
         if key not in self._formats:
-            self._formats[key] = flat(fmt) if off else self._planted(fmt)
+            right = by_name(key.removesuffix(_OFF))
+            self._formats[key] = flat(right) if key.endswith(_OFF) else self._planted(right)
         return self._formats[key]
+
+    def key_of(self, fmt: Format) -> str | None:
+        """The key of a format that our walker uses; None for one that it does not."""
+        return next((key for key, found in self._formats.items() if found is fmt), None)
 
     def predict(self, memory: PhysicalMemory, case: Case, *, marks: bool) -> Predictions:
         """What our walker says of each probe, in their order."""

@@ -95,8 +95,9 @@ def _round_trip(fmt: Format) -> str | None:
         )
         if kind != LEAF or output != address or not attributes & READ:
             return f"the leaf that it encodes at level {level} for {address:#x} is not decoded as such"
-        first = fmt.decode(fmt.leaf_entry(level, 0, _RWX, MemoryType.WRITE_BACK, controls), level, controls)
-        if first != (LEAF, 0, attributes):
+        lowest = fmt.leaf_entry(level, 0, _RWX, MemoryType.WRITE_BACK, controls)
+        first, _, first_attributes = fmt.decode(lowest, level, controls)
+        if (first, first_attributes) != (LEAF, attributes):
             return (
                 f"leaves at level {level} that differ in nothing but their addresses are not decoded alike, as the "
                 "kernels take for granted that go over rows of them"

@@ -64,6 +64,11 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
+    def ask_to_end(self) -> None:
+        """Ask it to end, and do not wait for that. Harmless when repeated."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
     def end(self) -> None:
         """End it: asked first, killed if it does not listen. Harmless when repeated."""
         for number in (signal.SIGTERM, signal.SIGKILL):
