@@ -13,7 +13,7 @@ import pytest
 import stage2
 from stage2.formats import by_name
 from stage2.formats.riscv import entry
-from stage2.tables import batch, compiled
+from stage2.tables import compiled
 
 PROBE = """
 import json, sys
@@ -94,8 +94,8 @@ def test_a_format_from_outside_the_package_has_a_cache_of_its_own() -> None:
     for number in (1, 2):
         space: dict[str, Any] = {}
         exec(compile(f"def mark(entry, write, controls):\n    return entry + {number}\n", f"<{number}>", "exec"), space)
-        folders.add(compiled.cache_folder(batch.keep_marks_back, (known.with_rules("changed", mark=space["mark"]),)))
-    folders.add(compiled.cache_folder(batch.keep_marks_back, (known,)))
+        folders.add(compiled.cache_folder(compiled.keep_marks_back, (known.with_rules("changed", mark=space["mark"]),)))
+    folders.add(compiled.cache_folder(compiled.keep_marks_back, (known,)))
     assert len(folders) == 3
 
 

@@ -21,7 +21,7 @@ from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_lookup, compiled_two_stage, compiled_walk, locating
-from .compiled import HostMemory, inlined, kernel, store
+from .compiled import HostMemory, inlined, keep_marks_back, kernel, store
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .raw import prefetch
 from .regime import Regime
@@ -144,10 +144,6 @@ def translate_two_stage_batch(
     return TwoStageBatch(
         hpa.reshape(shape), gpa.reshape(shape), permissions.reshape(shape), status.reshape(shape), inputs, access
     )
-
-
-def keep_marks_back(host: Any, address: int, word: int) -> None:
-    """The store of batches, which look and never touch: accessed and dirty bits stay as they are."""
 
 
 @cache

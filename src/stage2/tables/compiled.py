@@ -75,6 +75,10 @@ def store(host: Any, address: int, word: int) -> None:
     poke(address + host[0], u64(0), word)
 
 
+def keep_marks_back(host: Any, address: int, word: int) -> None:
+    """The store of lookups and batches, which never touch: accessed and dirty bits stay as they are."""
+
+
 @cache
 def numba() -> Any:
     """The numba module, prepared for the compilable subset."""

@@ -133,7 +133,7 @@ class PageTable:
         """
         if (size is None or size == self._page) and (done := self._place(address, hpa, flags)) is not None:
             return done
-        size = self.format.page_size if size is None else size
+        size = self._page if size is None else size
         level = self._extent.level_of(size)
         require_aligned("address", address, size)
         require_aligned("HPA", hpa, size)

@@ -23,7 +23,7 @@ from ..formats.outcome import MAPPED, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import assemble_stage_2, compiled_descent, locating
-from .compiled import HostMemory, callback, inlined, load, numba, store
+from .compiled import HostMemory, callback, inlined, keep_marks_back, load, numba, store
 from .descent import visit_nothing
 from .regime import Regime
 from .result import Fault, Mapped, fault_from_status
@@ -42,16 +42,12 @@ OFFSET = 0xFFF
 """Bits of an address that no page size changes."""
 
 
-def keep_mark_back(host: Any, address: int, word: int) -> None:
-    """The store of lookups, which never touch: accessed and dirty bits stay as they are."""
-
-
 @cache
 def translator(fmt: Format) -> Any:
     """The C function of a format: (numbers, address, need, write) -> answer; see `Single` for the numbers."""
     module = numba()
     word, pointer = module.types.uint64, module.types.CPointer(module.types.uint64)
-    translate = assemble_stage_2(fmt, load, keep_mark_back, visit_nothing, inlined)
+    translate = assemble_stage_2(fmt, load, keep_marks_back, visit_nothing, inlined)
     levels, root_bits = fmt.levels, fmt.root_bits
 
     def translate_one(numbers: Any, address: int, need: int, write: int) -> int:
