@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from platforms import platform_text
 from stage2.cli.main import call
 
-PLATFORM = """
-arch = "riscv64"
-platform = "board"
-[plat]
-phys-memory-base = 0x8000_0000
-phys-memory-size = 0x1000_0000
-kernel-base-paddr = 0x8020_0000
-kernel-base-vaddr = "{vaddr}"
-phys-virt-offset = "{offset}"
-[devices]
-mmio-regions = [[0x1000_0000, 0x1000]]
-"""
 VM = """
 [base]
 id = 1
@@ -41,7 +30,7 @@ OFFSET = 0xFFFF_FFC0_0000_0000
 @pytest.fixture
 def platform(tmp_path: Path) -> Path:
     path = tmp_path / "board.toml"
-    path.write_text(PLATFORM.format(vaddr=f"{0x8020_0000 + OFFSET:#x}", offset=f"{OFFSET:#x}"))
+    path.write_text(platform_text("riscv64", size=0x1000_0000))
     return path
 
 

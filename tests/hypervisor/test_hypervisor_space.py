@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from platforms import make_platform, platform_text
 from stage2.address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
-from stage2.config.load import load_platform
 from stage2.flags import RWX
 from stage2.hypervisor.layout import of_platform
 from stage2.hypervisor.space import HypervisorSpace
@@ -16,26 +16,13 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.result import Mapped
 
-PLATFORM = """
-arch = "x86_64"
-platform = "tiny"
-[plat]
-phys-memory-base = 0x0
-phys-memory-size = 0x800_0000
-kernel-base-paddr = 0x20_0000
-kernel-base-vaddr = "0xffff_8000_0020_0000"
-phys-virt-offset = "0xffff_8000_0000_0000"
-[devices]
-mmio-regions = [[0xfec0_0000, 0x1000]]
-"""
 OFFSET = 0xFFFF_8000_0000_0000
 
 
 @pytest.fixture
 def space(tmp_path: Path) -> Iterator[HypervisorSpace]:
-    path = tmp_path / "platform.toml"
-    path.write_text(PLATFORM)
-    platform = load_platform(path)
+    text = platform_text("x86_64", base=0, kernel=0x20_0000, mmio=((0xFEC0_0000, 0x1000),))
+    platform = make_platform(tmp_path, text)
     with PhysicalMemory(platform.memory) as memory:
         found = HypervisorSpace(of_platform(platform, smp=4), platform, FrameAllocator(memory))
         yield found
@@ -102,11 +89,7 @@ def test_free_memory_is_what_the_image_leaves(space: HypervisorSpace) -> None:
 
 def test_the_linear_map_is_made_of_the_largest_blocks_that_fit(tmp_path: Path) -> None:
     # 4 GiB of RAM from 0 and the kernel in the first 2 MiB block but one: all else is 1 GiB or 2 MiB leaves.
-    path = tmp_path / "platform.toml"
-    path.write_text(
-        PLATFORM.replace("0x800_0000", "0x1_0000_0000").replace("mmio-regions = [[0xfec0_0000, 0x1000]]", "")
-    )
-    platform = load_platform(path)
+    platform = make_platform(tmp_path, platform_text("x86_64", base=0, size=4 * SIZE_1G, kernel=0x20_0000, mmio=()))
     with PhysicalMemory(platform.memory) as memory:
         own = HypervisorSpace(of_platform(platform), platform, FrameAllocator(memory))
         leaves = own.tables[0].statistics().leaves
