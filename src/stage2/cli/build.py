@@ -95,10 +95,8 @@ def build(
             if given
         ]
         if says_own_space(host):
-            processor = None if cpu is None or host.platform.arch is None else NamedCpu(cpu).on(host.platform.arch)
-            own = collect_own(
-                own_space(host, fmt=hypervisor_format, processor=processor, protect_tables=protect_tables)
-            )
+            named = None if cpu is None else NamedCpu(cpu)
+            own = collect_own(own_space(host, fmt=hypervisor_format, cpu=named, protect_tables=protect_tables))
         elif asked:
             raise ConfigError(
                 f"{asked[0]} is about the hypervisor's own tables, and nothing says where they map what: give a "

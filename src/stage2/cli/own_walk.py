@@ -64,7 +64,7 @@ def _in_folder(folder: Path, hva: int, access: Access | None) -> WalkView:
 
     own = read_own(folder)
     regime = own.regimes[half_of(own.regimes, hva)]
-    place = OwnPlace(own.piece_at(hva), own.guard is not None and own.guard.contains(hva))
+    place = OwnPlace.at(hva, own.piece_at(hva), own.guard)
     return WalkView(explain_stage(own, regime, hva, access), regime, own=place)
 
 
@@ -85,16 +85,13 @@ def _on_platform(
     else:
         host = Host(load_platform(platform).with_cpus(smp))
     with host:
-        arch = host.platform.arch
-        processor = None if cpu is None or arch is None else NamedCpu(cpu).on(arch)
-        own = own_space(host, processor=processor)
+        own = own_space(host, cpu=None if cpu is None else NamedCpu(cpu))
         found = own.explain(hva, access)
         owner = host.frames.owners.at(found.result.hpa) if isinstance(found.result, Mapped) else None
-        guard = own.plan.guard
         return WalkView(
             found,
             own.table_for(hva).regime,
             owner=None if owner is None else str(owner),
-            processor=processor,
-            own=OwnPlace(own.piece_at(hva), guard is not None and guard.contains(hva)),
+            processor=own.processor,
+            own=OwnPlace.at(hva, own.piece_at(hva), own.plan.guard),
         )

@@ -85,7 +85,7 @@ class HypervisorSpace:
         protected: Iterable[Range] = (),
     ) -> None:
         self.plan = SpacePlan(layout, platform, protected)
-        self.layout, self.platform, self.frames = layout, platform, frames
+        self.layout, self.platform, self.frames, self.processor = layout, platform, frames, processor
         halves = _halves(tuple(self.plan), fmt, platform)
         self.tables: tuple[PageTable, ...] = ()
         try:

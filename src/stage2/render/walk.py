@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..address import format_size
+from ..address import Range, format_size
 from ..errors import EncodingError
 from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_of
 from ..formats.dependence import deciding_parts
@@ -69,6 +69,11 @@ class OwnPlace:
 
     piece: Piece | None
     guard: bool = False
+
+    @classmethod
+    def at(cls, hva: int, piece: Piece | None, guard: Range | None) -> OwnPlace:
+        """The place of an address; `guard` is where the guard page lies, if there is one."""
+        return cls(piece, guard is not None and guard.contains(hva))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..address import Range
+from ..config.cpu import NamedCpu
 from ..errors import ConfigError
-from ..hypervisor.layout import KernelLayout, of_platform
+from ..hypervisor.layout import of_platform
 from ..hypervisor.space import HypervisorSpace
-from ..processor import Processor
 from .host import Host
 
 
@@ -18,22 +18,21 @@ def says_own_space(host: Host) -> bool:
 def own_space(
     host: Host,
     *,
-    layout: KernelLayout | None = None,
     fmt: str | None = None,
-    processor: Processor | None = None,
+    cpu: NamedCpu | None = None,
     protect_tables: bool = False,
 ) -> HypervisorSpace:
     """The hypervisor's tables, in frames of the host.
 
     Args:
         host: with its VMs.
-        layout: of the kernel; None for the one that the host computed from its platform.
         fmt: name of a stage-1 format; None for the narrowest that is wide enough.
-        processor: what the tables are for.
+        cpu: the processor that the tables are for; None for no particular one.
         protect_tables: leave the tables of VMs out of the linear map.
 
     Raises:
-        ConfigError: the platform does not say where its kernel is, or where the linear map is.
+        ConfigError: the platform does not say where its kernel is, or where the linear map is, or its architecture
+            has no such processor.
         OutOfMemoryError: the host has no frames left for them.
     """
     if host.platform.file is None:
@@ -41,14 +40,15 @@ def own_space(
             "the hypervisor's own tables need the host's platform file: name it with --platform; it says where the "
             "kernel and its linear map are"
         )
+    arch = host.platform.arch
     protected: list[Range] = []
     if protect_tables:
         protected = [span for vm in host.vms for span in vm.space.page_table.table_ranges]
     return HypervisorSpace(
-        layout or host.kernel or of_platform(host.platform),
+        host.kernel or of_platform(host.platform),
         host.platform,
         host.frames,
         fmt=fmt,
-        processor=processor,
+        processor=None if cpu is None or arch is None else cpu.on(arch),
         protected=protected,
     )
