@@ -33,7 +33,7 @@ test: setup lint types layers emulators hypervisors
 
 # What a change breaks soonest: the tests of the rooms it touches, then all that compile nothing. docs/testing.md
 quick: setup
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 	@$(PYTEST) --quick
 
 # By chance and for hours: other examples each time, twenty times as many, and a long comparison with the emulators.
@@ -52,7 +52,7 @@ hypervisors: setup
 	@$(BIN)/stage2 fetch hypervisors || test -z "$$CI"
 
 lint: setup
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/ruff format --check .
 
 types: setup

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from platforms import make_platform, platform_text
 
+from platforms import make_platform, platform_text
 from stage2.address import Hpa
 from stage2.errors import ConfigError, OutOfRangeError
 from stage2.formats.arm.stage1_control import HCR_E2H, Stage1Regime, regimes

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from platforms import OFFSETS, make_platform, platform_text
 
+from platforms import OFFSETS, make_platform, platform_text
 from stage2.address import MIB, SIZE_4K, Hpa, Range
 from stage2.config.kernel_sizes import KernelSizes
 from stage2.flags import MappingFlags
