@@ -16,6 +16,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
+    from ..config.defconfig import DefConfig
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..config.vm import GuestImage, VmConfig
@@ -44,6 +45,7 @@ def run(
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
+    defconfig: Path | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
@@ -79,6 +81,8 @@ def run(
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
+    defconfig
+        AxVisor's defconfig, which says how the hypervisor is built: its CPUs (smp) and its ticks (ticks-per-sec).
     max_seconds
         Limit: seconds after which guests are stopped (exit code 3).
     dirty_log
@@ -88,7 +92,7 @@ def run(
     quiet
         No console and no table.
     """
-    from ..config.load import load_host, load_vm
+    from ..config.load import load_defconfig, load_host, load_vm
 
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
@@ -96,6 +100,7 @@ def run(
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
     configs = [override(load_vm(path), kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for path in vms]
     host_platform = None if platform is None else load_host(platform)
+    built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
         configs,
         arch=arch,
@@ -104,6 +109,7 @@ def run(
         page_size=page_size,
         stage2_format=stage2_format,
         cpu=cpu,
+        defconfig=built_as,
         max_seconds=max_seconds,
         dirty_log=dirty_log,
         json_file=json_file,
@@ -120,6 +126,7 @@ def run_configs(
     page_size: str = "auto",
     stage2_format: str | None = None,
     cpu: str | None = None,
+    defconfig: DefConfig | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     json_file: Path | None = None,
@@ -138,12 +145,14 @@ def run_configs(
     # Standard output is the JSON's alone when it goes there.
     quiet = quiet or str(json_file) == "-"
     print_notices([notice for config in configs for notice in config.notices])
+    print_notices([] if defconfig is None else defconfig.notices)
     images = [read_images(config) for config in configs]
     options = Options(
         None if populate is None else Populate(populate),
         PAGE_SIZES[page_size],
         None if stage2_format is None else named_format(stage2_format),
         None if cpu is None else NamedCpu(cpu),
+        defconfig,
     )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
     with build(

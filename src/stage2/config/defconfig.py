@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..address import MIB, SIZE_4K
-from .document import Document, Notice
+from .document import Document, Notice, Table
 from .extent import require_pages
+
+TICKS_PER_SEC = 100
+"""Of AxVisor's seed, where no file says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,21 @@ class DefConfig:
 
     file: str | None = None
     smp: int = 1
-    ticks_per_sec: int = 100
+    ticks_per_sec: int = TICKS_PER_SEC
     task_stack_size: int = 0x4_0000
     notices: tuple[Notice, ...] = ()
 
 
 _DEFAULTS = DefConfig()
+
+
+def read_ticks(table: Table) -> int:
+    """`ticks-per-sec` of a file that says how the hypervisor is built.
+
+    Raises:
+        ConfigError: it is no number, or out of bounds.
+    """
+    return table.integer("ticks-per-sec", TICKS_PER_SEC, 1, 1_000_000)
 
 
 def read_defconfig(document: Document) -> DefConfig:
@@ -39,7 +51,7 @@ def read_defconfig(document: Document) -> DefConfig:
     """
     root = document.root
     smp = root.integer("smp", _DEFAULTS.smp, 1, 512)
-    ticks = root.integer("ticks-per-sec", _DEFAULTS.ticks_per_sec, 1, 1_000_000)
+    ticks = read_ticks(root)
     stack = root.integer("task-stack-size", _DEFAULTS.task_stack_size, SIZE_4K, 64 * MIB)
     if (item := root.find("task-stack-size")) is not None:
         require_pages(item, stack)

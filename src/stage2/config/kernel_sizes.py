@@ -54,7 +54,7 @@ _PARTS = ("text", "rodata", "data", "tdata", "tbss", "percpu", "boot_stack", "bs
 
 
 def read_kernel_sizes(table: Table) -> KernelSizes:
-    """Read `[hypervisor]`; what it does not say is assumed.
+    """Read the sizes in `[hypervisor]`; what it does not say is assumed.
 
     Raises:
         ConfigError: a value is no number, or out of bounds.

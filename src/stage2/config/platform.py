@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..flags import MapType
 from ..place import Place
 from ..ranges import RangeMap
+from .defconfig import TICKS_PER_SEC, read_ticks
 from .document import Document, Item, Notice, Table, hint
 from .extent import HPA_LIMIT, read_bytes, read_pages, require_pages
 from .kernel_sizes import ASSUMED, KernelSizes, read_kernel_sizes, require_cpus
@@ -40,6 +41,7 @@ class PlatformConfig:
         kernel_paddr, kernel_vaddr: where the hypervisor's image is.
         kernel_place: where the file says so.
         kernel_sizes: how large its parts are, said or assumed.
+        ticks_per_sec: the scheduler's ticks in Hz, where no defconfig says.
         phys_virt_offset, phys_bus_offset: host virtual minus physical address, bus minus physical address.
         kernel_aspace: the hypervisor's virtual addresses.
         mmio, virtio_mmio, pci_ranges: device registers, in the file's order.
@@ -75,6 +77,7 @@ class PlatformConfig:
     extra: tuple[tuple[str, int | str], ...] = ()
     kernel_place: Place | None = None
     kernel_sizes: KernelSizes = ASSUMED
+    ticks_per_sec: int = TICKS_PER_SEC
     notices: tuple[Notice, ...] = ()
 
     def with_cpus(self, smp: int | None) -> PlatformConfig:
@@ -118,7 +121,9 @@ def read_platform(document: Document) -> PlatformConfig:
     if None not in (kernel_paddr, kernel_vaddr, offset) and kernel_vaddr != (kernel_paddr or 0) + (offset or 0):
         plat.need("kernel-base-vaddr").notice("is not kernel-base-paddr + phys-virt-offset")
 
-    sizes = read_kernel_sizes(root.table("hypervisor"))
+    hypervisor = root.table("hypervisor")
+    ticks = read_ticks(hypervisor)
+    sizes = read_kernel_sizes(hypervisor)
 
     mmio = _ranges(devices, "mmio-regions")
     for item, span in mmio:
@@ -164,6 +169,7 @@ def read_platform(document: Document) -> PlatformConfig:
         extra=extra,
         kernel_place=None if kernel_paddr is None else plat.need("kernel-base-paddr").place,
         kernel_sizes=sizes,
+        ticks_per_sec=ticks,
         notices=tuple(document.notices),
     )
 

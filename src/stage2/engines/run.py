@@ -127,7 +127,7 @@ def run_all(
     Raises:
         EngineError: an engine cannot be had.
     """
-    own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS)
+    own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
         return _run_all(host, own, max_seconds, dirty_log)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..config.defconfig import TICKS_PER_SEC
 from ..memory.frames import FrameAllocator
 from ..memory.linear import LinearMap
 from ..memory.owners import Owner, OwnerKind
@@ -11,7 +12,7 @@ from ..tlb.identifiers import Identifiers
 from .clock import Clock
 from .percpu import PerCpu, PerCpuLayout
 from .timer_head import TimerFields, TimerHead
-from .timer_service import TICKS_PER_SEC, TimerService
+from .timer_service import TimerService
 from .timers import CAPACITY
 
 

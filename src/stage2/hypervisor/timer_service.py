@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ..config.defconfig import TICKS_PER_SEC
 from ..errors import OutOfRangeError
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner
@@ -14,9 +15,6 @@ from .slab import NOTHING
 from .time import NANOS_PER_SEC, TimeValue
 from .timer_head import TimerHead
 from .timers import CAPACITY, DEFAULT_LIMIT, OWNER, Callback, Checked, TimerList
-
-TICKS_PER_SEC = 100
-"""Of AxVisor's seed, where no defconfig says otherwise."""
 
 
 class TimerService:

@@ -138,6 +138,7 @@ def platform_json(platform: PlatformConfig) -> Json:
         "kernel_paddr": platform.kernel_paddr,
         "kernel_vaddr": platform.kernel_vaddr,
         "kernel_sizes": _kernel_sizes(platform.kernel_sizes),
+        "ticks_per_sec": platform.ticks_per_sec,
         "phys_virt_offset": platform.phys_virt_offset,
         "phys_bus_offset": platform.phys_bus_offset,
         "kernel_aspace": None if aspace is None else _spans([aspace])[0],

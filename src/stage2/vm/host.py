@@ -9,6 +9,7 @@ from types import TracebackType
 from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
 from ..config.cpu import NamedCpu
+from ..config.defconfig import DefConfig
 from ..config.document import Notice
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig, default_platform
@@ -40,19 +41,21 @@ _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line may say about how memory is given; None leaves it to the files.
+    """What the command line may say about the host and how memory is given; None leaves it to the files.
 
     Args:
         populate: when RAM gets frames.
         page_size: bytes of the largest leaf.
         format: the format of the stage-2 tables.
         cpu: the processor that the tables are for.
+        defconfig: how the hypervisor is built: its CPUs and its ticks.
     """
 
     populate: Populate | None = None
     page_size: int | None = None
     format: NamedFormat | None = None
     cpu: NamedCpu | None = None
+    defconfig: DefConfig | None = None
 
 
 class Host:
@@ -62,9 +65,12 @@ class Host:
 
     Args:
         platform: its memory.
+        defconfig: how the hypervisor is built; None leaves it to the platform.
     """
 
-    def __init__(self, platform: PlatformConfig) -> None:
+    def __init__(self, platform: PlatformConfig, defconfig: DefConfig | None = None) -> None:
+        if defconfig is not None:
+            platform = replace(platform.with_cpus(defconfig.smp), ticks_per_sec=defconfig.ticks_per_sec)
         self.platform = platform
         self.memory = PhysicalMemory(platform.memory)
         self.frames = FrameAllocator(self.memory)
@@ -145,7 +151,9 @@ def build(
     formats = [
         choose_format(vm, name, platform, options.format, options.cpu) for vm, name in zip(configs, names, strict=True)
     ]
-    host = Host(platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]))
+    host = Host(
+        platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]), options.defconfig
+    )
     try:
         host.notices.extend(together.notices)
         _build_all(host, configs, names, formats, options, together, sink)
@@ -193,6 +201,7 @@ def _build_all(
             cpu_count=config.cpu_num,
             channels=host.channels,
             timer_events=config.options.timer_events,
+            ticks_per_sec=host.platform.ticks_per_sec,
             identifiers=host.identifiers,
         )
         host.vms.append(vm)

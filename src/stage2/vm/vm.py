@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Gpa, Range, align_down
+from ..config.defconfig import TICKS_PER_SEC
 from ..config.extensions import TIMER_EVENTS
 from ..errors import EncodingError
 from ..flags import Access
@@ -78,6 +79,7 @@ class Vm:
         console: where its output goes.
         cpu_count: number of vCPUs.
         timer_events: room for timers on each of the CPUs that it runs on.
+        ticks_per_sec: the scheduler's ticks on those CPUs, in Hz.
         identifiers: the host's VMIDs, one of which is the space's; the VM gives it back when it is closed.
         channels: the host's channels between VMs; the VM takes part until it is closed.
     """
@@ -93,12 +95,14 @@ class Vm:
         cpu_count: int = 1,
         channels: ChannelTable | None = None,
         timer_events: int = TIMER_EVENTS,
+        ticks_per_sec: int = TICKS_PER_SEC,
         identifiers: Identifiers | None = None,
     ) -> None:
         self.name, self.id, self.arch, self.space = name, id, arch, space
         self.console = console or Console()
         self.cpu_count = cpu_count
         self.timer_events = timer_events
+        self.ticks_per_sec = ticks_per_sec
         self.cpus: Cpus | None = None
         """The CPUs that it runs on, as long as an engine has made any."""
         self.dirty_log: DirtyLog | None = None

@@ -77,7 +77,14 @@ class Machine(ABC, Generic[Cpu]):
         self._stop_exit = ("stopped", "stopped on request")
         self._off: str | None = None
         self._closed = False
-        vm.cpus = Cpus(self.clock, vm.space.frames, count=vm.cpu_count, machine=vm.space.name, capacity=vm.timer_events)
+        vm.cpus = Cpus(
+            self.clock,
+            vm.space.frames,
+            count=vm.cpu_count,
+            machine=vm.space.name,
+            capacity=vm.timer_events,
+            ticks_per_sec=vm.ticks_per_sec,
+        )
         self.timers = vm.cpus.timers
         vm.space.page_table.flush = lambda _operations: self.flush_all()
 
