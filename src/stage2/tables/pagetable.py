@@ -155,19 +155,29 @@ class PageTable:
     def translate(self, address: int, access: Access | None = None, *, user: bool = False) -> Mapped | Fault:
         """Where `address` leads, for an access or for a mere lookup. Sets no accessed or dirty bit."""
         single = self._single or self._warm_up()
-        if single is None or address >> 64:
+        if single is None:
             return self.explain(address, access, user=user).result
-        _words = self.editor.require_alive()
-        return single.translate(address, access, need_mask(access, user=user))
+        _words = self.memory.mapped
+        if _words is None or self.editor.gone:
+            self.editor.require_alive()
+        try:
+            return single.translate(address, access, 0 if access is None else need_mask(access, user=user))
+        except OverflowError:
+            return self.explain(address, access, user=user).result
 
     def hpa_of(self, address: int) -> Hpa | None:
         """The HPA that `address` leads to, None where nothing is mapped; the shortest way to ask."""
         single = self._single or self._warm_up()
-        if single is None or address >> 64:
-            found = self.explain(address).result
-            return found.hpa if isinstance(found, Mapped) else None
-        _words = self.editor.require_alive()
-        return single.hpa_of(address)
+        if single is not None:
+            _words = self.memory.mapped
+            if _words is None or self.editor.gone:
+                self.editor.require_alive()
+            try:
+                return single.hpa_of(address)
+            except OverflowError:
+                pass
+        found = self.explain(address).result
+        return found.hpa if isinstance(found, Mapped) else None
 
     # --- ranges ------------------------------------------------------------------------------------------
 
