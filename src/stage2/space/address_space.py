@@ -306,7 +306,7 @@ class AddressSpace:
         began = time.perf_counter_ns()
         with self.lock:
             result = self._resolver.resolve(gpa, access)
-            self.counters.count(result.resolution, time.perf_counter_ns() - began)
+            self.counters.count(result.resolution.number, time.perf_counter_ns() - began)
             return result
 
     def populate_range(self, span: Range) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..address import SIZE_4K, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
 from ..flags import MapType
+from ..memory.frames import Run
 from ..memory.owners import Owner, OwnerKind
 from .region import MemoryRegion
 
@@ -37,6 +38,9 @@ class Backing:
         self._frames, self._owner, self._leaf_sizes = frames, owner, leaf_sizes
         self.limit = limit
         self.held = 0
+        self.lock = frames.lock
+        self.run = Run(owner)
+        """Where the owner's next single frame comes from, see `FrameAllocator.run_of`."""
 
     def frame(self, size: int) -> Range:
         """One naturally aligned block of frames.
@@ -47,7 +51,14 @@ class Backing:
         self._require_room(size)
         span = Range.sized(self._frames.allocate(size, align=size, owner=self._owner), size)
         self.held += size
+        if size == SIZE_4K:
+            self.run = self._frames.run_of(self._owner)
         return span
+
+    def used(self, run: Run) -> None:
+        """The next frame of `run`, within the limit, was put to use; the lock is held."""
+        self._frames.owners.grow(run, run.next + SIZE_4K)
+        self.held += SIZE_4K
 
     def scattered(self, size: int, largest: int) -> list[Range]:
         """`size` bytes of frames in blocks of at most `largest`, wherever they are."""

@@ -82,10 +82,11 @@ class PageTable:
         regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
-        self._single: Single | None = None
+        self.single: Single | None = None
+        """The compiled lookup of one address, once there were a few."""
         self._page = fmt.page_size
-        # Addresses with a sign are left to the plan.
-        self._plain_end = 0 if fmt.sign_extended or fmt.high_half else 1 << fmt.input_bits
+        self.plain_end = 0 if fmt.sign_extended or fmt.high_half else 1 << fmt.input_bits
+        """Addresses below it are as kernels take them; 0 where they may have a sign."""
         self._page_bits: dict[int, int] = {}
         self._lookups = 0
         self.editor = TableEditor(self.memory, self._host, regime, self._extent, self._store, flush)
@@ -154,7 +155,7 @@ class PageTable:
 
     def translate(self, address: int, access: Access | None = None, *, user: bool = False) -> Mapped | Fault:
         """Where `address` leads, for an access or for a mere lookup. Sets no accessed or dirty bit."""
-        single = self._single or self._warm_up()
+        single = self.single or self._warm_up()
         if single is None:
             return self.explain(address, access, user=user).result
         _words = self.memory.mapped
@@ -167,7 +168,7 @@ class PageTable:
 
     def hpa_of(self, address: int) -> Hpa | None:
         """The HPA that `address` leads to, None where nothing is mapped; the shortest way to ask."""
-        single = self._single or self._warm_up()
+        single = self.single or self._warm_up()
         if single is not None:
             _words = self.memory.mapped
             if _words is None or self.editor.gone:
@@ -272,7 +273,8 @@ class PageTable:
 
     def refresh(self, address: int) -> None:
         """Let TLBs forget that the page at `address` was absent or forbade more than it does now."""
-        self.editor.relax(Range.sized(align_down(address, self.format.page_size), self.format.page_size))
+        if self.flush is not None:
+            self.editor.relax(Range.sized(align_down(address, self.format.page_size), self.format.page_size))
 
     @property
     def tracks_writes(self) -> bool:
@@ -388,26 +390,35 @@ class PageTable:
 
     def _place(self, address: int, hpa: int, flags: MappingFlags) -> Edit | None:
         """Map one page by one store, which is what nearly every fault takes; None where it takes more or is refused."""
-        single = self._single
-        if single is None or (address | hpa) & (self._page - 1) or not 0 <= address < self._plain_end:
+        single = self.single
+        if single is None or (address | hpa) & (self._page - 1) or not 0 <= address < self.plain_end:
             return None
         if self.editor.watcher is not None or not 0 <= hpa < self._extent.output_end:
             return None
-        bits = self._page_bits.get(flags.value)
-        if bits is None:
-            bits = self._page_bits[flags.value] = int(self._templates(flags, flags.memory_type)[0])
+        bits = self.page_bits(flags)
         with self.editor.lock:
             _words = self.editor.require_alive()
             if not single.place(address, hpa, bits):
                 return None
             return Edit(changes=(Change(Range(address, address + self._page), ChangeKind.ADDED),))
 
+    def page_bits(self, flags: MappingFlags) -> int:
+        """A leaf of the smallest page without its address.
+
+        Raises:
+            EncodingError: the format cannot express the flags.
+        """
+        bits = self._page_bits.get(flags.value)
+        if bits is None:
+            bits = self._page_bits[flags.value] = int(self._templates(flags, flags.memory_type)[0])
+        return bits
+
     def _warm_up(self) -> Single | None:
         """The compiled translation once it pays: a few lookups are made sooner than it is compiled."""
         self._lookups += 1
         if self._lookups > _FEW and not self.format.is_bare:
-            self._single = Single(self._host, self.regime)
-        return self._single
+            self.single = Single(self._host, self.regime)
+        return self.single
 
     @property
     def _no_templates(self) -> U64Array:
