@@ -60,6 +60,34 @@ class Backing:
         self._frames.owners.grow(run, run.next + SIZE_4K)
         self.held += SIZE_4K
 
+    def room(self) -> int:
+        """Bytes of frames that it may still take, in single pages of 4 KiB."""
+        free = self._frames.free_bytes
+        return free if self.limit is None else min(free, self.limit - self.held)
+
+    def singles(self, pages: int, page: int) -> list[Range]:
+        """So many pages, first from where the owner's single frames come from.
+
+        Raises:
+            OutOfMemoryError: as `frame`; nothing changed.
+        """
+        self._require_room(pages * page)
+        with self.lock:
+            run, spans = self.run, []
+            aside = min((run.end - run.next) // page, pages) if page == SIZE_4K else 0
+            if aside:
+                spans.append(Range.sized(run.next, aside * page))
+                self._frames.owners.grow(run, spans[0].end)
+            try:
+                if aside < pages:
+                    spans += self._extents((pages - aside) * page, SIZE_4K)
+            except BaseException:
+                for span in spans:
+                    self._frames.free(span, owner=self._owner)
+                raise
+        self.held += pages * page
+        return spans
+
     def scattered(self, size: int, largest: int) -> list[Range]:
         """`size` bytes of frames in blocks of at most `largest`, wherever they are."""
         self._require_room(size)

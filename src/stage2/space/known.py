@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..flags import Access
 from ..tables.pagetable import PageTable
+from ..tables.placing import ASK, PLACE, RULE
 from .faults import FaultResult, Resolution
 from .policy import Policy
 from .region import MemoryRegion
@@ -45,3 +46,16 @@ class Known:
         """By access: the answer where that needs no look at the table."""
         self.page_bits = table.page_bits(region.flags) if self.lazy else 0
         """A leaf of the smallest page without its address."""
+
+    def rules(self, rule: int) -> int:
+        """What an array of faults is told of each access, see `tables.placing.ROW_START`.
+
+        Args:
+            rule: for those that need a look at the table; PLACE becomes ASK where frames are not given one by one.
+        """
+        if rule == PLACE and not self.lazy:
+            rule = ASK
+        return sum(
+            (rule if refused is None else refused.resolution.number) << (RULE * access)
+            for access, refused in enumerate(self.refused)
+        )

@@ -83,7 +83,8 @@ def _walk(fmt: Format, load: Function, visit: Function, ready: Ready) -> Functio
 
 
 @cache
-def _check(fmt: Format, ready: Ready) -> Function:
+def checking(fmt: Format, ready: Ready) -> Function:
+    """See `make_check`."""
     ready(fmt.permissions)
     ready(fmt.mark)
     return ready(make_check(fmt))
@@ -109,7 +110,7 @@ def assemble_stage_2(
         ready: how the pieces run.
     """
     marks = _table_marks(fmt, load, make_stored(ready(store)), ready)
-    return ready(make_stage_2(_walk(fmt, load, visit, ready), _check(fmt, ready), store, marks))
+    return ready(make_stage_2(_walk(fmt, load, visit, ready), checking(fmt, ready), store, marks))
 
 
 def assemble_two_stage(
@@ -141,7 +142,7 @@ def assemble_two_stage(
     guest_store = ready(make_guest_store(quiet_2, ready(store)))
     marks = _table_marks(first, quiet_load, guest_store, ready)
     walk = _walk(first, guest_load, visit, ready)
-    return ready(make_two_stage(second, walk, _check(first, ready), stage_2, guest_store, marks))
+    return ready(make_two_stage(second, walk, checking(first, ready), stage_2, guest_store, marks))
 
 
 # --- compiled, over host physical memory --------------------------------------------------------------------

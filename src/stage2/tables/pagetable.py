@@ -19,8 +19,10 @@ from ..errors import NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
 from ..formats import family_of
 from ..formats.change import Change, ChangeKind
+from ..formats.invalidation import FEW
 from ..formats.outcome import DIRTY
 from ..formats.record import Format
+from ..formats.u64 import MASK_64
 from . import sweep
 from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
 from .compiled import HostMemory, host_memory
@@ -28,6 +30,7 @@ from .editor import Flush, TableEditor
 from .explain import Walk, explain_stage
 from .extent import Extent
 from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, Mapping, Statistics, U64Array
+from .placing import Answers, Placing
 from .regime import Regime
 from .result import Fault, Mapped, need_mask
 from .single import Single
@@ -273,8 +276,23 @@ class PageTable:
 
     def refresh(self, address: int) -> None:
         """Let TLBs forget that the page at `address` was absent or forbade more than it does now."""
-        if self.flush is not None:
-            self.editor.relax(Range.sized(align_down(address, self.format.page_size), self.format.page_size))
+        if self.editor.flush is not None:
+            self.editor.relax([Range.sized(align_down(address, self._page), self._page)])
+
+    def refresh_many(self, addresses: U64Array) -> None:
+        """The same for many pages, as one."""
+        if self.editor.flush is not None and len(addresses):
+            pages = np.unique(addresses & np.uint64(~(self._page - 1) & MASK_64)).tolist()
+            if len(pages) > FEW:
+                self.editor.relax([Range(pages[0], pages[-1] + self._page)])
+            else:
+                self.editor.relax([Range.sized(page, self._page) for page in pages])
+
+    def placing(
+        self, addresses: U64Array, accesses: npt.NDArray[np.uint8], rows: U64Array, answers: Answers
+    ) -> Placing:
+        """Faults to be settled together, see `Placing`; whoever does it holds the editor's lock."""
+        return Placing(self._host, self.regime, addresses, accesses, rows, answers)
 
     @property
     def tracks_writes(self) -> bool:
