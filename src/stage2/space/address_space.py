@@ -323,7 +323,7 @@ class AddressSpace:
             accesses: what was attempted: one `Access` for all, or an array of as many.
 
         Raises:
-            OutOfRangeError, MisalignedError: the accesses are none, or not as many as the addresses.
+            OutOfRangeError: the accesses are none, or not as many as the addresses.
         """
         began = time.perf_counter_ns()
         with self.lock:

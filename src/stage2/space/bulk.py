@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import Range
-from ..errors import MisalignedError, OutOfMemoryError, OutOfRangeError
+from ..errors import OutOfMemoryError, OutOfRangeError
 from ..flags import Access
 from ..tables.mapping import U64Array
 from ..tables.pagetable import PageTable
@@ -152,8 +152,7 @@ def _access_numbers(accesses: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDAr
     """One access for all faults, or one for each, as numbers.
 
     Raises:
-        OutOfRangeError: there is no such access.
-        MisalignedError: they are not as many as the faults.
+        OutOfRangeError: there is no such access, or they are not as many as the faults.
     """
     given = np.asarray(accesses)
     if not given.ndim and given in tuple(Access):
@@ -161,5 +160,5 @@ def _access_numbers(accesses: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDAr
     if given.size and (given.min() < 0 or given.max() > max(Access)):
         raise OutOfRangeError(f"accesses are numbers from 0 to {max(Access)}: read, write, fetch")
     if given.ndim and given.shape != shape:
-        raise MisalignedError(f"{given.shape} accesses do not belong to {shape} addresses")
+        raise OutOfRangeError(f"{given.size} accesses do not belong to {math.prod(shape)} addresses of shape {shape}")
     return np.ascontiguousarray(np.broadcast_to(given, shape), np.uint8).reshape(-1)
