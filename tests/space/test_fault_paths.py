@@ -78,7 +78,7 @@ def world(fmt: str, seed: int) -> World:
         name="linux",
         violation=chance.choice([None, ViolationPolicy.INJECT]),
         largest=chance.choice([None, None, None, page, space_block(fmt)]),
-        limit=chance.choice([None, None, chance.randrange(10, PAGES) * page]),
+        limit=chance.choice([None, None, chance.randrange(5, 150) * page]),
         fault_around=chance.choice([None, None, None, 4 * page]),
         flush=flushed.extend if chance.random() < 0.5 else None,
     )
