@@ -56,7 +56,8 @@ class World:
         assert max(frames.values(), default=1) == 1, "no frame behind two pages"
         for hpa in frames:
             assert space.frames.owners.at(hpa) == space.owner
-        held = (space.frames.used_by(space.owner), space.frames.used_by(Owner(OwnerKind.TABLES, space.name)))
+        owners = (space.owner, Owner(OwnerKind.TABLES, space.name))
+        held = (space._backing.held, *[space.frames.used_by(owner) for owner in owners])
         fixed = [row[1] for row in rows.tolist() if row[0] == row[1]]
         written = [space.harvest_writes(span.start, span.size).tolist() for span in self.tracked]
         table = space.page_table.statistics()
