@@ -19,8 +19,10 @@ _BUCKETS = 40
 class Resolution(Enum):
     """How a stage-2 fault was resolved; `number` is what stands for it in arrays."""
 
-    def __init__(self, _text: str) -> None:
+    def __init__(self, text: str) -> None:
         self.number = len(type(self).__members__)
+        self.retry = text in ("populated", "present", "tracked")
+        """Whether the access can be repeated."""
 
     POPULATED = "populated"
     """The page got a frame; the access can be repeated."""
@@ -40,9 +42,7 @@ class Resolution(Enum):
 
 RESOLUTIONS = tuple(Resolution)
 """All of them, by number."""
-_RETRY = frozenset({Resolution.POPULATED, Resolution.PRESENT, Resolution.TRACKED})
-
-_RETRY_NUMBERS = np.array([resolution in _RETRY for resolution in RESOLUTIONS])
+_RETRY = np.array([resolution.retry for resolution in RESOLUTIONS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class FaultResult:
     @property
     def retry(self) -> bool:
         """True when the access can be repeated."""
-        return self.resolution in _RETRY
+        return self.resolution.retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,8 @@ class FaultBatch:
     @property
     def retry(self) -> npt.NDArray[np.bool_]:
         """Which accesses can be repeated."""
-        return _RETRY_NUMBERS[self.resolutions]
+        found: npt.NDArray[np.bool_] = _RETRY[self.resolutions]
+        return found
 
 
 class FaultCounters:

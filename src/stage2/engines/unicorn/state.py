@@ -111,14 +111,15 @@ class State:
     """The block itself."""
 
     def __init__(self) -> None:
-        self._words = (ctypes.c_uint64 * len(Word))()
+        self.words = (ctypes.c_uint64 * len(Word))()
+        """The words by number, for those who ask often."""
 
     @property
     def address(self) -> int:
-        return ctypes.addressof(self._words)
+        return ctypes.addressof(self.words)
 
     def __getitem__(self, word: Word) -> int:
-        return self._words[word]
+        return self.words[word]
 
     def __setitem__(self, word: Word, value: int) -> None:
-        self._words[word] = value
+        self.words[word] = value
