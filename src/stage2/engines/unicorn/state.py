@@ -113,10 +113,7 @@ class State:
     def __init__(self) -> None:
         self.words = (ctypes.c_uint64 * len(Word))()
         """The words by number, for those who ask often."""
-
-    @property
-    def address(self) -> int:
-        return ctypes.addressof(self.words)
+        self.address = ctypes.addressof(self.words)
 
     def __getitem__(self, word: Word) -> int:
         return self.words[word]

@@ -27,7 +27,7 @@ _RETRIES = 64
 _TCG_BUFFER = 32 << 20
 _ACCESSES = tuple(Access)
 _REASON, _STATUS, _GPA, _ACCESS = (int(word) for word in (Word.REASON, Word.STATUS, Word.GPA, Word.ACCESS))
-_FAULT = int(Reason.FAULT)
+_FAULT, _NOTHING = int(Reason.FAULT), int(Reason.NOTHING)
 
 
 def new_cpu(arch: int, mode: int, *, page_size: int | None = None, model: int | None = None) -> Any:
@@ -49,15 +49,14 @@ def new_cpu(arch: int, mode: int, *, page_size: int | None = None, model: int | 
     return uc
 
 
-_FILL = ctypes.CFUNCTYPE(
-    ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64
-)
+_SIGNATURE = (ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64)
 """See `callbacks.fill_signature`."""
+_REFUSAL = ctypes.CFUNCTYPE(*_SIGNATURE)
 
 
 def fill_function(compiled: Any) -> Callable[..., bool]:
-    """A compiled fill, to be called from Python."""
-    return _FILL(compiled.address)
+    """A compiled fill, to be called from Python, with the GIL held: it is over sooner than that changes hands."""
+    return ctypes.PYFUNCTYPE(*_SIGNATURE)(compiled.address)
 
 
 class Vcpu(ABC):
@@ -123,7 +122,7 @@ class Vcpu(ABC):
             self._install(kind, compiled.address)
         self._fill_again = fill_function(self._callbacks[0])
         # Runs only when the compiled fill has refused. The package's own wrapper would take as long as a fault does.
-        self._refusal = _FILL(self._refused)
+        self._refusal = _REFUSAL(self._refused)
         address = ctypes.cast(self._refusal, ctypes.c_void_p).value
         assert address is not None
         self._install(constants.UC_HOOK_TLB_FILL, address)
@@ -146,7 +145,7 @@ class Vcpu(ABC):
             resolved = self._resolve(page, access, result)
             if resolved:
                 # The refusal is settled: whatever ends the run later has its own reason.
-                self.state[Word.REASON] = Reason.NOTHING
+                self.state.words[_REASON] = _NOTHING
             return resolved
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._fail(error)
@@ -168,7 +167,7 @@ class Vcpu(ABC):
             page, access: what the CPU asked for.
             result: address of the entry that answers it, see `callbacks.fill_signature`.
         """
-        words = self.state.words
+        words, address = self.state.words, self.state.address
         for _ in range(_RETRIES):
             if words[_REASON] != _FAULT:
                 self._change_walker(page)
@@ -179,7 +178,7 @@ class Vcpu(ABC):
                 outcome = self._vm.space.handle_page_fault(words[_GPA], self._attempted(status))
                 if not outcome.retry:
                     return self._forbidden(page, outcome, result)
-            if self._fill_again(0, page, access, result, self.state.address):
+            if self._fill_again(0, page, access, result, address):
                 return True
         raise EngineError(f"the page at {page:#x} keeps faulting after it was populated")
 
