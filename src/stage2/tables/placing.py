@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..formats.outcome import MAPPED, NONE, TABLE, WRITE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from .assembly import assemble_stage_2, checking, compiled_descent, compiled_lookup, locating
+from .assembly import assemble_stage_2, check, compiled_descent, compiled_lookup, locating
 from .compiled import HostMemory, inlined, keep_marks_back, kernel, load, store
 from .descent import visit_nothing
 from .edit import DONE, NEEDS_ROOM
@@ -144,7 +144,7 @@ def placing_kernel(fmt: Format) -> Callable[..., Any]:
     """
     descend, locate, look_up = compiled_descent(fmt), locating(fmt, inlined), compiled_lookup(fmt)
     translate = assemble_stage_2(fmt, load, keep_marks_back, visit_nothing, inlined)
-    row_of, check = _row_of(), checking(fmt, inlined)
+    row_of, judge = _row_of(), check(fmt, inlined)
     levels, root_bits, pack_address, page = fmt.levels, fmt.root_bits, inlined(fmt.pack_address), fmt.page_size
     page_shift = fmt.page_shift
     table_shift, last_bits = fmt.level_shift(1), fmt.bits if levels > 1 else root_bits
@@ -265,7 +265,7 @@ def placing_kernel(fmt: Format) -> Callable[..., Any]:
                         host, (held, u64(last_bits), allowed), gpa, u64(1), u64(0), controls
                     )
                     if stuck == u64(MAPPED):
-                        stuck, _entry, _granted = check(attributes, entry, u64(levels), need, write, controls)
+                        stuck, _entry, _granted = judge(attributes, entry, u64(levels), need, write, controls)
                     if stuck != u64(MAPPED):
                         break
                     answers[i] = there
