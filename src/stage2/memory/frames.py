@@ -13,6 +13,7 @@ from ..address import (
     SIZE_4K,
     Hpa,
     Range,
+    align_down,
     format_size,
     is_aligned,
     is_power_of_two,
@@ -33,12 +34,18 @@ _REMEMBERED = 1024
 
 
 class Run(Growth):
-    """Frames set aside for the single-frame requests of one owner: [next, end), inside one block."""
+    """Frames set aside for the single-page requests of one owner: [next, end), inside one block.
 
-    __slots__ = ("end", "freed")
+    Args:
+        owner: whose.
+        page: bytes of a page, a power of two of at least 4 KiB.
+    """
 
-    def __init__(self, owner: Owner) -> None:
+    __slots__ = ("end", "freed", "page")
+
+    def __init__(self, owner: Owner, page: int = SIZE_4K) -> None:
         super().__init__(owner)
+        self.page = page
         self.end = 0
         self.freed: deque[int] = deque(maxlen=_REMEMBERED)
 
@@ -102,39 +109,45 @@ class FrameAllocator:
             EmptyRangeError, MisalignedError: size or align are wrong.
         """
         if size == SIZE_4K and (align is None or align == SIZE_4K):
-            with self.lock:
-                run = self.run_of(owner)
-                if run.next == run.end:
-                    self._refill(run)
-                frame = run.next
-                self.owners.grow(run, frame + SIZE_4K)
-                return Hpa(frame)
+            return self.allocate_page(SIZE_4K, owner=owner)
         _check_size(size)
         if align is None:
             align = 1 << (size - 1).bit_length()
         if align < SIZE_4K or not is_power_of_two(align):
             raise MisalignedError(f"alignment {align:#x} is not a power of two of at least 4 KiB")
+        return self._allocate(size, align, owner)
+
+    def allocate_page(self, page: int, *, owner: Owner) -> Hpa:
+        """Give `owner` an aligned, zeroed page, behind the last one if it can be.
+
+        Args:
+            page: bytes, a power of two of at least 4 KiB. Those of the size that an owner asked for first come fast.
+
+        Raises:
+            OutOfMemoryError: there is none; nothing changed.
+        """
         with self.lock:
-            found = self._find(size, min(align, PHYSICAL_LIMIT))
-            if found is None:
-                raise OutOfMemoryError(
-                    f"no {format_size(size)} of memory in a row, aligned to {format_size(align)}, for {owner}: "
-                    f"{self._balance()}"
-                )
-            span = Range.sized(found, size)
-            self.owners.claim(span, owner)
-            self._arena_of(span).take(span)
+            run = self.run_of(owner, page)
+            if run.page != page:
+                return self._allocate(page, page, owner)
+            if run.next == run.end:
+                self._refill(run)
+            found = run.next
+            self.owners.grow(run, found + page)
             return Hpa(found)
 
-    def run_of(self, owner: Owner) -> Run:
-        """Where the next single frames of an owner come from, until `free_owner`.
+    def run_of(self, owner: Owner, page: int = SIZE_4K) -> Run:
+        """Where the next single pages of an owner come from, until `free_owner`.
 
-        Who holds `lock` may use the frame at `next` where that is not `end`, and then says so by `owners.grow`; that
-        is as good as `allocate`.
+        Who holds `lock` may use the page at `next` where that is not `end`, and then says so by `owners.grow`; that
+        is as good as `allocate_page`.
+
+        Args:
+            page: bytes of a page, for an owner that has had none yet.
         """
         run = self._runs.get(owner)
         if run is None:
-            run = self._runs[owner] = Run(owner)
+            run = self._runs[owner] = Run(owner, page)
         return run
 
     def allocate_extents(self, size: int, *, owner: Owner, largest: int = SIZE_1G) -> list[Range]:
@@ -265,11 +278,11 @@ class FrameAllocator:
             self.memory.zero(span)
             self.owners.release(span, owner)
             run = self._runs.get(owner)
-            if run is not None and span.end == run.next and span.size == SIZE_4K:
+            if run is not None and span.end == run.next and span.size == run.page:
                 run.next = run.entered = span.start  # the frame given last comes next again
                 return
             arena.give(span)
-            if run is not None and span.size < SIZE_2M:
+            if run is not None and span.size < SIZE_2M and is_aligned(span.start, run.page):
                 run.freed.append(span.start)
 
     def free_owner(self, owner: Owner) -> int:
@@ -292,14 +305,29 @@ class FrameAllocator:
                 self._close(run)
             return sum(piece.size for _, piece in pieces)
 
+    def _allocate(self, size: int, align: int, owner: Owner) -> Hpa:
+        """A contiguous run of any size."""
+        with self.lock:
+            found = self._find(size, min(align, PHYSICAL_LIMIT))
+            if found is None:
+                raise OutOfMemoryError(
+                    f"no {format_size(size)} of memory in a row, aligned to {format_size(align)}, for {owner}: "
+                    f"{self._balance()}"
+                )
+            span = Range.sized(found, size)
+            self.owners.claim(span, owner)
+            self._arena_of(span).take(span)
+            return Hpa(found)
+
     def _refill(self, run: Run) -> None:
-        """Set frames aside for the single-frame requests of an owner."""
-        span = self._rest_of_block(run) or self._fresh_block() or self._any_frames()
+        """Set frames aside for the single-page requests of an owner."""
+        span = self._rest_of_block(run) or self._fresh_block() or self._any_frames(run.page)
         if span is None:
             self._close_runs()
-            span = self._any_frames()
+            span = self._any_frames(run.page)
         if span is None:
-            raise OutOfMemoryError(f"no frame of memory left for {run.owner}: {self._balance()}")
+            what = "frame" if run.page == SIZE_4K else f"page of {format_size(run.page)}"
+            raise OutOfMemoryError(f"no {what} of memory left for {run.owner}: {self._balance()}")
         self.owners.settle()
         run.next = run.entered = span.start
         run.end = span.end
@@ -312,7 +340,9 @@ class FrameAllocator:
             hpa = run.freed.pop()
             arena = self._arenas[bisect_right(self._starts, hpa) - 1]
             span = arena.run_at(hpa) if arena.span.contains(hpa) else None
-            if span:
+            end = align_down(span.end, run.page) if span else 0
+            if hpa < end:
+                span = Range(hpa, end)
                 arena.take(span)
                 return span
         return None
@@ -326,7 +356,14 @@ class FrameAllocator:
                 return span
         return None
 
-    def _any_frames(self) -> Range | None:
+    def _any_frames(self, page: int) -> Range | None:
+        if page != SIZE_4K:
+            found = self._find(page, page)
+            if found is None:
+                return None
+            span = Range.sized(found, page)
+            self._arena_of(span).take(span)
+            return span
         arena = max(self._top_down, key=Arena.largest_order)
         order = arena.largest_order()
         return arena.take_run(order, FRAMES) if order >= 0 else None

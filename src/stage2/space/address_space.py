@@ -27,7 +27,8 @@ from ..tables.result import Fault, Mapped
 from .backing import Backing
 from .bulk import BulkResolver
 from .dirty import Bitmap
-from .faults import FaultBatch, FaultCounters, FaultResult
+from .fault_batch import FaultBatch
+from .faults import FaultCounters, FaultResult
 from .policy import Policy
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip

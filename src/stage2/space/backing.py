@@ -39,7 +39,8 @@ class Backing:
         self.limit = limit
         self.held = 0
         self.lock = frames.lock
-        self.run = Run(owner)
+        self._page = leaf_sizes[0]
+        self.run = Run(owner, self._page)
         """Where the owner's next single frame comes from, see `FrameAllocator.run_of`."""
 
     def frame(self, size: int) -> Range:
@@ -49,32 +50,36 @@ class Backing:
             OutOfMemoryError: there is none, or the limit is reached.
         """
         self._require_room(size)
-        span = Range.sized(self._frames.allocate(size, align=size, owner=self._owner), size)
+        if size == self._page:
+            found = self._frames.allocate_page(size, owner=self._owner)
+            run = self._frames.run_of(self._owner)
+            self.run = run if run.page == size else self.run
+        else:
+            found = self._frames.allocate(size, align=size, owner=self._owner)
         self.held += size
-        if size == SIZE_4K:
-            self.run = self._frames.run_of(self._owner)
-        return span
+        return Range.sized(found, size)
 
     def used(self, run: Run) -> None:
         """The next frame of `run`, within the limit, was put to use; the lock is held."""
-        self._frames.owners.grow(run, run.next + SIZE_4K)
-        self.held += SIZE_4K
+        self._frames.owners.grow(run, run.next + run.page)
+        self.held += run.page
 
     def room(self) -> int:
-        """Bytes of frames that it may still take, in single pages of 4 KiB."""
+        """Bytes of frames that it may still take."""
         free = self._frames.free_bytes
         return free if self.limit is None else min(free, self.limit - self.held)
 
-    def singles(self, pages: int, page: int) -> list[Range]:
-        """So many pages, first from where the owner's single frames come from.
+    def singles(self, pages: int) -> list[Range]:
+        """So many of the smallest pages, first from where the owner's single frames come from.
 
         Raises:
             OutOfMemoryError: as `frame`; nothing changed.
         """
+        page = self._page
         self._require_room(pages * page)
         with self.lock:
             run, spans = self.run, []
-            aside = min((run.end - run.next) // page, pages) if page == SIZE_4K else 0
+            aside = min((run.end - run.next) // page, pages)
             if aside:
                 spans.append(Range.sized(run.next, aside * page))
                 self._frames.owners.grow(run, spans[0].end)

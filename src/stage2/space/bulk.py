@@ -15,7 +15,8 @@ from ..tables.mapping import U64Array
 from ..tables.pagetable import PageTable
 from ..tables.placing import ASK, PLACE, RULE, SLOW, Answers, Placing
 from .backing import Backing
-from .faults import RESOLUTIONS, FaultBatch, FaultResult, Resolution
+from .fault_batch import FaultBatch
+from .faults import RESOLUTIONS, FaultResult, Resolution
 from .policy import Policy
 from .region import MemoryRegion
 from .region_map import RegionMap
@@ -107,7 +108,7 @@ class BulkResolver:
         if (absent + others) * page + tables > self._backing.room():
             return False
         try:
-            spans = self._backing.singles(absent, page)
+            spans = self._backing.singles(absent)
         except OutOfMemoryError:
             return False
         try:

@@ -40,4 +40,4 @@ class Policy:
 
     def gives_pages(self, page: int) -> bool:
         """Whether a fault populates one smallest page, of `page` bytes, and nothing else."""
-        return (self.largest or page) <= page >= self.window
+        return max(self.largest or 0, self.window) <= page

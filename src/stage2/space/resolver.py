@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from ..address import SIZE_4K, Hpa, Range, align_down, align_up
+from ..address import Hpa, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
 from ..flags import Access
 from ..formats.outcome import WRITE, FaultKind
@@ -39,7 +39,7 @@ class FaultResolver:
         self._tracking, self._policy = tracking, policy
         self._page = table.format.page_size
         self._hole = FaultResult(Resolution.HOLE, None, policy.violation_of(None))
-        self._places = policy.gives_pages(self._page) and self._page == SIZE_4K
+        self._places = policy.gives_pages(self._page)
         self._known: dict[int, Known] = {}
         self._last: Known | None = None
         self._edits = 0
@@ -86,7 +86,7 @@ class FaultResolver:
             if _words is None or editor.gone:
                 return None
             run, frame = backing.run, NO_FRAME
-            if known.lazy and self._places and (backing.limit is None or backing.held + SIZE_4K <= backing.limit):
+            if known.lazy and self._places and (backing.limit is None or backing.held + self._page <= backing.limit):
                 frame = run.next if run.next != run.end else NO_FRAME
             need = 1 << access
             answer = single.ask(single.at, gpa, need, need == WRITE, frame, known.page_bits)
@@ -159,7 +159,7 @@ class FaultResolver:
 
     def _populate(self, region: MemoryRegion, gpa: int, access: Access) -> bool:
         """Give the page at `gpa`, and what lies around it, frames; False if it has one."""
-        wanted = self._policy.largest or self._page
+        wanted = max(self._policy.largest or 0, self._page)
         # Writes are tracked page by page, so a tracked block is populated so.
         if self._tracking.covers(gpa):
             wanted = self._page
