@@ -39,6 +39,13 @@ def settled(memory: Any, table: int) -> tuple[int, int]:
     return u64(0), table
 
 
+def _shifts(fmt: Format) -> tuple[int, int]:
+    """How far addresses are shifted to their near and far prefixes: no prefix reaches beyond what a regime takes, or an
+    address that is too wide would share one with an address that is not."""
+    width = fmt.input_bits - fmt.sign_extended
+    return min(fmt.level_shift(1), width), min(fmt.level_shift(2), width)
+
+
 def make_upper(fmt: Format, walk: Function, look_up: Function, settle: Function) -> Function:
     """The levels of a walk above the last, remembered.
 
@@ -55,7 +62,7 @@ def make_upper(fmt: Format, walk: Function, look_up: Function, settle: Function)
         PENDING: the output is the last-level table. MAPPED: it is where the prefix begins in a large leaf. ODD:
         `settle` failed. Any other is the fault of the walk.
     """
-    near_shift, far_shift, bits = fmt.level_shift(1), fmt.level_shift(2), fmt.bits
+    (near_shift, far_shift), bits = _shifts(fmt), fmt.bits
 
     def upper(memory: Any, regime: Any, cache: Any, address: int) -> tuple[int, int, int, int, int]:
         near, far, last = cache
@@ -110,7 +117,7 @@ def make_announce(fmt: Format, locate: Function) -> Function:
     Returns:
         announce(delta, regime, cache, address); delta added to an address of a table gives its HVA.
     """
-    near_shift, far_shift, bits = fmt.level_shift(1), fmt.level_shift(2), fmt.bits
+    (near_shift, far_shift), bits = _shifts(fmt), fmt.bits
 
     def announce(delta: int, regime: Any, cache: Any, address: int) -> None:
         near, far, last = cache
