@@ -146,6 +146,9 @@ class RangeMap(Generic[V]):
     def covered(self, span: Range, value: V) -> bool:
         """True when every address of `span` is held with `value`."""
         cursor = span.start
+        first = self._starts.floor(cursor)
+        if first is not None and self._ends[first] >= span.end:
+            return self._values[first] == value
         for start in self._window(span):
             if start > cursor or self._values[start] != value:
                 return False
@@ -187,8 +190,12 @@ class RangeMap(Generic[V]):
         self._cut(span)
         self._enter(span.start, span.end, value)
 
+    def discard(self, span: Range) -> None:
+        """Take `span` out, splitting what reaches beyond it."""
+        self._cut(span)
+
     def remove(self, span: Range) -> list[tuple[Range, V]]:
-        """Take `span` out, splitting what reaches beyond it; returns the removed parts, clipped to `span`."""
+        """`discard`, and return the removed parts, clipped to `span`."""
         return [(Range(start, end), value) for start, end, value in self._cut(span)]
 
     def clear(self) -> None:
@@ -201,9 +208,12 @@ class RangeMap(Generic[V]):
 
     def _window(self, span: Range) -> list[int]:
         """Starts of the ranges that share a byte with `span`, in order."""
-        held = self._starts.between(span.start + 1, span.end)
         first = self._starts.floor(span.start)
-        if first is not None and self._ends[first] > span.start:
+        reach = 0 if first is None else self._ends[first]
+        if first is not None and reach >= span.end:
+            return [first]
+        held = self._starts.between(span.start + 1, span.end)
+        if first is not None and reach > span.start:
             held.insert(0, first)
         return held
 

@@ -146,19 +146,9 @@ class FrameAllocator:
         _check_size(size)
         with self._lock:
             self._close_runs()
-            if size > self.free_bytes:
-                raise OutOfMemoryError(f"no {format_size(size)} of memory for {owner}: {self._balance()}")
-            left = size
-            gigabytes: list[Range] = []
-            blocks: list[Range] = []
-            for arena in self._top_down if largest >= SIZE_1G else ():
-                gigabytes += arena.take_gigabytes(left // SIZE_1G - _total(gigabytes) // SIZE_1G)
-            left -= _total(gigabytes)
-            for arena in self._top_down:
-                blocks += arena.take_blocks(left // SIZE_2M - _total(blocks) // SIZE_2M)
-            left -= _total(blocks)
-            runs = self._take_runs(left // SIZE_4K)
-            extents = sorted(gigabytes) + sorted(blocks) + _joined(runs)
+            extents = [] if size >= SIZE_2M else self._take_in_a_row(size // SIZE_4K)
+            if not extents:
+                extents = self._take_extents(size, owner, largest)
             for span in extents:
                 self.owners.claim(span, owner)
             return extents
@@ -251,9 +241,7 @@ class FrameAllocator:
         _check_span(span)
         with self._lock:
             arena = self._arena_of(span)
-            self.owners.require_held(span, owner)
-            self.memory.zero(span)
-            self.owners.release(span, owner)
+            self.owners.release(span, owner, self.memory.zero)
             run = self._runs.get(owner)
             if run is not None and span.end == run.next and span.size == SIZE_4K:
                 run.next = span.start  # the frame given last comes next again
@@ -365,17 +353,35 @@ class FrameAllocator:
                 return found
         return None
 
+    def _take_extents(self, size: int, owner: Owner, largest: int) -> list[Range]:
+        """See `allocate_extents`."""
+        if size > self.free_bytes:
+            raise OutOfMemoryError(f"no {format_size(size)} of memory for {owner}: {self._balance()}")
+        left = size
+        gigabytes: list[Range] = []
+        blocks: list[Range] = []
+        for arena in self._top_down if largest >= SIZE_1G else ():
+            gigabytes += arena.take_gigabytes(left // SIZE_1G - _total(gigabytes) // SIZE_1G)
+        left -= _total(gigabytes)
+        for arena in self._top_down:
+            blocks += arena.take_blocks(left // SIZE_2M - _total(blocks) // SIZE_2M)
+        left -= _total(blocks)
+        return sorted(gigabytes) + sorted(blocks) + _joined(self._take_runs(left // SIZE_4K))
+
+    def _take_in_a_row(self, frames: int) -> list[Range]:
+        """Take that many frames, at most a block, in one aligned piece; nothing where there is none."""
+        found = self._find_small((frames - 1).bit_length())
+        if found is None:
+            return []
+        span = Range.sized(found, frames * SIZE_4K)
+        self._arena_of(span).take(span)
+        return [span]
+
     def _take_runs(self, frames: int) -> list[Range]:
         """Take `frames` frames, which are free, in few runs that each lie in one block."""
-        taken: list[Range] = []
-        if not frames:
+        taken = self._take_in_a_row(frames) if 0 < frames <= FRAMES else []
+        if taken:
             return taken
-        order = (frames - 1).bit_length()
-        found = self._find_small(order) if order <= BLOCK_ORDER else None
-        if found is not None:
-            span = Range.sized(found, frames * SIZE_4K)
-            self._arena_of(span).take(span)
-            return [span]
         while frames:
             arena = max(self._top_down, key=Arena.largest_order)
             span = arena.take_run(arena.largest_order(), frames)
@@ -428,5 +434,7 @@ def _check_size(size: int) -> None:
 
 
 def _check_span(span: Range) -> None:
+    if is_aligned(span.start | span.end, SIZE_4K):
+        return
     require_aligned("first HPA of frames", span.start, SIZE_4K)
     require_aligned("end HPA of frames", span.end, SIZE_4K)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,20 +56,19 @@ class TableStore:
         extents = self._frames.allocate_pages(count * self._size, max(self._size, SIZE_4K), owner=self._owner)
         self.count += count
         for extent in extents:
-            self._held.add(extent, True)
+            if not self._held.extend(extent.start, extent.end, True):
+                self._held.add(extent, True)
             self._advise_huge(extent)
-        return np.concatenate([np.arange(span.start, span.end, self._size, dtype=np.uint64) for span in extents])
+        runs = [np.arange(span.start, span.end, self._size, dtype=np.uint64) for span in extents]
+        return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
     def give(self, tables: U64Array) -> None:
         """Give tables back; they are linked from nowhere and flushed."""
         if not len(tables):
             return
         self.count -= len(tables)
-        ordered = np.sort(tables)
-        breaks = np.flatnonzero(np.diff(ordered) != self._size) + 1
-        for piece in np.split(ordered, breaks):
-            span = Range(int(piece[0]), int(piece[-1]) + self._size)
-            self._held.remove(span)
+        for span in self._runs_of(tables):
+            self._held.discard(span)
             self._frames.free(span, owner=self._owner)
 
     def clear(self) -> None:
@@ -77,6 +77,16 @@ class TableStore:
             self._frames.free(span, owner=self._owner)
         self._held.clear()
         self.count = 0
+
+    def _runs_of(self, tables: U64Array) -> list[Range]:
+        """Distinct tables as ranges, in order."""
+        ordered = sorted(tables.tolist())
+        size, first, end = self._size, ordered[0], ordered[-1] + self._size
+        if end - first == len(ordered) * size:
+            return [Range(first, end)]
+        ends = [low for low, high in pairwise(ordered) if high != low + size]
+        starts = [high for low, high in pairwise(ordered) if high != low + size]
+        return [Range(low, high + size) for low, high in zip([first, *starts], [*ends, ordered[-1]], strict=True)]
 
     def _advise_huge(self, extent: Range) -> None:
         memory = self._frames.memory
