@@ -34,10 +34,10 @@ class _SortedInts:
 
     def floor(self, value: int) -> int | None:
         """The largest integer that is at most `value`."""
-        index = bisect_right(self._firsts, value) - 1
-        if index < 0:
+        index = bisect_right(self._firsts, value)
+        if not index:
             return None
-        chunk = self._chunks[index]
+        chunk = self._chunks[index - 1]
         return chunk[bisect_right(chunk, value) - 1]
 
     def above(self, value: int) -> int | None:
@@ -148,7 +148,8 @@ class RangeMap(Generic[V]):
         cursor = span.start
         first = self._starts.floor(cursor)
         if first is not None and self._ends[first] >= span.end:
-            return self._values[first] == value
+            held = self._values[first]
+            return held is value or held == value
         for start in self._window(span):
             if start > cursor or self._values[start] != value:
                 return False
@@ -220,15 +221,16 @@ class RangeMap(Generic[V]):
     def _cut(self, span: Range) -> list[tuple[int, int, V]]:
         """Empty `span`; returns what was there, clipped to it."""
         removed: list[tuple[int, int, V]] = []
+        low, high = span.start, span.end
         for start in self._window(span):
             end, value = self._ends[start], self._values[start]
-            removed.append((max(start, span.start), min(end, span.end), value))
-            if start < span.start:
-                self._ends[start] = span.start
+            removed.append((max(start, low), min(end, high), value))
+            if start < low:
+                self._ends[start] = low
             else:
                 self._drop(start)
-            if end > span.end:
-                self._put(span.end, end, value)
+            if end > high:
+                self._put(high, end, value)
         return removed
 
     def _enter(self, start: int, end: int, value: V) -> None:

@@ -109,25 +109,27 @@ class Arena:
 
     def take(self, span: Range) -> None:
         """Mark the frames of `span`, all free, as used."""
-        head, first, last, tail = self._split(span)
-        for block, mask in (head, tail):
-            if mask:
-                self._change(block, self._bits(block) & ~mask)
+        (block, mask), first, last, (last_block, last_mask) = self._split(span)
+        if mask:
+            self._change(block, self._bits(block) & ~mask)
+        if last_mask:
+            self._change(last_block, self._bits(last_block) & ~last_mask)
         if first < last:
             self._whole[first:last] = False
             self._count_groups(first, last)
-        self.free_frames -= span.size // SIZE_4K
+        self.free_frames -= (span.end - span.start) // SIZE_4K
 
     def give(self, span: Range) -> None:
         """Mark the frames of `span`, all used, as free."""
-        head, first, last, tail = self._split(span)
-        for block, mask in (head, tail):
-            if mask:
-                self._change(block, self._bits(block) | mask)
+        (block, mask), first, last, (last_block, last_mask) = self._split(span)
+        if mask:
+            self._change(block, self._bits(block) | mask)
+        if last_mask:
+            self._change(last_block, self._bits(last_block) | last_mask)
         if first < last:
             self._whole[first:last] = True
             self._count_groups(first, last)
-        self.free_frames += span.size // SIZE_4K
+        self.free_frames += (span.end - span.start) // SIZE_4K
 
     def find_piece(self, order: int) -> int | None:
         """The HPA of a free, aligned piece of 2^order frames (order < 9) in the partly used block it suits best."""
@@ -190,12 +192,16 @@ class Arena:
 
     def take_blocks(self, most: int) -> list[Range]:
         """Take up to `most` wholly free blocks, those of broken gigabytes first; touching ones come as one range."""
-        blocks = np.flatnonzero(self._whole)
-        if most < blocks.size:
-            broken = self._wholes[blocks // GROUP] < GROUP
-            blocks = np.concatenate((blocks[~broken], blocks[broken]))[blocks.size - most :]
-            blocks.sort()
-        return self._take_blocks(blocks, 1)
+        if not most:
+            return []
+        # The groups to take from, broken ones last, as many from the end as it takes.
+        broken = (self._wholes > 0) & (self._wholes < GROUP)
+        groups = np.concatenate((np.flatnonzero(self._wholes == GROUP), np.flatnonzero(broken)))
+        enough = int(np.searchsorted(np.cumsum(self._wholes[groups[::-1]]), most)) + 1
+        groups = groups[max(groups.size - enough, 0) :]
+        rows, columns = np.nonzero(self._whole.reshape(-1, GROUP)[groups])
+        blocks = groups[rows] * GROUP + columns
+        return self._take_blocks(np.sort(blocks[max(blocks.size - most, 0) :]), 1)
 
     def largest_order(self) -> int:
         """The order of the largest aligned piece in partly used blocks; -1 when there is none."""

@@ -143,7 +143,8 @@ class FrameAllocator:
             OutOfMemoryError: that much is not free; nothing changed.
             EmptyRangeError, MisalignedError: the size is wrong.
         """
-        _check_size(size)
+        if size <= 0 or size & (SIZE_4K - 1):
+            _check_size(size)
         with self._lock:
             self._close_runs()
             extents = [] if size >= SIZE_2M else self._take_in_a_row(size // SIZE_4K)
@@ -238,17 +239,19 @@ class FrameAllocator:
             OutOfRangeError: they are not in one range of host memory.
             MisalignedError: the span is no whole frames.
         """
-        _check_span(span)
+        start, end = span.start, span.end
+        if (start | end) & (SIZE_4K - 1):
+            _check_span(span)
         with self._lock:
             arena = self._arena_of(span)
             self.owners.release(span, owner, self.memory.zero)
             run = self._runs.get(owner)
-            if run is not None and span.end == run.next and span.size == SIZE_4K:
-                run.next = span.start  # the frame given last comes next again
+            if run is not None and end == run.next and end - start == SIZE_4K:
+                run.next = start  # the frame given last comes next again
                 return
             arena.give(span)
-            if run is not None and span.size < SIZE_2M:
-                run.freed.append(span.start)
+            if run is not None and end - start < SIZE_2M:
+                run.freed.append(start)
 
     def free_owner(self, owner: Owner) -> int:
         """Take back everything `owner` holds, devices included.
@@ -312,7 +315,8 @@ class FrameAllocator:
 
     def _close_runs(self) -> None:
         for run in self._runs.values():
-            self._close(run)
+            if run.next < run.end:
+                self._close(run)
 
     def _close(self, run: _Run) -> None:
         """Make the frames set aside free for all."""
@@ -373,7 +377,7 @@ class FrameAllocator:
         found = self._find_small((frames - 1).bit_length())
         if found is None:
             return []
-        span = Range.sized(found, frames * SIZE_4K)
+        span = Range(found, found + frames * SIZE_4K)
         self._arena_of(span).take(span)
         return [span]
 
@@ -391,7 +395,7 @@ class FrameAllocator:
 
     def _arena_of(self, span: Range) -> Arena:
         index = bisect_right(self._starts, span.start) - 1
-        if index < 0 or not self._arenas[index].span.covers(span):
+        if index < 0 or span.end > self._arenas[index].span.end:
             raise OutOfRangeError(f"HPA {span} is not in one range of host memory")
         return self._arenas[index]
 
@@ -434,7 +438,5 @@ def _check_size(size: int) -> None:
 
 
 def _check_span(span: Range) -> None:
-    if is_aligned(span.start | span.end, SIZE_4K):
-        return
     require_aligned("first HPA of frames", span.start, SIZE_4K)
     require_aligned("end HPA of frames", span.end, SIZE_4K)

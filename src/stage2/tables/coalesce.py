@@ -241,6 +241,26 @@ def _regrouped(fmt: Format) -> Function:
 
 
 @cache
+def leaf_kernel(fmt: Format) -> Function:
+    """kernel(table, address) -> (kind, level, address of the entry, entry, output, attributes): where the way ends.
+
+    The output is where the leaf's first byte leads. The kind is NONE where a table is outside memory, too.
+    """
+    descend, output_of, shift_of = compiled_descent(fmt), leaf_output(fmt, inlined), span_shift(fmt, inlined)
+    levels, root_bits = fmt.levels, fmt.root_bits
+
+    def find_leaf(table: Any, address: int) -> tuple[int, int, int, int, int, int]:
+        host, root, controls = table
+        (_status, level, slot, entry), (kind, output, attributes), _held = descend(
+            host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(0), controls
+        )
+        base = address & ~((u64(1) << shift_of(level)) - u64(1))
+        return kind, level, slot, entry, output_of(output, attributes, base, level), attributes
+
+    return kernel(find_leaf, fmt)
+
+
+@cache
 def poke_kernel() -> Function:
     """kernel(host, slots, entries): publish entries, each with one aligned store."""
 

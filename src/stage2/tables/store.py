@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +58,8 @@ class TableStore:
             if not self._held.extend(extent.start, extent.end, True):
                 self._held.add(extent, True)
             self._advise_huge(extent)
+        if count == 1:
+            return np.array([extents[0].start], np.uint64)
         runs = [np.arange(span.start, span.end, self._size, dtype=np.uint64) for span in extents]
         return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
@@ -80,13 +81,13 @@ class TableStore:
 
     def _runs_of(self, tables: U64Array) -> list[Range]:
         """Distinct tables as ranges, in order."""
-        ordered = sorted(tables.tolist())
-        size, first, end = self._size, ordered[0], ordered[-1] + self._size
-        if end - first == len(ordered) * size:
-            return [Range(first, end)]
-        ends = [low for low, high in pairwise(ordered) if high != low + size]
-        starts = [high for low, high in pairwise(ordered) if high != low + size]
-        return [Range(low, high + size) for low, high in zip([first, *starts], [*ends, ordered[-1]], strict=True)]
+        if len(tables) == 1:
+            return [Range.sized(int(tables[0]), self._size)]
+        ordered = np.sort(tables)
+        cuts = np.flatnonzero(np.diff(ordered) != self._size)
+        firsts = [int(ordered[0]), *ordered[cuts + 1].tolist()]
+        lasts = [*ordered[cuts].tolist(), int(ordered[-1])]
+        return [Range(first, last + self._size) for first, last in zip(firsts, lasts, strict=True)]
 
     def _advise_huge(self, extent: Range) -> None:
         memory = self._frames.memory
