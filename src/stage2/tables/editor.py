@@ -39,7 +39,7 @@ _FEW_RUNS = 16
 """Room for runs at the first try; most edits touch fewer."""
 _FEW_ROWS = 64
 """The same for rows of a listing."""
-_PLAN, _COMMIT = np.uint64(0), np.uint64(1)
+_PLAN, _COMMIT = 0, 1
 """What the sweep kernel is told: to plan, or that the plan was made."""
 DISTINGUISHING = MEMORY_TYPE_MASK | SHAREABILITY_MASK | GROUPED
 """Attributes in which a leaf differs so much from another that one is not simply written over the other."""
@@ -116,13 +116,13 @@ class TableEditor:
             templates: leaf bits without address, by level.
             top: highest level at which a leaf may be made.
         """
-        kernel, level = map_kernel(self._format), np.uint64(top)
+        kernel = map_kernel(self._format)
         with self.lock:
             _words = self._begin()
-            result, where, needed = kernel(self._table, columns, templates, level, NO_FRAMES, self._seen)
+            result, where, needed = kernel.call(self._table, columns, templates, top, NO_FRAMES, self._seen)
             if result == edit.NEEDS_ROOM:
                 tables = self._store.take(needed)
-                result, where, _ = kernel(self._table, columns, templates, level, tables, self._seen)
+                result, where, _ = kernel.call(self._table, columns, templates, top, tables, self._seen)
                 if result:
                     self._store.give(tables)
             if result:
@@ -188,8 +188,8 @@ class TableEditor:
     def _list(self, first: int, end: int, merge: bool, rows: U64Array) -> tuple[int, U64Array]:
         """How many rows there are, and the totals; the rows are all there if there is room for them."""
         totals = np.empty(2 * self._format.levels, np.uint64)
-        result, where, count = list_kernel(self._format)(
-            self._table, np.uint64(first), np.uint64(end), np.uint64(merge), rows, totals, self._seen
+        result, where, count = list_kernel(self._format).call(
+            self._table, first, end, int(merge), rows, totals, self._seen
         )
         if result:
             self._refuse(result, where)
@@ -251,14 +251,14 @@ class TableEditor:
         fmt, store = self._format, self._store
         first, end = self._extent.range(start, size)
         kernel = sweep.sweep_kernel(fmt)
-        request = self._table, np.uint64(first), np.uint64(end), np.uint64(operation), templates
+        request = self._table, first, end, operation, templates
         # Every table that can become empty: one for each table span the range touches, on each level.
         spans = ((size >> fmt.level_shift(1)) + fmt.levels) << 1
         freed = np.empty(min(spans, store.count), np.uint64) if operation == sweep.CLEAR else NO_FRAMES
         # Without room for a single run the kernel only plans.
         only_plan = leaves is not None and fmt.break_before_make and not broken
         runs: U64Array = np.empty((0 if only_plan else _FEW_RUNS, 3), np.uint64)
-        result, where, needed, count, unlinked, touched, *met = kernel(*request, NO_FRAMES, runs, freed, _PLAN)
+        result, where, needed, count, unlinked, touched, *met = kernel.call(*request, NO_FRAMES, runs, freed, _PLAN)
         kind = _CHANGES.get(operation) if leaves is None else self._protection_change(leaves, *met)
         if result == edit.NEEDS_ROOM:
             if only_plan and kind is ChangeKind.REMAPPED:
@@ -268,7 +268,7 @@ class TableEditor:
             runs = np.empty((count, 3), np.uint64)
             tables = store.take(needed)
             tables = self._make_room(first, end, operation, templates, tables, grouped=bool(met[0] & GROUPED))
-            result, where, _, count, unlinked, touched, *_ = kernel(*request, tables, runs, freed, _COMMIT)
+            result, where, _, count, unlinked, touched, *_ = kernel.call(*request, tables, runs, freed, _COMMIT)
             if result:
                 store.give(tables)
         if result:
@@ -320,7 +320,7 @@ class TableEditor:
         fmt = self._format
         if boundary >> fmt.input_bits:
             return None
-        kind, level, slot, entry, output, attributes = coalesce.leaf_kernel(fmt)(self._table, np.uint64(boundary))
+        kind, level, slot, entry, output, attributes = coalesce.leaf_kernel(fmt).call(self._table, boundary)
         start = align_down(boundary, fmt.leaf_size(level))
         if kind != LEAF or start == boundary:
             return None

@@ -9,14 +9,14 @@ from ..formats.outcome import TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, locating, span_shift
-from .compiled import inlined, kernel, load
+from .compiled import Fixed, inlined, kernel, load
 from .descent import Function
 from .edit import CONFLICT, DAMAGED, DONE, NEEDS_ROOM, first_meeting, row_empty, table_link
 from .raw import peek, poke
 
 
 @cache
-def map_kernel(fmt: Format) -> Function:
+def map_kernel(fmt: Format) -> Fixed:
     """kernel(table, extents, templates, top, frames, seen) -> (result, address, tables).
 
     Args of the kernel:
@@ -68,7 +68,7 @@ def map_kernel(fmt: Format) -> Function:
                 return u64(NEEDS_ROOM), u64(0), used
             commit = u64(1)
 
-    return kernel(map_extents, fmt)
+    return Fixed(kernel(map_extents, fmt))
 
 
 MISSING = MASK_64

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from ..formats.change import Change, ChangeKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64
 from . import coalesce
-from .compiled import HostMemory
+from .compiled import Fixed, HostMemory
 from .mapping import U64Array
 
 Pay = Callable[[Sequence[Change]], None]
@@ -76,9 +75,7 @@ class Reshaper:
         fmt = self._format
         child_bits = fmt.resize(block.entry, block.level, block.level - 1) & MASK_64
         shift = fmt.level_shift(block.level - 1)
-        coalesce.fill_kernel(fmt)(
-            self._host, np.uint64(table), np.uint64(block.output), np.uint64(shift), np.uint64(child_bits)
-        )
+        coalesce.fill_kernel(fmt).call(self._host, table, block.output, shift, child_bits)
         slot = np.array([block.slot], np.uint64)
         self._publish(slot, np.zeros(1, np.uint64))
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
@@ -116,12 +113,12 @@ class Reshaper:
             freed.append(found[:, 1])
         return freed[0] if len(freed) == 1 else np.concatenate([_NONE, *freed])
 
-    def _rows_of(self, kernel: Callable[..., Any], width: int, start: int, end: int, argument: int) -> U64Array:
+    def _rows_of(self, kernel: Fixed, width: int, start: int, end: int, argument: int) -> U64Array:
         """What a kernel lists, asked again with more room until it all fits."""
         room = _FEW
         while True:
             rows = np.empty((room, width), np.uint64)
-            result, where, found = kernel(self._table, np.uint64(start), np.uint64(end), np.uint64(argument), rows)
+            result, where, found = kernel.call(self._table, start, end, argument, rows)
             if result:
                 self._refuse(int(result), int(where))
             if found <= room:
@@ -155,13 +152,13 @@ class Reshaper:
         largest = max(fmt.leaf_size(level) << bits for level, bits in enumerate(fmt.group_bits) if bits)
         span = Range(align_down(start, largest), align_up(end, largest))
         if fmt.break_before_make:
-            rewrite(self._host, rows, np.uint64(coalesce.HIDE), self._controls)
+            rewrite.call(self._host, rows, coalesce.HIDE, self._controls)
             pay([Change(span, ChangeKind.GROUPED)])
         done = coalesce.MARK if operation == coalesce.GROUP else coalesce.UNMARK
-        rewrite(self._host, rows, np.uint64(done), self._controls)
+        rewrite.call(self._host, rows, done, self._controls)
         if not fmt.break_before_make:
             pay([Change(span, ChangeKind.GROUPED)])
         return count
 
     def _publish(self, slots: U64Array, entries: U64Array) -> None:
-        coalesce.poke_kernel()(self._host, slots, entries)
+        coalesce.poke_kernel().call(self._host, slots, entries)
