@@ -162,11 +162,12 @@ class RangeMap(Generic[V]):
         Raises:
             OverlapError: part of it is held already; nothing changed.
         """
-        held = self._window(span)
-        if held:
-            found, holder = self._entry(held[0])
+        start, end = span.start, span.end
+        before, following = self._starts.floor(start), self._starts.above(start)
+        if (before is not None and self._ends[before] > start) or (following is not None and following < end):
+            found, holder = self._entry(self._window(span)[0])
             raise OverlapError(f"{span} overlaps {found} ({holder})")
-        self._enter(span.start, span.end, value)
+        self._enter(start, end, value)
 
     def extend(self, start: int, end: int, value: V) -> bool:
         """Lengthen the range that ends at `start` and has `value` to `end`; the cheap edit of a growing run.

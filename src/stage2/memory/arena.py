@@ -142,13 +142,13 @@ class Arena:
 
     def find_block(self) -> int | None:
         """The HPA of a wholly free block, from a gigabyte that is broken already if there is one."""
-        groups = np.flatnonzero((self._wholes > 0) & (self._wholes < GROUP))
+        groups = ((self._wholes > 0) & (self._wholes < GROUP)).nonzero()[0]
         if not groups.size:
-            groups = np.flatnonzero(self._wholes)
+            groups = self._wholes.nonzero()[0]
             if not groups.size:
                 return None
         first = int(groups[-1]) * GROUP
-        inside = np.flatnonzero(self._whole[first : first + GROUP])
+        inside = self._whole[first : first + GROUP].nonzero()[0]
         return self._address((first + int(inside[-1])) * FRAMES)
 
     def find_blocks(self, count: int, align: int) -> int | None:
@@ -187,6 +187,8 @@ class Arena:
 
     def take_gigabytes(self, most: int) -> list[Range]:
         """Take up to `most` whole, aligned gigabytes; touching ones come as one range."""
+        if not most:
+            return []
         groups = np.flatnonzero(self._wholes == GROUP)
         return self._take_blocks(groups[groups.size - min(most, groups.size) :], GROUP)
 
@@ -194,6 +196,9 @@ class Arena:
         """Take up to `most` wholly free blocks, those of broken gigabytes first; touching ones come as one range."""
         if not most:
             return []
+        if most == 1:
+            found = self.find_block()
+            return [] if found is None else [self._taken(Range(found, found + SIZE_2M))]
         # The groups to take from, broken ones last, as many from the end as it takes.
         broken = (self._wholes > 0) & (self._wholes < GROUP)
         groups = np.concatenate((np.flatnonzero(self._wholes == GROUP), np.flatnonzero(broken)))
@@ -275,9 +280,11 @@ class Arena:
             Range(self._address(first * FRAMES), self._address(last * FRAMES))
             for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
         ]
-        for span in spans:
-            self.take(span)
-        return spans
+        return [self._taken(span) for span in spans]
+
+    def _taken(self, span: Range) -> Range:
+        self.take(span)
+        return span
 
     def _crossing_runs(self) -> Iterator[tuple[int, int]]:
         """The maximal runs [start, end) of free frames that reach a block's border."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ..errors import OwnerConflictError
+from ..errors import OverlapError, OwnerConflictError
 from ..ranges import RangeMap
 
 if TYPE_CHECKING:
@@ -77,8 +77,10 @@ class OwnerMap:
         with self._lock:
             # Where it goes on what the owner holds already, that nobody holds it is known by the same look.
             if not self._held.extend(span.start, span.end, owner):
-                self.require_unheld(span, owner)
-                self._held.add(span, owner)
+                try:
+                    self._held.add(span, owner)
+                except OverlapError:
+                    self.require_unheld(span, owner)
 
     def extend(self, start: int, end: int, owner: Owner) -> bool:
         """Let the range of `owner` that ends at `start` grow to `end`; False when that cannot be done so simply."""

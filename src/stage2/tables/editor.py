@@ -176,7 +176,8 @@ class TableEditor:
                 rows = np.empty((count, 4), np.uint64)
                 count, _ = self._list(first, end, merge, rows)
         rows = rows[:count]
-        self._extent.outward_all(rows[:, 0])
+        if self._extent.has_sign:
+            self._extent.outward_all(rows[:, 0])
         return rows
 
     def totals(self) -> U64Array:
@@ -212,7 +213,7 @@ class TableEditor:
         return words
 
     def _finish(self, added: int, freed: int, removed: U64Array, changes: Sequence[Change]) -> Edit:
-        done = Edit(int(added), int(freed), removed, self._done, tuple(changes))
+        done = Edit(added, freed, removed, self._done, tuple(changes))
         if self.watcher is not None:
             self.watcher.after(done)
         return done
@@ -228,6 +229,9 @@ class TableEditor:
     def _pay_inside(self, changes: Sequence[Change]) -> None:
         """The same for changes whose addresses are without sign extension, as kernels take them."""
         outward = self._extent.outward
+        if not self._extent.has_sign:
+            self._pay(changes)
+            return
         self._pay([Change(Range(outward(c.span.start), outward(c.span.end - 1) + 1), c.kind) for c in changes])
 
     # --- inside ------------------------------------------------------------------------------------------
@@ -265,9 +269,11 @@ class TableEditor:
                 # Another memory type, or a group's mark taken away: invalid and flushed in between.
                 self._sweep(start, size, sweep.BREAK, np.zeros_like(templates))
                 return self._sweep(start, size, operation, templates, leaves, broken=True)
-            runs = np.empty((count, 3), np.uint64)
+            if count > _FEW_RUNS or only_plan:
+                runs = np.empty((count, 3), np.uint64)
             tables = store.take(needed)
-            tables = self._make_room(first, end, operation, templates, tables, grouped=bool(met[0] & GROUPED))
+            if fmt.break_before_make or met[0] & GROUPED:
+                tables = self._make_room(first, end, operation, templates, tables, grouped=bool(met[0] & GROUPED))
             result, where, _, count, unlinked, touched, *_ = kernel.call(*request, tables, runs, freed, _COMMIT)
             if result:
                 store.give(tables)
@@ -276,12 +282,13 @@ class TableEditor:
         if not touched:
             return self._finish(0, 0, NO_ROWS, ())
         runs = runs[:count]
-        self._extent.outward_all(runs[:, 0])
+        if self._extent.has_sign:
+            self._extent.outward_all(runs[:, 0])
         changes = []
         if broken:
             kind = ChangeKind.REMAPPED
         if kind is not None:
-            changes = _changes(kind, runs[: FEW + 1].tolist(), start, size)
+            changes = _changes(kind, (runs if count <= FEW else runs[: FEW + 1]).tolist(), start, size)
             if needed:
                 changes.append(Change(Range.sized(start, size), ChangeKind.SPLIT))
             if unlinked:
@@ -307,8 +314,8 @@ class TableEditor:
 
     def _protection_change(self, leaves: LeafBits, any_of: int, all_of: int, lost: int) -> ChangeKind:
         """What new leaf bits mean for leaves of which the sweep kernel met these attributes."""
-        wanted, missed = leaves.attributes, leaves.attributes & ~int(all_of)
-        if (int(any_of) & ~wanted | missed) & DISTINGUISHING:
+        wanted, missed = leaves.attributes, leaves.attributes & ~all_of
+        if (any_of & ~wanted | missed) & DISTINGUISHING:
             return ChangeKind.REMAPPED
         if self._format.break_before_make and missed & GLOBAL:
             # A TLB must not hold the page for one ASID and for all (DDI 0487 D8.16.1).

@@ -27,7 +27,9 @@ class Extent:
         self._page_mask = fmt.page_size - 1
         width = 1 << fmt.input_bits
         self._low_end = 0 if fmt.high_half else width >> 1 if fmt.sign_extended else width
-        self._high_start = ADDRESS_LIMIT - (self._low_end or width) if fmt.high_half or fmt.sign_extended else None
+        self._high_start = ADDRESS_LIMIT - (self._low_end or width)
+        self.has_sign = fmt.high_half or fmt.sign_extended
+        """Whether addresses are other numbers without sign extension, as kernels take them."""
         self.output_end = _output_end(fmt, controls)
         """One past the largest address that a leaf can hold."""
         self.leaf_sizes = fmt.leaf_sizes[: _top_leaf_level(fmt, controls) + 1]
@@ -57,7 +59,7 @@ class Extent:
         span = Range.sized(start, size)
         require_aligned("address", start, fmt.page_size)
         require_aligned("size", size, fmt.page_size)
-        if self._high_start is not None and start >= self._high_start:
+        if self.has_sign and start >= self._high_start:
             inside = (1 << fmt.input_bits) - 1
             return start & inside, (end - 1 & inside) + 1
         raise OutOfRangeError(f"{span} is beyond the {fmt.input_bits}-bit addresses of {fmt.name}")

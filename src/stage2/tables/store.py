@@ -84,10 +84,12 @@ class TableStore:
         if len(tables) == 1:
             return [Range.sized(int(tables[0]), self._size)]
         ordered = np.sort(tables)
-        cuts = np.flatnonzero(np.diff(ordered) != self._size)
-        firsts = [int(ordered[0]), *ordered[cuts + 1].tolist()]
-        lasts = [*ordered[cuts].tolist(), int(ordered[-1])]
-        return [Range(first, last + self._size) for first, last in zip(firsts, lasts, strict=True)]
+        first, last = int(ordered[0]), int(ordered[-1])
+        if last - first == (len(tables) - 1) * self._size:
+            return [Range(first, last + self._size)]
+        cuts = (ordered[1:] - ordered[:-1] != self._size).nonzero()[0]
+        firsts, lasts = [first, *ordered[cuts + 1].tolist()], [*ordered[cuts].tolist(), last]
+        return [Range(low, high + self._size) for low, high in zip(firsts, lasts, strict=True)]
 
     def _advise_huge(self, extent: Range) -> None:
         memory = self._frames.memory
