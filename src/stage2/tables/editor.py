@@ -40,7 +40,7 @@ _FEW_RUNS = 16
 _FEW_ROWS = 64
 """The same for rows of a listing."""
 _PLAN, _COMMIT = 0, 1
-"""What the sweep kernel is told: to plan, or that the plan was made."""
+"""What a kernel is told: to plan, or that the plan was made."""
 DISTINGUISHING = MEMORY_TYPE_MASK | SHAREABILITY_MASK | GROUPED
 """Attributes in which a leaf differs so much from another that one is not simply written over the other."""
 _CHANGES = {
@@ -119,10 +119,10 @@ class TableEditor:
         kernel = map_kernel(self._format)
         with self.lock:
             _words = self._begin()
-            result, where, needed = kernel.call(self._table, columns, templates, top, NO_FRAMES, self._seen)
+            result, where, needed = kernel.call(self._table, columns, templates, top, NO_FRAMES, self._seen, _PLAN)
             if result == edit.NEEDS_ROOM:
                 tables = self._store.take(needed)
-                result, where, _ = kernel.call(self._table, columns, templates, top, tables, self._seen)
+                result, where, _ = kernel.call(self._table, columns, templates, top, tables, self._seen, _COMMIT)
                 if result:
                     self._store.give(tables)
             if result:

@@ -17,7 +17,7 @@ from .raw import peek, poke
 
 @cache
 def map_kernel(fmt: Format) -> Fixed:
-    """kernel(table, extents, templates, top, frames, seen) -> (result, address, tables).
+    """kernel(table, extents, templates, top, frames, seen, planned) -> (result, address, tables).
 
     Args of the kernel:
         table: (host, root, controls).
@@ -26,14 +26,17 @@ def map_kernel(fmt: Format) -> Fixed:
         top: highest level at which a leaf may be made.
         frames: zeroed frames for new tables, consumed in order. Too few of them: NEEDS_ROOM, nothing written.
         seen: scratch, a word per level.
+        planned: 1 where this was planned before, so that it can be done at once.
     """
     level_for, reach, write_row = _level_for(fmt), _reach(fmt), _write_row(fmt)
     conflict, locate, shift_of = _conflict(), locating(fmt, inlined), span_shift(fmt, inlined)
     inlined(load)
 
-    def map_extents(table: Any, extents: Any, templates: Any, top: int, frames: Any, seen: Any) -> tuple[int, int, int]:
+    def map_extents(
+        table: Any, extents: Any, templates: Any, top: int, frames: Any, seen: Any, planned: int
+    ) -> tuple[int, int, int]:
         host, root, controls = table
-        commit = u64(0)
+        commit = planned
         while True:
             used = u64(0)
             seen[:] = u64(0)
