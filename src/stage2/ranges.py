@@ -194,7 +194,12 @@ class RangeMap(Generic[V]):
 
     def discard(self, span: Range) -> None:
         """Take `span` out, splitting what reaches beyond it."""
-        self._cut(span)
+        low = span.start
+        first = self._starts.floor(low)
+        if first is not None and first < low and self._ends[first] == span.end:
+            self._ends[first] = low  # the end of one range, which undoes `extend`
+        else:
+            self._cut(span)
 
     def remove(self, span: Range) -> list[tuple[Range, V]]:
         """`discard`, and return the removed parts, clipped to `span`."""

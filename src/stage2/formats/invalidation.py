@@ -125,7 +125,7 @@ Kinds = tuple[ChangeKind, ...]
 """Kinds of changes; a tuple, which finds one of a few sooner than a set does."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Debt:
     """What changes amount to, before a family puts it into its own instructions.
 

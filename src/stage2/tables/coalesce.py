@@ -262,11 +262,16 @@ def leaf_kernel(fmt: Format) -> Fixed:
 
 @cache
 def poke_kernel() -> Fixed:
-    """kernel(host, slots, entries): publish entries, each with one aligned store."""
+    """kernel(host, rows, make): publish entries, each with one aligned store.
 
-    def poke_all(host: Any, slots: Any, entries: Any) -> None:
-        for i in range(slots.shape[0]):
-            poke(slots[i] + host[0], u64(0), entries[i])
+    Args of the kernel:
+        rows: as `merge_kernel` lists them; only where the entries stand and what they become is looked at.
+        make: 0 to break them: what is published is 0.
+    """
+
+    def poke_all(host: Any, rows: Any, make: int) -> None:
+        for row in range(rows.shape[0]):
+            poke(rows[row, 0] + host[0], u64(0), rows[row, 2] if make != u64(0) else u64(0))
 
     return Fixed(kernel(poke_all))
 

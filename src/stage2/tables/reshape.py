@@ -76,10 +76,10 @@ class Reshaper:
         child_bits = fmt.resize(block.entry, block.level, block.level - 1) & MASK_64
         shift = fmt.level_shift(block.level - 1)
         coalesce.fill_kernel(fmt).call(self._host, table, block.output, shift, child_bits)
-        slot = np.array([block.slot], np.uint64)
-        self._publish(slot, np.zeros(1, np.uint64))
+        row = np.array([[block.slot, 0, fmt.table_entry(table, int(self._controls)), 0]], np.uint64)
+        self._publish(row, make=False)
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
-        self._publish(slot, np.array([fmt.table_entry(table, int(self._controls))], np.uint64))
+        self._publish(row, make=True)
 
     def merge(self, start: int, end: int, top: int, pay: Pay) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
@@ -101,13 +101,12 @@ class Reshaper:
             found = self._rows_of(coalesce.merge_kernel(fmt), 4, start, end, level)
             if not len(found):
                 continue
-            slots = np.ascontiguousarray(found[:, 0])
             span = Range(int(found[0, 3]), int(found[-1, 3]) + size)
             changes = [Change(span, ChangeKind.MERGED), Change(span, ChangeKind.TABLE_FREED)]
             if fmt.break_before_make:
-                self._publish(slots, np.zeros(len(found), np.uint64))
+                self._publish(found, make=False)
                 pay(changes)
-            self._publish(slots, np.ascontiguousarray(found[:, 2]))
+            self._publish(found, make=True)
             if not fmt.break_before_make:
                 pay(changes)
             freed.append(found[:, 1])
@@ -160,5 +159,5 @@ class Reshaper:
             pay([Change(span, ChangeKind.GROUPED)])
         return count
 
-    def _publish(self, slots: U64Array, entries: U64Array) -> None:
-        coalesce.poke_kernel().call(self._host, slots, entries)
+    def _publish(self, rows: U64Array, *, make: bool) -> None:
+        coalesce.poke_kernel().call(self._host, rows, int(make))
