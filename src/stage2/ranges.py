@@ -34,10 +34,10 @@ class _SortedInts:
 
     def floor(self, value: int) -> int | None:
         """The largest integer that is at most `value`."""
-        index = bisect_right(self._firsts, value) - 1
-        if index < 0:
+        index = bisect_right(self._firsts, value)
+        if not index:
             return None
-        chunk = self._chunks[index]
+        chunk = self._chunks[index - 1]
         return chunk[bisect_right(chunk, value) - 1]
 
     def above(self, value: int) -> int | None:
@@ -146,6 +146,10 @@ class RangeMap(Generic[V]):
     def covered(self, span: Range, value: V) -> bool:
         """True when every address of `span` is held with `value`."""
         cursor = span.start
+        first = self._starts.floor(cursor)
+        if first is not None and self._ends[first] >= span.end:
+            held = self._values[first]
+            return held is value or held == value
         for start in self._window(span):
             if start > cursor or self._values[start] != value:
                 return False
@@ -158,11 +162,12 @@ class RangeMap(Generic[V]):
         Raises:
             OverlapError: part of it is held already; nothing changed.
         """
-        held = self._window(span)
-        if held:
-            found, holder = self._entry(held[0])
+        start, end = span.start, span.end
+        before, following = self._starts.floor(start), self._starts.above(start)
+        if (before is not None and self._ends[before] > start) or (following is not None and following < end):
+            found, holder = self._entry(self._window(span)[0])
             raise OverlapError(f"{span} overlaps {found} ({holder})")
-        self._enter(span.start, span.end, value)
+        self._enter(start, end, value)
 
     def extend(self, start: int, end: int, value: V) -> bool:
         """Lengthen the range that ends at `start` and has `value` to `end`; the cheap edit of a growing run.
@@ -187,8 +192,17 @@ class RangeMap(Generic[V]):
         self._cut(span)
         self._enter(span.start, span.end, value)
 
+    def discard(self, span: Range) -> None:
+        """Take `span` out, splitting what reaches beyond it."""
+        low = span.start
+        first = self._starts.floor(low)
+        if first is not None and first < low and self._ends[first] == span.end:
+            self._ends[first] = low  # the end of one range, which undoes `extend`
+        else:
+            self._cut(span)
+
     def remove(self, span: Range) -> list[tuple[Range, V]]:
-        """Take `span` out, splitting what reaches beyond it; returns the removed parts, clipped to `span`."""
+        """`discard`, and return the removed parts, clipped to `span`."""
         return [(Range(start, end), value) for start, end, value in self._cut(span)]
 
     def clear(self) -> None:
@@ -201,24 +215,28 @@ class RangeMap(Generic[V]):
 
     def _window(self, span: Range) -> list[int]:
         """Starts of the ranges that share a byte with `span`, in order."""
-        held = self._starts.between(span.start + 1, span.end)
         first = self._starts.floor(span.start)
-        if first is not None and self._ends[first] > span.start:
+        reach = 0 if first is None else self._ends[first]
+        if first is not None and reach >= span.end:
+            return [first]
+        held = self._starts.between(span.start + 1, span.end)
+        if first is not None and reach > span.start:
             held.insert(0, first)
         return held
 
     def _cut(self, span: Range) -> list[tuple[int, int, V]]:
         """Empty `span`; returns what was there, clipped to it."""
         removed: list[tuple[int, int, V]] = []
+        low, high = span.start, span.end
         for start in self._window(span):
             end, value = self._ends[start], self._values[start]
-            removed.append((max(start, span.start), min(end, span.end), value))
-            if start < span.start:
-                self._ends[start] = span.start
+            removed.append((max(start, low), min(end, high), value))
+            if start < low:
+                self._ends[start] = low
             else:
                 self._drop(start)
-            if end > span.end:
-                self._put(span.end, end, value)
+            if end > high:
+                self._put(high, end, value)
         return removed
 
     def _enter(self, start: int, end: int, value: V) -> None:

@@ -1,9 +1,9 @@
 """Which frames of one memory range are free: bits, without owners, contents or locks.
 
 A block is 2 MiB of 512 frames, aligned. A block that is wholly free is one flag in an array; a block that is
-partly free has a 512-bit integer (bit n: frame n is free); a block without a free frame has nothing. 64 GiB thus
-cost 32 KiB, plus about 200 bytes for every partly used block. Partly free blocks are kept by *order*: the largest
-k for which 2^k free frames, aligned to as many, are in it.
+partly free has a 512-bit integer (bit n: frame n is free) and its order; a block without a free frame has nothing.
+64 GiB thus cost 32 KiB, plus about 300 bytes for every partly used block. Partly free blocks are kept by *order*: the
+largest k for which 2^k free frames, aligned to as many, are in it.
 
 Everything is taken from the top down, because guests whose memory is identity mapped sit at low addresses.
 """
@@ -40,6 +40,13 @@ def _starts_of(bits: int, order: int) -> int:
 
 def _order_of(bits: int) -> int:
     """The order of the largest free, aligned piece; `bits` is not zero."""
+    lowest = bits & -bits
+    if not bits & (bits + lowest):  # one run, as it nearly always is
+        first, end = lowest.bit_length() - 1, bits.bit_length()
+        order = (end - first).bit_length() - 1
+        while ((first - 1 >> order) + 2) << order > end:
+            order -= 1
+        return order
     order = 0
     while order < BLOCK_ORDER:
         bits &= (bits >> (1 << order)) & _NATURAL[order + 1]
@@ -91,33 +98,38 @@ class Arena:
         self.origin = align_down(span.start, SIZE_1G)
         blocks = (align_up(span.end, SIZE_1G) - self.origin) // SIZE_2M
         self._whole: npt.NDArray[np.bool_] = np.zeros(blocks, dtype=np.bool_)
+        # The same; single elements of a memory view are read several times faster.
+        self._is_whole = self._whole.data
         self._wholes: npt.NDArray[np.uint16] = np.zeros(blocks // GROUP, dtype=np.uint16)
         self._partial: dict[int, int] = {}
+        self._orders: dict[int, int] = {}
         self._by_order: list[dict[int, None]] = [{} for _ in range(BLOCK_ORDER)]
         self.free_frames = 0
         self.give(span)
 
     def take(self, span: Range) -> None:
         """Mark the frames of `span`, all free, as used."""
-        head, first, last, tail = self._split(span)
-        for block, mask in (head, tail):
-            if mask:
-                self._change(block, self._bits(block) & ~mask)
+        (block, mask), first, last, (last_block, last_mask) = self._split(span)
+        if mask:
+            self._change(block, self._bits(block) & ~mask)
+        if last_mask:
+            self._change(last_block, self._bits(last_block) & ~last_mask)
         if first < last:
             self._whole[first:last] = False
             self._count_groups(first, last)
-        self.free_frames -= span.size // SIZE_4K
+        self.free_frames -= (span.end - span.start) // SIZE_4K
 
     def give(self, span: Range) -> None:
         """Mark the frames of `span`, all used, as free."""
-        head, first, last, tail = self._split(span)
-        for block, mask in (head, tail):
-            if mask:
-                self._change(block, self._bits(block) | mask)
+        (block, mask), first, last, (last_block, last_mask) = self._split(span)
+        if mask:
+            self._change(block, self._bits(block) | mask)
+        if last_mask:
+            self._change(last_block, self._bits(last_block) | last_mask)
         if first < last:
             self._whole[first:last] = True
             self._count_groups(first, last)
-        self.free_frames += span.size // SIZE_4K
+        self.free_frames += (span.end - span.start) // SIZE_4K
 
     def find_piece(self, order: int) -> int | None:
         """The HPA of a free, aligned piece of 2^order frames (order < 9) in the partly used block it suits best."""
@@ -130,13 +142,13 @@ class Arena:
 
     def find_block(self) -> int | None:
         """The HPA of a wholly free block, from a gigabyte that is broken already if there is one."""
-        groups = np.flatnonzero((self._wholes > 0) & (self._wholes < GROUP))
+        groups = ((self._wholes > 0) & (self._wholes < GROUP)).nonzero()[0]
         if not groups.size:
-            groups = np.flatnonzero(self._wholes)
+            groups = self._wholes.nonzero()[0]
             if not groups.size:
                 return None
         first = int(groups[-1]) * GROUP
-        inside = np.flatnonzero(self._whole[first : first + GROUP])
+        inside = self._whole[first : first + GROUP].nonzero()[0]
         return self._address((first + int(inside[-1])) * FRAMES)
 
     def find_blocks(self, count: int, align: int) -> int | None:
@@ -175,17 +187,26 @@ class Arena:
 
     def take_gigabytes(self, most: int) -> list[Range]:
         """Take up to `most` whole, aligned gigabytes; touching ones come as one range."""
+        if not most:
+            return []
         groups = np.flatnonzero(self._wholes == GROUP)
         return self._take_blocks(groups[groups.size - min(most, groups.size) :], GROUP)
 
     def take_blocks(self, most: int) -> list[Range]:
         """Take up to `most` wholly free blocks, those of broken gigabytes first; touching ones come as one range."""
-        blocks = np.flatnonzero(self._whole)
-        if most < blocks.size:
-            broken = self._wholes[blocks // GROUP] < GROUP
-            blocks = np.concatenate((blocks[~broken], blocks[broken]))[blocks.size - most :]
-            blocks.sort()
-        return self._take_blocks(blocks, 1)
+        if not most:
+            return []
+        if most == 1:
+            found = self.find_block()
+            return [] if found is None else [self._taken(Range(found, found + SIZE_2M))]
+        # The groups to take from, broken ones last, as many from the end as it takes.
+        broken = (self._wholes > 0) & (self._wholes < GROUP)
+        groups = np.concatenate((np.flatnonzero(self._wholes == GROUP), np.flatnonzero(broken)))
+        enough = int(np.searchsorted(np.cumsum(self._wholes[groups[::-1]]), most)) + 1
+        groups = groups[max(groups.size - enough, 0) :]
+        rows, columns = np.nonzero(self._whole.reshape(-1, GROUP)[groups])
+        blocks = groups[rows] * GROUP + columns
+        return self._take_blocks(np.sort(blocks[max(blocks.size - most, 0) :]), 1)
 
     def largest_order(self) -> int:
         """The order of the largest aligned piece in partly used blocks; -1 when there is none."""
@@ -212,7 +233,7 @@ class Arena:
         return self.origin + frame * SIZE_4K
 
     def _bits(self, block: int) -> int:
-        return _FULL if self._whole[block] else self._partial.get(block, 0)
+        return _FULL if self._is_whole[block] else self._partial.get(block, 0)
 
     def _split(self, span: Range) -> tuple[tuple[int, int], int, int, tuple[int, int]]:
         """A partly covered first block and its mask, the wholly covered blocks, a partly covered last block."""
@@ -227,19 +248,20 @@ class Arena:
 
     def _change(self, block: int, bits: int) -> None:
         """Give one block new bits."""
-        if self._whole[block]:
+        if self._is_whole[block]:
             self._whole[block] = False
             self._wholes[block // GROUP] = int(self._wholes[block // GROUP]) - 1
         else:
-            old = self._partial.pop(block, 0)
-            if old:
-                del self._by_order[_order_of(old)][block]
+            order = self._orders.pop(block, None)
+            if order is not None:
+                del self._by_order[order][block], self._partial[block]
         if bits == _FULL:
             self._whole[block] = True
             self._wholes[block // GROUP] = int(self._wholes[block // GROUP]) + 1
         elif bits:
             self._partial[block] = bits
-            self._by_order[_order_of(bits)][block] = None
+            order = self._orders[block] = _order_of(bits)
+            self._by_order[order][block] = None
 
     def _count_groups(self, first: int, last: int) -> None:
         """Count the free blocks again in the groups that hold blocks [first, last)."""
@@ -258,9 +280,11 @@ class Arena:
             Range(self._address(first * FRAMES), self._address(last * FRAMES))
             for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
         ]
-        for span in spans:
-            self.take(span)
-        return spans
+        return [self._taken(span) for span in spans]
+
+    def _taken(self, span: Range) -> Range:
+        self.take(span)
+        return span
 
     def _crossing_runs(self) -> Iterator[tuple[int, int]]:
         """The maximal runs [start, end) of free frames that reach a block's border."""

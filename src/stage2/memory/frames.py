@@ -166,22 +166,13 @@ class FrameAllocator:
             OutOfMemoryError: that much is not free; nothing changed.
             EmptyRangeError, MisalignedError: the size is wrong.
         """
-        _check_size(size)
+        if size <= 0 or size & (SIZE_4K - 1):
+            _check_size(size)
         with self.lock:
             self._close_runs()
-            if size > self.free_bytes:
-                raise OutOfMemoryError(f"no {format_size(size)} of memory for {owner}: {self._balance()}")
-            left = size
-            gigabytes: list[Range] = []
-            blocks: list[Range] = []
-            for arena in self._top_down if largest >= SIZE_1G else ():
-                gigabytes += arena.take_gigabytes(left // SIZE_1G - _total(gigabytes) // SIZE_1G)
-            left -= _total(gigabytes)
-            for arena in self._top_down:
-                blocks += arena.take_blocks(left // SIZE_2M - _total(blocks) // SIZE_2M)
-            left -= _total(blocks)
-            runs = self._take_runs(left // SIZE_4K)
-            extents = sorted(gigabytes) + sorted(blocks) + _joined(runs)
+            extents = [] if size >= SIZE_2M else self._take_in_a_row(size // SIZE_4K)
+            if not extents:
+                extents = self._take_extents(size, owner, largest)
             for span in extents:
                 self.owners.claim(span, owner)
             return extents
@@ -271,19 +262,19 @@ class FrameAllocator:
             OutOfRangeError: they are not in one range of host memory.
             MisalignedError: the span is no whole frames.
         """
-        _check_span(span)
+        start, end = span.start, span.end
+        if (start | end) & (SIZE_4K - 1):
+            _check_span(span)
         with self.lock:
             arena = self._arena_of(span)
-            self.owners.require_held(span, owner)
-            self.memory.zero(span)
-            self.owners.release(span, owner)
+            self.owners.release(span, owner, self.memory.zero)
             run = self._runs.get(owner)
-            if run is not None and span.end == run.next and span.size == run.page:
-                run.next = run.entered = span.start  # the frame given last comes next again
+            if run is not None and end == run.next and end - start == run.page:
+                run.next = run.entered = start  # the frame given last comes next again
                 return
             arena.give(span)
-            if run is not None and span.size < SIZE_2M and is_aligned(span.start, run.page):
-                run.freed.append(span.start)
+            if run is not None and end - start < SIZE_2M and not start & (run.page - 1):
+                run.freed.append(start)
 
     def free_owner(self, owner: Owner) -> int:
         """Take back everything `owner` holds, devices included.
@@ -370,7 +361,8 @@ class FrameAllocator:
 
     def _close_runs(self) -> None:
         for run in self._runs.values():
-            self._close(run)
+            if run.next < run.end:
+                self._close(run)
 
     def _close(self, run: Run) -> None:
         """Make the frames set aside free for all."""
@@ -411,17 +403,35 @@ class FrameAllocator:
                 return found
         return None
 
+    def _take_extents(self, size: int, owner: Owner, largest: int) -> list[Range]:
+        """See `allocate_extents`."""
+        if size > self.free_bytes:
+            raise OutOfMemoryError(f"no {format_size(size)} of memory for {owner}: {self._balance()}")
+        left = size
+        gigabytes: list[Range] = []
+        blocks: list[Range] = []
+        for arena in self._top_down if largest >= SIZE_1G else ():
+            gigabytes += arena.take_gigabytes(left // SIZE_1G - _total(gigabytes) // SIZE_1G)
+        left -= _total(gigabytes)
+        for arena in self._top_down:
+            blocks += arena.take_blocks(left // SIZE_2M - _total(blocks) // SIZE_2M)
+        left -= _total(blocks)
+        return sorted(gigabytes) + sorted(blocks) + _joined(self._take_runs(left // SIZE_4K))
+
+    def _take_in_a_row(self, frames: int) -> list[Range]:
+        """Take that many frames, at most a block, in one aligned piece; nothing where there is none."""
+        found = self._find_small((frames - 1).bit_length())
+        if found is None:
+            return []
+        span = Range(found, found + frames * SIZE_4K)
+        self._arena_of(span).take(span)
+        return [span]
+
     def _take_runs(self, frames: int) -> list[Range]:
         """Take `frames` frames, which are free, in few runs that each lie in one block."""
-        taken: list[Range] = []
-        if not frames:
+        taken = self._take_in_a_row(frames) if 0 < frames <= FRAMES else []
+        if taken:
             return taken
-        order = (frames - 1).bit_length()
-        found = self._find_small(order) if order <= BLOCK_ORDER else None
-        if found is not None:
-            span = Range.sized(found, frames * SIZE_4K)
-            self._arena_of(span).take(span)
-            return [span]
         while frames:
             arena = max(self._top_down, key=Arena.largest_order)
             span = arena.take_run(arena.largest_order(), frames)
@@ -431,7 +441,7 @@ class FrameAllocator:
 
     def _arena_of(self, span: Range) -> Arena:
         index = bisect_right(self._starts, span.start) - 1
-        if index < 0 or not self._arenas[index].span.covers(span):
+        if index < 0 or span.end > self._arenas[index].span.end:
             raise OutOfRangeError(f"HPA {span} is not in one range of host memory")
         return self._arenas[index]
 

@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ..address import Range
-from ..errors import OwnerConflictError
+from ..errors import OverlapError, OwnerConflictError
 from ..ranges import RangeMap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class OwnerKind(StrEnum):
@@ -114,18 +114,29 @@ class OwnerMap:
             OwnerConflictError: somebody, be it `owner`, holds part of it; nothing changed.
         """
         with self._lock:
-            self.require_unheld(span, owner)
-            self._held.add(span, owner)
+            # Where it goes on what the owner holds already, that nobody holds it is known by the same look.
+            if not self._held.extend(span.start, span.end, owner):
+                try:
+                    self._held.add(span, owner)
+                except OverlapError:
+                    self.require_unheld(span, owner)
 
-    def release(self, span: Range, owner: Owner) -> None:
+    def release(self, span: Range, owner: Owner, before: Callable[[Range], None] | None = None) -> None:
         """Take `owner` out of all of `span`.
+
+        Args:
+            span: what to release.
+            owner: who holds it until now.
+            before: called with `span` once it is known to be the owner's; where that raises, nothing changed.
 
         Raises:
             OwnerConflictError: part of it is held by another or by nobody; nothing changed.
         """
         with self._lock:
             self.require_held(span, owner)
-            self._held.remove(span)
+            if before is not None:
+                before(span)
+            self._held.discard(span)
 
     def require_unheld(self, span: Range, owner: Owner) -> None:
         """Raise OwnerConflictError, naming the holders, when anybody holds part of what `owner` wants."""

@@ -13,7 +13,7 @@ from ..formats.outcome import ACCESSED, DIRTY, GROUPED, LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel, load
+from .compiled import Fixed, inlined, kernel, load
 from .descent import Function
 from .edit import DAMAGED, DONE, VALID, leaf_stretch, table_filling
 from .raw import peek, poke
@@ -26,7 +26,7 @@ _STATE = ACCESSED | DIRTY
 
 
 @cache
-def merge_kernel(fmt: Format) -> Function:
+def merge_kernel(fmt: Format) -> Fixed:
     """kernel(table, start, end, level, rows) -> (result, address, count).
 
     Finds the tables below `level` in [start, end) whose leaves are equal and continue each other, so that one block
@@ -69,7 +69,7 @@ def merge_kernel(fmt: Format) -> Function:
                 count += u64(1)
         return u64(DONE), u64(0), count
 
-    return kernel(find_blocks, fmt)
+    return Fixed(kernel(find_blocks, fmt))
 
 
 def _block_of(fmt: Format) -> Function:
@@ -108,7 +108,7 @@ def _block_of(fmt: Format) -> Function:
 
 
 @cache
-def group_kernel(fmt: Format) -> Function:
+def group_kernel(fmt: Format) -> Fixed:
     """kernel(table, start, end, operation, rows) -> (result, address, count).
 
     GROUP finds aligned groups of equal leaves that continue each other, wholly in [start, end) and not marked yet;
@@ -152,7 +152,7 @@ def group_kernel(fmt: Format) -> Function:
                 count += u64(1)
         return u64(DONE), u64(0), count
 
-    return kernel(find_groups, fmt)
+    return Fixed(kernel(find_groups, fmt))
 
 
 @cache
@@ -205,7 +205,7 @@ def _could_be_group(fmt: Format) -> Function:
 
 
 @cache
-def regroup_kernel(fmt: Format) -> Function:
+def regroup_kernel(fmt: Format) -> Fixed:
     """kernel(host, rows, operation, controls): HIDE, MARK or UNMARK the groups that `group_kernel` listed."""
     regrouped, group_width = _regrouped(fmt), _group_width(fmt)
 
@@ -217,7 +217,7 @@ def regroup_kernel(fmt: Format) -> Function:
                 if entry != u64(0):
                     poke(hva, i, regrouped(entry, level, i, operation, controls))
 
-    return kernel(regroup, fmt)
+    return Fixed(kernel(regroup, fmt))
 
 
 def _regrouped(fmt: Format) -> Function:
@@ -241,22 +241,47 @@ def _regrouped(fmt: Format) -> Function:
 
 
 @cache
-def poke_kernel() -> Function:
-    """kernel(host, slots, entries): publish entries, each with one aligned store."""
+def leaf_kernel(fmt: Format) -> Fixed:
+    """kernel(table, address) -> (kind, level, address of the entry, entry, output, attributes): where the way ends.
 
-    def poke_all(host: Any, slots: Any, entries: Any) -> None:
-        for i in range(slots.shape[0]):
-            poke(slots[i] + host[0], u64(0), entries[i])
+    The output is where the leaf's first byte leads. The kind is NONE where a table is outside memory, too.
+    """
+    descend, output_of, shift_of = compiled_descent(fmt), leaf_output(fmt, inlined), span_shift(fmt, inlined)
+    levels, root_bits = fmt.levels, fmt.root_bits
 
-    return kernel(poke_all)
+    def find_leaf(table: Any, address: int) -> tuple[int, int, int, int, int, int]:
+        host, root, controls = table
+        (_status, level, slot, entry), (kind, output, attributes), _held = descend(
+            host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(0), controls
+        )
+        base = address & ~((u64(1) << shift_of(level)) - u64(1))
+        return kind, level, slot, entry, output_of(output, attributes, base, level), attributes
+
+    return Fixed(kernel(find_leaf, fmt))
 
 
 @cache
-def fill_kernel(fmt: Format) -> Function:
+def poke_kernel() -> Fixed:
+    """kernel(host, rows, make): publish entries, each with one aligned store.
+
+    Args of the kernel:
+        rows: as `merge_kernel` lists them; only where the entries stand and what they become is looked at.
+        make: 0 to break them: what is published is 0.
+    """
+
+    def poke_all(host: Any, rows: Any, make: int) -> None:
+        for row in range(rows.shape[0]):
+            poke(rows[row, 0] + host[0], u64(0), rows[row, 2] if make != u64(0) else u64(0))
+
+    return Fixed(kernel(poke_all))
+
+
+@cache
+def fill_kernel(fmt: Format) -> Fixed:
     """kernel(host, table, output, shift, leaf_bits): a table of leaves that continue each other."""
     fill_table = table_filling(fmt)
 
     def fill(host: Any, table: int, output: int, shift: int, leaf_bits: int) -> None:
         fill_table(host, table, output, shift, leaf_bits)
 
-    return kernel(fill, fmt)
+    return Fixed(kernel(fill, fmt))

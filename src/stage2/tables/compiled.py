@@ -110,6 +110,28 @@ def _register(function: Callable[..., Any]) -> None:
     register_jitable(forceinline=True)(function)
 
 
+class Fixed:
+    """A kernel whose arguments always have the same types, called without numba's dispatcher, which looks at each.
+
+    Args:
+        dispatcher: what numba made of it. The first call compiles; Python's integers are taken for 64-bit words.
+    """
+
+    __slots__ = ("_dispatcher", "call")
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._dispatcher = dispatcher
+        self.call: Callable[..., Any] = self._first
+
+    def _first(self, *arguments: Any) -> Any:
+        from numpy import uint64
+
+        result = self._dispatcher(*[uint64(given) if isinstance(given, int) else given for given in arguments])
+        (compiled,) = self._dispatcher.overloads.values()
+        self.call = compiled.entry_point
+        return result
+
+
 def kernel(function: Callable[..., Any], *formats: Format) -> Callable[..., Any]:
     """Compile an outermost function at its first call, without the GIL, cached across processes.
 

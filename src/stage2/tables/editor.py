@@ -7,8 +7,7 @@ entry must be broken first (Arm), and before a table that was unlinked is given 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -20,13 +19,13 @@ from ..formats import family_of
 from ..formats.change import Change, ChangeKind
 from ..formats.invalidation import FEW, Operation
 from ..formats.outcome import GLOBAL, GROUPED, LEAF, MEMORY_TYPE_MASK, SHAREABILITY_MASK
-from . import edit, sweep
+from . import coalesce, edit, sweep
 from .compiled import HostMemory
 from .explain import explain_stage
 from .extent import Extent
 from .listing import list_kernel
 from .map_kernel import map_kernel
-from .mapping import ATTRIBUTES, NO_ROWS, Edit, U64Array
+from .mapping import NO_ROWS, Edit, LeafBits, U64Array
 from .placing import tables_kernel
 from .regime import Regime
 from .reshape import Block, Reshaper
@@ -39,6 +38,10 @@ Flush = Callable[[tuple[Operation, ...]], None]
 """Does operations: on the CPUs that run the guest, or on a model of them."""
 _FEW_RUNS = 16
 """Room for runs at the first try; most edits touch fewer."""
+_FEW_ROWS = 64
+"""The same for rows of a listing."""
+_PLAN, _COMMIT = 0, 1
+"""What a kernel is told: to plan, or that the plan was made."""
 DISTINGUISHING = MEMORY_TYPE_MASK | SHAREABILITY_MASK | GROUPED
 """Attributes in which a leaf differs so much from another that one is not simply written over the other."""
 _CHANGES = {
@@ -88,10 +91,20 @@ class TableEditor:
         self.gone = False
         self._format, self._memory, self.regime = regime.format, memory, regime
         self._extent, self._store = extent, store
+        self._owed = family_of(self._format).owed
         self._table = (host, np.uint64(regime.root), np.uint64(regime.controls))
         self._seen = np.zeros(self._format.levels, np.uint64)
         self._reshaper = Reshaper(self._format, self._table, self._refuse)
-        self._done: list[Operation] = []
+        self._done: tuple[Operation, ...] = ()
+
+    @property
+    def regime(self) -> Regime:
+        """What hardware runs the table with."""
+        return self._regime
+
+    @regime.setter
+    def regime(self, regime: Regime) -> None:
+        self._regime, self._context = regime, regime.context
 
     # --- edits -------------------------------------------------------------------------------------------
 
@@ -105,51 +118,45 @@ class TableEditor:
             top: highest level at which a leaf may be made.
         """
         kernel = map_kernel(self._format)
-
-        def run(frames: U64Array) -> tuple[int, int, int]:
-            result: tuple[int, int, int] = kernel(self._table, columns, templates, np.uint64(top), frames, self._seen)
-            return result
-
-        with self._editing():
-            result, where, needed = run(NO_FRAMES)
+        with self.lock:
+            _words = self._begin()
+            result, where, needed = kernel.call(self._table, columns, templates, top, NO_FRAMES, self._seen, _PLAN)
             if result == edit.NEEDS_ROOM:
-                tables = self._store.take(int(needed))
-                result, where, _ = run(tables)
+                tables = self._store.take(needed)
+                result, where, _ = kernel.call(self._table, columns, templates, top, tables, self._seen, _COMMIT)
                 if result:
                     self._store.give(tables)
             if result:
-                self._refuse(result, int(where))
-            return self._finish(Edit(int(needed)), _changes(ChangeKind.ADDED, extents))
+                self._refuse(result, where)
+            return self._finish(needed, 0, NO_ROWS, _changes(ChangeKind.ADDED, extents))
 
     def sweep(self, start: int, size: int, operation: int, templates: U64Array) -> Edit:
         """Run an operation of the sweep kernel but PROTECT over a range."""
-        with self._editing():
-            return self._finish(*self._sweep(start, size, operation, templates))
+        with self.lock:
+            _words = self._begin()
+            return self._sweep(start, size, operation, templates)
 
-    def protect(self, start: int, size: int, templates: U64Array) -> Edit:
+    def protect(self, start: int, size: int, leaves: LeafBits) -> Edit:
         """Give everything mapped in a range other leaf bits."""
-        with self._editing():
-            kind = self._protection_change(start, size, templates)
-            broken = kind is ChangeKind.REMAPPED and self._format.break_before_make
-            if broken:
-                # Another memory type, or a group's mark taken away: invalid and flushed in between.
-                self._sweep(start, size, sweep.BREAK, np.zeros_like(templates))
-            return self._finish(*self._sweep(start, size, sweep.PROTECT, templates, kind, owes=not broken))
+        with self.lock:
+            _words = self._begin()
+            return self._sweep(start, size, sweep.PROTECT, leaves.templates, leaves)
 
     def coalesce(self, start: int, size: int, *, blocks: bool, groups: bool) -> Edit:
         """Merge equal neighbours into blocks, and mark what is left as groups."""
         first, end = self._extent.range(start, size)
-        span = Range.sized(start, size)
         kinds = []
-        with self._editing():
+        with self.lock:
+            _words = self._begin()
             top = len(self._extent.leaf_sizes) - 1
-            freed = self._reshaper.merge(first, end, top, self._pay_inside) if blocks else NO_ROWS
+            freed = self._reshaper.merge(first, end, top, self._pay_inside) if blocks else NO_FRAMES
             if len(freed):
                 kinds += [ChangeKind.MERGED, ChangeKind.TABLE_FREED]
-                self._store.give(np.ascontiguousarray(freed[:, 0]))
+                self._store.give(freed)
             if groups and self._knows_groups and self._reshaper.group(first, end, self._pay_inside):
                 kinds.append(ChangeKind.GROUPED)
-            return self._finish(Edit(0, len(freed)), [Change(span, kind) for kind in kinds])
+            span = Range.sized(start, size)
+            return self._finish(0, len(freed), NO_ROWS, [Change(span, kind) for kind in kinds])
 
     def relax(self, spans: Sequence[Range]) -> None:
         """Do what it takes for a TLB to see that ranges allow more than before."""
@@ -180,28 +187,36 @@ class TableEditor:
 
     # --- reading -----------------------------------------------------------------------------------------
 
-    def leaves(self, start: int, size: int | None, merge: bool) -> tuple[U64Array, U64Array]:
-        """The leaves of a range as rows of (start, HPA, size, attributes with the level in bits 31:24), and totals."""
-        fmt = self._format
-        first, end = (0, 1 << fmt.input_bits) if size is None else self._extent.range(start, size)
-        kernel = list_kernel(fmt)
-
-        def run(rows: U64Array) -> tuple[int, U64Array]:
-            totals = np.empty(2 * fmt.levels, np.uint64)
-            result, where, count = kernel(
-                self._table, np.uint64(first), np.uint64(end), np.uint64(merge), rows, totals, self._seen
-            )
-            if result:
-                self._refuse(result, int(where))
-            return int(count), totals
-
+    def leaves(self, start: int, size: int | None, merge: bool) -> U64Array:
+        """The leaves of a range as rows of (start, HPA, size, attributes with the level in bits 31:24)."""
+        first, end = (0, 1 << self._format.input_bits) if size is None else self._extent.range(start, size)
+        rows: U64Array = np.empty((_FEW_ROWS, 4), np.uint64)
         with self.lock:
             _words = self.require_alive()
-            count, _ = run(np.empty((0, 4), np.uint64))
-            rows = np.empty((count, 4), np.uint64)
-            _, totals = run(rows)
-        self._extent.outward_all(rows[:, 0])
-        return rows, totals
+            count, _ = self._list(first, end, merge, rows)
+            if count > _FEW_ROWS:
+                rows = np.empty((count, 4), np.uint64)
+                count, _ = self._list(first, end, merge, rows)
+        rows = rows[:count]
+        if self._extent.has_sign:
+            self._extent.outward_all(rows[:, 0])
+        return rows
+
+    def totals(self) -> U64Array:
+        """Leaves by level, then tables by level."""
+        with self.lock:
+            _words = self.require_alive()
+            return self._list(0, 1 << self._format.input_bits, True, np.empty((0, 4), np.uint64))[1]
+
+    def _list(self, first: int, end: int, merge: bool, rows: U64Array) -> tuple[int, U64Array]:
+        """How many rows there are, and the totals; the rows are all there if there is room for them."""
+        totals = np.empty(2 * self._format.levels, np.uint64)
+        result, where, count = list_kernel(self._format).call(
+            self._table, first, end, int(merge), rows, totals, self._seen
+        )
+        if result:
+            self._refuse(result, where)
+        return int(count), totals
 
     def require_alive(self) -> U64Array:
         """Refuse to work on tables that are gone; whoever holds the answer keeps the memory mapped meanwhile."""
@@ -211,31 +226,34 @@ class TableEditor:
 
     # --- what is owed ------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _editing(self) -> Iterator[None]:
-        with self.lock:
-            _words = self.require_alive()
-            if self.watcher is not None:
-                self.watcher.before()
-            self._done = []
-            yield
+    def _begin(self) -> U64Array:
+        """An edit begins, under the lock; the answer as `require_alive`'s."""
+        words = self.require_alive()
+        if self.watcher is not None:
+            self.watcher.before()
+        self._done = ()
+        return words
 
-    def _finish(self, done: Edit, changes: Sequence[Change]) -> Edit:
-        done = Edit(done.tables_added, done.tables_freed, done.removed, tuple(self._done), tuple(changes))
+    def _finish(self, added: int, freed: int, removed: U64Array, changes: Sequence[Change]) -> Edit:
+        done = Edit(added, freed, removed, self._done, tuple(changes))
         if self.watcher is not None:
             self.watcher.after(done)
         return done
 
     def _pay(self, changes: Sequence[Change]) -> None:
         """Do what changes owe, now."""
-        operations = family_of(self._format).owed(self._format, self.regime.context, changes, self.regime.controls)
-        self._done += operations
-        if operations and self.flush is not None:
-            self.flush(operations)
+        operations = self._owed(self._format, self._context, changes, self._regime.controls)
+        if operations:
+            self._done += operations
+            if self.flush is not None:
+                self.flush(operations)
 
     def _pay_inside(self, changes: Sequence[Change]) -> None:
         """The same for changes whose addresses are without sign extension, as kernels take them."""
         outward = self._extent.outward
+        if not self._extent.has_sign:
+            self._pay(changes)
+            return
         self._pay([Change(Range(outward(c.span.start), outward(c.span.end - 1) + 1), c.kind) for c in changes])
 
     # --- inside ------------------------------------------------------------------------------------------
@@ -246,53 +264,65 @@ class TableEditor:
         size: int,
         operation: int,
         templates: U64Array,
-        change: ChangeKind | None = None,
+        leaves: LeafBits | None = None,
         *,
-        owes: bool = True,
-    ) -> tuple[Edit, list[Change]]:
-        fmt = self._format
-        by_steps = fmt.break_before_make or self._reshaper.has_groups
+        broken: bool = False,
+    ) -> Edit:
+        """Run an operation of the sweep kernel over a range.
+
+        Args:
+            leaves: for PROTECT, what the leaves become.
+            broken: they were invalid and flushed, which is all that their change owes.
+        """
+        fmt, store = self._format, self._store
         first, end = self._extent.range(start, size)
         kernel = sweep.sweep_kernel(fmt)
-
-        def run(frames: U64Array, runs: U64Array, freed: U64Array) -> tuple[int, ...]:
-            result: tuple[int, ...] = kernel(
-                self._table, np.uint64(first), np.uint64(end), np.uint64(operation), templates, frames, runs, freed
-            )
-            return result
-
+        request = self._table, first, end, operation, templates
         # Every table that can become empty: one for each table span the range touches, on each level.
-        spans = sum((size >> fmt.level_shift(level + 1)) + 2 for level in range(fmt.levels - 1))
-        freed = np.empty(min(spans, self._store.count) if operation == sweep.CLEAR else 0, np.uint64)
+        spans = ((size >> fmt.level_shift(1)) + fmt.levels) << 1
+        freed = np.empty(min(spans, store.count), np.uint64) if operation == sweep.CLEAR else NO_FRAMES
         # Without room for a single run the kernel only plans.
-        runs = np.empty((0 if by_steps else _FEW_RUNS, 3), np.uint64)
-        result, where, needed, count, unlinked, leaves = run(NO_FRAMES, runs, freed)
+        only_plan = leaves is not None and fmt.break_before_make and not broken
+        runs: U64Array = np.empty((0 if only_plan else _FEW_RUNS, 3), np.uint64)
+        result, where, needed, count, unlinked, touched, *met = kernel.call(*request, NO_FRAMES, runs, freed, _PLAN)
+        kind = _CHANGES.get(operation) if leaves is None else self._protection_change(leaves, *met)
         if result == edit.NEEDS_ROOM:
-            runs = np.empty((int(count), 3), np.uint64)
-            tables = self._store.take(int(needed))
-            if by_steps:
-                tables = self._make_room(first, end, operation, templates, tables)
-            result, where, _, count, unlinked, leaves = run(tables, runs, freed)
+            if only_plan and kind is ChangeKind.REMAPPED:
+                # Another memory type, or a group's mark taken away: invalid and flushed in between.
+                self._sweep(start, size, sweep.BREAK, np.zeros_like(templates))
+                return self._sweep(start, size, operation, templates, leaves, broken=True)
+            if count > _FEW_RUNS or only_plan:
+                runs = np.empty((count, 3), np.uint64)
+            tables = store.take(needed)
+            if fmt.break_before_make or met[0] & GROUPED:
+                tables = self._make_room(first, end, operation, templates, tables, grouped=bool(met[0] & GROUPED))
+            result, where, _, count, unlinked, touched, *_ = kernel.call(*request, tables, runs, freed, _COMMIT)
             if result:
-                self._store.give(tables)
+                store.give(tables)
         if result:
-            self._refuse(result, int(where))
-        if not leaves:
-            return Edit(), []
-        runs = runs[: int(count)]
-        self._extent.outward_all(runs[:, 0])
+            self._refuse(result, where)
+        if not touched:
+            return self._finish(0, 0, NO_ROWS, ())
+        runs = runs[:count]
+        if self._extent.has_sign:
+            self._extent.outward_all(runs[:, 0])
         changes = []
-        kind = _CHANGES.get(operation, change)
+        if broken:
+            kind = ChangeKind.REMAPPED
         if kind is not None:
-            changes += _changes(kind, [(run[0], 0, run[2]) for run in runs[: FEW + 1].tolist()], start, size)
-            changes += [Change(Range.sized(start, size), ChangeKind.SPLIT)] * bool(needed)
+            changes = _changes(kind, (runs if count <= FEW else runs[: FEW + 1]).tolist(), start, size)
+            if needed:
+                changes.append(Change(Range.sized(start, size), ChangeKind.SPLIT))
             if unlinked:
-                changes += [Change(c.span, ChangeKind.TABLE_FREED) for c in changes if c.kind is kind]
-            if owes:
+                changes += [Change(change.span, ChangeKind.TABLE_FREED) for change in changes if change.kind is kind]
+            if not broken:
                 self._pay(changes)
-        self._store.give(freed[: int(unlinked)])
+        if unlinked:
+            store.give(freed[:unlinked])
+        if operation == sweep.BREAK:
+            return Edit()
         removed = runs if operation in (sweep.CLEAR, sweep.HARVEST) else NO_ROWS
-        return Edit(int(needed), int(unlinked), removed), changes
+        return self._finish(needed, unlinked, removed, changes)
 
     @property
     def _knows_groups(self) -> bool:
@@ -304,20 +334,14 @@ class TableEditor:
         kind, _, attributes = fmt.decode(leaf, 0, controls)
         return kind == LEAF and bool(attributes & GROUPED)
 
-    def _protection_change(self, start: int, size: int, templates: U64Array) -> ChangeKind | None:
-        """What new leaf bits mean for what is mapped in a range; None when nothing is mapped."""
-        fmt, controls = self._format, self.regime.controls
-        attributes = np.unique(self.leaves(start, size, True)[0][:, 3] & np.uint64(ATTRIBUTES)).tolist()
-        if not attributes:
-            return None
-        wanted = fmt.decode(int(templates[0]), 0, controls)[2]
-        if any((old ^ wanted) & DISTINGUISHING for old in attributes):
+    def _protection_change(self, leaves: LeafBits, any_of: int, all_of: int, lost: int) -> ChangeKind:
+        """What new leaf bits mean for leaves of which the sweep kernel met these attributes."""
+        wanted, missed = leaves.attributes, leaves.attributes & ~all_of
+        if (any_of & ~wanted | missed) & DISTINGUISHING:
             return ChangeKind.REMAPPED
-        if fmt.break_before_make and any(wanted & ~old & GLOBAL for old in attributes):
+        if self._format.break_before_make and missed & GLOBAL:
             # A TLB must not hold the page for one ASID and for all (DDI 0487 D8.16.1).
             return ChangeKind.REMAPPED
-        granted = fmt.permissions(wanted, controls)
-        lost = any(fmt.permissions(old, controls) & ~granted for old in attributes)
         return ChangeKind.RESTRICTED if lost else ChangeKind.RELAXED
 
     def _cut_block(self, boundary: int, operation: int, templates: U64Array) -> Block | None:
@@ -325,26 +349,26 @@ class TableEditor:
         fmt = self._format
         if boundary >> fmt.input_bits:
             return None
-        steps = explain_stage(self._memory, self.regime, self._extent.outward(boundary)).steps
-        if not steps or steps[-1].kind != LEAF:
+        kind, level, slot, entry, output, attributes = coalesce.leaf_kernel(fmt).call(self._table, boundary)
+        start = align_down(boundary, fmt.leaf_size(level))
+        if kind != LEAF or start == boundary:
             return None
-        leaf = steps[-1]
-        start = align_down(boundary, fmt.leaf_size(leaf.level))
-        changes = operation != sweep.HARVEST or fmt.decode(leaf.entry, leaf.level, self.regime.controls)[2] & int(
-            templates[0]
-        )
-        return Block(leaf.slot, leaf.entry, leaf.level, start, leaf.output) if start < boundary and changes else None
+        if operation == sweep.HARVEST and not attributes & int(templates[0]):
+            return None
+        return Block(slot, entry, level, start, output)
 
-    def _make_room(self, first: int, end: int, operation: int, templates: U64Array, tables: U64Array) -> U64Array:
+    def _make_room(
+        self, first: int, end: int, operation: int, templates: U64Array, tables: U64Array, *, grouped: bool
+    ) -> U64Array:
         """Split and unmark what a range cuts, where the kernel must not do it in one go; the tables left over."""
-        fmt, used = self._format, 0
-        if self._reshaper.has_groups:
-            self._reshaper.ungroup_edges(first, end, self._pay_inside)
-        for boundary in (first, end) if fmt.break_before_make else ():
+        fmt, used, unmarked = self._format, 0, 0
+        if grouped:
+            unmarked = self._reshaper.ungroup_edges(first, end, self._pay_inside)
+        for boundary in (first, end) if fmt.break_before_make and len(tables) else ():
             while (block := self._cut_block(boundary, operation, templates)) is not None:
                 self._reshaper.split(block, int(tables[used]), self._pay_inside)
                 used += 1
-        if self.watcher is not None:
+        if self.watcher is not None and (used or unmarked):
             self.watcher.between()
         return tables[used:]
 
@@ -361,7 +385,7 @@ def _changes(
 ) -> list[Change]:
     """One change for each of a few extents; else one for all of them together, or for [start, start + size)."""
     if len(extents) <= FEW:
-        return [Change(Range.sized(first, length), kind) for first, _, length in extents]
+        return [Change(Range(first, first + length), kind) for first, _, length in extents]
     if start is None:
         last, _, length = extents[-1]
         return [Change(Range(extents[0][0], last + length), kind)]

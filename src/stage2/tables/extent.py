@@ -24,6 +24,12 @@ class Extent:
 
     def __init__(self, fmt: Format, controls: int) -> None:
         self._format = fmt
+        self._page_mask = fmt.page_size - 1
+        width = 1 << fmt.input_bits
+        self._low_end = 0 if fmt.high_half else width >> 1 if fmt.sign_extended else width
+        self._high_start = ADDRESS_LIMIT - (self._low_end or width)
+        self.has_sign = fmt.high_half or fmt.sign_extended
+        """Whether addresses are other numbers without sign extension, as kernels take them."""
         self.output_end = _output_end(fmt, controls)
         """One past the largest address that a leaf can hold."""
         self.leaf_sizes = fmt.leaf_sizes[: _top_leaf_level(fmt, controls) + 1]
@@ -47,22 +53,15 @@ class Extent:
         Raises:
             MisalignedError, OutOfRangeError: it is no whole pages, or wider than the format.
         """
-        fmt = self._format
+        fmt, end = self._format, start + size
+        if 0 <= start < end <= self._low_end and not (start | size) & self._page_mask:
+            return start, end
         span = Range.sized(start, size)
         require_aligned("address", start, fmt.page_size)
         require_aligned("size", size, fmt.page_size)
-        width = 1 << fmt.input_bits
-        if fmt.sign_extended:
-            half = width >> 1
-            if span.end <= half:
-                return start, span.end
-            if start >= ADDRESS_LIMIT - half:
-                return start & (width - 1), (span.end - 1 & (width - 1)) + 1
-        elif fmt.high_half:
-            if start >= ADDRESS_LIMIT - width:
-                return start & (width - 1), (span.end - 1 & (width - 1)) + 1
-        elif span.end <= width:
-            return start, span.end
+        if self.has_sign and start >= self._high_start:
+            inside = (1 << fmt.input_bits) - 1
+            return start & inside, (end - 1 & inside) + 1
         raise OutOfRangeError(f"{span} is beyond the {fmt.input_bits}-bit addresses of {fmt.name}")
 
     def outward(self, address: int) -> int:

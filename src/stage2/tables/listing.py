@@ -9,28 +9,38 @@ from ..formats.outcome import LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel
+from .compiled import Fixed, inlined, kernel
 from .descent import Function
 from .edit import DAMAGED, DONE, first_meeting, leaf_stretch, room_of, run_note
 from .mapping import LEVEL_FIELD
-from .raw import peek
+from .raw import peek, poke
 
 
 def _row_note(note: Function) -> Function:
     def note_row(room: Any, run: Any, first: int, output: int, leaves: Any, key: int, joins: int) -> Any:
-        """Note leaves that continue each other: as one, or each by itself."""
+        """Note leaves that continue each other: as one, or each by itself.
+
+        Those that there is no room for are counted together, which makes it cheap to ask how many there are.
+        """
         count, shift = leaves
         if joins != u64(0):
             return note(room, run, first, output, count << shift, key, joins)
-        for i in range(count):
-            run = note(room, run, first + (i << shift), output + (i << shift), u64(1) << shift, key, joins)
-        return run
+        rows, capacity = room
+        listed, size = run[0], u64(1) << shift
+        if listed + count <= capacity:
+            row = rows + (listed << u64(5))
+            for i in range(count):
+                poke(row, i << u64(2), first + (i << shift))
+                poke(row, (i << u64(2)) + u64(1), output + (i << shift))
+                poke(row, (i << u64(2)) + u64(2), size)
+                poke(row, (i << u64(2)) + u64(3), key)
+        return listed + count, first + (count << shift), output + (count << shift), key
 
     return inlined(note_row)
 
 
 @cache
-def list_kernel(fmt: Format) -> Function:
+def list_kernel(fmt: Format) -> Fixed:
     """kernel(table, start, end, merge, rows, totals, seen) -> (result, address, rows).
 
     Lists the leaves in [start, end), in order.
@@ -38,7 +48,8 @@ def list_kernel(fmt: Format) -> Function:
     Args of the kernel:
         table: (host, root, controls).
         merge: 1 joins neighbours whose addresses continue and whose attributes are equal, whatever their size.
-        rows: (n, 4) start, output, size, attributes with the level in bits 31:24; empty to only count.
+        rows: (n, 4) start, output, size, attributes with the level in bits 31:24. They are all there if the count that
+            is answered is not larger than n.
         totals: leaves by level, then tables by level.
         seen: scratch, a word per level.
     """
@@ -96,4 +107,4 @@ def list_kernel(fmt: Format) -> Function:
                 i += u64(1)
         return u64(DONE), u64(0), run[0]
 
-    return kernel(list_leaves, fmt)
+    return Fixed(kernel(list_leaves, fmt))

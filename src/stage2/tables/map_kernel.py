@@ -9,15 +9,15 @@ from ..formats.outcome import TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, locating, span_shift
-from .compiled import inlined, kernel, load
+from .compiled import Fixed, inlined, kernel, load
 from .descent import Function
 from .edit import CONFLICT, DAMAGED, DONE, NEEDS_ROOM, first_meeting, row_empty, table_link
 from .raw import peek, poke
 
 
 @cache
-def map_kernel(fmt: Format) -> Function:
-    """kernel(table, extents, templates, top, frames, seen) -> (result, address, tables).
+def map_kernel(fmt: Format) -> Fixed:
+    """kernel(table, extents, templates, top, frames, seen, planned) -> (result, address, tables).
 
     Args of the kernel:
         table: (host, root, controls).
@@ -26,14 +26,17 @@ def map_kernel(fmt: Format) -> Function:
         top: highest level at which a leaf may be made.
         frames: zeroed frames for new tables, consumed in order. Too few of them: NEEDS_ROOM, nothing written.
         seen: scratch, a word per level.
+        planned: 1 where this was planned before, so that it can be done at once.
     """
     level_for, reach, write_row = _level_for(fmt), reaching(fmt), _write_row(fmt)
     conflict, locate, shift_of = _conflict(), locating(fmt, inlined), span_shift(fmt, inlined)
     inlined(load)
 
-    def map_extents(table: Any, extents: Any, templates: Any, top: int, frames: Any, seen: Any) -> tuple[int, int, int]:
+    def map_extents(
+        table: Any, extents: Any, templates: Any, top: int, frames: Any, seen: Any, planned: int
+    ) -> tuple[int, int, int]:
         host, root, controls = table
-        commit = u64(0)
+        commit = planned
         while True:
             used = u64(0)
             seen[:] = u64(0)
@@ -68,7 +71,7 @@ def map_kernel(fmt: Format) -> Function:
                 return u64(NEEDS_ROOM), u64(0), used
             commit = u64(1)
 
-    return kernel(map_extents, fmt)
+    return Fixed(kernel(map_extents, fmt))
 
 
 MISSING = MASK_64

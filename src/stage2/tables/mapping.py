@@ -38,6 +38,19 @@ class Mapping:
 
 
 @dataclass(frozen=True, slots=True)
+class LeafBits:
+    """What leaves with given flags look like in a format.
+
+    Args:
+        templates: leaf bits without address, by level; after them, what such a leaf allows, as in `Mapped`.
+        attributes: as the format's `decode` says of them.
+    """
+
+    templates: U64Array
+    attributes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
     """What an edit did.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
@@ -29,7 +28,7 @@ from .compiled import HostMemory, host_memory
 from .editor import Flush, TableEditor
 from .explain import Walk, explain_stage
 from .extent import Extent
-from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, Mapping, Statistics, U64Array
+from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, LeafBits, Mapping, Statistics, U64Array
 from .placing import Answers, Placing
 from .regime import Regime
 from .result import Fault, Mapped, need_mask
@@ -84,7 +83,8 @@ class PageTable:
         self.root = self._store.root
         regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
-        self._templates = lru_cache(maxsize=64)(self._make_templates)
+        self._leaf_bits: dict[tuple[int, MemoryType | None], LeafBits] = {}
+        self._no_templates: U64Array = np.zeros(fmt.top_leaf_level + 2, np.uint64)
         self.single: Single | None = None
         """The compiled lookup of one address, once there were a few."""
         self._page = fmt.page_size
@@ -232,7 +232,7 @@ class PageTable:
 
         Raises: as `unmap_range`, and EncodingError.
         """
-        return self.editor.protect(start, size, self._templates(flags, memory_type or flags.memory_type))
+        return self.editor.protect(start, size, self._leaves(flags, memory_type))
 
     def coalesce(self, start: int, size: int, *, blocks: bool = True, groups: bool = False) -> Edit:
         """Merge equal neighbours in a range into the largest blocks, and mark what is left as groups.
@@ -381,7 +381,7 @@ class PageTable:
         Args:
             merge: join neighbours that continue each other with equal attributes.
         """
-        return self.editor.leaves(start, size, merge)[0]
+        return self.editor.leaves(start, size, merge)
 
     def mappings(self, start: int = 0, size: int | None = None, *, merge: bool = True) -> list[Mapping]:
         """All leaves in a range, neighbours joined unless `merge` is False."""
@@ -399,7 +399,7 @@ class PageTable:
 
     def statistics(self) -> Statistics:
         """Leaves by size and tables, counted on the table itself."""
-        totals = self.editor.leaves(0, None, True)[1]
+        totals = self.editor.totals()
         levels = self.format.levels
         leaves = {self.format.leaf_size(level): int(totals[level]) for level in range(levels) if totals[level]}
         tables = totals[levels:]
@@ -452,7 +452,7 @@ class PageTable:
         """
         bits = self._page_bits.get(flags.value)
         if bits is None:
-            bits = self._page_bits[flags.value] = int(self._templates(flags, flags.memory_type)[0])
+            bits = self._page_bits[flags.value] = int(self._leaves(flags, None).templates[0])
         return bits
 
     def _warm_up(self) -> Single | None:
@@ -462,17 +462,21 @@ class PageTable:
             self.single = Single(self._host, self.regime)
         return self.single
 
-    @property
-    def _no_templates(self) -> U64Array:
-        return np.zeros(self.format.top_leaf_level + 1, np.uint64)
-
-    def _make_templates(self, flags: MappingFlags, memory_type: MemoryType) -> U64Array:
-        encode, controls = self.format.encode_leaf, self.regime.controls
-        found = self._no_templates
-        found[: len(self.leaf_sizes)] = [
-            encode(level, flags, memory_type, controls) for level in range(len(self.leaf_sizes))
-        ]
+    def _leaves(self, flags: MappingFlags, memory_type: MemoryType | None) -> LeafBits:
+        key = flags._value_, memory_type
+        found = self._leaf_bits.get(key)
+        if found is None:
+            found = self._leaf_bits[key] = self._make_leaves(flags, memory_type or flags.memory_type)
         return found
+
+    def _make_leaves(self, flags: MappingFlags, memory_type: MemoryType) -> LeafBits:
+        fmt, controls = self.format, self.regime.controls
+        templates = np.zeros_like(self._no_templates)
+        for level in range(len(self.leaf_sizes)):
+            templates[level] = fmt.encode_leaf(level, flags, memory_type, controls)
+        attributes = fmt.decode(int(templates[0]), 0, controls)[2]
+        templates[-1] = fmt.permissions(attributes, controls)
+        return LeafBits(templates, attributes)
 
     def _map(
         self,
@@ -481,20 +485,18 @@ class PageTable:
         memory_type: MemoryType | None,
         top: int,
     ) -> Edit:
-        fmt = self.format
+        page, output_end = self._page, self._extent.output_end
         columns = np.empty((3, len(extents)), np.uint64)
         previous_end = 0
         for column, (start, hpa, size) in enumerate(extents):
             first, end = self._extent.range(start, size)
-            require_aligned("HPA", hpa, fmt.page_size)
-            behind = Range.sized(hpa, size)
-            if behind.end > self._extent.output_end:
+            if hpa & (page - 1) or hpa < 0 or hpa + size > output_end:
+                require_aligned("HPA", hpa, page)
                 raise OutOfRangeError(
-                    f"HPA {behind} reaches beyond {self._extent.output_end:#x}, where {fmt.name}'s HPAs end"
+                    f"HPA {Range.sized(hpa, size)} reaches beyond {output_end:#x}, where {self.format.name}'s HPAs end"
                 )
             if first < previous_end:
                 raise OverlapError(f"extents overlap or are out of order at {start:#x}")
             previous_end = end
             columns[0, column], columns[1, column], columns[2, column] = first, hpa, size
-        templates = self._templates(flags, memory_type or flags.memory_type)
-        return self.editor.map(extents, columns, templates, top)
+        return self.editor.map(extents, columns, self._leaves(flags, memory_type).templates, top)

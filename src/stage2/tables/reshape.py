@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,11 +17,14 @@ from ..formats.change import Change, ChangeKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64
 from . import coalesce
-from .compiled import HostMemory
+from .compiled import Fixed, HostMemory
 from .mapping import U64Array
 
 Pay = Callable[[Sequence[Change]], None]
 """Called with changes between break and make; TLBs must then drop what they hold of it."""
+_FEW = 16
+"""Room for rows at the first try."""
+_NONE: U64Array = np.zeros(0, np.uint64)
 Refuse = Callable[[int, int], None]
 """Called with a kernel's result and the address it concerns; raises."""
 
@@ -73,12 +75,11 @@ class Reshaper:
         fmt = self._format
         child_bits = fmt.resize(block.entry, block.level, block.level - 1) & MASK_64
         shift = fmt.level_shift(block.level - 1)
-        coalesce.fill_kernel(fmt)(
-            self._host, np.uint64(table), np.uint64(block.output), np.uint64(shift), np.uint64(child_bits)
-        )
-        self._publish([block.slot], [0])
+        coalesce.fill_kernel(fmt).call(self._host, table, block.output, shift, child_bits)
+        row = np.array([[block.slot, 0, fmt.table_entry(table, int(self._controls)), 0]], np.uint64)
+        self._publish(row, make=False)
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
-        self._publish([block.slot], [fmt.table_entry(table, int(self._controls))])
+        self._publish(row, make=True)
 
     def merge(self, start: int, end: int, top: int, pay: Pay) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
@@ -89,56 +90,56 @@ class Reshaper:
             pay: does what the edit owes.
 
         Returns:
-            (table, input address, size) of each table that is linked from nowhere now, shape (n, 3); flushed.
+            The tables that are linked from nowhere now; flushed.
         """
         fmt = self._format
-        freed = [np.zeros((0, 3), np.uint64)]
+        freed: list[U64Array] = []
         for level in range(1, top + 1):
-            found = self._merge_at(level, start, end)
+            size = fmt.leaf_size(level)
+            if align_up(start, size) + size > end:
+                break
+            found = self._rows_of(coalesce.merge_kernel(fmt), 4, start, end, level)
             if not len(found):
                 continue
-            slots = np.ascontiguousarray(found[:, 0])
-            span = Range(int(found[0, 3]), int(found[-1, 3]) + fmt.leaf_size(level))
+            span = Range(int(found[0, 3]), int(found[-1, 3]) + size)
             changes = [Change(span, ChangeKind.MERGED), Change(span, ChangeKind.TABLE_FREED)]
             if fmt.break_before_make:
-                coalesce.poke_kernel()(self._host, slots, np.zeros(len(found), np.uint64))
+                self._publish(found, make=False)
                 pay(changes)
-            coalesce.poke_kernel()(self._host, slots, np.ascontiguousarray(found[:, 2]))
+            self._publish(found, make=True)
             if not fmt.break_before_make:
                 pay(changes)
-            sizes = np.full(len(found), fmt.leaf_size(level), np.uint64)
-            freed.append(np.column_stack((found[:, 1], found[:, 3], sizes)))
-        return np.concatenate(freed)
+            freed.append(found[:, 1])
+        return freed[0] if len(freed) == 1 else np.concatenate([_NONE, *freed])
 
-    def _merge_at(self, level: int, start: int, end: int) -> U64Array:
-        return self._rows_of(coalesce.merge_kernel(self._format), 4, start, end, level)
-
-    def _rows_of(self, kernel: Callable[..., Any], width: int, start: int, end: int, argument: int) -> U64Array:
+    def _rows_of(self, kernel: Fixed, width: int, start: int, end: int, argument: int) -> U64Array:
         """What a kernel lists, asked again with more room until it all fits."""
-        count = 0
+        room = _FEW
         while True:
-            rows = np.empty((count, width), np.uint64)
-            result, where, found = kernel(self._table, np.uint64(start), np.uint64(end), np.uint64(argument), rows)
+            rows = np.empty((room, width), np.uint64)
+            result, where, found = kernel.call(self._table, start, end, argument, rows)
             if result:
                 self._refuse(int(result), int(where))
-            if int(found) <= count:
-                return rows
-            count = int(found)
+            if found <= room:
+                return rows[:found]
+            room = int(found)
 
     def group(self, start: int, end: int, pay: Pay) -> int:
         """Mark leaves that could be a group as one; how many groups there are more."""
         return self._regroup(start, end, coalesce.GROUP, pay)
 
-    def ungroup_edges(self, start: int, end: int, pay: Pay) -> None:
-        """Take the mark from the groups that a boundary of [start, end) cuts."""
+    def ungroup_edges(self, start: int, end: int, pay: Pay) -> int:
+        """Take the mark from the groups that a boundary of [start, end) cuts; how many groups there are fewer."""
+        fewer = 0
         for boundary in (start, end):
             for level, bits in enumerate(self._format.group_bits):
                 size = self._format.leaf_size(level) << bits
                 if bits and boundary % size:
                     page = self._format.page_size
                     inside = align_down(boundary, page) if boundary == start else boundary - page
-                    self._regroup(inside, inside + page, coalesce.UNGROUP, pay)
+                    fewer += self._regroup(inside, inside + page, coalesce.UNGROUP, pay)
                     break
+        return fewer
 
     def _regroup(self, start: int, end: int, operation: int, pay: Pay) -> int:
         fmt = self._format
@@ -150,13 +151,13 @@ class Reshaper:
         largest = max(fmt.leaf_size(level) << bits for level, bits in enumerate(fmt.group_bits) if bits)
         span = Range(align_down(start, largest), align_up(end, largest))
         if fmt.break_before_make:
-            rewrite(self._host, rows, np.uint64(coalesce.HIDE), self._controls)
+            rewrite.call(self._host, rows, coalesce.HIDE, self._controls)
             pay([Change(span, ChangeKind.GROUPED)])
         done = coalesce.MARK if operation == coalesce.GROUP else coalesce.UNMARK
-        rewrite(self._host, rows, np.uint64(done), self._controls)
+        rewrite.call(self._host, rows, done, self._controls)
         if not fmt.break_before_make:
             pay([Change(span, ChangeKind.GROUPED)])
         return count
 
-    def _publish(self, slots: list[int], entries: list[int]) -> None:
-        coalesce.poke_kernel()(self._host, np.array(slots, np.uint64), np.array(entries, np.uint64))
+    def _publish(self, rows: U64Array, *, make: bool) -> None:
+        coalesce.poke_kernel().call(self._host, rows, int(make))

@@ -55,20 +55,21 @@ class TableStore:
         extents = self._frames.allocate_pages(count * self._size, max(self._size, SIZE_4K), owner=self._owner)
         self.count += count
         for extent in extents:
-            self._held.add(extent, True)
+            if not self._held.extend(extent.start, extent.end, True):
+                self._held.add(extent, True)
             self._advise_huge(extent)
-        return np.concatenate([np.arange(span.start, span.end, self._size, dtype=np.uint64) for span in extents])
+        if count == 1:
+            return np.array([extents[0].start], np.uint64)
+        runs = [np.arange(span.start, span.end, self._size, dtype=np.uint64) for span in extents]
+        return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
     def give(self, tables: U64Array) -> None:
         """Give tables back; they are linked from nowhere and flushed."""
         if not len(tables):
             return
         self.count -= len(tables)
-        ordered = np.sort(tables)
-        breaks = np.flatnonzero(np.diff(ordered) != self._size) + 1
-        for piece in np.split(ordered, breaks):
-            span = Range(int(piece[0]), int(piece[-1]) + self._size)
-            self._held.remove(span)
+        for span in self._runs_of(tables):
+            self._held.discard(span)
             self._frames.free(span, owner=self._owner)
 
     def clear(self) -> None:
@@ -77,6 +78,18 @@ class TableStore:
             self._frames.free(span, owner=self._owner)
         self._held.clear()
         self.count = 0
+
+    def _runs_of(self, tables: U64Array) -> list[Range]:
+        """Distinct tables as ranges, in order."""
+        if len(tables) == 1:
+            return [Range.sized(int(tables[0]), self._size)]
+        ordered = np.sort(tables)
+        first, last = int(ordered[0]), int(ordered[-1])
+        if last - first == (len(tables) - 1) * self._size:
+            return [Range(first, last + self._size)]
+        cuts = (ordered[1:] - ordered[:-1] != self._size).nonzero()[0]
+        firsts, lasts = [first, *ordered[cuts + 1].tolist()], [*ordered[cuts].tolist(), last]
+        return [Range(low, high + self._size) for low, high in zip(firsts, lasts, strict=True)]
 
     def _advise_huge(self, extent: Range) -> None:
         memory = self._frames.memory

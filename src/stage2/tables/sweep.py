@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ..formats.outcome import LEAF, NONE
+from ..formats.outcome import GROUPED, LEAF, NONE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel, load
+from .compiled import Fixed, inlined, kernel, load
 from .descent import Function, entry_at, visit_nothing
 from .edit import (
     DAMAGED,
@@ -31,22 +31,26 @@ without forgetting them, for a PROTECT to follow (break-before-make)."""
 
 
 @cache
-def sweep_kernel(fmt: Format) -> Function:
-    """kernel(table, start, end, operation, templates, frames, runs, freed) ->
-    (result, address, tables, runs, freed tables, leaves).
+def sweep_kernel(fmt: Format) -> Fixed:
+    """kernel(table, start, end, operation, templates, frames, runs, freed, planned) ->
+    (result, address, tables, runs, freed tables, leaves, attributes of any, attributes of all, lost permissions).
 
     Does an operation to every leaf in [start, end). Blocks that reach beyond it are split; holes are skipped by the
-    whole entry that is absent; a table left empty is unlinked and listed in `freed`.
+    whole entry that is absent; a table left empty is unlinked and listed in `freed`. The last three say what the plan
+    met: attributes that any leaf has, those that all have, and permissions that PROTECT takes from any; nothing where
+    there was no plan.
 
     Args of the kernel:
         table: (host, root, controls).
         operation: CLEAR, PROTECT, HARVEST, MARK or BREAK.
-        templates: for PROTECT, leaf bits without address, by level; for HARVEST, the attribute that counts (ACCESSED
-            or DIRTY of `formats.outcome`); for MARK, the controls under which hardware would mark, then 1 for a write.
+        templates: for PROTECT, leaf bits without address, by level, and what they allow; for HARVEST, the attribute
+            that counts (ACCESSED or DIRTY of `formats.outcome`); for MARK, the controls under which hardware would
+            mark, then 1 for a write.
         frames: zeroed frames for the tables that splits need.
-        runs: (n, 3) start, output, size of what was touched, neighbours merged. Too few rows or frames:
-            NEEDS_ROOM with the numbers needed, nothing written.
+        runs: (n, 3) start, output, size of what was touched, neighbours merged. Too few rows or frames, or a leaf of a
+            marked group: NEEDS_ROOM with the numbers needed, nothing written.
         freed: addresses of unlinked tables.
+        planned: 1 where this was planned before, so that it can be done at once.
     """
     descend, output_of, note = _descent(fmt), leaf_output(fmt, inlined), run_note(3)
     cut, split = _cut_tables(fmt), _split(fmt)
@@ -57,21 +61,25 @@ def sweep_kernel(fmt: Format) -> Function:
     unlink = _unlink(fmt)
     locate, shift_of = locating(fmt, inlined), span_shift(fmt, inlined)
     inlined(room_of)
-    levels, root_bits = fmt.levels, fmt.root_bits
+    levels, root_bits, granted_at = fmt.levels, fmt.root_bits, fmt.top_leaf_level + 1
+    meet = _meet(fmt)
 
     def sweep(
-        table: Any, start: int, end: int, operation: int, templates: Any, frames: Any, runs: Any, freed: Any
-    ) -> tuple[int, int, int, int, int, int]:
+        table: Any, start: int, end: int, operation: int, templates: Any, frames: Any, runs: Any, freed: Any,
+        planned: int,
+    ) -> tuple[int, int, int, int, int, int, int, int, int]:  # fmt: skip
         host, root, controls = table
         room = room_of(runs)
         write = templates[1] if operation == u64(MARK) else u64(0)
-        commit = u64(0)
+        granted = templates[u64(granted_at)] if operation == u64(PROTECT) else u64(MASK_64)
+        met = (u64(0), u64(MASK_64), u64(0))
+        commit = planned
         while True:
             used, unlinked, leaves = u64(0), u64(0), u64(0)
             run = (u64(0), u64(1), u64(0), u64(0))
             address = start
             while address < end:
-                (status, level, slot, entry), (kind, output, attributes), (held, index_bits, _) = descend(
+                (status, level, slot, entry), (kind, output, attributes), (held, index_bits, allowed) = descend(
                     (host, operation), (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(0), controls
                 )
                 shift = shift_of(level)
@@ -81,7 +89,7 @@ def sweep_kernel(fmt: Format) -> Function:
                     address = base + span
                     continue
                 if status != u64(0) or kind != u64(LEAF):
-                    return u64(DAMAGED), address, used, run[0], unlinked, leaves
+                    return u64(DAMAGED), address, used, run[0], unlinked, leaves, met[0], met[1], met[2]
                 if operation == u64(HARVEST) and attributes & templates[0] == u64(0):
                     address = base + span
                     continue
@@ -92,6 +100,7 @@ def sweep_kernel(fmt: Format) -> Function:
                         used += u64(1)
                         continue
                     used += cut(base, level, start, end)
+                    met = meet(met, attributes & allowed, granted, controls)
                     first = max(base, start)
                     address = base + span
                     run = note(room, run, first, output + (first - base), min(address, end) - first, u64(0), u64(1))
@@ -101,21 +110,34 @@ def sweep_kernel(fmt: Format) -> Function:
                 row = (slot + host[0], base, level, min(rest, (end - base) >> shift))
                 template = templates[level] if operation == u64(PROTECT) else templates[0]
                 work = (operation, template, write)
+                limits = (allowed, granted)
                 if operation == u64(HARVEST):
-                    done, run = harvest_row(row, work, controls, room, run, commit)
+                    done, run, met = harvest_row(row, work, controls, room, run, limits, met, commit)
                 else:
-                    done, run = sweep_row(row, work, controls, room, run, commit)
+                    done, run, met = sweep_row(row, work, controls, room, run, limits, met, commit)
                 leaves += done
                 address = base + (done << shift)
                 if commit != u64(0) and operation == u64(CLEAR):
                     unlinked = unlink(table, base, level, held, rest - done, freed, unlinked)
             if commit != u64(0) or leaves == u64(0):
-                return u64(DONE), u64(0), used, run[0], unlinked, leaves
-            if used > u64(frames.shape[0]) or run[0] > u64(runs.shape[0]):
-                return u64(NEEDS_ROOM), u64(0), used, run[0], unlinked, leaves
+                return u64(DONE), u64(0), used, run[0], unlinked, leaves, met[0], met[1], met[2]
+            grouped = met[0] & u64(GROUPED) != u64(0)
+            if used > u64(frames.shape[0]) or run[0] > u64(runs.shape[0]) or grouped:
+                return u64(NEEDS_ROOM), u64(0), used, run[0], unlinked, leaves, met[0], met[1], met[2]
             commit = u64(1)
 
-    return kernel(sweep, fmt)
+    return Fixed(kernel(sweep, fmt))
+
+
+def _meet(fmt: Format) -> Function:
+    permissions = inlined(fmt.permissions)
+
+    def meet(met: Any, attributes: int, granted: int, controls: int) -> tuple[int, int, int]:
+        """What was met so far, with one more leaf: see `sweep_kernel`."""
+        any_of, all_of, lost = met
+        return any_of | attributes, all_of & attributes, lost | permissions(attributes, controls) & ~granted
+
+    return inlined(meet)
 
 
 @cache
@@ -187,18 +209,22 @@ def _leaves_out(attributes: int, wanted: int) -> bool:
 def _sweep_row(fmt: Format, leaves_out: Function, rewritten: Function) -> Function:
     decode, output_of, note = inlined(fmt.decode), leaf_output(fmt, inlined), run_note(3)
     whole, shift_of, stretch = _whole(fmt), span_shift(fmt, inlined), leaf_stretch(fmt)
-    rewrite_row = _rewrite_row(rewritten)
+    rewrite_row, meet = _rewrite_row(rewritten), _meet(fmt)
     inlined(leaves_out)
 
-    def sweep_row(row: Any, work: Any, controls: int, room: Any, run: Any, commit: int) -> tuple[int, Any]:
-        """(leaves, run): an operation on leaves of one table, up to the first entry that it is not for.
+    def sweep_row(
+        row: Any, work: Any, controls: int, room: Any, run: Any, limits: Any, met: Any, commit: int
+    ) -> tuple[int, Any, Any]:
+        """(leaves, run, met): an operation on leaves of one table, up to the first entry that it is not for.
 
         Args of the function:
             row: (HVA of the first entry, its input address, level, number of entries at most).
             work: (operation, template, write), as `rewritten` takes them.
+            limits: (attributes that the tables above let through, what the new leaf bits allow).
         """
         hva, first, level, count = row
         operation, template, write = work
+        allowed, granted = limits
         shift = shift_of(level)
         done = u64(0)
         while done != count:
@@ -213,13 +239,17 @@ def _sweep_row(fmt: Format, leaves_out: Function, rewritten: Function) -> Functi
                     run = note(room, run, first, output, done << shift, u64(0), u64(1))
                     if commit != u64(0):
                         rewrite_row((hva, done), output, shift, (stored ^ entry, operation, template, write))
+                    else:
+                        met = meet(met, attributes & allowed, granted, controls)
                     break
             output = output_of(output, attributes, first + (done << shift), level)
             run = note(room, run, first + (done << shift), output, u64(1) << shift, u64(0), u64(1))
             if commit != u64(0):
                 poke(hva, done, rewritten(entry, output, operation, template, write))
+            else:
+                met = meet(met, attributes & allowed, granted, controls)
             done += u64(1)
-        return done, run
+        return done, run, met
 
     return inlined(sweep_row)
 

@@ -8,6 +8,7 @@ instruction scope"). DSB ISH stands before the first, between the two, and after
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ...address import Range
 from ..change import Change, ChangeKind
@@ -16,7 +17,7 @@ from ..record import Format
 from . import stage1
 
 MANUAL = 'Arm ARM DDI 0487, D8.17 "TLB maintenance"'
-HARMLESS = frozenset({ChangeKind.ADDED})
+HARMLESS = (ChangeKind.ADDED,)
 """An invalid descriptor is never cached (D8.17.1). A relaxed permission is owed: the old one may fault forever."""
 _ADDRESS_SHIFT = 12
 _ASID_SHIFT = 48
@@ -24,17 +25,24 @@ _ASID_SHIFT = 48
 
 def ipas2e1is(vmid: int, gpa: Range, step: int, *, last_level: bool = False) -> Operation:
     """TLBI IPAS2E1IS or IPAS2LE1IS: stage-2 entries of an IPA, of the current VMID."""
+    return _ipas2e1is(vmid, step, last_level).at_gpa(gpa)
+
+
+@lru_cache
+def _ipas2e1is(vmid: int, step: int, last_level: bool) -> Operation:
     return Operation(
-        f"TLBI IPAS2{'L' if last_level else ''}E1IS", Holds.STAGE_2, MANUAL, vmid=vmid, gpa=gpa, step=step,
+        f"TLBI IPAS2{'L' if last_level else ''}E1IS", Holds.STAGE_2, MANUAL, vmid=vmid, step=step,
         shift=_ADDRESS_SHIFT, keeps_tables=Holds.STAGE_2 if last_level else Holds.NOTHING, broadcast=True,
     )  # fmt: skip
 
 
+@lru_cache
 def vmalle1is(vmid: int | None) -> Operation:
     """TLBI VMALLE1IS: everything of stage 1 or of both stages, of the current VMID."""
     return Operation("TLBI VMALLE1IS", OF_GUEST_ADDRESSES, MANUAL, vmid=vmid, broadcast=True)
 
 
+@lru_cache
 def vmalls12e1is(vmid: int) -> Operation:
     """TLBI VMALLS12E1IS: everything of the current VMID."""
     return Operation("TLBI VMALLS12E1IS", EVERYTHING, MANUAL, vmid=vmid, broadcast=True)
@@ -74,6 +82,7 @@ def vae2is(gva: Range, step: int) -> Operation:
     return Operation("TLBI VAE2IS", Holds.STAGE_1, MANUAL, gva=gva, step=step, shift=_ADDRESS_SHIFT, broadcast=True)
 
 
+@lru_cache
 def alle2is() -> Operation:
     """TLBI ALLE2IS: everything of the EL2 regime."""
     return Operation("TLBI ALLE2IS", Holds.STAGE_1, MANUAL, broadcast=True)

@@ -8,6 +8,7 @@ each that may hold entries must be asked to do the same. HFENCE.GVMA also covers
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ...address import Range
 from ..change import Change, ChangeKind
@@ -16,7 +17,7 @@ from ..record import Format
 
 MANUAL_HFENCE = 'RISC-V Privileged, "Hypervisor Memory-Management Fence Instructions"'
 MANUAL_SFENCE = 'RISC-V Privileged, "Supervisor Memory-Management Fence Instruction"'
-HARMLESS = frozenset({ChangeKind.ADDED, ChangeKind.SPLIT, ChangeKind.GROUPED})
+HARMLESS = ChangeKind.ADDED, ChangeKind.SPLIT, ChangeKind.GROUPED
 """An invalid entry that is cached can only fault once more; whoever handles the fault finds the page there, fences
 and goes on (Svvptc bounds it). A split block or a group is cached with the meaning it still has, and a later fence of
 any address in it drops all of it."""
@@ -26,12 +27,18 @@ _GPA_SHIFT = 2
 
 def hfence_gvma(vmid: int, gpa: Range, step: int = 1 << 12) -> Operation:
     """HFENCE.GVMA with a GPA (shifted right by 2) and a VMID: leaves of the G-stage."""
+    return _hfence_gvma(vmid, step).at_gpa(gpa)
+
+
+@lru_cache
+def _hfence_gvma(vmid: int, step: int) -> Operation:
     return Operation(
-        "HFENCE.GVMA gpa, vmid", _BY_HFENCE, MANUAL_HFENCE, vmid=vmid, gpa=gpa, step=step, shift=_GPA_SHIFT,
+        "HFENCE.GVMA gpa, vmid", _BY_HFENCE, MANUAL_HFENCE, vmid=vmid, step=step, shift=_GPA_SHIFT,
         keeps_tables=Holds.STAGE_2,
     )  # fmt: skip
 
 
+@lru_cache
 def hfence_gvma_all(vmid: int) -> Operation:
     """HFENCE.GVMA with a VMID only: all of its G-stage."""
     return Operation("HFENCE.GVMA x0, vmid", _BY_HFENCE, MANUAL_HFENCE, vmid=vmid)
@@ -63,6 +70,7 @@ def sfence_vma(vmid: int | None, asid: int | None, gva: Range, step: int = 1 << 
     )  # fmt: skip
 
 
+@lru_cache
 def sfence_vma_all(vmid: int | None, asid: int | None = None) -> Operation:
     """SFENCE.VMA without an address: everything, or with an ASID everything of it that is not global."""
     return Operation(

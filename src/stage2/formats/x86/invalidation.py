@@ -7,11 +7,12 @@ other CPUs: each that may hold entries must be asked to do the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ...address import Range
 from ...errors import EncodingError
 from ..change import Change, ChangeKind
-from ..invalidation import EVERYTHING, OF_GUEST_ADDRESSES, Context, Debt, Holds, Operation
+from ..invalidation import EVERYTHING, OF_GUEST_ADDRESSES, Context, Debt, Holds, Operation, owes
 from ..record import Format
 from .kinds import is_ept
 
@@ -19,16 +20,17 @@ MANUAL_EPT = 'Intel SDM Vol. 3C, 30.4.3 "Invalidating Cached Translation Informa
 MANUAL_NPT = 'AMD APM Vol. 2, 15.16 "TLB Control"'
 MANUAL_STAGE_1 = 'Intel SDM Vol. 3A, 5.10.4 "Invalidation of TLBs and Paging-Structure Caches"'
 
-HARMLESS_EPT = frozenset({ChangeKind.ADDED, ChangeKind.RELAXED, ChangeKind.SPLIT})
+HARMLESS_EPT = ChangeKind.ADDED, ChangeKind.RELAXED, ChangeKind.SPLIT
 """What is not present is not cached. An EPT violation drops the entries that caused it (SDM 30.4.3.1), so a relaxed
 permission shows at the second try. A block that was split is cached with the meaning it still has."""
-HARMLESS_NPT = frozenset({ChangeKind.ADDED, ChangeKind.SPLIT})
+HARMLESS_NPT = ChangeKind.ADDED, ChangeKind.SPLIT
 """The APM does not promise that a nested page fault drops what caused it, so a relaxed permission is owed."""
-HARMLESS_STAGE_1 = frozenset({ChangeKind.ADDED, ChangeKind.RELAXED, ChangeKind.SPLIT})
+HARMLESS_STAGE_1 = ChangeKind.ADDED, ChangeKind.RELAXED, ChangeKind.SPLIT
 """A page fault drops the entries that caused it (SDM 5.10.4.1)."""
 _BY_EPT = Holds.STAGE_2 | Holds.COMBINED
 
 
+@lru_cache
 def invept_single_context(root: int) -> Operation:
     """INVEPT type 1: guest-physical and combined mappings of one EPT. There is no INVEPT by address."""
     return Operation("INVEPT single-context", _BY_EPT, MANUAL_EPT, root=root, tag=root)
@@ -78,6 +80,7 @@ def invlpga(asid: int, gva: Range, step: int = 1 << 12) -> Operation:
     return Operation("INVLPGA", OF_GUEST_ADDRESSES, MANUAL_NPT, vmid=asid, gva=gva, step=step)
 
 
+@lru_cache
 def flush_asid(asid: int) -> Operation:
     """TLB_CONTROL 3 at the next VMRUN: everything of this guest's ASID."""
     return Operation("TLB_CONTROL 3", EVERYTHING, MANUAL_NPT, vmid=asid, tag=3)
@@ -103,6 +106,7 @@ def mov_cr3(vmid: int | None, pcid: int) -> Operation:
     return Operation("MOV CR3", OF_GUEST_ADDRESSES, MANUAL_STAGE_1, vmid=vmid, asid=pcid, keeps_global=True)
 
 
+@lru_cache
 def invpcid_all(vmid: int | None) -> Operation:
     """INVPCID type 2: everything of every PCID, global pages too."""
     return Operation("INVPCID all-contexts", OF_GUEST_ADDRESSES, MANUAL_STAGE_1, vmid=vmid)
@@ -136,9 +140,9 @@ def first_entry(fmt: Format, identifier: int) -> tuple[Operation, ...]:
 def owed(fmt: Format, context: Context, changes: Sequence[Change], controls: int) -> tuple[Operation, ...]:
     """What changes owe (docs/invalidation.md)."""
     if is_ept(fmt):
-        return (invept_single_context(context.root),) if Debt.of(changes, HARMLESS_EPT).spans else ()
+        return (invept_single_context(context.root),) if owes(changes, HARMLESS_EPT) else ()
     if fmt.stage == 2:
-        return (flush_asid(context.identifier),) if Debt.of(changes, HARMLESS_NPT).spans else ()
+        return (flush_asid(context.identifier),) if owes(changes, HARMLESS_NPT) else ()
     debt = Debt.of(changes, HARMLESS_STAGE_1)
     if debt.few(fmt.page_size):
         return tuple(invlpg(context.vmid, span) for span in debt.spans)
