@@ -6,7 +6,6 @@ cache for leaf entries well before it looks at them, which hides most of the mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,7 +20,7 @@ from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_lookup, compiled_two_stage, compiled_walk, locating
-from .compiled import HostMemory, inlined, keep_marks_back, kernel, store
+from .compiled import HostMemory, Kernel, inlined, keep_marks_back, kernel, store
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .raw import prefetch
 from .regime import Regime
@@ -147,7 +146,7 @@ def translate_two_stage_batch(
 
 
 @cache
-def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> Callable[..., Any]:
+def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> Kernel:
     """kernel(host, regime_1, regime_2, need, write, gvas, hpas, gpas, permissions, statuses) for both stages.
 
     With `marks` accessed and dirty bits are stored as hardware would, one address after the other.
@@ -186,7 +185,7 @@ def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> C
 
 
 @cache
-def translate_kernel(fmt: Format) -> Callable[..., Any]:
+def translate_kernel(fmt: Format) -> Kernel:
     """kernel(host, root, controls, addresses, outputs, attributes, statuses) for one stage.
 
     outputs are UNMAPPED and statuses the FaultKind where an address does not translate; attributes are the

@@ -13,7 +13,7 @@ from ..formats.outcome import ACCESSED, DIRTY, GROUPED, LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel, load
+from .compiled import Kernel, inlined, kernel, load
 from .descent import Function
 from .edit import DAMAGED, DONE, VALID, leaf_stretch, table_filling
 from .raw import peek, poke
@@ -26,7 +26,7 @@ _STATE = ACCESSED | DIRTY
 
 
 @cache
-def merge_kernel(fmt: Format) -> Function:
+def merge_kernel(fmt: Format) -> Kernel:
     """kernel(table, start, end, level, rows) -> (result, address, count).
 
     Finds the tables below `level` in [start, end) whose leaves are equal and continue each other, so that one block
@@ -108,7 +108,7 @@ def _block_of(fmt: Format) -> Function:
 
 
 @cache
-def group_kernel(fmt: Format) -> Function:
+def group_kernel(fmt: Format) -> Kernel:
     """kernel(table, start, end, operation, rows) -> (result, address, count).
 
     GROUP finds aligned groups of equal leaves that continue each other, wholly in [start, end) and not marked yet;
@@ -205,7 +205,7 @@ def _could_be_group(fmt: Format) -> Function:
 
 
 @cache
-def regroup_kernel(fmt: Format) -> Function:
+def regroup_kernel(fmt: Format) -> Kernel:
     """kernel(host, rows, operation, controls): HIDE, MARK or UNMARK the groups that `group_kernel` listed."""
     regrouped, group_width = _regrouped(fmt), _group_width(fmt)
 
@@ -241,7 +241,7 @@ def _regrouped(fmt: Format) -> Function:
 
 
 @cache
-def poke_kernel() -> Function:
+def poke_kernel() -> Kernel:
     """kernel(host, slots, entries): publish entries, each with one aligned store."""
 
     def poke_all(host: Any, slots: Any, entries: Any) -> None:
@@ -252,7 +252,7 @@ def poke_kernel() -> Function:
 
 
 @cache
-def fill_kernel(fmt: Format) -> Function:
+def fill_kernel(fmt: Format) -> Kernel:
     """kernel(host, table, output, shift, leaf_bits): a table of leaves that continue each other."""
     fill_table = table_filling(fmt)
 

@@ -25,7 +25,7 @@ from .compiled import HostMemory
 from .explain import explain_stage
 from .extent import Extent
 from .listing import list_kernel
-from .map_kernel import map_kernel
+from .map_kernel import map_kernel, map_work
 from .mapping import ATTRIBUTES, NO_ROWS, Edit, U64Array
 from .regime import Regime
 from .reshape import Block, Reshaper
@@ -103,7 +103,7 @@ class TableEditor:
             templates: leaf bits without address, by level.
             top: highest level at which a leaf may be made.
         """
-        kernel = map_kernel(self._format)
+        kernel = map_kernel(self._format).for_work(lambda: map_work(self._format, columns, top))
 
         def run(frames: U64Array) -> tuple[int, int, int]:
             result: tuple[int, int, int] = kernel(self._table, columns, templates, np.uint64(top), frames, self._seen)
@@ -162,7 +162,7 @@ class TableEditor:
         """The leaves of a range as rows of (start, HPA, size, attributes with the level in bits 31:24), and totals."""
         fmt = self._format
         first, end = (0, 1 << fmt.input_bits) if size is None else self._extent.range(start, size)
-        kernel = list_kernel(fmt)
+        kernel = list_kernel(fmt).for_work(lambda: self._entries(first, end))
 
         def run(rows: U64Array) -> tuple[int, U64Array]:
             totals = np.empty(2 * fmt.levels, np.uint64)
@@ -231,7 +231,7 @@ class TableEditor:
         fmt = self._format
         by_steps = fmt.break_before_make or self._reshaper.has_groups
         first, end = self._extent.range(start, size)
-        kernel = sweep.sweep_kernel(fmt)
+        kernel = sweep.sweep_kernel(fmt).for_work(lambda: self._entries(first, end))
 
         def run(frames: U64Array, runs: U64Array, freed: U64Array) -> tuple[int, ...]:
             result: tuple[int, ...] = kernel(
@@ -271,6 +271,10 @@ class TableEditor:
         self._store.give(freed[: int(unlinked)])
         removed = runs if operation in (sweep.CLEAR, sweep.HARVEST) else NO_ROWS
         return Edit(int(needed), int(unlinked), removed), changes
+
+    def _entries(self, first: int, end: int) -> int:
+        """How many entries there are at most that a kernel goes over for [first, end)."""
+        return min((end - first) >> self._format.page_shift, self._store.count << self._format.bits)
 
     @property
     def _knows_groups(self) -> bool:

@@ -9,7 +9,7 @@ from ..formats.outcome import LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel
+from .compiled import Kernel, inlined, kernel
 from .descent import Function
 from .edit import DAMAGED, DONE, first_meeting, leaf_stretch, room_of, run_note
 from .mapping import LEVEL_FIELD
@@ -30,7 +30,7 @@ def _row_note(note: Function) -> Function:
 
 
 @cache
-def list_kernel(fmt: Format) -> Function:
+def list_kernel(fmt: Format) -> Kernel:
     """kernel(table, start, end, merge, rows, totals, seen) -> (result, address, rows).
 
     Lists the leaves in [start, end), in order.

@@ -1,46 +1,86 @@
-"""Memory by host virtual address, and C functions, for compiled code.
+"""Memory by host virtual address, and C functions, for kernels.
 
-The functions here have a meaning in compiled code only: `define` gives it to them.
+The functions here do in compiled code what `define` says. In a plain run of a kernel, memory is what the run was given
+to reach; C functions are there in compiled code only.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+from ..formats.u64 import MASK_64
+
+Stretch = tuple[int, int, memoryview]
+"""(first host virtual address, bytes, the same as 64-bit words)."""
+
+_reach: tuple[Stretch, ...] = ()
+"""What the plain runs of this moment may reach, all threads' together; replaced as a whole."""
+_lock = threading.Lock()
+
+
+@contextmanager
+def reaching(stretches: Sequence[Stretch]) -> Iterator[None]:
+    """Let plain code reach memory for a while."""
+    global _reach
+    with _lock:
+        _reach += tuple(stretches)
+    try:
+        yield
+    finally:
+        with _lock:
+            gone = {id(part) for part in stretches}
+            _reach = tuple(part for part in _reach if id(part) not in gone)
+
+
+def _unreachable(hva: int) -> IndexError:
+    return IndexError(f"a kernel that runs as plain Python reached for host virtual address {hva & MASK_64:#x}")
 
 
 def peek(hva: int, index: int) -> int:
     """The word `index` words after a host virtual address."""
-    raise NotImplementedError
+    for start, size, words in _reach:
+        offset = (hva - start + (index << 3)) & MASK_64
+        if offset < size:
+            word: int = words[offset >> 3]
+            return word
+    raise _unreachable(hva)
 
 
 def poke(hva: int, index: int, word: int) -> None:
     """Store a word `index` words after a host virtual address."""
-    raise NotImplementedError
+    for start, size, words in _reach:
+        offset = (hva - start + (index << 3)) & MASK_64
+        if offset < size:
+            words[offset >> 3] = word & MASK_64
+            return
+    raise _unreachable(hva)
 
 
 def peek_byte(hva: int, index: int) -> int:
-    """The byte `index` bytes after a host virtual address."""
+    """The byte `index` bytes after a host virtual address; in compiled code only."""
     raise NotImplementedError
 
 
 def poke_byte(hva: int, index: int, value: int) -> None:
-    """Store a byte `index` bytes after a host virtual address."""
+    """Store a byte `index` bytes after a host virtual address; in compiled code only."""
     raise NotImplementedError
 
 
 def prefetch(hva: int) -> None:
     """Ask the cache for the word at a host virtual address."""
-    raise NotImplementedError
 
 
 def call_1(function: int, a: int) -> None:
-    """Call a C function by its address, with one word."""
+    """Call a C function by its address, with one word; in compiled code only."""
     raise NotImplementedError
 
 
 def call_3(function: int, a: int, b: int, c: int) -> None:
-    """Call a C function by its address, with three words."""
+    """Call a C function by its address, with three words; in compiled code only."""
     raise NotImplementedError
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from ..formats.change import Change, ChangeKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64
 from . import coalesce
-from .compiled import HostMemory
+from .compiled import HostMemory, Kernel
 from .mapping import U64Array
 
 Pay = Callable[[Sequence[Change]], None]
@@ -73,12 +72,13 @@ class Reshaper:
         fmt = self._format
         child_bits = fmt.resize(block.entry, block.level, block.level - 1) & MASK_64
         shift = fmt.level_shift(block.level - 1)
-        coalesce.fill_kernel(fmt)(
+        coalesce.fill_kernel(fmt).for_work(lambda: 1 << fmt.bits)(
             self._host, np.uint64(table), np.uint64(block.output), np.uint64(shift), np.uint64(child_bits)
         )
-        self._publish([block.slot], [0])
+        slot = np.array([block.slot], np.uint64)
+        self._publish(slot, np.zeros(1, np.uint64))
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
-        self._publish([block.slot], [fmt.table_entry(table, int(self._controls))])
+        self._publish(slot, np.array([fmt.table_entry(table, int(self._controls))], np.uint64))
 
     def merge(self, start: int, end: int, top: int, pay: Pay) -> U64Array:
         """Make blocks of tables whose leaves are equal and continue each other, upwards as far as that goes.
@@ -101,9 +101,9 @@ class Reshaper:
             span = Range(int(found[0, 3]), int(found[-1, 3]) + fmt.leaf_size(level))
             changes = [Change(span, ChangeKind.MERGED), Change(span, ChangeKind.TABLE_FREED)]
             if fmt.break_before_make:
-                coalesce.poke_kernel()(self._host, slots, np.zeros(len(found), np.uint64))
+                self._publish(slots, np.zeros(len(found), np.uint64))
                 pay(changes)
-            coalesce.poke_kernel()(self._host, slots, np.ascontiguousarray(found[:, 2]))
+            self._publish(slots, np.ascontiguousarray(found[:, 2]))
             if not fmt.break_before_make:
                 pay(changes)
             sizes = np.full(len(found), fmt.leaf_size(level), np.uint64)
@@ -113,12 +113,13 @@ class Reshaper:
     def _merge_at(self, level: int, start: int, end: int) -> U64Array:
         return self._rows_of(coalesce.merge_kernel(self._format), 4, start, end, level)
 
-    def _rows_of(self, kernel: Callable[..., Any], width: int, start: int, end: int, argument: int) -> U64Array:
+    def _rows_of(self, kernel: Kernel, width: int, start: int, end: int, argument: int) -> U64Array:
         """What a kernel lists, asked again with more room until it all fits."""
         count = 0
+        find = kernel.for_work(lambda: (end - start) >> self._format.page_shift)
         while True:
             rows = np.empty((count, width), np.uint64)
-            result, where, found = kernel(self._table, np.uint64(start), np.uint64(end), np.uint64(argument), rows)
+            result, where, found = find(self._table, np.uint64(start), np.uint64(end), np.uint64(argument), rows)
             if result:
                 self._refuse(int(result), int(where))
             if int(found) <= count:
@@ -142,11 +143,11 @@ class Reshaper:
 
     def _regroup(self, start: int, end: int, operation: int, pay: Pay) -> int:
         fmt = self._format
-        rewrite = coalesce.regroup_kernel(fmt)
         rows = self._rows_of(coalesce.group_kernel(fmt), 2, start, end, operation)
         count = len(rows)
         if not count:
             return 0
+        rewrite = coalesce.regroup_kernel(fmt).for_work(lambda: count << max(fmt.group_bits))
         largest = max(fmt.leaf_size(level) << bits for level, bits in enumerate(fmt.group_bits) if bits)
         span = Range(align_down(start, largest), align_up(end, largest))
         if fmt.break_before_make:
@@ -158,5 +159,5 @@ class Reshaper:
             pay([Change(span, ChangeKind.GROUPED)])
         return count
 
-    def _publish(self, slots: list[int], entries: list[int]) -> None:
-        coalesce.poke_kernel()(self._host, np.array(slots, np.uint64), np.array(entries, np.uint64))
+    def _publish(self, slots: U64Array, entries: U64Array) -> None:
+        coalesce.poke_kernel().for_work(lambda: len(slots))(self._host, slots, entries)

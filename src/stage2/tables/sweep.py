@@ -9,7 +9,7 @@ from ..formats.outcome import LEAF, NONE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, descent, leaf_output, locating, span_shift
-from .compiled import inlined, kernel, load
+from .compiled import Kernel, inlined, kernel, load
 from .descent import Function, entry_at, visit_nothing
 from .edit import (
     DAMAGED,
@@ -31,7 +31,7 @@ without forgetting them, for a PROTECT to follow (break-before-make)."""
 
 
 @cache
-def sweep_kernel(fmt: Format) -> Function:
+def sweep_kernel(fmt: Format) -> Kernel:
     """kernel(table, start, end, operation, templates, frames, runs, freed) ->
     (result, address, tables, runs, freed tables, leaves).
 
