@@ -103,7 +103,8 @@ def walk(
         from .hosts import build_host
 
         address = parse_address("--gpa", gpa or "")
-        with build_host(
+        # It is not closed: the process ends, and what it had goes with it.
+        host = build_host(
             vms,
             platform=platform,
             arch=arch,
@@ -111,8 +112,8 @@ def walk(
             page_size=page_size or "auto",
             stage2_format=stage2_format,
             cpu=cpu,
-        ) as host:
-            view = explain(choose(host.vms, vm, "the files"), address, access, touch=touch)
+        )
+        view = explain(choose(host.vms, vm, "the files"), address, access, touch=touch)
     if json_output:
         print(json.dumps(walk_json(view), indent=2))
     else:

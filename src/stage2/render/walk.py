@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,7 +16,6 @@ from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_o
 from ..formats.dependence import deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
-from ..hypervisor.plan import Piece
 from ..memory.owners import OwnerKind
 from ..processor import Processor
 from ..space.faults import FaultResult, Resolution
@@ -25,6 +25,9 @@ from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
 from .explain import processor_sentence
 from .tables import facts, indented, stack, text
+
+if TYPE_CHECKING:
+    from ..hypervisor.plan import Piece
 
 _RESOLUTIONS = {
     Resolution.POPULATED: "the page gets a frame",

@@ -134,7 +134,8 @@ def _register(function: Callable[..., Any]) -> None:
         helper = function.__globals__.get(name)
         if isinstance(helper, FunctionType) and helper is not u64 and helper.__module__.startswith(_FORMATS):
             _register(helper)
-    register_jitable(forceinline=True)(function)
+    # Nobody but compiled code calls it, so it needs no way in for others.
+    register_jitable(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 class Kernel:
@@ -167,14 +168,15 @@ class Kernel:
         if self.ready is not None:
             return self.ready
         self._work += CALL_WORK + entries()
-        return self._plain if self._work <= self._patience() else self.compiled
+        return self.compiled if self._pays() else self._plain
 
-    def _patience(self) -> int:
+    def _pays(self) -> bool:
+        """Whether compiled code would have done so much work sooner, the making of it included."""
+        if self._work <= LOAD_WORK and _numba is None:
+            return False
         if self._kept is None:
             self._kept = kernel_cache.is_kept(kernel_cache.cache_folder(self.function, self._formats))
-        if not self._kept:
-            return COMPILE_WORK
-        return LOAD_WORK if _numba is None else 0
+        return self._kept or self._work > COMPILE_WORK
 
     @property
     def compiled(self) -> Any:
