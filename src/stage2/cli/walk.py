@@ -82,7 +82,6 @@ def walk(
 
     from ..render.tables import print_renderable
     from ..render.walk import render_walk
-    from ..render.walk_json import walk_json
 
     for_vms = {
         "--arch": arch,
@@ -115,6 +114,8 @@ def walk(
         )
         view = explain(choose(host.vms, vm, "the files"), address, access, touch=touch)
     if json_output:
+        from ..render.walk_json import walk_json
+
         print(json.dumps(walk_json(view), indent=2))
     else:
         print_renderable(render_walk(view))

@@ -23,7 +23,6 @@ from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
-from .explain import processor_sentence
 from .tables import facts, indented, stack, text
 
 if TYPE_CHECKING:
@@ -207,6 +206,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
             regime = view.regime(result.stage)
             lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
     if view.depends:
+        from .explain import processor_sentence
+
         lines.append(text(processor_sentence(view.depends, view.processor)))
     for address, entry in walk.marks:
         lines.append(

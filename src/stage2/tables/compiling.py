@@ -42,6 +42,7 @@ class Progress:
         self._done += event.is_end
         print(f"{_CLEAR}  {self._kernel}: {self._done} functions", end="", file=terminal, flush=True)
 
+
 def _terminal() -> TextIO | None:
     return sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
 

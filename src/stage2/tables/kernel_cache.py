@@ -3,16 +3,14 @@
 A kernel has a folder of its own, named after a hash of all sources that can end up in it, so an edited `decode` never
 runs from old machine code. numba's own files there would get mixed up by two processes that compile at once, so whoever
 compiles or loads holds the folder's lock.
+
+Commands that compile nothing import this module too, so what only compiling needs is imported late.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -40,6 +38,8 @@ def cache_root() -> Path:
 
 @cache
 def _digest_of(rooms: tuple[str, ...]) -> str:
+    import hashlib
+
     digest = hashlib.sha256()
     for room in rooms:
         for path in sorted((_PACKAGE / room).rglob("*.py")):
@@ -55,6 +55,8 @@ def cache_folder(function: Callable[..., Any], formats: tuple[Format, ...]) -> P
     and the tables, then the kernel's name and formats, the sources of its own room, and those of formats from outside
     this package.
     """
+    import hashlib
+
     own = Path(function.__code__.co_filename).resolve()
     rooms: tuple[str, ...] = ()
     if own.is_relative_to(_PACKAGE) and own.relative_to(_PACKAGE).parts[0] not in _ROOMS:
@@ -79,6 +81,8 @@ def is_kept(folder: Path) -> bool:
 
 def prepare(folder: Path) -> bool:
     """Make a kernel's folder; False, and said once, where nothing can be written to it."""
+    import tempfile
+
     if not folder.parent.exists():
         _forget_old_caches(folder.parent.parent)
     try:
@@ -103,6 +107,8 @@ def cannot_keep(why: str) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes away from a kernel's folder; they wait, and find what was compiled here."""
+    import fcntl
+
     try:
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:  # read-only, or forgotten a moment ago: then nothing is written that could get mixed up
@@ -117,6 +123,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _forget_old_caches(root: Path) -> None:
     """Keep the newest few folders; a folder in use by another process is recreated by it when needed."""
+    import shutil
+
     try:
         folders = sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     except OSError:
