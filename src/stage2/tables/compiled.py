@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
@@ -211,6 +211,38 @@ def callback(signature: Any, function: Callable[..., Any], *formats: Format) -> 
     module, folder = numba(), kernel_cache.cache_folder(function, formats)
     with _announced(function, formats), _keeping(folder) as kept, kernel_cache.locked(folder):
         return module.cfunc(signature, nopython=True, cache=kept)(function)
+
+
+class Callback:
+    """A C callback that is compiled when its address is asked for; its function runs as plain Python too.
+
+    Args:
+        signature: gives numba's signature.
+        function: in the compilable subset.
+        formats: as a kernel's.
+    """
+
+    def __init__(self, signature: Callable[[], Any], function: Callable[..., Any], *formats: Format) -> None:
+        self.function = function
+        self._signature, self._formats = signature, formats
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return callback(self._signature(), self.function, *self._formats)
+
+    @property
+    def address(self) -> int:
+        """Of the C function."""
+        address: int = self._compiled.address
+        return address
+
+    @cached_property
+    def _kept(self) -> bool:
+        return kernel_cache.is_kept(kernel_cache.cache_folder(self.function, self._formats))
+
+    def pays(self, calls: int) -> bool:
+        """Whether compiled code would have answered so many calls sooner, the making of it included."""
+        return self._kept or calls * CALL_WORK >= COMPILE_WORK
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Memory by host virtual address, and C functions, for kernels.
 
 The functions here do in compiled code what `define` says. In a plain run of a kernel, memory is what the run was given
-to reach; C functions are there in compiled code only.
+to reach, aligned words of it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,16 @@ Stretch = tuple[int, int, memoryview]
 _reach: tuple[Stretch, ...] = ()
 """What the plain runs of this moment may reach, all threads' together; replaced as a whole."""
 _lock = threading.Lock()
+_FUNCTIONS = tuple(ctypes.CFUNCTYPE(None, *[ctypes.c_uint64] * count) for count in (1, 3))
+
+
+def stretch(address: int, size: int) -> Stretch:
+    """Memory that is nobody's array, whole words of it.
+
+    It must stay where it is as long as the stretch is held.
+    """
+    words = (ctypes.c_uint64 * (size >> 3)).from_address(address)
+    return address, size & ~7, memoryview(words).cast("B").cast("Q")
 
 
 @contextmanager
@@ -44,7 +55,7 @@ def peek(hva: int, index: int) -> int:
     """The word `index` words after a host virtual address."""
     for start, size, words in _reach:
         offset = (hva - start + (index << 3)) & MASK_64
-        if offset < size:
+        if offset < size and not offset & 7:
             word: int = words[offset >> 3]
             return word
     raise _unreachable(hva)
@@ -54,20 +65,23 @@ def poke(hva: int, index: int, word: int) -> None:
     """Store a word `index` words after a host virtual address."""
     for start, size, words in _reach:
         offset = (hva - start + (index << 3)) & MASK_64
-        if offset < size:
+        if offset < size and not offset & 7:
             words[offset >> 3] = word & MASK_64
             return
     raise _unreachable(hva)
 
 
 def peek_byte(hva: int, index: int) -> int:
-    """The byte `index` bytes after a host virtual address; in compiled code only."""
-    raise NotImplementedError
+    """The byte `index` bytes after a host virtual address."""
+    at = hva + index
+    return (peek(at & ~7, 0) >> 8 * (at & 7)) & 0xFF
 
 
 def poke_byte(hva: int, index: int, value: int) -> None:
-    """Store a byte `index` bytes after a host virtual address; in compiled code only."""
-    raise NotImplementedError
+    """Store a byte `index` bytes after a host virtual address."""
+    at = hva + index
+    shift = 8 * (at & 7)
+    poke(at & ~7, 0, (peek(at & ~7, 0) & ~(0xFF << shift)) | (value & 0xFF) << shift)
 
 
 def prefetch(hva: int) -> None:
@@ -75,13 +89,13 @@ def prefetch(hva: int) -> None:
 
 
 def call_1(function: int, a: int) -> None:
-    """Call a C function by its address, with one word; in compiled code only."""
-    raise NotImplementedError
+    """Call a C function by its address, with one word."""
+    _FUNCTIONS[0](function)(a)
 
 
 def call_3(function: int, a: int, b: int, c: int) -> None:
-    """Call a C function by its address, with three words; in compiled code only."""
-    raise NotImplementedError
+    """Call a C function by its address, with three words."""
+    _FUNCTIONS[1](function)(a, b, c)
 
 
 def define(module: Any) -> None:

@@ -64,7 +64,7 @@ def _plain(argument: Any, reach: list[raw.Stretch]) -> Any:
     if isinstance(argument, tuple):
         found = tuple(_plain(part, reach) for part in argument)
         if len(found) == _HOST:
-            reach += _stretches(found)
+            reach += host_stretches(found)
         return found
     if isinstance(argument, np.ndarray):
         if argument.dtype == np.uint64 and argument.flags.c_contiguous and argument.size:
@@ -73,8 +73,8 @@ def _plain(argument: Any, reach: list[raw.Stretch]) -> Any:
     return int(argument)
 
 
-def _stretches(host: tuple[int, ...]) -> list[raw.Stretch]:
-    """Host physical memory, a stretch for each of its ranges, and the table of those."""
+def host_stretches(host: tuple[int, ...]) -> list[raw.Stretch]:
+    """What kernels may reach of host physical memory: a stretch for each of its ranges, and the table of those."""
     memory = _memories[host[_FURTHER]]
     words, table = memory.words.data, memory.range_table
     found: list[raw.Stretch] = []
