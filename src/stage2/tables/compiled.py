@@ -138,22 +138,39 @@ def _register(function: Callable[..., Any]) -> None:
     register_jitable(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
-class Kernel:
-    """An outermost function in its two forms, which answer the same.
+class _TwoForms:
+    """A function that runs as plain Python until its compiled form pays.
 
     Args:
         function: in the compilable subset.
         formats: the formats injected into it; a format defined outside this package is hashed too.
     """
 
-    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...] = ()) -> None:
+    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...]) -> None:
         self.function = function
+        self._formats = formats
+
+    @cached_property
+    def _kept(self) -> bool:
+        """Whether some process has compiled it before."""
+        return kernel_cache.is_kept(kernel_cache.cache_folder(self.function, self._formats))
+
+    def _pays(self, work: int) -> bool:
+        """Whether compiled code would have done so much work sooner, the making of it included."""
+        if work < LOAD_WORK and _numba is None:
+            return False
+        return self._kept or work >= COMPILE_WORK
+
+
+class Kernel(_TwoForms):
+    """An outermost function that goes over entries of tables; see `kernel`."""
+
+    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...] = ()) -> None:
+        super().__init__(function, formats)
         self.ready: Callable[..., Any] | None = None
         """The compiled form, once it is there."""
-        self._formats = formats
         self._plain = partial(uncompiled.run, function)
         self._work = 0
-        self._kept: bool | None = None
 
     def __call__(self, *arguments: Any) -> Any:
         """The compiled form."""
@@ -168,15 +185,7 @@ class Kernel:
         if self.ready is not None:
             return self.ready
         self._work += CALL_WORK + entries()
-        return self.compiled if self._pays() else self._plain
-
-    def _pays(self) -> bool:
-        """Whether compiled code would have done so much work sooner, the making of it included."""
-        if self._work <= LOAD_WORK and _numba is None:
-            return False
-        if self._kept is None:
-            self._kept = kernel_cache.is_kept(kernel_cache.cache_folder(self.function, self._formats))
-        return self._kept or self._work > COMPILE_WORK
+        return self.compiled if self._pays(self._work) else self._plain
 
     @property
     def compiled(self) -> Any:
@@ -188,7 +197,12 @@ class Kernel:
 
 
 def kernel(function: Callable[..., Any], *formats: Format) -> Kernel:
-    """A kernel of an outermost function; see `Kernel`."""
+    """A kernel of an outermost function.
+
+    Args:
+        function: in the compilable subset.
+        formats: the formats injected into it; a format defined outside this package is hashed too.
+    """
     return Kernel(function, formats)
 
 
@@ -213,8 +227,8 @@ def callback(signature: Any, function: Callable[..., Any], *formats: Format) -> 
         return module.cfunc(signature, nopython=True, cache=kept)(function)
 
 
-class Callback:
-    """A C callback that is compiled when its address is asked for; its function runs as plain Python too.
+class Callback(_TwoForms):
+    """A C callback that is compiled when its address is asked for.
 
     Args:
         signature: gives numba's signature.
@@ -223,8 +237,8 @@ class Callback:
     """
 
     def __init__(self, signature: Callable[[], Any], function: Callable[..., Any], *formats: Format) -> None:
-        self.function = function
-        self._signature, self._formats = signature, formats
+        super().__init__(function, formats)
+        self._signature = signature
 
     @cached_property
     def _compiled(self) -> Any:
@@ -236,13 +250,9 @@ class Callback:
         address: int = self._compiled.address
         return address
 
-    @cached_property
-    def _kept(self) -> bool:
-        return kernel_cache.is_kept(kernel_cache.cache_folder(self.function, self._formats))
-
     def pays(self, calls: int) -> bool:
-        """Whether compiled code would have answered so many calls sooner, the making of it included."""
-        return self._kept or calls * CALL_WORK >= COMPILE_WORK
+        """Whether the C function would have answered so many calls sooner, the making of it included."""
+        return self._pays(calls * CALL_WORK)
 
 
 @contextmanager

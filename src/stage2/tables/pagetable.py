@@ -30,7 +30,7 @@ from .extent import Extent
 from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, Mapping, Statistics, U64Array
 from .regime import Regime
 from .result import Fault, Mapped, need_mask
-from .single import Single
+from .single import Single, translator
 from .store import TableStore
 
 if TYPE_CHECKING:
@@ -395,7 +395,7 @@ class PageTable:
     def _warm_up(self) -> Single | None:
         """The compiled translation once it pays: a few lookups are made sooner than it is compiled."""
         self._lookups += 1
-        if self._lookups > _FEW and not self.format.is_bare:
+        if self._lookups > _FEW and not self.format.is_bare and translator(self.format).pays(self._lookups):
             self._single = Single(self._host, self.regime)
         return self._single
 

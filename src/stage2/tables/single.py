@@ -23,7 +23,7 @@ from ..formats.outcome import MAPPED, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import assemble_stage_2, compiled_descent, locating
-from .compiled import HostMemory, callback, inlined, keep_marks_back, load, numba, store
+from .compiled import Callback, HostMemory, inlined, keep_marks_back, load, numba, store
 from .descent import visit_nothing
 from .regime import Regime
 from .result import Fault, Mapped, fault_from_status
@@ -42,11 +42,15 @@ OFFSET = 0xFFF
 """Bits of an address that no page size changes."""
 
 
+def _signature() -> Any:
+    types = numba().types
+    word = types.uint64
+    return word(types.CPointer(word), word, word, word)
+
+
 @cache
-def translator(fmt: Format) -> Any:
+def translator(fmt: Format) -> Callback:
     """The C function of a format: (numbers, address, need, write) -> answer; see `Single` for the numbers."""
-    module = numba()
-    word, pointer = module.types.uint64, module.types.CPointer(module.types.uint64)
     translate = assemble_stage_2(fmt, load, keep_marks_back, visit_nothing, inlined)
     levels, root_bits = fmt.levels, fmt.root_bits
 
@@ -58,18 +62,16 @@ def translator(fmt: Format) -> Any:
             return u64(NOT_TRANSLATED) | status  # type: ignore[no-any-return]  # injected
         return (output & u64(OUTPUT)) | level << u64(LEVEL_AT) | granted  # type: ignore[no-any-return]  # injected
 
-    return callback(word(pointer, word, word, word), translate_one, fmt)
+    return Callback(_signature, translate_one, fmt)
 
 
 @cache
-def placer(fmt: Format) -> Any:
+def placer(fmt: Format) -> Callback:
     """The C function that maps one page where its table is there already and the entry is free.
 
     (numbers, address, output, leaf bits) -> 0 when it is done, else 1 and nothing was written: a table is missing,
     something is mapped there, or the table is damaged; the editor's plan says which.
     """
-    module = numba()
-    word, pointer = module.types.uint64, module.types.CPointer(module.types.uint64)
     descend, locate = compiled_descent(fmt), locating(fmt, inlined)
     inlined(load)
     inlined(store)
@@ -89,7 +91,7 @@ def placer(fmt: Format) -> Any:
         store(host, slot, pack_address(output) | leaf_bits)
         return u64(0)
 
-    return callback(word(pointer, word, word, word), place, fmt)
+    return Callback(_signature, place, fmt)
 
 
 class Single:
