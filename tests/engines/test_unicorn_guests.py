@@ -160,7 +160,7 @@ def test_code_written_through_another_address_is_executed_as_written(bench: Benc
 
 
 def test_the_mmu_is_compiled_within_a_run_when_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo guest's report is the same with all fills in plain Python, with none, and with a change in the middle."""
+    """The demo guest's report is the same with all fills plain, with none, and with a change in the middle."""
     reports, changes = [], []
     install = Vcpu._install_fill
 

@@ -121,7 +121,7 @@ def test_random_edits_leave_the_same_bytes_both_ways(name: str) -> None:
 def test_plain_numbers_wrap_around_as_compiled_ones_do() -> None:
     words = np.zeros(2, np.uint64)
     base = words.ctypes.data
-    with raw.reaching([(base, words.nbytes, words.data)]):
+    with raw.reaching([(base, words.size, words.data)]):
         raw.poke(base + (1 << 64), 1 << 64, -1)
         assert raw.peek(base - (1 << 64), 0) == (1 << 64) - 1
     assert words.tolist() == [(1 << 64) - 1, 0]
@@ -129,7 +129,7 @@ def test_plain_numbers_wrap_around_as_compiled_ones_do() -> None:
 
 def test_a_plain_run_reaches_nothing_but_what_it_was_given() -> None:
     words, other = np.zeros(2, np.uint64), np.zeros(2, np.uint64)
-    with raw.reaching([(words.ctypes.data, words.nbytes, words.data)]):
+    with raw.reaching([(words.ctypes.data, words.size, words.data)]):
         for hva in (other.ctypes.data, words.ctypes.data - 8, words.ctypes.data + 16, 0):
             with pytest.raises(IndexError, match=f"{hva:#x}"):
                 raw.peek(hva, 0)

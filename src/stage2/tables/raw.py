@@ -16,7 +16,9 @@ from typing import Any
 from ..formats.u64 import MASK_64
 
 Stretch = tuple[int, int, memoryview]
-"""(first host virtual address, bytes, the same as 64-bit words)."""
+"""(first host virtual address, number of 64-bit words, the words)."""
+_LAST_WORD = MASK_64 >> 3
+"""Where addresses wrap around, counted in words."""
 
 _reach: tuple[Stretch, ...] = ()
 """What the plain runs of this moment may reach, all threads' together; replaced as a whole."""
@@ -29,8 +31,9 @@ def stretch(address: int, size: int) -> Stretch:
 
     It must stay where it is as long as the stretch is held.
     """
-    words = (ctypes.c_uint64 * (size >> 3)).from_address(address)
-    return address, size & ~7, memoryview(words).cast("B").cast("Q")
+    count = size >> 3
+    words = (ctypes.c_uint64 * count).from_address(address)
+    return address, count, memoryview(words).cast("B").cast("Q")
 
 
 @contextmanager
@@ -53,20 +56,22 @@ def _unreachable(hva: int) -> IndexError:
 
 def peek(hva: int, index: int) -> int:
     """The word `index` words after a host virtual address."""
-    for start, size, words in _reach:
-        offset = (hva - start + (index << 3)) & MASK_64
-        if offset < size and not offset & 7:
-            word: int = words[offset >> 3]
+    for start, count, words in _reach:
+        distance = hva - start
+        position = (distance >> 3) + index & _LAST_WORD
+        if position < count and not distance & 7:
+            word: int = words[position]
             return word
     raise _unreachable(hva)
 
 
 def poke(hva: int, index: int, word: int) -> None:
     """Store a word `index` words after a host virtual address."""
-    for start, size, words in _reach:
-        offset = (hva - start + (index << 3)) & MASK_64
-        if offset < size and not offset & 7:
-            words[offset >> 3] = word & MASK_64
+    for start, count, words in _reach:
+        distance = hva - start
+        position = (distance >> 3) + index & _LAST_WORD
+        if position < count and not distance & 7:
+            words[position] = word & MASK_64
             return
     raise _unreachable(hva)
 

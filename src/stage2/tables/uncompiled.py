@@ -68,7 +68,7 @@ def _plain(argument: Any, reach: list[raw.Stretch]) -> Any:
         return found
     if isinstance(argument, np.ndarray):
         if argument.dtype == np.uint64 and argument.flags.c_contiguous and argument.size:
-            reach.append((argument.ctypes.data, argument.nbytes, argument.reshape(-1).data))
+            reach.append((argument.ctypes.data, argument.size, argument.reshape(-1).data))
         return _Array(argument)
     return int(argument)
 
@@ -79,7 +79,7 @@ def host_stretches(host: tuple[int, ...]) -> list[raw.Stretch]:
     words, table = memory.words.data, memory.range_table
     found: list[raw.Stretch] = []
     for part in memory.ranges:
-        first = (part.start - memory.base) >> 3
-        found.append((memory.hva + (part.start - memory.base), part.size, words[first : first + (part.size >> 3)]))
-    found.append((table.ctypes.data, table.nbytes, table.reshape(-1).data))
+        first, count = (part.start - memory.base) >> 3, part.size >> 3
+        found.append((memory.hva + (part.start - memory.base), count, words[first : first + count]))
+    found.append((table.ctypes.data, table.size, table.reshape(-1).data))
     return found
