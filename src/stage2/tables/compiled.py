@@ -34,9 +34,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 CALL_WORK = 100
 """What calling a kernel as plain Python costs, in entries that it goes over."""
-LOAD_WORK = 300_000
+LOAD_WORK = 150_000
 """After so many entries as plain Python numba is imported, and a kernel loaded that was compiled before."""
-COMPILE_WORK = 1_000_000
+COMPILE_WORK = 600_000
 """After so many entries as plain Python a kernel is compiled that no process compiled before."""
 
 HostMemory = tuple[Any, Any, Any, Any, Any]
