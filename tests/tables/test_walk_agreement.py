@@ -18,12 +18,13 @@ from stage2.formats.record import Format
 from stage2.formats.riscv.formats import BARE_STAGE_1, BARE_STAGE_2
 from stage2.formats.u64 import MASK_64
 from stage2.memory.physical import PhysicalMemory
-from stage2.tables.batch import UNMAPPED, translate_batch, translate_two_stage_batch
+from stage2.tables.batch import translate_batch, translate_two_stage_batch
 from stage2.tables.compiled import host_memory
 from stage2.tables.explain import explain_stage, explain_two_stage
 from stage2.tables.regime import Regime
 from stage2.tables.result import Fault, Mapped, need_mask
 from stage2.tables.single import Single
+from stage2.tables.two_stage_kernel import UNMAPPED
 
 SEEDS = st.integers(0, (1 << 32) - 1)
 PAIRS = [

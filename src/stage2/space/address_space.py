@@ -263,20 +263,37 @@ class AddressSpace:
         return self.page_table.hpa_of(gpa)
 
     @overload
-    def translate_many(self, gpas: npt.ArrayLike) -> Batch: ...
+    def translate_many(self, gpas: npt.ArrayLike, *, threads: int | None = None) -> Batch: ...
 
     @overload
-    def translate_many(self, gpas: npt.ArrayLike, *, hpa_only: Literal[True]) -> U64Array: ...
+    def translate_many(
+        self, gpas: npt.ArrayLike, *, hpa_only: Literal[True], threads: int | None = None
+    ) -> U64Array: ...
 
-    def translate_many(self, gpas: npt.ArrayLike, *, hpa_only: bool = False) -> Batch | U64Array:
-        """GPA to HPA for an array of addresses; with `hpa_only` the HPAs alone, 2^64-1 where nothing is mapped."""
-        return self.page_table.translate_many(gpas, hpa_only=True) if hpa_only else self.page_table.translate_many(gpas)
+    def translate_many(
+        self, gpas: npt.ArrayLike, *, hpa_only: bool = False, threads: int | None = None
+    ) -> Batch | U64Array:
+        """GPA to HPA for an array of addresses; see `PageTable.translate_many`."""
+        table = self.page_table
+        if hpa_only:
+            return table.translate_many(gpas, hpa_only=True, threads=threads)
+        return table.translate_many(gpas, threads=threads)
 
     def translate_gva_many(
-        self, gvas: npt.ArrayLike, stage_1: Regime, access: Access | None = None, *, user: bool = False
+        self,
+        gvas: npt.ArrayLike,
+        stage_1: Regime,
+        access: Access | None = None,
+        *,
+        user: bool = False,
+        out: TwoStageBatch | None = None,
+        threads: int | None = None,
     ) -> TwoStageBatch:
-        """GVA to GPA to HPA for an array of addresses, under the guest's regime `stage_1`; sets no A or D bit."""
-        return self.page_table.translate_gva_many(gvas, stage_1, access, user=user)
+        """GVA to GPA to HPA for an array of addresses, under the guest's regime `stage_1`; sets no A or D bit.
+
+        See `PageTable.translate_gva_many`.
+        """
+        return self.page_table.translate_gva_many(gvas, stage_1, access, user=user, out=out, threads=threads)
 
     def walk(self, gva: Gva | int, stage_1: Regime, access: Access | None = None, *, user: bool = False) -> Walk:
         """GVA to GPA to HPA with all steps, under the guest's regime `stage_1`."""

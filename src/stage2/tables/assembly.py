@@ -13,6 +13,8 @@ from ..formats.record import Format
 from .compiled import inlined, load, store
 from .descent import Function, entry_at, make_descent, make_leaf_output, make_locate, make_span_shift, visit_nothing
 from .walk import (
+    make_asking,
+    make_both,
     make_check,
     make_guest_load,
     make_guest_store,
@@ -77,16 +79,24 @@ def lookup(fmt: Format, load: Function, visit: Function, ready: Ready) -> Functi
     return ready(make_lookup(descent(fmt, load, visit, ready), leaf_output(fmt, ready), span_shift(fmt, ready)))
 
 
-def _walk(fmt: Format, load: Function, visit: Function, ready: Ready) -> Function:
+def whole_walk(fmt: Format, load: Function, visit: Function, ready: Ready) -> Function:
+    """See `make_walk`."""
     ready(fmt.rules.root_too_wide)
     return ready(make_walk(fmt, width_check(fmt, ready), lookup(fmt, load, visit, ready)))
 
 
 @cache
-def _check(fmt: Format, ready: Ready) -> Function:
+def check(fmt: Format, ready: Ready) -> Function:
+    """See `make_check`."""
     ready(fmt.permissions)
     ready(fmt.mark)
     return ready(make_check(fmt))
+
+
+@cache
+def sides(second: Format, ready: Ready) -> tuple[Function, Function]:
+    """See `make_asking` and `make_both`."""
+    return ready(make_asking(second)), ready(make_both(second))
 
 
 def _table_marks(fmt: Format, load: Function, store: Function, ready: Ready) -> Function:
@@ -109,7 +119,7 @@ def assemble_stage_2(
         ready: how the pieces run.
     """
     marks = _table_marks(fmt, load, make_stored(ready(store)), ready)
-    return ready(make_stage_2(_walk(fmt, load, visit, ready), _check(fmt, ready), store, marks))
+    return ready(make_stage_2(whole_walk(fmt, load, visit, ready), check(fmt, ready), store, marks))
 
 
 def assemble_two_stage(
@@ -140,8 +150,9 @@ def assemble_two_stage(
     quiet_load = guest_load if unseen_2 is None else make_guest_load(second, unseen_2, load)
     guest_store = ready(make_guest_store(quiet_2, ready(store)))
     marks = _table_marks(first, quiet_load, guest_store, ready)
-    walk = _walk(first, guest_load, visit, ready)
-    return ready(make_two_stage(second, walk, _check(first, ready), stage_2, guest_store, marks))
+    walk = whole_walk(first, guest_load, visit, ready)
+    asking, both = sides(second, ready)
+    return ready(make_two_stage(asking, both, walk, check(first, ready), stage_2, guest_store, marks))
 
 
 # --- compiled, over host physical memory --------------------------------------------------------------------
@@ -162,7 +173,7 @@ def compiled_lookup(fmt: Format) -> Function:
 @cache
 def compiled_walk(fmt: Format) -> Function:
     """The format's walk."""
-    return _walk(fmt, load, visit_nothing, inlined)
+    return whole_walk(fmt, load, visit_nothing, inlined)
 
 
 @cache

@@ -19,20 +19,20 @@ from ..flags import Access
 from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from .assembly import compiled_lookup, compiled_two_stage, compiled_walk, locating
-from .compiled import HostMemory, Kernel, inlined, keep_marks_back, kernel, store
+from .assembly import compiled_lookup, compiled_walk, locating
+from .compiled import HostMemory, Kernel, inlined, kernel
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
+from .parallel import in_pieces
 from .raw import prefetch
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
+from .two_stage_kernel import UNMAPPED, two_stage_kernel
 from .walk import AT_STAGE_2, PENDING
 
 AHEAD = 24
 """How many addresses the upper levels are walked ahead of the leaves."""
 WAYS = 256
 """Entries of the walk cache, each for what one entry at level 2 covers: 1 GiB."""
-UNMAPPED = MASK_64
-"""The output of an address that is not mapped."""
 
 
 @dataclass(slots=True)
@@ -92,26 +92,48 @@ class TwoStageBatch:
         return fault_from_status(status, refused, stage=1, gva=Gva(gva), access=self.access)
 
 
-def translate_batch(host: HostMemory, regime: Regime, addresses: npt.ArrayLike, out: Batch | None = None) -> Batch:
+def _require_fit(parts: tuple[npt.NDArray[Any], ...], kinds: tuple[type, ...], shape: tuple[int, ...]) -> None:
+    """Refuse results that cannot take the answers for so many addresses.
+
+    Raises:
+        OutOfRangeError: an array is of another shape or kind, or in pieces, or read-only.
+    """
+    for part, kind in zip(parts, kinds, strict=True):
+        if part.shape != shape or part.dtype != kind or not (part.flags.c_contiguous and part.flags.writeable):
+            raise OutOfRangeError(f"results for {shape} addresses cannot be written to an array of {part.shape}")
+
+
+def translate_batch(
+    host: HostMemory,
+    regime: Regime,
+    addresses: npt.ArrayLike,
+    out: Batch | None = None,
+    *,
+    threads: int | None = None,
+) -> Batch:
     """Translate an array of addresses by one regime whose tables lie in host memory.
 
     Args:
         out: a result whose arrays are written to instead of new ones, which saves the host the zeroing of new pages.
+        threads: how many work on it; None for every CPU once the array is large.
 
     Raises:
-        OutOfRangeError: `out` is not shaped like the addresses.
+        OutOfRangeError: `out` is not shaped like the addresses, or the threads are too few or too many.
     """
     inputs = np.ascontiguousarray(addresses, np.uint64)
     shape, flat = inputs.shape, inputs.reshape(-1)
+    kinds = np.uint64, np.uint32, np.uint8
     if out is None:
         out = Batch(np.empty(shape, np.uint64), np.empty(shape, np.uint8), np.empty(shape, np.uint32))
-    for part, kind in ((out.hpa, np.uint64), (out.status, np.uint8), (out.attributes, np.uint32)):
-        if part.shape != shape or part.dtype != kind or not (part.flags.c_contiguous and part.flags.writeable):
-            raise OutOfRangeError(f"results for {shape} addresses cannot be written to an array of {part.shape}")
-    translate_kernel(regime.format)(
-        host, np.uint64(regime.root), np.uint64(regime.controls), flat,
-        out.hpa.reshape(-1), out.attributes.reshape(-1), out.status.reshape(-1),
-    )  # fmt: skip
+    results = out.hpa, out.attributes, out.status
+    _require_fit(results, kinds, shape)
+    translate, root, controls = translate_kernel(regime.format), np.uint64(regime.root), np.uint64(regime.controls)
+    columns = [part.reshape(-1) for part in results]
+
+    def work(piece: slice) -> None:
+        translate(host, root, controls, flat[piece], *[column[piece] for column in columns])
+
+    in_pieces(work, len(flat), threads)
     out.addresses, out.stage = inputs, regime.format.stage
     return out
 
@@ -122,66 +144,41 @@ def translate_two_stage_batch(
     stage_2: Regime,
     gvas: npt.ArrayLike,
     access: Access | None = None,
+    out: TwoStageBatch | None = None,
     *,
     user: bool = False,
     marks: bool = False,
+    threads: int | None = None,
 ) -> TwoStageBatch:
     """Translate an array of GVAs by both stages; the batch form of `explain_two_stage`.
 
     Args:
+        out: a result whose arrays are written to instead of new ones.
         marks: store accessed and dirty bits as hardware would, one address after the other.
+        threads: how many work on it, 1 with `marks`; None for every CPU once the array is large.
+
+    Raises:
+        OutOfRangeError: `out` is not shaped like the addresses, or the threads are too few or too many.
     """
     inputs = np.ascontiguousarray(gvas, np.uint64)
     shape, flat = inputs.shape, inputs.reshape(-1)
-    hpa, gpa = np.empty_like(flat), np.empty_like(flat)
-    permissions, status = np.empty(flat.shape, np.uint8), np.empty(flat.shape, np.uint32)
+    kinds = np.uint64, np.uint64, np.uint8, np.uint32
+    if out is None:
+        hpa, gpa, permissions, status = (np.empty(shape, kind) for kind in kinds)
+    else:
+        hpa, gpa, permissions, status = out.hpa, out.gpa, out.permissions, out.status
+    results = hpa, gpa, permissions, status
+    _require_fit(results, kinds, shape)
     first, second = (tuple(np.uint64(number) for number in regime.numbers) for regime in (stage_1, stage_2))
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
-    two_stage_kernel(stage_1.format, stage_2.format, marks=marks)(
-        host, first, second, need, write, flat, hpa, gpa, permissions, status
-    )
-    return TwoStageBatch(
-        hpa.reshape(shape), gpa.reshape(shape), permissions.reshape(shape), status.reshape(shape), inputs, access
-    )
+    translate = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
+    columns = [part.reshape(-1) for part in results]
 
+    def work(piece: slice) -> None:
+        translate(host, first, second, need, write, flat[piece], *[column[piece] for column in columns])
 
-@cache
-def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> Kernel:
-    """kernel(host, regime_1, regime_2, need, write, gvas, hpas, gpas, permissions, statuses) for both stages.
-
-    With `marks` accessed and dirty bits are stored as hardware would, one address after the other.
-
-    Args of the kernel:
-        regime_1, regime_2: (root, levels, root index bits, controls), unsigned 64-bit.
-        need, write: mask of effective permissions, 0 for a lookup; 1 for a write.
-        hpas: UNMAPPED where an address does not translate.
-        gpas: on a stage-2 fault, the address that stage 2 refused.
-        permissions: effective ones of both stages.
-        statuses: 32 bits, as `tables.walk` describes them.
-    """
-    keep = store if marks else keep_marks_back
-    translate = compiled_two_stage(first, second, keep)
-
-    def translate_both(
-        host: Any,
-        regime_1: Any,
-        regime_2: Any,
-        need: int,
-        write: int,
-        gvas: Any,
-        hpas: Any,
-        gpas: Any,
-        permissions: Any,
-        statuses: Any,
-    ) -> None:
-        for i in range(gvas.shape[0]):
-            status, hpa, granted, gpa, _level_1, _level_2 = translate(host, regime_1, regime_2, gvas[i], need, write)
-            hpas[i] = hpa if status == u64(MAPPED) else u64(UNMAPPED)
-            gpas[i] = gpa
-            permissions[i] = granted
-            statuses[i] = status
-
-    return kernel(translate_both, first, second)
+    in_pieces(work, len(flat), 1 if marks else threads)
+    return TwoStageBatch(hpa, gpa, permissions, status, inputs, access)
 
 
 @cache

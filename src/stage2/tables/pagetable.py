@@ -287,15 +287,27 @@ class PageTable:
         return Mapping(start, Hpa(align_down(found.hpa, found.size)), found.size, found.permissions, found.size)
 
     @overload
-    def translate_many(self, addresses: npt.ArrayLike, *, out: Batch | None = None) -> Batch: ...
+    def translate_many(
+        self, addresses: npt.ArrayLike, *, out: Batch | None = None, threads: int | None = None
+    ) -> Batch: ...
 
     @overload
     def translate_many(
-        self, addresses: npt.ArrayLike, *, out: Batch | None = None, hpa_only: Literal[True]
+        self,
+        addresses: npt.ArrayLike,
+        *,
+        out: Batch | None = None,
+        hpa_only: Literal[True],
+        threads: int | None = None,
     ) -> U64Array: ...
 
     def translate_many(
-        self, addresses: npt.ArrayLike, *, out: Batch | None = None, hpa_only: bool = False
+        self,
+        addresses: npt.ArrayLike,
+        *,
+        out: Batch | None = None,
+        hpa_only: bool = False,
+        threads: int | None = None,
     ) -> Batch | U64Array:
         """Translate an array of addresses with the compiled kernel.
 
@@ -303,13 +315,21 @@ class PageTable:
             addresses: of any shape.
             out: a result whose arrays are written to.
             hpa_only: answer with the HPAs alone, 2^64-1 where nothing is mapped.
+            threads: how many work on it; None for every CPU once the array is large. The results are the same.
         """
         _words = self.editor.require_alive()
-        found = translate_batch(self._host, self.regime, addresses, out)
+        found = translate_batch(self._host, self.regime, addresses, out, threads=threads)
         return found.hpa if hpa_only else found
 
     def translate_gva_many(
-        self, gvas: npt.ArrayLike, stage_1: Regime, access: Access | None = None, *, user: bool = False
+        self,
+        gvas: npt.ArrayLike,
+        stage_1: Regime,
+        access: Access | None = None,
+        *,
+        user: bool = False,
+        out: TwoStageBatch | None = None,
+        threads: int | None = None,
     ) -> TwoStageBatch:
         """Translate an array of GVAs by both stages, this table being stage 2.
 
@@ -317,9 +337,13 @@ class PageTable:
             stage_1: the guest's own regime; its root is a GPA.
             access: what is attempted; None only looks up.
             user: the access is made from user mode.
+            out: a result whose arrays are written to.
+            threads: how many work on it; None for every CPU once the array is large. The results are the same.
         """
         _words = self.editor.require_alive()
-        return translate_two_stage_batch(self._host, stage_1, self.regime, gvas, access, user=user)
+        return translate_two_stage_batch(
+            self._host, stage_1, self.regime, gvas, access, out, user=user, threads=threads
+        )
 
     def rows(self, start: int = 0, size: int | None = None, *, merge: bool = True) -> U64Array:
         """All leaves in a range as an array of (start, HPA, size, attributes with the level in bits 31:24).

@@ -312,8 +312,46 @@ def make_guest_store(stage_2: Function, store: Function) -> Function:
     return guest_store
 
 
+def make_asking(fmt_2: Format) -> Function:
+    """What stage 2 is asked for, once stage 1 has answered.
+
+    Args:
+        fmt_2: the stage-2 format; it says by what it tells users from supervisors.
+
+    Returns:
+        asking(attributes of stage 1, need) -> (need at stage 2, side); `make_both` takes the side.
+    """
+    by_page = 1 if fmt_2.privilege_by_page else 0
+
+    def asking(attributes: int, need: int) -> tuple[int, int]:
+        side = u64(0)
+        if by_page:
+            # All bits are asked for on the side of the page, and that side's answer holds for everybody. While stage 1
+            # is off, every page is one of user mode (SDM Vol. 3C, table 29-7, bit 9).
+            if attributes & u64(USER) != u64(0):
+                side = u64(USER_SHIFT)
+            need = ((need | need >> u64(USER_SHIFT)) & u64(7)) << side
+        return need, side
+
+    return asking
+
+
+def make_both(fmt_2: Format) -> Function:
+    """The permissions of both stages together: both(granted by stage 1, granted by stage 2, side) -> permissions."""
+    by_page = 1 if fmt_2.privilege_by_page else 0
+
+    def both(granted: int, granted_2: int, side: int) -> int:
+        if by_page:
+            granted_2 = (granted_2 >> side) & u64(7)
+            granted_2 |= granted_2 << u64(USER_SHIFT)
+        return granted & granted_2
+
+    return both
+
+
 def make_two_stage(
-    fmt_2: Format,
+    asking: Function,
+    both: Function,
     walk_1: Function,
     check_1: Function,
     stage_2: Function,
@@ -323,7 +361,7 @@ def make_two_stage(
     """Translation of one GVA by both stages.
 
     Args:
-        fmt_2: the stage-2 format; it says by what it tells users from supervisors.
+        asking, both: of the second format.
         walk_1, check_1, stage_2, guest_store, mark_tables: of these two formats.
 
     Returns:
@@ -333,7 +371,6 @@ def make_two_stage(
         (privileged or user bits) that both stages are asked for: formats that tell user fetches from supervisor
         ones at stage 2 (Arm's XN[1:0]) need to know.
     """
-    by_page = 1 if fmt_2.privilege_by_page else 0
 
     def two_stage(
         host: Any, regime_1: Any, regime_2: Any, gva: int, need: int, write: int
@@ -357,20 +394,10 @@ def make_two_stage(
             status, slot, level = mark_tables((host, regime_2), root, gva, levels, root_bits, controls)
         if status != u64(0):
             return status, u64(0), u64(0), slot, level, u64(0)
-        if by_page:
-            # All bits are asked for on the side of the page, and that side's answer holds for everybody. While stage 1
-            # is off, every page is one of user mode (SDM Vol. 3C, table 29-7, bit 9).
-            side = u64(0)
-            if attributes & u64(USER) != u64(0):
-                side = u64(USER_SHIFT)
-            need = ((need | need >> u64(USER_SHIFT)) & u64(7)) << side
-            status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need, write)
-            granted_2 = (granted_2 >> side) & u64(7)
-            granted_2 |= granted_2 << u64(USER_SHIFT)
-        else:
-            status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need, write)
+        need_2, side = asking(attributes, need)
+        status, hpa, granted_2, level_2 = stage_2(host, regime_2, gpa, need_2, write)
         if status != u64(0):
             return status, u64(0), u64(0), gpa, level, level_2
-        return u64(0), hpa, granted & granted_2, gpa, level, level_2
+        return u64(0), hpa, both(granted, granted_2, side), gpa, level, level_2
 
     return two_stage
