@@ -93,19 +93,20 @@ def test_the_table_shows_the_registers_of_each_violation(arch: str, capsys: pyte
 
 
 @pytest.mark.parametrize("arch", BUNDLED)
-def test_a_start_compiles_the_kernels_of_its_own_format_only(arch: str, tmp_path: Path) -> None:
+def test_a_start_compiles_what_the_engine_calls_and_no_kernel_of_the_tables(arch: str, tmp_path: Path) -> None:
     _, loaded = fresh(["demo", "--arch", arch, "--json", "-"], tmp_path)
     assert loaded == {FAMILIES[arch]}
     kernels = Counter(path.with_suffix("").stem for path in tmp_path.rglob("*.nbc"))
-    assert {"map_kernel", "callbacks"} <= {name.split(".")[0] for name in kernels}
-    # A kernel's file is there once for each format that it was compiled for.
+    assert {name.split(".")[0] for name in kernels} == {"callbacks"}
     assert set(kernels.values()) == {1}
+    # RISC-V's MMU is over with its work before it would be compiled.
+    assert any(".fill-" in name for name in kernels) is (arch != "riscv64")
     folders = {path.parent.name.rpartition("_")[0] for path in tmp_path.rglob("callbacks.*.nbc")}
     assert not folders & (set(FAMILIES.values()) - {FAMILIES[arch]})
 
 
 @pytest.mark.parametrize(("arch", "family"), FAMILIES.items())
-def test_tables_of_one_architecture_load_and_compile_no_other(arch: str, family: str, tmp_path: Path) -> None:
+def test_tables_of_one_architecture_load_no_other_and_compile_nothing(arch: str, family: str, tmp_path: Path) -> None:
     path = tmp_path / "vm.toml"
     path.write_text("""\
 [base]
@@ -119,8 +120,7 @@ memory_regions = [[0x8000_0000, 0x40_0000, 0x7, 0]]
     walked, loaded = fresh(["walk", str(path), "--gpa", "0x8000_0000", "--arch", arch, "--json"], tmp_path / "cache")
     assert walked["result"]["kind"] == "mapped"
     assert loaded == {family}
-    kernels = Counter(path.with_suffix("").stem for path in (tmp_path / "cache").rglob("*.nbc"))
-    assert set(kernels.values()) == {1}
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("arch", ["aarch64", "x86_64"])

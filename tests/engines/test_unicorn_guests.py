@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from assembler import BASE, PACKAGES, assemble, require_assembler
-from demo_guest import require_demo
+from demo_guest import require_demo, run_demo
 from guest_bench import GuestBench, passed_through_serial, require_moved_register_noticed
 
 import stage2.engines.unicorn.abi as abi
@@ -16,12 +17,15 @@ import stage2.engines.unicorn.riscv.abi as riscv_abi
 from stage2.address import Gpa, Range
 from stage2.config.load import load_vm
 from stage2.engines.unicorn.riscv.machine import RiscvMachine
+from stage2.engines.unicorn.state import Word
+from stage2.engines.unicorn.vcpu import Vcpu
 from stage2.errors import EngineError
 from stage2.flags import MappingFlags, MapType
 from stage2.formats.outcome import FaultKind
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.region import MemoryRegion, ViolationPolicy
+from stage2.tables.compiled import Callback
 from stage2.vm.devices import Uart
 from stage2.vm.host import build
 from stage2.vm.vm import Boot, RunResult, Vm
@@ -44,8 +48,10 @@ class Bench(GuestBench[RiscvMachine]):
         return self.run_image(vm, image, stop_at)
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
+@pytest.fixture(params=["compiled", "plain"])
+def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """With the MMU in both forms: as it is in long runs, and in those that are over before it would be compiled."""
+    monkeypatch.setattr(Callback, "pays", lambda self, calls: request.param == "compiled")
     bench = Bench()
     yield bench
     bench.close()
@@ -151,6 +157,27 @@ def test_code_written_through_another_address_is_executed_as_written(bench: Benc
     result = bench.run(vm, assemble(CODE_WRITTEN_THROUGH_AN_ALIAS))
     assert result.exit == "off"
     assert bench.word(0x8020_0000) == sum(range(1, 101))
+
+
+def test_the_mmu_is_compiled_within_a_run_when_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo guest's report is the same with all fills plain, with none, and with a change in the middle."""
+    reports, changes = [], []
+    install = Vcpu._install_fill
+
+    def noted(self: Vcpu) -> None:
+        changes.append(self.state[Word.FILLS])
+        install(self)
+
+    monkeypatch.setattr(Vcpu, "_install_fill", noted)
+    for limit in (None, 0, 300):
+        monkeypatch.setattr(Callback, "pays", lambda self, calls, limit=limit: limit is not None and calls >= limit)
+        report = run_demo("riscv64", "sv39x4")
+        require_demo(report, 5)
+        reports.append(replace(report, wall_s=0.0, fault_latency_ns={}))
+    assert [limit // 10 for limit in changes] == [0, 30], "the compiled fill took over at other times"
+    # Only the change itself ends a run, and what the library then fills again is counted again.
+    assert abs(reports[2].fills - reports[0].fills) <= 2
+    assert reports[0] == reports[1] == replace(reports[2], fills=reports[0].fills)
 
 
 def test_a_hole_stops_the_guest_by_default_and_the_report_shows_where(bench: Bench) -> None:

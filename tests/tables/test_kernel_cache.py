@@ -13,7 +13,7 @@ import pytest
 import stage2
 from stage2.formats import by_name
 from stage2.formats.riscv import entry
-from stage2.tables import compiled
+from stage2.tables import compiled, kernel_cache
 
 PROBE = """
 import json, sys
@@ -33,7 +33,7 @@ with PhysicalMemory([Range(0x8000_0000, 0x8001_0000)]) as memory:
     regime = Regime.of(fmt, 0x8000_0000)
     batch = translate_batch(host_memory(memory), regime, [0xC000_0123])
     explained = explain_stage(memory, regime, 0xC000_0123).result
-    stats = translate_kernel(fmt).stats
+    stats = translate_kernel(fmt).compiled.stats
     json.dump({"package": stage2.__file__, "batch": int(batch.hpa[0]), "explained": int(explained.hpa),
                "hits": sum(stats.cache_hits.values()), "misses": sum(stats.cache_misses.values())}, sys.stdout)
 """
@@ -79,13 +79,13 @@ def test_an_edited_decode_runs_at_once_and_a_second_process_starts_from_the_cach
 
 def test_caches_go_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STAGE2_CACHE", str(tmp_path / "own"))
-    assert compiled.cache_root() == tmp_path / "own" / "kernels"
+    assert kernel_cache.cache_root() == tmp_path / "own" / "kernels"
     monkeypatch.delenv("STAGE2_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compiled.cache_root() == tmp_path / "stage2" / "kernels"
+    assert kernel_cache.cache_root() == tmp_path / "stage2" / "kernels"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert compiled.cache_root() == tmp_path / ".cache" / "stage2" / "kernels"
+    assert kernel_cache.cache_root() == tmp_path / ".cache" / "stage2" / "kernels"
 
 
 def test_a_format_from_outside_the_package_has_a_cache_of_its_own() -> None:
@@ -94,8 +94,10 @@ def test_a_format_from_outside_the_package_has_a_cache_of_its_own() -> None:
     for number in (1, 2):
         space: dict[str, Any] = {}
         exec(compile(f"def mark(entry, write, controls):\n    return entry + {number}\n", f"<{number}>", "exec"), space)
-        folders.add(compiled.cache_folder(compiled.keep_marks_back, (known.with_rules("changed", mark=space["mark"]),)))
-    folders.add(compiled.cache_folder(compiled.keep_marks_back, (known,)))
+        folders.add(
+            kernel_cache.cache_folder(compiled.keep_marks_back, (known.with_rules("changed", mark=space["mark"]),))
+        )
+    folders.add(kernel_cache.cache_folder(compiled.keep_marks_back, (known,)))
     assert len(folders) == 3
 
 
@@ -104,9 +106,9 @@ def test_old_caches_are_forgotten_but_for_a_few(monkeypatch: pytest.MonkeyPatch,
         folder = tmp_path / f"{age}"
         folder.mkdir()
         os.utime(folder, (1000 - age, 1000 - age))
-    compiled._forget_old_caches(tmp_path)
+    kernel_cache._forget_old_caches(tmp_path)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["0", "1", "2", "3"]
-    compiled._forget_old_caches(tmp_path / "missing")
+    kernel_cache._forget_old_caches(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("code", ["import stage2", "import stage2.formats, stage2.formats.riscv.formats"])

@@ -74,7 +74,8 @@ def build(
     from ..vm.own_space import own_space, says_own_space
     from .hosts import build_host
 
-    with build_host(
+    # It is not closed: the process ends, and what it had goes with it.
+    host = build_host(
         vms,
         platform=platform,
         arch=arch,
@@ -83,26 +84,26 @@ def build(
         stage2_format=stage2_format,
         cpu=cpu,
         smp=smp,
-    ) as host:
-        own = None
-        asked = [
-            name
-            for name, given in (
-                ("--protect-tables", protect_tables),
-                ("--hypervisor-format", hypervisor_format is not None),
-                ("--smp", smp is not None),
-            )
-            if given
-        ]
-        if says_own_space(host):
-            named = None if cpu is None else NamedCpu(cpu)
-            own = collect_own(own_space(host, fmt=hypervisor_format, cpu=named, protect_tables=protect_tables))
-        elif asked:
-            raise ConfigError(
-                f"{asked[0]} is about the hypervisor's own tables, and nothing says where they map what: give a "
-                "--platform with kernel-base-paddr and phys-virt-offset"
-            )
-        contents = collect(host.vms)
+    )
+    own = None
+    asked = [
+        name
+        for name, given in (
+            ("--protect-tables", protect_tables),
+            ("--hypervisor-format", hypervisor_format is not None),
+            ("--smp", smp is not None),
+        )
+        if given
+    ]
+    if says_own_space(host):
+        named = None if cpu is None else NamedCpu(cpu)
+        own = collect_own(own_space(host, fmt=hypervisor_format, cpu=named, protect_tables=protect_tables))
+    elif asked:
+        raise ConfigError(
+            f"{asked[0]} is about the hypervisor's own tables, and nothing says where they map what: give a "
+            "--platform with kernel-base-paddr and phys-virt-offset"
+        )
+    contents = collect(host.vms)
     write_folder(output, files_of(contents, own))
     if json_output:
         print(json.dumps(parts_of(contents, own), indent=2))

@@ -1,18 +1,24 @@
-"""`stage2`: the entry point. Commands are imported when they are called, errors end in one line and a code."""
+"""`stage2`: the entry point. Commands are imported when they are called, errors end in one line and a code.
+
+What has no command (help, the version) is answered without the parser of command lines: importing that takes longer
+than the rest.
+"""
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cyclopts import App
-from cyclopts.exceptions import CycloptsError
-
-from ..errors import Stage2Error
+from ..errors import ConfigError, Stage2Error
 from .interrupts import kept_interrupts
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 OK, BAD_INPUT, INTERNAL, INTERRUPTED, BROKEN_PIPE = 0, 2, 70, 130, 141
 """Exit codes; 70 is sysexits' "internal software error". The codes of `run` are in its help."""
@@ -32,13 +38,20 @@ _COMMANDS = {
 }
 
 
+_ABOUT = "A hypervisor's memory: build it, run it, see it, prove it."
+_HELP, _VERSION = ("--help", "-h"), "--version"
+_COLLECT_AFTER = 100_000
+"""Objects made before Python looks for garbage: starting makes tens of thousands, and nearly all of them stay."""
+
+
 def build_app() -> App:
     """The command line, with no command imported yet."""
+    from cyclopts import App
+
     app = App(
         name="stage2",
-        help="A hypervisor's memory: build it, run it, see it, prove it.",
+        help=_ABOUT,
         version=_version,
-        help_epilogue="stage2 COMMAND --help explains a command.",
         suppress_keyboard_interrupt=False,
     )
     for name, text in _COMMANDS.items():
@@ -52,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: without the program's name; None takes the process's own.
     """
-    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+    gc.set_threshold(_COLLECT_AFTER)
+    code = call(sys.argv[1:] if arguments is None else arguments)
+    # Python looks through all that it has made before it ends, which takes longer than some commands.
+    gc.freeze()
+    sys.exit(code)
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -79,9 +96,6 @@ def _call(arguments: Sequence[str]) -> int:
         return _dispatch(arguments)
     try:
         return _dispatch(arguments)
-    except CycloptsError as error:
-        command = next((word for word in arguments[:1] if word in _COMMANDS), "")
-        return _fail(f"{error} See {' '.join(filter(None, ('stage2', command, '--help')))}.")
     except Stage2Error as error:
         return _fail(str(error))
     except (KeyboardInterrupt, BrokenPipeError):
@@ -97,8 +111,30 @@ def _call(arguments: Sequence[str]) -> int:
 def _dispatch(arguments: Sequence[str]) -> int:
     if _asks_for_processors(arguments):
         return list_processors(json_output="--json" in arguments)
-    result = build_app()(list(arguments), result_action="return_value", exit_on_error=False, print_error=False)
+    if not arguments or arguments[0] in _HELP:
+        print(_overview())
+        return OK
+    if arguments[0] == _VERSION:
+        print(_version())
+        return OK
+    from cyclopts.exceptions import CycloptsError
+
+    try:
+        result = build_app()(list(arguments), result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        command = next((word for word in arguments[:1] if word in _COMMANDS), "")
+        raise ConfigError(f"{error} See {' '.join(filter(None, ('stage2', command, '--help')))}.") from None
     return result if isinstance(result, int) else OK
+
+
+def _overview() -> str:
+    """What `stage2 --help` prints."""
+    width = max(map(len, _COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in sorted(_COMMANDS.items()))
+    return (
+        f"Usage: stage2 COMMAND\n\n{_ABOUT}\n\n{commands}\n\n"
+        f"stage2 COMMAND --help explains a command, stage2 {_VERSION} tells the version."
+    )
 
 
 def _asks_for_processors(arguments: Sequence[str]) -> bool:

@@ -82,7 +82,6 @@ def walk(
 
     from ..render.tables import print_renderable
     from ..render.walk import render_walk
-    from ..render.walk_json import walk_json
 
     for_vms = {
         "--arch": arch,
@@ -103,7 +102,8 @@ def walk(
         from .hosts import build_host
 
         address = parse_address("--gpa", gpa or "")
-        with build_host(
+        # It is not closed: the process ends, and what it had goes with it.
+        host = build_host(
             vms,
             platform=platform,
             arch=arch,
@@ -111,9 +111,11 @@ def walk(
             page_size=page_size or "auto",
             stage2_format=stage2_format,
             cpu=cpu,
-        ) as host:
-            view = explain(choose(host.vms, vm, "the files"), address, access, touch=touch)
+        )
+        view = explain(choose(host.vms, vm, "the files"), address, access, touch=touch)
     if json_output:
+        from ..render.walk_json import walk_json
+
         print(json.dumps(walk_json(view), indent=2))
     else:
         print_renderable(render_walk(view))

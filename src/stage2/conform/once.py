@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..tables.compiled import cache_root
+from ..tables.kernel_cache import cache_root
 from .oracle import Pair
 
 _met = set[Pair]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,7 +16,6 @@ from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_o
 from ..formats.dependence import deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
-from ..hypervisor.plan import Piece
 from ..memory.owners import OwnerKind
 from ..processor import Processor
 from ..space.faults import FaultResult, Resolution
@@ -23,8 +23,10 @@ from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
-from .explain import processor_sentence
 from .tables import facts, indented, stack, text
+
+if TYPE_CHECKING:
+    from ..hypervisor.plan import Piece
 
 _RESOLUTIONS = {
     Resolution.POPULATED: "the page gets a frame",
@@ -204,6 +206,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
             regime = view.regime(result.stage)
             lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
     if view.depends:
+        from .explain import processor_sentence
+
         lines.append(text(processor_sentence(view.depends, view.processor)))
     for address, entry in walk.marks:
         lines.append(

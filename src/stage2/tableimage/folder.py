@@ -13,18 +13,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ..address import ADDRESS_LIMIT, Gpa, Hpa, Range
 from ..errors import Stage2Error, TableImageError
 from ..flags import MappingFlags, MapType
 from ..formats import by_name
-from ..hypervisor.plan import Piece
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from ..tables.regime import Regime
 from . import own
 from .contents import MANIFEST, VERSION, VERSION_KEY
+
+if TYPE_CHECKING:
+    from ..hypervisor.plan import Piece
 
 _MANIFEST_LIMIT = 64 << 20
 _BYTES_LIMIT = 8 << 30
@@ -336,6 +338,8 @@ def _region(part: dict[str, Any]) -> MemoryRegion:
 
 
 def _piece(part: dict[str, Any]) -> Piece:
+    from ..hypervisor.plan import Piece
+
     return Piece(
         Range.sized(_number(part["hva"], "hva"), _number(part["size"], "size")), _number(part["hpa"], "hpa"),
         MappingFlags.from_bits(_number(part["flags"], "flags")), _name(part["name"]),

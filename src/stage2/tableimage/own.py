@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..address import Range
 from ..formats import family_of
-from ..hypervisor.plan import Piece
-from ..hypervisor.space import HypervisorSpace
 from .pieces import TableFiles, copy_table, registers_json
+
+if TYPE_CHECKING:
+    from ..hypervisor.plan import Piece
+    from ..hypervisor.space import HypervisorSpace
 
 FOLDER = "hypervisor"
 """The subfolder of its tables; with two roots, `-low` and `-high` follow."""

@@ -6,7 +6,6 @@ cache for leaf entries well before it looks at them, which hides most of the mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,7 +20,7 @@ from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
 from ..formats.u64 import u64
 from .assembly import compiled_lookup, compiled_walk, locating
-from .compiled import HostMemory, inlined, kernel
+from .compiled import HostMemory, Kernel, inlined, kernel
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .parallel import in_pieces
 from .raw import peek, poke, prefetch
@@ -189,7 +188,7 @@ def translate_two_stage_batch(
 
 
 @cache
-def translate_kernel(fmt: Format) -> Callable[..., Any]:
+def translate_kernel(fmt: Format) -> Kernel:
     """kernel(host, regime, addresses, outputs, attributes, statuses) for one stage.
 
     outputs are UNMAPPED and statuses the FaultKind where an address does not translate; attributes are the

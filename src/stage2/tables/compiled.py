@@ -1,20 +1,19 @@
-"""Compiling the walks with numba, and keeping what was compiled.
+"""Kernels: compiled with numba and kept, or run as the plain Python that they are while that is sooner done.
 
 Only outermost functions (batch kernels, callbacks) are compiled and cached; everything below them is injected as
-plain Python and inlined by numba. The cache folder's name is a hash of all sources that can end up in a kernel, so
-an edited `decode` never runs from old machine code, and a second process starts from the cache.
+plain Python and inlined by numba. Importing numba and loading a kernel takes as long as plain Python takes for some
+hundred thousand entries, and compiling one several times that; so whoever asks a kernel for work says how much it is.
 
 Nothing else in the package imports numba, but for `raw`, which this module prepares.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 import threading
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,19 +21,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..formats.outcome import TABLE_OUTSIDE_MEMORY
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
-from . import raw
+from . import kernel_cache, raw, uncompiled
+from .compiling import Progress
 from .raw import peek, poke
 
 if TYPE_CHECKING:
     from ..memory.physical import PhysicalMemory
 
-_ROOMS = ("formats", "tables")
-"""Rooms that every kernel is made of; one defined in another room is made of that room too."""
-_PACKAGE = Path(__file__).resolve().parent.parent
 _FORMATS = f"{__package__.rpartition('.')[0]}.formats."
-_KEPT_CACHES = 4
 _lock = threading.RLock()
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+CALL_WORK = 100
+"""What calling a kernel as plain Python costs, in entries that it goes over."""
+LOAD_WORK = 150_000
+"""After so many entries as plain Python numba is imported, and a kernel loaded that was compiled before."""
+COMPILE_WORK = 600_000
+"""After so many entries as plain Python a kernel is compiled that no process compiled before."""
 
 HostMemory = tuple[Any, Any, Any, Any, Any]
 """(delta, start, end, further ranges, their number): what kernels know of host physical memory. All five are
@@ -48,6 +51,7 @@ def host_memory(memory: PhysicalMemory) -> HostMemory:
     table = memory.range_table
     delta = (memory.hva - memory.base) & MASK_64
     further = table.ctypes.data + table.itemsize * 2
+    uncompiled.remember(further, memory)
     return np.uint64(delta), table[0, 0], table[0, 1], np.uint64(further), np.uint64(len(table) - 1)
 
 
@@ -55,7 +59,7 @@ def load(host: Any, address: int) -> tuple[int, int]:
     """(0, word) at an HPA, or (TABLE_OUTSIDE_MEMORY, 0)."""
     delta, start, end, further, count = host
     # One comparison for both ends; the further ranges are rare and stay out of the inlined path.
-    if address - start < end - start or in_further_range(further, count, address):
+    if u64(address - start) < u64(end - start) or in_further_range(further, count, address):
         return u64(0), peek(address + delta, u64(0))
     return u64(TABLE_OUTSIDE_MEMORY), u64(0)
 
@@ -79,22 +83,46 @@ def keep_marks_back(host: Any, address: int, word: int) -> None:
     """The store of lookups and batches, which never touch: accessed and dirty bits stay as they are."""
 
 
-@cache
+_numba: Any = None
+_waiting: list[Callable[..., Any]] = []
+"""Functions that compiled code may call, for when there is a compiler."""
+_progress = Progress()
+
+
 def numba() -> Any:
     """The numba module, prepared for the compilable subset."""
+    global _numba
+    with _lock:
+        if _numba is None:
+            _numba = _prepared()
+            for function in _waiting:
+                _register(function)
+            _waiting.clear()
+    return _numba
+
+
+def _prepared() -> Any:
     import numba as module
     from numba.extending import overload, register_jitable
+
+    event: Any = import_module("numba.core.event")
 
     # Lambdas, because numba compares the two signatures to the letter, annotations included.
     overload(u64)(lambda value: lambda value: module.uint64(value))
     raw.define(module)
     register_jitable(in_further_range)
+    event.Listener.register(Progress)
+    event.register("numba:compile", _progress)
     return module
 
 
 def inlined(function: _Function) -> _Function:
     """Let compiled code call a plain function of the compilable subset, and what a format's function calls itself."""
-    _register(function)
+    with _lock:
+        if _numba is None:
+            _waiting.append(function)
+        else:
+            _register(function)
     return function
 
 
@@ -102,141 +130,204 @@ def inlined(function: _Function) -> _Function:
 def _register(function: Callable[..., Any]) -> None:
     from numba.extending import register_jitable
 
-    numba()
     for name in function.__code__.co_names:
         helper = function.__globals__.get(name)
         if isinstance(helper, FunctionType) and helper is not u64 and helper.__module__.startswith(_FORMATS):
-            inlined(helper)
-    register_jitable(forceinline=True)(function)
+            _register(helper)
+    # Nobody but compiled code calls it, so it needs no way in for others.
+    register_jitable(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
-class Fixed:
-    """A kernel whose arguments always have the same types, called without numba's dispatcher, which looks at each.
-
-    Args:
-        dispatcher: what numba made of it. The first call compiles; Python's integers are taken for 64-bit words.
-    """
-
-    __slots__ = ("_dispatcher", "call")
-
-    def __init__(self, dispatcher: Any) -> None:
-        self._dispatcher = dispatcher
-        self.call: Callable[..., Any] = self._first
-
-    def _first(self, *arguments: Any) -> Any:
-        from numpy import uint64
-
-        result = self._dispatcher(*[uint64(given) if isinstance(given, int) else given for given in arguments])
-        (compiled,) = self._dispatcher.overloads.values()
-        self.call = compiled.entry_point
-        return result
-
-
-def kernel(function: Callable[..., Any], *formats: Format) -> Callable[..., Any]:
-    """Compile an outermost function at its first call, without the GIL, cached across processes.
+class _TwoForms:
+    """A function that runs as plain Python until its compiled form pays.
 
     Args:
         function: in the compilable subset.
         formats: the formats injected into it; a format defined outside this package is hashed too.
     """
-    module = numba()
-    with _CacheFolder(function, formats):
-        try:
-            compiled: Callable[..., Any] = module.njit(cache=True, nogil=True)(function)
-        except RuntimeError:  # no writable cache folder: compile in every process
-            compiled = module.njit(nogil=True)(function)
-    return compiled
+
+    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...]) -> None:
+        self.function = function
+        self._formats = formats
+
+    @cached_property
+    def _kept(self) -> bool:
+        """Whether some process has compiled it before."""
+        return kernel_cache.is_kept(kernel_cache.cache_folder(self.function, self._formats))
+
+    def _pays(self, work: int) -> bool:
+        """Whether compiled code would have done so much work sooner, the making of it included."""
+        if work < LOAD_WORK and _numba is None:
+            return False
+        return self._kept or work >= COMPILE_WORK
+
+
+class Kernel(_TwoForms):
+    """An outermost function that goes over entries of tables; see `kernel`."""
+
+    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...] = (), *, fixed: bool = False) -> None:
+        super().__init__(function, formats)
+        self._fixed = fixed
+        self._dispatcher: Any = None
+        self.ready: Callable[..., Any] | None = None
+        """The compiled form, once it is there."""
+        self._plain = partial(uncompiled.run, function)
+        self._work = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The compiled form."""
+        return (self.ready or self.compiled)(*arguments)
+
+    def for_work(self, entries: Callable[[], int]) -> Callable[..., Any]:
+        """The form that is sooner done, the work that the kernel did as plain Python taken into account.
+
+        Args:
+            entries: says how many entries of tables the kernel will go over, at most; asked only when it matters.
+        """
+        if self.ready is not None:
+            return self.ready
+        self._work += CALL_WORK + entries()
+        return self.compiled if self._pays(self._work) else self._plain
+
+    @property
+    def compiled(self) -> Any:
+        """The compiled form, which is compiled or loaded at its first call, without the GIL."""
+        with _lock:
+            if self._dispatcher is None:
+                self._dispatcher = _compiled(self.function, self._formats)
+                if not self._fixed:
+                    self.ready = self._dispatcher
+            return self.ready or self._first
+
+    def _first(self, *arguments: Any) -> Any:
+        """The first call of a kernel whose arguments always have the same types; Python's integers are 64-bit words.
+
+        The next ones are made without numba's dispatcher, which looks at each argument.
+        """
+        from numpy import uint64
+
+        result = self._dispatcher(*[uint64(given) if isinstance(given, int) else given for given in arguments])
+        (compiled,) = self._dispatcher.overloads.values()
+        self.ready = compiled.entry_point
+        return result
+
+
+def kernel(function: Callable[..., Any], *formats: Format, fixed: bool = False) -> Kernel:
+    """A kernel of an outermost function.
+
+    Args:
+        function: in the compilable subset.
+        formats: the formats injected into it; a format defined outside this package is hashed too.
+        fixed: its arguments have the same types in every call.
+    """
+    return Kernel(function, formats, fixed=fixed)
+
+
+def _compiled(function: Callable[..., Any], formats: tuple[Format, ...]) -> Any:
+    folder = kernel_cache.cache_folder(function, formats)
+    with _keeping(folder) as kept:
+        dispatcher = numba().njit(cache=kept, nogil=True)(function)
+    compile_now = dispatcher.compile
+
+    def compile_alone(signature: Any) -> Any:
+        with _announced(function, formats), kernel_cache.locked(folder):
+            return compile_now(signature)
+
+    dispatcher.compile = compile_alone
+    return dispatcher
 
 
 def callback(signature: Any, function: Callable[..., Any], *formats: Format) -> Any:
     """Compile a C callback with a fixed signature, cached like a kernel."""
-    module = numba()
-    with _CacheFolder(function, formats):
-        try:
-            return module.cfunc(signature, nopython=True, cache=True)(function)
-        except RuntimeError:
-            return module.cfunc(signature, nopython=True)(function)
+    module, folder = numba(), kernel_cache.cache_folder(function, formats)
+    with _announced(function, formats), _keeping(folder) as kept, kernel_cache.locked(folder):
+        return module.cfunc(signature, nopython=True, cache=kept)(function)
 
 
-def direct(signature: Any, function: Callable[..., Any], *formats: Format) -> Callable[..., int]:
-    """Compile a function of plain numbers, cached like a kernel; called without a dispatcher, and with the GIL held.
+class Direct(_TwoForms):
+    """A function of plain numbers that is called without a dispatcher, and with the GIL held, once it is compiled.
 
     That is for what is over sooner than the GIL changes hands. A number that does not fit raises OverflowError.
+
+    Args:
+        signature: gives numba's signature.
+        function: in the compilable subset.
+        formats: as a kernel's.
     """
-    module = numba()
-    with _CacheFolder(function, formats):
+
+    def __init__(self, signature: Callable[[], Any], function: Callable[..., Any], *formats: Format) -> None:
+        super().__init__(function, formats)
+        self._signature = signature
+
+    @cached_property
+    def entry(self) -> Callable[..., int]:
+        """The compiled form."""
+        module, folder = numba(), kernel_cache.cache_folder(self.function, self._formats)
+        signature = self._signature()
+        with (
+            _announced(self.function, self._formats),
+            _keeping(folder) as kept,
+            kernel_cache.locked(folder),
+        ):
+            compiled = module.njit(signature, cache=kept)(self.function)
+        entry: Callable[..., int] = compiled.overloads[signature.args].entry_point
+        return entry
+
+    def pays(self, calls: int) -> bool:
+        """Whether the compiled form would have answered so many calls sooner, the making of it included."""
+        return self._pays(calls * CALL_WORK)
+
+
+class Callback(_TwoForms):
+    """A C callback that is compiled when its address is asked for.
+
+    Args:
+        signature: gives numba's signature.
+        function: in the compilable subset.
+        formats: as a kernel's.
+    """
+
+    def __init__(self, signature: Callable[[], Any], function: Callable[..., Any], *formats: Format) -> None:
+        super().__init__(function, formats)
+        self._signature = signature
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return callback(self._signature(), self.function, *self._formats)
+
+    @property
+    def address(self) -> int:
+        """Of the C function."""
+        address: int = self._compiled.address
+        return address
+
+    def pays(self, calls: int) -> bool:
+        """Whether the C function would have answered so many calls sooner, the making of it included."""
+        return self._pays(calls * CALL_WORK)
+
+
+@contextmanager
+def _keeping(folder: Path) -> Iterator[bool]:
+    """Point numba at a kernel's folder while a function is being decorated, and only then.
+
+    Yields whether that can be written: if not, numba would keep its files beside the sources.
+    """
+    kept = kernel_cache.prepare(folder)
+    config = numba().config
+    with _lock:
+        before = config.CACHE_DIR
+        config.CACHE_DIR = str(folder)
         try:
-            compiled = module.njit(signature, cache=True)(function)
-        except RuntimeError:
-            compiled = module.njit(signature)(function)
-    entry: Callable[..., int] = compiled.overloads[signature.args].entry_point
-    return entry
+            yield kept
+        finally:
+            config.CACHE_DIR = before
 
 
-def cache_root() -> Path:
-    """Where compiled kernels are kept: $STAGE2_CACHE, or `stage2` in the user's cache folder."""
-    own = os.environ.get("STAGE2_CACHE")
-    if own:
-        return Path(own) / "kernels"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stage2" / "kernels"
-
-
-@cache
-def _digest_of(rooms: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for room in rooms:
-        for path in sorted((_PACKAGE / room).rglob("*.py")):
-            digest.update(str(path.relative_to(_PACKAGE)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def cache_folder(function: Callable[..., Any], formats: tuple[Format, ...]) -> Path:
-    """Where a kernel is kept: named after a hash of everything that can change what it does.
-
-    Two levels, so that editing an engine does not make the kernels of the tables anew: the sources of the formats
-    and the tables, then those of the kernel's own room and of formats from outside this package.
-    """
-    own = Path(function.__code__.co_filename).resolve()
-    rooms: tuple[str, ...] = ()
-    if own.is_relative_to(_PACKAGE) and own.relative_to(_PACKAGE).parts[0] not in _ROOMS:
-        rooms = (own.relative_to(_PACKAGE).parts[0],)
-    digest = hashlib.sha256(_digest_of(rooms).encode())
-    for fmt in formats:
-        for rule in fmt.rules.functions:
-            file = Path(rule.__code__.co_filename).resolve()
-            if not file.is_relative_to(_PACKAGE):
-                # A format from elsewhere: its file if there is one, and its code in any case.
-                digest.update(file.read_bytes() if file.is_file() else b"")
-                digest.update(rule.__code__.co_code)
-                digest.update(repr(rule.__code__.co_consts).encode())
-    return cache_root() / _digest_of(_ROOMS)[:20] / digest.hexdigest()[:20]
-
-
-class _CacheFolder:
-    """Points numba at our cache folder while a function is being decorated, and only then."""
-
-    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...]) -> None:
-        self._folder = cache_folder(function, formats)
-
-    def __enter__(self) -> None:
-        _lock.acquire()
-        config = numba().config
-        self._before = config.CACHE_DIR
-        config.CACHE_DIR = str(self._folder)
-        if not self._folder.parent.exists():
-            _forget_old_caches(self._folder.parent.parent)
-
-    def __exit__(self, *_: object) -> None:
-        numba().config.CACHE_DIR = self._before
-        _lock.release()
-
-
-def _forget_old_caches(root: Path) -> None:
-    """Keep the newest few folders; a folder in use by another process is recreated by it when needed."""
+@contextmanager
+def _announced(function: Callable[..., Any], formats: tuple[Format, ...]) -> Iterator[None]:
+    name = " and ".join(fmt.name for fmt in formats)
+    _progress.begin(f"{function.__name__} for {name}" if name else function.__name__)
     try:
-        folders = sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    except OSError:
-        return
-    for folder in folders[_KEPT_CACHES:]:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield
+    finally:
+        _progress.end()

@@ -24,7 +24,7 @@ from .compiled import HostMemory
 from .explain import explain_stage
 from .extent import Extent
 from .listing import list_kernel
-from .map_kernel import map_kernel
+from .map_kernel import map_kernel, map_work
 from .mapping import NO_ROWS, Edit, LeafBits, U64Array
 from .placing import tables_kernel
 from .regime import Regime
@@ -117,13 +117,13 @@ class TableEditor:
             templates: leaf bits without address, by level.
             top: highest level at which a leaf may be made.
         """
-        kernel = map_kernel(self._format)
+        kernel = map_kernel(self._format).for_work(lambda: map_work(self._format, columns, top))
         with self.lock:
             _words = self._begin()
-            result, where, needed = kernel.call(self._table, columns, templates, top, NO_FRAMES, self._seen, _PLAN)
+            result, where, needed = kernel(self._table, columns, templates, top, NO_FRAMES, self._seen, _PLAN)
             if result == edit.NEEDS_ROOM:
                 tables = self._store.take(needed)
-                result, where, _ = kernel.call(self._table, columns, templates, top, tables, self._seen, _COMMIT)
+                result, where, _ = kernel(self._table, columns, templates, top, tables, self._seen, _COMMIT)
                 if result:
                     self._store.give(tables)
             if result:
@@ -211,7 +211,7 @@ class TableEditor:
     def _list(self, first: int, end: int, merge: bool, rows: U64Array) -> tuple[int, U64Array]:
         """How many rows there are, and the totals; the rows are all there if there is room for them."""
         totals = np.empty(2 * self._format.levels, np.uint64)
-        result, where, count = list_kernel(self._format).call(
+        result, where, count = list_kernel(self._format).for_work(lambda: self._entries(first, end))(
             self._table, first, end, int(merge), rows, totals, self._seen
         )
         if result:
@@ -276,7 +276,7 @@ class TableEditor:
         """
         fmt, store = self._format, self._store
         first, end = self._extent.range(start, size)
-        kernel = sweep.sweep_kernel(fmt)
+        kernel = sweep.sweep_kernel(fmt).for_work(lambda: self._entries(first, end))
         request = self._table, first, end, operation, templates
         # Every table that can become empty: one for each table span the range touches, on each level.
         spans = ((size >> fmt.level_shift(1)) + fmt.levels) << 1
@@ -284,7 +284,7 @@ class TableEditor:
         # Without room for a single run the kernel only plans.
         only_plan = leaves is not None and fmt.break_before_make and not broken
         runs: U64Array = np.empty((0 if only_plan else _FEW_RUNS, 3), np.uint64)
-        result, where, needed, count, unlinked, touched, *met = kernel.call(*request, NO_FRAMES, runs, freed, _PLAN)
+        result, where, needed, count, unlinked, touched, *met = kernel(*request, NO_FRAMES, runs, freed, _PLAN)
         kind = _CHANGES.get(operation) if leaves is None else self._protection_change(leaves, *met)
         if result == edit.NEEDS_ROOM:
             if only_plan and kind is ChangeKind.REMAPPED:
@@ -296,7 +296,7 @@ class TableEditor:
             tables = store.take(needed)
             if fmt.break_before_make or met[0] & GROUPED:
                 tables = self._make_room(first, end, operation, templates, tables, grouped=bool(met[0] & GROUPED))
-            result, where, _, count, unlinked, touched, *_ = kernel.call(*request, tables, runs, freed, _COMMIT)
+            result, where, _, count, unlinked, touched, *_ = kernel(*request, tables, runs, freed, _COMMIT)
             if result:
                 store.give(tables)
         if result:
@@ -324,6 +324,10 @@ class TableEditor:
         removed = runs if operation in (sweep.CLEAR, sweep.HARVEST) else NO_ROWS
         return self._finish(needed, unlinked, removed, changes)
 
+    def _entries(self, first: int, end: int) -> int:
+        """How many entries there are at most that a kernel goes over for [first, end)."""
+        return min((end - first) >> self._format.page_shift, self._store.count << self._format.bits)
+
     @property
     def _knows_groups(self) -> bool:
         """Whether a marked group is legal under these controls."""
@@ -349,7 +353,9 @@ class TableEditor:
         fmt = self._format
         if boundary >> fmt.input_bits:
             return None
-        kind, level, slot, entry, output, attributes = coalesce.leaf_kernel(fmt).call(self._table, boundary)
+        kind, level, slot, entry, output, attributes = coalesce.leaf_kernel(fmt).for_work(lambda: fmt.levels)(
+            self._table, boundary
+        )
         start = align_down(boundary, fmt.leaf_size(level))
         if kind != LEAF or start == boundary:
             return None

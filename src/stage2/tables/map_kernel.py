@@ -9,14 +9,14 @@ from ..formats.outcome import TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, locating, span_shift
-from .compiled import Fixed, inlined, kernel, load
+from .compiled import Kernel, inlined, kernel, load
 from .descent import Function
 from .edit import CONFLICT, DAMAGED, DONE, NEEDS_ROOM, first_meeting, row_empty, table_link
 from .raw import peek, poke
 
 
 @cache
-def map_kernel(fmt: Format) -> Fixed:
+def map_kernel(fmt: Format) -> Kernel:
     """kernel(table, extents, templates, top, frames, seen, planned) -> (result, address, tables).
 
     Args of the kernel:
@@ -71,7 +71,19 @@ def map_kernel(fmt: Format) -> Fixed:
                 return u64(NEEDS_ROOM), u64(0), used
             commit = u64(1)
 
-    return Fixed(kernel(map_extents, fmt))
+    return kernel(map_extents, fmt, fixed=True)
+
+
+def map_work(fmt: Format, extents: Any, top: int) -> int:
+    """How many entries it takes at most to map extents, as `map_kernel` takes them."""
+    entries = 0
+    for start, output, size in extents.T.tolist():
+        level = top
+        # The largest leaves that addresses and size allow, and smaller ones at both ends.
+        while level and ((start ^ output) & (fmt.leaf_size(level) - 1) or size < fmt.leaf_size(level)):
+            level -= 1
+        entries += (size >> fmt.level_shift(level)) + 2 * level * (1 << fmt.bits)
+    return entries
 
 
 MISSING = MASK_64

@@ -32,7 +32,7 @@ from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, LeafBits, Mapping, Statistic
 from .placing import Answers, Placing
 from .regime import Regime
 from .result import Fault, Mapped, need_mask
-from .single import Single
+from .single import Single, single
 from .store import TableStore
 
 if TYPE_CHECKING:
@@ -458,7 +458,7 @@ class PageTable:
     def _warm_up(self) -> Single | None:
         """The compiled translation once it pays: a few lookups are made sooner than it is compiled."""
         self._lookups += 1
-        if self._lookups > _FEW and not self.format.is_bare:
+        if self._lookups > _FEW and not self.format.is_bare and single(self.format).pays(self._lookups):
             self.single = Single(self._host, self.regime)
         return self.single
 

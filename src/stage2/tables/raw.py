@@ -1,47 +1,106 @@
-"""Memory by host virtual address, and C functions, for compiled code.
+"""Memory by host virtual address, and C functions, for kernels.
 
-The functions here have a meaning in compiled code only: `define` gives it to them.
+The functions here do in compiled code what `define` says. In a plain run of a kernel, memory is what the run was given
+to reach, aligned words of it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+from ..formats.u64 import MASK_64
+
+Stretch = tuple[int, int, memoryview]
+"""(first host virtual address, number of 64-bit words, the words)."""
+_LAST_WORD = MASK_64 >> 3
+"""Where addresses wrap around, counted in words."""
+
+_reach: tuple[Stretch, ...] = ()
+"""What the plain runs of this moment may reach, all threads' together; replaced as a whole."""
+_lock = threading.Lock()
+_FUNCTIONS = tuple(ctypes.CFUNCTYPE(None, *[ctypes.c_uint64] * count) for count in (1, 3))
+
+
+def stretch(address: int, size: int) -> Stretch:
+    """Memory that is nobody's array, whole words of it.
+
+    It must stay where it is as long as the stretch is held.
+    """
+    count = size >> 3
+    words = (ctypes.c_uint64 * count).from_address(address)
+    return address, count, memoryview(words).cast("B").cast("Q")
+
+
+@contextmanager
+def reaching(stretches: Sequence[Stretch]) -> Iterator[None]:
+    """Let plain code reach memory for a while."""
+    global _reach
+    with _lock:
+        _reach += tuple(stretches)
+    try:
+        yield
+    finally:
+        with _lock:
+            gone = {id(part) for part in stretches}
+            _reach = tuple(part for part in _reach if id(part) not in gone)
+
+
+def _unreachable(hva: int) -> IndexError:
+    return IndexError(f"a kernel that runs as plain Python reached for host virtual address {hva & MASK_64:#x}")
 
 
 def peek(hva: int, index: int) -> int:
     """The word `index` words after a host virtual address."""
-    raise NotImplementedError
+    for start, count, words in _reach:
+        distance = hva - start
+        position = (distance >> 3) + index & _LAST_WORD
+        if position < count and not distance & 7:
+            word: int = words[position]
+            return word
+    raise _unreachable(hva)
 
 
 def poke(hva: int, index: int, word: int) -> None:
     """Store a word `index` words after a host virtual address."""
-    raise NotImplementedError
+    for start, count, words in _reach:
+        distance = hva - start
+        position = (distance >> 3) + index & _LAST_WORD
+        if position < count and not distance & 7:
+            words[position] = word & MASK_64
+            return
+    raise _unreachable(hva)
 
 
 def peek_byte(hva: int, index: int) -> int:
     """The byte `index` bytes after a host virtual address."""
-    raise NotImplementedError
+    at = hva + index
+    return (peek(at & ~7, 0) >> 8 * (at & 7)) & 0xFF
 
 
 def poke_byte(hva: int, index: int, value: int) -> None:
     """Store a byte `index` bytes after a host virtual address."""
-    raise NotImplementedError
+    at = hva + index
+    shift = 8 * (at & 7)
+    poke(at & ~7, 0, (peek(at & ~7, 0) & ~(0xFF << shift)) | (value & 0xFF) << shift)
 
 
 def prefetch(hva: int) -> None:
     """Ask the cache for the word at a host virtual address."""
-    raise NotImplementedError
 
 
 def call_1(function: int, a: int) -> None:
     """Call a C function by its address, with one word."""
-    raise NotImplementedError
+    _FUNCTIONS[0](function)(a)
 
 
 def call_3(function: int, a: int, b: int, c: int) -> None:
     """Call a C function by its address, with three words."""
-    raise NotImplementedError
+    _FUNCTIONS[1](function)(a, b, c)
 
 
 def define(module: Any) -> None:

@@ -17,7 +17,7 @@ from ..formats.change import Change, ChangeKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64
 from . import coalesce
-from .compiled import Fixed, HostMemory
+from .compiled import HostMemory, Kernel
 from .mapping import U64Array
 
 Pay = Callable[[Sequence[Change]], None]
@@ -75,7 +75,7 @@ class Reshaper:
         fmt = self._format
         child_bits = fmt.resize(block.entry, block.level, block.level - 1) & MASK_64
         shift = fmt.level_shift(block.level - 1)
-        coalesce.fill_kernel(fmt).call(self._host, table, block.output, shift, child_bits)
+        coalesce.fill_kernel(fmt).for_work(lambda: 1 << fmt.bits)(self._host, table, block.output, shift, child_bits)
         row = np.array([[block.slot, 0, fmt.table_entry(table, int(self._controls)), 0]], np.uint64)
         self._publish(row, make=False)
         pay([Change(Range.sized(block.start, fmt.leaf_size(block.level)), ChangeKind.REMOVED)])
@@ -112,12 +112,13 @@ class Reshaper:
             freed.append(found[:, 1])
         return freed[0] if len(freed) == 1 else np.concatenate([_NONE, *freed])
 
-    def _rows_of(self, kernel: Fixed, width: int, start: int, end: int, argument: int) -> U64Array:
+    def _rows_of(self, kernel: Kernel, width: int, start: int, end: int, argument: int) -> U64Array:
         """What a kernel lists, asked again with more room until it all fits."""
         room = _FEW
+        find = kernel.for_work(lambda: (end - start) >> self._format.page_shift)
         while True:
             rows = np.empty((room, width), np.uint64)
-            result, where, found = kernel.call(self._table, start, end, argument, rows)
+            result, where, found = find(self._table, start, end, argument, rows)
             if result:
                 self._refuse(int(result), int(where))
             if found <= room:
@@ -143,21 +144,21 @@ class Reshaper:
 
     def _regroup(self, start: int, end: int, operation: int, pay: Pay) -> int:
         fmt = self._format
-        rewrite = coalesce.regroup_kernel(fmt)
         rows = self._rows_of(coalesce.group_kernel(fmt), 2, start, end, operation)
         count = len(rows)
         if not count:
             return 0
+        rewrite = coalesce.regroup_kernel(fmt).for_work(lambda: count << max(fmt.group_bits))
         largest = max(fmt.leaf_size(level) << bits for level, bits in enumerate(fmt.group_bits) if bits)
         span = Range(align_down(start, largest), align_up(end, largest))
         if fmt.break_before_make:
-            rewrite.call(self._host, rows, coalesce.HIDE, self._controls)
+            rewrite(self._host, rows, coalesce.HIDE, self._controls)
             pay([Change(span, ChangeKind.GROUPED)])
         done = coalesce.MARK if operation == coalesce.GROUP else coalesce.UNMARK
-        rewrite.call(self._host, rows, done, self._controls)
+        rewrite(self._host, rows, done, self._controls)
         if not fmt.break_before_make:
             pay([Change(span, ChangeKind.GROUPED)])
         return count
 
     def _publish(self, rows: U64Array, *, make: bool) -> None:
-        coalesce.poke_kernel().call(self._host, rows, int(make))
+        coalesce.poke_kernel().for_work(lambda: len(rows))(self._host, rows, int(make))

@@ -13,7 +13,6 @@ The bits of the output below the page are those of the address.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from ..formats.outcome import MAPPED, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import assemble_stage_2, compiled_descent, locating
-from .compiled import HostMemory, direct, inlined, keep_marks_back, load, numba, store
+from .compiled import Direct, HostMemory, inlined, keep_marks_back, load, numba, store
 from .descent import visit_nothing
 from .raw import peek
 from .regime import Regime
@@ -48,15 +47,20 @@ NO_FRAME = MASK_64
 """As the frame: nothing is placed."""
 
 
+def _signature() -> Any:
+    types = numba().types
+    word = types.uint64
+    return word(word, word, word, word, word, word)
+
+
 @cache
-def single(fmt: Format) -> Callable[[int, int, int, int, int, int], int]:
-    """The compiled function of a format: (numbers, address, need, write, frame, leaf bits) -> answer.
+def single(fmt: Format) -> Direct:
+    """The function of a format: (numbers, address, need, write, frame, leaf bits) -> answer.
 
     Where there is a frame, the address's table is there and its entry is free, the page is mapped by one store.
     Otherwise the address is translated, and nothing is written. See `Single` for the numbers, which are passed by
     their address.
     """
-    word = numba().types.uint64
     descend, locate = compiled_descent(fmt), locating(fmt, inlined)
     inlined(store)
     translate = assemble_stage_2(fmt, load, keep_marks_back, visit_nothing, inlined)
@@ -86,7 +90,7 @@ def single(fmt: Format) -> Callable[[int, int, int, int, int, int], int]:
             return output  # type: ignore[no-any-return]  # injected
         return (output & u64(OUTPUT)) | level << u64(LEVEL_AT) | granted  # type: ignore[no-any-return]  # injected
 
-    return direct(word(word, word, word, word, word, word), answer, fmt)
+    return Direct(_signature, answer, fmt)
 
 
 class Single:
@@ -102,7 +106,7 @@ class Single:
 
         fmt = regime.format
         self._numbers: NDArray[Any] = np.array([*host, regime.root, regime.controls], np.uint64)
-        self.ask = single(fmt)
+        self.ask = single(fmt).entry
         """See `single`; the first argument is always `at`."""
         self.at: int = self._numbers.ctypes.data
         self._sizes = [fmt.leaf_size(level) for level in range(fmt.levels)]

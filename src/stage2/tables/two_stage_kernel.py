@@ -8,7 +8,6 @@ first, goes the way of the first kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..formats.record import Format
 from ..formats.rules import TABLE_WALK
 from ..formats.u64 import MASK_64, u64
 from .assembly import check, compiled_lookup, compiled_two_stage, compiled_walk, locating, lookup, sides, whole_walk
-from .compiled import inlined, keep_marks_back, kernel, load, store
+from .compiled import Kernel, inlined, keep_marks_back, kernel, load, store
 from .descent import Function, visit_nothing
 from .raw import peek, poke, prefetch
 from .walk import PENDING
@@ -39,7 +38,7 @@ _STATUS, _OUTPUT, _ATTRIBUTES, _ENTRY, _GPA, _GRANTED, _LEAF_1 = range(7)
 
 
 @cache
-def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> Callable[..., Any]:
+def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> Kernel:
     """kernel(host, regime_1, regime_2, need, write, gvas, hpas, gpas, permissions, statuses) for both stages.
 
     With `marks` accessed and dirty bits are stored as hardware would, one address after the other.

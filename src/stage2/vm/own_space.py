@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..address import Range
 from ..config.cpu import NamedCpu
 from ..errors import ConfigError
 from ..hypervisor.layout import of_platform
-from ..hypervisor.space import HypervisorSpace
 from .host import Host
+
+if TYPE_CHECKING:
+    from ..hypervisor.space import HypervisorSpace
 
 
 def says_own_space(host: Host) -> bool:
@@ -44,6 +48,8 @@ def own_space(
     protected: list[Range] = []
     if protect_tables:
         protected = [span for vm in host.vms for span in vm.space.page_table.table_ranges]
+    from ..hypervisor.space import HypervisorSpace
+
     return HypervisorSpace(
         host.kernel or of_platform(host.platform),
         host.platform,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..flags import MappingFlags, MapType
 from ..space.faults import FaultResult
 from ..tables.explain import Walk
-from .dirty_log import DirtyLogReport
+
+if TYPE_CHECKING:
+    from .dirty_log import DirtyLogReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..address import SIZE_4K, Gpa, Range, align_down
 from ..config.defconfig import TICKS_PER_SEC
@@ -12,7 +13,6 @@ from ..errors import EncodingError
 from ..flags import Access
 from ..formats import family_of
 from ..guest.memory import GuestMemory
-from ..hypervisor.cpus import Cpus
 from ..space.address_space import AddressSpace
 from ..space.faults import FaultResult, Resolution
 from ..space.region import MemoryRegion, ViolationPolicy
@@ -22,9 +22,13 @@ from ..tlb.identifiers import Identifiers
 from .channels import ChannelTable
 from .console import Console
 from .devices import DeviceBus
-from .dirty_log import DirtyLog
 from .exits import Action, MemoryFault
-from .report import RegionReport, ViolationReport, VmReport
+
+if TYPE_CHECKING:
+    # What only a VM that runs needs is imported when it does.
+    from ..hypervisor.cpus import Cpus
+    from .dirty_log import DirtyLog
+    from .report import RegionReport, ViolationReport, VmReport
 
 _VIOLATIONS_KEPT = 256
 _KEPT_OF_A_KIND = 48
@@ -202,6 +206,8 @@ class Vm:
         self._violation_kinds[kind] = before + 1
         steps = walk() if walk is not None and (stops or before < _WALKS_OF_A_KIND) else None
         syndrome = self._syndrome(fault, None if instruction is None else instruction())
+        from .report import ViolationReport
+
         self._violations[key] = ViolationReport(
             fault.gpa, fault.gva, fault.pc, access, region, action.value, 1, value, steps, syndrome, result
         )
@@ -230,6 +236,8 @@ class Vm:
 
     def report(self, engine: str, result: RunResult) -> VmReport:
         """What the run did to memory, read off the tables."""
+        from .report import VmReport
+
         statistics = self.space.page_table.statistics()
         regions = self.region_reports()
         memory = [region for region in regions if region.map_type.holds_bytes]
@@ -266,6 +274,8 @@ class Vm:
         return tuple(self._region_report(region) for region in self.space.memory_regions)
 
     def _region_report(self, region: MemoryRegion) -> RegionReport:
+        from .report import RegionReport
+
         spans: list[tuple[int, int]] = []
         # What is never mapped need not be whole pages of the format.
         mapped = region.map_type.is_mapped

@@ -19,6 +19,7 @@ from ...tables.walk import AT_STAGE_2, ON_MARK, ON_TABLE
 from ...vm.exits import Action, MemoryFault
 from ...vm.vm import Vm
 from .abi import CpuAbi, library, symbol, unicorn
+from .plain_fill import PlainFill
 from .state import NEVER, Reason, State, Word
 from .windows import Windows
 
@@ -72,6 +73,10 @@ class Vcpu(ABC):
         callbacks: the compiled fill, block and trap callbacks.
     """
 
+    PLAIN_ENV = 0
+    """Bytes of the CPU's private state that its fill reads; 0 where the fill runs compiled only, since the library may
+    leave it for good in the middle."""
+
     def __init__(
         self,
         number: int,
@@ -92,6 +97,9 @@ class Vcpu(ABC):
         windows.install(uc, self)
         self._fill_state(page_state)
         self._callbacks = list(callbacks)
+        self._fill_again: Callable[[int, int, int, int, int], bool]
+        self._plain_hook: Any = None
+        """The library's handle of a fill in plain Python; None as long as the compiled one is the MMU."""
         self._install_hooks()
         uc.ctl_exits_enabled(True)
         uc.ctl_set_exits([])
@@ -117,15 +125,42 @@ class Vcpu(ABC):
 
     def _install_hooks(self) -> None:
         constants = self._unicorn.unicorn_const
-        kinds = (constants.UC_HOOK_TLB_FILL, constants.UC_HOOK_BLOCK, constants.UC_HOOK_INTR)
-        for kind, compiled in zip(kinds, self._callbacks, strict=True):
-            self._install(kind, compiled.address)
-        self._fill_again = fill_function(self._callbacks[0])
+        fill, block, trap = self._callbacks
+        self._install(constants.UC_HOOK_BLOCK, block.address)
+        self._install(constants.UC_HOOK_INTR, trap.address)
+        if self.PLAIN_ENV and not fill.pays(0):
+            pages = (self._vm.space.frames.memory.span >> 12) + 8
+            self._fill_again = PlainFill(fill.function, self.state, self.PLAIN_ENV, pages)
+            self._plain_hook = self._uc.hook_add(constants.UC_HOOK_TLB_FILL, self._fill_plainly)
+        else:
+            self._install_fill()
+
+    def _install_fill(self) -> None:
+        """Let the compiled fill be the MMU."""
+        if self._plain_hook is not None:
+            self._uc.hook_del(self._plain_hook)
+            self._plain_hook = None
+        constants, fill = self._unicorn.unicorn_const, self._callbacks[0]
+        self._install(constants.UC_HOOK_TLB_FILL, fill.address)
+        self._fill_again = fill_function(fill)
         # Runs only when the compiled fill has refused. The package's own wrapper would take as long as a fault does.
         self._refusal = _REFUSAL(self._refused)
         address = ctypes.cast(self._refusal, ctypes.c_void_p).value
         assert address is not None
         self._install(constants.UC_HOOK_TLB_FILL, address)
+
+    def _fill_plainly(self, _uc: Any, page: int, access: int, result: Any, _user: Any) -> bool:
+        """The MMU as plain Python, until there were so many fills that the compiled one pays."""
+        entry, state = ctypes.addressof(result), self.state.address
+        try:
+            if self._callbacks[0].pays(self.state[Word.FILLS]):
+                self.leave()
+            if self._fill_again(0, page, access, entry, state):
+                return True
+        except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
+            self._fail(error)
+            return False
+        return self._refused(0, page, access, entry, state)
 
     def _install(self, kind: int, function: int) -> None:
         """Make a C function one of the library's hooks, with the state block as its user data."""
@@ -255,6 +290,8 @@ class Vcpu(ABC):
         Returns:
             Why. NOTHING means that it waits for an interrupt.
         """
+        if self._plain_hook is not None and self._callbacks[0].pays(self.state[Word.FILLS]):
+            self._install_fill()
         self.state[Word.REASON] = Reason.NOTHING
         self.pending = None
         try:

@@ -12,7 +12,7 @@ from ....formats.riscv.registers import stage_1_numbers
 from ....formats.riscv.syndromes import USER_CALL
 from ....formats.u64 import u64
 from ....tables.assembly import compiled_two_stage
-from ....tables.compiled import callback, inlined
+from ....tables.compiled import Callback, callback, inlined
 from ....tables.raw import call_1, peek, poke
 from ..callbacks import (
     ACCESS_WRITE,
@@ -40,7 +40,7 @@ _ENV, _CPU, _DELIVER, _STOP_RUN, _REASON, _TRAPS = (
 
 
 @cache
-def fill_callback(second: Format) -> Any:
+def fill_callback(second: Format) -> Callback:
     """The MMU of a vCPU over a stage-2 format, see `fill_signature`."""
     define()
     # Sv39, Sv48, Sv57 and Bare are one set of rules with different numbers of levels; satp says how many.
@@ -65,7 +65,7 @@ def fill_callback(second: Format) -> Any:
             return refuse(state, status, gva, gpa, level, user, access)
         return grant(state, result, hpa, gpa, granted, user, access)
 
-    return callback(fill_signature(), fill, second)
+    return Callback(fill_signature, fill, second)
 
 
 @cache

@@ -52,6 +52,8 @@ class RiscvVcpu(Vcpu):
         windows: the machine's device windows.
     """
 
+    PLAIN_ENV = abi.ENV_SATP + 8
+
     def __init__(self, number: int, vm: Vm, clock: RiscvClock, page_state: int, windows: Windows) -> None:
         package = unicorn()
         registers = package.riscv_const
