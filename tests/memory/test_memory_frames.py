@@ -455,3 +455,35 @@ def test_a_hundred_thousand_fragments_are_freed_and_filled_again() -> None:
     assert allocator.free_owner(RTOS) == 100_000 * SIZE_4K
     assert allocator.free_owner(LINUX) == 50_000 * SIZE_4K
     assert allocator.allocate(4 * GIB, owner=RTOS) == 0
+
+
+@pytest.mark.parametrize("page", [SIZE_4K, 4 * SIZE_4K, 16 * SIZE_4K])
+def test_single_pages_of_one_size_follow_each_other_until_memory_is_out(small: FrameAllocator, page: int) -> None:
+    first = [small.allocate_page(page, owner=LINUX) for _ in range(20)]
+    assert all(later - earlier == page for earlier, later in pairwise(first))
+    small.free(Range.sized(first[-1], page), owner=LINUX)
+    assert small.allocate_page(page, owner=LINUX) == first[-1], "the page given last comes next again"
+    other = small.allocate_page(page, owner=RTOS)
+    taken = {*first, other}
+    # What is set aside for one owner goes to another before memory is out.
+    while len(taken) < 8 * MIB // page:
+        found = small.allocate_page(page, owner=LINUX)
+        assert found % page == 0
+        assert found not in taken
+        taken.add(found)
+    with pytest.raises(OutOfMemoryError, match="of memory left for VM linux"):
+        small.allocate_page(page, owner=LINUX)
+    assert small.used_by(LINUX) == 8 * MIB - page
+
+
+def test_an_owner_of_large_pages_gets_other_sizes_too(small: FrameAllocator) -> None:
+    large = small.allocate_page(4 * SIZE_4K, owner=LINUX)
+    frames = [small.allocate(owner=LINUX) for _ in range(3)]
+    pages = [small.allocate_page(16 * SIZE_4K, owner=LINUX) for _ in range(3)]
+    held = [Range.sized(large, 4 * SIZE_4K), *[Range.sized(frame, SIZE_4K) for frame in frames]]
+    held += [Range.sized(found, 16 * SIZE_4K) for found in pages]
+    assert not any(one.overlaps(other) for at, one in enumerate(held) for other in held[:at])
+    assert small.used_by(LINUX) == sum(span.size for span in held)
+    for span in held:
+        small.free(span, owner=LINUX)
+    assert small.free_bytes == 8 * MIB

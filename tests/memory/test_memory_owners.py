@@ -4,7 +4,7 @@ import pytest
 
 from stage2.address import Range
 from stage2.errors import OwnerConflictError
-from stage2.memory.owners import Owner, OwnerKind, OwnerMap
+from stage2.memory.owners import Growth, Owner, OwnerKind, OwnerMap
 
 LINUX = Owner(OwnerKind.VM, "linux")
 RTOS = Owner(OwnerKind.VM, "rtos")
@@ -102,8 +102,29 @@ def test_neighbours_of_one_owner_are_one_entry() -> None:
     owners.claim(Range(0x1000, 0x2000), LINUX)
     owners.claim(Range(0x3000, 0x4000), LINUX)
     assert len(owners) == 2
-    assert owners.extend(0x2000, 0x2800, LINUX)
-    assert not owners.extend(0x2800, 0x3800, LINUX), "would run into the next range"
-    assert not owners.extend(0x4000, 0x5000, RTOS), "ends with another owner"
+    owners.claim(Range(0x2000, 0x2800), LINUX)
+    assert len(owners) == 2
+    owners.claim(Range(0x4000, 0x5000), RTOS)
     owners.claim(Range(0x2800, 0x3000), LINUX)
-    assert list(owners) == [(Range(0x1000, 0x4000), LINUX)]
+    assert list(owners) == [(Range(0x1000, 0x4000), LINUX), (Range(0x4000, 0x5000), RTOS)]
+
+
+def test_memory_that_grew_is_seen_by_whoever_looks() -> None:
+    owners = OwnerMap()
+    owners.claim(Range(0x1000, 0x2000), LINUX)
+    behind, apart = Growth(LINUX), Growth(RTOS)
+    behind.next = behind.entered = 0x2000
+    apart.next = apart.entered = 0x8000
+    for _ in range(3):
+        owners.grow(behind, behind.next + 0x1000)
+        owners.grow(apart, apart.next + 0x1000)
+    assert owners.at(0x4FFF) == LINUX
+    assert owners.at(0x5000) is None
+    owners.grow(apart, 0xC000)
+    assert list(owners) == [(Range(0x1000, 0x5000), LINUX), (Range(0x8000, 0xC000), RTOS)]
+    owners.grow(behind, 0x6000)
+    with pytest.raises(OwnerConflictError, match="VM linux"):
+        owners.claim(Range(0x5000, 0x7000), RTOS)
+    owners.grow(behind, 0x7000)
+    owners.release(Range(0x6000, 0x7000), LINUX)
+    assert owners.bytes_of(LINUX) == 0x5000

@@ -13,6 +13,7 @@ from ..address import (
     SIZE_4K,
     Hpa,
     Range,
+    align_down,
     format_size,
     is_aligned,
     is_power_of_two,
@@ -20,7 +21,7 @@ from ..address import (
 )
 from ..errors import EmptyRangeError, MisalignedError, OutOfMemoryError, OutOfRangeError
 from .arena import BLOCK_ORDER, FRAMES, Arena
-from .owners import Owner, OwnerMap
+from .owners import Growth, Owner, OwnerMap
 from .physical import PHYSICAL_LIMIT
 
 if TYPE_CHECKING:
@@ -32,13 +33,20 @@ _REMEMBERED = 1024
 """Limit: freed frames remembered for each owner, to be used again before a new block is begun."""
 
 
-class _Run:
-    """Frames set aside for the single-frame requests of one owner: [next, end), inside one block."""
+class Run(Growth):
+    """Frames set aside for the single-page requests of one owner: [next, end), inside one block.
 
-    __slots__ = ("end", "freed", "next")
+    Args:
+        owner: whose.
+        page: bytes of a page, a power of two of at least 4 KiB.
+    """
 
-    def __init__(self) -> None:
-        self.next = self.end = 0
+    __slots__ = ("end", "freed", "page")
+
+    def __init__(self, owner: Owner, page: int = SIZE_4K) -> None:
+        super().__init__(owner)
+        self.page = page
+        self.end = 0
         self.freed: deque[int] = deque(maxlen=_REMEMBERED)
 
 
@@ -57,13 +65,14 @@ class FrameAllocator:
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self.memory = memory
-        self._lock = threading.RLock()
-        self.owners = OwnerMap(self._lock)
+        self.lock = threading.RLock()
+        """Held during every call."""
+        self.owners = OwnerMap(self.lock)
         """Who holds what. Look it up here; host memory is claimed and freed through the allocator only."""
         self._arenas = [Arena(part) for part in memory.ranges]
         self._top_down = self._arenas[::-1]
         self._starts = [part.start for part in memory.ranges]
-        self._runs: dict[Owner, _Run] = {}
+        self._runs: dict[Owner, Run] = {}
 
     @property
     def total_bytes(self) -> int:
@@ -71,7 +80,7 @@ class FrameAllocator:
 
     @property
     def free_bytes(self) -> int:
-        with self._lock:
+        with self.lock:
             aside = sum(run.end - run.next for run in self._runs.values())
             return sum(arena.free_frames for arena in self._arenas) * SIZE_4K + aside
 
@@ -100,32 +109,46 @@ class FrameAllocator:
             EmptyRangeError, MisalignedError: size or align are wrong.
         """
         if size == SIZE_4K and (align is None or align == SIZE_4K):
-            with self._lock:
-                run = self._runs.get(owner)
-                if run is None or run.next == run.end:
-                    run = self._refill(owner)
-                frame = run.next
-                beyond = frame + SIZE_4K
-                if not self.owners.extend(frame, beyond, owner):
-                    self.owners.claim(Range(frame, beyond), owner)
-                run.next = beyond
-                return Hpa(frame)
+            return self.allocate_page(SIZE_4K, owner=owner)
         _check_size(size)
         if align is None:
             align = 1 << (size - 1).bit_length()
         if align < SIZE_4K or not is_power_of_two(align):
             raise MisalignedError(f"alignment {align:#x} is not a power of two of at least 4 KiB")
-        with self._lock:
-            found = self._find(size, min(align, PHYSICAL_LIMIT))
-            if found is None:
-                raise OutOfMemoryError(
-                    f"no {format_size(size)} of memory in a row, aligned to {format_size(align)}, for {owner}: "
-                    f"{self._balance()}"
-                )
-            span = Range.sized(found, size)
-            self.owners.claim(span, owner)
-            self._arena_of(span).take(span)
+        return self._allocate(size, align, owner)
+
+    def allocate_page(self, page: int, *, owner: Owner) -> Hpa:
+        """Give `owner` an aligned, zeroed page, behind the last one if it can be.
+
+        Args:
+            page: bytes, a power of two of at least 4 KiB. Those of the size that an owner asked for first come fast.
+
+        Raises:
+            OutOfMemoryError: there is none; nothing changed.
+        """
+        with self.lock:
+            run = self.run_of(owner, page)
+            if run.page != page:
+                return self._allocate(page, page, owner)
+            if run.next == run.end:
+                self._refill(run)
+            found = run.next
+            self.owners.grow(run, found + page)
             return Hpa(found)
+
+    def run_of(self, owner: Owner, page: int = SIZE_4K) -> Run:
+        """Where the next single pages of an owner come from, until `free_owner`.
+
+        Who holds `lock` may use the page at `next` where that is not `end`, and then says so by `owners.grow`; that
+        is as good as `allocate_page`.
+
+        Args:
+            page: bytes of a page, for an owner that has had none yet.
+        """
+        run = self._runs.get(owner)
+        if run is None:
+            run = self._runs[owner] = Run(owner, page)
+        return run
 
     def allocate_extents(self, size: int, *, owner: Owner, largest: int = SIZE_1G) -> list[Range]:
         """Give `owner` exactly `size` bytes of zeroed frames in few and large pieces, wherever they are.
@@ -144,7 +167,7 @@ class FrameAllocator:
             EmptyRangeError, MisalignedError: the size is wrong.
         """
         _check_size(size)
-        with self._lock:
+        with self.lock:
             self._close_runs()
             if size > self.free_bytes:
                 raise OutOfMemoryError(f"no {format_size(size)} of memory for {owner}: {self._balance()}")
@@ -177,7 +200,7 @@ class FrameAllocator:
             return self.allocate_extents(size, owner=owner)
         _check_size(size)
         taken: list[Range] = []
-        with self._lock:
+        with self.lock:
             try:
                 left = size
                 # The largest aligned pieces that can be had: all at once first, single pages last.
@@ -208,7 +231,7 @@ class FrameAllocator:
             MisalignedError: the span is no whole frames.
         """
         _check_span(span)
-        with self._lock:
+        with self.lock:
             arena = self._arena_of(span)
             self.owners.require_unheld(span, owner)
             for run in self._runs.values():
@@ -224,7 +247,7 @@ class FrameAllocator:
             OwnerConflictError: somebody holds part of them; nothing changed.
             OutOfRangeError: part of them is host memory.
         """
-        with self._lock:
+        with self.lock:
             self._require_device(span)
             self.owners.claim(span, owner)
 
@@ -235,7 +258,7 @@ class FrameAllocator:
             OwnerConflictError: `owner` does not hold all of it; nothing changed.
             OutOfRangeError: part of it is host memory.
         """
-        with self._lock:
+        with self.lock:
             self._require_device(span)
             self.owners.release(span, owner)
 
@@ -249,17 +272,17 @@ class FrameAllocator:
             MisalignedError: the span is no whole frames.
         """
         _check_span(span)
-        with self._lock:
+        with self.lock:
             arena = self._arena_of(span)
             self.owners.require_held(span, owner)
             self.memory.zero(span)
             self.owners.release(span, owner)
             run = self._runs.get(owner)
-            if run is not None and span.end == run.next and span.size == SIZE_4K:
-                run.next = span.start  # the frame given last comes next again
+            if run is not None and span.end == run.next and span.size == run.page:
+                run.next = run.entered = span.start  # the frame given last comes next again
                 return
             arena.give(span)
-            if run is not None and span.size < SIZE_2M:
+            if run is not None and span.size < SIZE_2M and is_aligned(span.start, run.page):
                 run.freed.append(span.start)
 
     def free_owner(self, owner: Owner) -> int:
@@ -268,7 +291,7 @@ class FrameAllocator:
         Returns:
             Bytes of host memory freed.
         """
-        with self._lock:
+        with self.lock:
             spans = self.owners.of(owner)
             pieces = [found for span in spans for found in self._pieces(span)]
             for _, piece in pieces:
@@ -278,24 +301,38 @@ class FrameAllocator:
             for arena, piece in pieces:
                 arena.give(piece)
             run = self._runs.pop(owner, None)
-            if run:
+            if run is not None:
                 self._close(run)
             return sum(piece.size for _, piece in pieces)
 
-    def _refill(self, owner: Owner) -> _Run:
-        """Set frames aside for the single-frame requests of `owner`."""
-        run = self._runs.get(owner) or _Run()
-        span = self._rest_of_block(run) or self._fresh_block() or self._any_frames()
+    def _allocate(self, size: int, align: int, owner: Owner) -> Hpa:
+        """A contiguous run of any size."""
+        with self.lock:
+            found = self._find(size, min(align, PHYSICAL_LIMIT))
+            if found is None:
+                raise OutOfMemoryError(
+                    f"no {format_size(size)} of memory in a row, aligned to {format_size(align)}, for {owner}: "
+                    f"{self._balance()}"
+                )
+            span = Range.sized(found, size)
+            self.owners.claim(span, owner)
+            self._arena_of(span).take(span)
+            return Hpa(found)
+
+    def _refill(self, run: Run) -> None:
+        """Set frames aside for the single-page requests of an owner."""
+        span = self._rest_of_block(run) or self._fresh_block() or self._any_frames(run.page)
         if span is None:
             self._close_runs()
-            span = self._any_frames()
+            span = self._any_frames(run.page)
         if span is None:
-            raise OutOfMemoryError(f"no frame of memory left for {owner}: {self._balance()}")
-        run.next, run.end = span.start, span.end
-        self._runs[owner] = run
-        return run
+            what = "frame" if run.page == SIZE_4K else f"page of {format_size(run.page)}"
+            raise OutOfMemoryError(f"no {what} of memory left for {run.owner}: {self._balance()}")
+        self.owners.settle()
+        run.next = run.entered = span.start
+        run.end = span.end
 
-    def _rest_of_block(self, run: _Run) -> Range | None:
+    def _rest_of_block(self, run: Run) -> Range | None:
         """Free frames where the owner was: freed ones, or behind its last frame after its run was closed."""
         if run.next and not is_aligned(run.next, SIZE_2M):
             run.freed.append(run.next)
@@ -303,7 +340,9 @@ class FrameAllocator:
             hpa = run.freed.pop()
             arena = self._arenas[bisect_right(self._starts, hpa) - 1]
             span = arena.run_at(hpa) if arena.span.contains(hpa) else None
-            if span:
+            end = align_down(span.end, run.page) if span else 0
+            if hpa < end:
+                span = Range(hpa, end)
                 arena.take(span)
                 return span
         return None
@@ -317,7 +356,14 @@ class FrameAllocator:
                 return span
         return None
 
-    def _any_frames(self) -> Range | None:
+    def _any_frames(self, page: int) -> Range | None:
+        if page != SIZE_4K:
+            found = self._find(page, page)
+            if found is None:
+                return None
+            span = Range.sized(found, page)
+            self._arena_of(span).take(span)
+            return span
         arena = max(self._top_down, key=Arena.largest_order)
         order = arena.largest_order()
         return arena.take_run(order, FRAMES) if order >= 0 else None
@@ -326,7 +372,7 @@ class FrameAllocator:
         for run in self._runs.values():
             self._close(run)
 
-    def _close(self, run: _Run) -> None:
+    def _close(self, run: Run) -> None:
         """Make the frames set aside free for all."""
         if run.next < run.end:
             rest = Range(run.next, run.end)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ..address import Range
 from ..errors import OwnerConflictError
 from ..ranges import RangeMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from ..address import Range
 
 
 class OwnerKind(StrEnum):
@@ -57,6 +56,21 @@ _FOR_VMS = (OwnerKind.TABLES, OwnerKind.PER_CPU, OwnerKind.TIMERS)
 """What the hypervisor keeps for a VM, under the VM's name."""
 
 
+class Growth:
+    """Memory of one owner that grows at its end, frame by frame, and is entered in the map when somebody looks.
+
+    Args:
+        owner: whose it is.
+    """
+
+    __slots__ = ("entered", "next", "owner")
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.entered = self.next = 0
+        """[entered, next) is held and not in the map yet."""
+
+
 class OwnerMap:
     """The owner of every HPA that has one; safe to use from several threads.
 
@@ -66,7 +80,32 @@ class OwnerMap:
 
     def __init__(self, lock: threading.RLock | None = None) -> None:
         self._lock = lock or threading.RLock()
-        self._held: RangeMap[Owner] = RangeMap()
+        self._map: RangeMap[Owner] = RangeMap()
+        self._growing: list[Growth] = []
+
+    @property
+    def _held(self) -> RangeMap[Owner]:
+        """The map, with everything entered; the lock is held."""
+        while self._growing:
+            growth = self._growing.pop()
+            start, growth.entered = growth.entered, growth.next
+            if start < growth.next and not self._map.extend(start, growth.next, growth.owner):
+                self._map.add(Range(start, growth.next), growth.owner)
+        return self._map
+
+    def settle(self) -> None:
+        """Enter everything that grew; before the `next` of a growth is set anew."""
+        with self._lock:
+            _map = self._held
+
+    def grow(self, growth: Growth, end: int) -> None:
+        """Let memory that grows reach to `end`, without a look at the map: nobody else can hold what it grows into.
+
+        The caller holds the lock.
+        """
+        if growth.entered == growth.next:
+            self._growing.append(growth)
+        growth.next = end
 
     def claim(self, span: Range, owner: Owner) -> None:
         """Enter `owner` for all of `span`.
@@ -77,11 +116,6 @@ class OwnerMap:
         with self._lock:
             self.require_unheld(span, owner)
             self._held.add(span, owner)
-
-    def extend(self, start: int, end: int, owner: Owner) -> bool:
-        """Let the range of `owner` that ends at `start` grow to `end`; False when that cannot be done so simply."""
-        with self._lock:
-            return self._held.extend(start, end, owner)
 
     def release(self, span: Range, owner: Owner) -> None:
         """Take `owner` out of all of `span`.
@@ -135,7 +169,8 @@ class OwnerMap:
 
     def __len__(self) -> int:
         """The number of ranges, touching ones of one owner counted once."""
-        return len(self._held)
+        with self._lock:
+            return len(self._held)
 
 
 def _parts(held: list[tuple[Range, Owner]], span: Range) -> str:

@@ -72,10 +72,11 @@ class PhysicalMemory:
         self.hva = Hva(mapping.address)
         """The host virtual address at which `base` appears."""
         self._bytes: npt.NDArray[np.uint8] = np.asarray(mapping)
-        self._words: npt.NDArray[np.uint64] | None = self._bytes.view(np.uint64)
+        self.mapped: npt.NDArray[np.uint64] | None = self._bytes.view(np.uint64)
+        """`words`, None after `close`: for those who ask often. Whoever holds it keeps the memory mapped."""
         # Memory views read and write single words and short strings several times faster than arrays do.
         self._octet_view = self._bytes.data
-        self._word_view = self._words.data
+        self._word_view = self.mapped.data
         self._starts = [part.start for part in self.ranges]
         self._ends = [part.end for part in self.ranges]
         self._exported: weakref.WeakValueDictionary[int, npt.NDArray[np.uint8]] = weakref.WeakValueDictionary()
@@ -88,9 +89,9 @@ class PhysicalMemory:
         A word in a hole must not be touched: the host ends the process. The array stays valid as long as anyone
         holds it, also after `close`.
         """
-        if self._words is None:
+        if self.mapped is None:
             raise self._closed_error()
-        return self._words
+        return self.mapped
 
     def contains(self, address: int, size: int = 1) -> bool:
         """True when `size` bytes from the HPA `address` lie in one range."""
@@ -218,7 +219,7 @@ class PhysicalMemory:
         self._starts, self._ends = [], []
         self._octet_view, self._word_view = memoryview(b""), memoryview(b"")
         self._bytes = np.empty(0, dtype=np.uint8)
-        self._words = self._mapping = None
+        self.mapped = self._mapping = None
         self._close_file()
         self.fileno = None
 

@@ -25,7 +25,9 @@ from ..tables.pagetable import PageTable
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped
 from .backing import Backing
+from .bulk import BulkResolver
 from .dirty import Bitmap
+from .fault_batch import FaultBatch
 from .faults import FaultCounters, FaultResult
 from .policy import Policy
 from .region import MemoryRegion, Populate, ViolationPolicy
@@ -118,7 +120,9 @@ class AddressSpace:
         self._backing = Backing(frames, self.owner, self.page_table.leaf_sizes, limit)
         self._regions = RegionMap()
         self._tracking = Tracking(self._regions, self.page_table)
-        self._resolver = FaultResolver(self._regions, self.page_table, self._backing, self._tracking, self.policy)
+        own = (self._regions, self.page_table, self._backing, self._tracking, self.policy)
+        self._resolver = FaultResolver(*own)
+        self._bulk = BulkResolver(self._resolver, *own)
         self.lock = threading.RLock()
         """Held during every edit and fault; hold it to read several things that belong together."""
         self.destroyed = False
@@ -323,8 +327,27 @@ class AddressSpace:
         began = time.perf_counter_ns()
         with self.lock:
             result = self._resolver.resolve(gpa, access)
-            self.counters.count(result.resolution, time.perf_counter_ns() - began)
+            self.counters.count(result.resolution.number, time.perf_counter_ns() - began)
             return result
+
+    def handle_page_faults(self, gpas: npt.ArrayLike, accesses: npt.ArrayLike) -> FaultBatch:
+        """Resolve stage-2 faults in order, with the end that `handle_page_fault` has for one after the other.
+
+        Which frame a page gets is another matter, as is the cost: pages that are merely absent, or there, are
+        settled together, with their frames and tables taken at once.
+
+        Args:
+            gpas: the faulting addresses, an array of any shape.
+            accesses: what was attempted: one `Access` for all, or an array of as many.
+
+        Raises:
+            OutOfRangeError: the accesses are none, or not as many as the addresses.
+        """
+        began = time.perf_counter_ns()
+        with self.lock:
+            batch = self._bulk.resolve(gpas, accesses)
+            self.counters.count_many(batch.counts, time.perf_counter_ns() - began)
+            return batch
 
     def populate_range(self, span: Range) -> None:
         """Give every page of the MAP_ALLOC regions in `span` that has no frame one, in runs.

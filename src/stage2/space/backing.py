@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..address import SIZE_4K, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
 from ..flags import MapType
+from ..memory.frames import Run
 from ..memory.owners import Owner, OwnerKind
 from .region import MemoryRegion
 
@@ -37,6 +38,10 @@ class Backing:
         self._frames, self._owner, self._leaf_sizes = frames, owner, leaf_sizes
         self.limit = limit
         self.held = 0
+        self.lock = frames.lock
+        self._page = leaf_sizes[0]
+        self.run = Run(owner, self._page)
+        """Where the owner's next single frame comes from, see `FrameAllocator.run_of`."""
 
     def frame(self, size: int) -> Range:
         """One naturally aligned block of frames.
@@ -45,9 +50,48 @@ class Backing:
             OutOfMemoryError: there is none, or the limit is reached.
         """
         self._require_room(size)
-        span = Range.sized(self._frames.allocate(size, align=size, owner=self._owner), size)
+        if size == self._page:
+            found = self._frames.allocate_page(size, owner=self._owner)
+            run = self._frames.run_of(self._owner)
+            self.run = run if run.page == size else self.run
+        else:
+            found = self._frames.allocate(size, align=size, owner=self._owner)
         self.held += size
-        return span
+        return Range.sized(found, size)
+
+    def used(self, run: Run) -> None:
+        """The next frame of `run`, within the limit, was put to use; the lock is held."""
+        self._frames.owners.grow(run, run.next + run.page)
+        self.held += run.page
+
+    def room(self) -> int:
+        """Bytes of frames that it may still take."""
+        free = self._frames.free_bytes
+        return free if self.limit is None else min(free, self.limit - self.held)
+
+    def singles(self, pages: int) -> list[Range]:
+        """So many of the smallest pages, first from where the owner's single frames come from.
+
+        Raises:
+            OutOfMemoryError: as `frame`; nothing changed.
+        """
+        page = self._page
+        self._require_room(pages * page)
+        with self.lock:
+            run, spans = self.run, []
+            aside = min((run.end - run.next) // page, pages)
+            if aside:
+                spans.append(Range.sized(run.next, aside * page))
+                self._frames.owners.grow(run, spans[0].end)
+            try:
+                if aside < pages:
+                    spans += self._extents((pages - aside) * page, SIZE_4K)
+            except BaseException:
+                for span in spans:
+                    self._frames.free(span, owner=self._owner)
+                raise
+        self.held += pages * page
+        return spans
 
     def scattered(self, size: int, largest: int) -> list[Range]:
         """`size` bytes of frames in blocks of at most `largest`, wherever they are."""

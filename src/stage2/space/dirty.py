@@ -34,6 +34,8 @@ class WriteTracker:
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size
         self._ranges: RangeMap[Bitmap] = RangeMap(merge=False)
+        self.active = False
+        """Whether anything is tracked."""
 
     def start(self, span: Range) -> None:
         """Track a range from now on.
@@ -44,11 +46,13 @@ class WriteTracker:
         if self._ranges.overlapping(span):
             raise OverlapError(f"writes in part of {span} are tracked already")
         self._ranges.add(span, np.zeros(span.size // self._page_size, np.bool_))
+        self.active = True
 
     def stop(self, span: Range) -> None:
         """Track it no longer."""
         self._require(span)
         self._ranges.remove(span)
+        self.active = bool(self._ranges)
 
     def cut(self, span: Range) -> None:
         """Track nothing in a range any more; ranges that reach beyond it keep the rest."""
@@ -61,6 +65,7 @@ class WriteTracker:
                 if rest is not None:
                     first = (rest.start - held.start) // self._page_size
                     self._ranges.add(rest, pages[first : first + rest.size // self._page_size].copy())
+        self.active = bool(self._ranges)
 
     def parts(self, span: Range) -> list[Range]:
         """The parts of a range whose writes are tracked."""
@@ -69,7 +74,7 @@ class WriteTracker:
 
     def covers(self, address: int) -> bool:
         """Whether writes to an address are tracked."""
-        return bool(self._ranges) and self._ranges.find(address) is not None
+        return self.active and self._ranges.get(address) is not None
 
     def note(self, span: Range) -> None:
         """Pages were written."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from .region import MemoryRegion, ViolationPolicy
@@ -11,7 +12,12 @@ _BUCKETS = 40
 
 
 class Resolution(Enum):
-    """How a stage-2 fault was resolved."""
+    """How a stage-2 fault was resolved; `number` is what stands for it in arrays."""
+
+    def __init__(self, text: str) -> None:
+        self.number = len(type(self).__members__)
+        self.retry = text in ("populated", "present", "tracked")
+        """Whether the access can be repeated."""
 
     POPULATED = "populated"
     """The page got a frame; the access can be repeated."""
@@ -29,7 +35,8 @@ class Resolution(Enum):
     """The region allows it, but there is no frame left, or the space has reached its limit."""
 
 
-_RETRY = frozenset({Resolution.POPULATED, Resolution.PRESENT, Resolution.TRACKED})
+RESOLUTIONS = tuple(Resolution)
+"""All of them, by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +58,51 @@ class FaultResult:
     @property
     def retry(self) -> bool:
         """True when the access can be repeated."""
-        return self.resolution in _RETRY
+        return self.resolution.retry
 
 
-@dataclass(slots=True)
 class FaultCounters:
-    """How often faults were resolved in which way, and how long that took.
+    """How often faults were resolved in which way, and how long that took."""
 
-    Args:
-        faults: count by resolution.
-        latency: count by power of two: element n counts faults that took less than 2^n ns and no less than half
-            of it.
-    """
+    __slots__ = ("_faults", "latency")
 
-    faults: dict[Resolution, int] = field(default_factory=lambda: dict.fromkeys(Resolution, 0))
-    latency: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
+    def __init__(self) -> None:
+        self._faults = [0] * len(RESOLUTIONS)
+        self.latency = [0] * _BUCKETS
+        """Count by power of two: element n counts faults that took less than 2^n ns and no less than half of it."""
 
-    def count(self, resolution: Resolution, took_ns: int) -> None:
-        """Enter one fault."""
-        self.faults[resolution] += 1
-        self.latency[min(took_ns.bit_length(), _BUCKETS - 1)] += 1
+    def count(self, number: int, took_ns: int) -> None:
+        """Enter one fault.
+
+        Args:
+            number: of its resolution.
+            took_ns: nanoseconds.
+        """
+        self._faults[number] += 1
+        bucket = took_ns.bit_length()
+        self.latency[bucket if bucket < _BUCKETS else -1] += 1
+
+    def count_many(self, numbers: Sequence[int], took_ns: int) -> None:
+        """Enter faults that were resolved together: each took its share.
+
+        Args:
+            numbers: how many, by the number of their resolution.
+            took_ns: nanoseconds for all of them.
+        """
+        total = sum(numbers)
+        if total:
+            for number, count in enumerate(numbers):
+                self._faults[number] += count
+            self.latency[min((took_ns // total).bit_length(), _BUCKETS - 1)] += total
+
+    @property
+    def faults(self) -> dict[Resolution, int]:
+        """Count by resolution."""
+        return dict(zip(RESOLUTIONS, self._faults, strict=True))
 
     @property
     def total(self) -> int:
-        return sum(self.faults.values())
+        return sum(self._faults)
 
     def histogram(self) -> dict[int, int]:
         """Faults by upper bound of their latency in ns, empty buckets left out."""

@@ -37,3 +37,7 @@ class Policy:
     def window(self) -> int:
         """Bytes of the aligned window around a fault that are populated with it."""
         return self.fault_around or SIZE_4K
+
+    def gives_pages(self, page: int) -> bool:
+        """Whether a fault populates one smallest page, of `page` bytes, and nothing else."""
+        return max(self.largest or 0, self.window) <= page

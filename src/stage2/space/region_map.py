@@ -35,6 +35,8 @@ class RegionMap:
 
     def __init__(self) -> None:
         self._regions: RangeMap[MemoryRegion] = RangeMap(merge=False)
+        self.edits = 0
+        """How often it was changed; what was found before the last time may hold no longer."""
 
     def __iter__(self) -> Iterator[MemoryRegion]:
         return iter([region for _, region in self._regions])
@@ -44,8 +46,7 @@ class RegionMap:
 
     def find(self, gpa: int) -> MemoryRegion | None:
         """The region that holds `gpa`."""
-        found = self._regions.find(gpa)
-        return found[1] if found else None
+        return self._regions.get(gpa)
 
     def overlapping(self, span: Range) -> list[MemoryRegion]:
         """The regions, whole, that share a byte with `span`."""
@@ -65,6 +66,7 @@ class RegionMap:
             OverlapError: part of its range is taken.
         """
         self.check_free(region)
+        self.edits += 1
         before = self.find(region.start - 1) if region.start else None
         after = self.find(region.end)
         for neighbour in (before, after):
@@ -80,6 +82,7 @@ class RegionMap:
     def remove(self, span: Range) -> list[MemoryRegion]:
         """Take everything in `span` out; regions that reach beyond it are cut. Returns the removed parts."""
         removed = []
+        self.edits += 1
         for held in self.overlapping(span):
             self._regions.remove(held.range)
             removed.append(clip(held, span))

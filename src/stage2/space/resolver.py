@@ -10,12 +10,14 @@ import contextlib
 from ..address import Hpa, Range, align_down, align_up
 from ..errors import MappingError, OutOfMemoryError
 from ..flags import Access
-from ..formats.outcome import FaultKind
+from ..formats.outcome import WRITE, FaultKind
 from ..ranges import RangeMap
 from ..tables.pagetable import PageTable
 from ..tables.result import Fault, Mapped
+from ..tables.single import NO_FRAME, NOT_TRANSLATED, PLACED
 from .backing import Backing
 from .faults import FaultResult, Resolution
+from .known import Known
 from .policy import Policy
 from .region import MemoryRegion, Populate
 from .region_map import RegionMap, clip
@@ -36,24 +38,77 @@ class FaultResolver:
         self._regions, self._table, self._backing = regions, table, backing
         self._tracking, self._policy = tracking, policy
         self._page = table.format.page_size
+        self._hole = FaultResult(Resolution.HOLE, None, policy.violation_of(None))
+        self._places = policy.gives_pages(self._page)
+        self._known: dict[int, Known] = {}
+        self._last: Known | None = None
+        self._edits = 0
 
     def resolve(self, gpa: int, access: Access) -> FaultResult:
         """Resolve one fault."""
+        known = self._last
+        if known is None or not known.start <= gpa < known.end or self._edits != self._regions.edits:
+            known = self.know(gpa)
+            if known is None:
+                return self._hole
+        refused = known.refused[access]
+        if refused is not None:
+            return refused
+        return self._at_once(known, gpa, access) or self._by_plan(known, gpa, access)
+
+    def know(self, gpa: int) -> Known | None:
+        """What is known of the region at an address; None in a hole."""
+        if self._edits != self._regions.edits:
+            self._known.clear()
+            self._last, self._edits = None, self._regions.edits
         region = self._regions.find(gpa)
         if region is None:
-            return FaultResult(Resolution.HOLE, None, self._policy.violation_of(None))
-        if not region.map_type.is_mapped:
-            return FaultResult(Resolution.DEVICE, region)
-        if not region.flags.value & access.flag.value:
-            return self._violation(region)
+            return None
+        known = self._known.get(region.start)
+        if known is None:
+            known = self._known[region.start] = Known(region, self._table, self._policy)
+        self._last = known
+        return known
+
+    def _at_once(self, known: Known, gpa: int, access: Access) -> FaultResult | None:
+        """Place a page by one store, or find that it is there; None, and nothing changed, where it takes more.
+
+        Frame, leaf and owner in one step, under both locks: the frame is the owner's once the page is there.
+        """
+        table, backing, tracker = self._table, self._backing, self._tracking.tracker
+        single, editor = table.single, table.editor
+        if single is None or editor.watcher is not None or gpa >= table.plain_end:
+            return None
+        if tracker.active and tracker.covers(gpa):
+            return None
+        with editor.lock, backing.lock:
+            _words = table.memory.mapped
+            if _words is None or editor.gone:
+                return None
+            run, frame = backing.run, NO_FRAME
+            if known.lazy and self._places and (backing.limit is None or backing.held + self._page <= backing.limit):
+                frame = run.next if run.next != run.end else NO_FRAME
+            need = 1 << access
+            answer = single.ask(single.at, gpa, need, need == WRITE, frame, known.page_bits)
+            if answer == PLACED:
+                backing.used(run)
+                return known.populated
+        if answer & NOT_TRANSLATED:
+            return None
+        # The TLB that faulted holds less than the table says: an old permission, or that nothing was there.
+        table.refresh(gpa)
+        return known.present
+
+    def _by_plan(self, known: Known, gpa: int, access: Access) -> FaultResult:
+        """The same for all that can be: with tables, blocks, tracked pages, without memory."""
         try:
             # Whether the page is there is asked first: that is one call, and to plan a leaf takes many.
-            absent = region.map_type.may_be_lazy and self._table.hpa_of(gpa) is None
-            if absent and self._populate(region, gpa, access):
-                return FaultResult(Resolution.POPULATED, region)
-            return self._resolve_present(region, gpa, access)
+            absent = known.lazy and self._table.hpa_of(gpa) is None
+            if absent and self._populate(known.region, gpa, access):
+                return known.populated
+            return self._resolve_present(known, gpa, access)
         except OutOfMemoryError as error:
-            return FaultResult(Resolution.OUT_OF_MEMORY, region, reason=str(error))
+            return FaultResult(Resolution.OUT_OF_MEMORY, known.region, reason=str(error))
 
     def realise(self, region: MemoryRegion) -> None:
         """Take what a new region needs and map it; on failure everything taken is given back."""
@@ -89,26 +144,22 @@ class FaultResolver:
                 for gap in present.gaps(clip(region, whole).range):
                     self._populate_run(region, gap)
 
-    def _resolve_present(self, region: MemoryRegion, gpa: int, access: Access) -> FaultResult:
+    def _resolve_present(self, known: Known, gpa: int, access: Access) -> FaultResult:
         """A fault on a page that is mapped: late, tracked, or waiting for its accessed bit."""
-        if access is Access.WRITE and self._tracking.first_write(region, gpa):
-            return FaultResult(Resolution.TRACKED, region)
+        if access is Access.WRITE and self._tracking.first_write(known.region, gpa):
+            return known.tracked
         found = self._table.translate(gpa, access)
         if isinstance(found, Fault) and found.kind is FaultKind.ACCESS_FLAG:
             self._table.mark(gpa, write=access is Access.WRITE)
-            return FaultResult(Resolution.TRACKED, region)
+            return known.tracked
         if not isinstance(found, Mapped):
-            return self._violation(region)
-        # The TLB that faulted holds less than the table says: an old permission, or that nothing was there.
+            return known.violation
         self._table.refresh(gpa)
-        return FaultResult(Resolution.PRESENT, region)
-
-    def _violation(self, region: MemoryRegion) -> FaultResult:
-        return FaultResult(Resolution.VIOLATION, region, self._policy.violation_of(region))
+        return known.present
 
     def _populate(self, region: MemoryRegion, gpa: int, access: Access) -> bool:
         """Give the page at `gpa`, and what lies around it, frames; False if it has one."""
-        wanted = self._policy.largest or self._page
+        wanted = max(self._policy.largest or 0, self._page)
         # Writes are tracked page by page, so a tracked block is populated so.
         if self._tracking.covers(gpa):
             wanted = self._page

@@ -21,7 +21,7 @@ class Tracking:
     def __init__(self, regions: RegionMap, table: PageTable) -> None:
         self._regions, self._table = regions, table
         self._page = table.format.page_size
-        self._tracker = WriteTracker(self._page)
+        self.tracker = WriteTracker(self._page)
         self._bits = table.tracks_writes
 
     # --- writes, by permission ---------------------------------------------------------------------------
@@ -37,62 +37,62 @@ class Tracking:
             self._table.format.leaf_entry(
                 0, 0, region.flags & ~MappingFlags.WRITE, controls=self._table.regime.controls
             )
-        self._tracker.start(span)
+        self.tracker.start(span)
         try:
             self.withhold(span)
         except BaseException:
-            self._tracker.stop(span)
+            self.tracker.stop(span)
             raise
 
     def stop(self, span: Range) -> None:
         """Give a tracked range its write permission back."""
-        self._tracker.take(span)
-        self._tracker.stop(span)
+        self.tracker.take(span)
+        self.tracker.stop(span)
         for region in self._regions.overlapping(span):
             part = clip(region, span)
             self._table.protect_range(part.start, part.size, region.flags)
 
     def harvest_writes(self, span: Range) -> Bitmap:
         """The pages written since the last harvest; they are tracked afresh."""
-        written = self._tracker.take(span)
+        written = self.tracker.take(span)
         for run in runs_of_bitmap(span, written, self._page):
             self.withhold(run)
         return written
 
     def covers(self, address: int) -> bool:
         """Whether writes to an address are tracked."""
-        return self._tracker.covers(address)
+        return self.tracker.covers(address)
 
     def note(self, span: Range) -> None:
         """Pages were written."""
-        self._tracker.note(span)
+        self.tracker.note(span)
 
     def note_host(self, span: Range) -> None:
         """The host wrote a range: its pages are written and, where hardware keeps count, dirty."""
-        self._tracker.note(span)
+        self.tracker.note(span)
         if self._bits:
             self._table.mark(span.start, span.size, write=True)
 
     def forget(self, span: Range) -> None:
         """Track nothing in a range any more, because it is no longer declared."""
-        self._tracker.cut(span)
+        self.tracker.cut(span)
 
     def first_write(self, region: MemoryRegion, gpa: int) -> bool:
         """Let a tracked page be written and note it; False when its writes are not tracked."""
-        if not self._tracker.covers(gpa):
+        if not self.tracker.covers(gpa):
             return False
         page = Range.sized(align_down(gpa, self._page), self._page)
         self._table.protect_range(page.start, page.size, region.flags)
-        self._tracker.note(page)
+        self.tracker.note(page)
         return True
 
     def clean_flags(self, address: int, flags: MappingFlags) -> MappingFlags:
         """What a page that was not written is mapped with: without write, where writes are tracked."""
-        return flags & ~MappingFlags.WRITE if self._tracker.covers(address) else flags
+        return flags & ~MappingFlags.WRITE if self.tracker.covers(address) else flags
 
     def withhold(self, span: Range) -> None:
         """Take write permission from the tracked parts of a range."""
-        for tracked in self._tracker.parts(span):
+        for tracked in self.tracker.parts(span):
             for region in self._regions.overlapping(tracked):
                 part = clip(region, tracked)
                 self._table.protect_range(part.start, part.size, region.flags & ~MappingFlags.WRITE)

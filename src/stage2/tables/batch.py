@@ -19,21 +19,22 @@ from ..errors import OutOfRangeError
 from ..flags import Access
 from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
-from ..formats.u64 import MASK_64, u64
+from ..formats.u64 import u64
 from .assembly import compiled_lookup, compiled_walk, locating
 from .compiled import HostMemory, inlined, kernel
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .parallel import in_pieces
-from .raw import prefetch
+from .raw import peek, poke, prefetch
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
 from .two_stage_kernel import UNMAPPED, two_stage_kernel
 from .walk import AT_STAGE_2, PENDING
+from .walk_cache import ROW_SHIFT, make_announce, make_upper, rows_for, settled
 
-AHEAD = 24
-"""How many addresses the upper levels are walked ahead of the leaves."""
-WAYS = 256
-"""Entries of the walk cache, each for what one entry at level 2 covers: 1 GiB."""
+AHEAD = 16
+"""How many addresses the upper levels are walked ahead of the leaves, and announced ahead of that."""
+_RING = 32
+"""Addresses under way, a power of two above AHEAD."""
 
 
 @dataclass(slots=True)
@@ -93,6 +94,11 @@ class TwoStageBatch:
         return fault_from_status(status, refused, stage=1, gva=Gva(gva), access=self.access)
 
 
+def _numbers(regime: Regime) -> tuple[np.uint64, ...]:
+    """A regime as kernels take it."""
+    return tuple(np.uint64(number) for number in regime.numbers)
+
+
 def _require_fit(parts: tuple[npt.NDArray[Any], ...], kinds: tuple[type, ...], shape: tuple[int, ...]) -> None:
     """Refuse results that cannot take the answers for so many addresses.
 
@@ -128,11 +134,11 @@ def translate_batch(
         out = Batch(np.empty(shape, np.uint64), np.empty(shape, np.uint8), np.empty(shape, np.uint32))
     results = out.hpa, out.attributes, out.status
     _require_fit(results, kinds, shape)
-    translate, root, controls = translate_kernel(regime.format), np.uint64(regime.root), np.uint64(regime.controls)
+    translate, numbers = translate_kernel(regime.format), _numbers(regime)
     columns = [part.reshape(-1) for part in results]
 
     def work(piece: slice) -> None:
-        translate(host, root, controls, flat[piece], *[column[piece] for column in columns])
+        translate(host, numbers, flat[piece], *[column[piece] for column in columns])
 
     in_pieces(work, len(flat), threads)
     out.addresses, out.stage = inputs, regime.format.stage
@@ -170,7 +176,7 @@ def translate_two_stage_batch(
         hpa, gpa, permissions, status = out.hpa, out.gpa, out.permissions, out.status
     results = hpa, gpa, permissions, status
     _require_fit(results, kinds, shape)
-    first, second = (tuple(np.uint64(number) for number in regime.numbers) for regime in (stage_1, stage_2))
+    first, second = _numbers(stage_1), _numbers(stage_2)
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
     translate = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
     columns = [part.reshape(-1) for part in results]
@@ -184,59 +190,54 @@ def translate_two_stage_batch(
 
 @cache
 def translate_kernel(fmt: Format) -> Callable[..., Any]:
-    """kernel(host, root, controls, addresses, outputs, attributes, statuses) for one stage.
+    """kernel(host, regime, addresses, outputs, attributes, statuses) for one stage.
 
     outputs are UNMAPPED and statuses the FaultKind where an address does not translate; attributes are the
     combined ones of the walk with the level of the last entry in bits 31:24.
     """
-    walk, look_up, locate = compiled_walk(fmt), compiled_lookup(fmt), locating(fmt, inlined)
-    levels, root_bits, bits = fmt.levels, fmt.root_bits, fmt.bits
-    # The last level's index width: a format with one level has only its root.
-    last_bits = bits if levels > 1 else root_bits
-    # Levels below the walk cache; where there are none above, it holds the root.
-    upper = min(2, levels)
-    upper_shift = fmt.level_shift(upper) if levels > upper else fmt.input_bits
-    middle_bits = bits if levels > upper else root_bits
+    look_up, locate = compiled_lookup(fmt), locating(fmt, inlined)
+    upper = inlined(make_upper(fmt, compiled_walk(fmt), look_up, inlined(settled)))
+    announce = inlined(make_announce(fmt, locate))
+    inlined(rows_for)
+    levels, root_bits, large_mask = fmt.levels, fmt.root_bits, fmt.leaf_size(1) - 1
+    last_bits = fmt.bits if levels > 1 else root_bits
 
-    def translate(
-        host: Any, root: int, controls: int, addresses: Any, outputs: Any, attributes: Any, statuses: Any
-    ) -> None:
-        keys = np.zeros(WAYS, np.uint64)
-        tables = np.zeros(WAYS, np.uint64)
-        allows = np.zeros(WAYS, np.uint64)
+    def translate(host: Any, regime: Any, addresses: Any, outputs: Any, attributes: Any, statuses: Any) -> None:
         count = u64(addresses.shape[0])
+        rows = rows_for(count)
+        # By address, because passing an array on costs counting who holds it.
+        scratch = np.zeros(u64(4 * _RING) + (rows << u64(ROW_SHIFT - 2)), np.uint64)
+        ring = u64(scratch.ctypes.data)
+        near = ring + u64(_RING << ROW_SHIFT)
+        cache = (near, near + (rows << u64(ROW_SHIFT)), rows - u64(1))
+        root, _levels, _root_bits, controls = regime
+        # What the format says anyway, as constants, which make shifts cheap.
+        regime = (root, u64(levels), u64(root_bits), controls)
         for turn in range(count + u64(AHEAD)):
+            if turn + u64(AHEAD) < count:
+                announce(host[0], regime, cache, addresses[turn + u64(AHEAD)])
             if turn < count:
+                row = ring + ((turn & u64(_RING - 1)) << u64(ROW_SHIFT))
                 address = addresses[turn]
-                # Equal prefixes lead to the same table, and if one of them fits the regime, all do.
-                prefix = address >> u64(upper_shift)
-                way = prefix & u64(WAYS - 1)
-                status, output, attribute, level = u64(PENDING), tables[way], allows[way], u64(upper)
-                if keys[way] != prefix + u64(1):
-                    status, output, attribute, level, _slot, _entry = walk(
-                        host, root, address, u64(levels), u64(root_bits), u64(upper), controls
-                    )
-                    if status == u64(PENDING):
-                        keys[way], tables[way], allows[way] = prefix + u64(1), output, attribute
+                status, output, attribute, level, _entry = upper(host, regime, cache, address)
+                if status == u64(PENDING):
+                    slot, _rest = locate(output, address, u64(0), u64(last_bits))
+                    prefetch(slot + host[0])
+                poke(row, u64(0), status)
+                poke(row, u64(1), output)
+                poke(row, u64(2), attribute)
+                poke(row, u64(3), level)
+            if turn >= u64(AHEAD):
+                i = turn - u64(AHEAD)
+                row = ring + ((i & u64(_RING - 1)) << u64(ROW_SHIFT))
+                status, output = peek(row, u64(0)), peek(row, u64(1))
+                attribute, level = peek(row, u64(2)), peek(row, u64(3))
                 if status == u64(PENDING):
                     status, output, attribute, level, _slot, _entry = look_up(
-                        host, (output, u64(middle_bits), attribute), address, u64(upper), u64(1), controls
+                        host, (output, u64(last_bits), attribute), addresses[i], u64(1), u64(0), controls
                     )
-                    if status == u64(PENDING):
-                        slot, _rest = locate(output, address, u64(0), u64(last_bits))
-                        prefetch(slot + host[0])
-                if status != u64(MAPPED) and status != u64(PENDING):
-                    output = u64(UNMAPPED)
-                statuses[turn] = status
-                outputs[turn] = output
-                attributes[turn] = (attribute & u64(ATTRIBUTES)) | level << u64(LEVEL_FIELD)
-            i = turn - u64(AHEAD)
-            if turn >= u64(AHEAD) and statuses[i] == u64(PENDING):
-                # The upper levels let through what they let through; everything else is the leaf's.
-                allowed = attributes[i] | u64(MASK_64 ^ ATTRIBUTES)
-                status, output, attribute, level, _slot, _entry = look_up(
-                    host, (outputs[i], u64(last_bits), allowed), addresses[i], u64(1), u64(0), controls
-                )
+                elif status == u64(MAPPED):
+                    output |= addresses[i] & u64(large_mask)
                 statuses[i] = status
                 outputs[i] = output if status == u64(MAPPED) else u64(UNMAPPED)
                 attributes[i] = (attribute & u64(ATTRIBUTES)) | level << u64(LEVEL_FIELD)

@@ -136,6 +136,21 @@ def callback(signature: Any, function: Callable[..., Any], *formats: Format) -> 
             return module.cfunc(signature, nopython=True)(function)
 
 
+def direct(signature: Any, function: Callable[..., Any], *formats: Format) -> Callable[..., int]:
+    """Compile a function of plain numbers, cached like a kernel; called without a dispatcher, and with the GIL held.
+
+    That is for what is over sooner than the GIL changes hands. A number that does not fit raises OverflowError.
+    """
+    module = numba()
+    with _CacheFolder(function, formats):
+        try:
+            compiled = module.njit(signature, cache=True)(function)
+        except RuntimeError:
+            compiled = module.njit(signature)(function)
+    entry: Callable[..., int] = compiled.overloads[signature.args].entry_point
+    return entry
+
+
 def cache_root() -> Path:
     """Where compiled kernels are kept: $STAGE2_CACHE, or `stage2` in the user's cache folder."""
     own = os.environ.get("STAGE2_CACHE")

@@ -27,6 +27,7 @@ from .extent import Extent
 from .listing import list_kernel
 from .map_kernel import map_kernel
 from .mapping import ATTRIBUTES, NO_ROWS, Edit, U64Array
+from .placing import tables_kernel
 from .regime import Regime
 from .reshape import Block, Reshaper
 from .store import NO_FRAMES, TableStore
@@ -150,11 +151,32 @@ class TableEditor:
                 kinds.append(ChangeKind.GROUPED)
             return self._finish(Edit(0, len(freed)), [Change(span, kind) for kind in kinds])
 
-    def relax(self, span: Range) -> None:
-        """Do what it takes for a TLB to see that a range allows more than before."""
+    def relax(self, spans: Sequence[Range]) -> None:
+        """Do what it takes for a TLB to see that ranges allow more than before."""
         with self.lock:
             _words = self.require_alive()
-            self._pay([Change(span, ChangeKind.RELAXED)])
+            self._pay([Change(span, ChangeKind.RELAXED) for span in spans])
+
+    def make_tables(self, addresses: U64Array) -> None:
+        """Make the tables of smallest pages that addresses lack.
+
+        Args:
+            addresses: in order, without sign extension; each lacks a table, or has one already.
+
+        Raises:
+            OutOfMemoryError: there are not so many frames; nothing changed.
+        """
+        kernel = tables_kernel(self._format)
+        with self.lock:
+            _words = self.require_alive()
+            result, where, needed = kernel(self._table, addresses, NO_FRAMES, self._seen)
+            if result == edit.NEEDS_ROOM:
+                tables = self._store.take(int(needed))
+                result, where, _ = kernel(self._table, addresses, tables, self._seen)
+                if result:
+                    self._store.give(tables)
+            if result:
+                self._refuse(result, int(where))
 
     # --- reading -----------------------------------------------------------------------------------------
 

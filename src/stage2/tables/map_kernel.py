@@ -27,7 +27,7 @@ def map_kernel(fmt: Format) -> Function:
         frames: zeroed frames for new tables, consumed in order. Too few of them: NEEDS_ROOM, nothing written.
         seen: scratch, a word per level.
     """
-    level_for, reach, write_row = _level_for(fmt), _reach(fmt), _write_row(fmt)
+    level_for, reach, write_row = _level_for(fmt), reaching(fmt), _write_row(fmt)
     conflict, locate, shift_of = _conflict(), locating(fmt, inlined), span_shift(fmt, inlined)
     inlined(load)
 
@@ -91,7 +91,9 @@ def _level_for(fmt: Format) -> Function:
     return inlined(level_for)
 
 
-def _reach(fmt: Format) -> Function:
+@cache
+def reaching(fmt: Format) -> Function:
+    """reach(host, root, controls, address, level, frames, seen, used, commit), the way to a row of leaves."""
     descend, link, first_met = compiled_descent(fmt), table_link(fmt), first_meeting(fmt)
     levels, root_bits, bits = fmt.levels, fmt.root_bits, fmt.bits
 

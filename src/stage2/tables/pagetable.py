@@ -19,8 +19,10 @@ from ..errors import NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
 from ..formats import family_of
 from ..formats.change import Change, ChangeKind
+from ..formats.invalidation import FEW
 from ..formats.outcome import DIRTY
 from ..formats.record import Format
+from ..formats.u64 import MASK_64
 from . import sweep
 from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
 from .compiled import HostMemory, host_memory
@@ -28,6 +30,7 @@ from .editor import Flush, TableEditor
 from .explain import Walk, explain_stage
 from .extent import Extent
 from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, Mapping, Statistics, U64Array
+from .placing import Answers, Placing
 from .regime import Regime
 from .result import Fault, Mapped, need_mask
 from .single import Single
@@ -82,10 +85,11 @@ class PageTable:
         regime = Regime.of(fmt, self.root, controls=controls, identifier=identifier)
         self._host: HostMemory = host_memory(self.memory)
         self._templates = lru_cache(maxsize=64)(self._make_templates)
-        self._single: Single | None = None
+        self.single: Single | None = None
+        """The compiled lookup of one address, once there were a few."""
         self._page = fmt.page_size
-        # Addresses with a sign are left to the plan.
-        self._plain_end = 0 if fmt.sign_extended or fmt.high_half else 1 << fmt.input_bits
+        self.plain_end = 0 if fmt.sign_extended or fmt.high_half else 1 << fmt.input_bits
+        """Addresses below it are as kernels take them; 0 where they may have a sign."""
         self._page_bits: dict[int, int] = {}
         self._lookups = 0
         self.editor = TableEditor(self.memory, self._host, regime, self._extent, self._store, flush)
@@ -154,20 +158,30 @@ class PageTable:
 
     def translate(self, address: int, access: Access | None = None, *, user: bool = False) -> Mapped | Fault:
         """Where `address` leads, for an access or for a mere lookup. Sets no accessed or dirty bit."""
-        single = self._single or self._warm_up()
-        if single is None or address >> 64:
+        single = self.single or self._warm_up()
+        if single is None:
             return self.explain(address, access, user=user).result
-        _words = self.editor.require_alive()
-        return single.translate(address, access, need_mask(access, user=user))
+        _words = self.memory.mapped
+        if _words is None or self.editor.gone:
+            self.editor.require_alive()
+        try:
+            return single.translate(address, access, 0 if access is None else need_mask(access, user=user))
+        except OverflowError:
+            return self.explain(address, access, user=user).result
 
     def hpa_of(self, address: int) -> Hpa | None:
         """The HPA that `address` leads to, None where nothing is mapped; the shortest way to ask."""
-        single = self._single or self._warm_up()
-        if single is None or address >> 64:
-            found = self.explain(address).result
-            return found.hpa if isinstance(found, Mapped) else None
-        _words = self.editor.require_alive()
-        return single.hpa_of(address)
+        single = self.single or self._warm_up()
+        if single is not None:
+            _words = self.memory.mapped
+            if _words is None or self.editor.gone:
+                self.editor.require_alive()
+            try:
+                return single.hpa_of(address)
+            except OverflowError:
+                pass
+        found = self.explain(address).result
+        return found.hpa if isinstance(found, Mapped) else None
 
     # --- ranges ------------------------------------------------------------------------------------------
 
@@ -262,7 +276,23 @@ class PageTable:
 
     def refresh(self, address: int) -> None:
         """Let TLBs forget that the page at `address` was absent or forbade more than it does now."""
-        self.editor.relax(Range.sized(align_down(address, self.format.page_size), self.format.page_size))
+        if self.editor.flush is not None:
+            self.editor.relax([Range.sized(align_down(address, self._page), self._page)])
+
+    def refresh_many(self, addresses: U64Array) -> None:
+        """The same for many pages, as one."""
+        if self.editor.flush is not None and len(addresses):
+            pages = np.unique(addresses & np.uint64(~(self._page - 1) & MASK_64)).tolist()
+            if len(pages) > FEW:
+                self.editor.relax([Range(pages[0], pages[-1] + self._page)])
+            else:
+                self.editor.relax([Range.sized(page, self._page) for page in pages])
+
+    def placing(
+        self, addresses: U64Array, accesses: npt.NDArray[np.uint8], rows: U64Array, answers: Answers
+    ) -> Placing:
+        """Faults to be settled together, see `Placing`; whoever does it holds the editor's lock."""
+        return Placing(self._host, self.regime, addresses, accesses, rows, answers)
 
     @property
     def tracks_writes(self) -> bool:
@@ -402,26 +432,35 @@ class PageTable:
 
     def _place(self, address: int, hpa: int, flags: MappingFlags) -> Edit | None:
         """Map one page by one store, which is what nearly every fault takes; None where it takes more or is refused."""
-        single = self._single
-        if single is None or (address | hpa) & (self._page - 1) or not 0 <= address < self._plain_end:
+        single = self.single
+        if single is None or (address | hpa) & (self._page - 1) or not 0 <= address < self.plain_end:
             return None
         if self.editor.watcher is not None or not 0 <= hpa < self._extent.output_end:
             return None
-        bits = self._page_bits.get(flags.value)
-        if bits is None:
-            bits = self._page_bits[flags.value] = int(self._templates(flags, flags.memory_type)[0])
+        bits = self.page_bits(flags)
         with self.editor.lock:
             _words = self.editor.require_alive()
             if not single.place(address, hpa, bits):
                 return None
             return Edit(changes=(Change(Range(address, address + self._page), ChangeKind.ADDED),))
 
+    def page_bits(self, flags: MappingFlags) -> int:
+        """A leaf of the smallest page without its address.
+
+        Raises:
+            EncodingError: the format cannot express the flags.
+        """
+        bits = self._page_bits.get(flags.value)
+        if bits is None:
+            bits = self._page_bits[flags.value] = int(self._templates(flags, flags.memory_type)[0])
+        return bits
+
     def _warm_up(self) -> Single | None:
         """The compiled translation once it pays: a few lookups are made sooner than it is compiled."""
         self._lookups += 1
         if self._lookups > _FEW and not self.format.is_bare:
-            self._single = Single(self._host, self.regime)
-        return self._single
+            self.single = Single(self._host, self.regime)
+        return self.single
 
     @property
     def _no_templates(self) -> U64Array:

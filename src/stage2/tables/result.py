@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..address import Gpa, Gva, Hpa, format_size
 from ..flags import Access, MappingFlags
 from ..formats.outcome import USER_SHIFT, FaultKind
 from .walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_MARK, ON_TABLE
+
+_FLAGS = tuple(MappingFlags(bits) for bits in range(8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,26 @@ class Mapped:
     @property
     def flags(self) -> MappingFlags:
         """What a privileged access may do."""
-        return MappingFlags(self.permissions & 7)
+        return _FLAGS[self.permissions & 7]
 
     def __str__(self) -> str:
         return f"HPA {self.hpa:#x} {permission_text(self.permissions)} in a {format_size(self.size)} leaf"
+
+
+class _Draft:
+    """A `Mapped` that is being made: its fields, where they can still be assigned."""
+
+    __slots__ = ("gpa", "hpa", "permissions", "size")
+
+    def __init__(self, hpa: Hpa, permissions: int, size: int, gpa: Gpa) -> None:
+        self.hpa, self.permissions, self.size, self.gpa = hpa, permissions, size, gpa
+
+
+def mapped(hpa: Hpa, permissions: int, size: int, gpa: Gpa) -> Mapped:
+    """`Mapped`, made in less than half the time that a frozen record takes to make itself."""
+    made: Any = _Draft(hpa, permissions, size, gpa)
+    made.__class__ = Mapped
+    return made  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""One address at a time, compiled: a C function that takes and gives plain numbers, called without a dispatcher.
+"""One address at a time, compiled: a function that takes and gives plain numbers, called without a dispatcher.
 
 It answers with one number, so that any thread may call it at any time:
 
     bit 63      not translated: bits 31:0 are the status (`tables.walk`)
+    bit 62      nothing was there, and now the page is: `PLACED` and nothing else
     bits 55:12  the output page
     bits 8:6    the leaf's level
     bits 5:0    effective permissions
@@ -12,7 +13,6 @@ The bits of the output below the page are those of the address.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,16 +23,18 @@ from ..formats.outcome import MAPPED, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import assemble_stage_2, compiled_descent, locating
-from .compiled import HostMemory, callback, inlined, keep_marks_back, load, numba, store
+from .compiled import HostMemory, direct, inlined, keep_marks_back, load, numba, store
 from .descent import visit_nothing
+from .raw import peek
 from .regime import Regime
-from .result import Fault, Mapped, fault_from_status
+from .result import Fault, Mapped, fault_from_status, mapped
 from .walk import AT_STAGE_2
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOT_TRANSLATED = 1 << 63
+PLACED = 1 << 62
 STATUS = 0xFFFF_FFFF
 PERMISSIONS = 0x3F
 LEVEL_AT = 6
@@ -40,56 +42,51 @@ LEVEL = 7
 OUTPUT = 0x00FF_FFFF_FFFF_F000
 OFFSET = 0xFFF
 """Bits of an address that no page size changes."""
+ONLY_HPA = 1 << 63
+"""As the need: nothing is, and the answer is the whole output address, without level and permissions."""
+NO_FRAME = MASK_64
+"""As the frame: nothing is placed."""
 
 
 @cache
-def translator(fmt: Format) -> Any:
-    """The C function of a format: (numbers, address, need, write) -> answer; see `Single` for the numbers."""
-    module = numba()
-    word, pointer = module.types.uint64, module.types.CPointer(module.types.uint64)
-    translate = assemble_stage_2(fmt, load, keep_marks_back, visit_nothing, inlined)
-    levels, root_bits = fmt.levels, fmt.root_bits
+def single(fmt: Format) -> Callable[[int, int, int, int, int, int], int]:
+    """The compiled function of a format: (numbers, address, need, write, frame, leaf bits) -> answer.
 
-    def translate_one(numbers: Any, address: int, need: int, write: int) -> int:
-        host = (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
-        regime = (numbers[5], u64(levels), u64(root_bits), numbers[6])
-        status, output, granted, level = translate(host, regime, address, need, write)
-        if status != u64(MAPPED):
-            return u64(NOT_TRANSLATED) | status  # type: ignore[no-any-return]  # injected
-        return (output & u64(OUTPUT)) | level << u64(LEVEL_AT) | granted  # type: ignore[no-any-return]  # injected
-
-    return callback(word(pointer, word, word, word), translate_one, fmt)
-
-
-@cache
-def placer(fmt: Format) -> Any:
-    """The C function that maps one page where its table is there already and the entry is free.
-
-    (numbers, address, output, leaf bits) -> 0 when it is done, else 1 and nothing was written: a table is missing,
-    something is mapped there, or the table is damaged; the editor's plan says which.
+    Where there is a frame, the address's table is there and its entry is free, the page is mapped by one store.
+    Otherwise the address is translated, and nothing is written. See `Single` for the numbers, which are passed by
+    their address.
     """
-    module = numba()
-    word, pointer = module.types.uint64, module.types.CPointer(module.types.uint64)
+    word = numba().types.uint64
     descend, locate = compiled_descent(fmt), locating(fmt, inlined)
-    inlined(load)
     inlined(store)
+    translate = assemble_stage_2(fmt, load, keep_marks_back, visit_nothing, inlined)
     levels, root_bits, pack_address = fmt.levels, fmt.root_bits, inlined(fmt.pack_address)
 
-    def place(numbers: Any, address: int, output: int, leaf_bits: int) -> int:
-        host = (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
-        (status, _, _, _), (kind, _, _), (held, index_bits, _) = descend(
-            host, (numbers[5], u64(root_bits), u64(MASK_64)), address, u64(levels), u64(1), numbers[6]
-        )
-        if status != u64(0) or kind != u64(TABLE):
-            return u64(1)
-        slot, _rest = locate(held, address, u64(0), index_bits)
-        status, entry = load(host, slot)
-        if status != u64(0) or entry != u64(0):
-            return u64(1)
-        store(host, slot, pack_address(output) | leaf_bits)
-        return u64(0)
+    def answer(numbers: int, address: int, need: int, write: int, frame: int, leaf_bits: int) -> int:
+        host = (
+            peek(numbers, u64(0)), peek(numbers, u64(1)), peek(numbers, u64(2)), peek(numbers, u64(3)),
+            peek(numbers, u64(4)),
+        )  # fmt: skip
+        root, controls = peek(numbers, u64(5)), peek(numbers, u64(6))
+        if frame != u64(NO_FRAME):
+            (status, _, _, _), (kind, _, _), (held, index_bits, _) = descend(
+                host, (root, u64(root_bits), u64(MASK_64)), address, u64(levels), u64(1), controls
+            )
+            if status == u64(0) and kind == u64(TABLE):
+                slot, _rest = locate(held, address, u64(0), index_bits)
+                status, entry = load(host, slot)
+                if status == u64(0) and entry == u64(0):
+                    store(host, slot, pack_address(frame) | leaf_bits)
+                    return u64(PLACED)
+        regime = (root, u64(levels), u64(root_bits), controls)
+        status, output, granted, level = translate(host, regime, address, need & u64(PERMISSIONS), write)
+        if status != u64(MAPPED):
+            return u64(NOT_TRANSLATED) | status  # type: ignore[no-any-return]  # injected
+        if need == u64(ONLY_HPA):
+            return output  # type: ignore[no-any-return]  # injected
+        return (output & u64(OUTPUT)) | level << u64(LEVEL_AT) | granted  # type: ignore[no-any-return]  # injected
 
-    return callback(word(pointer, word, word, word), place, fmt)
+    return direct(word(word, word, word, word, word, word), answer, fmt)
 
 
 class Single:
@@ -105,28 +102,35 @@ class Single:
 
         fmt = regime.format
         self._numbers: NDArray[Any] = np.array([*host, regime.root, regime.controls], np.uint64)
-        # Of a C function that Python calls with the GIL held: it is over sooner than the GIL changes hands.
-        prototype = ctypes.PYFUNCTYPE(
-            ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
-        )
-        self._call: Callable[[int, int, int, int], int] = prototype(translator(fmt).address)
-        self._place: Callable[[int, int, int, int], int] = prototype(placer(fmt).address)
-        self._at: int = self._numbers.ctypes.data
+        self.ask = single(fmt)
+        """See `single`; the first argument is always `at`."""
+        self.at: int = self._numbers.ctypes.data
         self._sizes = [fmt.leaf_size(level) for level in range(fmt.levels)]
         self._stage = fmt.stage
 
     def translate(self, address: int, access: Access | None, need: int) -> Mapped | Fault:
-        """What the explained walk says of an address below 2^64, without its steps."""
-        answer = self._call(self._at, address, need, access is Access.WRITE)
+        """What the explained walk says of an address, without its steps.
+
+        Raises:
+            OverflowError: the address is negative or has more than 64 bits.
+        """
+        answer = self.ask(self.at, address, need, access is Access.WRITE, NO_FRAME, 0)
         if answer & NOT_TRANSLATED:
             return fault_from_status(answer & STATUS & ~AT_STAGE_2, address, stage=self._stage, access=access)
-        hpa = answer & OUTPUT | address & OFFSET
-        return Mapped(Hpa(hpa), answer & PERMISSIONS, self._sizes[answer >> LEVEL_AT & LEVEL], Gpa(address))
+        return mapped(
+            Hpa(answer & OUTPUT | address & OFFSET),
+            answer & PERMISSIONS,
+            self._sizes[answer >> LEVEL_AT & LEVEL],
+            Gpa(address),
+        )
 
     def hpa_of(self, address: int) -> Hpa | None:
-        """Where an address below 2^64 leads; None where nothing is mapped."""
-        answer = self._call(self._at, address, 0, 0)
-        return None if answer & NOT_TRANSLATED else Hpa(answer & OUTPUT | address & OFFSET)
+        """Where an address leads; None where nothing is mapped.
+
+        Raises: as `translate`.
+        """
+        hpa = self.ask(self.at, address, ONLY_HPA, 0, NO_FRAME, 0)
+        return None if hpa >= NOT_TRANSLATED else Hpa(hpa)
 
     def place(self, address: int, hpa: int, leaf_bits: int) -> bool:
         """Map a page where that takes one store; False, and nothing changed, where it takes more or is refused.
@@ -136,4 +140,4 @@ class Single:
             hpa: where it leads.
             leaf_bits: the leaf without its address.
         """
-        return not self._place(self._at, address, hpa, leaf_bits)
+        return self.ask(self.at, address, ONLY_HPA, 0, hpa, leaf_bits) == PLACED

@@ -134,10 +134,14 @@ class Vm:
             access to a stage-1 table cannot be emulated or dropped, so there DISCARD and EMULATE become INJECT.
         """
         result = self.space.handle_page_fault(fault.gpa, fault.access)
+        return self.action_for(fault, result), result
+
+    def action_for(self, fault: MemoryFault, result: FaultResult) -> Action:
+        """The action of `memory_fault`, for one that the address space has resolved."""
         if result.retry:
-            return Action.RETRY, result
+            return Action.RETRY
         if result.resolution is Resolution.OUT_OF_MEMORY:
-            return Action.STOP, result
+            return Action.STOP
         page = Range.sized(align_down(fault.gpa, SIZE_4K), SIZE_4K)
         if result.resolution is Resolution.DEVICE and self.bus.answers(page):
             action = Action.EMULATE
@@ -147,7 +151,7 @@ class Vm:
         plain = fault.access is not Access.FETCH and not fault.fault.on_table
         if not plain and action in (Action.EMULATE, Action.DISCARD):
             action = Action.INJECT
-        return action, result
+        return action
 
     def unanswered(self, result: FaultResult) -> Action:
         """What is to happen when no device answers at an address within a device's page.

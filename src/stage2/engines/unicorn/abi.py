@@ -140,8 +140,8 @@ class CpuAbi:
             )
 
     def get(self, offset: int) -> int:
-        """A 64-bit field of the CPU's state."""
-        return read(self.env + offset)
+        """A 64-bit field of the CPU's state, whose place was checked."""
+        return ctypes.c_uint64.from_address(self.env + offset).value
 
     def set(self, offset: int, value: int) -> None:
         """Write a 64-bit field of the CPU's state."""
@@ -154,7 +154,7 @@ class CpuAbi:
     @property
     def invalid_address(self) -> int:
         """The exact address of the access that ended the last run."""
-        return read(self.uc + UC_INVALID_ADDRESS)
+        return ctypes.c_uint64.from_address(self.uc + UC_INVALID_ADDRESS).value
 
     def set_exception(self, number: int) -> None:
         """Set the exception index; -1 for none."""

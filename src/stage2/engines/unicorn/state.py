@@ -111,14 +111,12 @@ class State:
     """The block itself."""
 
     def __init__(self) -> None:
-        self._words = (ctypes.c_uint64 * len(Word))()
-
-    @property
-    def address(self) -> int:
-        return ctypes.addressof(self._words)
+        self.words = (ctypes.c_uint64 * len(Word))()
+        """The words by number, for those who ask often."""
+        self.address = ctypes.addressof(self.words)
 
     def __getitem__(self, word: Word) -> int:
-        return self._words[word]
+        return self.words[word]
 
     def __setitem__(self, word: Word, value: int) -> None:
-        self._words[word] = value
+        self.words[word] = value

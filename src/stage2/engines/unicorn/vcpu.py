@@ -11,10 +11,11 @@ from typing import Any
 from ...address import Gpa, Gva
 from ...errors import EngineError
 from ...flags import Access
+from ...space.faults import FaultResult
 from ...tables.compiled import host_memory
 from ...tables.explain import Walk
 from ...tables.result import fault_from_status
-from ...tables.walk import AT_STAGE_2
+from ...tables.walk import AT_STAGE_2, ON_MARK, ON_TABLE
 from ...vm.exits import Action, MemoryFault
 from ...vm.vm import Vm
 from .abi import CpuAbi, library, symbol, unicorn
@@ -24,6 +25,9 @@ from .windows import Windows
 _RETRIES = 64
 """A translation touches at most 5 stage-1 tables and a page; far beyond that something is wrong."""
 _TCG_BUFFER = 32 << 20
+_ACCESSES = tuple(Access)
+_REASON, _STATUS, _GPA, _ACCESS = (int(word) for word in (Word.REASON, Word.STATUS, Word.GPA, Word.ACCESS))
+_FAULT, _NOTHING = int(Reason.FAULT), int(Reason.NOTHING)
 
 
 def new_cpu(arch: int, mode: int, *, page_size: int | None = None, model: int | None = None) -> Any:
@@ -45,12 +49,14 @@ def new_cpu(arch: int, mode: int, *, page_size: int | None = None, model: int | 
     return uc
 
 
+_SIGNATURE = (ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64)
+"""See `callbacks.fill_signature`."""
+_REFUSAL = ctypes.CFUNCTYPE(*_SIGNATURE)
+
+
 def fill_function(compiled: Any) -> Callable[..., bool]:
-    """A compiled fill, to be called from Python."""
-    kind = ctypes.CFUNCTYPE(
-        ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64
-    )
-    return kind(compiled.address)
+    """A compiled fill, to be called from Python, with the GIL held: it is over sooner than that changes hands."""
+    return ctypes.PYFUNCTYPE(*_SIGNATURE)(compiled.address)
 
 
 class Vcpu(ABC):
@@ -113,16 +119,19 @@ class Vcpu(ABC):
         constants = self._unicorn.unicorn_const
         kinds = (constants.UC_HOOK_TLB_FILL, constants.UC_HOOK_BLOCK, constants.UC_HOOK_INTR)
         for kind, compiled in zip(kinds, self._callbacks, strict=True):
-            self._install(kind, compiled)
+            self._install(kind, compiled.address)
         self._fill_again = fill_function(self._callbacks[0])
-        # Runs only when the compiled fill has refused.
-        self._uc.hook_add(constants.UC_HOOK_TLB_FILL, self._refused)
+        # Runs only when the compiled fill has refused. The package's own wrapper would take as long as a fault does.
+        self._refusal = _REFUSAL(self._refused)
+        address = ctypes.cast(self._refusal, ctypes.c_void_p).value
+        assert address is not None
+        self._install(constants.UC_HOOK_TLB_FILL, address)
 
-    def _install(self, kind: int, compiled: Any) -> None:
-        """Make a compiled callback one of the library's hooks, with the state block as its user data."""
+    def _install(self, kind: int, function: int) -> None:
+        """Make a C function one of the library's hooks, with the state block as its user data."""
         handle = ctypes.c_size_t()
         error = library().uc_hook_add(
-            self._uc._uch, ctypes.byref(handle), kind, ctypes.c_void_p(compiled.address),
+            self._uc._uch, ctypes.byref(handle), kind, ctypes.c_void_p(function),
             ctypes.c_void_p(self.state.address), ctypes.c_uint64(1), ctypes.c_uint64(0),
         )  # fmt: skip
         if error:
@@ -130,13 +139,13 @@ class Vcpu(ABC):
 
     # --- faults ------------------------------------------------------------------------------------------
 
-    def _refused(self, uc: Any, page: int, access: int, result: Any, _user: Any) -> bool:
+    def _refused(self, _uc: int, page: int, access: int, result: int, _state: int) -> bool:
         """The compiled walker could not translate: let the VM resolve what stage 2 refused, then walk again."""
         try:
             resolved = self._resolve(page, access, result)
             if resolved:
                 # The refusal is settled: whatever ends the run later has its own reason.
-                self.state[Word.REASON] = Reason.NOTHING
+                self.state.words[_REASON] = _NOTHING
             return resolved
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._fail(error)
@@ -151,25 +160,45 @@ class Vcpu(ABC):
         self._windows.failure = error
         self.leave()
 
-    def _resolve(self, page: int, access: int, result: Any) -> bool:
-        state = self.state
+    def _resolve(self, page: int, access: int, result: int) -> bool:
+        """Settle a refusal.
+
+        Args:
+            page, access: what the CPU asked for.
+            result: address of the entry that answers it, see `callbacks.fill_signature`.
+        """
+        words, address = self.state.words, self.state.address
         for _ in range(_RETRIES):
-            if Reason(state[Word.REASON]) is not Reason.FAULT:
+            if words[_REASON] != _FAULT:
                 self._change_walker(page)
-            elif not state[Word.STATUS] & AT_STAGE_2:
-                return False
             else:
-                fault = self._memory_fault(page)
-                action, outcome = self._vm.memory_fault(fault)
-                if action in (Action.EMULATE, Action.DISCARD):
-                    result.paddr, result.perms = self._windows.open(fault, action, outcome)
-                    return True
-                if action is not Action.RETRY:
-                    self.pending = (action, fault, outcome)
+                status = words[_STATUS]
+                if not status & AT_STAGE_2:
                     return False
-            if self._fill_again(0, page, access, ctypes.addressof(result), state.address):
+                outcome = self._vm.space.handle_page_fault(words[_GPA], self._attempted(status))
+                if not outcome.retry:
+                    return self._forbidden(page, outcome, result)
+            if self._fill_again(0, page, access, result, address):
                 return True
         raise EngineError(f"the page at {page:#x} keeps faulting after it was populated")
+
+    def _forbidden(self, page: int, outcome: FaultResult, result: int) -> bool:
+        """The page is not there and will not be: lead the access elsewhere, or end the run before it."""
+        fault = self._memory_fault(page)
+        action = self._vm.action_for(fault, outcome)
+        if action in (Action.EMULATE, Action.DISCARD):
+            window, permissions = self._windows.open(fault, action, outcome)
+            entry = (ctypes.c_uint64 * 2).from_address(result)
+            entry[0], entry[1] = window, permissions
+            return True
+        self.pending = (action, fault, outcome)
+        return False
+
+    def _attempted(self, status: int) -> Access:
+        """What stage 2 was asked for, which for a stage-1 table is not what the CPU attempted."""
+        if status & ON_TABLE:
+            return Access.WRITE if status & ON_MARK else Access.READ
+        return _ACCESSES[self.state.words[_ACCESS]]
 
     def _change_walker(self, page: int) -> None:
         """The walker cannot serve the guest as it is now: set another one, if there is one.
@@ -184,12 +213,9 @@ class Vcpu(ABC):
 
     def _memory_fault(self, gva: int) -> MemoryFault:
         state = self.state
-        access = Access(state[Word.ACCESS])
-        gpa = state[Word.GPA]
-        fault = fault_from_status(state[Word.STATUS], gpa, stage=2, gva=Gva(gva), access=access)
-        if fault.on_table:
-            access = Access.WRITE if fault.on_mark else Access.READ
-        return MemoryFault(self.number, Gpa(gpa), Gva(gva), access, self.pc, fault)
+        status, gpa = state[Word.STATUS], state[Word.GPA]
+        fault = fault_from_status(status, gpa, stage=2, gva=Gva(gva), access=Access(state[Word.ACCESS]))
+        return MemoryFault(self.number, Gpa(gpa), Gva(gva), self._attempted(status), self.pc, fault)
 
     def exact(self, fault: MemoryFault) -> MemoryFault:
         """The fault with the exact address and PC, known once the run has ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import replace
 from typing import Any
 
@@ -123,12 +122,12 @@ class X86Vcpu(Vcpu):
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._fail(error)
 
-    def _resolve(self, page: int, access: int, result: Any) -> bool:
+    def _resolve(self, page: int, access: int, result: int) -> bool:
         if not self._is_implicit(page):
             return super()._resolve(page, access, result)
         self.state[Word.DELIVERING] = 1
         try:
-            again = self._fill_again(0, page, access, ctypes.addressof(result), self.state.address)
+            again = self._fill_again(0, page, access, result, self.state.address)
             return again or super()._resolve(page, access, result)
         finally:
             self.state[Word.DELIVERING] = 0
