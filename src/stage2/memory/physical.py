@@ -131,6 +131,20 @@ class PhysicalMemory:
             raise MisalignedError(f"HPA {hpa:#x} of a 64-bit word is not a multiple of 8")
         return self._word_view[self._offset(hpa, 8) >> 3]
 
+    def word_at(self, hpa: int) -> int | None:
+        """The 64-bit word at `hpa`, a multiple of 8; None where there is no memory.
+
+        Raises:
+            MisalignedError: it is no multiple of 8.
+        """
+        index = bisect_right(self._starts, hpa) - 1
+        if index < 0 or hpa + 8 > self._ends[index]:
+            return None
+        if hpa & 7:
+            raise MisalignedError(f"HPA {hpa:#x} of a 64-bit word is not a multiple of 8")
+        word: int = self._word_view[(hpa - self.base) >> 3]
+        return word
+
     def store_u64(self, hpa: Hpa, value: int) -> None:
         """Publish a 64-bit word at `hpa`, a multiple of 8, by one aligned store.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..address import ADDRESS_LIMIT, Hpa
+from ..address import ADDRESS_LIMIT
 from ..formats import family_of
 from ..formats.describe import describe_misconfiguration
 from ..formats.outcome import (
@@ -105,7 +105,7 @@ def _runs(
     waiting: EntryRun | None = None
     for index in range(1 << (fmt.root_bits if depth == 0 else fmt.bits)):
         slot = table + 8 * index
-        entry = source.load_u64(Hpa(slot)) if source.contains(slot, 8) else 0
+        entry = source.word_at(slot)
         if not entry:
             continue
         kind, output, attributes = fmt.decode(entry, level, regime.controls)

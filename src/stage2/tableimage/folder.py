@@ -116,11 +116,11 @@ class LoadedWords:
         found = self.pieces.find(address)
         return found is not None and address + size <= found[0].end
 
-    def load_u64(self, hpa: Hpa) -> int:
-        """The 64-bit word at an HPA that `contains` says is there."""
+    def word_at(self, hpa: int) -> int | None:
+        """The 64-bit word at an HPA; None where it is not in one piece."""
         found = self.pieces.find(hpa)
-        if found is None:
-            raise TableImageError(f"HPA {hpa:#x} is outside the tables")
+        if found is None or hpa + 8 > found[0].end:
+            return None
         start, data = found[1]
         return int.from_bytes(data[hpa - start : hpa - start + 8], "little")
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any, Protocol
 
 from ..address import Gpa, Gva, Hpa
 from ..flags import Access
 from ..formats.outcome import LEAF, TABLE, TABLE_OUTSIDE_MEMORY, EntryKind
 from ..formats.record import Format
-from .assembly import assemble_stage_2, assemble_two_stage
+from .assembly import assemble_stage_2, assemble_two_stage, plain
 from .descent import Decoded, Function
+from .folded import folded, folded_format
 from .regime import Regime
 from .result import Fault, Mapped, fault_from_status, need_mask
 from .walk import AT_STAGE_2
@@ -26,13 +28,18 @@ class WordSource(Protocol):
     def contains(self, address: int, size: int = 1) -> bool:
         """Whether all `size` bytes from an HPA exist."""
 
-    def load_u64(self, hpa: Hpa) -> int:
-        """The 64-bit word at an HPA."""
+    def word_at(self, hpa: int) -> int | None:
+        """The 64-bit word at an HPA, a multiple of 8; None where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+_KINDS = tuple(EntryKind)
+_FEW = 100
+"""Walks that are made by the functions as they are written, before folded ones (`folded`) are worth making."""
+
+
+@dataclass(slots=True)
 class Step:
-    """One entry that a walk read.
+    """One entry that a walk read. A value: it is not frozen only because that takes three times as long to make.
 
     Args:
         stage: 1 or 2.
@@ -89,86 +96,94 @@ class _Record:
 
     Args:
         source: the memory.
-        regime: whose tables lie in it: the only stage, or stage 2.
-        stage_1: the guest's own, under it.
     """
 
-    def __init__(self, source: WordSource, regime: Regime, stage_1: Regime | None = None) -> None:
-        self.source, self.regime, self.stage_1 = source, regime, stage_1
+    __slots__ = ("loaded", "marks", "outer_steps", "steps", "word_at")
+
+    def __init__(self, source: WordSource) -> None:
+        self.word_at = source.word_at
         self.steps: list[Step] = []
+        """Steps through tables in physical memory, those below a step of stage 1 apart."""
         self.outer_steps: list[Step] = []
+        """Steps of stage 1, when there are two."""
         self.marks: list[tuple[Hpa, int]] = []
-        self.loaded = 0
+        self.loaded = Hpa(0)
         """HPA of the word that was loaded last."""
 
-    def note(self, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> None:
-        """Note a step through tables in physical memory."""
-        self.steps.append(_step(self.regime.format, level, table, slot, slot, entry, decoded, (), controls))
 
-    def note_outer(self, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> None:
-        """Note a step of stage 1; the stage-2 steps since the last one are those that led to its entry."""
-        assert self.stage_1 is not None
-        under = tuple(self.steps)
-        self.steps.clear()
-        fmt = self.stage_1.format
-        self.outer_steps.append(_step(fmt, level, table, slot, self.loaded, entry, decoded, under, controls))
-
-
-def _step(
-    fmt: Format, level: int, table: int, slot: int, slot_hpa: int, entry: int, decoded: Decoded,
-    under: tuple[Step, ...], controls: int,
-) -> Step:  # fmt: skip
-    """A step; `controls` are those of the walk, which tell hardware's own accesses to stage-1 tables from others."""
-    kind, output, attributes = decoded
-    return Step(
-        stage=fmt.stage,
-        level=level,
-        table=table,
-        index=(slot - table) // fmt.entry_size,
-        slot=slot,
-        slot_hpa=Hpa(slot_hpa),
-        entry=entry,
-        kind=EntryKind(kind),
-        output=output,
-        permissions=fmt.permissions(attributes, controls) if kind in (TABLE, LEAF) else 0,
-        under=under,
-        attributes=attributes,
-    )
-
-
-def _load(record: _Record, address: int) -> tuple[int, int]:
-    if not record.source.contains(address, 8):
+def _load(record: _Record, address: Hpa) -> tuple[int, int]:
+    word = record.word_at(address)
+    if word is None:
         return TABLE_OUTSIDE_MEMORY, 0
     record.loaded = address
-    return 0, record.source.load_u64(Hpa(address))
+    return 0, word
 
 
-def _store(record: _Record, address: int, word: int) -> None:
-    record.marks.append((Hpa(address), word))
+def _store(record: _Record, address: Hpa, word: int) -> None:
+    record.marks.append((address, word))
 
 
-def _visit(record: _Record, level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int) -> int:
-    record.note(level, table, slot, entry, decoded, controls)
-    return 0
+def _make_visit(fmt: Format) -> Function:
+    """The visitor that notes the steps through tables in physical memory."""
+    stage, entry_size, permissions = fmt.stage, fmt.entry_size, fmt.permissions
+
+    def visit(record: _Record, level: int, table: int, slot: Hpa, entry: int, decoded: Decoded, controls: int) -> int:
+        # `controls` are those of the walk: they tell hardware's own accesses to stage-1 tables from others.
+        kind, output, attributes = decoded
+        granted = permissions(attributes, controls) if kind in (TABLE, LEAF) else 0
+        record.steps.append(
+            Step(
+                stage, level, table, (slot - table) // entry_size, slot, slot, entry, _KINDS[kind], output,
+                granted, (), attributes,
+            )
+        )  # fmt: skip
+        return 0
+
+    return visit
 
 
-def _visit_outer(
-    memory: tuple[_Record, Any], level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int
-) -> int:
-    memory[0].note_outer(level, table, slot, entry, decoded, controls)
-    return 0
+def _make_visit_outer(fmt: Format) -> Function:
+    """The visitor that notes the steps of stage 1; the stage-2 steps since the last one led to its entry."""
+    visit_inner = _make_visit(fmt)
+
+    def visit(
+        memory: tuple[_Record, Any], level: int, table: int, slot: int, entry: int, decoded: Decoded, controls: int
+    ) -> int:
+        record = memory[0]
+        under = tuple(record.steps)
+        record.steps.clear()
+        visit_inner(record, level, table, slot, entry, decoded, controls)
+        step = record.steps.pop()
+        step.slot_hpa, step.under = record.loaded, under
+        record.outer_steps.append(step)
+        return 0
+
+    return visit
+
+
+_walks = count()
+
+
+def _often() -> bool:
+    """Whether so many walks were made by now that folded functions are worth it."""
+    return next(_walks) >= _FEW
 
 
 @cache
-def _stage(fmt: Format) -> Function:
-    return assemble_stage_2(fmt, _load, _store, _visit)
+def _stage(fmt: Format, often: bool) -> Function:
+    ready, fmt = (folded, folded_format(fmt)) if often else (plain, fmt)
+    return assemble_stage_2(fmt, _load, _store, _make_visit(fmt), ready)
 
 
 @cache
-def _two_stage(first: Format, second: Format) -> Function:
+def _two_stage(first: Format, second: Format, often: bool) -> Function:
+    stage_2 = _stage(second, often)
+    ready = plain
+    if often:
+        ready, first, second = folded, folded_format(first), folded_format(second)
     # Marks of stage 1 go through stage 2 once more; those steps repeat what stands under the step they mark.
-    unseen_2 = assemble_stage_2(second, _load, _store)
-    return assemble_two_stage(first, second, _stage(second), _load, _store, _visit_outer, unseen_2=unseen_2)
+    unseen_2 = assemble_stage_2(second, _load, _store, ready=ready)
+    return assemble_two_stage(first, second, stage_2, _load, _store, _make_visit_outer(first), ready, unseen_2=unseen_2)
 
 
 def explain_stage(
@@ -183,8 +198,8 @@ def explain_stage(
         access: what is attempted; None only looks up.
         user: the access is made from user mode.
     """
-    record = _Record(source, regime)
-    status, output, permissions, level = _stage(regime.format)(
+    record = _Record(source)
+    status, output, permissions, level = _stage(regime.format, _often())(
         record, regime.numbers, address, need_mask(access, user=user), int(access is Access.WRITE)
     )
     result: Mapped | Fault
@@ -215,8 +230,8 @@ def explain_two_stage(
         access: what is attempted; None only looks up.
         user: the access is made from user mode.
     """
-    record = _Record(source, stage_2, stage_1)
-    status, hpa, permissions, gpa, level_1, level_2 = _two_stage(stage_1.format, stage_2.format)(
+    record = _Record(source)
+    status, hpa, permissions, gpa, level_1, level_2 = _two_stage(stage_1.format, stage_2.format, _often())(
         record, stage_1.numbers, stage_2.numbers, gva, need_mask(access, user=user), int(access is Access.WRITE)
     )
     result: Mapped | Fault
