@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors conform benchmarks mutants lock clean
+.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors conform bench guard mutants lock clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEE
 
 test: setup lint types layers emulators hypervisors
 	@$(PYTEST)
+	@$(BIN)/python -m benchmarks.guard
 
 # What a change breaks soonest: the tests of the rooms it touches, then all that compile nothing. docs/testing.md
 quick: setup
@@ -69,8 +70,17 @@ guests:
 monitors:
 	@sh scripts/monitors.sh src/stage2/machines/monitors
 
-benchmarks: setup
-	@$(BIN)/python -m benchmarks.tables
+# Every figure of docs/performance.md, in about ten minutes. The peers live in an environment of their own.
+PEERS := build/peers/bin/python
+bench: setup
+	@$(BIN)/stage2 fetch linux-riscv64
+	@test -x $(PEERS) || { $(PYTHON) -m venv build/peers && \
+		$(PEERS) -m pip install --quiet --disable-pip-version-check volatility3==2.28.2 memprocfs==5.19.0; }
+	@$(BIN)/python -m benchmarks --peers $(PEERS) --json docs/images/performance.json --report docs/performance.md
+
+# Speed against the plain C twins, alone on the machine: docs/benchmarks.md.
+guard: setup
+	@$(BIN)/python -m benchmarks.guard
 
 # The long form of the conformance suite; it writes the page with the counts, the same with any number of processes.
 JOBS ?= $(shell nproc)

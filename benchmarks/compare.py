@@ -1,4 +1,4 @@
-"""Two states of the sources side by side: the figures of `benchmarks.tables` and `benchmarks.edits`, in turns.
+"""Two states of the sources side by side: the rows of `benchmarks` and the figure of `benchmarks.edits`, in turns.
 
 Run with `python -m benchmarks.compare OLD NEW [--rounds N] [--formats NAME ...]`, where OLD and NEW are folders that
 hold a `src`. Both run this folder's benchmarks, one after the other in every round, so that what else the machine does
@@ -14,6 +14,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -34,14 +35,18 @@ def program(source: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def figures(source: Path, formats: list[str], edits: int, more: list[str]) -> dict[Key, float]:
-    """The CPU time of every figure, median of its runs."""
+def figures(source: Path, formats: list[str], edits: int, match: str) -> dict[Key, float]:
+    """The CPU time of every row, median of its runs."""
     found: dict[Key, float] = {}
-    for figure in json.loads(program(source, "benchmarks.tables", "--json", *more, "--formats", *formats))["figures"]:
-        found[figure["format"], figure["name"]] = figure["cpu"]
-    text = program(source, "benchmarks.edits", "--edits", str(edits), "--formats", *formats)
-    for name, each in re.findall(r"^(\S+): .* pages, (\d+) us an edit", text, re.MULTILINE):
-        found[name, f"{edits} random edits"] = float(each)
+    with tempfile.TemporaryDirectory() as held:
+        file = Path(held) / "rows.json"
+        program(source, "benchmarks", "--only", "rows", "--json", str(file), "--match", match, "--formats", *formats)
+        for row in json.loads(file.read_text())["rows"]:
+            found[row["format"], row["name"]] = row["ours"]
+    if edits:
+        text = program(source, "benchmarks.edits", "--edits", str(edits), "--formats", *formats)
+        for name, each in re.findall(r"^(\S+): .* pages, (\d+) us an edit", text, re.MULTILINE):
+            found[name, f"{edits} random edits"] = float(each)
     return found
 
 
@@ -50,14 +55,15 @@ def main() -> None:
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--rounds", type=int, default=5, help="how often each runs (default 5)")
-    parser.add_argument("--edits", type=int, default=3000, help="random edits (default 3000)")
+    parser.add_argument("--edits", type=int, default=3000, help="random edits (default 3000; 0 for none)")
+    parser.add_argument("--match", default="", help="only rows whose name has this in it")
     parser.add_argument("--formats", nargs="+", default=["ept4", "sv39x4", "arm-s2-4k-40"])
-    arguments, more = parser.parse_known_args()
+    arguments = parser.parse_args()
     sources = arguments.old.resolve(), arguments.new.resolve()
     seen: list[dict[Key, list[float]]] = [defaultdict(list), defaultdict(list)]
     for _ in range(arguments.rounds):
         for side, source in enumerate(sources):
-            for key, cost in figures(source, arguments.formats, arguments.edits, more).items():
+            for key, cost in figures(source, arguments.formats, arguments.edits, arguments.match).items():
                 seen[side][key].append(cost)
     print(f"{'figure':34} {'format':14} {'old':>10} {'new':>10} {'ratio':>6} {'of the best':>11}")
     for key in seen[0]:

@@ -1,0 +1,1 @@
+"""How fast it is: `make bench`, see docs/benchmarks.md."""
