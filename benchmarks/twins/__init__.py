@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stage2.address import SIZE_2M, SIZE_4K
-from stage2.tables.compiled import cache_root
+from stage2.tables.kernel_cache import cache_root
 from stage2.tables.pagetable import PageTable
 
 SOURCE = Path(__file__).with_name("twin.c")
