@@ -13,7 +13,7 @@ from ..formats.outcome import ACCESSED, DIRTY, GROUPED, LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import Kernel, inlined, kernel, load
+from .compiled import Fixed, fixed, inlined, load
 from .descent import Function
 from .edit import DAMAGED, DONE, VALID, leaf_stretch, table_filling
 from .raw import peek, poke
@@ -26,7 +26,7 @@ _STATE = ACCESSED | DIRTY
 
 
 @cache
-def merge_kernel(fmt: Format) -> Kernel:
+def merge_kernel(fmt: Format) -> Fixed:
     """kernel(table, start, end, level, rows) -> (result, address, count).
 
     Finds the tables below `level` in [start, end) whose leaves are equal and continue each other, so that one block
@@ -69,7 +69,7 @@ def merge_kernel(fmt: Format) -> Kernel:
                 count += u64(1)
         return u64(DONE), u64(0), count
 
-    return kernel(find_blocks, fmt, fixed=True)
+    return fixed(find_blocks, fmt)
 
 
 def _block_of(fmt: Format) -> Function:
@@ -108,7 +108,7 @@ def _block_of(fmt: Format) -> Function:
 
 
 @cache
-def group_kernel(fmt: Format) -> Kernel:
+def group_kernel(fmt: Format) -> Fixed:
     """kernel(table, start, end, operation, rows) -> (result, address, count).
 
     GROUP finds aligned groups of equal leaves that continue each other, wholly in [start, end) and not marked yet;
@@ -152,7 +152,7 @@ def group_kernel(fmt: Format) -> Kernel:
                 count += u64(1)
         return u64(DONE), u64(0), count
 
-    return kernel(find_groups, fmt, fixed=True)
+    return fixed(find_groups, fmt)
 
 
 @cache
@@ -205,7 +205,7 @@ def _could_be_group(fmt: Format) -> Function:
 
 
 @cache
-def regroup_kernel(fmt: Format) -> Kernel:
+def regroup_kernel(fmt: Format) -> Fixed:
     """kernel(host, rows, operation, controls): HIDE, MARK or UNMARK the groups that `group_kernel` listed."""
     regrouped, group_width = _regrouped(fmt), _group_width(fmt)
 
@@ -217,7 +217,7 @@ def regroup_kernel(fmt: Format) -> Kernel:
                 if entry != u64(0):
                     poke(hva, i, regrouped(entry, level, i, operation, controls))
 
-    return kernel(regroup, fmt, fixed=True)
+    return fixed(regroup, fmt)
 
 
 def _regrouped(fmt: Format) -> Function:
@@ -241,7 +241,7 @@ def _regrouped(fmt: Format) -> Function:
 
 
 @cache
-def leaf_kernel(fmt: Format) -> Kernel:
+def leaf_kernel(fmt: Format) -> Fixed:
     """kernel(table, address) -> (kind, level, address of the entry, entry, output, attributes): where the way ends.
 
     The output is where the leaf's first byte leads. The kind is NONE where a table is outside memory, too.
@@ -257,11 +257,11 @@ def leaf_kernel(fmt: Format) -> Kernel:
         base = address & ~((u64(1) << shift_of(level)) - u64(1))
         return kind, level, slot, entry, output_of(output, attributes, base, level), attributes
 
-    return kernel(find_leaf, fmt, fixed=True)
+    return fixed(find_leaf, fmt)
 
 
 @cache
-def poke_kernel() -> Kernel:
+def poke_kernel() -> Fixed:
     """kernel(host, rows, make): publish entries, each with one aligned store.
 
     Args of the kernel:
@@ -273,15 +273,15 @@ def poke_kernel() -> Kernel:
         for row in range(rows.shape[0]):
             poke(rows[row, 0] + host[0], u64(0), rows[row, 2] if make != u64(0) else u64(0))
 
-    return kernel(poke_all, fixed=True)
+    return fixed(poke_all)
 
 
 @cache
-def fill_kernel(fmt: Format) -> Kernel:
+def fill_kernel(fmt: Format) -> Fixed:
     """kernel(host, table, output, shift, leaf_bits): a table of leaves that continue each other."""
     fill_table = table_filling(fmt)
 
     def fill(host: Any, table: int, output: int, shift: int, leaf_bits: int) -> None:
         fill_table(host, table, output, shift, leaf_bits)
 
-    return kernel(fill, fmt, fixed=True)
+    return fixed(fill, fmt)

@@ -165,10 +165,8 @@ class _TwoForms:
 class Kernel(_TwoForms):
     """An outermost function that goes over entries of tables; see `kernel`."""
 
-    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...] = (), *, fixed: bool = False) -> None:
+    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...] = ()) -> None:
         super().__init__(function, formats)
-        self._fixed = fixed
-        self._dispatcher: Any = None
         self.ready: Callable[..., Any] | None = None
         """The compiled form, once it is there."""
         self._plain = partial(uncompiled.run, function)
@@ -191,19 +189,29 @@ class Kernel(_TwoForms):
 
     @property
     def compiled(self) -> Any:
-        """The compiled form, which is compiled or loaded at its first call, without the GIL."""
+        """The compiled form: numba's dispatcher, which compiles or loads at its first call, without the GIL."""
         with _lock:
-            if self._dispatcher is None:
-                self._dispatcher = _compiled(self.function, self._formats)
-                if not self._fixed:
-                    self.ready = self._dispatcher
-            return self.ready or self._first
+            if self.ready is None:
+                self.ready = _compiled(self.function, self._formats)
+            return self.ready
+
+
+class Fixed(Kernel):
+    """A kernel whose arguments always have the same types, called without numba's dispatcher, which looks at each.
+
+    Python's integers are taken for 64-bit words.
+    """
+
+    @cached_property
+    def _dispatcher(self) -> Any:
+        return _compiled(self.function, self._formats)
+
+    @property
+    def compiled(self) -> Any:
+        """The compiled form; its first call compiles or loads it."""
+        return self.ready or self._first
 
     def _first(self, *arguments: Any) -> Any:
-        """The first call of a kernel whose arguments always have the same types; Python's integers are 64-bit words.
-
-        The next ones are made without numba's dispatcher, which looks at each argument.
-        """
         from numpy import uint64
 
         result = self._dispatcher(*[uint64(given) if isinstance(given, int) else given for given in arguments])
@@ -212,15 +220,19 @@ class Kernel(_TwoForms):
         return result
 
 
-def kernel(function: Callable[..., Any], *formats: Format, fixed: bool = False) -> Kernel:
+def kernel(function: Callable[..., Any], *formats: Format) -> Kernel:
     """A kernel of an outermost function.
 
     Args:
         function: in the compilable subset.
         formats: the formats injected into it; a format defined outside this package is hashed too.
-        fixed: its arguments have the same types in every call.
     """
-    return Kernel(function, formats, fixed=fixed)
+    return Kernel(function, formats)
+
+
+def fixed(function: Callable[..., Any], *formats: Format) -> Fixed:
+    """A kernel whose arguments always have the same types; see `kernel`."""
+    return Fixed(function, formats)
 
 
 def _compiled(function: Callable[..., Any], formats: tuple[Format, ...]) -> Any:
@@ -244,41 +256,36 @@ def callback(signature: Any, function: Callable[..., Any], *formats: Format) -> 
         return module.cfunc(signature, nopython=True, cache=kept)(function)
 
 
-class Direct(_TwoForms):
-    """A function of plain numbers that is called without a dispatcher, and with the GIL held, once it is compiled.
-
-    That is for what is over sooner than the GIL changes hands. A number that does not fit raises OverflowError.
-
-    Args:
-        signature: gives numba's signature.
-        function: in the compilable subset.
-        formats: as a kernel's.
-    """
-
-    def __init__(self, signature: Callable[[], Any], function: Callable[..., Any], *formats: Format) -> None:
-        super().__init__(function, formats)
-        self._signature = signature
-
-    @cached_property
-    def entry(self) -> Callable[..., int]:
-        """The compiled form."""
-        module, folder = numba(), kernel_cache.cache_folder(self.function, self._formats)
-        signature = self._signature()
-        with (
-            _announced(self.function, self._formats),
-            _keeping(folder) as kept,
-            kernel_cache.locked(folder),
-        ):
-            compiled = module.njit(signature, cache=kept)(self.function)
-        entry: Callable[..., int] = compiled.overloads[signature.args].entry_point
-        return entry
+class _Called(_TwoForms):
+    """A function that is called for one thing at a time."""
 
     def pays(self, calls: int) -> bool:
-        """Whether the compiled form would have answered so many calls sooner, the making of it included."""
+        """Whether its compiled form would have answered so many calls sooner, the making of it included."""
         return self._pays(calls * CALL_WORK)
 
 
-class Callback(_TwoForms):
+class Direct(_Called):
+    """A function of plain words that gives one, called without a dispatcher, and with the GIL held.
+
+    That is for what is over sooner than the GIL changes hands. It is cached like a kernel.
+    """
+
+    def __init__(self, function: Callable[..., int], *formats: Format) -> None:
+        super().__init__(function, formats)
+
+    @cached_property
+    def entry(self) -> Callable[..., int]:
+        """The compiled form. A number that does not fit 64 bits raises OverflowError."""
+        folder = kernel_cache.cache_folder(self.function, self._formats)
+        word = numba().types.uint64
+        signature = word(*[word] * self.function.__code__.co_argcount)
+        with _announced(self.function, self._formats), _keeping(folder) as kept, kernel_cache.locked(folder):
+            compiled = numba().njit(signature, cache=kept)(self.function)
+        entry: Callable[..., int] = compiled.overloads[signature.args].entry_point
+        return entry
+
+
+class Callback(_Called):
     """A C callback that is compiled when its address is asked for.
 
     Args:
@@ -300,10 +307,6 @@ class Callback(_TwoForms):
         """Of the C function."""
         address: int = self._compiled.address
         return address
-
-    def pays(self, calls: int) -> bool:
-        """Whether the C function would have answered so many calls sooner, the making of it included."""
-        return self._pays(calls * CALL_WORK)
 
 
 @contextmanager

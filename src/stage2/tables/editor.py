@@ -211,9 +211,8 @@ class TableEditor:
     def _list(self, first: int, end: int, merge: bool, rows: U64Array) -> tuple[int, U64Array]:
         """How many rows there are, and the totals; the rows are all there if there is room for them."""
         totals = np.empty(2 * self._format.levels, np.uint64)
-        result, where, count = list_kernel(self._format).for_work(lambda: self._entries(first, end))(
-            self._table, first, end, int(merge), rows, totals, self._seen
-        )
+        kernel = list_kernel(self._format).for_work(lambda: self._entries(first, end))
+        result, where, count = kernel(self._table, first, end, int(merge), rows, totals, self._seen)
         if result:
             self._refuse(result, where)
         return int(count), totals

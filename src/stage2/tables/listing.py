@@ -9,7 +9,7 @@ from ..formats.outcome import LEAF, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, leaf_output, locating, span_shift
-from .compiled import Kernel, inlined, kernel
+from .compiled import Fixed, fixed, inlined
 from .descent import Function
 from .edit import DAMAGED, DONE, first_meeting, leaf_stretch, room_of, run_note
 from .mapping import LEVEL_FIELD
@@ -40,7 +40,7 @@ def _row_note(note: Function) -> Function:
 
 
 @cache
-def list_kernel(fmt: Format) -> Kernel:
+def list_kernel(fmt: Format) -> Fixed:
     """kernel(table, start, end, merge, rows, totals, seen) -> (result, address, rows).
 
     Lists the leaves in [start, end), in order.
@@ -107,4 +107,4 @@ def list_kernel(fmt: Format) -> Kernel:
                 i += u64(1)
         return u64(DONE), u64(0), run[0]
 
-    return kernel(list_leaves, fmt, fixed=True)
+    return fixed(list_leaves, fmt)

@@ -9,14 +9,14 @@ from ..formats.outcome import TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, locating, span_shift
-from .compiled import Kernel, inlined, kernel, load
+from .compiled import Fixed, fixed, inlined, load
 from .descent import Function
 from .edit import CONFLICT, DAMAGED, DONE, NEEDS_ROOM, first_meeting, row_empty, table_link
 from .raw import peek, poke
 
 
 @cache
-def map_kernel(fmt: Format) -> Kernel:
+def map_kernel(fmt: Format) -> Fixed:
     """kernel(table, extents, templates, top, frames, seen, planned) -> (result, address, tables).
 
     Args of the kernel:
@@ -71,7 +71,7 @@ def map_kernel(fmt: Format) -> Kernel:
                 return u64(NEEDS_ROOM), u64(0), used
             commit = u64(1)
 
-    return kernel(map_extents, fmt, fixed=True)
+    return fixed(map_extents, fmt)
 
 
 def map_work(fmt: Format, extents: Any, top: int) -> int:

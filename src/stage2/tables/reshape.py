@@ -17,7 +17,7 @@ from ..formats.change import Change, ChangeKind
 from ..formats.record import Format
 from ..formats.u64 import MASK_64
 from . import coalesce
-from .compiled import HostMemory, Kernel
+from .compiled import Fixed, HostMemory
 from .mapping import U64Array
 
 Pay = Callable[[Sequence[Change]], None]
@@ -112,7 +112,7 @@ class Reshaper:
             freed.append(found[:, 1])
         return freed[0] if len(freed) == 1 else np.concatenate([_NONE, *freed])
 
-    def _rows_of(self, kernel: Kernel, width: int, start: int, end: int, argument: int) -> U64Array:
+    def _rows_of(self, kernel: Fixed, width: int, start: int, end: int, argument: int) -> U64Array:
         """What a kernel lists, asked again with more room until it all fits."""
         room = _FEW
         find = kernel.for_work(lambda: (end - start) >> self._format.page_shift)

@@ -13,6 +13,7 @@ The bits of the output below the page are those of the address.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from ..formats.outcome import MAPPED, TABLE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import assemble_stage_2, compiled_descent, locating
-from .compiled import Direct, HostMemory, inlined, keep_marks_back, load, numba, store
+from .compiled import Direct, HostMemory, inlined, keep_marks_back, load, store
 from .descent import visit_nothing
 from .raw import peek
 from .regime import Regime
@@ -47,15 +48,9 @@ NO_FRAME = MASK_64
 """As the frame: nothing is placed."""
 
 
-def _signature() -> Any:
-    types = numba().types
-    word = types.uint64
-    return word(word, word, word, word, word, word)
-
-
 @cache
 def single(fmt: Format) -> Direct:
-    """The function of a format: (numbers, address, need, write, frame, leaf bits) -> answer.
+    """The compiled function of a format: (numbers, address, need, write, frame, leaf bits) -> answer.
 
     Where there is a frame, the address's table is there and its entry is free, the page is mapped by one store.
     Otherwise the address is translated, and nothing is written. See `Single` for the numbers, which are passed by
@@ -90,7 +85,7 @@ def single(fmt: Format) -> Direct:
             return output  # type: ignore[no-any-return]  # injected
         return (output & u64(OUTPUT)) | level << u64(LEVEL_AT) | granted  # type: ignore[no-any-return]  # injected
 
-    return Direct(_signature, answer, fmt)
+    return Direct(answer, fmt)
 
 
 class Single:
@@ -106,7 +101,7 @@ class Single:
 
         fmt = regime.format
         self._numbers: NDArray[Any] = np.array([*host, regime.root, regime.controls], np.uint64)
-        self.ask = single(fmt).entry
+        self.ask: Callable[[int, int, int, int, int, int], int] = single(fmt).entry
         """See `single`; the first argument is always `at`."""
         self.at: int = self._numbers.ctypes.data
         self._sizes = [fmt.leaf_size(level) for level in range(fmt.levels)]

@@ -9,7 +9,7 @@ from ..formats.outcome import GROUPED, LEAF, NONE
 from ..formats.record import Format
 from ..formats.u64 import MASK_64, u64
 from .assembly import compiled_descent, descent, leaf_output, locating, span_shift
-from .compiled import Kernel, inlined, kernel, load
+from .compiled import Fixed, fixed, inlined, load
 from .descent import Function, entry_at, visit_nothing
 from .edit import (
     DAMAGED,
@@ -31,7 +31,7 @@ without forgetting them, for a PROTECT to follow (break-before-make)."""
 
 
 @cache
-def sweep_kernel(fmt: Format) -> Kernel:
+def sweep_kernel(fmt: Format) -> Fixed:
     """kernel(table, start, end, operation, templates, frames, runs, freed, planned) ->
     (result, address, tables, runs, freed tables, leaves, attributes of any, attributes of all, lost permissions).
 
@@ -126,7 +126,7 @@ def sweep_kernel(fmt: Format) -> Kernel:
                 return u64(NEEDS_ROOM), u64(0), used, run[0], unlinked, leaves, met[0], met[1], met[2]
             commit = u64(1)
 
-    return kernel(sweep, fmt, fixed=True)
+    return fixed(sweep, fmt)
 
 
 def _meet(fmt: Format) -> Function:

@@ -52,12 +52,19 @@ def new_cpu(arch: int, mode: int, *, page_size: int | None = None, model: int | 
 
 _SIGNATURE = (ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64)
 """See `callbacks.fill_signature`."""
-_REFUSAL = ctypes.CFUNCTYPE(*_SIGNATURE)
+_FILL = ctypes.CFUNCTYPE(*_SIGNATURE)
 
 
 def fill_function(compiled: Any) -> Callable[..., bool]:
     """A compiled fill, to be called from Python, with the GIL held: it is over sooner than that changes hands."""
     return ctypes.PYFUNCTYPE(*_SIGNATURE)(compiled.address)
+
+
+def _address(callback: Any) -> int:
+    """Of a Python function that C calls."""
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address is not None
+    return address
 
 
 class Vcpu(ABC):
@@ -98,7 +105,7 @@ class Vcpu(ABC):
         self._fill_state(page_state)
         self._callbacks = list(callbacks)
         self._fill_again: Callable[[int, int, int, int, int], bool]
-        self._plain_hook: Any = None
+        self._plain_hook: ctypes.c_size_t | None = None
         """The library's handle of a fill in plain Python; None as long as the compiled one is the MMU."""
         self._install_hooks()
         uc.ctl_exits_enabled(True)
@@ -128,42 +135,40 @@ class Vcpu(ABC):
         fill, block, trap = self._callbacks
         self._install(constants.UC_HOOK_BLOCK, block.address)
         self._install(constants.UC_HOOK_INTR, trap.address)
+        # Python called by the library. The package's own wrapper would take as long as a fault does.
+        self._refusal, self._plain_fill = _FILL(self._refused), _FILL(self._fill_plainly)
         if self.PLAIN_ENV and not fill.pays(0):
             pages = (self._vm.space.frames.memory.span >> 12) + 8
             self._fill_again = PlainFill(fill.function, self.state, self.PLAIN_ENV, pages)
-            self._plain_hook = self._uc.hook_add(constants.UC_HOOK_TLB_FILL, self._fill_plainly)
+            self._plain_hook = self._install(constants.UC_HOOK_TLB_FILL, _address(self._plain_fill))
         else:
             self._install_fill()
 
     def _install_fill(self) -> None:
         """Let the compiled fill be the MMU."""
         if self._plain_hook is not None:
-            self._uc.hook_del(self._plain_hook)
+            library().uc_hook_del(self._uc._uch, self._plain_hook)
             self._plain_hook = None
         constants, fill = self._unicorn.unicorn_const, self._callbacks[0]
         self._install(constants.UC_HOOK_TLB_FILL, fill.address)
         self._fill_again = fill_function(fill)
-        # Runs only when the compiled fill has refused. The package's own wrapper would take as long as a fault does.
-        self._refusal = _REFUSAL(self._refused)
-        address = ctypes.cast(self._refusal, ctypes.c_void_p).value
-        assert address is not None
-        self._install(constants.UC_HOOK_TLB_FILL, address)
+        # Runs only when the compiled fill has refused.
+        self._install(constants.UC_HOOK_TLB_FILL, _address(self._refusal))
 
-    def _fill_plainly(self, _uc: Any, page: int, access: int, result: Any, _user: Any) -> bool:
+    def _fill_plainly(self, uc: int, page: int, access: int, result: int, state: int) -> bool:
         """The MMU as plain Python, until there were so many fills that the compiled one pays."""
-        entry, state = ctypes.addressof(result), self.state.address
         try:
             if self._callbacks[0].pays(self.state[Word.FILLS]):
                 self.leave()
-            if self._fill_again(0, page, access, entry, state):
+            if self._fill_again(uc, page, access, result, state):
                 return True
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames
             self._fail(error)
             return False
-        return self._refused(0, page, access, entry, state)
+        return self._refused(uc, page, access, result, state)
 
-    def _install(self, kind: int, function: int) -> None:
-        """Make a C function one of the library's hooks, with the state block as its user data."""
+    def _install(self, kind: int, function: int) -> ctypes.c_size_t:
+        """Make a C function one of the library's hooks, with the state block as its user data; the hook's handle."""
         handle = ctypes.c_size_t()
         error = library().uc_hook_add(
             self._uc._uch, ctypes.byref(handle), kind, ctypes.c_void_p(function),
@@ -171,6 +176,7 @@ class Vcpu(ABC):
         )  # fmt: skip
         if error:
             raise EngineError(f"unicorn refused a hook: error {error}")
+        return handle
 
     # --- faults ------------------------------------------------------------------------------------------
 

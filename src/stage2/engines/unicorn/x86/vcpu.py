@@ -78,7 +78,7 @@ class X86Vcpu(Vcpu):
         callbacks = (fill_callback(vm.space.format, self._processor), block_callback(), trap_callback())
         super().__init__(number, vm, uc, self._cpu, page_state, windows, callbacks)
         self._callbacks.append(invalid_callback())
-        self._install(package.UC_HOOK_INSN_INVALID, self._callbacks[-1])
+        self._install(package.UC_HOOK_INSN_INVALID, self._callbacks[-1].address)
         self.state[Word.RAISE] = symbol(abi.RAISE)
         self._ports = ports
         self.shut_down = False
