@@ -57,7 +57,9 @@ def run(command: Sequence[str], folder: Path, cache: Path) -> tuple[float, float
     Raises:
         SystemExit: it failed.
     """
-    environment = os.environ | {"STAGE2_CACHE": str(cache)}
+    # Where bytecode is not kept, every start would compile our modules anew.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["STAGE2_CACHE"] = str(cache)
     words = [word.format(folder=folder) if "{" in word and "\n" not in word else word for word in command]
     began = time.perf_counter()
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder)
