@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from effort import examples
@@ -280,6 +280,7 @@ def test_edits_leave_the_bytes_that_a_slow_reference_leaves(name: str) -> None:
 
     @settings(max_examples=examples(20 if fmt.bits < 11 else 3))
     @given(begin=st.sampled_from(["nothing", "blocks", "blocks", "pages", "groups"]), edits=EDITS)
+    @example("groups", [("unmap", (0, 3), (0, 2), R, None, 0), ("protect", (0, 17), (0, 1), R, None, 0)])
     def run(begin: str, edits: list[Any]) -> None:
         fast, slow = Slow(fmt), Slow(fmt)
         with fast.memory, slow.memory:
