@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from effort import examples
@@ -42,7 +42,7 @@ class Slow:
         self.fmt = fmt
         self.memory = PhysicalMemory([RAM])
         self.frames = FrameAllocator(self.memory)
-        switches = [name for name in ("ad", "napot") if name in fmt.switches]
+        switches = [name for name in ("ad", "napot", "pbmt") if name in fmt.switches]
         self.table = PageTable(fmt, self.frames, owner=TABLES, controls=fmt.controls_with(*switches))
         self.controls = self.table.regime.controls
         self.output_of = leaf_output(fmt, plain)
@@ -239,17 +239,53 @@ def edit_both(fast: Slow, slow: Slow, base: int, step: Any) -> None:
             one.coalesce(base, limit - base, blocks=bool(blocks), groups=True)
 
 
+def begin_with(table: PageTable, begin: str, base: int) -> None:
+    fmt = table.format
+    size = fmt.leaf_size(1)
+    if begin == "blocks":
+        table.map_range(base, Hpa(16 * size), BLOCKS * size, RWX)
+    elif begin != "nothing":
+        table.map_range(base, Hpa(16 * size), 64 * fmt.page_size, RWX, largest=fmt.page_size)
+        table.coalesce(base, size, blocks=False, groups=begin == "groups")
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_change_of_protection_is_what_it_is_for_any_of_the_leaves(name: str) -> None:
+    """Remapped before restricted before relaxed; all of them follow from what the plan met on its way."""
+    fmt = by_name(name)
+    base = (1 << 64) - (1 << fmt.input_bits) if fmt.high_half else 5 * fmt.leaf_size(1)
+    page, seen = fmt.page_size, set()
+    for held in ([(RW, None)], [(R, None), (RWX, None)], [(RW, None), (RW, MemoryType.UNCACHED)]):
+        for flags in (R, RW, RWX):
+            for asked in (None, MemoryType.UNCACHED):
+                made = Slow(fmt)
+                with made.memory:
+                    for index, (old, old_type) in enumerate(held):
+                        # Twenty pages that continue each other are looked at as one, a single page is not.
+                        for first, count in ((base + 64 * index * page, 20), (base + (64 * index + 40) * page, 1)):
+                            made.table.map_range(first, Hpa(16 * page), count * page, old, memory_type=old_type)
+                    span = (base, 64 * len(held) * page)
+                    expected = made.change_of_protection(base, base + span[1], flags, asked or flags.memory_type)
+                    edit = made.table.protect_range(*span, flags, memory_type=asked)
+                    assert {change.kind for change in edit.changes} == {expected}
+                    seen.add(expected)
+    assert {ChangeKind.RESTRICTED, ChangeKind.RELAXED, ChangeKind.REMAPPED} == seen
+
+
 @pytest.mark.parametrize("name", names())
 def test_edits_leave_the_bytes_that_a_slow_reference_leaves(name: str) -> None:
     fmt = by_name(name)
     # One place is enough: what depends on it, the model of pages goes through.
     base = (1 << 64) - (1 << fmt.input_bits) if fmt.high_half else 5 * fmt.leaf_size(1)
 
-    @settings(max_examples=examples(12 if fmt.bits < 11 else 3))
-    @given(edits=EDITS)
-    def run(edits: list[Any]) -> None:
+    @settings(max_examples=examples(20 if fmt.bits < 11 else 3))
+    @given(begin=st.sampled_from(["nothing", "blocks", "blocks", "pages", "groups"]), edits=EDITS)
+    @example("groups", [("unmap", (0, 3), (0, 2), R, None, 0), ("protect", (0, 17), (0, 1), R, None, 0)])
+    def run(begin: str, edits: list[Any]) -> None:
         fast, slow = Slow(fmt), Slow(fmt)
         with fast.memory, slow.memory:
+            for one in (fast.table, slow.table):
+                begin_with(one, begin, base)
             for step in edits:
                 edit_both(fast, slow, base, step)
                 assert fast.image() == slow.image(), step
