@@ -51,7 +51,7 @@ def ask_peers(python: Path, runs: int = 9) -> dict[str, dict[str, float | str]]:
         (Path(held) / "question.json").write_text(json.dumps(question))
         found: dict[str, dict[str, float | str]] = {}
         for peer in PEERS:
-            command = [str(python), str(PROGRAM), peer, f"{held}/question.json"]
+            command = [str(python.absolute()), str(PROGRAM), peer, f"{held}/question.json"]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=_BOUND_S, check=True, cwd=held)
                 found[peer] = json.loads(done.stdout.splitlines()[-1])

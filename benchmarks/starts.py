@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "walk": ("walk", str(VM), "--gpa", "0x8000_0000"),
     "build": ("build", str(VM), "--output", "{folder}/built"),
 }
-COLD: dict[str, tuple[str, ...]] = {"demo": ("demo", "--quiet"), "walk": COMMANDS["walk"], "build": COMMANDS["build"]}
+COLD: dict[str, tuple[str, ...]] = {"demo": ("demo",), "walk": COMMANDS["walk"], "build": COMMANDS["build"]}
 WARM_GOALS = {"--help": 1.0, "show": 1.2, "walk": 2.0, "build": 2.0}
 COLD_GOALS_S = {"demo": 4.0, "walk": 1.0, "build": 1.0}
 
