@@ -99,7 +99,7 @@ def _blocks(table: PageTable, twin: Twin, leaf: int, what: str, level: int) -> l
         twin.forget()
         twin_map()
 
-    through = "both are called from Python, once a measured call"
+    through = "is called from Python once a measured call, as ours is"
     return [
         Row(f"map 1 GiB in {what}", "us", _US, map_all, twin_map, clear, twin.forget, through, calls=20),
         Row(f"unmap 1 GiB in {what}", "us", _US, clear, lambda: twin.unmap(START, GIB), full, twin_full,
