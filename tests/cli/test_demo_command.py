@@ -97,7 +97,9 @@ def test_a_start_compiles_what_the_engine_calls_and_no_kernel_of_the_tables(arch
     _, loaded = fresh(["demo", "--arch", arch, "--json", "-"], tmp_path)
     assert loaded == {FAMILIES[arch]}
     kernels = Counter(path.with_suffix("").stem for path in tmp_path.rglob("*.nbc"))
-    assert {name.split(".")[0] for name in kernels} == {"callbacks"}
+    # RISC-V's time CSR reads the clock by a function of its own.
+    own = {"callbacks", "clock"} if arch == "riscv64" else {"callbacks"}
+    assert {name.split(".")[0] for name in kernels} == own
     assert set(kernels.values()) == {1}
     # RISC-V's MMU is over with its work before it would be compiled.
     assert any(".fill-" in name for name in kernels) is (arch != "riscv64")
