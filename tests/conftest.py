@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import effort
 import layers
-from stage2.tables import compiled
+from stage2.tables.compiled import compile_at_once
 
 settings.register_profile("dev", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), max_examples=100, print_blob=True, database=None)
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(profile)
     # What runs compiled where there is much to do is tested compiled where there is little, too;
     # tests/tables/test_plain_kernels.py and the commands that tests start see to the other form.
-    compiled.LOAD_WORK = compiled.COMPILE_WORK = 0
+    compile_at_once()
     effort.SEED = config.option.seed
     effort.FACTOR = SOAK_FACTOR if profile == "soak" else 1
     # Without this Hypothesis draws a new seed in every run. It reads its option after us.

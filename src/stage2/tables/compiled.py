@@ -39,6 +39,13 @@ LOAD_WORK = 150_000
 COMPILE_WORK = 600_000
 """After so many entries as plain Python a kernel is compiled that no process compiled before."""
 
+
+def compile_at_once() -> None:
+    """Run no kernel of this process as plain Python, however small its work: for tests and for measuring."""
+    global LOAD_WORK, COMPILE_WORK
+    LOAD_WORK = COMPILE_WORK = 0
+
+
 HostMemory = tuple[Any, Any, Any, Any, Any]
 """(delta, start, end, further ranges, their number): what kernels know of host physical memory. All five are
 unsigned 64-bit numbers, so passing them on costs no reference counting. `delta` added to an HPA gives the HVA."""
