@@ -26,7 +26,7 @@ from stage2.flags import RWX, Access, MapType
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, Populate
 
-from .measure import Row, Work, timed
+from .measure import Row, timed, warm
 from .rows_batches import two_stage_twin
 from .rows_edits import page_rows
 from .settings import START, host, mapped, nested, random_addresses, table_of
@@ -139,22 +139,11 @@ def ratio(row: Row, planted: str) -> float:
     return min(ours) / min(twins)
 
 
-def warm(rows: list[Row]) -> None:
-    """Let every row compile or load its kernels."""
-    for row in rows:
-        for work, before in _works(row):
-            timed(work, before, 1)
-
-
-def _works(row: Row) -> list[tuple[Work, Work | None]]:
-    assert row.twin is not None
-    return [(row.ours, row.before), (row.twin, row.twin_before)]
-
-
 def calibrate(rounds: int) -> None:
     """Take the ratios many times and keep their medians, with what they spread over."""
     with guarded_rows() as rows:
-        warm(rows)
+        for row in rows:
+            warm(row)
         seen = {row.name: [ratio(row, "") for _ in range(rounds)] for row in rows}
     found = {
         name: {"ratio": round(statistics.median(values), 4), "least": round(min(values), 4),
@@ -170,7 +159,8 @@ def slow_rows(planted: str = "") -> list[str]:
     known = json.loads(REFERENCES.read_text())
     slow = []
     with guarded_rows() as rows:
-        warm(rows)
+        for row in rows:
+            warm(row)
         for row in rows:
             limit = known[row.name]["ratio"] * SLACK
             seen: list[float] = []

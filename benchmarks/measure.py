@@ -7,7 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Work = Callable[[], object]
 
@@ -61,7 +61,6 @@ class Figure:
     spread: tuple[float, float] | None
     runs: int
     differs: str = ""
-    peers: dict[str, float] = field(default_factory=dict)
 
 
 def timed(work: Work, before: Work | None, calls: int) -> float:
@@ -80,11 +79,16 @@ def timed(work: Work, before: Work | None, calls: int) -> float:
     return spent / calls / 1e9
 
 
-def measure(row: Row, fmt: str, runs: int) -> Figure:
-    """Measure a row: once unmeasured, which compiles or loads kernels, then `runs` pairs in turns."""
+def warm(row: Row) -> None:
+    """Do both works once, which compiles or loads kernels."""
     for work, before in ((row.ours, row.before), (row.twin, row.twin_before)):
         if work is not None:
             timed(work, before, 1)
+
+
+def measure(row: Row, fmt: str, runs: int) -> Figure:
+    """Measure a row: once unmeasured, which compiles or loads kernels, then `runs` pairs in turns."""
+    warm(row)
     ours: list[float] = []
     twins: list[float] = []
     collecting = gc.isenabled()

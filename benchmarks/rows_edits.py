@@ -36,27 +36,44 @@ def edit_rows(fmt: str) -> Iterator[list[Row]]:
             twin.close()
 
 
+class _Works:
+    """What maps a range in leaves of one size and unmaps it again, on a table and on the twin's.
+
+    Args:
+        table, twin: empty ones.
+        size: bytes of the range.
+        leaf: bytes of a leaf.
+        level: of such a leaf.
+    """
+
+    def __init__(self, table: PageTable, twin: Twin, size: int, leaf: int, level: int) -> None:
+        self._table, self._twin = table, twin
+        self._size, self._leaf, self._level = size, leaf, level
+
+    def map(self) -> None:
+        self._table.map_range(START, FAR, self._size, RWX, largest=self._leaf)
+
+    def clear(self) -> None:
+        self._table.unmap_range(START, self._size)
+
+    def fill(self) -> None:
+        self.clear()
+        self.map()
+
+    def twin_map(self) -> None:
+        self._twin.map(START, FAR, self._size // self._leaf, self._level)
+
+    def twin_unmap(self) -> None:
+        self._twin.unmap(START, self._size)
+
+    def twin_fill(self) -> None:
+        self._twin.forget()
+        self.twin_map()
+
+
 def page_rows(table: PageTable, twin: Twin, size: int = GIB) -> list[Row]:
     """Mapping `size` bytes in 4 KiB pages, unmapping and protecting them."""
-    what = format_size(size)
-
-    def map_all() -> None:
-        table.map_range(START, FAR, size, RWX, largest=SIZE_4K)
-
-    def clear() -> None:
-        table.unmap_range(START, size)
-
-    def full() -> None:
-        clear()
-        map_all()
-
-    def twin_map() -> None:
-        twin.map(START, FAR, size // SIZE_4K)
-
-    def twin_full() -> None:
-        twin.forget()
-        twin_map()
-
+    what, works = format_size(size), _Works(table, twin, size, SIZE_4K, 0)
     flags = [RWX, READ_WRITE]
 
     def protect() -> None:
@@ -72,37 +89,21 @@ def page_rows(table: PageTable, twin: Twin, size: int = GIB) -> list[Row]:
 
     def ready() -> None:
         if not table.rows(START, SIZE_4K).size:
-            map_all()
+            works.map()
 
     return [
-        Row(f"map {what} in 4 KiB pages", "ms", _MS, map_all, twin_map, clear, twin.forget),
-        Row("unmap it, tables freed", "ms", _MS, clear, lambda: twin.unmap(START, size), full, twin_full, _KEEPS),
-        Row("protect it", "ms", _MS, protect, twin_protect, ready, twin_full, "owes no invalidation"),
+        Row(f"map {what} in 4 KiB pages", "ms", _MS, works.map, works.twin_map, works.clear, twin.forget),
+        Row("unmap it, tables freed", "ms", _MS, works.clear, works.twin_unmap, works.fill, works.twin_fill, _KEEPS),
+        Row("protect it", "ms", _MS, protect, twin_protect, ready, works.twin_fill, "owes no invalidation"),
     ]
 
 
 def _blocks(table: PageTable, twin: Twin, leaf: int, what: str, level: int) -> list[Row]:
-    def map_all() -> None:
-        table.map_range(START, FAR, GIB, RWX, largest=leaf)
-
-    def clear() -> None:
-        table.unmap_range(START, GIB)
-
-    def full() -> None:
-        clear()
-        map_all()
-
-    def twin_map() -> None:
-        twin.map(START, FAR, GIB // leaf, level)
-
-    def twin_full() -> None:
-        twin.forget()
-        twin_map()
-
+    works = _Works(table, twin, GIB, leaf, level)
     through = "is called from Python once a measured call, as ours is"
     return [
-        Row(f"map 1 GiB in {what}", "us", _US, map_all, twin_map, clear, twin.forget, through, calls=20),
-        Row(f"unmap 1 GiB in {what}", "us", _US, clear, lambda: twin.unmap(START, GIB), full, twin_full,
+        Row(f"map 1 GiB in {what}", "us", _US, works.map, works.twin_map, works.clear, twin.forget, through, calls=20),
+        Row(f"unmap 1 GiB in {what}", "us", _US, works.clear, works.twin_unmap, works.fill, works.twin_fill,
             f"{_KEEPS}; {through}", calls=20),
     ]  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from stage2.address import GIB
 from stage2.flags import Access
+from stage2.tables.parallel import cores as usable_cores
 
 from .settings import START, mapped, nested, random_addresses
 
@@ -45,7 +45,7 @@ def _pair(work: Callable[[int], object], cores: int, things: int, runs: int) -> 
 
 def scaling(fmt: str, count: int, runs: int) -> list[Scaling]:
     """Both kinds of batches over 64 and 1 GiB."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     with mapped(fmt, 64 * GIB) as table:
         addresses = random_addresses(START, 64 * GIB, count)
         out = table.translate_many(addresses)

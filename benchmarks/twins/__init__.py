@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stage2.address import SIZE_2M, SIZE_4K
-from stage2.tables.kernel_cache import cache_root
 from stage2.tables.pagetable import PageTable
+from stage2.user_cache import user_cache
 
 SOURCE = Path(__file__).with_name("twin.c")
 MACROS = {"ept4": "EPT", "arm-s2-4k-40": "ARM", "sv39x4": "SV39"}
@@ -50,7 +50,7 @@ def library(fmt: str) -> Any:
     if gcc is None:
         raise FileNotFoundError("gcc is needed for the C twins: see packages.txt")
     digest = hashlib.sha256(SOURCE.read_bytes() + MACROS[fmt].encode()).hexdigest()[:16]
-    built = cache_root().parent / "twins" / f"{fmt}-{digest}.so"
+    built = user_cache("twins") / f"{fmt}-{digest}.so"
     if not built.exists():
         built.parent.mkdir(parents=True, exist_ok=True)
         made = built.with_suffix(f".{os.getpid()}")

@@ -13,17 +13,9 @@ import pytest
 from waiting import HANG_S
 
 VM = Path(__file__).resolve().parents[2] / "src/stage2/vm/guests/demo-riscv64.toml"
-ASK = """
-import sys
-from stage2.address import Hpa, Range
-from stage2.formats import by_name
-from stage2.memory.physical import PhysicalMemory
-from stage2.tables.batch import translate_batch
-from stage2.tables.compiled import host_memory, numba
-from stage2.tables.explain import explain_stage
-from stage2.tables.regime import Regime
+COUNT = """
 from numba.core import event
-from stage2.flags import MappingFlags
+from stage2.tables.compiled import numba
 
 compiled = []
 class Listener(event.Listener):
@@ -33,6 +25,20 @@ class Listener(event.Listener):
         pass
 numba()
 event.register("numba:compile", Listener())
+"""
+"""Lets a process count the functions that it compiles from then on."""
+ASK = (
+    COUNT
+    + """
+import sys
+from stage2.address import Hpa, Range
+from stage2.formats import by_name
+from stage2.memory.physical import PhysicalMemory
+from stage2.tables.batch import translate_batch
+from stage2.tables.compiled import host_memory
+from stage2.tables.explain import explain_stage
+from stage2.tables.regime import Regime
+from stage2.flags import MappingFlags
 answers = []
 for name in sys.argv[1:]:
     fmt = by_name(name)
@@ -48,6 +54,7 @@ for name in sys.argv[1:]:
         assert int(batch.hpa[0]) == explained.hpa == 0x8008_0123, (name, batch, explained)
 print(len(compiled))
 """
+)
 """Translates by compiled kernels, checks against the explained walk, and prints how many functions were compiled."""
 
 
@@ -101,23 +108,15 @@ def test_two_processes_share_an_empty_cache_and_a_third_compiles_nothing(tmp_pat
     assert (compiled, said) == (0, "")
 
 
-RUN = """
+RUN = (
+    COUNT
+    + """
 import sys
-from numba.core import event
 from stage2.cli.main import call
-from stage2.tables.compiled import numba
-
-compiled = []
-class Listener(event.Listener):
-    def on_start(self, event):
-        compiled.append(event)
-    def on_end(self, event):
-        pass
-numba()
-event.register("numba:compile", Listener())
 assert call(sys.argv[1:]) == 0
 print(f"compiled: {len(compiled)}")
 """
+)
 """Runs a command in a process that has numba, and prints how many functions were compiled at the end."""
 
 

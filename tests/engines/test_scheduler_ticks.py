@@ -7,34 +7,21 @@ from pathlib import Path
 import pytest
 from test_vms_apart import hostile_config
 
+from platforms import make_platform, platform_text
+from stage2.address import GIB
 from stage2.cli.main import call
 from stage2.config.defconfig import DefConfig
-from stage2.config.load import load_platform
 from stage2.config.platform import PlatformConfig
 from stage2.engines import run as running
 from stage2.hypervisor.cpus import Cpus
 from stage2.hypervisor.time import NANOS_PER_MS, TimeValue
 from stage2.vm.host import Options, build
 
-PLATFORM = """
-arch = "riscv64"
-platform = "p"
-[plat]
-family = "p"
-phys-memory-base = 0x8000_0000
-phys-memory-size = 0x4000_0000
-[devices]
-mmio-regions = []
-[hypervisor]
-ticks-per-sec = 250
-"""
-
 
 @pytest.fixture
 def platform(tmp_path: Path) -> PlatformConfig:
-    path = tmp_path / "platform.toml"
-    path.write_text(PLATFORM)
-    return load_platform(path)
+    text = platform_text("riscv64", size=GIB, kernel=0xB000_0000)
+    return make_platform(tmp_path, text + "[hypervisor]\nticks-per-sec = 250\n")
 
 
 @pytest.mark.parametrize(("defconfig", "period_ms"), [(None, 4), (DefConfig(ticks_per_sec=1000), 1)])

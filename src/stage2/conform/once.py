@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..tables.kernel_cache import cache_root
+from ..user_cache import user_cache
 from .oracle import Pair
 
 _met = set[Pair]()
@@ -39,7 +39,7 @@ def first_of_a_pair(pair: Pair) -> Iterator[None]:
 
 def _opened(name: str) -> int | None:
     """A lock file beside the cache; None where none can be written, and then nothing is kept to wait for."""
-    folder = cache_root().parent / "locks"
+    folder = user_cache("locks")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return os.open(folder / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import HostToolError, ImageError
+from ..user_cache import user_cache
 from .apt import TOOLS, Release, require_tools, unpack, updated
 from .initramfs import build, recipe_hash
 from .kernel import inspect
-from .store import MANIFEST, Progress, cache_folder, keep, sha256
+from .store import MANIFEST, Progress, keep, sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def fetched(name: str, cache: Path | None = None) -> FetchedGuest:
         ImageError: unknown, not there, or its bytes are no longer those that were fetched.
     """
     _recipe(name)
-    folder = (cache or cache_folder()) / name
+    folder = (cache or user_cache("guests")) / name
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files = {role: (folder / manifest[role]["file"], manifest[role]["sha256"]) for role in ("kernel", "ramdisk")}
@@ -96,7 +97,7 @@ def fetch(
         HostToolError: no apt, no mirror, no network, or a package that is not what its index says.
     """
     recipe = _recipe(name)
-    root = cache or cache_folder()
+    root = cache or user_cache("guests")
 
     def make(work: Path) -> Path | None:
         if not force:

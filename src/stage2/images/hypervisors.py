@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import HostToolError
+from ..user_cache import user_cache
 from .apt import BOOKWORM, TRIXIE, Release, unpack, updated
-from .store import MANIFEST, Progress, cache_folder, keep, sha256
+from .store import MANIFEST, Progress, keep, sha256
 
 _KIND = "hypervisors"
 _PACKAGES = (
@@ -51,7 +52,7 @@ def fetched(name: str, cache: Path | None = None) -> FetchedHypervisors:
     Raises:
         HostToolError: they are not there, or no longer what was fetched.
     """
-    folder = (cache or cache_folder(_KIND)) / name
+    folder = (cache or user_cache(_KIND)) / name
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         wanted = {folder / str(file): str(digest) for file, digest in manifest["files"].items()}
@@ -80,7 +81,7 @@ def fetch(
     Raises:
         HostToolError: no apt, no mirror, no network, no such release, or a package is not what it used to be.
     """
-    root = cache or cache_folder(_KIND)
+    root = cache or user_cache(_KIND)
 
     def make(work: Path) -> Path | None:
         if not force:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,14 +16,6 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is being fetched, bytes so far, bytes in all)."""
 MANIFEST = "manifest.json"
 """What a thing was made of, beside it."""
-
-
-def cache_folder(kind: str = "guests") -> Path:
-    """Where things of a kind are kept: `stage2/KIND` in the user's cache folder, or `KIND` under $STAGE2_CACHE."""
-    own = os.environ.get("STAGE2_CACHE")
-    if own:
-        return Path(own) / kind
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stage2" / kind
 
 
 def keep(name: str, cache: Path, make: Callable[[Path], Path | None]) -> None:

@@ -17,7 +17,8 @@ from urllib.parse import unquote
 
 from ..errors import HostToolError
 from ..images.apt import BOOKWORM, TRIXIE, Release, own_architecture, run, unpack, updated
-from ..images.store import MANIFEST, Progress, cache_folder, keep, sha256
+from ..images.store import MANIFEST, Progress, keep, sha256
+from ..user_cache import user_cache
 
 _KIND = "emulators"
 _QEMU = ("qemu-system-aarch64", "qemu-system-riscv64", "qemu-system-x86_64")
@@ -107,7 +108,7 @@ def fetched(name: str, cache: Path | None = None) -> FetchedEmulator:
     Raises:
         HostToolError: it is not there, or its programs are no longer those that were fetched.
     """
-    folder = (cache or cache_folder(_KIND)) / name
+    folder = (cache or user_cache(_KIND)) / name
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         root = folder / "root"
@@ -142,7 +143,7 @@ def fetch(
     Raises:
         HostToolError: no apt, no mirror, no network, no such release, or what was fetched does not start.
     """
-    root, report = cache or cache_folder(_KIND), progress or (lambda *_: None)
+    root, report = cache or user_cache(_KIND), progress or (lambda *_: None)
 
     def make(work: Path) -> Path | None:
         if not force:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..formats.record import Format
+from ..user_cache import user_cache
 
 _ROOMS = ("formats", "tables")
 """Rooms that every kernel is made of; one defined in another room is made of that room too."""
@@ -29,11 +30,8 @@ _INDEX = ".nbi"
 
 
 def cache_root() -> Path:
-    """Where compiled kernels are kept: $STAGE2_CACHE, or `stage2` in the user's cache folder."""
-    own = os.environ.get("STAGE2_CACHE")
-    if own:
-        return Path(own) / "kernels"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stage2" / "kernels"
+    """Where compiled kernels are kept."""
+    return user_cache("kernels")
 
 
 @cache
