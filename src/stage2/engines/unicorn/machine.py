@@ -155,9 +155,17 @@ class Machine(ABC, Generic[Cpu]):
                 continue
             if self.vm.enters(cpu.number):
                 cpu.flush()
-            ended = self._end_of_turn(cpu, cpu.run())
+            ended = self._end_of_turn(cpu, self._turn_of(cpu))
             if ended is not None:
                 return ended
+
+    def _turn_of(self, cpu: Cpu) -> Reason:
+        """Let a CPU run until its turn is over. A fault of the guest's own tables does not end it."""
+        reason = cpu.run()
+        while reason is Reason.FAULT and cpu.pending is None and self.clock.code < cpu.state[Word.SLICE_END]:
+            cpu.inject_stage_1_fault()
+            reason = cpu.run()
+        return reason
 
     def _next(self) -> Cpu | None:
         """The CPU whose turn it is; None when all wait."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ....flags import Access
 from ....formats.riscv.entry import HARDWARE_AD
 from ....formats.riscv.registers import decode_satp
@@ -39,6 +41,13 @@ _DELEGATED_EXCEPTIONS = sum(
 _TIMER, _SOFTWARE = 1 << TIMER_INTERRUPT, 1 << SOFTWARE_INTERRUPT
 _DELEGATED_INTERRUPTS = _TIMER | _SOFTWARE | 1 << EXTERNAL_INTERRUPT
 """mideleg: software, timer and external interrupts of the supervisor."""
+
+
+@lru_cache(maxsize=64)
+def _cause(status: int, access: int) -> int:
+    """scause of what stage 1 refused; few are asked for thousands of times."""
+    fault = fault_from_status(status, 0, stage=1, access=Access(access))
+    return encode_scause(fault.kind, fault.stage, Access(access))
 
 
 class RiscvVcpu(Vcpu):
@@ -87,9 +96,8 @@ class RiscvVcpu(Vcpu):
         """Give the guest the fault that its own tables ask for: a page fault, or an access fault where one of them is
         no memory."""
         self.guest_faults += 1
-        access, address = Access(self.state[Word.ACCESS]), self._cpu.invalid_address
-        fault = fault_from_status(self.state[Word.STATUS], address, stage=1, access=access)
-        self._cpu.raise_exception(encode_scause(fault.kind, fault.stage, access), address)
+        cause = _cause(self.state[Word.STATUS], self.state[Word.ACCESS])
+        self._cpu.raise_exception(cause, self._cpu.invalid_address)
 
     def inject_access_fault(self, fault: MemoryFault) -> None:
         """Give the guest an access fault, as from a bus that answers with an error."""
