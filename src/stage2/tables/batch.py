@@ -20,7 +20,8 @@ from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
 from ..formats.u64 import u64
 from .assembly import compiled_lookup, compiled_walk, locating
-from .compiled import HostMemory, Kernel, inlined, kernel
+from .compiled import HostMemory, Kernel, inlined, kernel, load
+from .leaf_memo import MEMO_WORDS, make_last_leaf
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .parallel import in_pieces
 from .raw import peek, poke, prefetch
@@ -197,6 +198,7 @@ def translate_kernel(fmt: Format) -> Kernel:
     look_up, locate = compiled_lookup(fmt), locating(fmt, inlined)
     upper = inlined(make_upper(fmt, compiled_walk(fmt), look_up, inlined(settled)))
     announce = inlined(make_announce(fmt, locate))
+    last_leaf = inlined(make_last_leaf(fmt, look_up, locate, inlined(load)))
     inlined(rows_for)
     levels, root_bits, large_mask = fmt.levels, fmt.root_bits, fmt.leaf_size(1) - 1
     last_bits = fmt.bits if levels > 1 else root_bits
@@ -205,9 +207,10 @@ def translate_kernel(fmt: Format) -> Kernel:
         count = u64(addresses.shape[0])
         rows = rows_for(count)
         # By address, because passing an array on costs counting who holds it.
-        scratch = np.zeros(u64(4 * _RING) + (rows << u64(ROW_SHIFT - 2)), np.uint64)
+        scratch = np.zeros(u64(4 * _RING + MEMO_WORDS) + (rows << u64(ROW_SHIFT - 2)), np.uint64)
         ring = u64(scratch.ctypes.data)
-        near = ring + u64(_RING << ROW_SHIFT)
+        memo = ring + u64(_RING << ROW_SHIFT)
+        near = memo + u64(8 * MEMO_WORDS)
         cache = (near, near + (rows << u64(ROW_SHIFT)), rows - u64(1))
         root, _levels, _root_bits, controls = regime
         # What the format says anyway, as constants, which make shifts cheap.
@@ -232,8 +235,8 @@ def translate_kernel(fmt: Format) -> Kernel:
                 status, output = peek(row, u64(0)), peek(row, u64(1))
                 attribute, level = peek(row, u64(2)), peek(row, u64(3))
                 if status == u64(PENDING):
-                    status, output, attribute, level, _slot, _entry = look_up(
-                        host, (output, u64(last_bits), attribute), addresses[i], u64(1), u64(0), controls
+                    status, output, attribute, level, _slot, _entry = last_leaf(
+                        host, memo, (output, u64(last_bits), attribute), addresses[i], controls
                     )
                 elif status == u64(MAPPED):
                     output |= addresses[i] & u64(large_mask)

@@ -20,6 +20,7 @@ from ..formats.u64 import MASK_64, u64
 from .assembly import check, compiled_lookup, compiled_two_stage, compiled_walk, locating, lookup, sides, whole_walk
 from .compiled import Kernel, inlined, keep_marks_back, kernel, load, store
 from .descent import Function, visit_nothing
+from .leaf_memo import MEMO_WORDS, make_last_leaf
 from .raw import peek, poke, prefetch
 from .walk import PENDING
 from .walk_cache import ODD, ROW_SHIFT, make_upper, rows_for, settled
@@ -129,6 +130,8 @@ def _ahead(first: Format, second: Format) -> Function:
     page_of_table = inlined(_make_page_of_table(second, upper_2, look_up_2, check_2))
     inlined(load)
     inlined(rows_for)
+    last_leaf_1 = inlined(make_last_leaf(first, look_up_1, locate_1, load))
+    last_leaf_2 = inlined(make_last_leaf(second, look_up_2, locate_2, load))
     load_through = inlined(_make_load_through(page_of_table))
     upper_1 = inlined(
         make_upper(
@@ -159,9 +162,13 @@ def _ahead(first: Format, second: Format) -> Function:
         rows = rows_for(count)
         # By address, because passing an array on costs counting who holds it.
         cached = rows << u64(ROW_SHIFT)
-        scratch = np.zeros((u64(_RING + 1) << u64(_ROW_SHIFT - 3)) + (u64(6) * cached >> u64(3)), np.uint64)
+        scratch = np.zeros(
+            (u64(_RING + 1) << u64(_ROW_SHIFT - 3)) + u64(2 * MEMO_WORDS) + (u64(6) * cached >> u64(3)), np.uint64
+        )
         ring = (u64(scratch.ctypes.data) + u64(_ROW - 1)) & u64(MASK_64 ^ (_ROW - 1))
-        caches = ring + u64(_RING * _ROW)
+        memo_1 = ring + u64(_RING * _ROW)
+        memo_2 = memo_1 + u64(8 * MEMO_WORDS)
+        caches = memo_2 + u64(8 * MEMO_WORDS)
         cache_1 = (caches, caches + cached, rows - u64(1))
         cache_2 = (caches + u64(2) * cached, caches + u64(3) * cached, rows - u64(1))
         # Reads of tables and of data may differ in what they are allowed, so each has a cache of its own.
@@ -191,8 +198,8 @@ def _ahead(first: Format, second: Format) -> Function:
                 status, gpa = peek(row, u64(_STATUS)), peek(row, u64(_OUTPUT))
                 attributes, entry = peek(row, u64(_ATTRIBUTES)), peek(row, u64(_ENTRY))
                 if status == u64(PENDING):
-                    status, gpa, attributes, _level, _slot, entry = look_up_1(
-                        host, (gpa, u64(last_bits_1), attributes), gvas[i], u64(1), u64(0), controls_1
+                    status, gpa, attributes, _level, _slot, entry = last_leaf_1(
+                        host, memo_1, (gpa, u64(last_bits_1), attributes), gvas[i], controls_1
                     )
                 elif status == u64(MAPPED):
                     gpa |= gvas[i] & u64(mask_1)
@@ -219,8 +226,8 @@ def _ahead(first: Format, second: Format) -> Function:
                 gpa, status, hpa = peek(row, u64(_GPA)), peek(row, u64(_STATUS)), peek(row, u64(_OUTPUT))
                 attributes, entry = peek(row, u64(_ATTRIBUTES)), peek(row, u64(_ENTRY))
                 if status == u64(PENDING):
-                    status, hpa, attributes, _level, _slot, entry = look_up_2(
-                        host, (hpa, u64(last_bits_2), attributes), gpa, u64(1), u64(0), controls_2
+                    status, hpa, attributes, _level, _slot, entry = last_leaf_2(
+                        host, memo_2, (hpa, u64(last_bits_2), attributes), gpa, controls_2
                     )
                 elif status == u64(MAPPED):
                     hpa |= gpa & u64(mask_2)
