@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stage2.cli.main import call
+from stage2.render.json_text import with_hex
 
 DEMO = Path(__file__).parents[2] / "src" / "stage2" / "vm" / "guests" / "demo-riscv64.toml"
 HOSTILE = DEMO.with_name("hostile-riscv64.toml")
@@ -34,7 +35,7 @@ def test_what_is_built_is_walked_like_the_configuration(tmp_path: Path, capsys: 
 def test_the_manifest_is_printed_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["build", str(DEMO), "-o", str(tmp_path / "out"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["vms"] == json.loads((tmp_path / "out" / "manifest.json").read_text())["vms"]
+    assert printed["vms"] == with_hex(json.loads((tmp_path / "out" / "manifest.json").read_text()))["vms"]
 
 
 def test_lazy_tables_hold_only_what_is_fixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

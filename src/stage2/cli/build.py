@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -67,6 +66,7 @@ def build(
     """
     from ..config.cpu import NamedCpu
     from ..errors import ConfigError
+    from ..render.json_text import json_text
     from ..render.plain import plain
     from ..tableimage.contents import collect, files_of, parts_of
     from ..tableimage.folder import write_folder
@@ -106,7 +106,7 @@ def build(
     contents = collect(host.vms)
     write_folder(output, files_of(contents, own))
     if json_output:
-        print(json.dumps(parts_of(contents, own), indent=2))
+        print(json_text("build", parts_of(contents, own)))
         return 0
     for vm in contents:
         _print(f"VM {vm.id} {plain(vm.name)}", vm.registers, [vm.files], output)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..address import Range
 from ..check.finding import Finding, Severity
+from ..space.json_shapes import range_json
 from .tables import indented, stack, text
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
@@ -40,7 +41,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "severity": finding.level.value,
         "message": finding.message,
         "parties": [party.name for party in finding.parties],
-        "ranges": [{"space": party.space, **_range(party.span)} for party in finding.parties if party.span is not None],
+        "ranges": [range_json(party.space, party.span) for party in finding.parties if party.span is not None],
         "overlap": None if finding.overlap is None else _range(finding.overlap),
         "locations": [{"file": place.file, "line": place.line, "column": place.column} for place in finding.locations],
         "fix": finding.fix or None,
