@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors docs conform bench guard mutants lock clean
+.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors docs tour conform bench guard mutants lock clean
 
 setup: $(STAMP)
 
@@ -74,6 +74,10 @@ monitors:
 docs: setup
 	@PYTHONPATH=src $(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs-cache docs build/docs
 	@echo "build/docs/index.html"
+
+# The notebook with what its cells show; a test runs it too.
+tour: setup
+	@$(BIN)/python scripts/tour.py
 
 # Every figure of docs/performance.md, in about ten minutes. The peers live in an environment of their own.
 PEERS := build/peers/bin/python
