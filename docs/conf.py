@@ -23,6 +23,8 @@ suppress_warnings = ["myst.strikethrough"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+# Written out it is a line of numpy's private names.
+autodoc_type_aliases = {"npt.ArrayLike": "ArrayLike"}
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 from docutils import nodes
@@ -46,7 +47,8 @@ def _directive(name: str) -> Iterator[str]:
     if inspect.isclass(thing):
         yield f".. autoclass:: stage2.{name}"
         yield "   :members:"
-        if not issubclass(thing, BaseException):
+        # A record's fields are among the arguments of its class; members of an enumeration stand nowhere else.
+        if issubclass(thing, Enum):
             yield "   :undoc-members:"
     else:
         yield f".. {'autofunction' if inspect.isroutine(thing) else 'autodata'}:: stage2.{name}"
