@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from stage2.cli.explain import parse_pairs, report_fault
 from stage2.cli.main import call
+from stage2.crash.reading import read_text
+from stage2.crash.report import report_fault
 from waiting import HANG_S
 
 pytest.importorskip("unicorn")
@@ -70,7 +71,7 @@ def test_the_demo_passes_and_reports_what_its_hardware_would(arch: str, capsys: 
     for found in vm["violations"]:
         assert tuple(found["syndrome"]) == REGISTERS[arch]
         line = " ".join(f"{name}={value:#x}" for name, value in found["syndrome"].items())
-        told = report_fault(parse_pairs(line))
+        told = report_fault(read_text(line).events[0].values)
         assert told.access is not None
         assert (told.arch, told.stage, told.access.name.lower(), told.gva) == (arch, 2, found["access"], found["gva"])
         # Arm leaves HPFAR_EL2 unknown after a permission fault.

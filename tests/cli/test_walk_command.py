@@ -175,3 +175,22 @@ def test_hlvx_reads_what_can_be_executed_and_nothing_else(vm: str, capsys: pytes
 def test_an_access_of_another_architecture_is_refused(vm: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["walk", vm, "--arch", "aarch64", "--gpa", "0x8020_1234", "--access", "hlvx"]) == 2
     assert "--access hlvx: there is no such access through arm-s2-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "gpa", "hinted"),
+    [
+        ("2147483648", 0x8000_0000, False),
+        ("80000000", 80000000, True),
+        ("8000f000", 0x8000_F000, False),
+        ("8_000_f000", 0x8000_F000, False),
+        ("1234", 1234, False),
+    ],
+)
+def test_bare_digits_are_decimal_and_a_notice_says_when_only_hexadecimal_would_be_in_a_region(
+    vm: str, capsys: pytest.CaptureFixture[str], written: str, gpa: int, hinted: bool
+) -> None:
+    assert call(["walk", vm, "--gpa", written, "--arch", "riscv64"]) == 0
+    streams = capsys.readouterr()
+    assert streams.out.startswith(f"Walk of GPA {gpa:#x} of VM guest")
+    assert ("0x80000000 is in a region: write 0x80000000 if that was meant" in streams.err) == hinted

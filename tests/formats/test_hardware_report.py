@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from format_lists import ALL_SECOND_STAGES
 from stage2.address import Gva, Range
-from stage2.cli.explain import parse_pairs, report_fault
+from stage2.crash.reading import read_text
+from stage2.crash.report import report_fault
 from stage2.errors import ConfigError, EncodingError
 from stage2.flags import Access, MappingFlags
 from stage2.formats import by_name, family_of
@@ -32,7 +33,8 @@ def report_of(fmt: Format, *arguments: Any, **more: Any) -> dict[str, int]:
 
 def told(registers: dict[str, int]) -> FaultReport:
     """What `stage2 explain fault` says of a line with these registers."""
-    return report_fault(parse_pairs(" ".join(f"{name}={value:#x}" for name, value in registers.items())))
+    text = " ".join(f"{name}={value:#x}" for name, value in registers.items())
+    return report_fault(read_text(text).events[0].values)
 
 
 @st.composite
@@ -184,11 +186,11 @@ def test_a_trapped_store_is_told_with_its_size_and_register() -> None:
 
 
 def test_the_exception_level_in_a_registers_name_is_used() -> None:
-    assert report_fault(parse_pairs("ESR_EL1: 0x92000047, FAR_EL1: 0x1000")).stage == 1
-    assert report_fault(parse_pairs("esr=0x92000047 el=1")).stage == 1
-    assert report_fault(parse_pairs("esr=0x92000047 far=0x1000")).stage is None
+    assert report_fault(read_text("ESR_EL1: 0x92000047, FAR_EL1: 0x1000").events[0].values).stage == 1
+    assert report_fault(read_text("esr=0x92000047 el=1").events[0].values).stage == 1
+    assert report_fault(read_text("esr=0x92000047 far=0x1000").events[0].values).stage is None
     with pytest.raises(ConfigError, match="FAR_EL2 is of EL2, and what stands before it of EL1"):
-        parse_pairs("ESR_EL1=0x92000047 FAR_EL2=0x1000")
+        read_text("ESR_EL1=0x92000047 FAR_EL2=0x1000")
 
 
 @pytest.mark.parametrize("levels", ["arm-s2-4k-40", "arm-s2-4k-48", "arm-s2-4k-52-5level-lpa2"])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ..address import ADDRESS_LIMIT
 from ..errors import ConfigError
 
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|[0-9]+(?:_[0-9]+)*")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*")
 _MAX_LENGTH = 40
 
 
 def parse_address(option: str, value: str) -> int:
-    """An address as people write it: `0x8000_0000`, `2147483648`.
+    """An address as people write it: `0x8000_0000`, `2147483648`, `8000f000`: bare digits are decimal, with a letter
+    among them hexadecimal.
 
     Args:
         option: its name, for the error.
@@ -25,7 +27,27 @@ def parse_address(option: str, value: str) -> int:
     shown = written if len(written) <= _MAX_LENGTH else written[:_MAX_LENGTH] + "..."
     if len(written) > _MAX_LENGTH or not _NUMBER.fullmatch(written):
         raise ConfigError(f"{option} {shown} is no address: write 0x8000_0000 or 2147483648")
-    number = int(written.replace("_", ""), 16 if written[1:2] in "xX" and len(written) > 1 else 10)
+    digits = written.replace("_", "")
+    number = int(digits, 10 if digits.isdecimal() else 16)
     if number >= ADDRESS_LIMIT:
         raise ConfigError(f"{option} {shown} has more than 64 bits")
     return number
+
+
+def other_reading(option: str, value: str, known: Callable[[int], bool]) -> str | None:
+    """A hint for bare digits that mean something only when read as hexadecimal.
+
+    Args:
+        option, value: as for `parse_address`, which took them.
+        known: whether something is at an address.
+    """
+    digits = value.strip().replace("_", "")
+    if not digits.isdecimal() or known(int(digits)):
+        return None
+    meant = int(digits, 16)
+    if meant >= ADDRESS_LIMIT or not known(meant):
+        return None
+    return (
+        f"{option} {value.strip()} was read as decimal, {int(digits):#x}, where nothing is declared; {meant:#x} is in "
+        f"a region: write 0x{digits} if that was meant"
+    )

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from ..crash.numbers import MAX_TEXT, parse_register
 from ..errors import ConfigError, OutOfRangeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..formats.syndrome import FaultReport
 
 explain = App(name="explain", help="Tell a table entry, a register or a fault in plain sentences.")
-
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|[0-9]+(?:_[0-9]+)*")
-_BARE_HEX = re.compile(r"[0-9a-fA-F_]+")
-_MAX_SHOWN = 40
-_MAX_LINE = 4096
-_PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_]*)\s*[=:]\s*([^\s=:,;]+)[\s,;]*")
-_SUFFIX = re.compile(r"_el([123])$")
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Switch = Annotated[bool, Parameter(negative="")]
@@ -51,7 +42,7 @@ def entry(
     Parameters
     ----------
     value
-        The entry's 64 bits: 0x...
+        The entry's 64 bits, hexadecimal: 0x200000df or 200000df.
     format_name
         The table's format: sv39x4, ept4, npt4, arm-s2-4k-40 and so on.
     level
@@ -75,7 +66,7 @@ def entry(
     from ..formats import by_name, family_of
     from ..render.explain import entry_json, render_entry, view_entry
 
-    number = parse_value("entry", value)
+    number = parse_register("entry", value)
     fmt = by_name(format_name)
     if not 0 <= level < fmt.levels:
         raise OutOfRangeError(
@@ -97,7 +88,7 @@ def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
     name
         Its name in the manual: hgatp, VTCR_EL2, EPTP.
     value
-        What it holds: 0x...
+        What it holds, hexadecimal: 0x80000000 or 80000000. A value that no CPU would take is told field by field, too.
     json_output
         Print JSON instead of text.
     """
@@ -105,170 +96,71 @@ def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
     from ..render.explain import register_json, render_register
 
     found = register_by_name(name)
-    number = parse_value(found.name, value)
+    number = parse_register(found.name, value)
     found.require(number)
-    summary = found.summary(number)
+    summary, reason = found.judge(number)
     _print(
         json_output,
-        lambda: register_json(found, number, summary),
-        lambda: render_register(found, number, summary),
+        lambda: register_json(found, number, summary, reason),
+        lambda: render_register(found, number, summary, reason),
     )
     return 0
 
 
 @explain.command
-def fault(values: Annotated[list[str], Parameter(name="KEY=VALUE")], /, *, json_output: _Json = False) -> int:
-    """Explain a fault by the registers that report it, also as a line pasted from a crash.
+def fault(
+    values: Annotated[list[str] | None, Parameter(name="TEXT")] = None,
+    /,
+    *,
+    file: Annotated[str | None, Parameter(name=["--file", "-f"], allow_leading_hyphen=True)] = None,
+    json_output: _Json = False,
+) -> int:
+    """Explain a fault by the registers that report it: as KEY=VALUE, or lines pasted from a crash.
 
     esr far hpfar el (Arm; ESR_EL1 says el=1 by its name);
     qualification gpa gva (EPT violation), exit_reason gpa (EPT misconfiguration, 49);
     exitinfo1 exitinfo2 (AMD nested page fault); error cr2 (x86 page fault);
     scause stval htval htinst, mcause mtval mtval2 mtinst, vscause vstval (RISC-V).
-    The first of each is needed.
+    The first of each is needed. Registers are hexadecimal, with or without 0x; an exit reason is decimal without.
+
+    Whole oopses and panics are understood too, with timestamps and prefixes: Linux and its KVM, Xen, Jailhouse,
+    OpenSBI, U-Boot, TF-A, EDK2, Zephyr, FreeBSD, seL4, xv6 and QEMU's -d int. Each fault in them is told; what says
+    nothing of a fault is listed.
 
     Parameters
     ----------
     values
-        esr=0x92000047 far=0x8000_0000, or "ESR: 0x92000047, FAR: 0x80000000".
+        esr=0x92000047 far=0x8000_0000, or "ESR: 92000047, FAR: 80000000".
+    file
+        Read the text from this file; - is standard input.
     json_output
         Print JSON instead of text.
     """
-    from ..render.explain import fault_json, render_fault
+    from ..crash.reading import read_text
+    from ..crash.report import report_all
+    from ..render.crash import crash_json, render_crash
 
-    report = report_fault(parse_pairs(" ".join(values)))
-    _print(json_output, lambda: fault_json(report), lambda: render_fault(report))
+    if (file is None) == (not values):
+        raise ConfigError("give the registers, such as esr=0x92000047 far=0x1000, or a text by --file FILE")
+    reading = read_text(" ".join(values or ()) if file is None else _text_of(file))
+    told = report_all(reading)
+    _print(json_output, lambda: crash_json(told, reading.ignored), lambda: render_crash(told, reading.ignored))
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Who can explain a fault: a function of a family's syndromes, and the keys in its parameters' order.
-
-    The first key is needed, or the one that may be given instead.
-    """
-
-    what: str
-    family: str
-    function: str
-    keys: tuple[str, ...]
-    instead: str = ""
-
-
-_SOURCES = (
-    _Source("Arm", "arm", "report", ("esr", "far", "hpfar", "el")),
-    _Source(
-        "an EPT violation", "x86", "ept_fault", ("qualification", "gpa", "gva", "exit_reason"), instead="exit_reason"
-    ),
-    _Source("an AMD nested page fault", "x86", "nested_page_fault", ("exitinfo1", "exitinfo2")),
-    _Source("an x86 page fault", "x86", "page_fault", ("error", "cr2")),
-    _Source("RISC-V", "riscv", "report", ("scause", "stval", "htval", "htinst")),
-    _Source("RISC-V's machine mode", "riscv", "machine_report", ("mcause", "mtval", "mtval2", "mtinst")),
-    _Source("a RISC-V guest", "riscv", "guest_report", ("vscause", "vstval")),
-)
-_SYNONYMS = {
-    "error_code": "error",
-    "exit_qualification": "qualification",
-    "exit_info1": "exitinfo1",
-    "exit_info2": "exitinfo2",
-    "guest_physical_address": "gpa",
-    "guest_linear_address": "gva",
-}
-"""How kernels and hypervisors print the same."""
-_LEVEL = "el"
-"""The key of the exception level whose registers were given."""
-_BY_KEY = {key: source for source in _SOURCES for key in source.keys}
-
-
-def report_fault(values: Mapping[str, int]) -> FaultReport:
-    """The report of the family whose registers these are.
-
-    Args:
-        values: keys of `_SOURCES` and their numbers.
+def _text_of(file: str) -> str:
+    """The text of a file, or of standard input.
 
     Raises:
-        ConfigError: keys of several families, or the one that all others depend on is missing.
+        ConfigError: it cannot be read.
     """
-    sources = list(dict.fromkeys(_BY_KEY[key] for key in values))
-    if len(sources) > 1:
-        first, second = (next(key for key in values if _BY_KEY[key] is source) for source in sources[:2])
-        raise ConfigError(
-            f"{first} and {second} do not belong together: {first} is of {sources[0].what}, "
-            f"{second} of {sources[1].what}"
-        )
-    source = sources[0]
-    if source.keys[0] not in values and source.instead not in values:
-        given = ", ".join(values)
-        raise ConfigError(f"{given} alone says nothing: {source.what} needs {source.keys[0]}=... too")
-    module = import_module(f"..formats.{source.family}.syndromes", __package__)
-    found: FaultReport = getattr(module, source.function)(*(values.get(key) for key in source.keys))
-    return found
-
-
-def parse_pairs(line: str) -> dict[str, int]:
-    """The numbers of `esr=0x92000047 far=0x1000`, or of a line like `ESR: 0x92000047, FAR: 0x1000`.
-
-    Raises:
-        ConfigError: something else is in it, a key is unknown or comes twice, or a value is no number of 64 bits.
-    """
-    if len(line) > _MAX_LINE:
-        raise ConfigError(f"a line of {len(line)} characters is too long: {_MAX_LINE} at most")
-    found: dict[str, int] = {}
-    line = line.strip()
-    at = 0
-    while at < len(line):
-        match = _PAIR.match(line, at)
-        if match is None:
-            raise ConfigError(f"{_shown(line[at:])} is not KEY=VALUE: write for example esr=0x92000047 far=0x1000")
-        key, level = _named(match[1].lower())
-        if key not in _BY_KEY:
-            raise ConfigError(f"{_shown(match[1])} is no key of a fault: there are {', '.join(_BY_KEY)}")
-        if key in found:
-            raise ConfigError(f"{key} is given twice")
-        found[key] = parse_value(key, match[2])
-        if level is not None and found.setdefault(_LEVEL, level) != level:
-            raise ConfigError(f"{_shown(match[1])} is of EL{level}, and what stands before it of EL{found[_LEVEL]}")
-        at = match.end()
-    if not found:
-        raise ConfigError("nothing is given: write for example esr=0x92000047 far=0x1000")
-    return found
-
-
-def _named(written: str) -> tuple[str, int | None]:
-    """The key that a register's name stands for, and the exception level that the name says."""
-    match = _SUFFIX.search(written)
-    key = written if match is None else written[: match.start()]
-    key = _SYNONYMS.get(key, key)
-    return key, None if match is None else int(match[1])
-
-
-def parse_value(what: str, text: str) -> int:
-    """A number of 64 bits: `0x8000_0000` or `2147483648`.
-
-    Args:
-        what: whose number it is, for the error.
-        text: what was given.
-
-    Raises:
-        ConfigError: it is no number.
-        OutOfRangeError: it has more than 64 bits.
-    """
-    written = text.strip()
-    if len(written) > _MAX_LINE or not _NUMBER.fullmatch(written):
-        hint = "write 0x first if it is hexadecimal" if _BARE_HEX.fullmatch(written) else "write 0x1f or 31"
-        raise ConfigError(f"{what} {_shown(written)} is no number: {hint}")
-    digits = written.replace("_", "")
-    hexadecimal = digits[1:2] in ("x", "X")
-    # Python refuses to read thousands of decimal digits; 64 bits have 20.
-    if not hexadecimal and len(digits.lstrip("0")) > 20:
-        raise OutOfRangeError(f"{what} {_shown(written)} has more than 64 bits")
-    number = int(digits, 16 if hexadecimal else 10)
-    if number >> 64:
-        raise OutOfRangeError(f"{what} {_shown(written)} has more than 64 bits")
-    return number
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(MAX_TEXT + 1).decode(errors="replace")
+        with open(file, "rb") as opened:
+            return opened.read(MAX_TEXT + 1).decode(errors="replace")
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
 
 
 def _print(json_output: bool, as_json: Callable[[], dict[str, Any]], as_text: Callable[[], RenderableType]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .arguments import parse_address
+from .arguments import other_reading, parse_address
 from .own_walk import explain_hva
 
 if TYPE_CHECKING:
     from ..flags import Access
     from ..render.walk import WalkView
+    from ..tableimage.folder import LoadedTables
     from ..tables.regime import Regime
     from ..vm.vm import Vm
 
@@ -48,7 +50,7 @@ def walk(
         AxVisor VM files: the walk is in the first one unless --vm says otherwise; the others are built beside it,
         as a run would. Or one folder that `stage2 build` wrote. For --hva, a platform file alone is enough.
     gpa
-        The address: 0x8000_0000 or 2147483648.
+        The address: 0x8000_0000 or 2147483648; digits with a letter among them are hexadecimal.
     hva
         In place of --gpa: an address of the hypervisor's own, whose tables a platform file yields.
     access
@@ -90,6 +92,7 @@ def walk(
         "--stage2-format": stage2_format,
     }
     given = [option for option, value in for_vms.items() if value is not None] + ["--touch"] * touch
+    hint = None
     if hva is not None:
         if vm is not None or given:
             option = "--vm" if vm is not None else given[0]
@@ -97,7 +100,9 @@ def walk(
         view = explain_hva(vms, parse_address("--hva", hva), access, platform=platform, cpu=cpu, smp=smp)
     elif any(path.is_dir() for path in vms):
         given += [option for option, value in (("--platform", platform), ("--cpu", cpu)) if value is not None]
-        view = explain_folder(vms, vm, parse_address("--gpa", gpa or ""), access, given)
+        tables = choose(_folder(vms, given), vm, str(vms[0]))
+        hint = other_reading("--gpa", gpa or "", lambda address: tables.region_at(address) is not None)
+        view = explain_tables(tables, parse_address("--gpa", gpa or ""), access)
     else:
         from .hosts import build_host
 
@@ -112,7 +117,11 @@ def walk(
             stage2_format=stage2_format,
             cpu=cpu,
         )
-        view = explain(choose(host.vms, vm, "the files"), address, access, touch=touch)
+        chosen = choose(host.vms, vm, "the files")
+        hint = other_reading("--gpa", gpa or "", lambda address: chosen.space.region_at(address) is not None)
+        view = explain(chosen, address, access, touch=touch)
+    if hint is not None:
+        print(f"stage2: notice: {hint}", file=sys.stderr)
     if json_output:
         from ..render.walk_json import walk_json
 
@@ -163,19 +172,26 @@ def _as_made(name: str | None, regime: Regime) -> tuple[Access | None, Regime, s
     return Access.READ, replace(regime, controls=switch.turn_on(regime.controls)), name
 
 
-def explain_folder(
-    paths: Sequence[Path], name: str | None, gpa: int, access: str | None, useless: Sequence[str]
-) -> WalkView:
-    """The walk on the tables of a folder that `stage2 build` wrote."""
-    from ..render.walk import WalkView
+def _folder(paths: Sequence[Path], useless: Sequence[str]) -> Sequence[LoadedTables]:
+    """The tables of a folder that `stage2 build` wrote.
+
+    Raises:
+        ConfigError: something was given beside it.
+    """
     from ..tableimage.folder import read_folder
-    from ..tables.explain import explain_stage
 
     if len(paths) != 1:
         raise ConfigError(f"{next(path for path in paths if path.is_dir())} is a folder: give it alone")
     if useless:
         raise ConfigError(f"{useless[0]} means nothing for {paths[0]}: its tables are built already")
-    tables = choose(read_folder(paths[0]), name, str(paths[0]))
+    return read_folder(paths[0])
+
+
+def explain_tables(tables: LoadedTables, gpa: int, access: str | None) -> WalkView:
+    """The walk on tables that `stage2 build` wrote."""
+    from ..render.walk import WalkView
+    from ..tables.explain import explain_stage
+
     made, regime, means = _as_made(access, tables.regime)
     return WalkView(
         walk=explain_stage(tables, regime, gpa, made),

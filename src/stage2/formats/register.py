@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ..errors import OutOfRangeError
+from ..errors import OutOfRangeError, Stage2Error
 from .record import Field
 
 Summary = Callable[[int], Mapping[str, str]]
@@ -49,6 +49,13 @@ class Register:
     def fields_of(self, value: int) -> tuple[Field, ...]:
         """The fields that a value has."""
         return self.fields if self.layout is None else self.layout(value)
+
+    def judge(self, value: int) -> tuple[Mapping[str, str], str | None]:
+        """What a value amounts to; of one that the manual does not allow nothing, and why it does not."""
+        try:
+            return self.summary(value), None
+        except Stage2Error as error:
+            return {}, str(error).removeprefix(f"{self.name} {value:#x}").removeprefix(self.name).lstrip(": ")
 
     def require(self, value: int) -> None:
         """Refuse a value that the register cannot hold.

@@ -213,14 +213,15 @@ def _letters(mask: int) -> str:
     return ", ".join(words)
 
 
-def render_register(register: Register, value: int, summary: Mapping[str, str]) -> Group:
-    """What a register amounts to, and its fields."""
+def render_register(register: Register, value: int, summary: Mapping[str, str], reason: str | None = None) -> Group:
+    """What a register amounts to, or why it may not hold this, and its fields."""
     digits = 2 + register.bits // 4
     title = f"{register.name} = {value:#0{digits}x}: {register.title}"
     rows: list[tuple[str, str | Text]] = [(name, fact) for name, fact in summary.items()]
     rows.append(("manual", register.manual))
     fields = explain_fields(register.fields_of(value), value)
-    sentences = [_reserved_sentence(fields)] if any(field.reserved for field in fields) else []
+    sentences = [] if reason is None else [f"Illegal: {reason}."]
+    sentences += [_reserved_sentence(fields)] if any(field.reserved for field in fields) else []
     return _page(title, sentences, rows, [("", fields)])
 
 
@@ -310,16 +311,21 @@ def entry_json(view: EntryView) -> dict[str, Any]:
     }
 
 
-def register_json(register: Register, value: int, summary: Mapping[str, str]) -> dict[str, Any]:
-    """A register as a JSON object."""
+def register_json(
+    register: Register, value: int, summary: Mapping[str, str], reason: str | None = None
+) -> dict[str, Any]:
+    """A register as a JSON object; `reason` is why it may not hold this, or null."""
+    fields = explain_fields(register.fields_of(value), value)
     return {
         "register": register.name,
         "arch": register.arch,
         "value": value,
         "value_hex": f"{value:#x}",
         "title": register.title,
+        "legal": reason is None and not any(field.reserved for field in fields),
+        "reason": reason,
         "summary": dict(summary),
-        "fields": [_field_json(field) for field in explain_fields(register.fields_of(value), value)],
+        "fields": [_field_json(field) for field in fields],
         "manual": register.manual,
     }
 

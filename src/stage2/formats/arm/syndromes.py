@@ -26,6 +26,7 @@ __all__ = [
     "IABT_SAME",
     "encode_abort",
     "encode_esr",
+    "esr_of",
     "hardware_report",
     "report",
 ]
@@ -110,6 +111,11 @@ def encode_esr(
     return esr | (instructions.instruction_syndrome(instruction) if own and instruction is not None else 0)
 
 
+def esr_of(code: int, iss: int, *, long: bool) -> int:
+    """ESR from its parts, as some hypervisors print it: the exception class, the syndrome and IL."""
+    return code << 26 | (_IL if long else 0) | iss
+
+
 def encode_abort(status: int, access: Access, *, lower: bool) -> int:
     """ESR of an instruction or data abort with a fault status code, without instruction syndrome (ISV 0, IL 1).
 
@@ -152,8 +158,9 @@ def _abort(esr: int, far: int | None, hpfar: int | None, el: int | None) -> Faul
     fetch, lower = code in (IABT_LOWER, IABT_SAME), code in (IABT_LOWER, DABT_LOWER)
     kind, arm_level = fault_status(status)
     on_table = bool(esr & _S1PTW) and lower
-    # HPFAR_EL2 is of stage 2 alone, and so is an instruction syndrome, which ESR_EL1 never has (ISV).
-    told = hpfar is not None or (el != 1 and lower and not fetch and bool(esr & ISV))
+    # HPFAR_EL2 is of stage 2 alone, whose aborts come from a lower exception level, and so is an instruction syndrome,
+    # which ESR_EL1 never has (ISV). A crash of the hypervisor's own prints the HPFAR_EL2 of some earlier fault.
+    told = lower and (hpfar is not None or (el != 1 and not fetch and bool(esr & ISV)))
     walked = told and kind is not None and kind is not FaultKind.TABLE_OUTSIDE_MEMORY
     # Of a table's faults, those that EL1 takes and those from the same level are stage 1's.
     stage = 2 if on_table or walked else 1 if kind is not None and (el == 1 or not lower) else None

@@ -114,6 +114,19 @@ _CAUSES = {
     22: _Cause("virtual instruction", "The guest used an instruction or a CSR that the hypervisor must emulate."),
     23: _Cause("store/AMO guest-page fault", _GUEST, Access.WRITE, 2),
 }
+
+
+def is_cause(code: int) -> bool:
+    """Whether the manual defines this exception code, or interrupt if the top bit is set."""
+    return code & ~INTERRUPT in (_INTERRUPTS if code & INTERRUPT else _CAUSES)
+
+
+def cause_of(title: str) -> int | None:
+    """The exception code of a cause's name, as firmware prints it; None for one that the manual does not name."""
+    words = title.strip().lower().replace("/amo", "")
+    return next((code for code, cause in _CAUSES.items() if cause.title.replace("/AMO", "") == words), None)
+
+
 _INTERRUPTS = {
     SOFTWARE_INTERRUPT: "supervisor software interrupt",
     2: "virtual supervisor software interrupt",

@@ -253,6 +253,12 @@ _PF_CAUSES = {
 }
 
 
+def error_of_words(words: str) -> int:
+    """The error code that FreeBSD spells out: `supervisor write data, page not present`."""
+    bits = {"user": _U, "write": _W, "instruction": _I, "protection violation": _P, "reserved bits": _P | _RSVD}
+    return sum(bit for word, bit in bits.items() if word in words)
+
+
 # --- what the error codes have in common ----------------------------------------------------------------------------
 def _error(kind: FaultKind, access: Access, what: str) -> int:
     """P, W, RSVD and I of an error code."""

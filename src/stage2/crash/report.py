@@ -1,0 +1,98 @@
+"""From the registers of an event to the family that can tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from ..errors import ConfigError, Stage2Error
+from ..formats.syndrome import FaultReport
+from .names import ADDRESS, BY_KEY, EPT, GPA, GVA, NPF, Source
+from .reading import Event, Reading
+
+_HTVAL_SHIFT, _HPFAR_SHIFT = 2, 8
+_FIPA = 0x0000_0FFF_FFFF_FFF0
+
+
+def report_all(reading: Reading) -> list[tuple[Event, FaultReport]]:
+    """Every event of a text that its registers tell. One among others that they do not tell is left aside.
+
+    Raises:
+        ConfigError, EncodingError: none is told; what the first lacks.
+    """
+    told: list[tuple[Event, FaultReport]] = []
+    problems: list[Stage2Error] = []
+    for event in reading.events:
+        try:
+            told.append((event, report_fault(event.values)))
+        except Stage2Error as error:
+            problems.append(error)
+            reading.ignored += event.values
+    if not told:
+        raise problems[0]
+    return told
+
+
+def report_fault(values: Mapping[str, int]) -> FaultReport:
+    """The report of the family whose registers these are.
+
+    Args:
+        values: keys of `names` and their numbers.
+
+    Raises:
+        ConfigError: keys of several families, or the one that all others depend on is missing.
+        EncodingError: the registers contradict each other.
+    """
+    source, known = resolve(values)
+    if source.keys[0] not in known and source.instead not in known:
+        given = ", ".join(values)
+        hint = "; `stage2 walk VM.toml --gpa ADDRESS` tells what is mapped there" if source is EPT else ""
+        raise ConfigError(f"{given} alone says nothing: {source.what} needs {source.keys[0]}=... too{hint}")
+    module = import_module(f"..formats.{source.family}.syndromes", __package__)
+    found: FaultReport = getattr(module, source.function)(*(known.get(key) for key in source.keys))
+    return found
+
+
+def resolve(values: Mapping[str, int]) -> tuple[Source, dict[str, int]]:
+    """Whose registers they are, and all of them under that architecture's names.
+
+    Raises:
+        ConfigError: they are of several architectures, or of none.
+    """
+    neutral = {ADDRESS, GVA, GPA}
+    sources = list(dict.fromkeys(BY_KEY[key] for key in values if key not in neutral))
+    if len(sources) > 1:
+        first, second = (next(key for key in values if BY_KEY.get(key) is source) for source in sources[:2])
+        raise _apart(first, second)
+    if not sources:
+        if set(values) == {ADDRESS}:
+            raise ConfigError("a faulting address alone says nothing: the line with esr, error code or cause is needed")
+        return EPT, dict(values)
+    source = sources[0]
+    names = {ADDRESS: ADDRESS, **(source.neutral or {})}
+    known = {key: value for key, value in values.items() if key in source.keys}
+    for key, value in values.items():
+        if key in known or (key == ADDRESS and names[ADDRESS] == ADDRESS):
+            continue
+        name = _HTVAL_NAMES.get(source.keys[0]) if key == GPA and source.keys[0] in _HTVAL_NAMES else names.get(key)
+        if name is None:
+            raise _apart(next(iter(known)), key)
+        known.setdefault(name, _shifted(name, value))
+    return source, known
+
+
+_HTVAL_NAMES = {"scause": "htval"}
+
+
+def _shifted(name: str, gpa: int) -> int:
+    """A GPA as the register that reports it holds it."""
+    if name == "htval":
+        return gpa >> _HTVAL_SHIFT
+    return gpa >> _HPFAR_SHIFT & _FIPA if name == "hpfar" else gpa
+
+
+def _apart(first: str, second: str) -> ConfigError:
+    one, other = BY_KEY[first], BY_KEY.get(second, NPF)
+    return ConfigError(
+        f"{first} and {second} do not belong together: {first} is of {one.what}, {second} of {other.what}"
+    )
