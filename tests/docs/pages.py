@@ -7,6 +7,7 @@ below must come out of it; `pycon` blocks of a page are one session. `...` stand
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,4 +59,4 @@ def commands(block: Block) -> Iterator[tuple[list[str], str]]:
     """The words of every command of a `console` block, and what it prints."""
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, printed = part.partition("\n")
-        yield command.split(), printed
+        yield shlex.split(command), printed
