@@ -67,7 +67,15 @@ def stack(items: Iterable[RenderableType]) -> Group:
 
 def render_text(item: RenderableType, *, width: int = PIPE_WIDTH) -> str:
     """What a pipe would get: no colours, no blanks at the ends of lines."""
-    console = Console(width=width, color_system=None, force_terminal=False, highlight=False, markup=False, emoji=False)
+    console = Console(
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # there it would show an empty cell beside what it captures
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     with console.capture() as capture:
         console.print(item)
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
