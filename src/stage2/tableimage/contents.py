@@ -103,7 +103,7 @@ def files_of(contents: Sequence[TableContents], hypervisor: own.OwnTables | None
     """
     files: dict[str, bytes] = {}
     for vm in contents:
-        files |= vm.files.files(f"Stage-2 tables of VM {vm.name}", vm.registers)
+        files |= vm.files.files(f"Stage-2 tables of VM {vm.name}", vm.registers, vm.regions)
     if hypervisor is not None:
         files |= hypervisor.files()
     files[MANIFEST] = (json.dumps({VERSION_KEY: VERSION} | parts_of(contents, hypervisor), indent=2) + "\n").encode()
