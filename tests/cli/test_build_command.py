@@ -104,7 +104,7 @@ def test_nothing_is_taken_from_what_is_reserved(tmp_path: Path, capsys: pytest.C
     ("option", "value", "told"),
     [
         ("--tables-at", "0x1000", "not all of it is host memory: RAM is"),
-        ("--tables-at", "0x1_3000_0000:0x1000", "give it a larger size"),
+        ("--tables-at", "0x1_3000_0000:0x1000", "larger size"),
         ("--tables-at", "0x1_3000_0001", "multiples of 4 KiB"),
         ("--tables-at", "0x1_3000_0000:0", "multiples of 4 KiB"),
         ("--tables-at", "here", "is no address"),

@@ -37,7 +37,7 @@ def test_a_window_that_is_too_small_says_so_and_takes_nothing() -> None:
     with PhysicalMemory([RAM]) as memory:
         frames = FrameAllocator(memory)
         window = FrameWindow(frames, WINDOW)
-        with pytest.raises(OutOfMemoryError, match="give it a larger size"):
+        with pytest.raises(OutOfMemoryError, match="larger size"):
             window.allocate_pages(9 * SIZE_4K, SIZE_4K, owner=TABLES)
         assert frames.used_by(TABLES) == 0
         assert window.allocate(8 * SIZE_4K, owner=TABLES) == WINDOW.start

@@ -62,10 +62,10 @@ class FrameWindow:
             start = align_up(span.start, step)
             if start + size <= span.end:
                 return self._hand_over(Range.sized(start, size), owner)
-        left = sum(span.size for span, _ in self._free)
+        left = format_size(sum(span.size for span, _ in self._free))
         raise OutOfMemoryError(
-            f"the window {self.span} of tables has no room for {format_size(size)} more, with {format_size(left)} left: "
-            "give it a larger size"
+            f"the window {self.span} of tables has no room for {format_size(size)} more, with {left} left: give it a "
+            "larger size"
         )
 
     def allocate_pages(self, size: int, page: int, *, owner: Owner) -> list[Range]:
