@@ -21,7 +21,8 @@ package by `python scripts/json_docs.py`; the tests hold whatever any command pr
   away, renamed or changed in type.
 * An address is an integer and has hexadecimal text beside it, under its key with `_hex`: `"gpa": 4096, "gpa_hex":
   "0x1000"`. Where an address is null its twin is, too.
-* A range is `{"space", "start", "end"}`, with `end` the first address behind it and `space` one of `gpa`, `hpa`, `hva`.
+* A range is `{"space", "start", "end"}`, with `end` the first address behind it and `space` one of `GPA`, `HPA`, `HVA`
+  and `GVA`.
 * Permissions are text: `rwx`, with `-` for what is not allowed; `rwx/r-x` where privileged and user accesses differ.
 * Sizes are bytes, times say their unit in the key. What is not known is null; what there is none of is an empty list.
 * Levels count from 0, the smallest page, on every architecture.

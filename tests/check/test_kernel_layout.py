@@ -72,7 +72,7 @@ def test_sections_that_overlap(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "section .text HVA [0xffff800000200000, 0xffff800000202000) overlaps section .rodata HVA "
         "[0xffff800000201000, 0xffff800000202000) in [0xffff800000201000, 0xffff800000202000)"
     )
-    assert overlap["overlap"] == {"start": 0xFFFF_8000_0020_1000, "end": 0xFFFF_8000_0020_2000}
+    assert {"start": 0xFFFF_8000_0020_1000, "end": 0xFFFF_8000_0020_2000}.items() <= overlap["overlap"].items()
     assert overlap["locations"] == [{"file": str(file), "line": None, "column": None}]
 
 
@@ -101,7 +101,7 @@ def test_segments_that_are_loaded_over_each_other(tmp_path: Path, capsys: pytest
         "a LOAD segment HPA [0x200000, 0x202000) overlaps a LOAD segment HPA [0x201000, 0x202000) in "
         "[0x201000, 0x202000)"
     )
-    assert found["ranges"][0] == {"space": "HPA", "start": 0x20_0000, "end": 0x20_2000}
+    assert {"space": "HPA", "start": 0x20_0000, "end": 0x20_2000}.items() <= found["ranges"][0].items()
 
 
 def test_an_end_symbol_that_leaves_parts_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def test_the_platform_is_shown_beside_the_vm(capsys: pytest.CaptureFixture[str],
     found = shown(capsys, SEED, "--platform", others["platform"])
     assert found["platform"]["arch"] == "riscv64"
     assert [(span["space"], span["start"], span["size"]) for span in found["platform"]["memory"]] == [
-        ("hpa", 0x8000_0000, 0x800_0000)
+        ("HPA", 0x8000_0000, 0x800_0000)
     ]
     assert [entry["kind"] for entry in found["files"]] == ["vm"]
 

@@ -238,7 +238,7 @@ def test_what_the_hypervisor_costs_is_told_for_each_vm_and_in_all() -> None:
     }  # fmt: skip
     assert [one["name"] for one in found["hypervisor"]["vms"]] == ["one", "two"]
     assert found["owners"] == [
-        {"space": "hpa", "start": 0x8000_0000, "end": 0x8040_0000, "kind": "hypervisor", "name": ""}
+        {"space": "HPA", "start": 0x8000_0000, "end": 0x8040_0000, "kind": "hypervisor", "name": ""}
     ]
 
 

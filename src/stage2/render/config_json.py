@@ -107,7 +107,7 @@ def region_json(region: MemoryRegion) -> Json:
         "name": region.name,
         "start": int(region.start),
         "size": region.size,
-        "range": range_json("gpa", region.range),
+        "range": range_json("GPA", region.range),
         **region_type_json(region.map_type, region.flags),
         "hpa": None if host is None else host.start,
         "populate": None if region.populate is None else region.populate.value,
@@ -131,7 +131,7 @@ def platform_json(platform: PlatformConfig) -> Json:
         "ticks_per_sec": platform.ticks_per_sec,
         "phys_virt_offset": platform.phys_virt_offset,
         "phys_bus_offset": platform.phys_bus_offset,
-        "kernel_aspace": None if aspace is None else {**range_json("hva", aspace), "size": aspace.size},
+        "kernel_aspace": None if aspace is None else {**range_json("HVA", aspace), "size": aspace.size},
         "mmio": _spans(platform.mmio),
         "virtio_mmio": _spans(platform.virtio_mmio),
         "pci_ranges": _spans(platform.pci_ranges),
@@ -191,7 +191,7 @@ def notices_json(notices: Sequence[Notice]) -> list[Json]:
 
 
 def _spans(spans: Sequence[Range]) -> list[Json]:
-    return [{**range_json("hpa", span), "size": span.size} for span in spans]
+    return [{**range_json("HPA", span), "size": span.size} for span in spans]
 
 
 def _passthrough(device: PassthroughDevice) -> Json:

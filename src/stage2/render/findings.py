@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from ..address import Range
 from ..check.finding import Finding, Severity
 from ..space.json_shapes import range_json
 from .tables import indented, stack, text
@@ -42,11 +41,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "message": finding.message,
         "parties": [party.name for party in finding.parties],
         "ranges": [range_json(party.space, party.span) for party in finding.parties if party.span is not None],
-        "overlap": None if finding.overlap is None else _range(finding.overlap),
+        "overlap": None if finding.overlap is None else range_json(finding.parties[0].space, finding.overlap),
         "locations": [{"file": place.file, "line": place.line, "column": place.column} for place in finding.locations],
         "fix": finding.fix or None,
     }
-
-
-def _range(span: Range) -> dict[str, int]:
-    return {"start": span.start, "end": span.end}

@@ -24,7 +24,7 @@ def reports_json(reports: Sequence[VmReport], cost: HostCost) -> dict[str, Any]:
             "total": _cost_json(cost.total),
         },
         "owners": [
-            {**range_json("hpa", span), "kind": owner.kind.value, "name": owner.name} for span, owner in cost.owners
+            {**range_json("HPA", span), "kind": owner.kind.value, "name": owner.name} for span, owner in cost.owners
         ],
     }
 

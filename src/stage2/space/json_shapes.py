@@ -22,7 +22,7 @@ def facts_json(map_type: MapType, flags: MappingFlags) -> dict[str, Any]:
 
 def region_facts(region: MemoryRegion) -> dict[str, Any]:
     """The same with where it is."""
-    return {"range": range_json("gpa", region.range), **facts_json(region.map_type, region.flags)}
+    return {"range": range_json("GPA", region.range), **facts_json(region.map_type, region.flags)}
 
 
 def region_type_json(map_type: MapType, flags: MappingFlags) -> dict[str, Any]:

@@ -110,9 +110,9 @@ def region_report_json(region: RegionReport) -> dict[str, Any]:
         "name": region.name,
         "start": region.start,
         "size": region.size,
-        "range": range_json("gpa", Range.sized(region.start, region.size)),
+        "range": range_json("GPA", Range.sized(region.start, region.size)),
         **region_type_json(region.map_type, region.flags),
         "populated_bytes": region.populated_bytes,
         "hpa": [list(span) for span in region.hpa],
-        "host_ranges": [range_json("hpa", Range(*span)) for span in region.hpa],
+        "host_ranges": [range_json("HPA", Range(*span)) for span in region.hpa],
     }
