@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ..address import format_size
@@ -21,7 +18,7 @@ from ..formats.record import Field, Format
 from ..formats.register import Register
 from ..formats.syndrome import FaultReport
 from ..processor import Processor
-from .tables import facts, indented, print_renderable, render_text, stack, text
+from .tables import facts, field_table, indented, print_renderable, stack, text
 
 WIDTH = 80
 """Columns of text that goes to no terminal, unless its reader set COLUMNS."""
@@ -257,30 +254,13 @@ def _page(
         parts.append(Text())
         if name:
             parts.append(text(name, "bold"))
-        parts.append(indented(_field_table(fields)))
+        parts.append(indented(field_table(fields, wide_names=False)))
     return stack(parts)
-
-
-def _field_table(fields: Iterable[FieldValue]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", style="dim", no_wrap=True)
-    grid.add_column(overflow="fold", max_width=16)
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for field in fields:
-        style = "red" if field.reserved else ""
-        value = f"{field.value:#x}" if ":" in field.bits else str(field.value)
-        meaning = f"set, but {field.meaning}" if field.reserved else field.meaning
-        grid.add_row(text(field.bits, style), text(field.name, style), text(value, style), text(meaning, style))
-    return grid
 
 
 def print_explanation(item: RenderableType) -> None:
     """Print it 80 columns wide, unless a terminal or COLUMNS says otherwise."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
-        print_renderable(item)
-    else:
-        sys.stdout.write(render_text(item, width=WIDTH))
+    print_renderable(item, otherwise=WIDTH)
 
 
 # --- JSON --------------------------------------------------------------------------------------------------

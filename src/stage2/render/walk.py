@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ..address import Range, format_size
@@ -23,7 +22,7 @@ from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
-from .tables import facts, indented, stack, text
+from .tables import facts, field_table, indented, stack, text
 
 if TYPE_CHECKING:
     from ..hypervisor.plan import Piece
@@ -260,7 +259,7 @@ def _step_block(view: WalkView, step: Step) -> Iterator[RenderableType]:
     if step.kind in (EntryKind.TABLE, EntryKind.LEAF):
         rows.append(("allows", f"{permission_text(step.permissions)} (all levels so far)"))
     yield indented(facts(rows))
-    yield indented(_field_table(step_fields(view, step)), 4)
+    yield indented(field_table(step_fields(view, step)), 4)
 
 
 def _space(view: WalkView, stage: int) -> str:
@@ -286,25 +285,6 @@ def step_fields(view: WalkView, step: Step) -> list[FieldValue]:
     """The fields of a step's entry, explained."""
     regime = view.regime(step.stage)
     return describe_entry(regime.format, step.entry, step.level, step.kind, regime.controls)
-
-
-def _field_table(fields: list[FieldValue]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", style="dim", no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for field in fields:
-        wide = ":" in field.bits
-        style = "red" if field.reserved else ""
-        meaning = f"set, but {field.meaning}" if field.reserved else field.meaning
-        grid.add_row(
-            text(field.bits, style),
-            text(field.name, style),
-            text(f"{field.value:#x}" if wide else str(field.value), style),
-            text(meaning, style),
-        )
-    return grid
 
 
 def _region_text(region: MemoryRegion | None) -> str:
