@@ -144,9 +144,13 @@ class Adaptive:
             return
         # The box of a heading has a blank of its own between columns.
         found = Table(
-            box=box.SIMPLE_HEAD if self._heading else None, padding=(0, _GAP - self._heading, 0, 0), pad_edge=False, show_edge=False,
-            show_header=self._heading, header_style="bold",
-        )  # fmt: skip
+            box=box.SIMPLE_HEAD if self._heading else None,
+            padding=(0, _GAP - self._heading, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+            show_header=self._heading,
+            header_style="bold",
+        )
         for field, width in zip(self._fields, widths, strict=True):
             found.add_column(
                 field.label, justify="right" if field.right else "left", width=width, overflow="fold", style=field.style

@@ -18,6 +18,7 @@ from ..formats.record import Field, Format
 from ..formats.register import Register
 from ..formats.syndrome import FaultReport
 from ..processor import Processor
+from .levels import level_legend, level_text
 from .tables import facts, field_table, indented, print_renderable, stack, text
 
 WIDTH = 80
@@ -163,7 +164,7 @@ def render_entry(view: EntryView) -> Group:
     """What an entry is, in sentences, and its fields."""
     fmt = view.format
     covers = format_size(fmt.leaf_size(view.level))
-    title = f"{fmt.name} entry {view.value:#018x} at level {view.level}, which covers {covers}"
+    title = f"{fmt.name} entry {view.value:#018x} at {level_text(fmt, view.level)}, which covers {covers}"
     rows: list[tuple[str, str | Text]] = [("format", fmt.title), ("manual", fmt.manual)]
     sentences = []
     space = "HPA" if fmt.stage == 2 else "GPA"
@@ -177,7 +178,7 @@ def render_entry(view: EntryView) -> Group:
             size = format_size(fmt.leaf_size(view.level) << fmt.group_bits_at(view.level))
             sentences.append(f"It is one of a group of leaves that together map {size}.")
     elif view.kind is EntryKind.TABLE:
-        sentences.append(f"It points to the table of level {view.level - 1} at {space} {view.address:#x}.")
+        sentences.append(f"It points to the table of {level_text(fmt, view.level - 1)} at {space} {view.address:#x}.")
         sentences.append(_permission_sentence(view))
     elif view.kind is EntryKind.NONE:
         sentences.append("Not present: nothing is mapped here, and hardware ignores the other bits.")
@@ -188,6 +189,8 @@ def render_entry(view: EntryView) -> Group:
         sentences.append(f"Refused: {view.reason}.")
     if view.depends:
         sentences.append(processor_sentence(view.depends, view.processor))
+    if (legend := level_legend(fmt)) is not None:
+        rows.append(("levels", legend))
     return _page(title, sentences, rows, [("", view.fields)])
 
 

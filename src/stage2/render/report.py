@@ -13,9 +13,10 @@ from ..hypervisor.time import TimeValue
 from ..vm.cost import HostCost
 from ..vm.dirty_log import DirtyLogReport
 from ..vm.report import RegionReport, ViolationReport, VmReport
+from .levels import level_legend
 from .plain import about, counted, percent, plain
 from .tables import facts, indented, stack, table, text
-from .walk import compact_lines
+from .walk import compact_lines, walked_format
 
 MAX_SPANS = 3
 """Limit: HPA ranges of one region that are written out."""
@@ -67,7 +68,7 @@ def render_vm_report(report: VmReport) -> Group:
     if report.regions:
         parts += [Text(), indented(_region_table(report.regions))]
     if report.violations:
-        parts += [Text(), indented(_violations(report.violations, report.violations_dropped))]
+        parts += [Text(), indented(_violations(report))]
     return stack(parts)
 
 
@@ -148,7 +149,8 @@ def _fair(
     return [violations[index] for index in sorted(chosen)]
 
 
-def _violations(violations: Sequence[ViolationReport], dropped: int) -> RenderableType:
+def _violations(report: VmReport) -> RenderableType:
+    violations, dropped = report.violations, report.violations_dropped
     total = sum(violation.count for violation in violations)
     rows = [
         (
@@ -180,6 +182,9 @@ def _violations(violations: Sequence[ViolationReport], dropped: int) -> Renderab
             text(f"walk of the {violation.access} at GPA {violation.gpa:#x}{gva}"),
             indented(stack(text(line) for line in compact_lines(violation.walk))),
         ]
+    legends = {level_legend(walked_format(violation.walk)) for violation in walked if violation.walk is not None}
+    for legend in legends - {None}:
+        parts += [Text(), text(legend or "", "dim")]
     return stack(parts)
 
 

@@ -15,6 +15,7 @@ from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_o
 from ..formats.dependence import deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
+from ..formats.record import Format
 from ..memory.owners import OwnerKind
 from ..processor import Processor
 from ..space.faults import FaultResult, Resolution
@@ -22,6 +23,7 @@ from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
+from .levels import level_legend, level_text
 from .tables import facts, field_table, indented, stack, text
 
 if TYPE_CHECKING:
@@ -200,7 +202,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         if (found := view.memory_type) is not None:
             lines.append(text(f"{found.text} ({found.manual})"))
     else:
-        lines.append(text(f"Result: {result.told(view.kind)}.", "bold red"))
+        level = level_text(view.regime(result.stage).format, result.level)
+        lines.append(text(f"Result: {result.told(view.kind, level)}.", "bold red"))
         if result.kind is FaultKind.ADDRESS_SIZE:
             regime = view.regime(result.stage)
             lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
@@ -216,27 +219,34 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         lines.append(text(_piece_text(view.own)))
     elif view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
         lines.append(text(_region_text(view.region)))
+    if walk.steps and (legend := level_legend(view.stage_2.format)) is not None:
+        lines.append(text(legend, "dim"))
     if view.outcome is not None and not view.outcome.done:
         lines.append(text(f"On {_a(view.outcome.access)}: {outcome_text(view.outcome)}."))
     return lines
 
 
-def compact_walk(walk: Walk) -> Group:
-    """The walk in one line a step, for reports with many of them."""
-    return stack(text(line) for line in compact_lines(walk))
-
-
 def compact_lines(walk: Walk) -> list[str]:
-    """The lines of `compact_walk`; stage-2 steps for a stage-1 entry stand above it, further right."""
+    """The walk in one line a step, for reports with many of them; stage-2 steps for a stage-1 entry stand above it,
+    further right.
+    """
+    fmt = walked_format(walk)
     lines = []
     for step in walk.steps:
-        lines += ["  " + _compact_step(under) for under in step.under]
-        lines.append(_compact_step(step))
-    return [*lines, f"-> {walk.result}"]
+        lines += ["  " + _compact_step(under, fmt) for under in step.under]
+        lines.append(_compact_step(step, fmt))
+    result = walk.result
+    return [*lines, f"-> {result if isinstance(result, Mapped) else result.told('GVA', level_text(fmt, result.level))}"]
 
 
-def _compact_step(step: Step) -> str:
-    entry = f"stage {step.stage} level {step.level}: {step.slot:#x} holds {step.entry:#x}"
+def walked_format(walk: Walk) -> Format | None:
+    """A format of the family whose tables were walked, if any were."""
+    regime = walk.stage_2 or walk.stage_1
+    return None if regime is None else regime.format
+
+
+def _compact_step(step: Step, fmt: Format | None) -> str:
+    entry = f"stage {step.stage} {level_text(fmt, step.level)}: {step.slot:#x} holds {step.entry:#x}"
     if step.kind in (EntryKind.TABLE, EntryKind.LEAF):
         return f"{entry}, {step.kind.name.lower()} {step.output:#x}, {permission_text(step.permissions)}"
     return f"{entry}, {_KIND_WORDS[step.kind]}"
@@ -251,7 +261,8 @@ def _step_block(view: WalkView, step: Step) -> Iterator[RenderableType]:
         for part in _step_block(view, under):
             yield indented(part, 4)
     stage = f"stage {step.stage}, " if view.stage_1 is not None else ""
-    yield text(f"{stage}level {step.level}: entry {step.index} of the table at {space} {step.table:#x}", "bold")
+    level = level_text(view.regime(step.stage).format, step.level)
+    yield text(f"{stage}{level}: entry {step.index} of the table at {space} {step.table:#x}", "bold")
     slot = f"{space} {step.slot:#x}"
     if view.stage_1 is not None and step.stage == 1 and step.slot_hpa != step.slot:
         slot += f", at HPA {step.slot_hpa:#x}"
