@@ -67,7 +67,9 @@ def build(
     """
     from ..config.cpu import NamedCpu
     from ..errors import ConfigError
+    from ..render.host import assumed_host
     from ..render.plain import plain
+    from ..render.tables import print_renderable, text
     from ..tableimage.contents import collect, files_of, parts_of
     from ..tableimage.folder import write_folder
     from ..tableimage.own import collect_own
@@ -112,19 +114,20 @@ def build(
         _print(f"VM {vm.id} {plain(vm.name)}", vm.registers, [vm.files], output)
     if own is not None:
         _print("hypervisor", own.registers, own.halves, output)
+    if (said := assumed_host(host.platform)) is not None:
+        print_renderable(text(said, "dim"))
     return 0
 
 
 def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles], output: Path) -> None:
     """What was written, for people."""
     from ..address import format_size
+    from ..render.tables import facts, indented, print_renderable, text
 
     for part in parts:
         place = output / part.folder
-        print(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}")
-    width = max(map(len, registers))
-    for name, value in registers.items():
-        print(f"  {name:<{width}}  {value:#x}")
+        print_renderable(text(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
+    print_renderable(indented(facts((name, f"{value:#x}") for name, value in registers.items())))
     for part in parts:
         for segment in part.segments:
-            print(f"  {len(segment.data):#x} bytes at HPA {segment.hpa:#x}")
+            print_renderable(indented(text(f"{len(segment.data):#x} bytes at HPA {segment.hpa:#x}")))

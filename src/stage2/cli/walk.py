@@ -119,7 +119,7 @@ def walk(
         )
         chosen = choose(host.vms, vm, "the files")
         hint = other_reading("--gpa", gpa or "", lambda address: chosen.space.region_at(address) is not None)
-        view = explain(chosen, address, access, touch=touch)
+        view = replace(explain(chosen, address, access, touch=touch), host=host.platform)
     if hint is not None:
         print(f"stage2: notice: {hint}", file=sys.stderr)
     if json_output:

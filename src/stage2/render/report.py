@@ -9,10 +9,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..address import format_size
+from ..config.platform import PlatformConfig
 from ..hypervisor.time import TimeValue
 from ..vm.cost import HostCost
 from ..vm.dirty_log import DirtyLogReport
 from ..vm.report import RegionReport, ViolationReport, VmReport
+from .host import assumed_host
 from .levels import level_legend
 from .plain import about, counted, percent, plain
 from .tables import facts, indented, stack, table, text
@@ -29,13 +31,17 @@ MAX_SYNDROMES = 6
 _STYLES = {"off": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
 
 
-def render_report(reports: Sequence[VmReport], cost: HostCost | None = None) -> Group:
-    """The end-of-run table of all VMs, and what the hypervisor itself costs."""
+def render_report(
+    reports: Sequence[VmReport], cost: HostCost | None = None, platform: PlatformConfig | None = None
+) -> Group:
+    """The end-of-run table of all VMs, what the hypervisor itself costs, and the host where it was assumed."""
     parts: list[RenderableType] = []
     for report in reports:
         parts += [Text(), render_vm_report(report)]
     if cost is not None:
         parts += [Text(), render_cost(cost)]
+    if platform is not None and (said := assumed_host(platform)) is not None:
+        parts += [Text(), text(said, "dim")]
     return stack(parts)
 
 

@@ -23,10 +23,12 @@ from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
+from .host import assumed_host
 from .levels import level_legend, level_text
 from .tables import facts, field_table, indented, stack, text
 
 if TYPE_CHECKING:
+    from ..config.platform import PlatformConfig
     from ..hypervisor.plan import Piece
 
 _RESOLUTIONS = {
@@ -95,6 +97,7 @@ class WalkView:
         processor: what the tables are for; None for no particular one.
         means: the access as a word, where that is more than whether it reads, writes or fetches: "hlvx".
         own: of a walk of the hypervisor's own address.
+        host: the host that the tables are for, None for tables that are there already.
     """
 
     walk: Walk
@@ -108,6 +111,7 @@ class WalkView:
     processor: Processor | None = None
     means: str | None = None
     own: OwnPlace | None = None
+    host: PlatformConfig | None = None
 
     @property
     def kind(self) -> str:
@@ -187,6 +191,8 @@ def render_walk(view: WalkView) -> Group:
     for step in walk.steps:
         parts += [*_step_block(view, step), Text()]
     parts += result_lines(view)
+    if view.host is not None and (said := assumed_host(view.host)) is not None:
+        parts.append(text(said, "dim"))
     return stack(parts)
 
 
