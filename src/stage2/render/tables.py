@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..formats.describe import FieldValue
+from ..plain_terminal import wants_plain
 from .adaptive import PROSE, Adaptive, Field, WholeText
 from .plain import plain
 
@@ -94,15 +95,29 @@ def stack(items: Iterable[RenderableType]) -> Group:
 
 def render_text(item: RenderableType, *, width: int = PIPE_WIDTH) -> str:
     """What a pipe would get: no colours, no blanks at the ends of lines."""
-    console = Console(width=width, color_system=None, force_terminal=False, highlight=False, markup=False, emoji=False)
+    console = plain_console(width=width)
     with console.capture() as capture:
         console.print(Group(item))
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
-def wants_plain() -> bool:
-    """Whether who sits at the terminal wants text without colours and styles: NO_COLOR, or a terminal without them."""
-    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+def plain_console(stream: TextIO | None = None, *, width: int | None = None) -> Console:
+    """A console that prints no colours and no styles.
+
+    Args:
+        stream: where to; standard output if None.
+        width: columns; as wide as what is printed there if None.
+    """
+    return Console(
+        file=stream,
+        width=width or text_width(stream or sys.stdout),
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # there it would show an empty cell beside what it captures
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 def text_width(stream: TextIO, otherwise: int = PIPE_WIDTH) -> int:
