@@ -55,12 +55,14 @@ class Outcome:
         result: how the address space resolves it.
         leaf_size: bytes that got a frame, when it populates.
         done: the access was made before the walk; otherwise it is what a first one would do.
+        refused: why an access to an emulated device's page is not emulated after all.
     """
 
     access: str
     result: FaultResult
     leaf_size: int | None = None
     done: bool = False
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +331,8 @@ def outcome_text(outcome: Outcome) -> str:
     """What an access does, as a sentence without its end."""
     result = outcome.result
     sentence = _RESOLUTIONS[result.resolution]
+    if outcome.refused is not None:
+        sentence = f"the access is a violation: {outcome.refused}"
     if result.resolution is Resolution.POPULATED and outcome.leaf_size:
         sentence += f" ({format_size(outcome.leaf_size)})"
     if result.policy is not None:
