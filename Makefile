@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors conform bench guard mutants lock clean
+.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors docs tour conform bench guard mutants lock clean
 
 setup: $(STAMP)
 
@@ -70,6 +70,15 @@ guests:
 monitors:
 	@sh scripts/monitors.sh src/stage2/machines/monitors
 
+# The documentation as a site, build/docs/index.html; nothing is fetched. Dead links are errors.
+docs: setup
+	@PYTHONPATH=src $(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs-cache docs build/docs
+	@echo "build/docs/index.html"
+
+# The notebook with what its cells show; a test runs it too.
+tour: setup
+	@$(BIN)/python scripts/tour.py
+
 # Every figure of docs/performance.md, in about ten minutes. The peers live in an environment of their own.
 PEERS := build/peers/bin/python
 bench: setup
@@ -97,7 +106,7 @@ mutants: setup
 
 # The lock names versions and hashes, no registry.
 lock: setup
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --extra dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --group dev \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--output-file requirements.lock pyproject.toml scripts/build-requirements.txt
 

@@ -180,17 +180,17 @@ def page(results: Results) -> str:
     """The generated part."""
     parts = [f"Taken on: {results.machine}.", ""]
     if results.rows:
-        parts += ["### Tables", "", *_rows(results)]
+        parts += ["## Tables", "", *_rows(results)]
     if results.peers:
-        parts += ["### Beside other tools", "", *_peers(results)]
+        parts += ["## Beside other tools", "", *_peers(results)]
     if results.scaling:
-        parts += ["### Cores", "", *_scaling(results.scaling)]
+        parts += ["## Cores", "", *_scaling(results.scaling)]
     if results.boots is not None:
-        parts += ["### Guests", "", *_boots(results.boots)]
+        parts += ["## Guests", "", *_boots(results.boots)]
     if results.cold or results.warm:
-        parts += ["### Starts", "", *_starts(results)]
+        parts += ["## Starts", "", *_starts(results)]
     if results.growth:
-        parts += ["### Growth", "", *_growth(results.growth)]
+        parts += ["## Growth", "", *_growth(results.growth)]
     return "\n".join(parts)
 
 

@@ -59,3 +59,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what repeats this run; with -q pytest prints no header."""
     terminalreporter.write_line(f"seed {config.option.hypothesis_seed}, profile {profile_name()}")
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_of_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command prints as JSON in a test is held against the schema of its kind."""
+    from stage2.render import json_text
+
+    print_as = json_text.json_text
+
+    def checked(kind: str, found: object) -> str:
+        from json_schemas import require_schema
+
+        text = print_as(kind, found)
+        require_schema(kind, text)
+        return text
+
+    monkeypatch.setattr(json_text, "json_text", checked)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stage2.cli.main import call
+from stage2.render.json_text import with_hex
 
 DEMO = Path(__file__).parents[2] / "src" / "stage2" / "vm" / "guests" / "demo-riscv64.toml"
 HOSTILE = DEMO.with_name("hostile-riscv64.toml")
@@ -34,7 +35,7 @@ def test_what_is_built_is_walked_like_the_configuration(tmp_path: Path, capsys: 
 def test_the_manifest_is_printed_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["build", str(DEMO), "-o", str(tmp_path / "out"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["vms"] == json.loads((tmp_path / "out" / "manifest.json").read_text())["vms"]
+    assert printed["vms"] == with_hex(json.loads((tmp_path / "out" / "manifest.json").read_text()))["vms"]
 
 
 def test_lazy_tables_hold_only_what_is_fixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,3 +74,66 @@ def test_bad_input_is_one_line_and_code_2(
     assert says in error
     assert error.count("\n") == 1
     assert not places["NEW"].exists()
+
+
+def test_tables_lie_where_they_are_wanted_and_the_folder_is_walked_as_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for wanted in ("0x1_3000_0000:0x10_0000", "0x1_3000_0000"):
+        assert call(["build", str(DEMO), "-o", str(out), "--json", "--tables-at", wanted]) == 0
+        (vm,) = json.loads(capsys.readouterr().out)["vms"]
+        assert vm["root"] == 0x1_3000_0000
+        assert all(0x1_3000_0000 <= piece["hpa"] < 0x1_3010_0000 for piece in vm["segments"])
+        ram = next(region for region in vm["regions"] if region["name"] == "ram0")
+        assert all(span["end"] <= 0x1_3000_0000 or span["start"] >= 0x1_3000_0000 for span in ram["host_ranges"])
+        assert call(["walk", str(out), "--gpa", "0x8000_0000", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["result"]["hpa"] == ram["host_ranges"][0]["start"]
+
+
+def test_nothing_is_taken_from_what_is_reserved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reserved = ["--reserve", "0x1_2000_0000:0x2000_0000", "--reserve", "0x1000:0x1000"]
+    assert call(["build", str(DEMO), "-o", str(tmp_path / "out"), "--json", *reserved]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)["vms"]
+    spans = [span for region in vm["regions"] for span in region["host_ranges"]]
+    assert all(span["end"] <= 0x1_2000_0000 for span in spans)
+    assert all(piece["hpa"] < 0x1_2000_0000 for piece in vm["segments"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--tables-at", "0x1000", "not all of it is host memory: RAM is"),
+        ("--tables-at", "0x1_3000_0000:0x1000", "larger size"),
+        ("--tables-at", "0x1_3000_0001", "multiples of 4 KiB"),
+        ("--tables-at", "0x1_3000_0000:0", "multiples of 4 KiB"),
+        ("--tables-at", "here", "is no address"),
+        ("--reserve", "0x1_3000_0000", "write ADDRESS:SIZE"),
+        ("--reserve", "0xffff_ffff_ffff_f000:0x2000", "beyond 64 bits"),
+        ("--reserve", "0x9000_0000:0x1000", "cannot be given"),
+    ],
+)
+def test_a_wrong_place_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, told: str
+) -> None:
+    assert call(["build", str(DEMO), "-o", str(tmp_path / "out"), option, value]) == 2
+    streams = capsys.readouterr()
+    assert told in streams.err
+    assert streams.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_header_tells_host_memory_of_regions_and_what_the_hypervisor_adds_to_registers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["build", str(DEMO), "-o", str(tmp_path / "out"), "--json"]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)["vms"]
+    header = (tmp_path / "out" / "demo" / "tables.h").read_text()
+    for region in vm["regions"]:
+        for number, span in enumerate(region["host_ranges"]):
+            name = f"STAGE2_DEMO_REGION_{region['name'].upper()}_HPA_{number}"
+            assert f"#define {name} {span['start']:#x}ULL" in header
+    assert vm["register_duties"]["hgatp"].startswith("whole")
+    assert f"/* {vm['register_duties']['hgatp']} */" in header
+    assert call(["build", str(DEMO), "-o", str(tmp_path / "out")]) == 0
+    assert "HFENCE.GVMA" in capsys.readouterr().out

@@ -54,7 +54,9 @@ def test_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_platform_is_shown_beside_the_vm(capsys: pytest.CaptureFixture[str], others: dict[str, str]) -> None:
     found = shown(capsys, SEED, "--platform", others["platform"])
     assert found["platform"]["arch"] == "riscv64"
-    assert found["platform"]["memory"] == [{"start": 0x8000_0000, "size": 0x800_0000}]
+    assert [(span["space"], span["start"], span["size"]) for span in found["platform"]["memory"]] == [
+        ("hpa", 0x8000_0000, 0x800_0000)
+    ]
     assert [entry["kind"] for entry in found["files"]] == ["vm"]
 
 

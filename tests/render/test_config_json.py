@@ -65,6 +65,6 @@ def test_the_default_platform_is_described() -> None:
     platform: Any = json.loads(json.dumps(platform_json(default_platform([vm], "riscv64"))))
     assert platform["file"] is None
     assert platform["memory"] == [
-        {"start": 0x9000_0000, "size": 0x20_0000},
-        {"start": 0x1_0000_0000, "size": 0x4000_0000},
+        {"space": "hpa", "start": 0x9000_0000, "end": 0x9020_0000, "size": 0x20_0000},
+        {"space": "hpa", "start": 0x1_0000_0000, "end": 0x1_4000_0000, "size": 0x4000_0000},
     ]

@@ -171,7 +171,9 @@ def test_what_the_hypervisor_costs_is_told_for_each_vm_and_in_all() -> None:
         "image": 4 << 20, "tables": 0x32000, "per_cpu": 8192, "timers": 4096, "frames": 0x435000, "python": 86_495,
     }  # fmt: skip
     assert [one["name"] for one in found["hypervisor"]["vms"]] == ["one", "two"]
-    assert found["owners"] == [{"start": 0x8000_0000, "end": 0x8040_0000, "kind": "hypervisor", "name": ""}]
+    assert found["owners"] == [
+        {"space": "hpa", "start": 0x8000_0000, "end": 0x8040_0000, "kind": "hypervisor", "name": ""}
+    ]
 
 
 def test_a_dirty_log_is_one_line_of_the_report() -> None:

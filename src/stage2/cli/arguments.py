@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ..address import ADDRESS_LIMIT
+from ..address import ADDRESS_LIMIT, SIZE_4K
 from ..errors import ConfigError
 
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*")
@@ -32,6 +32,25 @@ def parse_address(option: str, value: str) -> int:
     if number >= ADDRESS_LIMIT:
         raise ConfigError(f"{option} {shown} has more than 64 bits")
     return number
+
+
+def parse_span(option: str, value: str) -> tuple[int, int | None]:
+    """`ADDRESS:SIZE`, or an address alone, whose size is None.
+
+    Args:
+        option, value: as for `parse_address`.
+
+    Raises:
+        ConfigError: it is neither, or does not begin and end at a multiple of 4 KiB.
+    """
+    address, separator, size = value.partition(":")
+    start = parse_address(option, address)
+    length = parse_address(option, size) if separator else None
+    if start % SIZE_4K or (length is not None and (length % SIZE_4K or not length)):
+        raise ConfigError(f"{option} {value}: addresses and sizes of host memory are multiples of 4 KiB, not 0")
+    if length is not None and start + length > ADDRESS_LIMIT:
+        raise ConfigError(f"{option} {value} ends beyond 64 bits")
+    return start, length
 
 
 def other_reading(option: str, value: str, known: Callable[[int], bool]) -> str | None:

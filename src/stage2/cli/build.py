@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from ..errors import ConfigError
+from .arguments import parse_span
+
 if TYPE_CHECKING:
+    from ..address import Range
     from ..tableimage.pieces import TableFiles
+    from ..vm.host import Host
 
 
 def build(
@@ -27,6 +32,8 @@ def build(
     hypervisor_format: Annotated[str | None, Parameter(name="--hypervisor-format")] = None,
     smp: int | None = None,
     protect_tables: Annotated[bool, Parameter(negative="")] = False,
+    tables_at: str | None = None,
+    reserve: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -62,12 +69,18 @@ def build(
         CPUs that the hypervisor's per-CPU areas are for; as the platform file says by default, else 1.
     protect_tables
         Leave the VMs' tables out of the hypervisor's linear map.
+    tables_at
+        Host memory that the VMs' tables lie in and nothing else does: ADDRESS:SIZE, or an address alone, from which on
+        they take what they need.
+    reserve
+        Host memory to leave alone: ADDRESS:SIZE, such as what firmware or a device tree reserves; may be given several
+        times.
     json_output
         Print the manifest instead of a summary.
     """
     from ..config.cpu import NamedCpu
-    from ..errors import ConfigError
     from ..render.host import assumed_host
+    from ..render.json_text import json_text
     from ..render.plain import plain
     from ..render.tables import print_renderable, text
     from ..tableimage.contents import collect, files_of, parts_of
@@ -77,7 +90,8 @@ def build(
     from .hosts import build_host
 
     # It is not closed: the process ends, and what it had goes with it.
-    host = build_host(
+    make = partial(
+        build_host,
         vms,
         platform=platform,
         arch=arch,
@@ -86,7 +100,9 @@ def build(
         stage2_format=stage2_format,
         cpu=cpu,
         smp=smp,
+        reserved=[_whole("--reserve", span) for span in reserve or ()],
     )
+    host = make() if tables_at is None else _placed(make, tables_at)
     own = None
     asked = [
         name
@@ -108,7 +124,7 @@ def build(
     contents = collect(host.vms)
     write_folder(output, files_of(contents, own))
     if json_output:
-        print(json.dumps(parts_of(contents, own), indent=2))
+        print(json_text("build", parts_of(contents, own)))
         return 0
     for vm in contents:
         _print(f"VM {vm.id} {plain(vm.name)}", vm.registers, [vm.files], output)
@@ -119,15 +135,43 @@ def build(
     return 0
 
 
+def _whole(option: str, value: str) -> Range:
+    """A range with its size."""
+    from ..address import Range
+
+    start, size = parse_span(option, value)
+    if size is None:
+        raise ConfigError(f"{option} {value}: write ADDRESS:SIZE")
+    return Range.sized(start, size)
+
+
+def _placed(make: Callable[..., Host], tables_at: str) -> Host:
+    """A host whose VMs' tables lie where the user wants them.
+
+    Where no size is given they are made twice: how much they need is known once they are there.
+    """
+    from ..address import Range
+
+    start, size = parse_span("--tables-at", tables_at)
+    if size is None:
+        with make(quiet=True) as trial:
+            tables = [vm.space.page_table for vm in trial.vms]
+            held = sum(span.size for table in tables for span in table.table_ranges)
+            # Each root may have to skip to the next multiple of its size.
+            size = held + sum(table.format.root_size for table in tables)
+    return make(tables_at=Range.sized(start, size))
+
+
 def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles], output: Path) -> None:
     """What was written, for people."""
     from ..address import format_size
+    from ..formats.duties import DUTIES
     from ..render.tables import facts, indented, print_renderable, text
 
     for part in parts:
         place = output / part.folder
         print_renderable(text(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
-    print_renderable(indented(facts((name, f"{value:#x}") for name, value in registers.items())))
+    print_renderable(indented(facts((name, f"{value:#x}\n{DUTIES[name]}") for name, value in registers.items())))
     for part in parts:
         for segment in part.segments:
             print_renderable(indented(text(f"{len(segment.data):#x} bytes at HPA {segment.hpa:#x}")))

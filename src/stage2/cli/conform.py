@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -79,6 +78,7 @@ def conform(
     from ..conform.tlb import run_tlb, shows_its_tlb
     from ..conform.trial import as_it_is
     from ..render.conform import render_reports, report_json, report_markdown
+    from ..render.json_text import json_text
     from ..render.tables import print_renderable
 
     if cases is not None and cases < 1:
@@ -114,7 +114,7 @@ def conform(
         except OSError as error:
             raise ConfigError(f"--report {report}: {error.strerror}") from None
     if json_output:
-        print(json.dumps(report_json(reports, tlbs), indent=2))
+        print(json_text("conform", report_json(reports, tlbs)))
     elif reports:
         print_renderable(render_reports(reports, tlbs))
     if any(found.mismatches for found in reports) or any(found.wrong for found in tlbs):

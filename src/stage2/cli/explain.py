@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,7 +74,7 @@ def entry(
     wanted = [name for name, on in (("ad", ad), ("mbec", mbec), ("pbmt", pbmt), ("napot", napot)) if on]
     processor = None if cpu is None else NamedCpu(cpu).on(family_of(fmt).arch)
     view = view_entry(fmt, number, level, (*wanted, *(switch or ())), processor)
-    _print(json_output, lambda: entry_json(view), lambda: render_entry(view))
+    _print("entry" if json_output else None, lambda: entry_json(view), lambda: render_entry(view))
     return 0
 
 
@@ -100,7 +99,7 @@ def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
     found.require(number)
     summary, reason = found.judge(number)
     _print(
-        json_output,
+        "register" if json_output else None,
         lambda: register_json(found, number, summary, reason),
         lambda: render_register(found, number, summary, reason),
     )
@@ -144,7 +143,11 @@ def fault(
         raise ConfigError("give the registers, such as esr=0x92000047 far=0x1000, or a text by --file FILE")
     reading = read_text(" ".join(values or ()) if file is None else _text_of(file))
     told = report_all(reading)
-    _print(json_output, lambda: crash_json(told, reading.ignored), lambda: render_crash(told, reading.ignored))
+    _print(
+        "fault" if json_output else None,
+        lambda: crash_json(told, reading.ignored),
+        lambda: render_crash(told, reading.ignored),
+    )
     return 0
 
 
@@ -163,10 +166,12 @@ def _text_of(file: str) -> str:
         raise ConfigError(f"{file}: {error.strerror}") from None
 
 
-def _print(json_output: bool, as_json: Callable[[], dict[str, Any]], as_text: Callable[[], RenderableType]) -> None:
+def _print(kind: str | None, as_json: Callable[[], dict[str, Any]], as_text: Callable[[], RenderableType]) -> None:
+    """Print JSON of a kind, or text."""
     from ..render.explain import print_explanation
+    from ..render.json_text import json_text
 
-    if json_output:
-        print(json.dumps(as_json(), indent=2))
+    if kind is not None:
+        print(json_text(kind, as_json()))
     else:
         print_explanation(as_text())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ImageError
 
 if TYPE_CHECKING:
+    from ..address import Range
     from ..config.vm import VmConfig
     from ..vm.host import Host
 
@@ -23,6 +24,9 @@ def build_host(
     stage2_format: str | None = None,
     cpu: str | None = None,
     smp: int | None = None,
+    tables_at: Range | None = None,
+    reserved: Sequence[Range] = (),
+    quiet: bool = False,
 ) -> Host:
     """A host with the VMs on it; what is to be noticed about their files is printed.
 
@@ -31,6 +35,8 @@ def build_host(
         platform: a platform or board file.
         arch: architecture of the guests, when neither file nor platform says.
         populate, page_size, stage2_format, cpu, smp: as on the command line.
+        tables_at, reserved: host memory for tables, and for nobody.
+        quiet: print no notices.
     """
     from ..config.cpu import NamedCpu
     from ..config.load import choose_arch, load_host, load_vm
@@ -45,13 +51,22 @@ def build_host(
     if isinstance(host_platform, PlatformConfig):
         host_platform = host_platform.with_cpus(smp)
     fmt = None if stage2_format is None else named_format(stage2_format)
-    print_notices([notice for config in configs for notice in config.notices])
-    options = Options(Populate(populate), PAGE_SIZES[page_size], fmt, None if cpu is None else NamedCpu(cpu))
+    if not quiet:
+        print_notices([notice for config in configs for notice in config.notices])
+    options = Options(
+        Populate(populate),
+        PAGE_SIZES[page_size],
+        fmt,
+        None if cpu is None else NamedCpu(cpu),
+        tables_at=tables_at,
+        reserved=tuple(reserved),
+    )
     archs = [
         _header_arch(config) if choose_arch(config, arch, host_platform, fmt) is None else None for config in configs
     ]
     host = build(configs, platform=host_platform, archs=archs, arch=arch, options=options)
-    print_notices(host.notices)
+    if not quiet:
+        print_notices(host.notices)
     return host
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -51,6 +50,7 @@ def layout(
     from ..config.load import load_platform
     from ..hypervisor.image import is_elf, read_image
     from ..hypervisor.layout import of_image, of_platform
+    from ..render.json_text import json_text
     from ..render.layout import layout_json, layout_svg, render_layout
     from ..render.tables import print_renderable
     from .notices import print_notices
@@ -81,7 +81,7 @@ def layout(
         except OSError as error:
             raise ConfigError(f"--svg {svg}: {error.strerror}") from None
     if json_output:
-        print(json.dumps(layout_json(found, image, findings, host), indent=2))
+        print(json_text("layout", layout_json(found, image, findings, host)))
     else:
         print_renderable(render_layout(found, image, findings))
     return 1 if has_errors(findings) else 0

@@ -174,15 +174,15 @@ def _asks_for_processors(arguments: Sequence[str]) -> bool:
 
 def list_processors(*, json_output: bool) -> int:
     """Print every processor that has a name, with its parts."""
-    import json
 
     from ..processor import architectures, named
+    from ..render.json_text import json_text
     from ..render.processors import processors_json, render_processors
     from ..render.tables import print_renderable
 
     found = [tuple(named(arch).values()) for arch in architectures()]
     if json_output:
-        print(json.dumps(processors_json(found), indent=2))
+        print(json_text("processors", processors_json(found)))
         return OK
     for processors in found:
         print_renderable(render_processors(processors))

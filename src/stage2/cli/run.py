@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable
@@ -194,12 +193,13 @@ def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
 
 def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None, quiet: bool) -> None:
     """Write the JSON and print the table."""
+    from ..render.json_text import json_text
     from ..render.report import render_report
     from ..render.report_json import reports_json
     from ..render.tables import print_renderable
 
     if json_file is not None:
-        text = json.dumps(reports_json(outcome.reports, outcome.cost), indent=2)
+        text = json_text("run", reports_json(outcome.reports, outcome.cost))
         if str(json_file) == "-":
             print(text)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,6 +58,7 @@ def show(
     from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, load_vm, recognise
     from ..config.stage2_format import named_format
     from ..render.config_json import Json, board_json, defconfig_json, file_json, platform_json, show_json
+    from ..render.json_text import json_text
     from ..render.show import (
         render_board,
         render_defconfig,
@@ -102,7 +102,7 @@ def show(
     problem, notices = _together(vms, formats, host, named, named_cpu)
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
-        print(json.dumps(show_json(list(zip(vms, formats, strict=True)), hosts, board_host, listed, problem), indent=2))
+        print(json_text("show", show_json(list(zip(vms, formats, strict=True)), hosts, board_host, listed, problem)))
         return 0
     if notices:
         shown.append(stack((text("Together", "bold"), *(text(str(notice)) for notice in notices))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -124,9 +123,10 @@ def walk(
     if hint is not None:
         print(f"stage2: notice: {hint}", file=sys.stderr)
     if json_output:
+        from ..render.json_text import json_text
         from ..render.walk_json import walk_json
 
-        print(json.dumps(walk_json(view), indent=2))
+        print(json_text("walk", walk_json(view)))
     else:
         print_renderable(render_walk(view))
     return 0

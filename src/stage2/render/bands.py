@@ -32,13 +32,14 @@ KINDS = {
     "per-cpu": ("#cc79a7", "writable, per CPU"),
     "device": ("#d55e00", "device registers"),
     "ram": ("#009e73", "memory"),
+    "tables": ("#999999", "page tables"),
     "guard": ("#ffffff", "not mapped, on purpose"),
     "gap": ("#eeeeee", "alignment"),
 }
 """Kind of band -> colour (Okabe and Ito's palette) and its word in the legend."""
 _PATTERNS = {
     "code": "M0 6L6 0", "data": "M0 3H6", "per-cpu": "M3 0V6", "device": "M0 0L6 6M6 0L0 6", "stack": "M0 1H6M0 4H6",
-    "guard": "M0 0L6 6",
+    "guard": "M0 0L6 6", "tables": "M0 3H6M3 0V6",
 }  # fmt: skip
 
 

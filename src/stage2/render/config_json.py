@@ -14,8 +14,8 @@ from ..config.kernel_sizes import KernelSizes
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm
 from ..config.vm import GuestImage
-from ..flags import MappingFlags, MapType
 from ..formats.record import Format
+from ..space.json_shapes import range_json, region_type_json
 from ..space.region import MemoryRegion
 
 Json = dict[str, object]
@@ -107,22 +107,12 @@ def region_json(region: MemoryRegion) -> Json:
         "name": region.name,
         "start": int(region.start),
         "size": region.size,
+        "range": range_json("gpa", region.range),
         **region_type_json(region.map_type, region.flags),
         "hpa": None if host is None else host.start,
         "populate": None if region.populate is None else region.populate.value,
         "on_violation": None if region.violation is None else region.violation.value,
         "source": str(region.place or ""),
-    }
-
-
-def region_type_json(map_type: MapType, flags: MappingFlags) -> Json:
-    """A region's type and flags as every JSON has them: upstream's numbers, and the names beside them."""
-    number = map_type.number
-    return {
-        "flags": int(flags),
-        "flags_text": flags.short,
-        "map_type": map_type.value if number is None else number,
-        "type": map_type.value,
     }
 
 
@@ -141,7 +131,7 @@ def platform_json(platform: PlatformConfig) -> Json:
         "ticks_per_sec": platform.ticks_per_sec,
         "phys_virt_offset": platform.phys_virt_offset,
         "phys_bus_offset": platform.phys_bus_offset,
-        "kernel_aspace": None if aspace is None else _spans([aspace])[0],
+        "kernel_aspace": None if aspace is None else {**range_json("hva", aspace), "size": aspace.size},
         "mmio": _spans(platform.mmio),
         "virtio_mmio": _spans(platform.virtio_mmio),
         "pci_ranges": _spans(platform.pci_ranges),
@@ -201,7 +191,7 @@ def notices_json(notices: Sequence[Notice]) -> list[Json]:
 
 
 def _spans(spans: Sequence[Range]) -> list[Json]:
-    return [{"start": span.start, "size": span.size} for span in spans]
+    return [{**range_json("hpa", span), "size": span.size} for span in spans]
 
 
 def _passthrough(device: PassthroughDevice) -> Json:

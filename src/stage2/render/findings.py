@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from ..address import Range
 from ..check.finding import Finding, Severity
+from ..space.json_shapes import range_json
 from .tables import indented, stack, text
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
@@ -40,12 +40,14 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "severity": finding.level.value,
         "message": finding.message,
         "parties": [party.name for party in finding.parties],
-        "ranges": [{"space": party.space, **_range(party.span)} for party in finding.parties if party.span is not None],
-        "overlap": None if finding.overlap is None else _range(finding.overlap),
+        "ranges": [range_json(party.space, party.span) for party in finding.parties if party.span is not None],
+        "overlap": _overlap(finding),
         "locations": [{"file": place.file, "line": place.line, "column": place.column} for place in finding.locations],
         "fix": finding.fix or None,
     }
 
 
-def _range(span: Range) -> dict[str, int]:
-    return {"start": span.start, "end": span.end}
+def _overlap(finding: Finding) -> dict[str, Any] | None:
+    """What two parties share, in the address space of the first that has one."""
+    spaces = [party.space for party in finding.parties if party.span is not None]
+    return None if finding.overlap is None or not spaces else range_json(spaces[0], finding.overlap)

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ..space.faults import Resolution
+from ..space.json_shapes import range_json
 from ..vm.cost import Cost, HostCost
-from ..vm.report import RegionReport, ViolationReport, VmReport
-from .config_json import region_type_json
+from ..vm.report import ViolationReport, VmReport, region_report_json
 from .walk import Outcome, WalkView
 from .walk_json import walk_json
 
@@ -24,8 +24,7 @@ def reports_json(reports: Sequence[VmReport], cost: HostCost) -> dict[str, Any]:
             "total": _cost_json(cost.total),
         },
         "owners": [
-            {"start": span.start, "end": span.end, "kind": owner.kind.value, "name": owner.name}
-            for span, owner in cost.owners
+            {**range_json("hpa", span), "kind": owner.kind.value, "name": owner.name} for span, owner in cost.owners
         ],
     }
 
@@ -63,23 +62,12 @@ def vm_report_json(report: VmReport) -> dict[str, Any]:
         "leaves": {str(size): count for size, count in sorted(report.leaves.items())},
         "tables": report.tables,
         "table_bytes": report.table_bytes,
-        "regions": [_region_json(region) for region in report.regions],
+        "regions": [region_report_json(region) for region in report.regions],
         "violations": [_violation_json(violation, report.name) for violation in report.violations],
         "violations_dropped": report.violations_dropped,
         "devices": report.devices,
         "dirty_log": None if report.dirty_log is None else asdict(report.dirty_log),
         "console": report.console,
-    }
-
-
-def _region_json(region: RegionReport) -> dict[str, Any]:
-    return {
-        "name": region.name,
-        "start": region.start,
-        "size": region.size,
-        **region_type_json(region.map_type, region.flags),
-        "populated_bytes": region.populated_bytes,
-        "hpa": [list(span) for span in region.hpa],
     }
 
 

@@ -234,10 +234,13 @@ def result_lines(view: WalkView) -> list[RenderableType]:
     return lines
 
 
+def compact_walk(walk: Walk) -> Group:
+    """The walk in one line a step, for reports with many of them."""
+    return stack(text(line) for line in compact_lines(walk))
+
+
 def compact_lines(walk: Walk) -> list[str]:
-    """The walk in one line a step, for reports with many of them; stage-2 steps for a stage-1 entry stand above it,
-    further right.
-    """
+    """The lines of `compact_walk`; stage-2 steps for a stage-1 entry stand above it, further right."""
     fmt = walked_format(walk)
     lines = []
     for step in walk.steps:

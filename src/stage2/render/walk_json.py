@@ -6,6 +6,7 @@ from typing import Any
 
 from ..formats import EffectiveType
 from ..formats.outcome import EntryKind
+from ..space.json_shapes import region_facts
 from ..space.region import MemoryRegion
 from ..tableimage.own import piece_json
 from ..tables.explain import Step
@@ -111,6 +112,7 @@ def _region_json(region: MemoryRegion | None) -> dict[str, Any] | None:
         "name": region.label,
         "start": int(region.start),
         "size": region.size,
+        **region_facts(region),
         "flags": region.flags.short,
         "map_type": region.map_type.value,
         "source": str(region.place or ""),

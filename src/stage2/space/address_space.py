@@ -38,6 +38,7 @@ from .tracking import Tracking
 
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
+    from ..memory.window import TableFrames
 
 
 class AddressSpace:
@@ -60,6 +61,7 @@ class AddressSpace:
         hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
         processor: what the tables are for; None for no particular one.
         flush: does the TLB operations that edits owe, before frames or tables are given back.
+        table_frames: where tables come from, such as a `FrameWindow`; None for `frames`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class AddressSpace:
         hardware_ad: bool = False,
         processor: Processor | None = None,
         flush: Flush | None = None,
+        table_frames: TableFrames | None = None,
     ) -> None:
         self.format = by_name(fmt) if isinstance(fmt, str) else fmt
         self.name = name
@@ -92,7 +95,7 @@ class AddressSpace:
             raise OutOfRangeError(f"{self.range} is beyond the {self.format.input_bits}-bit GPAs of {self.format.name}")
         self.page_table = PageTable(
             self.format,
-            frames,
+            frames if table_frames is None else table_frames,
             owner=Owner(OwnerKind.TABLES, name),
             controls=_controls(self.format, processor, hardware_ad=hardware_ad),
             identifier=identifier,

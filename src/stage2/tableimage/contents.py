@@ -10,7 +10,7 @@ from itertools import chain, count
 from typing import Any
 
 from ..formats import family_of
-from ..vm.report import RegionReport
+from ..vm.report import RegionReport, region_report_json
 from ..vm.vm import Vm
 from . import own
 from .pieces import TableFiles, copy_table, registers_json, symbol_of
@@ -47,24 +47,8 @@ class TableContents:
             "vmid": self.vmid,
             **registers_json(self.registers),
             **self.files.manifest(),
-            "regions": [_region(region) for region in self.regions],
+            "regions": [region_report_json(region) for region in self.regions],
         }
-
-
-def _region(region: RegionReport) -> dict[str, Any]:
-    """A region in the manifest: upstream's number of its type where it has one, and the names beside the numbers."""
-    number = region.map_type.number
-    return {
-        "name": region.name,
-        "start": region.start,
-        "size": region.size,
-        "flags": int(region.flags),
-        "flags_text": region.flags.short,
-        "map_type": region.map_type.value if number is None else number,
-        "type": region.map_type.value,
-        "populated_bytes": region.populated_bytes,
-        "hpa": [list(span) for span in region.hpa],
-    }
 
 
 def collect(vms: Sequence[Vm]) -> list[TableContents]:
@@ -119,7 +103,7 @@ def files_of(contents: Sequence[TableContents], hypervisor: own.OwnTables | None
     """
     files: dict[str, bytes] = {}
     for vm in contents:
-        files |= vm.files.files(f"Stage-2 tables of VM {vm.name}", vm.registers)
+        files |= vm.files.files(f"Stage-2 tables of VM {vm.name}", vm.registers, vm.regions)
     if hypervisor is not None:
         files |= hypervisor.files()
     files[MANIFEST] = (json.dumps({VERSION_KEY: VERSION} | parts_of(contents, hypervisor), indent=2) + "\n").encode()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..address import Hpa
+from ..formats.duties import DUTIES
 from ..memory.physical import PhysicalMemory
 from ..tables.pagetable import PageTable
+from ..vm.report import RegionReport
 from .elf import elf_object
 from .header import c_header
 
@@ -82,12 +84,13 @@ class TableFiles:
             "mapped_bytes": sum(size * count for size, count in self.leaves.items()),
         }
 
-    def files(self, title: str, registers: Mapping[str, int]) -> dict[str, bytes]:
+    def files(self, title: str, registers: Mapping[str, int], regions: Sequence[RegionReport] = ()) -> dict[str, bytes]:
         """Every file, by its path within the folder.
 
         Args:
             title: what tables these are, for the header's comment.
             registers: to load, by the manual's names.
+            regions: of the VM, whose host memory the header tells.
         """
         symbol = symbol_of(self.folder)
         pieces = [(segment.hpa, segment.data) for segment in self.segments]
@@ -96,7 +99,7 @@ class TableFiles:
             **{segment.file: segment.data for segment in self.segments},
             f"{self.folder}/tables.o": elf_object(self.arch, symbol, pieces, self.root, self.root_align),
             f"{self.folder}/tables.h": c_header(
-                f"{title} ({self.format})", symbol, registers, self.root, sizes
+                f"{title} ({self.format})", symbol, registers, self.root, sizes, regions
             ).encode(),
         }  # fmt: skip
 
@@ -132,6 +135,7 @@ def registers_json(registers: Mapping[str, int]) -> dict[str, Any]:
     return {
         "registers": dict(registers),
         "registers_hex": {name: f"{value:#x}" for name, value in registers.items()},
+        "register_duties": {name: DUTIES[name] for name in registers},
     }
 
 

@@ -36,8 +36,8 @@ from .single import Single, single
 from .store import TableStore
 
 if TYPE_CHECKING:
-    from ..memory.frames import FrameAllocator
     from ..memory.owners import Owner
+    from ..memory.window import TableFrames
 
 
 _FEW = 64
@@ -63,7 +63,7 @@ class PageTable:
     def __init__(
         self,
         fmt: Format,
-        frames: FrameAllocator,
+        frames: TableFrames,
         *,
         owner: Owner,
         controls: int | None = None,

@@ -12,8 +12,8 @@ from ..ranges import RangeMap
 from .mapping import U64Array
 
 if TYPE_CHECKING:
-    from ..memory.frames import FrameAllocator
     from ..memory.owners import Owner
+    from ..memory.window import TableFrames
 
 NO_FRAMES: U64Array = np.zeros(0, np.uint64)
 
@@ -30,7 +30,7 @@ class TableStore:
         OutOfMemoryError: there is no room for the root.
     """
 
-    def __init__(self, fmt: Format, frames: FrameAllocator, owner: Owner) -> None:
+    def __init__(self, fmt: Format, frames: TableFrames, owner: Owner) -> None:
         self._frames, self._owner, self._size = frames, owner, fmt.table_size
         self._huge_blocks: set[int] = set()
         self._held: RangeMap[bool] = RangeMap()

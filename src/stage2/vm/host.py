@@ -24,6 +24,7 @@ from ..hypervisor.layout import KernelLayout, of_platform
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
+from ..memory.window import FrameWindow
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
@@ -49,6 +50,8 @@ class Options:
         format: the format of the stage-2 tables.
         cpu: the processor that the tables are for.
         defconfig: how the hypervisor is built: its CPUs and its ticks.
+        tables_at: host memory that the VMs' tables are taken from, and nothing else is; None for anywhere.
+        reserved: host memory that nothing is taken from.
     """
 
     populate: Populate | None = None
@@ -56,6 +59,8 @@ class Options:
     format: NamedFormat | None = None
     cpu: NamedCpu | None = None
     defconfig: DefConfig | None = None
+    tables_at: Range | None = None
+    reserved: tuple[Range, ...] = ()
 
 
 class Host:
@@ -173,6 +178,8 @@ def _build_all(
     sink: Callable[[str, str], None] | None,
 ) -> None:
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
+    _reserve(host, options.reserved)
+    window = None if options.tables_at is None else _window(host, options.tables_at)
     held = [_hold(host, config) for config in configs]
     shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
     vmids = _vmids(host.identifiers, configs)
@@ -191,6 +198,7 @@ def _build_all(
             limit=config.options.memory_limit,
             fault_around=config.options.fault_around,
             processor=None if cpu is None else cpu.on(arch),
+            table_frames=window,
         )
         vm = Vm(
             name,
@@ -216,6 +224,33 @@ def _build_all(
                 _map(vm, config, options, shares, region)
     for vm, config in zip(host.vms, configs, strict=True):
         _attach_devices(vm, config)
+
+
+def _reserve(host: Host, spans: Sequence[Range]) -> None:
+    """Keep everybody off ranges of host memory; what of them is no RAM goes without saying."""
+    for span in spans:
+        for ram in host.memory.ranges:
+            part = ram.intersection(span)
+            if part is not None:
+                try:
+                    host.frames.claim(part, owner=Owner(OwnerKind.RESERVED, "reserved by the user"))
+                except OwnerConflictError as error:
+                    raise ConfigError(f"--reserve {span}: {error}") from None
+
+
+def _window(host: Host, span: Range) -> FrameWindow:
+    """The host memory that tables are to lie in.
+
+    Raises:
+        ConfigError: it is not all RAM, or not free.
+    """
+    if not host.memory.contains(span.start, span.size):
+        ram = ", ".join(str(part) for part in host.memory.ranges)
+        raise ConfigError(f"--tables-at {span}: not all of it is host memory: RAM is {ram}")
+    try:
+        return FrameWindow(host.frames, span)
+    except OwnerConflictError as error:
+        raise ConfigError(f"--tables-at {span}: {error}") from None
 
 
 def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion) -> None:

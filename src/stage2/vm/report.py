@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..address import Range
 from ..flags import MappingFlags, MapType
 from ..space.faults import FaultResult
+from ..space.json_shapes import range_json, region_type_json
 from ..tables.explain import Walk
 
 if TYPE_CHECKING:
@@ -100,3 +102,17 @@ class VmReport:
     violations_dropped: int = 0
     devices: dict[str, int] = field(default_factory=dict)
     dirty_log: DirtyLogReport | None = None
+
+
+def region_report_json(region: RegionReport) -> dict[str, Any]:
+    """A region as programs get it: in a run's report, and in the manifest of its tables."""
+    return {
+        "name": region.name,
+        "start": region.start,
+        "size": region.size,
+        "range": range_json("gpa", Range.sized(region.start, region.size)),
+        **region_type_json(region.map_type, region.flags),
+        "populated_bytes": region.populated_bytes,
+        "hpa": [list(span) for span in region.hpa],
+        "host_ranges": [range_json("hpa", Range(*span)) for span in region.hpa],
+    }

@@ -1,0 +1,107 @@
+"""Results that show themselves in IPython and Jupyter: `%load_ext stage2.notebook`.
+
+What a cell ends with is shown as the command line would show it: a walk step by step, tables as tables, address spaces
+and kernel layouts as pictures. The formatters are registered here by type, so that nothing below imports a renderer.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+
+from .formats.syndrome import FaultReport
+from .hypervisor.layout import KernelLayout
+from .render.explain import EntryView, render_entry, render_fault
+from .render.layout import layout_svg
+from .render.plain import counted
+from .render.report import render_vm_report
+from .render.space_picture import space_svg
+from .render.table_dump import render_page_table
+from .render.tables import render_text, stack, table, text
+from .render.walk import WalkView, compact_walk, render_walk
+from .space.address_space import AddressSpace
+from .tables.explain import Walk
+from .tables.mapping import Edit
+from .tables.pagetable import PageTable
+from .vm.report import VmReport
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+__all__ = ["load_ipython_extension"]
+
+WIDTH = 100
+"""Columns of text in a cell's output."""
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Register how our results are shown; IPython calls this for `%load_ext stage2.notebook`."""
+    formatter = shell.display_formatter
+    assert formatter is not None, "every shell that runs cells has one"
+    plain, rich, pictures = (formatter.formatters[kind] for kind in ("text/plain", "text/html", "image/svg+xml"))
+    for kind, render in _TEXTS.items():
+        plain.for_type(kind, _as_text(render))
+        rich.for_type(kind, _as_html(render))
+    for kind, draw in _PICTURES.items():
+        pictures.for_type(kind, draw)
+
+
+def edit_table(edit: Edit) -> RenderableType:
+    """What an edit did to the tables, and the TLB invalidations that it owes."""
+    heading = f"{counted(edit.tables_added, 'table')} added, {counted(edit.tables_freed, 'table')} freed"
+    if not edit.owed:
+        return text(f"{heading}; nothing is owed to the TLBs")
+    rows = [
+        (operation.name, "all" if operation.gpa is None else str(operation.gpa), operation.manual)
+        for operation in edit.owed
+    ]
+    return stack([text(f"{heading}; owed to the TLBs:"), table(("operation", "GPAs", "manual"), rows)])
+
+
+def _page_table(page_table: PageTable) -> RenderableType:
+    return text(render_page_table(page_table.memory, page_table.regime).rstrip("\n"))
+
+
+def _as_text(render: Callable[[Any], RenderableType]) -> Callable[[Any, Any, bool], None]:
+    """IPython's form of a formatter of plain text."""
+
+    def show(thing: Any, printer: Any, cycle: bool) -> None:
+        printer.text(render_text(render(thing), width=WIDTH).rstrip("\n"))
+
+    return show
+
+
+def _as_html(render: Callable[[Any], RenderableType]) -> Callable[[Any], str]:
+    """The same as HTML; rich's own way of showing things in Jupyter would show them a second time."""
+
+    def show(thing: Any) -> str:
+        console = Console(
+            file=io.StringIO(),
+            record=True,
+            width=WIDTH,
+            force_terminal=True,
+            force_jupyter=False,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        console.print(render(thing))
+        return console.export_html(inline_styles=True, code_format=_PREFORMATTED)
+
+    return show
+
+
+_PREFORMATTED = '<pre style="white-space: pre; overflow-x: auto; line-height: 1.2">{code}</pre>'
+_TEXTS: dict[type, Callable[[Any], RenderableType]] = {
+    Edit: edit_table,
+    EntryView: render_entry,
+    FaultReport: render_fault,
+    PageTable: _page_table,
+    VmReport: render_vm_report,
+    Walk: compact_walk,
+    WalkView: render_walk,
+}
+_PICTURES: dict[type, Callable[[Any], str]] = {AddressSpace: space_svg, KernelLayout: layout_svg}
