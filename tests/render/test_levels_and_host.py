@@ -9,7 +9,7 @@ import pytest
 from platforms import platform_text
 from stage2.cli.main import call
 from stage2.formats import by_name
-from stage2.render.levels import LEGEND, level_text
+from stage2.render.levels import LEGEND, level_text, reported_level
 
 GUESTS = Path(__file__).resolve().parents[2] / "src/stage2/vm/guests"
 
@@ -48,6 +48,12 @@ def test_an_arm_entry_shows_both_numbers_and_the_legend_once(capsys: pytest.Capt
     assert "at level 1 (Arm's 2), which covers 2 MiB" in text
     assert "the table of level 0 (Arm's 3)" in text
     assert text.count(LEGEND) == 1
+
+
+def test_a_fault_that_arms_registers_report_has_both_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["explain", "fault", "ESR_EL2=0x92000046", "HPFAR_EL2=0x400000"]) == 0
+    assert "level   1 (Arm's 2; 0 is the smallest page)" in capsys.readouterr().out
+    assert reported_level("riscv64", 1) == "1 (0 is the smallest page)"
 
 
 @pytest.mark.parametrize("command", ["walk", "build"])

@@ -18,7 +18,7 @@ from ..formats.record import Field, Format
 from ..formats.register import Register
 from ..formats.syndrome import FaultReport
 from ..processor import Processor
-from .levels import level_legend, level_text
+from .levels import level_legend, level_text, reported_level
 from .tables import facts, field_table, indented, print_renderable, stack, text
 
 WIDTH = 80
@@ -236,7 +236,7 @@ def render_fault(report: FaultReport) -> Group:
         if address is not None:
             rows.append((name.upper(), f"{address:#x}"))
     if report.level is not None:
-        rows.append(("level", f"{report.level} (0 is the smallest page)"))
+        rows.append(("level", reported_level(report.arch, report.level)))
     if report.manual:
         rows.append(("manual", report.manual))
     names = dict.fromkeys(name for name, _ in report.fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..formats import family_of
+from ..formats import families, family_of
 from ..formats.record import Format
 
 LEGEND = "Levels count from 0, the smallest page; Arm's own numbers, where that is level 3, stand in parentheses."
@@ -17,3 +17,10 @@ def level_text(fmt: Format | None, level: int) -> str:
 def level_legend(fmt: Format | None) -> str | None:
     """What the numbers of `level_text` are, to be said once; None where there is only one."""
     return None if fmt is None or family_of(fmt).manual_level(0) is None else LEGEND
+
+
+def reported_level(arch: str, level: int) -> str:
+    """The level of a fault that an architecture's registers report: `1 (0 is the smallest page)`, with Arm's number."""
+    manuals = [family.manual_level(level) for family in families().values() if family.arch == arch]
+    beside = f"Arm's {manuals[0]}; " if manuals and manuals[0] is not None else ""
+    return f"{level} ({beside}0 is the smallest page)"
