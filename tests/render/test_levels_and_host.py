@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from platforms import platform_text
+from platforms import make_platform, platform_text
 from stage2.cli.main import call
+from stage2.config.platform import default_platform
 from stage2.formats import by_name
 from stage2.render.levels import LEGEND, level_text, reported_level
+from stage2.render.report import render_report
+from stage2.render.tables import render_text
 
 GUESTS = Path(__file__).resolve().parents[2] / "src/stage2/vm/guests"
 
@@ -67,3 +70,10 @@ def test_the_host_that_was_assumed_is_told(command: str, tmp_path: Path, capsys:
     board.write_text(platform_text("riscv64", size=0x4000_0000))
     assert call([*words, "--platform", str(board)]) == 0
     assert "No host was given" not in capsys.readouterr().out
+
+
+def test_the_table_of_a_run_says_which_host_was_assumed_unless_one_was_given(tmp_path: Path) -> None:
+    assumed = default_platform([], "riscv64")
+    assert "No host was given: RAM at HPA [0x100000000, 0x140000000)" in render_text(render_report([], None, assumed))
+    given = make_platform(tmp_path, platform_text("riscv64"))
+    assert "No host was given" not in render_text(render_report([], None, given))
