@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from stage2.errors import ImageError
-from stage2.images import kernel
+from stage2.images import kernel, wrappers
 from stage2.images.kernel import inspect
 
 RISCV = 243
@@ -64,7 +64,7 @@ def test_all_members_of_a_gzip_file_are_unpacked_and_padding_is_not() -> None:
 
 
 def test_a_gzip_bomb_is_refused_at_the_bound_alone_or_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "MAX_IMAGE", 1 << 16)
+    monkeypatch.setattr(wrappers, "MAX_IMAGE", 1 << 16)
     assert len(inspect(gzip.compress(bytes(1 << 16))).segments[0].data) == 1 << 16
     for bomb in (gzip.compress(bytes((1 << 16) + 1)), gzip.compress(bytes(1 << 15)) * 3):
         with pytest.raises(ImageError, match="unpacks to more"):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from ..render.plain import plain
 
 if TYPE_CHECKING:
+    from ..check.finding import Finding
     from ..config.document import Notice
+    from ..place import Place
 
 MAX_NOTICES = 20
 """Limit: notices that are printed one by one."""
@@ -22,3 +24,28 @@ def print_notices(notices: Sequence[Notice]) -> None:
     if len(notices) > MAX_NOTICES:
         more = len(notices) - MAX_NOTICES
         print(f"stage2: notice: and {more} more (stage2 show lists them all)", file=sys.stderr)
+
+
+def print_findings(findings: Sequence[Finding], place: Place) -> None:
+    """Print findings, one a line; the first error among them is raised after the others.
+
+    Args:
+        findings: what was found.
+        place: of the VM, for an error that stands nowhere.
+
+    Raises:
+        ImageError: one is an error.
+    """
+    from ..check.finding import Severity
+    from ..errors import ImageError
+
+    errors = [finding for finding in findings if finding.level is Severity.ERROR]
+    for finding in findings:
+        if finding not in errors[:1]:
+            where = f"{finding.locations[0]}: " if finding.locations else ""
+            print(f"stage2: {plain(where + str(finding))}", file=sys.stderr)
+    if errors:
+        found = errors[0]
+        at = found.locations[0] if found.locations else None
+        text = str(found).removeprefix("error ")
+        raise ImageError(text, file=at.file, line=at.line) if at is not None else place.error(text, ImageError)

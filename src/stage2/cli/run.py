@@ -137,9 +137,9 @@ def run_configs(
     from ..engines.run import run_all
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
     from ..space.region import Populate
-    from ..vm.boot import load_images, read_images
+    from ..vm.boot import check_images, load_images, read_images
     from ..vm.host import PAGE_SIZES, Options, build
-    from .notices import print_notices
+    from .notices import print_findings, print_notices
 
     # Standard output is the JSON's alone when it goes there.
     quiet = quiet or str(json_file) == "-"
@@ -164,6 +164,7 @@ def run_configs(
     ) as host:
         print_notices(host.notices)
         for vm, config, found in zip(host.vms, configs, images, strict=True):
+            print_findings(check_images(config, found, vm.arch), config.place)
             require_interrupts(vm.arch, config, found)
         for vm, config, found in zip(host.vms, configs, images, strict=True):
             load_images(vm, config, found)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from ..errors import ImageError
+from .wrappers import MAX_IMAGE, unwrap
 
-MAX_IMAGE = 1 << 30
 _MAX_SEGMENTS = 64
-_MAX_MEMBERS = 64
 _LINUX_HEADER = 64
+BZIMAGE = "Linux bzImage (x86_64)"
 _ELF_MACHINES = {"EM_RISCV": "riscv64", "EM_AARCH64": "aarch64", "EM_X86_64": "x86_64"}
 
 
@@ -34,6 +33,21 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class LinuxHeader:
+    """What the header of a Linux Image says of its place.
+
+    Args:
+        text_offset: bytes from an aligned base to where it must lie.
+        image_size: bytes of memory that it takes, 0 where an old kernel does not say.
+        flags: as its architecture defines them.
+    """
+
+    text_offset: int
+    image_size: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
 class KernelImage:
     """A guest image.
 
@@ -43,6 +57,8 @@ class KernelImage:
         segments: what to copy.
         absolute: True when segment addresses are GPAs, as in ELF.
         entry: GPA of the first instruction, where the image says so.
+        header: of a Linux Image; None for anything else.
+        wrappers: what was taken off it, outermost first.
     """
 
     kind: str
@@ -50,6 +66,8 @@ class KernelImage:
     segments: tuple[Segment, ...]
     absolute: bool = False
     entry: int | None = None
+    header: LinuxHeader | None = None
+    wrappers: tuple[str, ...] = ()
 
 
 def inspect(data: bytes) -> KernelImage:
@@ -60,8 +78,12 @@ def inspect(data: bytes) -> KernelImage:
     """
     if not data:
         raise ImageError("the image is empty")
-    if data[:2] == b"\x1f\x8b":
-        return inspect(_gunzip(data))
+    inner = unwrap(data)
+    image = _understood(inner.data)
+    return replace(image, wrappers=inner.layers)
+
+
+def _understood(data: bytes) -> KernelImage:
     if data[:4] == b"\x7fELF":
         return _elf(data)
     for read in (_riscv_linux, _arm64_linux, _x86_linux):
@@ -79,27 +101,30 @@ def _riscv_linux(data: bytes) -> KernelImage | None:
     """Linux, Documentation/arch/riscv/boot-image-header.rst."""
     if len(data) < _LINUX_HEADER or data[0x38:0x3C] != b"RSC\x05":
         return None
-    return _linux("riscv64", data, _u64(data, 0x10))
+    return _linux("riscv64", data)
 
 
 def _arm64_linux(data: bytes) -> KernelImage | None:
     """Linux, Documentation/arch/arm64/booting.rst."""
     if len(data) < _LINUX_HEADER or data[0x38:0x3C] != b"ARM\x64":
         return None
-    return _linux("aarch64", data, _u64(data, 0x10))
+    return _linux("aarch64", data)
 
 
 def _x86_linux(data: bytes) -> KernelImage | None:
     """Linux, Documentation/arch/x86/boot.rst."""
     if data[0x202:0x206] != b"HdrS":
         return None
-    return KernelImage("Linux bzImage (x86_64)", "x86_64", (Segment(0, data, len(data)),))
+    return KernelImage(BZIMAGE, "x86_64", (Segment(0, data, len(data)),))
 
 
-def _linux(arch: str, data: bytes, image_size: int) -> KernelImage:
-    if image_size > MAX_IMAGE:
-        raise ImageError(f"the Linux header asks for {image_size:#x} bytes of memory")
-    return KernelImage(f"Linux Image ({arch})", arch, (Segment(0, data, max(image_size, len(data))),))
+def _linux(arch: str, data: bytes) -> KernelImage:
+    """Both headers have text_offset, image_size and flags at the same places."""
+    header = LinuxHeader(_u64(data, 0x08), _u64(data, 0x10), _u64(data, 0x18))
+    if header.image_size > MAX_IMAGE:
+        raise ImageError(f"the Linux header asks for {header.image_size:#x} bytes of memory")
+    segment = Segment(0, data, max(header.image_size, len(data)))
+    return KernelImage(f"Linux Image ({arch})", arch, (segment,), header=header)
 
 
 def _elf(data: bytes) -> KernelImage:
@@ -109,6 +134,8 @@ def _elf(data: bytes) -> KernelImage:
             order = "little" if elf.little_endian else "big"
             raise ImageError(f"the ELF file is {elf.elfclass}-bit, {order}-endian; guests are 64-bit, little-endian")
         arch = _ELF_MACHINES.get(elf["e_machine"])
+        if arch is None:
+            raise ImageError(f"the ELF file is for {elf['e_machine']}; guests are {', '.join(_ELF_MACHINES.values())}")
         if elf.num_segments() > _MAX_SEGMENTS:
             raise ImageError(f"the ELF file has {elf.num_segments()} segments; {_MAX_SEGMENTS} are the limit")
         segments = []
@@ -129,7 +156,7 @@ def _elf(data: bytes) -> KernelImage:
     except (ELFError, KeyError, ValueError, OverflowError, UnicodeDecodeError) as error:
         raise ImageError(f"the ELF file is damaged: {error}") from None
     if not segments:
-        raise ImageError("the ELF file has nothing to load")
+        raise ImageError("the ELF file has nothing to load: an object file has to be linked first")
     return KernelImage("ELF", arch, tuple(segments), absolute=True, entry=entry)
 
 
@@ -139,26 +166,3 @@ def _physical(entry: int, segments: list[tuple[int, int, int]]) -> int:
         if virtual <= entry < virtual + size:
             return entry - virtual + physical
     return entry
-
-
-def _gunzip(data: bytes) -> bytes:
-    unpacked = b""
-    for _ in range(_MAX_MEMBERS):
-        unpacker = zlib.decompressobj(wbits=31)
-        try:
-            unpacked += unpacker.decompress(data, MAX_IMAGE - len(unpacked) + 1)
-        except zlib.error as error:
-            raise ImageError(f"the gzip file is damaged: {error}") from None
-        if len(unpacked) > MAX_IMAGE or unpacker.unconsumed_tail:
-            raise ImageError(f"the gzip file unpacks to more than {MAX_IMAGE:#x} bytes")
-        if not unpacker.eof:
-            raise ImageError("the gzip file is cut short")
-        # A gzip file may have several members (RFC 1952, 2.2); anything else behind the end is padding.
-        data = unpacker.unused_data
-        if data[:2] != b"\x1f\x8b":
-            break
-    else:
-        raise ImageError(f"the gzip file has more than {_MAX_MEMBERS} members")
-    if unpacked[:2] == b"\x1f\x8b":
-        raise ImageError("the gzip file holds another gzip file")
-    return unpacked

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..address import MIB, SIZE_2M, SIZE_4K, Gpa, Range, align_down, align_up
+from ..check.finding import Finding
+from ..check.guest_images import check_kernel
+from ..check.guest_tree import check_tree
 from ..config.images import ImagePath
+from ..config.regions import PlannedVm
 from ..config.vm import GuestImage, VmConfig
 from ..errors import ConfigError, ImageError, Stage2Error
 from ..flags import MapType
 from ..images.devicetree import Description, SerialPort, riscv_blob
 from ..images.fetch import fetched
-from ..images.kernel import MAX_IMAGE, KernelImage, inspect
+from ..images.kernel import KernelImage, inspect
+from ..images.wrappers import MAX_IMAGE
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .vm import Boot, Vm
@@ -67,6 +72,28 @@ def read_images(config: VmConfig) -> VmImages:
         if image is not None and image.path is not None:
             others[image.role] = _read(image.path, image.role)
     return VmImages(understood, others, {rom.gpa: _read(rom.image, "rom") for rom in config.extensions.roms})
+
+
+def check_images(config: PlannedVm, images: VmImages, arch: str | None) -> list[Finding]:
+    """What is wrong with a VM's images, or with where its file puts them (`check.guest_images`, `check.guest_tree`).
+
+    Args:
+        config: the file.
+        images: what it names.
+        arch: the VM's architecture, None where nothing but the kernel says.
+    """
+    kernel = config.kernel
+    ranges = {
+        image.role: Range.sized(image.load_addr, len(images.others[image.role]))
+        for image in (kernel.bios, kernel.ramdisk)
+        if image is not None and image.load_addr is not None and images.others.get(image.role)
+    }
+    found = check_kernel(config, images.kernel, arch, ranges.get("bios"))
+    blob = images.others.get("dtb")
+    if blob is not None and kernel.dtb is not None and kernel.dtb.path is not None:
+        tree, load_addr = kernel.dtb.path.place, kernel.dtb.load_addr
+        found += check_tree(config, blob, tree, load_addr, ranges.get("ramdisk"))
+    return found
 
 
 def load_images(vm: Vm, config: VmConfig, images: VmImages) -> None:
