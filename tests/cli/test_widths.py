@@ -171,14 +171,17 @@ def test_below_the_width_that_a_table_needs_each_row_is_a_block(
     assert block in text
 
 
-def on_a_terminal(columns: int, **environment: str) -> str:
-    """What `stage2 show` prints on a terminal of so many columns."""
+SHOW = ("show", str(FIXTURES / "head.toml"))
+
+
+def on_a_terminal(columns: int, environment: dict[str, str], words: tuple[str, ...] = SHOW) -> str:
+    """What a command prints on a terminal of so many columns."""
     ours, theirs = pty.openpty()
     try:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "TERM")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "stage2", "show", str(FIXTURES / "head.toml")],
+            [sys.executable, "-m", "stage2", *words],
             env=plain | {"TERM": "xterm-256color"} | environment, stdin=theirs, stdout=theirs, stderr=theirs,
         )  # fmt: skip
         os.close(theirs)
@@ -199,15 +202,16 @@ def on_a_terminal(columns: int, **environment: str) -> str:
 
 @pytest.mark.parametrize("columns", [60, 120])
 def test_a_terminal_says_itself_how_wide_it_is(columns: int) -> None:
-    text = on_a_terminal(columns, NO_COLOR="1")
+    text = on_a_terminal(columns, {"NO_COLOR": "1"})
     assert max(map(len, text.splitlines())) <= columns
     assert ("GPA: 0x80000000" in text) == (columns == 60)
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "TERM": "dumb"}])
 def test_who_wants_no_colours_gets_neither_colours_nor_styles(environment: dict[str, str]) -> None:
-    assert "\x1b" not in on_a_terminal(100, **environment)
+    assert "\x1b" not in on_a_terminal(100, environment)
+    assert "\x1b" not in on_a_terminal(100, environment, ("show", "--help"))
 
 
 def test_a_terminal_with_colours_gets_them_and_an_empty_no_color_says_nothing() -> None:
-    assert "\x1b[1m" in on_a_terminal(100, NO_COLOR="")
+    assert "\x1b[1m" in on_a_terminal(100, {"NO_COLOR": ""})
