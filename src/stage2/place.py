@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .errors import ConfigError
 
@@ -15,11 +15,13 @@ class Place:
         file: path as the user named it.
         line: 1-based.
         key: dotted key (`kernel.memory_regions[0]`).
+        likely: what a number there was likely meant to be, for errors; empty where nothing is odd.
     """
 
     file: str
     line: int
     key: str = ""
+    likely: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -31,4 +33,6 @@ class Place:
 
     def error(self, problem: str, kind: type[ConfigError] = ConfigError) -> ConfigError:
         """An error about this place, to be raised."""
+        if self.likely:
+            problem += f" ({self.likely})"
         return kind(problem, file=self.file, line=self.line, key=self.key or None)

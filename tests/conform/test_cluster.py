@@ -113,4 +113,4 @@ def test_without_dask_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert call(["conform", "--oracle", "qemu-aarch64", "--scheduler", NOBODY]) == 2
     error = capsys.readouterr().err
-    assert error == "stage2: error: --scheduler needs Dask, which is not installed: pip install 'stage2[cluster]'\n"
+    assert error == "stage2: error: --scheduler needs Dask, which is not installed: pip install 'distributed>=2026.8'\n"

@@ -126,7 +126,7 @@ def test_the_hpa_of_a_device_is_honoured_and_its_last_page_is_mapped() -> None:
         for gpa in (0x1803, 0x2802):
             found = space.query(gpa)
             assert found is not None
-            assert (found.hpa, found.flags) == (gpa - 0x1803 + 0x900_0803, RW)
+            assert (found.hpa, found.flags) == (gpa - 0x1803 + 0x900_0803, RW | MappingFlags.DEVICE)
         assert space.query(0x3000) is None
 
 

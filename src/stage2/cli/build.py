@@ -79,8 +79,10 @@ def build(
         Print the manifest instead of a summary.
     """
     from ..config.cpu import NamedCpu
+    from ..render.host import assumed_host
     from ..render.json_text import json_text
     from ..render.plain import plain
+    from ..render.tables import print_renderable, text
     from ..tableimage.contents import collect, files_of, parts_of
     from ..tableimage.folder import write_folder
     from ..tableimage.own import collect_own
@@ -128,6 +130,8 @@ def build(
         _print(f"VM {vm.id} {plain(vm.name)}", vm.registers, [vm.files], output)
     if own is not None:
         _print("hypervisor", own.registers, own.halves, output)
+    if (said := assumed_host(host.platform)) is not None:
+        print_renderable(text(said, "dim"))
     return 0
 
 
@@ -160,20 +164,14 @@ def _placed(make: Callable[..., Host], tables_at: str) -> Host:
 
 def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles], output: Path) -> None:
     """What was written, for people."""
-    import shutil
-    import textwrap
-
     from ..address import format_size
     from ..formats.duties import DUTIES
+    from ..render.tables import facts, indented, print_renderable, text
 
     for part in parts:
         place = output / part.folder
-        print(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}")
-    width, columns = max(map(len, registers)), shutil.get_terminal_size().columns
-    indent = " " * (width + 4)
-    for name, value in registers.items():
-        print(f"  {name:<{width}}  {value:#x}")
-        print(textwrap.fill(DUTIES[name], columns, initial_indent=indent, subsequent_indent=indent))
+        print_renderable(text(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
+    print_renderable(indented(facts((name, f"{value:#x}\n{DUTIES[name]}") for name, value in registers.items())))
     for part in parts:
         for segment in part.segments:
-            print(f"  {len(segment.data):#x} bytes at HPA {segment.hpa:#x}")
+            print_renderable(indented(text(f"{len(segment.data):#x} bytes at HPA {segment.hpa:#x}")))

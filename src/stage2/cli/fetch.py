@@ -106,8 +106,10 @@ def _each(names: Iterable[str], fetch_one: Callable[[str], int]) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, a line for each file elsewhere; on standard error either way."""
-    if not sys.stderr.isatty():
+    """A bar on a terminal that has colours, a line for each file elsewhere; on standard error either way."""
+    from ..plain_terminal import wants_plain
+
+    if not sys.stderr.isatty() or wants_plain():
         yield LineProgress()
         return
     from rich.console import Console

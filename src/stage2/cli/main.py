@@ -19,6 +19,7 @@ from .interrupts import kept_interrupts
 
 if TYPE_CHECKING:
     from cyclopts import App
+    from rich.console import Console
 
 OK, BAD_INPUT, INTERNAL, INTERRUPTED, BROKEN_PIPE = 0, 2, 70, 130, 141
 """Exit codes; 70 is sysexits' "internal software error". The codes of `run` are in its help."""
@@ -39,7 +40,8 @@ _COMMANDS = {
 
 
 _ABOUT = "A hypervisor's memory: build it, run it, see it, prove it."
-_HELP, _VERSION = ("--help", "-h"), "--version"
+_HELP, _VERSION, _COMPLETION = ("--help", "-h"), "--version", "--install-completion"
+_ALL = "--all"
 _COLLECT_AFTER = 100_000
 """Objects made before Python looks for garbage: starting makes tens of thousands, and nearly all of them stay."""
 
@@ -53,10 +55,22 @@ def build_app() -> App:
         help=_ABOUT,
         version=_version,
         suppress_keyboard_interrupt=False,
+        console=_help_console(),
     )
     for name, text in _COMMANDS.items():
         app.command(f"stage2.cli.{name}:{name}", name=name, help=text)
     return app
+
+
+def _help_console() -> Console | None:
+    """What help is printed on where nobody wants colours; None leaves it to the parser."""
+    from ..plain_terminal import wants_plain
+
+    if not wants_plain():
+        return None
+    from ..render.tables import plain_console
+
+    return plain_console(sys.stdout)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,12 +129,14 @@ def _dispatch(arguments: Sequence[str]) -> int:
         print(_overview())
         return OK
     if arguments[0] == _VERSION:
-        print(_version())
-        return OK
+        return _tell_version(arguments[1:])
     from cyclopts.exceptions import CycloptsError
 
+    app = build_app()
+    if arguments[0] == _COMPLETION:
+        app.register_install_completion_command(help="Install completion for bash, zsh or fish (--shell says which).")
     try:
-        result = build_app()(list(arguments), result_action="return_value", exit_on_error=False, print_error=False)
+        result = app(list(arguments), result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
         command = next((word for word in arguments[:1] if word in _COMMANDS), "")
         raise ConfigError(f"{error} See {' '.join(filter(None, ('stage2', command, '--help')))}.") from None
@@ -133,8 +149,22 @@ def _overview() -> str:
     commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in sorted(_COMMANDS.items()))
     return (
         f"Usage: stage2 COMMAND\n\n{_ABOUT}\n\n{commands}\n\n"
-        f"stage2 COMMAND --help explains a command, stage2 {_VERSION} tells the version."
+        f"stage2 COMMAND --help explains a command, stage2 {_VERSION} tells the version ({_ALL}: of everything that\n"
+        f"takes part), stage2 {_COMPLETION} lets the shell complete commands and options."
     )
+
+
+def _tell_version(rest: Sequence[str]) -> int:
+    if not rest:
+        print(_version())
+        return OK
+    if list(rest) != [_ALL]:
+        raise ConfigError(f"{_VERSION} {' '.join(rest)}: only {_ALL} may follow {_VERSION}")
+    from ..render.tables import print_renderable
+    from .versions import render_versions
+
+    print_renderable(render_versions(_version()))
+    return OK
 
 
 def _asks_for_processors(arguments: Sequence[str]) -> bool:

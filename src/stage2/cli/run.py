@@ -172,7 +172,7 @@ def run_configs(
         outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)
     if writer is not None:
         writer.finish()
-    report(outcome, json_file, quiet)
+    report(outcome, host.platform, json_file, quiet)
     return outcome.exit_code
 
 
@@ -192,7 +192,7 @@ def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
     )
 
 
-def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
+def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None, quiet: bool) -> None:
     """Write the JSON and print the table."""
     from ..render.json_text import json_text
     from ..render.report import render_report
@@ -209,7 +209,7 @@ def report(outcome: RunOutcome, json_file: Path | None, quiet: bool) -> None:
             except OSError as error:
                 raise ConfigError(f"--json {json_file}: {error.strerror}") from None
     if not quiet:
-        print_renderable(render_report(outcome.reports, outcome.cost))
+        print_renderable(render_report(outcome.reports, outcome.cost, platform))
 
 
 def override(

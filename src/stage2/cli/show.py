@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..errors import ConfigError, ImageError
+from ..errors import ImageError, Stage2Error
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..config.board import BoardConfig
     from ..config.cpu import NamedCpu
+    from ..config.document import Notice
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..config.stage2_format import NamedFormat
     from ..config.vm import VmConfig
     from ..formats.record import Format
+
+
+_WIDEST = "riscv64"
+"""The architecture whose tables translate the widest addresses (Sv57x4)."""
 
 
 def show(
@@ -93,13 +99,16 @@ def show(
             formats.append(_format(vms[-1], host, named, named_cpu))
             shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
-    problem = _together(vms)
+    problem, notices = _together(vms, formats, host, named, named_cpu)
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
         print(json_text("show", show_json(list(zip(vms, formats, strict=True)), hosts, board_host, listed, problem)))
         return 0
+    if notices:
+        shown.append(stack((text("Together", "bold"), *(text(str(notice)) for notice in notices))))
     if problem is not None:
-        shown.append(text(f"These VMs cannot be run together: {problem}", "yellow"))
+        subject = "These VMs cannot be run together" if len(vms) > 1 else "This VM cannot be run on this host"
+        shown.append(text(f"{subject}: {problem}", "yellow"))
     for number, item in enumerate(shown):
         print_renderable(item if number == 0 else stack((text(""), item)))
     return 0
@@ -130,14 +139,29 @@ def _fetched(vm: VmConfig) -> set[str]:
     return found
 
 
-def _together(vms: list[PlannedVm]) -> str | None:
-    """Why these VMs cannot be run together; None when they can. One file alone is not asked for its peers."""
-    from ..config.together import check_together
+def _together(
+    vms: Sequence[PlannedVm],
+    formats: Sequence[Format | None],
+    host: PlatformConfig | BoardConfig | None,
+    named: NamedFormat | None,
+    cpu: NamedCpu | None,
+) -> tuple[str | None, Sequence[Notice]]:
+    """Why these VMs cannot be run together on the host, None when they can, and what else is to be known of that.
 
-    if len(vms) < 2:
-        return None
+    They are built as every other command builds them, where nobody names an architecture with the widest tables.
+    One file alone is not asked for its peers.
+    """
+    from ..config.platform import PlatformConfig
+    from ..space.region import Populate
+    from ..vm.host import Options, build
+
+    if len(vms) < 2 and not (vms and isinstance(host, PlatformConfig) and not vms[0].shares):
+        return None, ()
+    unknown = None in formats
+    options = Options(populate=Populate.LAZY, format=named, cpu=None if unknown else cpu)
+    archs = [_WIDEST if fmt is None else None for fmt in formats]
     try:
-        check_together(vms)
-    except ConfigError as error:
-        return str(error)
-    return None
+        with build(vms, platform=host, archs=archs, options=options) as built:
+            return None, list(built.notices)
+    except Stage2Error as error:
+        return str(error), ()

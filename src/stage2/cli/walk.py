@@ -17,6 +17,7 @@ from .own_walk import explain_hva
 if TYPE_CHECKING:
     from ..flags import Access
     from ..render.walk import WalkView
+    from ..space.faults import FaultResult
     from ..tableimage.folder import LoadedTables
     from ..tables.regime import Regime
     from ..vm.vm import Vm
@@ -118,7 +119,7 @@ def walk(
         )
         chosen = choose(host.vms, vm, "the files")
         hint = other_reading("--gpa", gpa or "", lambda address: chosen.space.region_at(address) is not None)
-        view = explain(chosen, address, access, touch=touch)
+        view = replace(explain(chosen, address, access, touch=touch), host=host.platform)
     if hint is not None:
         print(f"stage2: notice: {hint}", file=sys.stderr)
     if json_output:
@@ -224,7 +225,8 @@ def explain(vm: Vm, gpa: int, access: str | None, *, touch: bool) -> WalkView:
         result = space.handle_page_fault(Gpa(gpa), tried)
         after = explain_stage(space.frames.memory, regime, gpa, made)
         size = after.result.size if isinstance(after.result, Mapped) else None
-        outcome = Outcome(means or tried.name.lower(), result, size, done=touch)
+        result, refused = _refused(vm, gpa, tried, result)
+        outcome = Outcome(means or tried.name.lower(), result, size, done=touch, refused=refused)
     shown = after if touch else before
     owner = None
     if isinstance(shown.result, Mapped):
@@ -240,3 +242,30 @@ def explain(vm: Vm, gpa: int, access: str | None, *, touch: bool) -> WalkView:
         processor=space.processor,
         means=means,
     )
+
+
+def _refused(vm: Vm, gpa: int, access: Access, result: FaultResult) -> tuple[FaultResult, str | None]:
+    """Why an access to the page of an emulated device is not emulated, with what happens then; None where it is.
+
+    Regions are whole pages, and a device need not be. What `Vm.action_for` and `Vm.unanswered` do, in words.
+    """
+    from ..address import SIZE_4K, Range, align_down
+    from ..flags import Access
+    from ..space.faults import Resolution
+    from ..space.region import ViolationPolicy
+
+    if result.resolution is not Resolution.DEVICE:
+        return result, None
+    policy = vm.space.policy.violation_of(result.region)
+    fetched = access is Access.FETCH
+    if vm.bus.answers(Range.sized(gpa, 1)):
+        if not fetched:
+            return result, None
+        return replace(result, policy=ViolationPolicy.INJECT), "code cannot be fetched from an emulated device"
+    near = vm.bus.spans(Range.sized(align_down(gpa, SIZE_4K), SIZE_4K))
+    if fetched and (near or policy is ViolationPolicy.DISCARD):
+        policy = ViolationPolicy.INJECT
+    elif near and policy is ViolationPolicy.INJECT:
+        policy = ViolationPolicy.DISCARD
+    where = " and ".join(f"{name} answers in {span}" for span, name in near) or "no model is behind its region"
+    return replace(result, policy=policy), f"no emulated device answers at this GPA ({where})"

@@ -19,7 +19,7 @@ from typing import TypeVar
 from ..address import ADDRESS_LIMIT
 from ..errors import ConfigError
 from ..place import Place
-from .locator import KeyPath, Positions, format_path, locate
+from .locator import KeyPath, Positions, format_path, hex_groups, locate
 
 T = TypeVar("T")
 
@@ -78,8 +78,9 @@ class Item:
 
     @property
     def place(self) -> Place:
-        line = self.document.positions.line(self.path)
-        return Place(self.document.file, line, format_path(self.path))
+        positions = self.document.positions
+        line = positions.line(self.path)
+        return Place(self.document.file, line, format_path(self.path), positions.likely(self.path))
 
     def error(self, problem: str, kind: type[ConfigError] = ConfigError) -> ConfigError:
         """An error about this value, to be raised."""
@@ -98,8 +99,22 @@ class Item:
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             raise self.wanted("an integer")
         if not minimum <= self.value <= maximum:
-            raise self.error(f"{shown(self.value)} is out of range: {shown(minimum)} to {shown(maximum)} is allowed")
+            raise self.error(
+                f"{shown(self.value)} is out of range: {shown(minimum)} to {shown(maximum)} is allowed"
+                f"{self._written(minimum, maximum)}"
+            )
         return self.value
+
+    def _written(self, minimum: int, maximum: int) -> str:
+        """How a number out of range is written where that looks different, and what it was likely meant to be."""
+        written = self.document.positions.written(self.path)
+        digits = written.replace("_", "").removeprefix("0x")
+        if self.place.likely or not digits.isdecimal() or digits == shown(self.value):
+            return ""  # the error says it already, or there is only one way to read it
+        hexadecimal = written.startswith("0x")
+        other = int(digits, 10 if hexadecimal else 16)
+        meant = str(other) if hexadecimal else hex_groups(other)
+        return f" (written {written}" + (f"; did you mean {meant}?)" if minimum <= other <= maximum else ")")
 
     def address(self) -> int:
         """A 64-bit number, written as an integer or as a string of hexadecimal digits (`"0xffff_8000"`)."""

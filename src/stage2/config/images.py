@@ -75,9 +75,15 @@ class ImagePath:
         if found is not None:
             return found
         if self.fetched is not None:
-            raise self.error(f"{self.text} is not fetched yet: run `stage2 fetch {self.fetched}`")
-        tried = " and ".join(os.fspath(path) for path in self.candidates)
-        raise self.error(f"image not found: looked for {tried}")
+            raise self.error(f"{self.text} is not fetched yet: {self.sought}")
+        raise self.error(f"image not found: {self.sought}")
+
+    @property
+    def sought(self) -> str:
+        """Where an image that is not there was looked for, or how to get it."""
+        if self.fetched is not None:
+            return f"run `stage2 fetch {self.fetched}`"
+        return "looked for " + " and ".join(os.fspath(path) for path in self.candidates)
 
     def error(self, problem: str) -> ImageError:
         """An error about this image, to be raised."""

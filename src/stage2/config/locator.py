@@ -21,6 +21,9 @@ KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 32
 """Limit: parts of a path. The deepest one of a configuration file has five."""
+_PAGE = 0x1000
+_SHORT = 4
+"""Digits of numbers that need be no addresses: an interrupt, a frequency."""
 MAX_VALUES = 200_000
 """Limit: tables, arrays and values in one file."""
 
@@ -29,6 +32,7 @@ _GAP = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
 _BLANK = re.compile(r"[ \t]*+")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]++")
 _SCALAR = re.compile(r"[^,\]}#\n]++")
+_INTEGER = re.compile(r"0x[0-9A-Fa-f_]{1,32}|[0-9][0-9_]{0,31}")
 _BASIC = re.compile(r'"((?:[^"\\\n]++|\\[^\n])*+)"')
 _LITERAL = re.compile(r"'([^'\n]*+)'")
 # A multi-line string may end in one or two quotes of its own before the closing three.
@@ -39,10 +43,16 @@ _SHORT_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\
 
 
 class Positions:
-    """The 1-based line of every path of one document."""
+    """The 1-based line of every path of one document, and its numbers as they are written."""
 
-    def __init__(self, lines: dict[KeyPath, int]) -> None:
+    def __init__(self, lines: dict[KeyPath, int], numbers: dict[KeyPath, str] | None = None) -> None:
         self._lines = lines
+        self._numbers = numbers or {}
+        self._likely: dict[KeyPath, str] = {}
+        for path, written in self._numbers.items():
+            if meant := likely_meaning(written):
+                for around in _around(path, long=len(written) > _SHORT):
+                    self._likely.setdefault(around, f"written {written}; did you mean {meant}?")
 
     def __iter__(self) -> Iterator[KeyPath]:
         return iter(self._lines)
@@ -52,6 +62,14 @@ class Positions:
 
     def __contains__(self, path: KeyPath) -> bool:
         return path in self._lines
+
+    def written(self, path: KeyPath) -> str:
+        """The number at `path` as it is written; empty where there is none."""
+        return self._numbers.get(path, "")
+
+    def likely(self, path: KeyPath) -> str:
+        """What a number at `path`, or in the array there, was likely meant to be; empty where nothing is odd."""
+        return self._likely.get(path, "")
 
     def line(self, path: KeyPath) -> int:
         """The line of `path`, or of the nearest thing around it that the document has (1 for the root)."""
@@ -75,7 +93,32 @@ def locate(text: str, file: str | None = None) -> Positions:
     scanner = _Scanner(text, file)
     with contextlib.suppress(_NoSenseError):  # tomllib says what is wrong, better than a scanner could
         scanner.document()
-    return Positions(scanner.lines)
+    return Positions(scanner.lines, scanner.numbers)
+
+
+def likely_meaning(written: str) -> str | None:
+    """The address that a number was likely meant to be, where its base seems to be mistaken; None if it looks right.
+
+    It does when it is no whole page, and its digits read in the other base are one: `40000000` for `0x4000_0000`,
+    `0x1073741824` for 1073741824.
+    """
+    digits = written.replace("_", "").removeprefix("0x")
+    if not digits.isdecimal() or len(digits) > 16:
+        return None
+    hexadecimal = written.startswith("0x")
+    value, other = int(digits, 16 if hexadecimal else 10), int(digits, 10 if hexadecimal else 16)
+    if value % _PAGE == 0 or other % _PAGE or not other:
+        return None
+    return str(other) if hexadecimal else hex_groups(other)
+
+
+def hex_groups(value: int) -> str:
+    """A number as AxVisor's files have it: `0x4000_0000`."""
+    digits = f"{value:x}"
+    first = len(digits) % 4
+    return "0x" + "_".join(
+        filter(None, [digits[:first], *(digits[at : at + 4] for at in range(first, len(digits), 4))])
+    )
 
 
 def format_path(path: KeyPath) -> str:
@@ -92,6 +135,13 @@ def format_path(path: KeyPath) -> str:
     return out
 
 
+def _around(path: KeyPath, *, long: bool) -> Iterator[KeyPath]:
+    """A number's path, and for a long one that of its row or its `[[table]]`, which an error may be about."""
+    yield path
+    if long and len(path) > 2 and isinstance(path[-2], int):
+        yield path[:-1]
+
+
 class _NoSenseError(Exception):
     """The text is no TOML from here on."""
 
@@ -101,6 +151,7 @@ class _Scanner:
         self.text, self.file = text, file
         self.pos, self.line = 0, 1
         self.lines: dict[KeyPath, int] = {}
+        self.numbers: dict[KeyPath, str] = {}
         self.counts: dict[KeyPath, int] = {}
         """For each array of tables, how many elements it has so far."""
 
@@ -187,7 +238,11 @@ class _Scanner:
         elif self.text.startswith("'", self.pos):
             self._skip(_LITERAL)
         else:
+            start = self.pos
             self._skip(_SCALAR)
+            written = self.text[start : self.pos].strip()
+            if _INTEGER.fullmatch(written):
+                self.numbers[path] = written
 
     def _list(self, path: KeyPath, closing: str) -> None:
         """The elements of an array or the pairs of an inline table, up to and with `closing`."""

@@ -27,6 +27,8 @@ from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .vm import GuestImage, VmConfig
 
+_NEAR = 8
+"""Limit: passed-through ranges on either side that are looked at for neighbours in a page."""
 _DEVICE_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
 
 
@@ -144,6 +146,7 @@ def plan_regions(vm: VmConfig) -> RegionPlan:
     _refuse_overlaps(owned, "every GPA belongs to one of them only: move or shrink one")
     _refuse_overlaps(emulated, "an access could go to either device: move or shrink one")
     traps = _by_pages(emulated)
+    notices += _neighbours(mmio)
     mmio = _merge_mmio(mmio)
     _refuse_between(owned, mmio, "the guest sees either RAM or the device there: move or shrink one")
     _refuse_between(owned, traps, "the device would hide the memory: move or shrink one")
@@ -181,7 +184,7 @@ def _rom(rom: RomDeclaration) -> _Party:
         if found is None:
             raise rom.place.error(
                 f"ROM {shown(rom.name)} has no size, and its image {shown(rom.image.text)} is not there to be "
-                "measured: give size"
+                f"measured ({rom.image.sought}): give size"
             )
         try:
             size = align_up(found.stat().st_size, SIZE_4K)
@@ -307,6 +310,32 @@ def _punch(mmio: Sequence[_Party], traps: Sequence[_Party], notices: list[Notice
             )
         index.remove(trap.span)
     return [mmio[number].at(span) for span, number in index]
+
+
+def _neighbours(mmio: Sequence[_Party]) -> list[Notice]:
+    """Passed-through ranges that are no whole pages: what else is in their pages comes along."""
+    index = sorted(mmio, key=_start)
+    notices = []
+    for number, party in enumerate(index):
+        declared = party.declared
+        if declared is None or declared == party.span:
+            continue
+        near = (*index[max(0, number - _NEAR) : number], *index[number + 1 : number + 1 + _NEAR])
+        others = [
+            f"{shown(other.name)} {other.declared or other.span}"
+            for other in near
+            if other.span.overlaps(party.span) and not declared.covers(other.declared or other.span)
+        ]
+        host = Range.sized(party.span.start + party.delta, party.span.size)
+        along = f", among it {' and '.join(others)}" if others else ""
+        notices.append(
+            Notice(
+                f"{party.map_type.noun} {shown(party.name)} {declared} is no whole page, and the guest gets whole "
+                f"pages: what else is in HPA {host} comes along{along}",
+                party.place,
+            )
+        )
+    return notices
 
 
 def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..errors import HostToolError, MachineError, Stage2Error
+from ..requirement import pip_install
 from .batch import Batch, BatchRunner, Done, Judge, unpack
 from .once import first_of_a_pair
 
@@ -50,7 +51,7 @@ class ClusterCrew:
             self._dask: Any = import_module("distributed")
         except ImportError:
             raise HostToolError(
-                "--scheduler needs Dask, which is not installed: pip install 'stage2[cluster]'"
+                f"--scheduler needs Dask, which is not installed: {pip_install('distributed')}"
             ) from None
         # It logs, with traces, what we tell in a sentence.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)

@@ -47,6 +47,11 @@ class Family(Protocol):
             EncodingError: the name is of this family, and no such format can be.
         """
 
+    def manual_level(self, level: int) -> int | None:
+        """The number that the manual gives a level of ours (0 is the smallest page); None where it counts as we do, or
+        gives levels names.
+        """
+
     def registers(self) -> tuple[Register, ...]:
         """Every register that can be told in words."""
 

@@ -122,7 +122,6 @@ def _found(report: OracleReport, found: Found) -> list[RenderableType]:
             how = "" if int(probe["means"]) == Means.ACCESS else ", by a translating instruction"
             lines.append(indented(text(f"{what} of {int(probe['address']):#x}{how}; our walk:")))
             lines += [indented(text(line), 4) for line in compact_lines(difference.walk)]
-            lines.append(indented(text(f"-> {difference.walk.result}"), 4))
             rows = [
                 (name, _shown(name, difference.expected[name]), _shown(name, difference.answer[name]))
                 for name in ANSWER.names or ()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ..address import format_size
@@ -21,7 +18,8 @@ from ..formats.record import Field, Format
 from ..formats.register import Register
 from ..formats.syndrome import FaultReport
 from ..processor import Processor
-from .tables import facts, indented, print_renderable, render_text, stack, text
+from .levels import level_legend, level_text, reported_level
+from .tables import facts, field_table, indented, print_renderable, stack, text
 
 WIDTH = 80
 """Columns of text that goes to no terminal, unless its reader set COLUMNS."""
@@ -166,7 +164,7 @@ def render_entry(view: EntryView) -> Group:
     """What an entry is, in sentences, and its fields."""
     fmt = view.format
     covers = format_size(fmt.leaf_size(view.level))
-    title = f"{fmt.name} entry {view.value:#018x} at level {view.level}, which covers {covers}"
+    title = f"{fmt.name} entry {view.value:#018x} at {level_text(fmt, view.level)}, which covers {covers}"
     rows: list[tuple[str, str | Text]] = [("format", fmt.title), ("manual", fmt.manual)]
     sentences = []
     space = "HPA" if fmt.stage == 2 else "GPA"
@@ -180,7 +178,7 @@ def render_entry(view: EntryView) -> Group:
             size = format_size(fmt.leaf_size(view.level) << fmt.group_bits_at(view.level))
             sentences.append(f"It is one of a group of leaves that together map {size}.")
     elif view.kind is EntryKind.TABLE:
-        sentences.append(f"It points to the table of level {view.level - 1} at {space} {view.address:#x}.")
+        sentences.append(f"It points to the table of {level_text(fmt, view.level - 1)} at {space} {view.address:#x}.")
         sentences.append(_permission_sentence(view))
     elif view.kind is EntryKind.NONE:
         sentences.append("Not present: nothing is mapped here, and hardware ignores the other bits.")
@@ -191,6 +189,8 @@ def render_entry(view: EntryView) -> Group:
         sentences.append(f"Refused: {view.reason}.")
     if view.depends:
         sentences.append(processor_sentence(view.depends, view.processor))
+    if (legend := level_legend(fmt)) is not None:
+        rows.append(("levels", legend))
     return _page(title, sentences, rows, [("", view.fields)])
 
 
@@ -236,7 +236,7 @@ def render_fault(report: FaultReport) -> Group:
         if address is not None:
             rows.append((name.upper(), f"{address:#x}"))
     if report.level is not None:
-        rows.append(("level", f"{report.level} (0 is the smallest page)"))
+        rows.append(("level", reported_level(report.arch, report.level)))
     if report.manual:
         rows.append(("manual", report.manual))
     names = dict.fromkeys(name for name, _ in report.fields)
@@ -257,30 +257,13 @@ def _page(
         parts.append(Text())
         if name:
             parts.append(text(name, "bold"))
-        parts.append(indented(_field_table(fields)))
+        parts.append(indented(field_table(fields, wide_names=False)))
     return stack(parts)
-
-
-def _field_table(fields: Iterable[FieldValue]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", style="dim", no_wrap=True)
-    grid.add_column(overflow="fold", max_width=16)
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for field in fields:
-        style = "red" if field.reserved else ""
-        value = f"{field.value:#x}" if ":" in field.bits else str(field.value)
-        meaning = f"set, but {field.meaning}" if field.reserved else field.meaning
-        grid.add_row(text(field.bits, style), text(field.name, style), text(value, style), text(meaning, style))
-    return grid
 
 
 def print_explanation(item: RenderableType) -> None:
     """Print it 80 columns wide, unless a terminal or COLUMNS says otherwise."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
-        print_renderable(item)
-    else:
-        sys.stdout.write(render_text(item, width=WIDTH))
+    print_renderable(item, otherwise=WIDTH)
 
 
 # --- JSON --------------------------------------------------------------------------------------------------

@@ -41,7 +41,13 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "message": finding.message,
         "parties": [party.name for party in finding.parties],
         "ranges": [range_json(party.space, party.span) for party in finding.parties if party.span is not None],
-        "overlap": None if finding.overlap is None else range_json(finding.parties[0].space, finding.overlap),
+        "overlap": _overlap(finding),
         "locations": [{"file": place.file, "line": place.line, "column": place.column} for place in finding.locations],
         "fix": finding.fix or None,
     }
+
+
+def _overlap(finding: Finding) -> dict[str, Any] | None:
+    """What two parties share, in the address space of the first that has one."""
+    spaces = [party.space for party in finding.parties if party.span is not None]
+    return None if finding.overlap is None or not spaces else range_json(spaces[0], finding.overlap)

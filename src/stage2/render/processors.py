@@ -6,36 +6,41 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from ..processor import Parts, Processor
+from .adaptive import PROSE, Adaptive, Field
+from .tables import rows_under, stack, text
 
 
 def render_processors(processors: Sequence[Processor]) -> Group:
     """The processors of one architecture, then what may be changed of them."""
     parts = processors[0].parts
-    table = Table(title=f"Processors of {parts.arch}", title_justify="left", box=None, pad_edge=False)
-    for column in ("--cpu", "vendor", *parts.numbers, "features", "from"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for processor in processors:
         missing = [name for name in parts.features if name not in processor.features]
         features = "all" if not missing else " ".join(name for name in parts.features if name in processor.features)
         numbers = [str(processor.numbers[name]) for name in parts.numbers]
-        table.add_row(processor.name, processor.vendor, *numbers, features or "none", processor.source)
-    return Group(table, Text(""), _parts_table(parts), Text(""))
+        rows.append((processor.name, processor.vendor, *numbers, features or "none", processor.source))
+    columns = [
+        Field("--cpu"), Field("vendor"), *(Field(name, right=True) for name in parts.numbers),
+        Field("features", wraps=True), Field("from", wraps=True),
+    ]  # fmt: skip
+    changes = "Parts: change one with NAME,part=value or NAME,+part,-part"
+    return stack((
+        text(f"Processors of {parts.arch}", "italic"), rows_under(columns, rows), Text(),
+        text(changes, "italic"), _parts_table(parts), Text(),
+    ))  # fmt: skip
 
 
-def _parts_table(parts: Parts) -> Table:
-    table = Table(box=None, pad_edge=False, title="Parts: change one with NAME,part=value or NAME,+part,-part",
-                  title_justify="left")  # fmt: skip
-    for column in ("part", "meaning", "software finds it in"):
-        table.add_column(column, overflow="fold")
-    for name, number in parts.numbers.items():
-        table.add_row(f"{name}=N", f"{number.meaning}, {number.least} to {number.most}", number.manual)
-    for name, feature in parts.features.items():
-        table.add_row(name, feature.meaning, feature.manual)
-    return table
+def _parts_table(parts: Parts) -> Adaptive:
+    rows = [
+        (f"{name}=N", f"{number.meaning}, {number.least} to {number.most}", number.manual)
+        for name, number in parts.numbers.items()
+    ]
+    rows += [(name, feature.meaning, feature.manual) for name, feature in parts.features.items()]
+    columns = (Field("part"), Field("meaning", wraps=True, least=PROSE), Field("software finds it in", wraps=True))
+    return rows_under(columns, rows)
 
 
 def processors_json(architectures: Iterable[Sequence[Processor]]) -> list[dict[str, Any]]:

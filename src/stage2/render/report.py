@@ -9,13 +9,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..address import format_size
+from ..config.platform import PlatformConfig
 from ..hypervisor.time import TimeValue
 from ..vm.cost import HostCost
 from ..vm.dirty_log import DirtyLogReport
 from ..vm.report import RegionReport, ViolationReport, VmReport
+from .host import assumed_host
+from .levels import level_legend
 from .plain import about, counted, percent, plain
 from .tables import facts, indented, stack, table, text
-from .walk import compact_lines
+from .walk import compact_lines, walked_format
 
 MAX_SPANS = 3
 """Limit: HPA ranges of one region that are written out."""
@@ -28,13 +31,17 @@ MAX_SYNDROMES = 6
 _STYLES = {"off": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
 
 
-def render_report(reports: Sequence[VmReport], cost: HostCost | None = None) -> Group:
-    """The end-of-run table of all VMs, and what the hypervisor itself costs."""
+def render_report(
+    reports: Sequence[VmReport], cost: HostCost | None = None, platform: PlatformConfig | None = None
+) -> Group:
+    """The end-of-run table of all VMs, what the hypervisor itself costs, and the host where it was assumed."""
     parts: list[RenderableType] = []
     for report in reports:
         parts += [Text(), render_vm_report(report)]
     if cost is not None:
         parts += [Text(), render_cost(cost)]
+    if platform is not None and (said := assumed_host(platform)) is not None:
+        parts += [Text(), text(said, "dim")]
     return stack(parts)
 
 
@@ -67,7 +74,7 @@ def render_vm_report(report: VmReport) -> Group:
     if report.regions:
         parts += [Text(), indented(_region_table(report.regions))]
     if report.violations:
-        parts += [Text(), indented(_violations(report.violations, report.violations_dropped))]
+        parts += [Text(), indented(_violations(report))]
     return stack(parts)
 
 
@@ -148,7 +155,8 @@ def _fair(
     return [violations[index] for index in sorted(chosen)]
 
 
-def _violations(violations: Sequence[ViolationReport], dropped: int) -> RenderableType:
+def _violations(report: VmReport) -> RenderableType:
+    violations, dropped = report.violations, report.violations_dropped
     total = sum(violation.count for violation in violations)
     rows = [
         (
@@ -180,6 +188,9 @@ def _violations(violations: Sequence[ViolationReport], dropped: int) -> Renderab
             text(f"walk of the {violation.access} at GPA {violation.gpa:#x}{gva}"),
             indented(stack(text(line) for line in compact_lines(violation.walk))),
         ]
+    legends = {level_legend(walked_format(violation.walk)) for violation in walked if violation.walk is not None}
+    for legend in legends - {None}:
+        parts += [Text(), text(legend or "", "dim")]
     return stack(parts)
 
 

@@ -190,8 +190,8 @@ def _image_table(vm: VmConfig, fetched: Collection[str]) -> RenderableType | Non
     for image in vm.kernel.images:
         if image.path is not None:
             at = "loader's choice" if image.load_addr is None else f"{image.load_addr:#x}"
-            rows.append((image.role, at, _presence(image.path, fetched), image.path.text))
-    rows += [("rom", f"{rom.gpa:#x}", _presence(rom.image, fetched), rom.image.text) for rom in vm.roms]
+            rows.append((image.role, at, _presence(image.path, fetched), _image_text(image.path)))
+    rows += [("rom", f"{rom.gpa:#x}", _presence(rom.image, fetched), _image_text(rom.image)) for rom in vm.roms]
     return table(("role", "GPA", "there", "image"), rows, right=("GPA",)) if rows else None
 
 
@@ -199,6 +199,12 @@ def _presence(image: ImagePath, fetched: Collection[str]) -> Text:
     if image.fetched is not None:
         return text("yes", "green") if image.fetched in fetched else text("not fetched", "yellow")
     return text("yes", "green") if image.find() is not None else text("missing", "yellow")
+
+
+def _image_text(image: ImagePath) -> str:
+    """The image as written, and where it was looked for if it is not there."""
+    there = image.fetched is not None or image.find() is not None
+    return image.text if there else f"{image.text} ({image.sought})"
 
 
 def _share_table(vm: VmConfig) -> RenderableType | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ..address import Range, format_size
@@ -16,6 +15,7 @@ from ..formats import EffectiveType, Leaf, TypeSources, effective_type, family_o
 from ..formats.dependence import deciding_parts
 from ..formats.describe import FieldValue, describe_entry, describe_misconfiguration
 from ..formats.outcome import EntryKind, FaultKind
+from ..formats.record import Format
 from ..memory.owners import OwnerKind
 from ..processor import Processor
 from ..space.faults import FaultResult, Resolution
@@ -23,9 +23,12 @@ from ..space.region import MemoryRegion, ViolationPolicy
 from ..tables.explain import Step, Walk
 from ..tables.regime import Regime
 from ..tables.result import Fault, Mapped, permission_text
-from .tables import facts, indented, stack, text
+from .host import assumed_host
+from .levels import level_legend, level_text
+from .tables import facts, field_table, indented, stack, text
 
 if TYPE_CHECKING:
+    from ..config.platform import PlatformConfig
     from ..hypervisor.plan import Piece
 
 _RESOLUTIONS = {
@@ -52,12 +55,14 @@ class Outcome:
         result: how the address space resolves it.
         leaf_size: bytes that got a frame, when it populates.
         done: the access was made before the walk; otherwise it is what a first one would do.
+        refused: why an access to an emulated device's page is not emulated after all.
     """
 
     access: str
     result: FaultResult
     leaf_size: int | None = None
     done: bool = False
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class WalkView:
         processor: what the tables are for; None for no particular one.
         means: the access as a word, where that is more than whether it reads, writes or fetches: "hlvx".
         own: of a walk of the hypervisor's own address.
+        host: the host that the tables are for, None for tables that are there already.
     """
 
     walk: Walk
@@ -107,6 +113,7 @@ class WalkView:
     processor: Processor | None = None
     means: str | None = None
     own: OwnPlace | None = None
+    host: PlatformConfig | None = None
 
     @property
     def kind(self) -> str:
@@ -186,6 +193,8 @@ def render_walk(view: WalkView) -> Group:
     for step in walk.steps:
         parts += [*_step_block(view, step), Text()]
     parts += result_lines(view)
+    if view.host is not None and (said := assumed_host(view.host)) is not None:
+        parts.append(text(said, "dim"))
     return stack(parts)
 
 
@@ -201,7 +210,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         if (found := view.memory_type) is not None:
             lines.append(text(f"{found.text} ({found.manual})"))
     else:
-        lines.append(text(f"Result: {result.told(view.kind)}.", "bold red"))
+        level = level_text(view.regime(result.stage).format, result.level)
+        lines.append(text(f"Result: {result.told(view.kind, level)}.", "bold red"))
         if result.kind is FaultKind.ADDRESS_SIZE:
             regime = view.regime(result.stage)
             lines.append(text(f"{regime.format.name} translates addresses of {regime.format.input_bits} bits."))
@@ -217,6 +227,8 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         lines.append(text(_piece_text(view.own)))
     elif view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
         lines.append(text(_region_text(view.region)))
+    if walk.steps and (legend := level_legend(view.stage_2.format)) is not None:
+        lines.append(text(legend, "dim"))
     if view.outcome is not None and not view.outcome.done:
         lines.append(text(f"On {_a(view.outcome.access)}: {outcome_text(view.outcome)}."))
     return lines
@@ -229,15 +241,23 @@ def compact_walk(walk: Walk) -> Group:
 
 def compact_lines(walk: Walk) -> list[str]:
     """The lines of `compact_walk`; stage-2 steps for a stage-1 entry stand above it, further right."""
+    fmt = walked_format(walk)
     lines = []
     for step in walk.steps:
-        lines += ["  " + _compact_step(under) for under in step.under]
-        lines.append(_compact_step(step))
-    return [*lines, f"-> {walk.result}"]
+        lines += ["  " + _compact_step(under, fmt) for under in step.under]
+        lines.append(_compact_step(step, fmt))
+    result = walk.result
+    return [*lines, f"-> {result if isinstance(result, Mapped) else result.told('GVA', level_text(fmt, result.level))}"]
 
 
-def _compact_step(step: Step) -> str:
-    entry = f"stage {step.stage} level {step.level}: {step.slot:#x} holds {step.entry:#x}"
+def walked_format(walk: Walk) -> Format | None:
+    """A format of the family whose tables were walked, if any were."""
+    regime = walk.stage_2 or walk.stage_1
+    return None if regime is None else regime.format
+
+
+def _compact_step(step: Step, fmt: Format | None) -> str:
+    entry = f"stage {step.stage} {level_text(fmt, step.level)}: {step.slot:#x} holds {step.entry:#x}"
     if step.kind in (EntryKind.TABLE, EntryKind.LEAF):
         return f"{entry}, {step.kind.name.lower()} {step.output:#x}, {permission_text(step.permissions)}"
     return f"{entry}, {_KIND_WORDS[step.kind]}"
@@ -252,7 +272,8 @@ def _step_block(view: WalkView, step: Step) -> Iterator[RenderableType]:
         for part in _step_block(view, under):
             yield indented(part, 4)
     stage = f"stage {step.stage}, " if view.stage_1 is not None else ""
-    yield text(f"{stage}level {step.level}: entry {step.index} of the table at {space} {step.table:#x}", "bold")
+    level = level_text(view.regime(step.stage).format, step.level)
+    yield text(f"{stage}{level}: entry {step.index} of the table at {space} {step.table:#x}", "bold")
     slot = f"{space} {step.slot:#x}"
     if view.stage_1 is not None and step.stage == 1 and step.slot_hpa != step.slot:
         slot += f", at HPA {step.slot_hpa:#x}"
@@ -260,7 +281,7 @@ def _step_block(view: WalkView, step: Step) -> Iterator[RenderableType]:
     if step.kind in (EntryKind.TABLE, EntryKind.LEAF):
         rows.append(("allows", f"{permission_text(step.permissions)} (all levels so far)"))
     yield indented(facts(rows))
-    yield indented(_field_table(step_fields(view, step)), 4)
+    yield indented(field_table(step_fields(view, step)), 4)
 
 
 def _space(view: WalkView, stage: int) -> str:
@@ -288,25 +309,6 @@ def step_fields(view: WalkView, step: Step) -> list[FieldValue]:
     return describe_entry(regime.format, step.entry, step.level, step.kind, regime.controls)
 
 
-def _field_table(fields: list[FieldValue]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", style="dim", no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for field in fields:
-        wide = ":" in field.bits
-        style = "red" if field.reserved else ""
-        meaning = f"set, but {field.meaning}" if field.reserved else field.meaning
-        grid.add_row(
-            text(field.bits, style),
-            text(field.name, style),
-            text(f"{field.value:#x}" if wide else str(field.value), style),
-            text(meaning, style),
-        )
-    return grid
-
-
 def _region_text(region: MemoryRegion | None) -> str:
     if region is None:
         return "No region is declared at this GPA."
@@ -332,6 +334,8 @@ def outcome_text(outcome: Outcome) -> str:
     """What an access does, as a sentence without its end."""
     result = outcome.result
     sentence = _RESOLUTIONS[result.resolution]
+    if outcome.refused is not None:
+        sentence = f"the access is a violation: {outcome.refused}"
     if result.resolution is Resolution.POPULATED and outcome.leaf_size:
         sentence += f" ({format_size(outcome.leaf_size)})"
     if result.policy is not None:

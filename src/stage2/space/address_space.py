@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy.typing as npt
 
-from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, format_size, require_aligned
+from ..address import SIZE_4K, Gpa, Gva, Hpa, Range, require_aligned
 from ..errors import MappingError, NotMappedError, OutOfRangeError
 from ..flags import Access, MappingFlags, MapType
 from ..formats import by_name, family_of
@@ -30,6 +30,7 @@ from .dirty import Bitmap
 from .fault_batch import FaultBatch
 from .faults import FaultCounters, FaultResult
 from .policy import Policy
+from .query import QueryResult, query
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip
 from .resolver import FaultResolver
@@ -38,26 +39,6 @@ from .tracking import Tracking
 if TYPE_CHECKING:
     from ..memory.frames import FrameAllocator
     from ..memory.window import TableFrames
-
-
-@dataclass(frozen=True, slots=True)
-class QueryResult:
-    """What is at a GPA.
-
-    Args:
-        hpa: host physical address of that byte.
-        flags: what the guest may do there.
-        size: bytes of the leaf.
-        region: the region it belongs to.
-    """
-
-    hpa: Hpa
-    flags: MappingFlags
-    size: int
-    region: MemoryRegion
-
-    def __str__(self) -> str:
-        return f"HPA {self.hpa:#x} {self.flags.short} in a {format_size(self.size)} leaf of {self.region.label}"
 
 
 class AddressSpace:
@@ -254,12 +235,9 @@ class AddressSpace:
     # --- reading -----------------------------------------------------------------------------------------
 
     def query(self, gpa: Gpa | int) -> QueryResult | None:
-        """HPA, flags, leaf size and region at a GPA; None where nothing is mapped."""
-        found = self.page_table.translate(gpa)
+        """HPA, flags, leaf size, region and memory type at a GPA; None where nothing is mapped."""
         region = self._regions.find(gpa)
-        if isinstance(found, Fault) or region is None:
-            return None
-        return QueryResult(found.hpa, found.flags, found.size, region)
+        return None if region is None else query(self.page_table, region, gpa)
 
     def translate(self, gpa: Gpa | int, access: Access | None = None) -> Mapped | Fault:
         """GPA to HPA on the table itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, TextIO
 
+from ..plain_terminal import is_dumb
 from .kernel_cache import cache_root
 
 _CLEAR = "\r\x1b[K"
@@ -44,7 +45,8 @@ class Progress:
 
 
 def _terminal() -> TextIO | None:
-    return sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
+    """Standard error, if a line can be taken away there again."""
+    return sys.stderr if sys.stderr is not None and sys.stderr.isatty() and not is_dumb() else None
 
 
 def _short(path: str) -> str:

@@ -87,13 +87,15 @@ class Fault:
     def __str__(self) -> str:
         return self.told("GVA")
 
-    def told(self, kind: str) -> str:
+    def told(self, kind: str, level: str = "") -> str:
         """The fault in words.
 
         Args:
             kind: what an address of stage 1 is: `GVA`, or `HVA` where a hypervisor's own tables are walked.
+            level: the level in words; its number, if empty.
         """
-        what = f"{self.kind.name.lower().replace('_', ' ')} fault at stage {self.stage}, level {self.level}"
+        at = level or f"level {self.level}"
+        what = f"{self.kind.name.lower().replace('_', ' ')} fault at stage {self.stage}, {at}"
         where = f"{'GPA' if self.stage == 2 else kind} {self.address:#x}"
         if self.on_mark:
             cause = " (writing an accessed or dirty bit of a stage-1 table)"

@@ -44,6 +44,10 @@ class DeviceBus:
         """Whether a device answers anywhere in `span`."""
         return bool(self._devices.overlapping(span))
 
+    def spans(self, span: Range) -> list[tuple[Range, str]]:
+        """Where in `span` a device answers, and its name."""
+        return [(held, device.name) for held, device in self._devices.overlapping(span)]
+
     def read(self, gpa: Gpa, width: int) -> int | None:
         """What the device at `gpa` answers; None where nobody does."""
         found = self._devices.find(gpa)

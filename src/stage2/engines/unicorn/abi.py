@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from ...errors import EngineError
+from ...requirement import pip_install
 
 VERSION = "2.1.4"
 
@@ -44,7 +45,7 @@ def unicorn() -> Any:
         return import_module("unicorn")
     except ImportError:
         raise EngineError(
-            f"the unicorn engine needs the package unicorn=={VERSION}: pip install 'stage2[unicorn]'"
+            f"the unicorn engine needs the package unicorn, release {VERSION}: {pip_install('unicorn')}"
         ) from None
 
 
@@ -58,7 +59,9 @@ def library() -> Any:
     package = unicorn()
     found = ".".join(str(part) for part in package.__version__.split(".")[:3])
     if found != VERSION:
-        raise EngineError(f"unicorn {found} is installed, but its private ABI is known for {VERSION} only")
+        raise EngineError(
+            f"unicorn {found} is installed, but its private ABI is known for {VERSION} only: {pip_install('unicorn')}"
+        )
     uclib: Any = import_module("unicorn.unicorn_py3.unicorn").uclib
     return uclib
 

@@ -36,6 +36,11 @@ class ArmFamily:
 
         return by_name(name)
 
+    def manual_level(self, level: int) -> int | None:
+        from .fault_status import ARM_LAST_LEVEL
+
+        return ARM_LAST_LEVEL - level
+
     def registers(self) -> tuple[Register, ...]:
         from .registers import REGISTERS
 

@@ -36,6 +36,9 @@ class RiscvFamily:
 
         return next(record for record in FORMATS if record.name == name)
 
+    def manual_level(self, level: int) -> int | None:
+        return None
+
     def registers(self) -> tuple[Register, ...]:
         from .registers import REGISTERS
 

@@ -33,6 +33,9 @@ class X86Family:
         formats: tuple[Format, ...] = ept.FORMATS if name.startswith("ept") else longmode.FORMATS
         return next(record for record in formats if record.name == name)
 
+    def manual_level(self, level: int) -> int | None:
+        return None
+
     def registers(self) -> tuple[Register, ...]:
         from .registers import REGISTERS
 
