@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -273,3 +274,20 @@ def test_a_run_refuses_what_cannot_work_in_one_line_and_tells_the_rest_first(
     assert first.startswith(f"stage2: {path}:8: warning S2205: ")
     assert second.startswith(f"stage2: error: {path}:8: S2204: the kernel is put at 0x80080000")
     assert "set kernel_load_addr and entry_point to 0x80200000" in second
+
+
+def test_show_lists_the_findings_of_images_that_are_there_and_needs_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "vm.toml"
+    path.write_text(VM.format(arch="riscv64", entry=BASE, load=BASE, more='dtb_path = "tree.dtb"'))
+    assert call(["show", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+    (tmp_path / "kernel").write_bytes(riscv64())
+    (tmp_path / "tree.dtb").write_bytes(tree(memory(0x9000_0000, 0x1000)))
+    assert call(["show", str(path), "--json"]) == 0
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["code"], finding["severity"]) == ("S2225", "error")
+    assert finding["ranges"][0]["start"] == 0x9000_0000
+    assert call(["show", str(path)]) == 0
+    assert "error S2225: /memory@90000000 says that there is RAM" in " ".join(capsys.readouterr().out.split())

@@ -14,6 +14,7 @@ from ..errors import ImageError, Stage2Error
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ..check.finding import Finding
     from ..config.board import BoardConfig
     from ..config.cpu import NamedCpu
     from ..config.document import Notice
@@ -58,6 +59,7 @@ def show(
     from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, load_vm, recognise
     from ..config.stage2_format import named_format
     from ..render.config_json import Json, board_json, defconfig_json, file_json, platform_json, show_json
+    from ..render.findings import render_findings
     from ..render.json_text import json_text
     from ..render.show import (
         render_board,
@@ -100,10 +102,17 @@ def show(
             shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
     problem, notices = _together(vms, formats, host, named, named_cpu)
+    found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
-        print(json_text("show", show_json(list(zip(vms, formats, strict=True)), hosts, board_host, listed, problem)))
+        print(
+            json_text(
+                "show", show_json(list(zip(vms, formats, strict=True)), hosts, board_host, listed, problem, found)
+            )
+        )
         return 0
+    if found:
+        shown.append(stack((text("Images", "bold"), render_findings(found))))
     if notices:
         shown.append(stack((text("Together", "bold"), *(text(str(notice)) for notice in notices))))
     if problem is not None:
@@ -137,6 +146,18 @@ def _fetched(vm: VmConfig) -> set[str]:
         with contextlib.suppress(ImageError):
             found.add(fetched(name).name)
     return found
+
+
+def _of_images(vm: PlannedVm, fmt: Format | None) -> list[Finding]:
+    """What is to be known of a VM's images, as far as they are there: `show` needs none."""
+    from ..formats import family_of
+    from ..vm.boot import check_images, read_images
+
+    try:
+        images = read_images(vm)
+    except Stage2Error:
+        return []
+    return check_images(vm, images, None if fmt is None else family_of(fmt).arch)
 
 
 def _together(

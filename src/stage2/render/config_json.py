@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..address import Range
+from ..check.finding import Finding
 from ..config.board import BoardConfig
 from ..config.defconfig import DefConfig
 from ..config.devices import EmulatedDevice, PassthroughDevice, PassthroughNode
@@ -17,6 +18,7 @@ from ..config.vm import GuestImage
 from ..formats.record import Format
 from ..space.json_shapes import range_json, region_type_json
 from ..space.region import MemoryRegion
+from .findings import finding_json
 
 Json = dict[str, object]
 
@@ -27,6 +29,7 @@ def show_json(
     board: BoardConfig | None,
     files: Sequence[Json],
     together: str | None,
+    findings: Sequence[Finding] = (),
 ) -> Json:
     """Everything that `show` was given.
 
@@ -36,6 +39,7 @@ def show_json(
         board: the board file that stands for the host.
         files: what `file_json` says of each file.
         together: why the VMs cannot be run together; None when they can.
+        findings: what is to be known of their images.
     """
     return {
         "vms": [vm_json(vm, fmt) for vm, fmt in vms],
@@ -43,6 +47,7 @@ def show_json(
         "board": None if board is None else board_json(board),
         "files": list(files),
         "together": together,
+        "findings": [finding_json(finding) for finding in findings],
     }
 
 
