@@ -293,6 +293,24 @@ def test_a_run_refuses_what_cannot_work_in_one_line_and_tells_the_rest_first(
     assert "set kernel_load_addr and entry_point to 0x80200000" in second
 
 
+def test_a_tree_of_another_machine_does_not_fill_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def many(root: Node) -> None:
+        for number in range(30):
+            device([0x100_0000 + number * 0x1000, 0x1000])(root)
+
+    (tmp_path / "kernel").write_bytes(riscv64())
+    (tmp_path / "tree.dtb").write_bytes(tree(many))
+    path = tmp_path / "vm.toml"
+    # A kernel beside 2 MiB, so that nothing runs.
+    path.write_text(VM.format(arch="riscv64", entry=BASE + 0x1000, load=BASE + 0x1000, more='dtb_path = "tree.dtb"'))
+    assert call(["run", str(path)]) == 2
+    *listed, more, error = capsys.readouterr().err.splitlines()
+    assert len(listed) == 20
+    assert all("warning S2228" in line for line in listed)
+    assert more == "stage2: and 10 more findings (stage2 show lists them all)"
+    assert "S2204" in error
+
+
 def test_show_lists_the_findings_of_images_that_are_there_and_needs_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

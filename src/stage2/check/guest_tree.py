@@ -1,4 +1,4 @@
-"""What is wrong with the device tree that a VM's file names: the rules S2221 to S2229.
+"""What is wrong with the device tree that a VM's file names: the rules S2221 to S2228.
 
 Devicetree Specification 0.4; Linux, Documentation/arch/arm64/booting.rst ("2. Setup the device tree") and
 Documentation/arch/riscv/boot.rst ("Device-Tree").
