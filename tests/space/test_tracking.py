@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ class Bench:
     frames: FrameAllocator
     flushed: list[Operation]
 
-    def space(self, fmt: str, *, checked: bool = True, **settings: object) -> AddressSpace:
+    def space(self, fmt: str, *, checked: bool = True, **settings: Any) -> AddressSpace:
         """A space whose edits are checked, unless it is large: none may owe an invalidation."""
         space = AddressSpace.create(fmt, self.frames, flush=self.flushed.extend, **settings)
         if checked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy.typing as npt
 
@@ -112,9 +112,41 @@ class AddressSpace:
         self.destroyed = False
 
     @classmethod
-    def create(cls, fmt: Format | str, frames: FrameAllocator, **settings: Any) -> AddressSpace:
+    def create(
+        cls,
+        fmt: Format | str,
+        frames: FrameAllocator,
+        *,
+        name: str = "vm",
+        size: int | None = None,
+        identifier: int = 0,
+        populate: Populate | None = None,
+        violation: ViolationPolicy | None = None,
+        largest: int | None = None,
+        limit: int | None = None,
+        fault_around: int | None = None,
+        hardware_ad: bool = False,
+        processor: Processor | None = None,
+        flush: Flush | None = None,
+        table_frames: TableFrames | None = None,
+    ) -> AddressSpace:
         """A new, empty address space; the arguments are those of the class."""
-        return cls(fmt, frames, **settings)
+        return cls(
+            fmt,
+            frames,
+            name=name,
+            size=size,
+            identifier=identifier,
+            populate=populate,
+            violation=violation,
+            largest=largest,
+            limit=limit,
+            fault_around=fault_around,
+            hardware_ad=hardware_ad,
+            processor=processor,
+            flush=flush,
+            table_frames=table_frames,
+        )
 
     # --- what it holds -----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..address import Hpa, Range, align_down, align_up, require_aligned
 from ..errors import NotMappedError, OutOfRangeError, OverlapError
 from ..flags import RWX, Access, MappingFlags, MemoryType
-from ..formats import family_of
+from ..formats import by_name, family_of
 from ..formats.change import Change, ChangeKind
 from ..formats.invalidation import FEW
 from ..formats.outcome import DIRTY
@@ -62,7 +62,7 @@ class PageTable:
 
     def __init__(
         self,
-        fmt: Format,
+        fmt: Format | str,
         frames: TableFrames,
         *,
         owner: Owner,
@@ -70,6 +70,7 @@ class PageTable:
         identifier: int = 0,
         flush: Flush | None = None,
     ) -> None:
+        fmt = by_name(fmt) if isinstance(fmt, str) else fmt
         self.format = fmt
         self.memory = frames.memory
         self.owner = owner
