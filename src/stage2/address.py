@@ -116,3 +116,6 @@ class Range:
 
     def __str__(self) -> str:
         return f"[{self.start:#x}, {self.end:#x})"
+
+    def __repr__(self) -> str:
+        return f"Range({self.start:#x}, {self.end:#x})"

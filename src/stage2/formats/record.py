@@ -314,3 +314,6 @@ class Format:
             self.default_controls if controls is None else controls,
         )
         return self.pack_address(address) | bits
+
+    def __repr__(self) -> str:
+        return f"<format {self.name}>"

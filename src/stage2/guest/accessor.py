@@ -364,6 +364,9 @@ class MemoryAccessor(ABC):
         view = self._memory.view(Hpa(hpa), size)
         return view if writable else view.toreadonly()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.space.name!r}, {self.actor.name.lower()})"
+
 
 def refusal(region: MemoryRegion, access: Access, actor: Actor) -> type[GuestAccessError] | None:
     """Why an actor may not access a region; None when it may. Stage 2 only: user mode is no matter here."""

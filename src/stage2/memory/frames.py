@@ -461,6 +461,9 @@ class FrameAllocator:
     def _balance(self) -> str:
         return f"{format_size(self.free_bytes)} of {format_size(self.total_bytes)} are free"
 
+    def __repr__(self) -> str:
+        return f"FrameAllocator({self.used_bytes:#x} of {self.total_bytes:#x} bytes used)"
+
 
 def _total(spans: list[Range]) -> int:
     return sum(span.size for span in spans)

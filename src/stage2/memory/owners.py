@@ -183,6 +183,9 @@ class OwnerMap:
         with self._lock:
             return len(self._held)
 
+    def __repr__(self) -> str:
+        return f"OwnerMap({len(list(self))} ranges)"
+
 
 def _parts(held: list[tuple[Range, Owner]], span: Range) -> str:
     """The holders of parts of `span` for an error: the first three, each with what it holds of the span."""

@@ -105,3 +105,6 @@ class FrameWindow:
             self._frames.free(span, owner=before)
             self._frames.claim(span, owner=after)
             yield
+
+    def __repr__(self) -> str:
+        return f"FrameWindow({self.span})"

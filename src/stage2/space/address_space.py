@@ -427,6 +427,10 @@ class AddressSpace:
             raise OutOfRangeError(f"{span} leaves the address space {self.range}")
         return span
 
+    def __repr__(self) -> str:
+        regions = f"{len(self.memory_regions)} regions"
+        return f"AddressSpace({self.name!r}, {self.format.name}, root {self.root_page_table:#x}, {regions})"
+
 
 def _controls(fmt: Format, processor: Processor | None, *, hardware_ad: bool) -> int:
     """The control bits of a space's tables.

@@ -60,6 +60,9 @@ class FaultResult:
         """True when the access can be repeated."""
         return self.resolution.retry
 
+    def __repr__(self) -> str:
+        return f"FaultResult({self.resolution.value}, {self.region!r})"
+
 
 class FaultCounters:
     """How often faults were resolved in which way, and how long that took."""

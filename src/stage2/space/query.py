@@ -38,6 +38,9 @@ class QueryResult:
         kind = f", {self.memory_type}," if self.memory_type else ""
         return f"HPA {self.hpa:#x} {self.flags.short}{kind} in a {format_size(self.size)} leaf of {self.region.label}"
 
+    def __repr__(self) -> str:
+        return f"QueryResult(hpa={self.hpa:#x}, {self.flags.short}, size={self.size:#x}, {self.region!r})"
+
 
 def query(table: PageTable, region: MemoryRegion, gpa: Gpa | int) -> QueryResult | None:
     """What the table says of a GPA; None where it maps nothing.

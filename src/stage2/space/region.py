@@ -101,3 +101,6 @@ class MemoryRegion:
 
     def __str__(self) -> str:
         return f"{self.label} {self.range} {self.flags.short}"
+
+    def __repr__(self) -> str:
+        return f"MemoryRegion({self})"

@@ -68,6 +68,10 @@ class Step:
     under: tuple[Step, ...] = ()
     attributes: int = 0
 
+    def __repr__(self) -> str:
+        where = f"stage {self.stage}, level {self.level}"
+        return f"Step({where}, entry {self.entry:#018x} at {self.slot:#x}, {self.kind.name})"
+
 
 @dataclass(frozen=True, slots=True)
 class Walk:
@@ -89,6 +93,9 @@ class Walk:
     marks: tuple[tuple[Hpa, int], ...]
     stage_1: Regime | None = None
     stage_2: Regime | None = None
+
+    def __repr__(self) -> str:
+        return f"Walk({self.address:#x}, {len(self.steps)} steps, {self.result!r})"
 
 
 class _Record:

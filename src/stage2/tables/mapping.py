@@ -36,6 +36,9 @@ class Mapping:
     permissions: int
     leaf_size: int
 
+    def __repr__(self) -> str:
+        return f"Mapping({self.start:#x} -> {self.hpa:#x}, size={self.size:#x}, permissions={self.permissions:#x})"
+
 
 @dataclass(frozen=True, slots=True)
 class LeafBits:
@@ -67,6 +70,10 @@ class Edit:
     removed: U64Array = field(default_factory=lambda: NO_ROWS)
     owed: tuple[Operation, ...] = ()
     changes: tuple[Change, ...] = ()
+
+    def __repr__(self) -> str:
+        tables = f"+{self.tables_added} -{self.tables_freed} tables"
+        return f"Edit({tables}, {len(self.removed)} runs removed, {len(self.owed)} operations owed)"
 
 
 @dataclass(frozen=True, slots=True)

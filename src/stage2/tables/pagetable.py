@@ -501,3 +501,6 @@ class PageTable:
             previous_end = end
             columns[0, column], columns[1, column], columns[2, column] = first, hpa, size
         return self.editor.map(extents, columns, self._leaves(flags, memory_type).templates, top)
+
+    def __repr__(self) -> str:
+        return f"PageTable({self.format.name}, root {self.root:#x}, {self._store.count} tables)"

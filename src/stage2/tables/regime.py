@@ -49,3 +49,7 @@ class Regime:
     def numbers(self) -> tuple[int, int, int, int]:
         """(root, levels, root index bits, controls): the regime as a walk takes it."""
         return self.root, self.format.levels, self.format.root_bits, self.controls
+
+    def __repr__(self) -> str:
+        numbers = f"root {self.root:#x}, controls {self.controls:#x}, identifier {self.identifier}"
+        return f"Regime({self.format.name}, {numbers})"

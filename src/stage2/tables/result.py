@@ -38,6 +38,9 @@ class Mapped:
     def __str__(self) -> str:
         return f"HPA {self.hpa:#x} {permission_text(self.permissions)} in a {format_size(self.size)} leaf"
 
+    def __repr__(self) -> str:
+        return f"Mapped(hpa={self.hpa:#x}, {permission_text(self.permissions)}, size={self.size:#x}, gpa={self.gpa:#x})"
+
 
 class _Draft:
     """A `Mapped` that is being made: its fields, where they can still be assigned."""
@@ -104,6 +107,9 @@ class Fault:
         else:
             cause = f" ({self.access.name.lower()})" if self.access is not None else ""
         return f"{what}: {where}{cause}: {self.kind.meaning}"
+
+    def __repr__(self) -> str:
+        return f"Fault({self})"
 
 
 def fault_from_status(

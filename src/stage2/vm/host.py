@@ -113,6 +113,9 @@ class Host:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"Host({self.memory!r}, {len(self.vms)} VMs)"
+
 
 def build(
     configs: Sequence[PlannedVm],

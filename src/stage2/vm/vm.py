@@ -303,3 +303,6 @@ class Vm:
         self.space.destroy()
         if self._identifiers is not None:
             self._identifiers.retire(self.id)
+
+    def __repr__(self) -> str:
+        return f"Vm({self.name!r}, id {self.id}, {self.arch}, {self.space.format.name})"
