@@ -48,6 +48,7 @@ def uimage(payload: bytes, packed: int = 0, kind: int = 2) -> bytes:
     head = bytearray(64)
     struct.pack_into(">I", head, 0, 0x27051956)
     struct.pack_into(">I", head, 12, len(payload))
+    struct.pack_into(">I", head, 24, zlib.crc32(payload))
     head[28:32] = bytes((5, 22, kind, packed))
     struct.pack_into(">I", head, 4, zlib.crc32(bytes(head)))
     return bytes(head) + payload

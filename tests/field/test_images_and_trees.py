@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from stage2.images.fdt import Node
 from stage2.images.kernel import inspect
 from stage2.vm.boot import check_images, read_images
 
+NOISE = arm64() + random.Random(1).randbytes(300_000)
 UNPACKED = {
     "Image": (arm64(), ()),
     "Image-with-EFI-stub": (linux(b"ARM\x64", efi=True), ()),
@@ -52,6 +54,10 @@ UNPACKED = {
     ),
     "uImage": (uimage(arm64()), ("U-Boot image",)),
     "uImage-gzip": (uimage(GZIP(arm64()), 1), ("U-Boot image", "gzip file")),
+    "Image.zst-of-several-frames": (ZSTD(arm64()[:100]) + ZSTD(arm64()[100:]), ("zstd file",)),
+    "Image.zst-of-pzstd": (b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + ZSTD(arm64()), ("zstd file",)),
+    "Image.zst-with-size-appended": (ZSTD(arm64()) + len(arm64()).to_bytes(4, "little"), ("zstd file",)),
+    "Image.xz-with-size-appended": (XZ(arm64()) + len(arm64()).to_bytes(4, "little"), ("xz file",)),
     "uImage-zstd": (uimage(ZSTD(arm64()), 6), ("U-Boot image", "zstd file")),
 }  # fmt: skip
 REFUSED = {
@@ -64,16 +70,26 @@ REFUSED = {
     "uImage-ramdisk": (uimage(CODE, kind=3), "of type 3, no kernel"),
     "uImage-lzo": (uimage(CODE, 4), "packed with lzo"),
     "uImage-damaged": (uimage(CODE)[:8] + b"\xff" + uimage(CODE)[9:], "checksum is wrong"),
+    "uImage-data-damaged": (uimage(CODE)[:-1] + b"\xff", "data's checksum is wrong"),
     "uImage-cut-short": (uimage(CODE)[:-8], "cut short"),
     "gzip-of-gzip-of-gzip-of-gzip-of-gzip": (GZIP(GZIP(GZIP(GZIP(GZIP(CODE))))), "more than 4 times"),
     "gzip-damaged": (GZIP(arm64())[:20] + b"\xff" * 20, "damaged|cut short"),
-    "zstd-damaged": (ZSTD(arm64())[:12] + b"\xff" * 8, "zstd file is damaged|holds nothing"),
+    "zstd-damaged": (b"\x28\xb5\x2f\xfd\x00\x58\x06\0\0", "zstd file is damaged"),
+    "zstd-cut-short": (ZSTD(CODE * 4096)[:-1], "zstd file is cut short"),
+    "zstd-cut-short-within-large-data": (ZSTD(NOISE)[: len(NOISE) // 2], "zstd file is cut short"),
     "fitImage": (fit(), "a FIT image"),
     "boot.img": (b"ANDROID!" + CODE, "Android boot image"),
     "initrd.cpio": (b"070701" + CODE, "give it as ramdisk_path"),
     "initrd.img": (GZIP(b"070701" + CODE), "give it as ramdisk_path"),
     "virt.dtb": (tree(), "give it as dtb_path"),
     "virt.dts": (b"/dts-v1/;\n/ { };\n", "compile it with dtc"),
+    "virt-with-a-comment-first.dts": (b"// SPDX-License-Identifier: MIT\n\n/dts-v1/;\n/ { };\n", "compile it with dtc"),
+    "firmware.hex": (b":020000040800F2\r\n:00000001FF\r\n", "objcopy -I ihex"),
+    "firmware.srec": (b"S00600004844521B\nS9030000FC\n", "objcopy -I srec"),
+    "dtbo.img": (b"\xd7\xb7\xab\x1e" + CODE, "table of device trees"),
+    "disk-with-gpt.raw": (at(0x200, b"EFI PART"), "a disk image"),
+    "disk.vmdk": (b"KDMV" + CODE, "VMDK"),
+    "kernel.7z": (b"7z\xbc\xaf\x27\x1c" + CODE, "7z archive"),
     "disk.qcow2": (b"QFI\xfb" + CODE, "qcow2"),
     "root.squashfs": (b"hsqs" + CODE, "squashfs"),
     "root.ext4": (at(0x438, b"\x53\xef"), "ext4"),
@@ -223,6 +239,7 @@ TREES: dict[str, tuple[bytes, str, list[str]]] = {
     "truncated": (tree()[:100], "", ["S2221"]),
     "of-another-magic": (b"\0" * 200, "", ["S2221"]),
     "of-a-future-version": (tree()[:20] + b"\0\0\0\x20\0\0\0\x20" + tree()[28:], "", ["S2221"]),
+    "source-text-behind-a-license": (b"// SPDX-License-Identifier: MIT\n/dts-v1/;\n/ { };\n", "", ["S2222"]),
     "source-text": (b"/dts-v1/;\n/ { model = \"x\"; };\n", "", ["S2222"]),
     "at-an-odd-address": (tree(), "dtb_load_addr = 0x8030_0004", ["S2223"]),
     "without-memory": (tree(without_memory), "", ["S2224"]),
@@ -274,6 +291,24 @@ def test_a_run_refuses_what_cannot_work_in_one_line_and_tells_the_rest_first(
     assert first.startswith(f"stage2: {path}:8: warning S2205: ")
     assert second.startswith(f"stage2: error: {path}:8: S2204: the kernel is put at 0x80080000")
     assert "set kernel_load_addr and entry_point to 0x80200000" in second
+
+
+def test_a_tree_of_another_machine_does_not_fill_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def many(root: Node) -> None:
+        for number in range(30):
+            device([0x100_0000 + number * 0x1000, 0x1000])(root)
+
+    (tmp_path / "kernel").write_bytes(riscv64())
+    (tmp_path / "tree.dtb").write_bytes(tree(many))
+    path = tmp_path / "vm.toml"
+    # A kernel beside 2 MiB, so that nothing runs.
+    path.write_text(VM.format(arch="riscv64", entry=BASE + 0x1000, load=BASE + 0x1000, more='dtb_path = "tree.dtb"'))
+    assert call(["run", str(path)]) == 2
+    *listed, more, error = capsys.readouterr().err.splitlines()
+    assert len(listed) == 20
+    assert all("warning S2228" in line for line in listed)
+    assert more == "stage2: and 10 more findings (stage2 show lists them all)"
+    assert "S2204" in error
 
 
 def test_show_lists_the_findings_of_images_that_are_there_and_needs_none(

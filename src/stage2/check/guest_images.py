@@ -1,4 +1,4 @@
-"""What is wrong with a VM's kernel image, or with where its file puts it: the rules S2201 to S2208.
+"""What is wrong with a VM's kernel image, or with where its file puts it: the rules S2201 to S2209.
 
 Linux, Documentation/arch/arm64/booting.rst ("4. Call the kernel image"), Documentation/arch/riscv/boot.rst ("Kernel
 location") and boot-image-header.rst, Documentation/arch/x86/boot.rst.

@@ -1,4 +1,4 @@
-"""What is wrong with the device tree that a VM's file names: the rules S2221 to S2229.
+"""What is wrong with the device tree that a VM's file names: the rules S2221 to S2228.
 
 Devicetree Specification 0.4; Linux, Documentation/arch/arm64/booting.rst ("2. Setup the device tree") and
 Documentation/arch/riscv/boot.rst ("Device-Tree").
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from ..address import Range
 from ..config.regions import PlannedVm
 from ..errors import ImageError
-from ..images.fdt import Node, parse
+from ..images.fdt import Node, is_source, parse
 from ..images.fdt_walk import Placed, nodes, reservations
 from ..place import Place
 from ..ranges import RangeMap
@@ -68,7 +68,7 @@ def check_tree(
         load_addr: GPA where it goes; None where that is chosen.
         ramdisk: where the ramdisk lies; None where there is none, or that is chosen.
     """
-    if _is_source(blob):
+    if is_source(blob):
         fix = "compile it with `dtc -I dts -O dtb -o FILE.dtb FILE.dts` and name that"
         return [_found(SOURCE, "the device tree is source text (.dts)", place, fix=fix)]
     try:
@@ -80,11 +80,6 @@ def check_tree(
         fix = f"set dtb_load_addr to {load_addr + -load_addr % _ALIGN:#x}"
         found.append(_found(MISALIGNED, f"the device tree is put at {load_addr:#x}", place, fix=fix))
     return [*found, *_Tree(vm, root, reservations(blob), place, ramdisk).findings()]
-
-
-def _is_source(blob: bytes) -> bool:
-    """Whether it is the text that dtc compiles."""
-    return b"/dts-v1/" in blob[:65536] and blob[:4] != b"\xd0\x0d\xfe\xed"
 
 
 class _Tree:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..place import Place
 
 MAX_NOTICES = 20
-"""Limit: notices that are printed one by one."""
+"""Limit: notices, or findings, that are printed one by one."""
 
 
 def print_notices(notices: Sequence[Notice]) -> None:
@@ -27,7 +27,7 @@ def print_notices(notices: Sequence[Notice]) -> None:
 
 
 def print_findings(findings: Sequence[Finding], place: Place) -> None:
-    """Print findings, one a line; the first error among them is raised after the others.
+    """Print findings, one a line, errors first, and how many there are beyond MAX_NOTICES; the first error is raised.
 
     Args:
         findings: what was found.
@@ -40,10 +40,12 @@ def print_findings(findings: Sequence[Finding], place: Place) -> None:
     from ..errors import ImageError
 
     errors = [finding for finding in findings if finding.level is Severity.ERROR]
-    for finding in findings:
-        if finding not in errors[:1]:
-            where = f"{finding.locations[0]}: " if finding.locations else ""
-            print(f"stage2: {plain(where + str(finding))}", file=sys.stderr)
+    others = [*errors[1:], *(finding for finding in findings if finding.level is not Severity.ERROR)]
+    for finding in others[:MAX_NOTICES]:
+        where = f"{finding.locations[0]}: " if finding.locations else ""
+        print(f"stage2: {plain(where + str(finding))}", file=sys.stderr)
+    if len(others) > MAX_NOTICES:
+        print(f"stage2: and {len(others) - MAX_NOTICES} more findings (stage2 show lists them all)", file=sys.stderr)
     if errors:
         found = errors[0]
         at = found.locations[0] if found.locations else None

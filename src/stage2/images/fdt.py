@@ -140,6 +140,12 @@ def flatten(root: Node, reserved: Sequence[tuple[int, int]] = ()) -> bytes:
     return header + entries + bytes(structure) + bytes(names)
 
 
+def is_source(data: bytes) -> bool:
+    """Whether it is the text that dtc compiles, behind comments as well, and not what it compiles it to."""
+    beginning = data[:65536]
+    return b"/dts-v1/" in beginning and b"\0" not in beginning
+
+
 def parse(blob: bytes) -> Node:
     """Read a flattened tree.
 

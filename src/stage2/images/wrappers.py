@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import ImageError
+from .fdt import is_source
 
 MAX_IMAGE = 1 << 30
 """Bytes of the largest image, unpacked."""
 _MAX_MEMBERS = 64
 _MAX_LAYERS = 4
-_GZIP, _XZ, _BZIP2, _ZSTD, _LZMA = b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd", b"\x5d\0\0"
+_GZIP, _XZ, _BZIP2, _LZMA = b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh", b"\x5d\0\0"
+_ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((kind, 0x2A, 0x4D, 0x18)) for kind in range(0x50, 0x60)))
+"""A frame, or one that is skipped (RFC 8878, 3.1)."""
+_MAX_FRAMES = 1 << 16
+"""Of a zstd file: packers that use several threads write many."""
+_ZSTD_STEP = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ def _uimage(data: bytes) -> tuple[str, bytes]:
     payload = data[_UIMAGE_HEADER : _UIMAGE_HEADER + size]
     if len(payload) != size:
         raise ImageError(f"the U-Boot image is cut short: {size:#x} bytes are to follow its header")
+    if zlib.crc32(payload) != int.from_bytes(head[24:28], "big"):
+        raise ImageError("the U-Boot image is damaged: its data's checksum is wrong")
     name = _UIMAGE_PACKED.get(packed, f"compression {packed}")
     if name is not None and _layer(payload) is None:
         raise ImageError(f"the U-Boot image is packed with {name}, which is not unpacked here: pack it with gzip")
@@ -148,18 +157,30 @@ def _members(
 
 
 def _unzstd(data: bytes) -> bytes:
+    """Frames one after the other; what stands behind the last is padding, or the size that Linux appends."""
     import zstandard
 
-    unpacked = b""
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(data, read_across_frames=True)
-    try:
-        while piece := reader.read(1 << 24):
-            unpacked += piece
-            if len(unpacked) > MAX_IMAGE:
-                raise ImageError(f"the zstd file unpacks to more than {MAX_IMAGE:#x} bytes")
-    except zstandard.ZstdError as error:
-        raise ImageError(f"the zstd file is damaged: {error}") from None
-    return unpacked
+    make = zstandard.ZstdDecompressor(max_window_size=MAX_IMAGE).decompressobj
+    pieces, total, at = [], 0, 0
+    for _ in range(_MAX_FRAMES):
+        frame = make()
+        try:
+            # A few bytes at a time: no call can be told how much it may unpack.
+            while not frame.eof and at < len(data):
+                fed = data[at : at + _ZSTD_STEP]
+                piece = frame.decompress(fed)
+                at += len(fed) - len(frame.unused_data)
+                total += len(piece)
+                if total > MAX_IMAGE:
+                    raise ImageError(f"the zstd file unpacks to more than {MAX_IMAGE:#x} bytes")
+                pieces.append(piece)
+        except zstandard.ZstdError as error:
+            raise ImageError(f"the zstd file is damaged: {error}") from None
+        if not frame.eof:
+            raise ImageError("the zstd file is cut short")
+        if not data.startswith(_ZSTD, at):
+            return b"".join(pieces)
+    raise ImageError(f"the zstd file has more than {_MAX_FRAMES} frames")
 
 
 _NEVER = b"\xff" * 8
@@ -177,7 +198,7 @@ def _refused(name: str, hint: str) -> Callable[[bytes], bytes]:
     return unpack
 
 
-_COMPRESSIONS: tuple[tuple[bytes, str, Callable[[bytes], bytes]], ...] = (
+_COMPRESSIONS: tuple[tuple[bytes | tuple[bytes, ...], str, Callable[[bytes], bytes]], ...] = (
     (_GZIP, "gzip file", _members("gzip", _GZIP, lambda: zlib.decompressobj(wbits=31), (zlib.error,))),
     (_XZ, "xz file", _members("xz", _XZ, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), (lzma.LZMAError,))),
     (_BZIP2, "bzip2 file", _members("bzip2", _BZIP2, bz2.BZ2Decompressor, (OSError, ValueError))),
@@ -194,6 +215,7 @@ _COMPRESSIONS: tuple[tuple[bytes, str, Callable[[bytes], bytes]], ...] = (
 
 _OTHERS = (
     (0, b"ANDROID!", "an Android boot image", "take the kernel out with unpack_bootimg"),
+    (0, b"\xd7\xb7\xab\x1e", "an Android table of device trees", "it is no kernel"),
     (0, b"VNDRBOOT", "an Android vendor boot image", "take the kernel out with unpack_bootimg"),
     (0, b"070701", "a cpio archive", "give it as ramdisk_path"),
     (0, b"070702", "a cpio archive", "give it as ramdisk_path"),
@@ -201,8 +223,11 @@ _OTHERS = (
     (0x438, b"\x53\xef", "an ext4 file system", "it is no kernel"),
     (0x8001, b"CD001", "an ISO image", "take the kernel out of it"),
     (0, b"QFI\xfb", "a qcow2 disk image", "take the kernel out of it"),
+    (0, b"KDMV", "a VMDK disk image", "take the kernel out of it"),
+    (0x200, b"EFI PART", "a disk image", "take the kernel out of it"),
     (257, b"ustar", "a tar archive", "take the kernel out of it"),
     (0, b"PK\x03\x04", "a zip archive", "take the kernel out of it"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "take the kernel out of it"),
     (0, b"!<arch>\n", "an archive (a .deb package, or a library)", "take the kernel out of it"),
     (0, b"\xed\xab\xee\xdb", "an RPM package", "take the kernel out of it"),
     (0, b"\xcf\xfa\xed\xfe", "a Mach-O file", "it is no kernel for these machines"),
@@ -213,6 +238,12 @@ _OTHERS = (
     (0x24, b"\x18\x28\x6f\x01", "a zImage of 32-bit Arm", "guests are 64-bit"),
 )  # fmt: skip
 """Offset, magic number, what it is, and what to do."""
+
+_TEXTS = (
+    (re.compile(rb":[0-9A-Fa-f]{10,}\r?\n"), "the text of an Intel HEX file", "ihex"),
+    (re.compile(rb"S[0-3][0-9A-Fa-f]{8,}\r?\n"), "the text of an S-record file", "srec"),
+)
+"""First line, what it is, and objcopy's name for it."""
 
 
 def refuse_others(data: bytes) -> None:
@@ -226,10 +257,15 @@ def refuse_others(data: bytes) -> None:
             raise ImageError(f"the image is {name}: {hint}")
     if data[:4] == b"\xd0\x0d\xfe\xed":
         if b"\0images\0" in data[:4096] or b"images\0" in data[:4096]:
-            raise ImageError("the image is a FIT image: take the kernel out with `dumpimage -T flat_dt -p 0 -o Image`")
+            raise ImageError(
+                "the image is a FIT image: take the kernel out with `dumpimage -T flat_dt -p 0 -o Image FILE`"
+            )
         raise ImageError("the image is a device tree blob: give it as dtb_path")
-    if data.lstrip()[:9] == b"/dts-v1/;":
+    if is_source(data):
         raise ImageError("the image is the text of a device tree: compile it with dtc and give it as dtb_path")
+    for pattern, name, source in _TEXTS:
+        if pattern.match(data):
+            raise ImageError(f"the image is {name}: convert it with `objcopy -I {source} -O binary FILE Image`")
     if data[:2] == b"MZ" and not _has_linux_header(data):
         at = int.from_bytes(data[0x3C:0x40], "little")
         if data[at : at + 4] == b"PE\0\0":
