@@ -13,6 +13,7 @@ from stage2 import (
     Fault,
     FrameAllocator,
     Gpa,
+    GuestMemory,
     GuestTables,
     Mapped,
     MappingFlags,
@@ -118,9 +119,31 @@ def test_refusals_are_errors_that_say_what_is_there(memory: PhysicalMemory) -> N
     with pytest.raises(MisalignedError, match="no multiple of a page"):
         tables.map(0x123, RAM, 0x1000, RW)
     tables.map(0, RAM, 0x1000, RW)
+    before = space_bytes(space)
     with pytest.raises(OutOfMemoryError, match="larger size"):
         tables.map(0x4000_0000, RAM, 0x1000, RW)
+    with pytest.raises(OverlapError):
+        tables.map(0x1F_F000, RAM, 0x2000, RW)
+    with pytest.raises(NotMappedError):
+        tables.unmap(0, 0x2000)
+    assert space_bytes(space) == before, "a refused edit changes nothing"
+    with pytest.raises(OutOfRangeError, match="do not hold the root"):
+        GuestTables(space, "sv39", TABLES, size=0x800)
     with pytest.raises(EncodingError, match="own tables"):
         GuestTables(space, "sv39x4", TABLES)
     with pytest.raises(Stage2Error):
         GuestTables(space, "sv39", 0x1000)
+
+
+def test_tables_that_are_empty_are_used_again(memory: PhysicalMemory) -> None:
+    tables = GuestTables(space_of("sv39x4", memory), "sv39", TABLES, size=3 * 0x1000)
+    for number in range(20):
+        tables.map(number << 30, RAM, 0x1000, RW)
+        assert tables.used == 3 * 0x1000
+        tables.unmap(number << 30, 0x1000)
+        assert tables.used == 0x1000, "the root stays"
+
+
+def space_bytes(space: AddressSpace) -> bytes:
+    """The guest's memory that its tables may lie in."""
+    return GuestMemory(space).read(TABLES, 0x1_0000)

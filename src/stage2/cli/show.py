@@ -105,11 +105,8 @@ def show(
     found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
-        print(
-            json_text(
-                "show", show_json(list(zip(vms, formats, strict=True)), hosts, board_host, listed, problem, found)
-            )
-        )
+        pairs = list(zip(vms, formats, strict=True))
+        print(json_text("show", show_json(pairs, hosts, board_host, listed, problem, found, notices)))
         return 0
     if found:
         shown.append(stack((text("Images", "bold"), render_findings(found))))

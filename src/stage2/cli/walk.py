@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
@@ -97,7 +98,10 @@ def walk(
         if vm is not None or given:
             option = "--vm" if vm is not None else given[0]
             raise ConfigError(f"{option} means nothing for --hva, which is an address of the hypervisor's own")
-        view = explain_hva(vms, parse_address("--hva", hva), access, platform=platform, cpu=cpu, smp=smp)
+        made = partial(explain_hva, vms, access=access, platform=platform, cpu=cpu, smp=smp)
+        asked = parse_address("--hva", hva)
+        view = made(asked)
+        hint = other_reading("--hva", hva, lambda other: _is_mapped(view if other == asked else made(other)))
     elif any(path.is_dir() for path in vms):
         given += [option for option, value in (("--platform", platform), ("--cpu", cpu)) if value is not None]
         tables = choose(_folder(vms, given), vm, str(vms[0]))
@@ -130,6 +134,11 @@ def walk(
     else:
         print_renderable(render_walk(view))
     return 0
+
+
+def _is_mapped(view: WalkView) -> bool:
+    """Whether an address is one that the hypervisor maps."""
+    return view.own is not None and view.own.piece is not None
 
 
 class _Named(Protocol):

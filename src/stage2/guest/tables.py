@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..address import Gpa, Gva, Range, align_up
@@ -61,18 +62,24 @@ class GuestTables:
         """What the guest's registers say; `space.walk` takes it."""
         step = self.format.table_size
         first = align_up(int(root_gpa) + self.format.root_size, step)
-        self.pool = Range(int(root_gpa), int(root_gpa) + size if size is not None else first + _DEFAULT_TABLES * step)
+        end = first + _DEFAULT_TABLES * step if size is None else int(root_gpa) + size
+        if end < first:
+            raise OutOfRangeError(
+                f"{size or 0:#x} bytes do not hold the root table of {self.format.root_size:#x} bytes"
+            )
+        self.pool = Range(int(root_gpa), end)
         """GPAs that tables may lie in."""
         self._next = first
+        self._given_back: list[int] = []
         self.memory.write(int(root_gpa), bytes(self.format.root_size))
 
     @property
     def used(self) -> int:
         """Bytes that tables take."""
-        return self._next - self.pool.start
+        return self._next - self.pool.start - len(self._given_back) * self.format.table_size
 
     def map(self, gva: Gva | int, gpa: Gpa | int, size: int, flags: MappingFlags) -> None:
-        """Map a range, in the largest leaves that fit.
+        """Map a range, in the largest leaves that fit. Where it is refused nothing is changed.
 
         Args:
             gva, gpa, size: multiples of the format's page.
@@ -80,45 +87,48 @@ class GuestTables:
 
         Raises:
             MisalignedError, OutOfRangeError: an address is no multiple of a page, or beyond the format.
-            OverlapError: something is mapped there; what stands before it in the range stays mapped.
+            OverlapError: something is mapped in the range.
             EncodingError: the format cannot say the flags.
             OutOfMemoryError: the pool is full.
         """
         at, out, end = self._range(gva, size, int(gpa))
+        leaves: list[tuple[int, int, int]] = []
+        missing: set[tuple[int, int]] = set()
         while at < end:
             level = self._level(at, out, end - at)
-            slot, entry = self._slot(at, level)
-            kind, _, _ = self._decode(entry, level)
-            if kind is not EntryKind.NONE:
-                raise OverlapError(f"GVA {at:#x} is mapped already, or a table for smaller pages is there")
-            self.memory.write_u64(slot, self.format.leaf_entry(level, out, flags, controls=self.regime.controls))
+            missing |= self._missing(at, level)
+            leaves.append((at, level, self.format.leaf_entry(level, out, flags, controls=self.regime.controls)))
             at, out = at + self.format.leaf_size(level), out + self.format.leaf_size(level)
+        room = (self.pool.end - self._next) // self.format.table_size + len(self._given_back)
+        if len(missing) > room:
+            raise OutOfMemoryError(f"{len(missing)} more tables do not fit into {self.pool}: give it a larger size")
+        for address, level, entry in leaves:
+            self.memory.write_u64(self._slot(address, level), entry)
 
     def unmap(self, gva: Gva | int, size: int) -> None:
-        """Take whole leaves away.
+        """Take whole leaves away, and the tables that are empty then. Where it is refused nothing is changed.
 
         Raises:
-            NotMappedError: nothing is mapped in a part of the range; what stands before it is unmapped.
+            NotMappedError: nothing is mapped in a part of the range.
             MisalignedError: the range cuts a leaf, or is no multiple of a page.
         """
-        at, _, end = self._range(gva, size, 0)
-        while at < end:
-            slot, level, _ = self._leaf(at, end)
+        for address, slot, _, _ in list(self._leaves(gva, size)):
             self.memory.write_u64(slot, 0)
-            at += self.format.leaf_size(level)
+            self._drop_empty(address)
 
     def protect(self, gva: Gva | int, size: int, flags: MappingFlags) -> None:
-        """Give whole leaves other flags.
+        """Give whole leaves other flags. Where it is refused nothing is changed.
 
         Raises:
             NotMappedError, MisalignedError: as for `unmap`.
             EncodingError: the format cannot say the flags.
         """
-        at, _, end = self._range(gva, size, 0)
-        while at < end:
-            slot, level, output = self._leaf(at, end)
-            self.memory.write_u64(slot, self.format.leaf_entry(level, output, flags, controls=self.regime.controls))
-            at += self.format.leaf_size(level)
+        changed = [
+            (slot, self.format.leaf_entry(level, output, flags, controls=self.regime.controls))
+            for _, slot, level, output in self._leaves(gva, size)
+        ]
+        for slot, entry in changed:
+            self.memory.write_u64(slot, entry)
 
     def __repr__(self) -> str:
         return f"GuestTables({self.format.name}, root {self.regime.root:#x}, {self.used:#x} bytes)"
@@ -168,33 +178,55 @@ class GuestTables:
             table = output
         raise AssertionError("a level is wanted that the format has")
 
-    def _slot(self, gva: int, wanted: int) -> tuple[int, int]:
-        """(slot, entry) at a level, with the tables above it made."""
+    def _missing(self, gva: int, wanted: int) -> set[tuple[int, int]]:
+        """The tables, as (level, address that they begin to translate), that a leaf at a level needs and are not there.
+
+        Raises:
+            OverlapError: something is mapped there.
+        """
+        _, level, entry = self._find(gva, wanted)
+        kind, _, _ = self._decode(entry, level)
+        if kind is not EntryKind.NONE:
+            covered = self.format.leaf_size(level)
+            raise OverlapError(f"GVA {gva:#x} is mapped already, by a leaf of {covered:#x} bytes")
+        return {(below, gva & -self.format.leaf_size(below + 1)) for below in range(wanted, level)}
+
+    def _slot(self, gva: int, wanted: int) -> int:
+        """The entry's address at a level, with the tables above it made."""
         while True:
-            slot, level, entry = self._find(gva, wanted)
+            slot, level, _ = self._find(gva, wanted)
             if level == wanted:
-                return slot, entry
-            kind, _, _ = self._decode(entry, level)
-            if kind is not EntryKind.NONE:
-                covered = self.format.leaf_size(level)
-                raise OverlapError(f"GVA {gva:#x} is mapped already, by a leaf of {covered:#x} bytes")
-            table = self._next
-            if table + self.format.table_size > self.pool.end:
-                raise OutOfMemoryError(f"the tables at {self.pool} are full: give them a larger size")
+                return slot
+            table = self._given_back.pop() if self._given_back else self._next
+            self._next = max(self._next, table + self.format.table_size)
             self.memory.write(table, bytes(self.format.table_size))
-            self._next += self.format.table_size
             self.memory.write_u64(slot, self.format.table_entry(table, self.regime.controls))
 
-    def _leaf(self, gva: int, end: int) -> tuple[int, int, int]:
-        """(slot, level, output) of a leaf that begins at an address and ends in the range."""
-        slot, level, entry = self._find(gva, 0)
-        kind, output, _ = self._decode(entry, level)
-        if kind is not EntryKind.LEAF:
-            raise NotMappedError(f"nothing is mapped at GVA {gva:#x}")
-        size = self.format.leaf_size(level)
-        if gva % size or gva + size > end:
-            raise MisalignedError(f"the range cuts the leaf of {size:#x} bytes that maps GVA {gva:#x}")
-        return slot, level, output
+    def _leaves(self, gva: int, size: int) -> Iterator[tuple[int, int, int, int]]:
+        """(address, slot, level, output) of every leaf in a range, all of which is to be mapped by whole ones."""
+        at, _, end = self._range(gva, size, 0)
+        while at < end:
+            slot, level, entry = self._find(at, 0)
+            kind, output, _ = self._decode(entry, level)
+            if kind is not EntryKind.LEAF:
+                raise NotMappedError(f"nothing is mapped at GVA {at:#x}")
+            covered = self.format.leaf_size(level)
+            if at % covered or at + covered > end:
+                raise MisalignedError(f"the range cuts the leaf of {covered:#x} bytes that maps GVA {at:#x}")
+            yield at, slot, level, output
+            at += covered
+
+    def _drop_empty(self, gva: int) -> None:
+        """Unlink the tables on the way to an address that hold nothing any more."""
+        for level in range(1, self.format.levels):
+            slot, found, entry = self._find(gva, level)
+            kind, table, _ = self._decode(entry, found)
+            if found != level or kind is not EntryKind.TABLE:
+                continue
+            if any(self.memory.read(table, self.format.table_size)):
+                return
+            self.memory.write_u64(slot, 0)
+            self._given_back.append(table)
 
     def _decode(self, entry: int, level: int) -> tuple[EntryKind, int, int]:
         kind, output, attributes = self.format.decode(entry, level, self.regime.controls)

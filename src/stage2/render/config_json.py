@@ -30,6 +30,7 @@ def show_json(
     files: Sequence[Json],
     together: str | None,
     findings: Sequence[Finding] = (),
+    notices: Sequence[Notice] = (),
 ) -> Json:
     """Everything that `show` was given.
 
@@ -40,6 +41,7 @@ def show_json(
         files: what `file_json` says of each file.
         together: why the VMs cannot be run together; None when they can.
         findings: what is to be known of their images.
+        notices: what is to be known of them together.
     """
     return {
         "vms": [vm_json(vm, fmt) for vm, fmt in vms],
@@ -47,6 +49,7 @@ def show_json(
         "board": None if board is None else board_json(board),
         "files": list(files),
         "together": together,
+        "together_notices": notices_json(notices),
         "findings": [finding_json(finding) for finding in findings],
     }
 

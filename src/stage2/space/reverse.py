@@ -179,6 +179,9 @@ class ReverseMap:
         inside = (index >= 0) & (hpas < self._owner_ends[index])
         return np.where(inside, self._owner_index[index], nobody)
 
+    def __repr__(self) -> str:
+        return f"ReverseMap({[space.name for space in self.spaces]}, {len(self._rows)} runs)"
+
 
 def _rows_of(space: AddressSpace) -> U64Array:
     """All leaves of a space, joined; none when it was destroyed."""
