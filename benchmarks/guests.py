@@ -17,8 +17,9 @@ from stage2.engines.run import run_all
 from stage2.engines.unicorn.riscv.machine import RiscvMachine
 from stage2.engines.unicorn.riscv.vcpu import RiscvVcpu
 from stage2.space.region import Populate
-from stage2.vm.boot import load_images, read_images
+from stage2.vm.boot import load_images
 from stage2.vm.host import Host, Options, build
+from stage2.vm.images import read_images
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples/linux-riscv64.toml"
 _BOUND_S = 300.0

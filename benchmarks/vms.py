@@ -219,8 +219,9 @@ def linux_at_once(count: int) -> list[Times]:
     from stage2.config.document import parse_document
     from stage2.config.regions import plan_vm
     from stage2.config.vm import read_vm
-    from stage2.vm.boot import load_images, read_images
+    from stage2.vm.boot import load_images
     from stage2.vm.host import Options, build
+    from stage2.vm.images import read_images
 
     example = Path(__file__).resolve().parent.parent / "examples/linux-riscv64.toml"
     texts = [example.read_text().replace("id = 1", f"id = {number}") for number in range(1, count + 1)]

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from .tables.pagetable import PageTable
     from .tables.regime import Regime
     from .tables.result import Fault, Mapped
-    from .vm.boot import load_images, read_images
+    from .vm.boot import load_images
     from .vm.host import Host, Options, build
+    from .vm.images import read_images
     from .vm.vm import Vm
 
     __version__: str
@@ -180,7 +181,7 @@ _MODULES = {
     "load_images": "vm.boot",
     "load_platform": "config.load",
     "load_vm": "config.load",
-    "read_images": "vm.boot",
+    "read_images": "vm.images",
     "register_by_name": "formats",
     "register_timer": "hypervisor.current",
     "reverse": "space.reverse",

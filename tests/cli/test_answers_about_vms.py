@@ -29,6 +29,12 @@ passthrough_devices = [{passed}]
 """
 
 
+@pytest.fixture(autouse=True)
+def room_for_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporary folders have long names, which 80 columns break into lines."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 def vm(
     folder: Path, name: str, number: int, *, kind: int = 0, emulated: str = "", passed: str = "", more: str = ""
 ) -> str:

@@ -59,8 +59,14 @@ def test_a_platform_file_alone_explains_the_hypervisors_own_address(
 
 
 def test_what_build_wrote_walks_like_the_platform(
-    platform: Path, vm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    platform: Path,
+    vm: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Temporary folders have long names, which 80 columns break into lines.
+    monkeypatch.setenv("COLUMNS", "400")
     out = tmp_path / "out"
     assert call(["build", str(vm), "--platform", str(platform), "-o", str(out), "--smp", "3"]) == 0
     text = capsys.readouterr().out

@@ -20,6 +20,12 @@ from waiting import HANG_S
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def room_for_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporary folders have long names, which 80 columns break into lines."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 def test_python_runs_the_package_itself() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "stage2", "--version"], capture_output=True, text=True, timeout=HANG_S, check=True

@@ -14,8 +14,9 @@ from stage2.engines.run import RunOutcome, run_all
 from stage2.hypervisor.clock import MonotonicClock
 from stage2.hypervisor.time import TimeValue
 from stage2.space.region import Populate
-from stage2.vm.boot import load_images, read_images
+from stage2.vm.boot import load_images
 from stage2.vm.host import Options, build
+from stage2.vm.images import read_images
 from stage2.vm.report import VmReport
 from waiting import HANG_S
 

@@ -17,9 +17,10 @@ from stage2.engines.run import run_all
 from stage2.engines.unicorn.riscv.machine import RiscvMachine
 from stage2.images.cpio import archive, character_device, file, folder
 from stage2.images.fetch import fetched
-from stage2.vm.boot import TIMER_HZ, load_images, read_images
+from stage2.vm.boot import TIMER_HZ, load_images
 from stage2.vm.exits import Hypercall
 from stage2.vm.host import build
+from stage2.vm.images import read_images
 from stage2.vm.sbi import Sbi
 from waiting import HANG_S
 

@@ -12,8 +12,9 @@ import pytest
 import stage2.vm
 from stage2.config.load import load_vm
 from stage2.engines.run import run_all
-from stage2.vm.boot import load_images, read_images
+from stage2.vm.boot import load_images
 from stage2.vm.host import build
+from stage2.vm.images import read_images
 
 pytestmark = pytest.mark.slow
 DEMO = Path(stage2.vm.__file__).parent / "guests" / "demo-riscv64.toml"

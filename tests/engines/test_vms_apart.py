@@ -19,8 +19,9 @@ from stage2.engines.run import RunOutcome, run_all
 from stage2.flags import RWX
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.space.region import Populate, ViolationPolicy
-from stage2.vm.boot import load_images, read_images
+from stage2.vm.boot import load_images
 from stage2.vm.host import Host, Options, build
+from stage2.vm.images import read_images
 from stage2.vm.report import ViolationReport, VmReport
 from waiting import HANG_S
 

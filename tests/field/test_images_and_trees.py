@@ -35,7 +35,7 @@ from stage2.config.load import load_vm
 from stage2.errors import ImageError
 from stage2.images.fdt import Node
 from stage2.images.kernel import inspect
-from stage2.vm.boot import check_images, read_images
+from stage2.vm.images import check_images, read_images
 
 NOISE = arm64() + random.Random(1).randbytes(300_000)
 UNPACKED = {

@@ -17,8 +17,9 @@ from stage2.errors import ImageError
 from stage2.images import initramfs
 from stage2.images.fetch import FetchedGuest, fetch, fetched
 from stage2.images.kernel import inspect
-from stage2.vm.boot import load_images, read_images
+from stage2.vm.boot import load_images
 from stage2.vm.host import build
+from stage2.vm.images import read_images
 from waiting import HANG_S
 
 GUEST = "linux-riscv64"

@@ -11,10 +11,11 @@ import stage2.vm
 from stage2.config.load import load_vm
 from stage2.engines.run import machine_for
 from stage2.memory.owners import OwnerKind
-from stage2.vm.boot import load_images, read_images
+from stage2.vm.boot import load_images
 from stage2.vm.cost import OWN_KINDS, cost_of
 from stage2.vm.footprint import python_bytes
 from stage2.vm.host import build
+from stage2.vm.images import read_images
 
 GUESTS = Path(stage2.vm.__file__).parent / "guests"
 

@@ -14,8 +14,9 @@ from stage2.images.fdt import parse
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.space.faults import Resolution
 from stage2.space.region import Populate
-from stage2.vm.boot import load_images, read_images
+from stage2.vm.boot import load_images
 from stage2.vm.host import Host, Options, build
+from stage2.vm.images import read_images
 
 VM = """
 [base]

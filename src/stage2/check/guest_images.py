@@ -96,7 +96,7 @@ def _findings(vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Range 
     spans = [Range.sized(base + part.address, part.size) for part in kernel.segments if part.size]
     if kernel.header is not None:
         yield from _placement(kernel.arch, kernel.header, base, place)
-    yield from _room(vm, spans, place)
+    yield from _room(vm, spans, named)
     yield from _entry(vm, kernel, spans, bios)
 
 

@@ -72,7 +72,7 @@ def build_host(
 
 def _header_arch(config: VmConfig) -> str | None:
     """The architecture that the kernel's header names, if the images happen to be there."""
-    from ..vm.boot import read_images
+    from ..vm.images import read_images
 
     try:
         return read_images(config).arch

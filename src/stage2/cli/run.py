@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..config.regions import PlannedVm
     from ..config.vm import GuestImage, VmConfig
     from ..engines.run import RunOutcome
-    from ..vm.boot import VmImages
+    from ..vm.images import VmImages
 
 _SHORTEST_LOG_MS = 0.1
 """Harvesting takes longer than what would be written in less."""
@@ -137,8 +137,9 @@ def run_configs(
     from ..engines.run import run_all
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
     from ..space.region import Populate
-    from ..vm.boot import check_images, load_images, read_images
+    from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
+    from ..vm.images import check_images, read_images
     from .notices import print_findings, print_notices
 
     # Standard output is the JSON's alone when it goes there.

@@ -147,8 +147,11 @@ def _fetched(vm: VmConfig) -> set[str]:
 
 def _of_images(vm: PlannedVm, fmt: Format | None) -> list[Finding]:
     """What is to be known of a VM's images, as far as they are there: `show` needs none."""
+    kernel = vm.kernel.kernel.path
+    if kernel is None or (kernel.fetched is None and kernel.find() is None):
+        return []
     from ..formats import family_of
-    from ..vm.boot import check_images, read_images
+    from ..vm.images import check_images, read_images
 
     try:
         images = read_images(vm)
@@ -170,11 +173,13 @@ def _together(
     One file alone is not asked for its peers.
     """
     from ..config.platform import PlatformConfig
-    from ..space.region import Populate
-    from ..vm.host import Options, build
 
     if len(vms) < 2 and not (vms and isinstance(host, PlatformConfig) and not vms[0].shares):
         return None, ()
+    # These come with numpy, which what is shown of one file does without.
+    from ..space.region import Populate
+    from ..vm.host import Options, build
+
     unknown = None in formats
     options = Options(populate=Populate.LAZY, format=named, cpu=None if unknown else cpu)
     archs = [_WIDEST if fmt is None else None for fmt in formats]

@@ -6,7 +6,6 @@ from typing import Any
 
 from ..address import Range
 from ..flags import MappingFlags, MapType
-from ..tables.result import permission_text
 from .region import MemoryRegion
 
 
@@ -17,6 +16,9 @@ def range_json(space: str, span: Range) -> dict[str, Any]:
 
 def facts_json(map_type: MapType, flags: MappingFlags) -> dict[str, Any]:
     """What every region has, whoever tells of it: its type and what it allows, as in walks."""
+    # Tables come with numpy, which what is shown as text does without.
+    from ..tables.result import permission_text
+
     return {"type": map_type.value, "permissions": permission_text(int(flags.permissions))}
 
 
