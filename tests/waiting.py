@@ -51,3 +51,16 @@ def cpu_s(pid: int) -> float:
     """
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def said_until_closed(terminal: int) -> bytes:
+    """What is written to a pseudoterminal until nobody holds the other end any more."""
+    said = b""
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # how Linux says that nobody holds the other end any more
+            return said
+        if not part:
+            return said
+        said += part

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from waiting import HANG_S
+from waiting import HANG_S, said_until_closed
 
 VM = Path(__file__).resolve().parents[2] / "src/stage2/vm/guests/demo-riscv64.toml"
 COUNT = """
@@ -158,15 +158,7 @@ def test_compiling_is_told_on_a_terminal_and_loading_is_not(tmp_path: Path) -> N
                 stderr=theirs,
             )
             os.close(theirs)
-            said = b""
-            while True:
-                try:
-                    part = os.read(ours, 4096)
-                except OSError:  # how Linux says that nobody holds the other end any more
-                    break
-                if not part:
-                    break
-                said += part
+            said = said_until_closed(ours)
             assert process.wait(timeout=HANG_S) == 0
         finally:
             os.close(ours)

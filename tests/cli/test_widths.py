@@ -30,7 +30,7 @@ from stage2.render.plain import about
 from stage2.render.report import render_report
 from stage2.render.report_json import reports_json
 from stage2.render.tables import render_text
-from waiting import HANG_S
+from waiting import HANG_S, said_until_closed
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests/config/fixtures"
@@ -185,15 +185,7 @@ def on_a_terminal(columns: int, environment: dict[str, str], words: tuple[str, .
             env=plain | {"TERM": "xterm-256color"} | environment, stdin=theirs, stdout=theirs, stderr=theirs,
         )  # fmt: skip
         os.close(theirs)
-        said = b""
-        while True:
-            try:
-                part = os.read(ours, 4096)
-            except OSError:  # how Linux says that nobody holds the other end any more
-                break
-            if not part:
-                break
-            said += part
+        said = said_until_closed(ours)
         assert process.wait(timeout=HANG_S) == 0
     finally:
         os.close(ours)

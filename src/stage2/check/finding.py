@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..address import Range
+from ..place import Place
 
 
 class Severity(StrEnum):
@@ -106,6 +107,11 @@ class Finding:
     def __str__(self) -> str:
         """As a line of text: `error S2101: ...`."""
         return f"{self.level} {self.code}: {self.message}" + (f"; {self.fix}" if self.fix else "")
+
+
+def found_at(rule: Rule, message: str, place: Place, parties: tuple[Party, ...] = (), fix: str = "") -> Finding:
+    """A finding about what stands at one place of a file; the other arguments are those of `Finding`."""
+    return Finding(rule, message, parties, locations=(Location(place.file, place.line),), fix=fix)
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

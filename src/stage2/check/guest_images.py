@@ -12,7 +12,7 @@ from ..address import SIZE_2M, Range, is_aligned
 from ..config.regions import PlannedVm
 from ..images.kernel import BZIMAGE, KernelImage, LinuxHeader
 from ..place import Place
-from .finding import Finding, Location, Party, Rule, Severity
+from .finding import Finding, Party, Rule, Severity, found_at
 
 WRONG_ARCH = Rule(
     "S2201", Severity.ERROR, "the kernel is for another architecture",
@@ -79,13 +79,13 @@ def _findings(vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Range 
     path = vm.kernel.kernel.path
     named = place if path is None else path.place
     if kernel.arch is not None and arch is not None and kernel.arch != arch:
-        yield _found(
+        yield found_at(
             WRONG_ARCH, f"the kernel is a {kernel.kind} for {kernel.arch}, and the VM is {arch}", named,
             fix=f"give a kernel for {arch}, or name {kernel.arch}",
         )  # fmt: skip
         return
     if kernel.kind == BZIMAGE:
-        yield _found(
+        yield found_at(
             BZ_IMAGE, "the kernel is a Linux bzImage, which needs the boot protocol of x86 and interrupts", named,
             fix="x86 guests here are bare-metal images (ELF or raw)",
         )  # fmt: skip
@@ -104,21 +104,21 @@ def _placement(arch: str | None, header: LinuxHeader, base: int, place: Place) -
     if arch == "aarch64":
         offset = header.text_offset if header.image_size else _OLD_TEXT_OFFSET
         if not is_aligned(base - offset, SIZE_2M):
-            yield _found(
+            yield found_at(
                 ARM_BASE,
                 f"the kernel is put at {base:#x}; its header asks for {offset:#x} above a multiple of 2 MiB",
                 place, fix=f"set kernel_load_addr and entry_point to {base - base % SIZE_2M + offset:#x}",
             )  # fmt: skip
         size = _PAGE_SIZES.get(header.flags >> 1 & 3)
         if size not in (None, "4 KiB"):
-            yield _found(PAGE_SIZE, f"the kernel is built for pages of {size}", place)
+            yield found_at(PAGE_SIZE, f"the kernel is built for pages of {size}", place)
     if arch == "riscv64" and not is_aligned(base, SIZE_2M):
-        yield _found(
+        yield found_at(
             RISCV_BASE, f"the kernel is put at {base:#x}, which is no multiple of 2 MiB", place,
             fix=f"set kernel_load_addr and entry_point to {base + -base % SIZE_2M:#x}",
         )  # fmt: skip
     if header.flags & _BIG_ENDIAN_FLAG:
-        yield _found(BIG_ENDIAN, "the kernel's header says that it is big-endian", place)
+        yield found_at(BIG_ENDIAN, "the kernel's header says that it is big-endian", place)
 
 
 def _room(vm: PlannedVm, spans: list[Range], place: Place) -> Iterator[Finding]:
@@ -126,7 +126,7 @@ def _room(vm: PlannedVm, spans: list[Range], place: Place) -> Iterator[Finding]:
         held = next((r for r in vm.plan.regions if r.map_type.takes_images and r.range.contains(span.start)), None)
         if held is not None and not held.range.covers(span):
             more = span.end - held.range.end
-            yield _found(
+            yield found_at(
                 OUTSIDE_REGION,
                 f"the kernel needs {span} of memory, which ends {more:#x} bytes beyond {held.label} {held.range}",
                 place,
@@ -141,7 +141,7 @@ def _entry(vm: PlannedVm, kernel: KernelImage, spans: list[Range], bios: Range |
         return
     if not any(span.contains(entry) for span in spans):
         where = ", ".join(str(span) for span in spans)
-        yield _found(
+        yield found_at(
             ENTRY_OUTSIDE,
             f"entry_point {entry:#x} lies outside the kernel, which is at {where}",
             vm.kernel.entry_place,
@@ -150,7 +150,7 @@ def _entry(vm: PlannedVm, kernel: KernelImage, spans: list[Range], bios: Range |
         )  # fmt: skip
     elif (kernel.header is not None or kernel.entry is not None) and entry != _beginning(vm, kernel, spans):
         begins = _beginning(vm, kernel, spans)
-        yield _found(
+        yield found_at(
             ENTRY_ELSEWHERE, f"entry_point is {entry:#x}, and the kernel is entered at {begins:#x}",
             vm.kernel.entry_place, fix=f"set entry_point to {begins:#x}",
         )  # fmt: skip
@@ -158,7 +158,3 @@ def _entry(vm: PlannedVm, kernel: KernelImage, spans: list[Range], bios: Range |
 
 def _beginning(vm: PlannedVm, kernel: KernelImage, spans: list[Range]) -> int:
     return spans[0].start if kernel.entry is None else kernel.entry
-
-
-def _found(rule: Rule, message: str, place: Place, parties: tuple[Party, ...] = (), fix: str = "") -> Finding:
-    return Finding(rule, message, parties, locations=(Location(place.file, place.line),), fix=fix)

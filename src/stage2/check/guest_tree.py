@@ -15,7 +15,7 @@ from ..images.fdt import Node, is_source, parse
 from ..images.fdt_walk import Placed, nodes, reservations
 from ..place import Place
 from ..ranges import RangeMap
-from .finding import Finding, Location, Party, Rule, Severity
+from .finding import Finding, Party, Rule, Severity, found_at
 
 DAMAGED = Rule(
     "S2221", Severity.ERROR, "the device tree cannot be read",
@@ -70,15 +70,15 @@ def check_tree(
     """
     if is_source(blob):
         fix = "compile it with `dtc -I dts -O dtb -o FILE.dtb FILE.dts` and name that"
-        return [_found(SOURCE, "the device tree is source text (.dts)", place, fix=fix)]
+        return [found_at(SOURCE, "the device tree is source text (.dts)", place, fix=fix)]
     try:
         root = parse(blob)
     except ImageError as error:
-        return [_found(DAMAGED, f"the device tree: {error.problem}", place)]
+        return [found_at(DAMAGED, f"the device tree: {error.problem}", place)]
     found = []
     if load_addr is not None and load_addr % _ALIGN:
         fix = f"set dtb_load_addr to {load_addr + -load_addr % _ALIGN:#x}"
-        found.append(_found(MISALIGNED, f"the device tree is put at {load_addr:#x}", place, fix=fix))
+        found.append(found_at(MISALIGNED, f"the device tree is put at {load_addr:#x}", place, fix=fix))
     return [*found, *_Tree(vm, root, reservations(blob), place, ramdisk).findings()]
 
 
@@ -88,7 +88,7 @@ class _Tree:
     def __init__(
         self, vm: PlannedVm, root: Node, reserved: Sequence[Range], place: Place, ramdisk: Range | None
     ) -> None:
-        self._vm, self._root, self._reserved, self._place, self._ramdisk = vm, root, reserved, place, ramdisk
+        self._root, self._reserved, self._place, self._ramdisk = root, reserved, place, ramdisk
         self._placed = list(nodes(root))
         self._ram: RangeMap[str] = RangeMap()
         self._backed: RangeMap[str] = RangeMap()
@@ -173,7 +173,7 @@ class _Tree:
         return ", ".join(str(span) for span, _ in self._ram) or "none"
 
     def _finding(self, rule: Rule, message: str, parties: tuple[Party, ...] = (), fix: str = "") -> Finding:
-        return _found(rule, message, self._place, parties, fix)
+        return found_at(rule, message, self._place, parties, fix)
 
 
 def _number(node: Node, name: str) -> int | None:
@@ -182,7 +182,3 @@ def _number(node: Node, name: str) -> int | None:
     if not 1 <= len(cells) <= 2:
         return None
     return cells[0] if len(cells) == 1 else cells[0] << 32 | cells[1]
-
-
-def _found(rule: Rule, message: str, place: Place, parties: tuple[Party, ...] = (), fix: str = "") -> Finding:
-    return Finding(rule, message, parties, locations=(Location(place.file, place.line),), fix=fix)

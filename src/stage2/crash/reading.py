@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from ..errors import ConfigError
 from ..formats.arm.syndromes import esr_of
 from ..formats.riscv.syndromes import INTERRUPT, cause_of, is_cause
+from ..formats.x86.ept_faults import MISCONFIGURATION_EXIT, VIOLATION_EXIT
+from ..formats.x86.syndromes import NPF_FINAL_OR_TABLE, error_of_words
 from ..formats.x86.syndromes import PAGE_FAULT as PAGE_FAULT_VECTOR
-from ..formats.x86.syndromes import error_of_words
 from .names import BY_KEY, LEVEL, NAMES, named
 from .numbers import MAX_TEXT, NUMBER, parse_register, shown
 from .shapes import PREFIX, SHAPES, Shape
@@ -19,12 +20,10 @@ _NAME = r"(?<![\w.:/])([A-Za-z][A-Za-z0-9_]*)"
 """No part of a path, of a file's line or of a module."""
 _PAIR = re.compile(rf"{_NAME}(?:\s*([=:])\s*|\s+-\s+|\s+(?=0[xX]))({NUMBER})(?![0-9A-Za-z_])")
 _GIVEN = re.compile(_NAME + r"\s*=\s*([^\s,;=\])}]*)")
-EXIT_REASONS = {"EPT_VIOLATION": 48, "EPT_MISCONFIG": 49}
+EXIT_REASONS = {"EPT_VIOLATION": VIOLATION_EXIT, "EPT_MISCONFIG": MISCONFIGURATION_EXIT}
 """As KVM names them (SDM, appendix C)."""
 _NESTED = frozenset({"NPF", "400"})
 """SVM's exit code of a nested page fault (APM, appendix C), as KVM names it or as a number."""
-_FINAL_OR_TABLE = 3 << 32
-"""EXITINFO1 of a nested page fault always has bit 32 or 33 (APM 15.25.6); no exit qualification does."""
 
 
 @dataclass(slots=True)
@@ -94,7 +93,6 @@ class _Reader:
         self._line = 0
         self._here: set[str] = set()
         """Keys that the present line has given."""
-        self._vector: int | None = None
 
     def take(self, number: int, line: str) -> None:
         """Read one line."""
@@ -212,16 +210,16 @@ def _exit(
 ) -> Iterator[tuple[str, int]]:
     """An exit as KVM prints it for both of x86: what the two numbers are hangs on the reason."""
     reason = (found.get("REASON") or "").upper()
-    nested = reason in _NESTED or (not reason and info1 is not None and bool(info1 & _FINAL_OR_TABLE))
+    nested = reason in _NESTED or (not reason and info1 is not None and bool(info1 & NPF_FINAL_OR_TABLE))
     if nested:
         address = info2 if gpa is None else gpa
         yield from ((key, value) for key, value in (("exitinfo1", info1), ("exitinfo2", address)) if value is not None)
         return
-    why = exit_reason(reason) if reason else EXIT_REASONS["EPT_VIOLATION"] if info1 is not None else None
+    why = exit_reason(reason) if reason else VIOLATION_EXIT if info1 is not None else None
     if why not in (None, *EXIT_REASONS.values()):
         ignored.append(f"exit reason {found['REASON']}")
         return
-    if why == EXIT_REASONS["EPT_MISCONFIG"]:
+    if why == MISCONFIGURATION_EXIT:
         yield "exit_reason", why
     elif info1 is not None:
         yield "qualification", info1
@@ -230,11 +228,8 @@ def _exit(
 
 
 def exit_reason(text: str) -> int:
-    """A VM exit's reason: a name of KVM's, or a number, decimal as the SDM counts them unless it is padded or has 0x.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """A VM exit's reason: a name of KVM's, or a number, decimal as the SDM counts them unless it is padded or has 0x;
+    0 for what is neither."""
     if text.upper() in EXIT_REASONS:
         return EXIT_REASONS[text.upper()]
     if text.isdecimal() and len(text) < 8:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from ..errors import ConfigError, Stage2Error
+from ..formats.arm.syndromes import hpfar_of
+from ..formats.riscv.syndromes import htval_of
 from ..formats.syndrome import FaultReport
 from .names import ADDRESS, BY_KEY, EPT, GPA, GVA, NPF, Source
 from .reading import Event, Reading
-
-_HTVAL_SHIFT, _HPFAR_SHIFT = 2, 8
-_FIPA = 0x0000_0FFF_FFFF_FFF0
 
 
 def report_all(reading: Reading) -> list[tuple[Event, FaultReport]]:
@@ -86,9 +85,8 @@ _HTVAL_NAMES = {"scause": "htval"}
 
 def _shifted(name: str, gpa: int) -> int:
     """A GPA as the register that reports it holds it."""
-    if name == "htval":
-        return gpa >> _HTVAL_SHIFT
-    return gpa >> _HPFAR_SHIFT & _FIPA if name == "hpfar" else gpa
+    holds = {"htval": htval_of, "hpfar": hpfar_of}.get(name)
+    return gpa if holds is None else holds(gpa)
 
 
 def _apart(first: str, second: str) -> ConfigError:

@@ -28,6 +28,7 @@ __all__ = [
     "encode_esr",
     "esr_of",
     "hardware_report",
+    "hpfar_of",
     "report",
 ]
 
@@ -149,7 +150,7 @@ def hardware_report(
             fault.kind, 2, level, access, lower=True, on_table=fault.on_table, instruction=instruction
         ),
         "FAR_EL2": gva or 0,
-        "HPFAR_EL2": gpa >> 8 & _FIPA,
+        "HPFAR_EL2": hpfar_of(gpa),
     }
 
 
@@ -222,6 +223,11 @@ _UNTOLD: Mapping[int | None, str] = {
 }
 """By exception level, where the stage cannot be told."""
 _DID = {Access.READ: "A read", Access.WRITE: "A write", Access.FETCH: "An instruction fetch", None: "An access"}
+
+
+def hpfar_of(gpa: int) -> int:
+    """HPFAR_EL2 of an IPA: its bits 51:12 in FIPA."""
+    return gpa >> 8 & _FIPA
 
 
 def _ipa(hpfar: int, gva: int | None) -> int:

@@ -175,7 +175,7 @@ def hardware_report(
     ("Transformed Instruction or Pseudoinstruction"), and otherwise 0, which hardware may always write.
     """
     scause = encode_scause(fault.kind, fmt.stage, access, bare=fmt.is_bare)
-    htval = gpa >> 2 if scause in GUEST_PAGE_FAULTS.values() else 0
+    htval = htval_of(gpa) if scause in GUEST_PAGE_FAULTS.values() else 0
     implicit = _IMPLICIT_WRITE if fault.on_mark else _IMPLICIT_READ
     return {
         "scause": scause,
@@ -183,6 +183,11 @@ def hardware_report(
         "htval": htval,
         "htinst": implicit if fault.on_table and htval else 0,
     }
+
+
+def htval_of(gpa: int) -> int:
+    """htval, or mtval2, of a GPA: shifted right by 2."""
+    return gpa >> 2
 
 
 def report(scause: int, stval: int | None = None, htval: int | None = None, htinst: int | None = None) -> FaultReport:

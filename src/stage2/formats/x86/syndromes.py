@@ -23,6 +23,8 @@ MANUAL_NPF = 'AMD APM Vol. 2, 15.25.6 "Nested versus Guest Page Faults, Fault Or
 _P, _W, _U, _RSVD, _I, _PK, _SS, _HLAT = (1 << bit for bit in range(8))
 _SGX, _RMP = 1 << 15, 1 << 31
 _NPF_FINAL, _NPF_TABLE = 1 << 32, 1 << 33
+NPF_FINAL_OR_TABLE = _NPF_FINAL | _NPF_TABLE
+"""EXITINFO1 of a nested page fault always has one of them; no exit qualification of EPT does."""
 
 
 def nested_page_fault(exitinfo1: int, exitinfo2: int | None = None) -> FaultReport:
