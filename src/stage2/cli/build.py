@@ -172,7 +172,10 @@ def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles]
 
     for part in parts:
         place = output / part.folder
-        print_renderable(text(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
+        line = text(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}")
+        # A path that is broken over two lines can be neither copied nor searched for.
+        line.no_wrap, line.overflow = True, "ignore"
+        print_renderable(line)
     print_renderable(indented(facts((name, f"{value:#x}\n{DUTIES[name]}") for name, value in registers.items())))
     for part in parts:
         for segment in part.segments:
