@@ -200,9 +200,11 @@ def _open(path: PathLike, wanted: FileKind, defines: Mapping[str, str] | None = 
     if kind is wanted:
         return document
     if kind is FileKind.UNKNOWN:
-        raise ConfigError(f"is {kind.value}: {_keys(document.root.keys)}; {wanted.value} wanted", file=document.file)
+        raise ConfigError(
+            f"is {kind.value}: {_keys(document.root.keys)}; wanted here: {wanted.value}", file=document.file
+        )
     advice = f"; give it with {_OPTIONS[kind]}" if kind in _OPTIONS else ""
-    raise ConfigError(f"is {kind.value}; {wanted.value} wanted{advice}", file=document.file)
+    raise ConfigError(f"is {kind.value}; wanted here: {wanted.value}{advice}", file=document.file)
 
 
 def _keys(keys: Sequence[str]) -> str:

@@ -180,7 +180,9 @@ def _peers(vm: VmConfig, share: ShareDeclaration, vms: Sequence[VmConfig]) -> di
         what = f"share {shown(share.name)}: peer {shown(peer)}"
         if not matches:
             known = ", ".join(other.label for other in vms[:8])
-            raise share.place.error(f"{what} is none of the VMs given: {known}")
+            raise share.place.error(
+                f"{what} is none of the VMs given, {known}: give the file of each VM that shares it, in one command"
+            )
         if len(matches) > 1:
             raise share.place.error(f"{what} is the name of {len(matches)} VMs: name it by its id")
         if matches[0] is vm:
