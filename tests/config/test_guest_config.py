@@ -392,7 +392,9 @@ def test_our_own_tables_are_read_from_the_file_beside(tmp_path: Path) -> None:
         "vm.stage2.toml:4: stage2.odd: unknown key, ignored",
         "vm.stage2.toml:9: other: unknown key, ignored",
     ]
-    with pytest.raises(ConfigError, match=r"is tables of ours .*, read with the VM file NAME\.toml beside it; a VM "):
+    with pytest.raises(
+        ConfigError, match=r"is tables of ours .*, read with the VM file NAME\.toml beside it; wanted here: a VM "
+    ):
         load_vm(beside)
 
 
