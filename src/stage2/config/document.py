@@ -89,7 +89,8 @@ class Item:
     def place(self) -> Place:
         positions = self.document.positions
         line = positions.line(self.path)
-        return Place(self.document.file, line, format_path(self.path), positions.likely(self.path))
+        column, width = positions.column(self.path)
+        return Place(self.document.file, line, format_path(self.path), positions.likely(self.path), column, width)
 
     def error(self, problem: str, kind: type[ConfigError] = ConfigError) -> ConfigError:
         """An error about this value, to be raised."""
