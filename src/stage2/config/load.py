@@ -69,6 +69,19 @@ def load_vm(
 ) -> PlannedVm:
     """Load a VM file, with `NAME.stage2.toml` beside it, and plan its memory; the plan's notices are among the VM's.
 
+    Args: as `read_vm_file`.
+
+    Raises:
+        ConfigError: the file is something else, or wrong.
+    """
+    return plan_vm(read_vm_file(path, generation=generation, defines=defines))
+
+
+def read_vm_file(
+    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
+) -> VmConfig:
+    """A VM file, with `NAME.stage2.toml` beside it, as it is: whether its memory fits together is not looked at.
+
     Args:
         path: the file.
         generation: the format it is in; None for what the file says, or shows.
@@ -80,7 +93,7 @@ def load_vm(
     document = _open(path, FileKind.VM, defines)
     beside = companion_name(document.file)
     ours = read_document(beside, defines) if os.path.lexists(beside) else None
-    return plan_vm(read_vm(document, generation, ours))
+    return read_vm(document, generation, ours)
 
 
 def load_platform(path: PathLike) -> PlatformConfig:
