@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..crash.page_tables import DumpedEntry, PageTables
 from .levels import level_text
-from .tables import facts, indented, text
+from .tables import facts, indented, text, unbroken
 
 
 def page_table_sentences(tables: PageTables) -> Iterator[str]:
@@ -57,7 +57,7 @@ def render_page_tables(tables: PageTables) -> list[RenderableType]:
     ]
     if (command := entry_command(tables)) is not None:
         # On a line of its own it can be copied whole.
-        parts += [text("What it says:"), text(command)]
+        parts += [text("What it says:"), unbroken(command)]
     return [*parts, indented(facts(rows))]
 
 
