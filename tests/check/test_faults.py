@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stage2.check import conflicts, cpus, every, file_notices, host_memory
 from stage2.cli.main import call
 
 FAULTS = sorted((Path(__file__).parent / "faults").iterdir())
@@ -35,6 +36,18 @@ def test_a_fault_is_found_once_and_told_in_one_whole_message(
     first = finding["locations"][0]
     assert ":".join(str(part) for part in (first["file"], first["line"], first["column"]) if part) == expected["at"]
     assert code == (1 if expected["severity"] == "error" else 0)
+
+
+def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
+    met = {fault.name.partition("-")[0] for fault in FAULTS}
+    judged = (*conflicts.RULES, *host_memory.RULES, *cpus.RULES, *file_notices.RULES)
+    # What no rule names is whatever a reader refuses; its own tests say what.
+    assert {rule.code for rule in judged} - met == {conflicts.OTHER.code}
+
+
+def test_a_rule_has_one_code_and_a_code_one_rule() -> None:
+    codes = [rule.code for rule in every.RULES]
+    assert len(set(codes)) == len(codes)
 
 
 def test_a_clean_file_stays_clean(

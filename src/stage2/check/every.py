@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
-from . import conflicts, file_notices, guest_images, guest_tree, kernel_layout
+from . import conflicts, cpus, file_notices, guest_images, guest_tree, host_memory, kernel_layout
 from .finding import Finding, Rule, Severity
 from .setup import Setup
 
 CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     conflicts.check_conflicts,
+    host_memory.check_host_memory,
+    host_memory.check_width,
+    cpus.check_cpus,
     file_notices.check_notices,
 )
 """What looks at VM files; images and kernels are looked at by those who have read them."""
@@ -19,6 +22,8 @@ RULES: tuple[Rule, ...] = (
     *guest_images.RULES,
     *guest_tree.RULES,
     *conflicts.RULES,
+    *host_memory.RULES,
+    *cpus.RULES,
     *file_notices.RULES,
 )
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}

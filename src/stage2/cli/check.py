@@ -82,15 +82,10 @@ def _setup(
     from ..config.load import load_host
     from .vm_files import read_vms
 
+    refused: list[ConfigError] = []
     host = None if platform is None else load_host(platform)
-    processor = None
-    if cpu is not None:
-        named = NamedCpu(cpu)
-        on = arch or (None if host is None else host.arch)
-        if on is None:
-            raise ConfigError(f"--cpu {cpu}: say of which architecture it is, with --arch or a --platform")
-        processor = named.on(on)
-    return set_up(read_vms(vms, generation, define), host, processor)
+    files = read_vms(vms, generation, define, refused.append)
+    return set_up(files, host, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
 
 
 def _explain(code: str) -> int:

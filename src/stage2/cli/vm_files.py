@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..config.conflict import Refuse
     from ..config.regions import PlannedVm
     from ..config.vm import VmConfig
 
@@ -36,15 +37,31 @@ def load_vms(
 
 
 def read_vms(
-    paths: Sequence[Path], generation: GenerationName | None = None, define: Sequence[str] | None = None
+    paths: Sequence[Path],
+    generation: GenerationName | None = None,
+    define: Sequence[str] | None = None,
+    refuse: Refuse | None = None,
 ) -> list[VmConfig]:
-    """VM files as they are, whether or not their memory fits together; otherwise as `load_vms`."""
+    """VM files as they are, whether or not their memory fits together; otherwise as `load_vms`.
+
+    Args:
+        refuse: what is done with a file that says what cannot be; None ends at the first. One that is no TOML, or is
+            another kind of file, ends it always.
+    """
+    from ..config.conflict import raise_it
     from ..config.generation import Generation
-    from ..config.load import read_vm_file
+    from ..config.load import open_vm
+    from ..config.vm import read_vm
 
     defines = dict(_definition(text) for text in define or ())
     stated = None if generation is None else Generation(generation)
-    return [read_vm_file(path, generation=stated, defines=defines) for path in paths]
+    found = []
+    for document, ours in [open_vm(path, defines) for path in paths]:
+        try:
+            found.append(read_vm(document, stated, ours))
+        except ConfigError as error:
+            (refuse or raise_it)(error)
+    return found
 
 
 def _definition(text: str) -> tuple[str, str]:

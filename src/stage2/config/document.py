@@ -37,10 +37,17 @@ _LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000}")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a user should know that does not stop anything; `str()` is one line for the user."""
+    """Something a user should know that does not stop anything; `str()` is one line for the user.
+
+    Args:
+        text: what.
+        place: where.
+        kind: which rule of `check` tells of it too; empty where none does.
+    """
 
     text: str
     place: Place
+    kind: str = ""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.place), self.place.key, self.text) if part)
@@ -96,9 +103,9 @@ class Item:
         """An error about this value, to be raised."""
         return self.place.error(problem, kind)
 
-    def notice(self, text: str) -> None:
-        """Record something worth knowing about this value."""
-        self.document.notices.append(Notice(text, self.place))
+    def notice(self, text: str, kind: str = "") -> None:
+        """Record something worth knowing about this value; `kind` as in `Notice`."""
+        self.document.notices.append(Notice(text, self.place, kind))
 
     def wanted(self, what: str) -> ConfigError:
         """The error for a value of another kind than `what`."""

@@ -90,10 +90,19 @@ def read_vm_file(
     Raises:
         ConfigError: the file is something else, or wrong.
     """
+    document, ours = open_vm(path, defines)
+    return read_vm(document, generation, ours)
+
+
+def open_vm(path: PathLike, defines: Mapping[str, str] | None = None) -> tuple[Document, Document | None]:
+    """A VM file, and `NAME.stage2.toml` beside it where that is there, with nothing but TOML read.
+
+    Raises:
+        ConfigError: one of them is no TOML, or the first is another kind of file.
+    """
     document = _open(path, FileKind.VM, defines)
     beside = companion_name(document.file)
-    ours = read_document(beside, defines) if os.path.lexists(beside) else None
-    return read_vm(document, generation, ours)
+    return document, read_document(beside, defines) if os.path.lexists(beside) else None
 
 
 def load_platform(path: PathLike) -> PlatformConfig:

@@ -114,18 +114,19 @@ class _Party:
             raise wrapped(self.place, error) from None
 
 
-def plan_vm(vm: VmConfig, starts: Starts | None = None) -> PlannedVm:
+def plan_vm(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = raise_it) -> PlannedVm:
     """The VM with the plan of its memory; the plan's notices are among the VM's.
 
     Args:
         vm: the VM as its file has it.
         starts: where identical memory lies whose place upstream's allocator decides; None for a VM on a host of its
             own, of which nothing is known.
+        refuse: as for `plan_regions`.
 
     Raises:
         ConfigError: as `plan_regions`.
     """
-    plan = plan_regions(vm, starts)
+    plan = plan_regions(vm, starts, refuse)
     kernel, _ = placed_kernel(vm, plan.starts)
     own = {entry.name: getattr(vm, entry.name) for entry in fields(VmConfig)}
     notices = in_order((*vm.notices, *plan.notices))
