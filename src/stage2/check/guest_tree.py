@@ -79,7 +79,11 @@ def check_tree(
     if load_addr is not None and load_addr % _ALIGN:
         fix = f"set dtb_load_addr to {load_addr + -load_addr % _ALIGN:#x}"
         found.append(found_at(MISALIGNED, f"the device tree is put at {load_addr:#x}", place, fix=fix))
-    return [*found, *_Tree(vm, root, reservations(blob), place, ramdisk).findings()]
+    try:
+        tree = _Tree(vm, root, reservations(blob), place, ramdisk)
+    except ImageError as error:
+        return [*found, found_at(DAMAGED, f"the device tree: {error.problem}", place)]
+    return [*found, *tree.findings()]
 
 
 class _Tree:
