@@ -251,16 +251,17 @@ class AddressSpace:
                 self._tracking.forget(span)
         return edit
 
-    def clear(self) -> None:
+    def clear(self) -> Edit:
         """Undeclare everything."""
         with self.lock:
-            self.unmap(self.range.start, self.range.size)
+            return self.unmap(self.range.start, self.range.size)
 
     def destroy(self) -> None:
         """Give back all frames and tables. Harmless when repeated."""
         with self.lock:
             if len(self._regions):
-                self.clear()
+                # Whoever ends a VM drops all that its identifier tags; this is a part of that.
+                _ = self.clear().owed
             self.page_table.destroy()
             self.destroyed = True
 
