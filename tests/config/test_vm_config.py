@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stage2.config.devices import Generation, InterruptMode
+from stage2.config.devices import InterruptMode
 from stage2.config.document import parse_document
+from stage2.config.generation import Generation
 from stage2.config.images import ImagePath
 from stage2.config.load import load_vm
 from stage2.config.regions import plan_regions

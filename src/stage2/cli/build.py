@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_span
+from .vm_files import GenerationName
 
 if TYPE_CHECKING:
     from ..address import Range
@@ -34,6 +35,8 @@ def build(
     protect_tables: Annotated[bool, Parameter(negative="")] = False,
     tables_at: str | None = None,
     reserve: Annotated[list[str] | None, Parameter(negative="")] = None,
+    generation: GenerationName | None = None,
+    define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -75,6 +78,12 @@ def build(
     reserve
         Host memory to leave alone: ADDRESS:SIZE, such as what firmware or a device tree reserves; may be given several
         times.
+    generation
+        Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
+        or shows its own.
+    define
+        NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
+        asked. May be given several times.
     json_output
         Print the manifest instead of a summary.
     """
@@ -100,6 +109,8 @@ def build(
         stage2_format=stage2_format,
         cpu=cpu,
         smp=smp,
+        generation=generation,
+        define=define,
         reserved=[_whole("--reserve", span) for span in reserve or ()],
     )
     host = make() if tables_at is None else _placed(make, tables_at)

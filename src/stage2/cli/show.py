@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import ImageError, Stage2Error
+from .vm_files import GenerationName, load_vms
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,6 +37,8 @@ def show(
     platform: Path | None = None,
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
+    generation: GenerationName | None = None,
+    define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what configuration files were understood to say. Needs neither images nor an architecture.
@@ -51,12 +54,18 @@ def show(
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
+    generation
+        Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
+        or shows its own.
+    define
+        NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
+        asked. May be given several times.
     json_output
         Print JSON instead of tables.
     """
     from ..config.board import BoardConfig
     from ..config.cpu import NamedCpu
-    from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, load_vm, recognise
+    from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, recognise
     from ..config.stage2_format import named_format
     from ..render.config_json import Json, board_json, defconfig_json, file_json, platform_json, show_json
     from ..render.findings import render_findings
@@ -97,7 +106,7 @@ def show(
             facts = board_json(board)
             shown.append(render_board(board))
         else:
-            vms.append(load_vm(path))
+            vms += load_vms([path], generation, define)
             formats.append(_format(vms[-1], host, named, named_cpu))
             shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))

@@ -25,7 +25,8 @@ from .devices import PassthroughDevice
 from .document import Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
-from .vm import GuestImage, VmConfig
+from .kernel_config import GuestImage
+from .vm import VmConfig
 
 _NEAR = 8
 """Limit: passed-through ranges on either side that are looked at for neighbours in a page."""

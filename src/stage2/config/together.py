@@ -66,9 +66,9 @@ class _Claim:
 def check_together(vms: Sequence[PlannedVm]) -> Together:
     """Check VMs that are to run on one host.
 
-    Ids must differ. Host memory that one VM maps one to one must belong to no other VM. Every share must be
-    declared by all who take part: same name, same size, naming each other. A device that two VMs are given is a
-    notice.
+    Ids must differ, and host CPUs that are dedicated to one VM. Host memory that one VM maps one to one must belong to
+    no other VM. Every share must be declared by all who take part: same name, same size, naming each other. A device
+    that two VMs are given is a notice.
 
     Raises:
         ConfigError: one of these rules is broken.
@@ -90,8 +90,28 @@ def check_together(vms: Sequence[PlannedVm]) -> Together:
                 Notice(f"{vm.label} has the name of {names[vm.name].label} of {names[vm.name].file}", vm.place)
             )
         names.setdefault(vm.name, vm)
+    _check_dedicated(vms)
     notices += _check_host_memory(vms)
     return Together(_agree(vms), tuple(notices))
+
+
+def _check_dedicated(vms: Sequence[VmConfig]) -> None:
+    """Refuse a host CPU that two VMs have for themselves alone."""
+    taken: dict[int, VmConfig] = {}
+    for vm in vms:
+        if not vm.dedicated_cpus:
+            continue
+        masks = 0
+        for mask in vm.phys_cpu_sets or ():
+            masks |= mask
+        for cpu in (cpu for cpu in range(masks.bit_length()) if masks >> cpu & 1):
+            if cpu in taken:
+                other = taken[cpu]
+                raise vm.place.error(
+                    f"{vm.label} and {other.label} of {other.place} both have host CPU {cpu} dedicated to them: "
+                    "give them masks of different CPUs in phys_cpu_sets"
+                )
+        taken |= dict.fromkeys((cpu for cpu in range(masks.bit_length()) if masks >> cpu & 1), vm)
 
 
 def _check_host_memory(vms: Sequence[PlannedVm]) -> list[Notice]:

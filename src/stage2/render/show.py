@@ -37,7 +37,7 @@ def render_vm(vm: PlannedVm, fetched: Collection[str] = (), fmt: Format | None =
     ram = sum(region.size for region in regions if region.map_type.is_ram)
     rows = [
         ("file", vm.file),
-        ("kind", f"{vm.vm_type.name.lower()} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
+        ("kind", f"{vm.kind} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
         ("arch", _arch(vm, fmt)),
         ("entry", f"{vm.kernel.entry_point:#x}"),
     ]
@@ -178,6 +178,8 @@ def _device_table(vm: VmConfig) -> RenderableType | None:
         size = format_size(emulated.size) if emulated.size else ""
         irq = "" if emulated.irq is None else str(emulated.irq)
         rows.append(("emulated", at, size, "", irq, f"{emulated.name} ({emulated.type_name})"))
+    rows += [("virtual", "", "", "", "", f"{device.id} ({device.model})") for device in lists.virtual]
+    rows += [("kept off", "", "", "", "", f"{node.path} (device tree node)") for node in lists.disabled]
     if not rows:
         return None
     return table(
