@@ -125,29 +125,29 @@ class HostTree:
         """Whether a node and all above it may be used."""
         return placed.path not in self._off
 
-    def find(self, name: str) -> Placed:
+    def find(self, name: str, *, hint: bool = True) -> Placed:
         """A node by its path (unit addresses may be left out where that is unambiguous), alias or label.
 
         Args:
             name: `/soc/serial@10000000`, `serial0`, `serial0/child`, `&uart0`.
+            hint: say in the error what may have been meant, which takes a look at all nodes.
 
         Raises:
             ImageError: there is none, or several.
         """
         if name.startswith("/"):
-            return self._at(name, name)
+            return self._at(name, name, hint)
         first, _, rest = name.partition("/")
         target = None if first.startswith("&") else self._text("/aliases", first)
         if target is None:
             target = self._text("/__symbols__", first.removeprefix("&"))
         if target is None:
+            near = self._near(name) if hint else ""
             known = "" if self._tree.source or "/__symbols__" in self._index else ", and it has no labels"
-            raise ImageError(
-                f"has no alias or label {shown(name)}{known}{self._near(name)}: write the node's path", file=self.file
-            )
+            raise ImageError(f"has no alias or label {shown(name)}{known}{near}: write the node's path", file=self.file)
         if not target.startswith("/"):
             raise ImageError(f"{shown(first)} leads to {shown(target)}, which is no path", file=self.file)
-        return self._at(f"{target}/{rest}" if rest else target, name)
+        return self._at(f"{target}/{rest}" if rest else target, name, hint)
 
     def below(self, placed: Placed) -> Iterator[Placed]:
         """A node and all nodes below it."""
@@ -182,7 +182,7 @@ class HostTree:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _at(self, path: str, asked: str) -> Placed:
+    def _at(self, path: str, asked: str, hint: bool) -> Placed:
         """The node at a path whose parts may lack their unit addresses."""
         number = self._index.get(path.rstrip("/"))
         if number is not None:
@@ -195,7 +195,8 @@ class HostTree:
                 names = ", ".join(f"{where}/{child.name}" for child in fitting[:4])
                 raise ImageError(f"{shown(asked)} may be {names}: write the unit address", file=self.file)
             if not fitting:
-                raise ImageError(f"has no node {shown(asked)}{self._near(path)}", file=self.file)
+                near = self._near(path) if hint else ""
+                raise ImageError(f"has no node {shown(asked)}{near}", file=self.file)
             where, children = f"{where}/{fitting[0].name}", fitting[0].children
         if not where:
             raise ImageError(f"{shown(asked)} is the root, which is no device", file=self.file)

@@ -1,0 +1,71 @@
+"""What a VM gets with a node of the host's device tree: its registers, those of what is below it, PCI's windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..address import Range
+from ..errors import ImageError
+from .fdt_walk import Placed
+from .host_tree import HostTree
+
+_NO_DEVICES = ("/cpus", "/memory", "/reserved-memory", "/chosen", "/aliases", "/__symbols__")
+"""Nodes at the top that stand for no device, with what is below them (2.2.3 and chapter 3 of the specification)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRange:
+    """Addresses on the CPU's bus that belong to a node.
+
+    Args:
+        node: the path.
+        span: the addresses, as the tree has them: not widened to pages.
+        what: what they are to the node: `registers`, or `PCI window`.
+    """
+
+    node: str
+    span: Range
+    what: str = "registers"
+
+
+def node_ranges(tree: HostTree, path: str, excluded: Sequence[str] = ()) -> tuple[NodeRange, ...]:
+    """All ranges that come with a node: its own, those of enabled nodes below it, and the windows of PCI hosts.
+
+    Args:
+        tree: the host's.
+        path: of the node, "/" for all; an alias or a label will do.
+        excluded: nodes to leave out, with what is below them; those that do not exist are none.
+
+    Raises:
+        ImageError: there is no such node, or its own reg is damaged.
+    """
+    out = set(_paths(tree, excluded))
+    found: list[NodeRange] = []
+    windows = {host.place.path: host.windows for host in tree.pci}
+    top = None if path == "/" else tree.find(path)
+    for placed in tree.nodes if top is None else tree.below(top):
+        if placed.path in out or placed.path.rpartition("/")[0] in out:
+            out.add(placed.path)
+            continue
+        if (placed is not top and not tree.enabled(placed)) or not is_device(placed):
+            continue
+        if placed is top and placed.missing and "reg" in placed.node.properties:
+            raise tree.place(placed).error(placed.missing)
+        found += [NodeRange(placed.path, span) for span in placed.ranges or ()]
+        found += [NodeRange(placed.path, window.span, "PCI window") for window in windows.get(placed.path, ())]
+    return tuple(found)
+
+
+def is_device(placed: Placed) -> bool:
+    """Whether a node stands for a device, or a bus of them, and not for memory, a CPU or mere words."""
+    top = "/" + placed.path.split("/")[1].split("@")[0]
+    return top not in _NO_DEVICES and placed.node.text("device_type") != "memory"
+
+
+def _paths(tree: HostTree, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        try:
+            yield tree.find(name, hint=False).path
+        except ImageError:
+            continue
