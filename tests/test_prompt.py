@@ -50,7 +50,8 @@ def _examples(folder: Path) -> list[object]:
         table.mappings()[0], space.query(RAM), space.handle_page_fault(RAM, stage2.Access.READ), stage2.Edit(),
         space.translate_many([RAM, 1]), space.translate_many([[RAM] * 512] * 512), host.vms[0], host, stage2.Options(),
         space.translate_gva_many([RAM] * 100_000, guest.regime), stage2.GuestMemory(space),
-        frames.owners.at(table.root), stage2.GuestVirtualMemory(space, guest.regime), stage2.ReverseMap([space]), *named("riscv64").values(),
+        frames.owners.at(table.root), stage2.GuestVirtualMemory(space, guest.regime), stage2.ReverseMap([space]),
+        *named("riscv64").values(),
     ]  # fmt: skip
 
 

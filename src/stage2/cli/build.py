@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..address import Range
     from ..tableimage.pieces import TableFiles
     from ..vm.host import Host
+    from ..vm.report import RegionReport
 
 
 def build(
@@ -139,6 +140,7 @@ def build(
         return 0
     for vm in contents:
         _print(f"VM {vm.id} {plain(vm.name)}", vm.registers, [vm.files], output)
+        _print_regions(vm.regions)
     if own is not None:
         _print("hypervisor", own.registers, own.halves, output)
     if (said := assumed_host(host.platform)) is not None:
@@ -186,3 +188,17 @@ def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles]
     for part in parts:
         for segment in part.segments:
             print_renderable(indented(text(f"{len(segment.data):#x} bytes at HPA {segment.hpa:#x}")))
+
+
+def _print_regions(regions: Sequence[RegionReport]) -> None:
+    """Where in host memory a VM's regions lie."""
+    from ..address import Range
+    from ..render.plain import plain
+    from ..render.tables import facts, indented, print_renderable
+
+    rows = [
+        (plain(region.name), "\n".join(f"HPA {Range(start, end)}" for start, end in region.hpa))
+        for region in regions
+        if region.hpa
+    ]
+    print_renderable(indented(facts(rows)))

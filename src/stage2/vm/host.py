@@ -36,6 +36,7 @@ from .vm import Vm
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 _VMID_BITS = 14
+_KEPT_FREE = Owner(OwnerKind.RESERVED, "reserved by the user")
 """Of VMIDs that every format has room for: hgatp's are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
@@ -236,7 +237,7 @@ def _reserve(host: Host, spans: Sequence[Range]) -> None:
             part = ram.intersection(span)
             if part is not None:
                 try:
-                    host.frames.claim(part, owner=Owner(OwnerKind.RESERVED, "reserved by the user"))
+                    host.frames.claim(part, owner=_KEPT_FREE)
                 except OwnerConflictError as error:
                     raise ConfigError(f"--reserve {span}: {error}") from None
 
@@ -249,7 +250,16 @@ def _window(host: Host, span: Range) -> FrameWindow:
     """
     if not host.memory.contains(span.start, span.size):
         ram = ", ".join(str(part) for part in host.memory.ranges)
-        raise ConfigError(f"--tables-at {span}: not all of it is host memory: RAM is {ram}")
+        assumed = ", which was assumed since no host was given: name yours with --platform"
+        raise ConfigError(
+            f"--tables-at {span}: not all of it is host memory: RAM is {ram}"
+            + (assumed if host.platform.file is None else "")
+        )
+    for taken, owner in host.frames.owners:
+        if owner == _KEPT_FREE and taken.overlaps(span):
+            raise ConfigError(
+                f"--tables-at {span}: {taken} of it is reserved: choose a window that no reservation reaches into"
+            )
     try:
         return FrameWindow(host.frames, span)
     except OwnerConflictError as error:
