@@ -167,7 +167,7 @@ def test_below_the_width_that_a_table_needs_each_row_is_a_block(
     monkeypatch.setenv("COLUMNS", "60")
     assert call(["show", str(FIXTURES / "head.toml")]) == 0
     text = capsys.readouterr().out
-    block = "  GPA: 0x80000000\n  end: 0xc0000000\n  size: 1 GiB\n  flags: rwx---\n  type: MAP_IDENTICAL\n"
+    block = "  GPA: 0x80000000\n  end: 0xc0000000\n  size: 1 GiB\n  flags: rwxu--\n  type: MAP_IDENTICAL\n"
     assert block in text
 
 

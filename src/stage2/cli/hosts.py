@@ -48,6 +48,7 @@ def build_host(
     from ..config.stage2_format import named_format
     from ..space.region import Populate
     from ..vm.host import PAGE_SIZES, Options, build
+    from ..vm.placing import on_host
     from .notices import print_notices
 
     configs = load_vms(vms, generation, define)
@@ -55,6 +56,8 @@ def build_host(
     if isinstance(host_platform, PlatformConfig):
         host_platform = host_platform.with_cpus(smp)
     fmt = None if stage2_format is None else named_format(stage2_format)
+    taken = [*reserved, *([] if tables_at is None else [tables_at])]
+    configs = on_host(configs, host_platform, taken)
     if not quiet:
         print_notices([notice for config in configs for notice in config.notices])
     options = Options(

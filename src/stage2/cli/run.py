@@ -152,10 +152,12 @@ def run_configs(
     from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
     from ..vm.images import check_images, read_images
+    from ..vm.placing import on_host
     from .notices import print_findings, print_notices
 
     # Standard output is the JSON's alone when it goes there.
     quiet = quiet or str(json_file) == "-"
+    configs = on_host(configs, platform)
     print_notices([notice for config in configs for notice in config.notices])
     print_notices([] if defconfig is None else defconfig.notices)
     images = [read_images(config) for config in configs]
@@ -176,10 +178,10 @@ def run_configs(
         sink=writer,
     ) as host:
         print_notices(host.notices)
-        for vm, config, found in zip(host.vms, configs, images, strict=True):
+        for vm, config, found in zip(host.vms, host.configs, images, strict=True):
             print_findings(check_images(config, found, vm.arch), config.place)
             require_interrupts(vm.arch, config, found)
-        for vm, config, found in zip(host.vms, configs, images, strict=True):
+        for vm, config, found in zip(host.vms, host.configs, images, strict=True):
             load_images(vm, config, found)
         interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
         outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)

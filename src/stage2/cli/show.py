@@ -78,7 +78,6 @@ def show(
     )
     from ..render.tables import print_renderable, stack, text
 
-    vms: list[PlannedVm] = []
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[Json] = []
@@ -90,8 +89,11 @@ def show(
         shown.append(render_board(host))
     elif host is not None:
         shown.append(render_platform(host))
-    for path in files:
-        kind = recognise(path)
+    kinds = [recognise(path) for path in files]
+    others = (FileKind.PLATFORM, FileKind.DEFCONFIG, FileKind.BOARD)
+    vm_files = [path for path, kind in zip(files, kinds, strict=True) if kind not in others]
+    vms = _placed(load_vms(vm_files, generation, define), host)
+    for path, kind in zip(files, kinds, strict=True):
         facts: Json = {}
         if kind is FileKind.PLATFORM:
             hosts.append(load_platform(path))
@@ -106,9 +108,9 @@ def show(
             facts = board_json(board)
             shown.append(render_board(board))
         else:
-            vms += load_vms([path], generation, define)
-            formats.append(_format(vms[-1], host, named, named_cpu))
-            shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
+            vm = vms[len(formats)]
+            formats.append(_format(vm, host, named, named_cpu))
+            shown.append(render_vm(vm, _fetched(vm), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
     problem, notices = _together(vms, formats, host, named, named_cpu)
     found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
@@ -127,6 +129,19 @@ def show(
     for number, item in enumerate(shown):
         print_renderable(item if number == 0 else stack((text(""), item)))
     return 0
+
+
+def _placed(vms: list[PlannedVm], host: PlatformConfig | BoardConfig | None) -> list[PlannedVm]:
+    """VMs as they lie on the host; each as by itself where that cannot be, and `_together` says why."""
+    from ..config.platform import PlatformConfig
+
+    if len(vms) < 2 and not isinstance(host, PlatformConfig):
+        return vms
+    from ..vm.placing import on_host
+
+    with contextlib.suppress(Stage2Error):
+        return on_host(vms, host)
+    return vms
 
 
 def _format(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from ..errors import EncodingError
-from ..flags import MappingFlags, MapType
+from ..flags import RWX, MappingFlags, MapType
 from .document import Item, Table, shown
 from .extensions import RegionDeclaration
 from .extent import read_flags, read_pages
+from .generation import Generation
 
 REGION_SHAPE = "[gpa, size, flags, map_type]"
 
 
-def read_memory_regions(kernel: Table) -> tuple[RegionDeclaration, ...]:
-    """Read `memory_regions`.
+_ALL = RWX | MappingFlags.USER
+"""What RAM is mapped with since head."""
+
+
+def read_memory_regions(kernel: Table, generation: Generation) -> tuple[RegionDeclaration, ...]:
+    """Read `memory_regions`. Since head upstream does not use their flags.
 
     Raises:
         ConfigError: an entry is wrong.
@@ -22,7 +27,7 @@ def read_memory_regions(kernel: Table) -> tuple[RegionDeclaration, ...]:
     for entry in kernel.elements("memory_regions", f"an array of {REGION_SHAPE}"):
         gpa_item, size_item, flags_item, type_item = entry.tuple_of(REGION_SHAPE, 4)
         map_type = _map_type(type_item)
-        flags = read_flags(flags_item)
+        flags = _unused_flags(flags_item) if generation.moves_identical else read_flags(flags_item)
         gpa, size = read_pages(gpa_item, size_item, hpa=map_type.is_identity)
         hpa = None
         kind = "reserved" if map_type is MapType.MAP_RESERVED else "ram"
@@ -40,6 +45,20 @@ def _map_type(item: Item) -> MapType:
         raise item.error(
             f"map_type {shown(item.value)} does not exist: 0 is MAP_ALLOC, 1 MAP_IDENTICAL, 2 MAP_RESERVED"
         ) from None
+
+
+def _unused_flags(item: Item) -> MappingFlags:
+    """What RAM is mapped with, whatever its flags say."""
+    number = item.integer()
+    try:
+        flags = MappingFlags.from_bits(number)
+        differ = flags | MappingFlags.USER != _ALL
+        seed = "leave this region out" if flags & MappingFlags.DEVICE else f"map it {flags.short}"
+    except EncodingError:
+        differ, seed = True, "refuse them"
+    if differ:
+        item.notice(f"flags {shown(number)} are not used since head: RAM is {_ALL.short}; the seed would {seed}")
+    return _ALL
 
 
 def _device_flags(item: Item, flags: MappingFlags, map_type: MapType) -> MappingFlags:

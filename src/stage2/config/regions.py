@@ -13,7 +13,7 @@ The rules, in the order they are applied:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
 from ..errors import AddressError, ConfigError, EncodingError
@@ -25,7 +25,8 @@ from .devices import PassthroughDevice
 from .document import Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
-from .kernel_config import GuestImage
+from .load_addresses import check_addresses
+from .placement import Starts, identical_starts, placed_kernel, placed_memory, placement_notices, with_images
 from .vm import VmConfig
 
 _NEAR = 8
@@ -40,21 +41,29 @@ class RegionPlan:
     Args:
         regions: sorted by GPA, disjoint; RAM, ROM, shares, passed-through and emulated devices.
         notices: what the plan did that the file does not say.
+        starts: the regions whose place upstream's allocator decides, by name, and where they are assumed to begin.
     """
 
     regions: tuple[MemoryRegion, ...]
     notices: tuple[Notice, ...]
+    starts: Starts = field(default_factory=dict)
+
+    def is_assumed(self, region: MemoryRegion) -> bool:
+        """Whether a region's place was assumed."""
+        return region.map_type is MapType.MAP_IDENTICAL and self.starts.get(region.name) == region.start
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedVm(VmConfig):
-    """A VM whose declarations were found to fit together.
+    """A VM whose declarations fit together; its kernel has the addresses that upstream makes of the file's.
 
     Args:
         plan: its memory. Other images than the file's leave it as it is: they are loaded where the file says.
+        declared: the VM as its file has it.
     """
 
     plan: RegionPlan
+    declared: VmConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +113,61 @@ class _Party:
             raise wrapped(self.place, error) from None
 
 
-def plan_vm(vm: VmConfig) -> PlannedVm:
-    """The VM with the plan of its memory, made once; the plan's notices are among the VM's.
+def plan_vm(vm: VmConfig, starts: Starts | None = None) -> PlannedVm:
+    """The VM with the plan of its memory; the plan's notices are among the VM's.
+
+    Args:
+        vm: the VM as its file has it.
+        starts: where identical memory lies whose place upstream's allocator decides; None for a VM on a host of its
+            own, of which nothing is known.
 
     Raises:
         ConfigError: as `plan_regions`.
     """
-    plan = plan_regions(vm)
-    declared = {field.name: getattr(vm, field.name) for field in fields(vm)}
-    return PlannedVm(**declared | {"notices": in_order((*vm.notices, *plan.notices))}, plan=plan)
+    plan = plan_regions(vm, starts)
+    kernel, _ = placed_kernel(vm, plan.starts)
+    own = {entry.name: getattr(vm, entry.name) for entry in fields(VmConfig)}
+    notices = in_order((*vm.notices, *plan.notices))
+    return PlannedVm(**own | {"notices": notices, "kernel": kernel}, plan=plan, declared=vm)
 
 
-def plan_regions(vm: VmConfig) -> RegionPlan:
+def plan_together(
+    vms: Sequence[PlannedVm], memory: Sequence[Range] | None = None, taken: Sequence[Range] = ()
+) -> list[PlannedVm]:
+    """VMs as they lie beside each other on one host: identical memory whose place upstream's allocator decides.
+
+    Args:
+        vms: the VMs, each planned by itself.
+        memory: the host's RAM; None where nothing says.
+        taken: host memory that no VM gets.
+
+    Raises:
+        ConfigError: a VM finds no room, or does not fit together where it does.
+    """
+    found = []
+    for vm, starts in zip(vms, identical_starts([vm.declared for vm in vms], memory, taken), strict=True):
+        if starts == vm.plan.starts:
+            found.append(vm)
+        else:
+            found.append(plan_vm(replace(vm.declared, kernel=with_images(vm.declared.kernel, vm.kernel)), starts))
+    return found
+
+
+def plan_regions(vm: VmConfig, starts: Starts | None = None) -> RegionPlan:
     """Make one list of regions of everything the VM's file declares.
+
+    Args:
+        vm, starts: as for `plan_vm`.
 
     Raises:
         ConfigError: declarations overlap or contradict each other, or the guest would start or be loaded where
             there is no memory for it.
     """
-    notices: list[Notice] = []
-    declared = (*vm.memory, *vm.extensions.regions)
+    if starts is None:
+        (starts,) = identical_starts([vm])
+    kernel, notices = placed_kernel(vm, starts)
+    notices += placement_notices(vm, starts)
+    declared = (*placed_memory(vm, starts), *vm.extensions.regions)
     owned = [_owned(region) for region in declared if region.map_type.is_ram]
     owned += [_rom(rom) for rom in vm.roms]
     owned += [
@@ -154,11 +198,11 @@ def plan_regions(vm: VmConfig) -> RegionPlan:
     mapped = _punch(mmio, traps, notices)
     parties = sorted((*owned, *mapped, *traps), key=_start)
     regions = tuple(party.region() for party in parties)
-    _check_addresses(vm, regions)
+    check_addresses(kernel, regions)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
     notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.nodes]
-    return RegionPlan(regions, tuple(notices))
+    return RegionPlan(regions, tuple(notices), starts)
 
 
 def _start(party: _Party) -> int:
@@ -353,49 +397,3 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
             for _, held in ram.overlapping(host)
         ]
     return notices
-
-
-def _check_addresses(vm: VmConfig, regions: Sequence[MemoryRegion]) -> None:
-    index: RangeMap[MemoryRegion] = RangeMap(merge=False)
-    for region in regions:
-        index.add(region.range, region)
-    kernel = vm.kernel
-    found = index.find(kernel.entry_point)
-    problem = f"entry point {kernel.entry_point:#x} is"
-    if found is None:
-        raise kernel.entry_place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
-    if not found[1].map_type.may_execute:
-        raise kernel.entry_place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
-    if not found[1].flags & MappingFlags.EXECUTE:
-        raise kernel.entry_place.error(
-            f"{problem} in {_named(found[1])}, which is not executable ({found[1].flags.short}): "
-            "add flag bit 2 (0x4) to the region"
-        )
-    for image in kernel.images:
-        _check_image(image, index, regions)
-
-
-def _check_image(image: GuestImage, index: RangeMap[MemoryRegion], regions: Sequence[MemoryRegion]) -> None:
-    if image.load_addr is None:
-        return
-    found = index.find(image.load_addr)
-    problem = f"the {image.role} is to be loaded at {image.load_addr:#x},"
-    if found is None:
-        raise image.place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
-    if found[1].map_type is MapType.ROM:
-        raise image.place.error(
-            f"{problem} in {_named(found[1])}: a ROM holds the image that [[rom]] names and no other"
-        )
-    if not found[1].map_type.is_ram:
-        raise image.place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
-
-
-def _named(region: MemoryRegion) -> str:
-    return f"{region.map_type.noun} {shown(region.label)} {region.range} of {region.place}"
-
-
-def _ram_list(regions: Sequence[MemoryRegion]) -> str:
-    ram = [str(region.range) for region in regions if region.map_type.is_ram]
-    if not ram:
-        return "it has no RAM at all"
-    return "its RAM is " + ", ".join(ram[:4]) + (f" and {len(ram) - 4} more" if len(ram) > 4 else "")

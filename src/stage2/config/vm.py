@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
+from ..flags import RWX, MapType
 from ..place import Place
 from .devices import Devices, read_devices
 from .document import Document, Item, Notice, Table, in_order, shown
@@ -178,7 +179,8 @@ def _read_older(
     cpu_sets = _cpu_list(base, "phys_cpu_sets", cpu_num)
     arch = base.optional_choice("arch", ARCHITECTURES) or options.arch
 
-    memory = read_memory_regions(kernel)
+    memory = read_memory_regions(kernel, generations[0])
+    _note_undecided(kernel, generations, memory)
     extensions = read_extensions(tables, options)
     _require_memory(kernel, memory, extensions)
     config = read_kernel(kernel)
@@ -226,7 +228,7 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
     cpus = read_guest_cpus(base, cpu_sets)
     if cpu_num == 0:
         base.item.notice("the VM has no vCPU (cpu_num is 0 when it is left out) and cannot run: one is taken here")
-    memory = read_memory_regions(kernel)
+    memory = read_memory_regions(kernel, Generation.PRESENT)
     config = read_guest_kernel(kernel)
     lists = read_guest_devices(devices, guest_type)
     refuse_guest_tables(root, {"base": base, "kernel": kernel, "devices": devices}, companion_name(document.file))
@@ -255,6 +257,22 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
         extensions=extensions,
         notices=in_order(document.notices),
         place=base.place,
+    )
+
+
+def _note_undecided(kernel: Table, generations: tuple[Generation, ...], memory: tuple[RegionDeclaration, ...]) -> None:
+    """Say that a file is read as the seed's for want of a sign, where it would mean something else at head."""
+    if len(generations) == 1:
+        return
+    differing = [
+        region.name for region in memory if region.map_type is not MapType.MAP_ALLOC or region.flags.permissions != RWX
+    ]
+    if not differing:
+        return
+    names = ", ".join(differing[:4]) + (", ..." if len(differing) > 4 else "")
+    kernel.need("memory_regions").notice(
+        f"nothing tells whether this is of the seed or of head, and it is read as the seed's: since head {names} would "
+        "have other flags or another place; [stage2] generation or --generation says which it is"
     )
 
 

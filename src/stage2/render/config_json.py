@@ -82,7 +82,7 @@ def vm_json(vm: PlannedVm, fmt: Format | None = None) -> Json:
         "entry_point": vm.kernel.entry_point,
         "cmdline": vm.kernel.cmdline,
         "interrupt_mode": lists.interrupt_mode.value,
-        "regions": [region_json(region) for region in vm.plan.regions],
+        "regions": [region_json(region) | {"assumed": vm.plan.is_assumed(region)} for region in vm.plan.regions],
         "devices": [
             *(_passthrough(device) for device in (*lists.passthrough, *lists.addresses)),
             *(_node(node) for node in lists.nodes),

@@ -31,6 +31,7 @@ from ..tlb.identifiers import Identifiers
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
+from .placing import on_host
 from .vm import Vm
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
@@ -70,7 +71,7 @@ class Host:
     What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
 
     Args:
-        platform: its memory.
+        platform: its memory; `configs` are the files of its VMs, as they lie on it.
         defconfig: how the hypervisor is built; None leaves it to the platform.
     """
 
@@ -87,6 +88,7 @@ class Host:
         self.channels = ChannelTable(self.frames)
         self.identifiers = Identifiers(_VMID_BITS)
         self.vms: list[Vm] = []
+        self.configs: list[PlannedVm] = []
 
     def _set_kernel_aside(self, kernel: KernelLayout) -> None:
         assert kernel.hpa is not None, "a computed kernel is loaded somewhere"
@@ -143,6 +145,8 @@ def build(
         OutOfMemoryError: the host is too small.
     """
     options = options or Options()
+    taken = [*options.reserved, *([] if options.tables_at is None else [options.tables_at])]
+    configs = on_host(configs, platform, taken)
     together = check_together(configs)
     known = [*archs, *[None] * (len(configs) - len(archs))]
     chosen = [
@@ -164,6 +168,7 @@ def build(
         platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]), options.defconfig
     )
     try:
+        host.configs = configs
         host.notices.extend(together.notices)
         _build_all(host, configs, names, formats, options, together, sink)
     except BaseException:
