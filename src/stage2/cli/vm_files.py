@@ -1,23 +1,32 @@
-"""VM files as commands take them: with `--generation` and `--define`."""
+"""VM files and the host as commands take them: `--generation`, `--define`, `--platform` and `--host-dtb`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..config.board import BoardConfig
+    from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
+    from ..images.host_tree import HostTree
 
 GenerationName = Literal["seed", "head", "tg", "present"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def load_vms(
-    paths: Sequence[Path], generation: GenerationName | None = None, define: Sequence[str] | None = None
+    paths: Sequence[Path],
+    generation: GenerationName | None = None,
+    define: Sequence[str] | None = None,
+    tree: HostTree | None = None,
+    *,
+    lenient: bool = False,
 ) -> list[PlannedVm]:
     """Load VM files.
 
@@ -25,6 +34,8 @@ def load_vms(
         paths: the files.
         generation: the format they are in; None for what each says, or shows.
         define: `NAME=VALUE`, what `${NAME}` in a path stands for.
+        tree: the host's device tree, in which the nodes are that they pass through.
+        lenient: a node that is not in it is a notice, not an error.
 
     Raises:
         ConfigError: a file is wrong, or a definition is none.
@@ -34,7 +45,33 @@ def load_vms(
 
     defines = dict(_definition(text) for text in define or ())
     stated = None if generation is None else Generation(generation)
-    return [load_vm(path, generation=stated, defines=defines) for path in paths]
+    if tree is None:
+        return [load_vm(path, generation=stated, defines=defines) for path in paths]
+    from ..images.host_nodes import with_nodes
+
+    resolve = partial(with_nodes, tree=tree, lenient=lenient)
+    return [load_vm(path, generation=stated, defines=defines, resolve=resolve) for path in paths]
+
+
+def load_machine(
+    platform: Path | None, host_dtb: Path | None
+) -> tuple[PlatformConfig | BoardConfig | None, HostTree | None]:
+    """Load what is said of the host: by a platform or board file, a device tree, or both.
+
+    Raises:
+        ConfigError: one of them is wrong, or they are of different hosts.
+        HostToolError: the tree is source, and dtc is missing or refuses it.
+    """
+    from ..config.load import load_host
+
+    given = None if platform is None else load_host(platform)
+    if host_dtb is None:
+        return given, None
+    from ..images.host_platform import platform_of
+    from ..images.host_tree import HostTree
+
+    tree = HostTree.read(host_dtb)
+    return platform_of(tree, given), tree
 
 
 def _definition(text: str) -> tuple[str, str]:

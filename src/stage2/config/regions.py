@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
+from ..address import SIZE_4K, Gpa, Hpa, Range, align_offset, align_up
 from ..errors import AddressError, ConfigError, EncodingError
 from ..flags import MappingFlags, MapType
 from ..place import Place
@@ -175,7 +175,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None) -> RegionPlan:
         for share in vm.shares
     ]
     mmio = [_owned(region) for region in declared if region.map_type is MapType.MMIO]
-    mmio += [_passthrough(device) for device in (*vm.devices.passthrough, *vm.devices.addresses)]
+    mmio += [_passthrough(device) for device in vm.devices.mapped]
     emulated = [_owned(region) for region in declared if region.map_type is MapType.EMULATED]
     emulated += [
         _Party(
@@ -201,7 +201,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None) -> RegionPlan:
     check_addresses(kernel, regions)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
-    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.nodes]
+    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.unresolved]
     return RegionPlan(regions, tuple(notices), starts)
 
 
@@ -249,7 +249,7 @@ def _passthrough(device: PassthroughDevice) -> _Party:
             "pages can be mapped: make the last three hexadecimal digits equal"
         )
     declared = Range.sized(device.gpa, device.size)
-    span = _pages(declared)
+    span = declared.widened(SIZE_4K)
     return _Party(
         device.name,
         MapType.MMIO,
@@ -259,10 +259,6 @@ def _passthrough(device: PassthroughDevice) -> _Party:
         device.hpa - offset,
         declared=declared,
     )
-
-
-def _pages(span: Range) -> Range:
-    return Range(align_down(span.start, SIZE_4K), align_up(span.end, SIZE_4K))
 
 
 def _overlap_error(one: _Party, other: _Party, advice: str) -> ConfigError:
@@ -331,7 +327,7 @@ def _merge_mmio(parties: Sequence[_Party]) -> list[_Party]:
 
 
 def _by_pages(emulated: Sequence[_Party]) -> list[_Party]:
-    widened = [replace(party, span=_pages(party.span), declared=party.span) for party in emulated]
+    widened = [replace(party, span=party.span.widened(SIZE_4K), declared=party.span) for party in emulated]
     return _joined(
         widened,
         lambda last, party: party.span.overlaps(last.span),

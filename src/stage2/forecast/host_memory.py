@@ -1,57 +1,51 @@
-"""Where a board's allocator puts a VM's RAM: what cannot be known, assumed as first fit."""
+"""Where on a host a VM's RAM lies: at a fixed place, or where upstream's allocator is assumed to put it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from ..address import SIZE_2M, SIZE_4K, Range, align_down, align_up
-from ..images.host_parts import RamBank, Reservation
+from ..address import SIZE_4K, Range
+from ..config.placement import first_fit
+from ..images.host_tree import HostTree
 from ..ranges import RangeMap
-
-ALIGN = SIZE_2M
-"""What upstream's allocator aligns a VM's RAM to."""
 
 
 class HostMemory:
-    """Host RAM that nobody has, given out from the lowest address up.
+    """Host RAM, given out.
 
     Args:
-        banks: the host's RAM.
-        taken: what of it is not to be given to VMs.
+        tree: the host's.
+        taken: what no VM gets, besides what the tree reserves.
     """
 
-    def __init__(self, banks: Iterable[RamBank], taken: Iterable[Range]) -> None:
-        self._free: RangeMap[bool] = RangeMap()
-        for bank in banks:
-            if (span := whole_pages(bank.span)) is not None:
-                self._free.set(span, True)
-        for span in taken:
-            self.claim(span)
+    def __init__(self, tree: HostTree, taken: Iterable[Range]) -> None:
+        self._banks = [bank.span for bank in tree.ram]
+        self._ram: RangeMap[None] = RangeMap()
+        for span in self._banks:
+            self._ram.set(span, None)
+        self._held: RangeMap[None] = RangeMap()
+        for span in (*reserved(tree), *taken):
+            self._held.set(span.widened(SIZE_4K), None)
 
     def take(self, size: int) -> Range | None:
-        """The lowest free stretch of so many bytes at a multiple of 2 MiB; None where there is none."""
-        for span, _ in self._free:
-            start = align_up(span.start, ALIGN)
-            if start + size <= span.end:
-                found = Range.sized(start, size)
-                self.claim(found)
-                return found
-        return None
+        """Memory of so many bytes in one piece; None where there is no room."""
+        start = first_fit(size, self._banks, [self._held])
+        if start is None:
+            return None
+        found = Range.sized(start, size)
+        self._held.set(found, None)
+        return found
 
-    def claim(self, span: Range) -> list[Range]:
-        """Take a stretch out; what of it was not free is returned."""
-        pages = Range(align_down(span.start, SIZE_4K), align_up(span.end, SIZE_4K))
-        gaps = self._free.gaps(pages)
-        self._free.discard(pages)
-        return gaps
-
-
-def whole_pages(span: Range) -> Range | None:
-    """The whole pages inside a range; None where there is none."""
-    start, end = align_up(span.start, SIZE_4K), align_down(span.end, SIZE_4K)
-    return Range(start, end) if start < end else None
+    def claim(self, span: Range) -> Iterator[Range]:
+        """Take a stretch at a fixed place; what of it is no RAM, or not free."""
+        yield from self._ram.gaps(span)
+        for held, _ in self._held.overlapping(span):
+            part = held.intersection(span)
+            assert part is not None, "only what overlaps"
+            yield part
+        self._held.set(span, None)
 
 
-def reserved_spans(reservations: Iterable[Reservation]) -> list[Range]:
-    """What is reserved at a fixed place."""
-    return [one.span for one in reservations if one.span is not None]
+def reserved(tree: HostTree) -> list[Range]:
+    """What a host's tree reserves at a fixed place, apart from what its system may use (`reusable`)."""
+    return [one.span for one in tree.reservations if one.span is not None and not one.reusable]

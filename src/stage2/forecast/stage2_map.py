@@ -23,20 +23,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..address import SIZE_4K, Range, align_down, align_up, format_size
+from ..address import SIZE_4K, Range, format_size
 from ..config.devices import PassthroughNode
 from ..config.document import Notice, shown
-from ..config.extensions import RegionDeclaration
 from ..config.generation import Generation
 from ..config.guest_config import GuestType
 from ..config.regions import PlannedVm
 from ..config.virtual_devices import MAIN_CONSOLE, VirtualDevice
 from ..errors import ImageError
-from ..flags import RWX, MappingFlags, MapType
+from ..flags import MappingFlags, MapType
 from ..images.host_nodes import NodeRange, node_ranges
 from ..images.host_tree import HostTree
 from ..ranges import RangeMap
-from .host_memory import HostMemory, reserved_spans
+from ..space.region import MemoryRegion
+from .host_memory import HostMemory
 from .machine import (
     DEVICE_SIZE,
     LOCAL_APIC,
@@ -48,11 +48,13 @@ from .machine import (
     kept,
     window,
 )
-from .pieces import AnyPlace, Conflict, Piece, PieceKind, Stage2Map, merged
+from .map_ranges import AnyPlace, Conflict, MapRange, RangeKind, Stage2Map, merged
 
-_RAM = RWX | MappingFlags.USER
 _DEVICE = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.USER | MappingFlags.DEVICE
 _NONE = MappingFlags(0)
+_OURS = (MapType.ROM, MapType.SHARE)
+"""Memory that upstream's files do not have."""
+_FIT = "taken to be the first fit in host RAM at a multiple of 2 MiB"
 _MOST_HINTS = 8
 """Limit: nodes that do not exist for which is looked what may have been meant."""
 
@@ -61,7 +63,7 @@ def stage2_map(vm: PlannedVm, arch: str, tree: HostTree | None = None, taken: Se
     """The map that will be.
 
     Args:
-        vm: the VM's file.
+        vm: the VM's file, its memory planned on that host (`config.regions.plan_together`).
         arch: its architecture.
         tree: the host's device tree; without one what depends on the host is at upstream's defaults, or left open.
         taken: host RAM that is given to no VM beside what the tree reserves: the hypervisor's own image.
@@ -76,13 +78,13 @@ class _Builder:
         self._vm, self._arch, self._tree = vm, arch, tree
         self._present = vm.generation is Generation.PRESENT
         self._window, self._window_reason, unsure = window(arch, [] if tree is None else cpus_of(vm, tree))
-        self._pieces: RangeMap[Piece] = RangeMap(merge=False)
+        self._pieces: RangeMap[MapRange] = RangeMap(merge=False)
         self._conflicts: list[Conflict] = []
         self._notices: list[Notice] = []
         self._hints = 0
         self._host = None
         if tree is not None:
-            self._host = HostMemory(tree.ram, [*reserved_spans(tree.reservations), *taken])
+            self._host = HostMemory(tree, taken)
         if unsure:
             self._notices.append(Notice(f"the window is assumed: {self._window_reason}", vm.place))
 
@@ -100,7 +102,9 @@ class _Builder:
         self._passthrough()
         pieces = [piece.at(span) for span, piece in self._pieces]
         pieces += [
-            Piece(gap, PieceKind.HOLE, None, _NONE, "nothing", "no file and no tree puts anything here: accesses trap")
+            MapRange(
+                gap, RangeKind.HOLE, None, _NONE, "nothing", "no file and no tree puts anything here: accesses trap"
+            )
             for gap in self._pieces.gaps(self._window)
         ]
         pieces.sort(key=lambda piece: piece.span)
@@ -110,7 +114,7 @@ class _Builder:
 
     # --- claims ----------------------------------------------------------------------------------------------
 
-    def _claim(self, piece: Piece, *, yields: bool = False) -> None:
+    def _claim(self, piece: MapRange, *, yields: bool = False) -> None:
         """Give a piece what of its addresses is free; what is not is a conflict, unless the piece yields."""
         inside = piece.span.intersection(self._window)
         if inside != piece.span and not yields:
@@ -128,7 +132,7 @@ class _Builder:
         for gap in self._pieces.gaps(inside):
             self._pieces.add(gap, piece.at(gap))
 
-    def _conflict(self, message: str, pieces: Sequence[Piece], overlap: Range | None) -> None:
+    def _conflict(self, message: str, pieces: Sequence[MapRange], overlap: Range | None) -> None:
         places = tuple(place for piece in pieces for place in piece.places)
         self._conflicts.append(Conflict(message, tuple((one.name, one.span) for one in pieces), overlap, places))
 
@@ -136,66 +140,51 @@ class _Builder:
         self, span: Range, name: str, reason: str, places: tuple[AnyPlace, ...], step: int, *, yields: bool = False
     ) -> None:
         """A hole in whole pages."""
-        self._claim(Piece(_pages(span), PieceKind.HOLE, None, _NONE, name, reason, places, step=step), yields=yields)
+        self._claim(
+            MapRange(span.widened(SIZE_4K), RangeKind.HOLE, None, _NONE, name, reason, places, step=step), yields=yields
+        )
 
     # --- step 2 -----------------------------------------------------------------------------------------------
 
     def _ram(self) -> None:
-        declared = [one for one in (*self._vm.memory, *self._vm.extensions.regions) if one.map_type.is_ram]
-        for index, region in enumerate(declared):
-            self._claim(self._placed(region, first=index == 0))
-        for own in self._vm.plan.regions:
-            if own.map_type in (MapType.ROM, MapType.SHARE):
-                places = () if own.place is None else (own.place,)
-                noun = f"{own.map_type.noun} {own.label}"
-                reason = "the file declares it; its host memory is chosen when the VM is made"
-                self._claim(Piece(own.range, PieceKind.RAM, None, own.flags, noun, reason, places, True, 2))
+        regions = [one for one in self._vm.plan.regions if one.map_type.is_ram or one.map_type in _OURS]
+        fixed = {one.start: self._at_fixed(one) for one in regions if one.map_type.is_identity}
+        # As in the file: upstream allocates one after the other.
+        for region in sorted(regions, key=lambda one: 0 if one.place is None else one.place.line):
+            self._claim(fixed.get(region.start) or self._allocated(region))
 
-    def _placed(self, region: RegionDeclaration, *, first: bool) -> Piece:
-        """A region of RAM where the allocator is taken to put it."""
-        span, places = Range.sized(region.gpa, region.size), (region.place,)
-        moves = self._vm.generation.moves_identical
-        piece = Piece(
-            span, PieceKind.RAM, None, _RAM if moves else region.flags, f"RAM {region.name}", "", places, step=2
-        )
-        kind = region.map_type
-        if kind is MapType.MAP_RESERVED or (kind is MapType.MAP_IDENTICAL and not moves):
-            if self._host is not None:
-                missing = self._host.claim(span) if kind is MapType.MAP_IDENTICAL else []
-                if missing:
-                    self._conflict(f"RAM {region.name} needs host memory that is not free: {missing[0]}", [piece], None)
-            why = "map_type 2 maps it one to one" if kind is MapType.MAP_RESERVED else "map_type 1 maps it one to one"
-            return replace(piece, hpa=span.start, reason=f"{why}, at the file's address")
+    def _piece(self, region: MemoryRegion) -> MapRange:
+        places = () if region.place is None else (region.place,)
+        name = f"{region.map_type.noun} {region.label}"
+        return MapRange(region.range, RangeKind.RAM, None, region.flags, name, "", places, step=2)
+
+    def _at_fixed(self, region: MemoryRegion) -> MapRange:
+        """Memory that is mapped one to one."""
+        piece = replace(self._piece(region), hpa=int(region.start))
+        if region.map_type is MapType.MAP_RESERVED:
+            return replace(piece, reason="map_type 2 maps it one to one, at the file's address")
+        assumed = self._vm.plan.is_assumed(region)
+        for part in () if self._host is None else self._host.claim(region.range):
+            self._conflict(f"{piece.name} needs host memory that is not free: {part}", [piece], part)
+        if not assumed:
+            return replace(piece, reason="map_type 1 maps it one to one, at the file's address")
+        reason = f"map_type 1: its address in the file is a placeholder, GPA = HPA is where it is allocated, {_FIT}"
+        return replace(piece, assumed=True, reason=reason)
+
+    def _allocated(self, region: MemoryRegion) -> MapRange:
+        """Memory whose place on the host is the allocator's choice."""
+        piece = replace(self._piece(region), assumed=True)
         if self._host is None:
             where = "the board's allocator decides where in host memory it is, and no device tree of the host is given"
-            if kind is MapType.MAP_IDENTICAL:
-                where = f"its address in the file is a placeholder; {where}"
-            return replace(piece, assumed=True, reason=where)
+            return replace(piece, reason=where)
         found = self._host.take(region.size)
         if found is None:
             self._conflict(
-                f"RAM {region.name} of {format_size(region.size)} cannot be had: no stretch of host RAM of that size, "
+                f"{piece.name} of {format_size(region.size)} cannot be had: no stretch of host RAM of that size, "
                 "aligned to 2 MiB and not reserved, is free", [piece], None,
             )  # fmt: skip
-            return replace(piece, assumed=True, reason="the host has no room for it")
-        fit = "first fit in host RAM at a multiple of 2 MiB, as upstream's allocator is taken to choose"
-        if kind is not MapType.MAP_IDENTICAL:
-            return replace(piece, hpa=found.start, assumed=True, reason=f"map_type 0: {fit}")
-        if found.start != region.gpa:
-            self._moved(region, found, first=first)
-        reason = f"map_type 1: its address in the file is a placeholder, GPA = HPA is where it is allocated: {fit}"
-        return replace(piece, span=found, hpa=found.start, assumed=True, reason=reason)
-
-    def _moved(self, region: RegionDeclaration, found: Range, *, first: bool) -> None:
-        along = "entry point and load addresses stay as the file says"
-        if first:
-            bios = self._vm.kernel.bios
-            entry = found.start + (0 if bios is None else 0x20_0000)
-            along = f"the kernel is loaded and entered at {entry:#x}, whatever the file says"
-        text = (
-            f"RAM {region.name} is not at {region.gpa:#x} but where the board allocates it, likely at {found}; {along}"
-        )
-        self._notices.append(Notice(text, region.place))
+            return replace(piece, reason="the host has no room for it")
+        return replace(piece, hpa=found.start, reason=f"allocated, {_FIT}")
 
     # --- steps 4, 6 and 7 ------------------------------------------------------------------------------------
 
@@ -288,7 +277,7 @@ class _Builder:
 
     def _passed_devices(self) -> None:
         for device in (*self._vm.devices.passthrough, *self._vm.devices.addresses):
-            span = _pages(Range.sized(device.gpa, device.size))
+            span = Range.sized(device.gpa, device.size).widened(SIZE_4K)
             reason = "a device of the host's that the file passes through"
             self._claim_device(span, device.hpa - (device.gpa - span.start), device.name, reason, (device.place,))
         for region in (*self._vm.memory, *self._vm.extensions.regions):
@@ -299,37 +288,33 @@ class _Builder:
                 )
 
     def _pass_node(self, node: PassthroughNode, found: NodeRange) -> None:
-        span = _pages(found.span)
+        span = found.span.widened(SIZE_4K)
         widened = "" if span == found.span else f", in whole pages ({found.span} are its own)"
         reason = f"the {found.what} of a node that the guest is given, one to one{widened}"
         self._claim_device(span, span.start, found.node, reason, (node.place, self._at(found)))
 
     def _claim_device(self, span: Range, hpa: int, name: str, reason: str, places: tuple[AnyPlace, ...]) -> None:
         """A passed-through device: holes of the steps before stay, RAM in its place is a conflict."""
-        piece = Piece(span, PieceKind.PASSTHROUGH, hpa, _DEVICE, name, reason, places, step=8)
+        piece = MapRange(span, RangeKind.PASSTHROUGH, hpa, _DEVICE, name, reason, places, step=8)
         for held_span, held in self._pieces.overlapping(span):
             shared = held_span.intersection(span)
-            if shared is None or held.kind is PieceKind.HOLE:
+            if shared is None or held.kind is RangeKind.HOLE:
                 continue
-            if held.kind is PieceKind.RAM or held.at(shared).hpa != piece.at(shared).hpa:
+            if held.kind is RangeKind.RAM or held.at(shared).hpa != piece.at(shared).hpa:
                 both = f"{name} {span} and {held.name} {held_span} both claim {shared}"
                 self._conflict(f"{both}: upstream refuses the VM", [held.at(held_span), piece], shared)
         self._claim(piece, yields=True)
 
     def _pass_window(self) -> None:
         """The rest of the window; what of it is RAM of the host is told apart, for it is others'."""
-        item = self._vm.place
-        ram = [] if self._tree is None else [(bank.span, bank.place) for bank in self._tree.ram]
-        every = 'guest_type = "passthrough" maps the whole window one to one'
-        for span, place in ram:
-            reason = f"{every}: host RAM that is not this VM's, within its reach"
-            self._claim(
-                Piece(_pages(span), PieceKind.PASSTHROUGH, _pages(span).start, _DEVICE, "host RAM", reason,
-                      (item, place), step=8), yields=True,
-            )  # fmt: skip
-        self._claim(
-            Piece(self._window, PieceKind.PASSTHROUGH, 0, _DEVICE, "the window", every, (item,), step=8), yields=True
-        )
+        every, where = 'guest_type = "passthrough" maps the whole window one to one', self._vm.place
+        for bank in () if self._tree is None else self._tree.ram:
+            reason, span = f"{every}: host RAM that is not this VM's, within its reach", bank.span.widened(SIZE_4K)
+            places = (where, bank.place)
+            ram = MapRange(span, RangeKind.PASSTHROUGH, span.start, _DEVICE, "host RAM", reason, places, step=8)
+            self._claim(ram, yields=True)
+        rest = MapRange(self._window, RangeKind.PASSTHROUGH, 0, _DEVICE, "the window", every, (where,), step=8)
+        self._claim(rest, yields=True)
 
     def _resolved(self, node: PassthroughNode) -> tuple[NodeRange, ...]:
         """What a node comes with; a conflict where it does not exist."""
@@ -360,7 +345,3 @@ def _has_no_memory(device: VirtualDevice) -> bool:
 
 def _played(one: Fixed) -> str:
     return f"the hypervisor plays it: every access traps; {one.reason}"
-
-
-def _pages(span: Range) -> Range:
-    return Range(align_down(span.start, SIZE_4K), align_up(span.end, SIZE_4K))

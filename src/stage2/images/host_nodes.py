@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..address import Range
+from ..address import SIZE_4K, Range, align_up
+from ..config.devices import PassthroughDevice, PassthroughNode
+from ..config.document import Notice, shown
+from ..config.guest_config import GuestType
+from ..config.vm import VmConfig
 from ..errors import ImageError
 from .fdt_walk import Placed
 from .host_tree import HostTree
@@ -69,3 +73,61 @@ def _paths(tree: HostTree, names: Sequence[str]) -> Iterator[str]:
             yield tree.find(name, hint=False).path
         except ImageError:
             continue
+
+
+def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConfig:
+    """A VM whose passed-through nodes have the addresses that the host's tree gives them.
+
+    A guest of type "passthrough" whose list is empty gets every node but what the hypervisor plays: interrupt
+    controllers and the console.
+
+    Args:
+        vm: the VM as its file has it.
+        tree: the host's.
+        lenient: a node that does not exist is a notice, not an error.
+
+    Raises:
+        ConfigError: there is no such node.
+    """
+    devices, notices = vm.devices, list(vm.notices)
+    excluded = list(devices.excluded)
+    wanted = devices.nodes
+    if vm.guest_type is GuestType.PASSTHROUGH and not wanted and tree.arch != "x86_64":
+        wanted = (PassthroughNode("/", vm.place),)
+        excluded += [one.place.path for one in tree.controllers]
+        excluded += [] if tree.console is None else [tree.console.place.path]
+    found: list[PassthroughDevice] = []
+    for node in wanted:
+        try:
+            ranges = node_ranges(tree, node.path, excluded)
+        except ImageError as error:
+            if not lenient:
+                raise node.place.error(str(error)) from None
+            notices.append(Notice(f"{error}: nothing is mapped", node.place))
+            continue
+        if not ranges:
+            text = f"{shown(node.path)} has no registers on the CPU's bus in {tree.file}: nothing is mapped"
+            notices.append(Notice(text, node.place))
+        found += _devices(ranges, node)
+    return replace(vm, devices=replace(devices, resolved=tuple(found)), notices=tuple(notices))
+
+
+def _devices(ranges: Sequence[NodeRange], node: PassthroughNode) -> Iterator[PassthroughDevice]:
+    """Ranges as devices, those that share a page or touch as one: a page is mapped once."""
+    group: list[NodeRange] = []
+    end = 0
+    for one in sorted(ranges, key=lambda found: found.span):
+        if group and one.span.start > align_up(end, SIZE_4K):
+            yield _device(group, node)
+            group = []
+        group.append(one)
+        end = max(end, one.span.end)
+    if group:
+        yield _device(group, node)
+
+
+def _device(group: Sequence[NodeRange], node: PassthroughNode) -> PassthroughDevice:
+    names = list(dict.fromkeys(one.node for one in group))
+    name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    start, end = group[0].span.start, max(one.span.end for one in group)
+    return PassthroughDevice(name, start, start, end - start, None, node.place)

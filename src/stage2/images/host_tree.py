@@ -204,9 +204,13 @@ class HostTree:
 
     def _near(self, path: str) -> str:
         """The nodes that may have been meant."""
-        last = path.rstrip("/").rpartition("/")[2].split("@")[0]
-        # Comparing with thousands of paths takes seconds: those that end alike are enough.
-        likely = [placed.path for placed in self.nodes if placed.name[:3] == last[:3]][:100]
+        name, _, unit = path.rstrip("/").rpartition("/")[2].partition("@")
+        # Comparing with thousands of paths takes seconds: those that begin alike or are at the same place are enough.
+        likely = [
+            placed.path
+            for placed in self.nodes
+            if placed.name[:3] == name[:3] or (unit and placed.node.name.endswith(f"@{unit}"))
+        ][:100]
         near = difflib.get_close_matches(path[:255], [one[:255] for one in likely], 1, 0.6)
         return f" (did you mean {near[0]}?)" if near else ""
 

@@ -16,7 +16,7 @@ from ..place import Place
 AnyPlace = Place | TreePlace
 
 
-class PieceKind(StrEnum):
+class RangeKind(StrEnum):
     """What is at a guest physical address."""
 
     RAM = "ram"
@@ -25,7 +25,7 @@ class PieceKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MapRange:
     """A stretch of guest physical addresses with one answer.
 
     Args:
@@ -41,7 +41,7 @@ class Piece:
     """
 
     span: Range
-    kind: PieceKind
+    kind: RangeKind
     hpa: int | None
     flags: MappingFlags
     name: str
@@ -50,15 +50,15 @@ class Piece:
     assumed: bool = False
     step: int = 0
 
-    def at(self, span: Range) -> Piece:
+    def at(self, span: Range) -> MapRange:
         """A part of it."""
         return replace(self, span=span, hpa=None if self.hpa is None else self.hpa + span.start - self.span.start)
 
-    def continues(self, other: Piece) -> bool:
+    def continues(self, other: MapRange) -> bool:
         """Whether it goes on where another one ends, with nothing different but the address."""
         return other.span.end == self.span.start and other.at(self.span) == self
 
-    def maps_like(self, other: Piece) -> bool:
+    def maps_like(self, other: MapRange) -> bool:
         """Whether a table would have both as one mapping: kind, flags and offset are the same."""
         same = (self.kind, self.flags, self.hpa is None) == (other.kind, other.flags, other.hpa is None)
         return same and other.span.end == self.span.start and other.at(self.span).hpa == self.hpa
@@ -95,35 +95,35 @@ class Stage2Map:
 
     window: Range
     window_reason: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MapRange, ...]
     conflicts: tuple[Conflict, ...] = ()
     notices: tuple[Notice, ...] = ()
 
-    def at(self, gpa: int) -> Piece:
+    def at(self, gpa: int) -> MapRange:
         """What is at an address; outside the window a hole that says so."""
         if not self.window.contains(gpa):
             span = Range.sized(gpa, 1)
-            return Piece(
-                span, PieceKind.HOLE, None, MappingFlags(0), "beyond the window",
+            return MapRange(
+                span, RangeKind.HOLE, None, MappingFlags(0), "beyond the window",
                 f"the VM's addresses end at {self.window.end:#x}: {self.window_reason}", step=1,
             )  # fmt: skip
         return self.pieces[bisect_right([piece.span.start for piece in self.pieces], gpa) - 1]
 
     @property
-    def mappings(self) -> tuple[Piece, ...]:
+    def mappings(self) -> tuple[MapRange, ...]:
         """What is mapped, neighbours merged as upstream merges them: equal flags, kind and offset."""
-        return merged((piece for piece in self.pieces if piece.kind is not PieceKind.HOLE), as_mapped=True)
+        return merged((piece for piece in self.pieces if piece.kind is not RangeKind.HOLE), as_mapped=True)
 
 
-def merged(pieces: Iterable[Piece], *, as_mapped: bool = False) -> tuple[Piece, ...]:
+def merged(pieces: Iterable[MapRange], *, as_mapped: bool = False) -> tuple[MapRange, ...]:
     """Sorted pieces with neighbours joined that belong together.
 
     Args:
         pieces: sorted.
         as_mapped: join what a table would have as one mapping; else what differs in nothing but the address.
     """
-    joins = Piece.maps_like if as_mapped else Piece.continues
-    found: list[Piece] = []
+    joins = MapRange.maps_like if as_mapped else MapRange.continues
+    found: list[MapRange] = []
     for piece in pieces:
         if found and joins(piece, found[-1]):
             found[-1] = replace(found[-1], span=Range(found[-1].span.start, piece.span.end))
