@@ -196,3 +196,31 @@ def test_a_damaged_tree_is_one_line(files: tuple[str, str], capsys: pytest.Captu
     Path(tree).write_bytes(b"\xd0\x0d\xfe\xed" + bytes(60))
     assert call(["show", vm, "--host-dtb", tree]) == 2
     assert capsys.readouterr().err == f"stage2: error: {tree}: device tree version 0 is not understood\n"
+
+
+def test_two_vms_are_taken_to_be_allocated_one_after_the_other(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vm, tree = files
+    second = tmp_path / "second.toml"
+    second.write_text(VM.replace("id = 1", "id = 2").replace('"guest"', '"second"'))
+    shown = answer(capsys, "show", vm, str(second), "--host-dtb", tree)["vms"]
+    assert [one["hpa"] for found in shown for one in found["map"]["ranges"] if one["kind"] == "ram"] == [
+        0x8020_0000, 0x8060_0000,
+    ]  # fmt: skip
+
+
+def test_a_notice_says_which_memory_the_tree_gave_beside_a_platform_file(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vm, tree = files
+    platform = tmp_path / "host.toml"
+    platform.write_text(
+        'arch = "riscv64"\nplatform = "mine"\n[plat]\nphys-memory-base = 0x8000_0000\nphys-memory-size = 0x1000_0000\n'
+        "kernel-base-paddr = 0x8020_0000\n"
+    )
+    shown = answer(capsys, "show", vm, "--platform", str(platform), "--host-dtb", tree)
+    assert [one["end"] for one in shown["platform"]["memory"]] == [0xC000_0000]
+    assert "RAM is what" in shown["platform"]["notices"][0]["text"]
+    (ram,) = [one for one in shown["vms"][0]["map"]["ranges"] if one["kind"] == "ram"]
+    assert ram["hpa"] > 0x8020_0000

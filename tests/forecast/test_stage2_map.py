@@ -57,13 +57,13 @@ def map_of(vm: PlannedVm, arch: str, tree: HostTree | None = None, taken: Sequen
 
 def rows(found: Stage2Map) -> list[tuple[int, int, str, int | None, str]]:
     """What the map says, without its reasons: start, end, kind, HPA, whose."""
-    return [(piece.span.start, piece.span.end, piece.kind.value, piece.hpa, piece.name) for piece in found.pieces]
+    return [(piece.span.start, piece.span.end, piece.kind.value, piece.hpa, piece.name) for piece in found.ranges]
 
 
 def require_whole(found: Stage2Map) -> None:
     """Fail unless the pieces are the window, each with its reason."""
     at = found.window.start
-    for piece in found.pieces:
+    for piece in found.ranges:
         assert piece.span.start == at
         assert piece.reason
         assert (piece.kind is RangeKind.HOLE) == (not piece.flags)
@@ -167,7 +167,7 @@ def memory_tree(arch: str) -> dict[int, set[int]]:
 def test_qemus_own_memory_tree_agrees_on_every_device(tmp_path: Path) -> None:
     for arch, found in (("riscv64", riscv_map(tmp_path)), ("aarch64", arm_map(tmp_path))):
         ends = memory_tree(arch)
-        devices = [piece for piece in found.pieces if piece.step == 7 or piece.name.startswith("/")]
+        devices = [piece for piece in found.ranges if piece.step == 7 or piece.name.startswith("/")]
         assert len(devices) > 5
         for piece in devices:
             assert any(piece.span.start < end <= piece.span.end for end in ends.get(piece.span.start, ())), piece
@@ -227,7 +227,7 @@ def test_ram_is_placed_at_the_first_2_mib_that_are_not_reserved(tmp_path: Path) 
     tree = host_tree(tmp_path, root, [(0x8040_0000, 0x1000)])
     vm = vm_file("[0x9000_0000, 0x20_0000, 0x7, 0], [0xa000_0000, 0x40_0000, 0x7, 0]")
     found = map_of(vm, "riscv64", tree, taken=[Range(0x8060_0000, 0x8080_0000)])
-    assert [(piece.name, piece.hpa, piece.assumed) for piece in found.pieces if piece.kind is RangeKind.RAM] == [
+    assert [(piece.name, piece.hpa, piece.assumed) for piece in found.ranges if piece.kind is RangeKind.RAM] == [
         ("RAM ram0", 0x8020_0000, True), ("RAM ram1", 0x8080_0000, True),
     ]  # fmt: skip
 

@@ -88,14 +88,14 @@ class Stage2Map:
     Args:
         window: those that the VM can have at all.
         window_reason: why it ends where it ends.
-        pieces: sorted; together they are the window.
+        ranges: sorted; together they are the window.
         conflicts: why upstream would refuse the VM; what came first has the addresses.
         notices: what is to be known beside that.
     """
 
     window: Range
     window_reason: str
-    pieces: tuple[MapRange, ...]
+    ranges: tuple[MapRange, ...]
     conflicts: tuple[Conflict, ...] = ()
     notices: tuple[Notice, ...] = ()
 
@@ -107,26 +107,26 @@ class Stage2Map:
                 span, RangeKind.HOLE, None, MappingFlags(0), "beyond the window",
                 f"the VM's addresses end at {self.window.end:#x}: {self.window_reason}", step=1,
             )  # fmt: skip
-        return self.pieces[bisect_right([piece.span.start for piece in self.pieces], gpa) - 1]
+        return self.ranges[bisect_right([one.span.start for one in self.ranges], gpa) - 1]
 
     @property
     def mappings(self) -> tuple[MapRange, ...]:
         """What is mapped, neighbours merged as upstream merges them: equal flags, kind and offset."""
-        return merged((piece for piece in self.pieces if piece.kind is not RangeKind.HOLE), as_mapped=True)
+        return merged((one for one in self.ranges if one.kind is not RangeKind.HOLE), as_mapped=True)
 
 
-def merged(pieces: Iterable[MapRange], *, as_mapped: bool = False) -> tuple[MapRange, ...]:
-    """Sorted pieces with neighbours joined that belong together.
+def merged(ranges: Iterable[MapRange], *, as_mapped: bool = False) -> tuple[MapRange, ...]:
+    """Sorted ranges with neighbours joined that belong together.
 
     Args:
-        pieces: sorted.
+        ranges: sorted.
         as_mapped: join what a table would have as one mapping; else what differs in nothing but the address.
     """
     joins = MapRange.maps_like if as_mapped else MapRange.continues
     found: list[MapRange] = []
-    for piece in pieces:
-        if found and joins(piece, found[-1]):
-            found[-1] = replace(found[-1], span=Range(found[-1].span.start, piece.span.end))
+    for one in ranges:
+        if found and joins(one, found[-1]):
+            found[-1] = replace(found[-1], span=Range(found[-1].span.start, one.span.end))
         else:
-            found.append(piece)
+            found.append(one)
     return tuple(found)

@@ -29,14 +29,14 @@ def render_map(found: Stage2Map, title: str) -> RenderableType:
     """
     rows = [
         (
-            f"{piece.span.start:#x}",
-            f"{piece.span.end:#x}",
-            text(piece.kind.value, _STYLES[piece.kind]),
-            piece.flags.short if piece.flags else "",
-            _host_address(piece),
-            range_reason(piece),
+            f"{one.span.start:#x}",
+            f"{one.span.end:#x}",
+            text(one.kind.value, _STYLES[one.kind]),
+            one.flags.short if one.flags else "",
+            _host_address(one),
+            range_reason(one),
         )
-        for piece in found.pieces[:_MAX_PIECES]
+        for one in found.ranges[:_MAX_PIECES]
     ]
     parts: list[RenderableType] = [
         text(f"Stage-2 map of {title}", "bold"),
@@ -44,27 +44,27 @@ def render_map(found: Stage2Map, title: str) -> RenderableType:
         Text(),
         indented(table(("GPA", "end", "kind", "flags", "HPA", "why"), rows, right=("GPA", "end", "HPA"))),
     ]
-    if len(found.pieces) > len(rows):
-        parts.append(indented(text(f"and {len(found.pieces) - len(rows):,} more (--json has all)")))
+    if len(found.ranges) > len(rows):
+        parts.append(indented(text(f"and {len(found.ranges) - len(rows):,} more (--json has all)")))
     parts += [text(f"Conflict: {one.message}{_places(one.places)}", "red") for one in found.conflicts]
     parts += [text(str(notice)) for notice in found.notices]
     return stack(parts)
 
 
-def range_reason(piece: MapRange) -> str:
+def range_reason(one: MapRange) -> str:
     """Who has a range, and why, with the places that say so."""
-    assumed = " (assumed)" if piece.assumed else ""
-    return f"{piece.name}: {piece.reason}{assumed}{_places(piece.places)}"
+    assumed = " (assumed)" if one.assumed else ""
+    return f"{one.name}: {one.reason}{assumed}{_places(one.places)}"
 
 
 def _places(places: Sequence[AnyPlace]) -> str:
     return f" [{', '.join(str(place) for place in places)}]" if places else ""
 
 
-def _host_address(piece: MapRange) -> str:
-    if piece.hpa is None:
-        return "any" if piece.kind is RangeKind.RAM else ""
-    return "= GPA" if piece.hpa == piece.span.start else f"{piece.hpa:#x}"
+def _host_address(one: MapRange) -> str:
+    if one.hpa is None:
+        return "any" if one.kind is RangeKind.RAM else ""
+    return "= GPA" if one.hpa == one.span.start else f"{one.hpa:#x}"
 
 
 def map_json(found: Stage2Map) -> Json:
@@ -72,15 +72,15 @@ def map_json(found: Stage2Map) -> Json:
     return {
         "window": range_json("GPA", found.window),
         "window_reason": found.window_reason,
-        "ranges": [map_range_json(piece) for piece in found.pieces],
+        "ranges": [map_range_json(one) for one in found.ranges],
         "mappings": [
             {
-                "range": range_json("GPA", piece.span),
-                "hpa": piece.hpa,
-                "kind": piece.kind.value,
-                "flags_text": piece.flags.short,
+                "range": range_json("GPA", one.span),
+                "hpa": one.hpa,
+                "kind": one.kind.value,
+                "flags_text": one.flags.short,
             }
-            for piece in found.mappings
+            for one in found.mappings
         ],
         "conflicts": [_conflict_json(conflict) for conflict in found.conflicts],
         "notices": [
@@ -90,20 +90,20 @@ def map_json(found: Stage2Map) -> Json:
     }
 
 
-def map_range_json(piece: MapRange) -> Json:
+def map_range_json(one: MapRange) -> Json:
     """A range of a map as a JSON object."""
     return {
-        "range": range_json("GPA", piece.span),
-        "size": piece.span.size,
-        "kind": piece.kind.value,
-        "hpa": piece.hpa,
-        "flags": int(piece.flags),
-        "flags_text": piece.flags.short,
-        "name": piece.name,
-        "reason": piece.reason,
-        "assumed": piece.assumed,
-        "step": piece.step,
-        "places": [_place_json(place) for place in piece.places],
+        "range": range_json("GPA", one.span),
+        "size": one.span.size,
+        "kind": one.kind.value,
+        "hpa": one.hpa,
+        "flags": int(one.flags),
+        "flags_text": one.flags.short,
+        "name": one.name,
+        "reason": one.reason,
+        "assumed": one.assumed,
+        "step": one.step,
+        "places": [_place_json(place) for place in one.places],
     }
 
 
