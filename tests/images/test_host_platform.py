@@ -170,6 +170,22 @@ memory_regions = [[0x9000_0000, 0x20_0000, 0x7, 0]]
     return read_vm(parse_document(text, "vm.toml"))
 
 
+def test_more_ranges_than_any_board_has_are_refused(tmp_path: Path) -> None:
+    root = small_tree()
+    for number in range(2):
+        spans = [cell for at in range(9000) for cell in (at * 0x2000 + number * 0x1000_0000, 0x1000)]
+        bus(root).child(f"wide@{number}").set_u64("reg", *spans)
+    tree = host_tree(tmp_path, root)
+    with pytest.raises(ImageError) as caught:
+        node_ranges(tree, "/")
+    assert str(caught.value) == f"{tmp_path}/host.dtb: / has more than 16,384 ranges of registers"
+    with pytest.raises(ConfigError) as named:
+        with_nodes(vm('passthrough_devices = [["/soc/wide@0"], ["/soc/wide@1"]]'), tree)
+    assert str(named.value) == (
+        "vm.toml:11: devices.passthrough_devices[1]: the nodes up to this one have more than 16,384 ranges of registers"
+    )
+
+
 def test_nodes_become_regions_and_those_in_one_page_one_region(tmp_path: Path) -> None:
     found = with_nodes(vm('passthrough_devices = [["/soc"]]\nexcluded_devices = [["/soc/plic"]]'), machine(tmp_path))
     plan = plan_vm(found)

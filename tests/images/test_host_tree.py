@@ -365,6 +365,15 @@ def test_many_addresses_through_many_windows_are_refused_before_they_take_minute
     assert refused(tmp_path, root) == "host.dtb: device tree is damaged: too many addresses through too many buses"
 
 
+@pytest.mark.parametrize("name", ["", "serial/0"])
+def test_a_name_that_no_path_can_have_is_an_error(tmp_path: Path, name: str) -> None:
+    root = small_tree()
+    bus(root).child(name)
+    assert refused(tmp_path, root) == (
+        f"host.dtb: device tree is damaged: {name!r} below /soc is no name of a node (2.2.1)"
+    )
+
+
 def test_a_deep_tree_with_long_names_takes_little_memory(tmp_path: Path) -> None:
     root = node = small_tree()
     for _ in range(60):

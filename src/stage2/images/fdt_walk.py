@@ -118,7 +118,7 @@ def nodes(root: Node, *, disabled: bool = False) -> Iterator[Placed]:
         disabled: give those that are not enabled, too.
 
     Raises:
-        ImageError: paths are too long, or to place the nodes is more work than any machine's tree makes.
+        ImageError: a name is none, paths are too long, or to place the nodes is more work than any machine's tree makes.
     """
     yield from _below(root, "", (), _Steps(), disabled)
 
@@ -127,6 +127,8 @@ def _below(node: Node, path: str, buses: tuple[_Bus, ...], steps: _Steps, disabl
     """The children of a node; `buses` are those from the root down."""
     address_cells, size_cells = _cells(node)
     for child in node.children:
+        if not child.name or "/" in child.name:
+            raise ImageError(f"device tree is damaged: {child.name!r} below {path or '/'} is no name of a node (2.2.1)")
         at = f"{path}/{child.name}"
         if len(at) > _LONGEST_PATH:
             raise ImageError(f"device tree is damaged: a path of more than {_LONGEST_PATH} characters")

@@ -16,6 +16,8 @@ from .host_tree import HostTree
 
 _NO_DEVICES = ("/cpus", "/memory", "/reserved-memory", "/chosen", "/aliases", "/__symbols__")
 """Nodes at the top that stand for no device, with what is below them (2.2.3 and chapter 3 of the specification)."""
+_MOST_RANGES = 1 << 14
+"""Limit: ranges that come with the nodes of a VM; boards have some hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def node_ranges(tree: HostTree, path: str, excluded: Sequence[str] = ()) -> tupl
         excluded: nodes to leave out, with what is below them; those that do not exist are none.
 
     Raises:
-        ImageError: there is no such node, or its own reg is damaged.
+        ImageError: there is no such node, its own reg is damaged, or it has more ranges than any board.
     """
     out = set(_paths(tree, excluded))
     found: list[NodeRange] = []
@@ -58,6 +60,8 @@ def node_ranges(tree: HostTree, path: str, excluded: Sequence[str] = ()) -> tupl
             raise tree.place(placed).error(placed.missing)
         found += [NodeRange(placed.path, span) for span in placed.ranges or ()]
         found += [NodeRange(placed.path, window.span, "PCI window") for window in windows.get(placed.path, ())]
+        if len(found) > _MOST_RANGES:
+            raise ImageError(f"{path} has more than {_MOST_RANGES:,} ranges of registers", file=tree.file)
     return tuple(found)
 
 
@@ -87,7 +91,7 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
         lenient: a node that does not exist is a notice, not an error.
 
     Raises:
-        ConfigError: there is no such node.
+        ConfigError: there is no such node, or they have more ranges than any board.
     """
     devices, notices = vm.devices, list(vm.notices)
     excluded = list(devices.excluded)
@@ -109,6 +113,8 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
             text = f"{shown(node.path)} has no registers on the CPU's bus in {tree.file}: nothing is mapped"
             notices.append(Notice(text, node.place))
         found += _devices(ranges, node)
+        if len(found) > _MOST_RANGES:
+            raise node.place.error(f"the nodes up to this one have more than {_MOST_RANGES:,} ranges of registers")
     return replace(vm, devices=replace(devices, resolved=tuple(found)), notices=tuple(notices))
 
 
