@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stage2.check import conflicts, cpus, every, file_notices, host_memory
+from stage2.check import conflicts, cpus, every, file_notices, host_devices, host_memory
 from stage2.cli.main import call
+from stage2.images.fdt import Node
+from trees import bus, small_tree, write_tree
 
+
+def _plic(root: Node) -> None:
+    bus(root).child("plic@c000000").set("compatible", "sifive,plic-1.0.0").set("interrupt-controller").set_u64(
+        "reg", 0xC00_0000, 0x60_0000
+    )
+
+
+def _console(root: Node) -> None:
+    bus(root).child("serial@10000000").set("compatible", "ns16550a").set_u64("reg", 0x1000_0000, 0x1000)
+    root.child("chosen").set("stdout-path", "/soc/serial@10000000:115200n8")
+
+
+def _pci(root: Node) -> None:
+    bridge = bus(root).child("pci@30000000").set("compatible", "pci-host-ecam-generic").set("device_type", "pci")
+    bridge.set("#address-cells", 3).set("#size-cells", 2).set_u64("reg", 0x3000_0000, 0x1000_0000)
+    bridge.set("ranges", [0x0200_0000, 0, 0x4000_0000, 0, 0x4000_0000, 0, 0x1000_0000])
+
+
+def _firmware(root: Node) -> None:
+    kept = root.child("reserved-memory").set("#address-cells", 2).set("#size-cells", 2).set("ranges")
+    kept.child("firmware@80000000").set_u64("reg", 0x8000_0000, 0x8_0000).set("no-map")
+
+
+TREES = {"plic": _plic, "console": _console, "pci": _pci, "firmware": _firmware}
+"""What a fault's host has, by the `tree` of its expected.toml."""
 FAULTS = sorted((Path(__file__).parent / "faults").iterdir())
 
 
@@ -25,10 +53,15 @@ def findings(capsys: pytest.CaptureFixture[str], arguments: list[str], files: li
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda folder: folder.name)
 def test_a_fault_is_found_once_and_told_in_one_whole_message(
-    fault: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fault: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(fault)
+    here = shutil.copytree(fault, tmp_path / "fault")
+    monkeypatch.chdir(here)
     expected = tomllib.loads((fault / "expected.toml").read_text())
+    if "tree" in expected:
+        root = small_tree()
+        TREES[expected["tree"]](root)
+        write_tree(here, root)
     code, found = findings(capsys, expected["arguments"], expected["files"])
     (finding,) = found
     assert finding["code"] == fault.name.partition("-")[0]
@@ -40,7 +73,7 @@ def test_a_fault_is_found_once_and_told_in_one_whole_message(
 
 def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
     met = {fault.name.partition("-")[0] for fault in FAULTS}
-    judged = (*conflicts.RULES, *host_memory.RULES, *cpus.RULES, *file_notices.RULES)
+    judged = (*conflicts.RULES, *host_memory.RULES, *cpus.RULES, *file_notices.RULES, *host_devices.RULES)
     # What no rule names is whatever a reader refuses; its own tests say what.
     assert {rule.code for rule in judged} - met == {conflicts.OTHER.code}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
-from . import conflicts, cpus, file_notices, guest_images, guest_tree, host_memory, kernel_layout
+from . import conflicts, cpus, file_notices, guest_images, guest_tree, host_devices, host_memory, kernel_layout
 from .finding import Finding, Rule, Severity
 from .setup import Setup
 
@@ -13,6 +13,7 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     conflicts.check_conflicts,
     host_memory.check_host_memory,
     host_memory.check_width,
+    host_devices.check_host_devices,
     cpus.check_cpus,
     file_notices.check_notices,
 )
@@ -23,6 +24,7 @@ RULES: tuple[Rule, ...] = (
     *guest_tree.RULES,
     *conflicts.RULES,
     *host_memory.RULES,
+    *host_devices.RULES,
     *cpus.RULES,
     *file_notices.RULES,
 )

@@ -36,11 +36,15 @@ RAM_AS_DEVICE = Rule(
     "S2504", Severity.ERROR, "a device that a VM is given is RAM of the host",
     "The guest reaches memory that is the hypervisor's or another VM's, uncached: isolation ends there.",
 )  # fmt: skip
+RESERVED = Rule(
+    "S2505", Severity.ERROR, "memory that a VM has one to one is reserved on the host",
+    "Firmware, another core or a device uses it too: guest and owner overwrite each other, or the bus refuses it.",
+)  # fmt: skip
 TOO_WIDE = Rule(
     "S2506", Severity.ERROR, "the tables of the processor do not reach a VM's memory",
     "Stage 2 cannot translate the addresses: AxVisor refuses the VM, or the guest faults there.",
 )  # fmt: skip
-RULES = (OUTSIDE_RAM, ON_A_DEVICE, TOO_LITTLE, RAM_AS_DEVICE, TOO_WIDE)
+RULES = (OUTSIDE_RAM, ON_A_DEVICE, TOO_LITTLE, RAM_AS_DEVICE, RESERVED, TOO_WIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ def check_host_memory(setup: Setup) -> Iterator[Finding]:
         if each.region.map_type.is_ram:
             yield from _outside(each, host)
             yield from _on_devices(each, host)
+            yield from _in_reservations(each, host)
         else:
             yield from _in_ram(each, host)
     if host.kernel_paddr is not None:
@@ -123,6 +128,18 @@ def _on_devices(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
             yield Finding(
                 ON_A_DEVICE, f"{each.party} overlaps {device} in {shared}", (each.party, device), shared,
                 (each.location,), "move the memory, or correct the platform's [devices]",
+            )  # fmt: skip
+
+
+def _in_reservations(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
+    """A region of map_type 2 asks for memory that is reserved; the others do not."""
+    for held in host.reserved if each.region.map_type is MapType.MAP_IDENTICAL else ():
+        shared = held.span.intersection(each.span)
+        if shared is not None:
+            owner = Party(f"the reservation {held.who}", held.span)
+            yield Finding(
+                RESERVED, f"{each.party} overlaps {owner} in {shared}", (each.party, owner), shared,
+                (each.location,), "move the memory, or declare what is meant to be reserved with map_type 2",
             )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
 from ..config.vm import VmConfig
 from ..errors import ConfigError
+from ..images.host_tree import HostTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Setup:
         vms: those whose own declarations fit together, with the plan of their memory.
         conflicts: what the planners refused.
         platform: the host, as far as a file describes it.
+        tree: the host's device tree.
         arch: of the guests, as the user says; None where the files or the host do.
         cpu: the processor that the tables are for; None for the files' own, or no particular one.
     """
@@ -31,6 +33,7 @@ class Setup:
     vms: tuple[PlannedVm, ...]
     conflicts: tuple[ConfigError, ...]
     platform: PlatformConfig | BoardConfig | None = None
+    tree: HostTree | None = None
     arch: str | None = None
     cpu: NamedCpu | None = None
 
@@ -43,6 +46,7 @@ class Setup:
 def set_up(
     files: Sequence[VmConfig],
     platform: PlatformConfig | BoardConfig | None = None,
+    tree: HostTree | None = None,
     *,
     arch: str | None = None,
     cpu: NamedCpu | None = None,
@@ -52,7 +56,7 @@ def set_up(
 
     Args:
         files: as `config.vm.read_vm` reads them.
-        platform, arch, cpu: as in `Setup`.
+        platform, tree, arch, cpu: as in `Setup`.
         refused: what was wrong with the files that could not be read so.
     """
     conflicts = list(refused)
@@ -67,4 +71,4 @@ def set_up(
             planned.append(plan)
         conflicts += found
     check_together(planned, refuse=conflicts.append)
-    return Setup(tuple(files), tuple(planned), tuple(conflicts), platform, arch, cpu)
+    return Setup(tuple(files), tuple(planned), tuple(conflicts), platform, tree, arch, cpu)
