@@ -92,6 +92,64 @@ def test_a_clean_file_stays_clean(
     assert findings(capsys, [], ["vm.toml"]) == (0, [])
 
 
+@pytest.mark.parametrize(
+    ("comment", "code"),
+    [
+        ("    # stage2: allow S2301 the loader cuts it\n", 0),
+        ("    # stage2: allow S2302 the loader cuts it\n", 1),
+        ("    # stage2: allow S2301\n", 1),
+        ("    # stage2: allow S2301 the loader cuts it\n\n", 1),
+    ],
+)
+def test_a_comment_on_the_line_above_allows_what_it_names_and_gives_a_reason_for(
+    comment: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "faults" / "S2301-ram-twice" / "vm.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("vm.toml").write_text(text.replace("    [0x8010_0000", f"{comment}    [0x8010_0000"))
+    assert findings(capsys, [], ["vm.toml"])[0] == code
+
+
+def test_text_shows_the_lines_with_a_mark_under_the_values(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent / "faults" / "S2301-ram-twice")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call(["check", "vm.toml"]) == 1
+    assert capsys.readouterr().out == (
+        "error S2301: RAM 'ram1' [0x80100000, 0x80300000) overlaps RAM 'ram0'\n"
+        "[0x80000000, 0x80200000) of vm.toml:12 in [0x80100000, 0x80200000): every GPA\n"
+        "belongs to one of them only: move or shrink one\n"
+        "  --> vm.toml:13:5: RAM 'ram1'\n"
+        "   13 |     [0x8010_0000, 0x20_0000, 0x7, 0],\n"
+        "      |     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        "  --> vm.toml:12:5: RAM 'ram0'\n"
+        "   12 |     [0x8000_0000, 0x20_0000, 0x7, 0],\n"
+        "      |     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        "  overlap       GPA [0x80100000, 0x80200000)\n"
+        "  on the board  AxVisor maps them one after the other and refuses the second, or\n"
+        "                the guest finds another's bytes where its own should be: the VM\n"
+        "                does not start.\n"
+        "\n"
+        "1 error.\n"
+    )
+
+
+def test_a_value_far_along_a_line_is_shown_with_what_is_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "faults" / "S2305-entry-in-a-hole" / "vm.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "60")
+    Path("vm.toml").write_text(text.replace("entry_point =", f"entry_point = {' ' * 200}\t"))
+    assert call(["check", "vm.toml"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (shown,) = [line for line in lines if line.startswith("    9 |")]
+    (mark,) = [line for line in lines if line.startswith("      | ")]
+    assert shown[mark.index("^") : mark.rindex("^") + 1] == "0x9000_0000"
+    assert len(shown) <= 60
+
+
 def test_what_cannot_be_read_is_an_error_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "vm.toml").write_text("[base\n")
     assert call(["check", str(tmp_path / "vm.toml")]) == 2

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
 from . import conflicts, cpus, file_notices, guest_images, guest_tree, host_devices, host_memory, kernel_layout
+from .allow import without_allowed
 from .finding import Finding, Rule, Severity
 from .setup import Setup
 
@@ -44,8 +45,10 @@ def rule_of(code: str) -> Rule:
 
 
 def check_setup(setup: Setup) -> list[Finding]:
-    """What is wrong with VMs that are to run together: errors first, then by file and line."""
-    return sorted((finding for check in CHECKS for finding in check(setup)), key=_place)
+    """What is wrong with VMs that are to run together, but for what their files allow: errors first, then by file and
+    line.
+    """
+    return sorted(without_allowed(finding for check in CHECKS for finding in check(setup)), key=_place)
 
 
 def _place(finding: Finding) -> tuple[int, str, int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -53,9 +54,10 @@ def check(
     """
     from ..check.every import check_setup
     from ..check.finding import has_errors
-    from ..render.findings import finding_json, render_findings
+    from ..render.excerpt import render_excerpts
+    from ..render.findings import finding_json
     from ..render.json_text import json_text
-    from ..render.tables import print_renderable, text
+    from ..render.tables import print_renderable, text, text_width
 
     if explain is not None:
         return _explain(explain)
@@ -65,9 +67,9 @@ def check(
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
-        print_renderable(render_findings(findings))
-        if not findings:
-            print_renderable(text(f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}: nothing is wrong."))
+        counted = f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}"
+        whole = render_excerpts(findings, text_width(sys.stdout)) if findings else text(f"{counted}: nothing is wrong.")
+        print_renderable(whole)
     return 1 if has_errors(findings) else 0
 
 
