@@ -135,6 +135,15 @@ def test_a_window_for_tables_that_reaches_into_a_reservation_is_refused_by_both_
     )
 
 
+def test_the_folder_is_named_on_one_line_however_narrow_the_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = tmp_path / ("a-long-name-" * 8)
+    assert call(["build", str(DEMO), "-o", str(out)]) == 0
+    assert f", in {out / 'demo'}\n" in capsys.readouterr().out
+
+
 def test_the_summary_says_which_host_memory_lies_behind_each_region(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -391,7 +392,9 @@ def test_our_own_tables_are_read_from_the_file_beside(tmp_path: Path) -> None:
         "vm.stage2.toml:4: stage2.odd: unknown key, ignored",
         "vm.stage2.toml:9: other: unknown key, ignored",
     ]
-    with pytest.raises(ConfigError, match=r"is tables of ours .*, read with the VM file NAME\.toml beside it; a VM "):
+    with pytest.raises(
+        ConfigError, match=r"is tables of ours .*, read with the VM file NAME\.toml beside it; wanted here: a VM "
+    ):
         load_vm(beside)
 
 
@@ -454,3 +457,36 @@ def test_the_commands_take_a_generation_and_definitions(tmp_path: Path, capsys: 
     assert capsys.readouterr().err == (
         "stage2: error: --define workspace: NAME=VALUE is wanted, as workspace=/path/to/upstream\n"
     )
+
+
+def test_show_tells_a_guest_config_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "vm.toml"
+    file.write_text(
+        text_of(
+            base='guest_type = "passthrough"',
+            devices='passthrough = [{ path = "/soc/serial@0" }]\ndisabled = [{ path = "/soc/pci@3" }]',
+            more='[[devices.virtual]]\nid = "net0"\nmodel = "virtio-net"\nguest_mac = [2, 0, 0, 0, 0, 1]',
+        )
+    )
+    assert call(["show", str(file), "--json"]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)["vms"]
+    assert (vm["vm_type"], vm["guest_type"], vm["generations"], vm["interrupt_mode"]) == (
+        None,
+        "passthrough",
+        ["present"],
+        "passthrough",
+    )
+    assert [(device["name"], device["kind"]) for device in vm["devices"]] == [
+        ("/soc/serial@0", "passthrough"),
+        ("net0", "virtual"),
+    ]
+    assert call(["show", str(file)]) == 0
+    text = capsys.readouterr().out
+    for told in ("passthrough guest, 1 vCPU", "net0 (virtio-net)", "kept off", "/soc/pci@3 (device tree node)"):
+        assert told in text
+
+
+def test_an_architecture_that_is_said_twice_is_the_same() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_vm(parse_document(text_of(base='arch = "riscv64"', more='[stage2]\narch = "x86_64"'), "vm.toml"))
+    assert str(caught.value) == "vm.toml:5: base.arch: is riscv64, and [stage2] arch is x86_64: keep one"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from stage2.address import Range
+from stage2.cli.main import call
 from stage2.config.document import parse_document
 from stage2.config.generation import Generation
 from stage2.config.load import load_platform, load_vm
@@ -118,10 +120,19 @@ def test_what_finds_no_room_is_refused() -> None:
     )
 
 
-def test_a_kernel_with_a_bios_before_it_moves_two_mib_further() -> None:
-    bios = "enable_bios = true\nbios_load_addr = 0x8000_0000"
-    vm = vm_of(kernel=bios)
-    assert (vm.kernel.kernel_load_addr, vm.kernel.entry_point) == (0x8020_0000, 0x8021_0000)
+@pytest.mark.parametrize(
+    ("kernel", "generation", "load"),
+    [
+        ("enable_bios = true\nbios_load_addr = 0x8000_0000", Generation.PRESENT, 0x8020_0000),
+        ("enable_bios = true", Generation.PRESENT, 0x8020_0000),
+        ("bios_load_addr = 0x8000_0000", Generation.PRESENT, 0x8000_0000),
+        ("bios_load_addr = 0x8000_0000", Generation.HEAD, 0x8020_0000),
+        ("", Generation.HEAD, 0x8000_0000),
+    ],
+)
+def test_a_kernel_with_a_bios_before_it_moves_two_mib_further(kernel: str, generation: Generation, load: int) -> None:
+    vm = vm_of(kernel=kernel, generation=generation)
+    assert (vm.kernel.kernel_load_addr, vm.kernel.entry_point) == (load, load + 0x1_0000)
 
 
 def test_nothing_moves_where_the_first_region_is_not_identical_or_uefi_starts_the_guest() -> None:
@@ -196,16 +207,45 @@ def test_a_file_that_shows_no_generation_is_read_as_the_seeds_and_that_is_said_w
     ]
 
 
-def test_the_hypervisors_kernel_and_what_is_reserved_are_left_alone(tmp_path: Path) -> None:
-    platform = tmp_path / "host.toml"
-    platform.write_text(
-        'arch = "aarch64"\nplatform = "p"\n[plat]\nphys-memory-base = 0x4000_0000\nphys-memory-size = 0x8000_0000\n'
+@pytest.fixture
+def platform(tmp_path: Path) -> Path:
+    file = tmp_path / "host.toml"
+    file.write_text(
+        'arch = "riscv64"\nplatform = "p"\n[plat]\nphys-memory-base = 0x4000_0000\nphys-memory-size = 0x8000_0000\n'
         "kernel-base-paddr = 0x4008_0000\n[hypervisor]\nbss-size = 0x40_0000\n"
     )
+    return file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
     file = tmp_path / "vm.toml"
     file.write_text(TEXT.format(id=1, entry=0x8021_0000, load=0x8020_0000, kernel="", memory=IDENTICAL))
+    return file
+
+
+def test_the_hypervisors_kernel_and_what_is_reserved_are_left_alone(file: Path, platform: Path) -> None:
     vm = load_vm(file, generation=Generation.HEAD)
     host = load_platform(platform)
     assert spans(on_host([vm], host)[0]) == ["ram0 [0x40800000, 0x50800000)"]
     assert spans(on_host([vm], host, [Range(0x4800_0000, 0x4820_0000)])[0]) == ["ram0 [0x48200000, 0x58200000)"]
     assert spans(on_host([vm], None)[0]) == ["ram0 [0x80000000, 0x90000000)"]
+
+
+def test_the_tables_map_it_where_it_is_assumed_to_lie(
+    file: Path, platform: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(file), "--platform", str(platform), "--generation", "head"]
+    assert call(["walk", *words, "--gpa", "0x4080_0000", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"]["hpa"] == 0x4080_0000
+    assert call(["show", *words, "--json"]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)["vms"]
+    assert [(region["start"], region["assumed"]) for region in vm["regions"]] == [(0x4080_0000, True)]
+    assert vm["entry_point"] == 0x4081_0000
+    small = platform.read_text().replace("0x8000_0000\nkernel", "0x1000_0000\nkernel")
+    platform.write_text(small)
+    assert call(["show", *words]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "This VM cannot be run on this host" in shown
+    assert "no 0x10000000 bytes in one piece are free in host RAM" in shown
+    assert call(["walk", *words, "--gpa", "0"]) == 2

@@ -47,7 +47,7 @@ def test_printing_an_edit_is_not_reading_what_it_owes() -> None:
     table = _table()
     assert _warned(lambda: repr(table.unmap_range(0x1000, 0x1000))) == [UNREAD]
     edit = table.unmap_range(0x2000, 0x1000)
-    assert repr(edit) == "Edit(+0 -0 tables, 1 runs removed, 1 operations owed)"
+    assert repr(edit) == "Edit(+0 -0 tables, 1 runs removed, owed: INVEPT single-context)"
     assert len(edit.owed) == 1
 
 

@@ -184,11 +184,11 @@ def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles]
     """What was written, for people."""
     from ..address import format_size
     from ..formats.duties import DUTIES
-    from ..render.tables import facts, indented, print_renderable, text
+    from ..render.tables import facts, indented, print_renderable, text, unbroken
 
     for part in parts:
         place = output / part.folder
-        print_renderable(text(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
+        print_renderable(unbroken(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
     print_renderable(indented(facts((name, f"{value:#x}\n{DUTIES[name]}") for name, value in registers.items())))
     for part in parts:
         for segment in part.segments:

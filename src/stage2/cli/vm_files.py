@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +11,10 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
+    from ..config.conflict import Refuse
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
+    from ..config.vm import VmConfig
     from ..images.host_tree import HostTree
 
 GenerationName = Literal["seed", "head", "tg", "present"]
@@ -28,7 +29,7 @@ def load_vms(
     *,
     lenient: bool = False,
 ) -> list[PlannedVm]:
-    """Load VM files.
+    """Load VM files and plan the memory of each.
 
     Args:
         paths: the files.
@@ -40,17 +41,42 @@ def load_vms(
     Raises:
         ConfigError: a file is wrong, or a definition is none.
     """
+    from ..config.regions import plan_vm
+
+    found = read_vms(paths, generation, define)
+    if tree is not None:
+        from ..images.host_nodes import with_nodes
+
+        found = [with_nodes(vm, tree, lenient=lenient) for vm in found]
+    return [plan_vm(vm) for vm in found]
+
+
+def read_vms(
+    paths: Sequence[Path],
+    generation: GenerationName | None = None,
+    define: Sequence[str] | None = None,
+    refuse: Refuse | None = None,
+) -> list[VmConfig]:
+    """VM files as they are, whether or not their memory fits together; otherwise as `load_vms`.
+
+    Args:
+        refuse: what is done with a file that says what cannot be; None ends at the first. One that is no TOML, or is
+            another kind of file, ends it always.
+    """
+    from ..config.conflict import raise_it
     from ..config.generation import Generation
-    from ..config.load import load_vm
+    from ..config.load import open_vm
+    from ..config.vm import read_vm
 
     defines = dict(_definition(text) for text in define or ())
     stated = None if generation is None else Generation(generation)
-    if tree is None:
-        return [load_vm(path, generation=stated, defines=defines) for path in paths]
-    from ..images.host_nodes import with_nodes
-
-    resolve = partial(with_nodes, tree=tree, lenient=lenient)
-    return [load_vm(path, generation=stated, defines=defines, resolve=resolve) for path in paths]
+    found = []
+    for document, ours in [open_vm(path, defines) for path in paths]:
+        try:
+            found.append(read_vm(document, stated, ours))
+        except ConfigError as error:
+            (refuse or raise_it)(error)
+    return found
 
 
 def load_machine(

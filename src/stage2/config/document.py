@@ -37,10 +37,17 @@ _LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000}")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a user should know that does not stop anything; `str()` is one line for the user."""
+    """Something a user should know that does not stop anything; `str()` is one line for the user.
+
+    Args:
+        text: what.
+        place: where.
+        kind: which rule of `check` tells of it too; empty where none does.
+    """
 
     text: str
     place: Place
+    kind: str = ""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.place), self.place.key, self.text) if part)
@@ -89,15 +96,16 @@ class Item:
     def place(self) -> Place:
         positions = self.document.positions
         line = positions.line(self.path)
-        return Place(self.document.file, line, format_path(self.path), positions.likely(self.path))
+        column, width = positions.column(self.path)
+        return Place(self.document.file, line, format_path(self.path), positions.likely(self.path), column, width)
 
     def error(self, problem: str, kind: type[ConfigError] = ConfigError) -> ConfigError:
         """An error about this value, to be raised."""
         return self.place.error(problem, kind)
 
-    def notice(self, text: str) -> None:
-        """Record something worth knowing about this value."""
-        self.document.notices.append(Notice(text, self.place))
+    def notice(self, text: str, kind: str = "") -> None:
+        """Record something worth knowing about this value; `kind` as in `Notice`."""
+        self.document.notices.append(Notice(text, self.place, kind))
 
     def wanted(self, what: str) -> ConfigError:
         """The error for a value of another kind than `what`."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from ..address import SIZE_4K, Gpa, Hpa, Range, align_offset, align_up
-from ..errors import AddressError, ConfigError, EncodingError
+from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
+from ..errors import AddressError, EncodingError
 from ..flags import MappingFlags, MapType
 from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
+from .conflict import Claim, ConflictError, Refuse, raise_it
 from .devices import PassthroughDevice
 from .document import Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
@@ -113,18 +114,19 @@ class _Party:
             raise wrapped(self.place, error) from None
 
 
-def plan_vm(vm: VmConfig, starts: Starts | None = None) -> PlannedVm:
+def plan_vm(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = raise_it) -> PlannedVm:
     """The VM with the plan of its memory; the plan's notices are among the VM's.
 
     Args:
         vm: the VM as its file has it.
         starts: where identical memory lies whose place upstream's allocator decides; None for a VM on a host of its
             own, of which nothing is known.
+        refuse: as for `plan_regions`.
 
     Raises:
         ConfigError: as `plan_regions`.
     """
-    plan = plan_regions(vm, starts)
+    plan = plan_regions(vm, starts, refuse)
     kernel, _ = placed_kernel(vm, plan.starts)
     own = {entry.name: getattr(vm, entry.name) for entry in fields(VmConfig)}
     notices = in_order((*vm.notices, *plan.notices))
@@ -153,11 +155,12 @@ def plan_together(
     return found
 
 
-def plan_regions(vm: VmConfig, starts: Starts | None = None) -> RegionPlan:
+def plan_regions(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = raise_it) -> RegionPlan:
     """Make one list of regions of everything the VM's file declares.
 
     Args:
         vm, starts: as for `plan_vm`.
+        refuse: what is done with declarations that contradict each other; where it goes on, the plan is of no use.
 
     Raises:
         ConfigError: declarations overlap or contradict each other, or the guest would start or be loaded where
@@ -175,7 +178,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None) -> RegionPlan:
         for share in vm.shares
     ]
     mmio = [_owned(region) for region in declared if region.map_type is MapType.MMIO]
-    mmio += [_passthrough(device) for device in vm.devices.mapped]
+    mmio += [_passthrough(device, refuse) for device in vm.devices.mapped]
     emulated = [_owned(region) for region in declared if region.map_type is MapType.EMULATED]
     emulated += [
         _Party(
@@ -188,17 +191,17 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None) -> RegionPlan:
         for device in vm.devices.emulated
         if device.size and not device.on_ports
     ]
-    _refuse_overlaps(owned, "every GPA belongs to one of them only: move or shrink one")
-    _refuse_overlaps(emulated, "an access could go to either device: move or shrink one")
+    _refuse_overlaps(refuse, owned, "every GPA belongs to one of them only: move or shrink one")
+    _refuse_overlaps(refuse, emulated, "an access could go to either device: move or shrink one")
     traps = _by_pages(emulated)
     notices += _neighbours(mmio)
-    mmio = _merge_mmio(mmio)
-    _refuse_between(owned, mmio, "the guest sees either RAM or the device there: move or shrink one")
-    _refuse_between(owned, traps, "the device would hide the memory: move or shrink one")
+    mmio = _merge_mmio(mmio, refuse)
+    _refuse_between(refuse, owned, mmio, "the guest sees either RAM or the device there: move or shrink one")
+    _refuse_between(refuse, owned, traps, "the device would hide the memory: move or shrink one")
     mapped = _punch(mmio, traps, notices)
     parties = sorted((*owned, *mapped, *traps), key=_start)
     regions = tuple(party.region() for party in parties)
-    check_addresses(kernel, regions)
+    check_addresses(kernel, regions, refuse)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
     notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.unresolved]
@@ -241,13 +244,15 @@ def _rom(rom: RomDeclaration) -> _Party:
     return _Party(rom.name, MapType.ROM, rom.flags, Range.sized(rom.gpa, size), rom.place, violation=rom.on_write)
 
 
-def _passthrough(device: PassthroughDevice) -> _Party:
+def _passthrough(device: PassthroughDevice, refuse: Refuse) -> _Party:
     offset = align_offset(device.gpa, SIZE_4K)
     if offset != align_offset(device.hpa, SIZE_4K):
-        raise device.place.error(
+        problem = (
             f"GPA {device.gpa:#x} and HPA {device.hpa:#x} have different offsets in their pages, and only whole "
             "pages can be mapped: make the last three hexadecimal digits equal"
         )
+        claim = Claim(f"device {shown(device.name)}", device.place, Range.sized(device.gpa, device.size))
+        refuse(ConflictError("page-offset", problem, (claim,)))
     declared = Range.sized(device.gpa, device.size)
     span = declared.widened(SIZE_4K)
     return _Party(
@@ -256,33 +261,37 @@ def _passthrough(device: PassthroughDevice) -> _Party:
         _DEVICE_FLAGS,
         span,
         device.place,
-        device.hpa - offset,
+        align_down(device.hpa, SIZE_4K),
         declared=declared,
     )
 
 
-def _overlap_error(one: _Party, other: _Party, advice: str) -> ConfigError:
+def _overlap(kind: str, one: _Party, other: _Party, advice: str) -> ConflictError:
     """The error for two stretches that overlap, told at the one further down in the file."""
     first, second = sorted((one, other), key=lambda party: (party.place.file, party.place.line))
     shared = one.span.intersection(other.span)
-    return second.place.error(f"{second} overlaps {first} of {first.place} in {shared}: {advice}")
+    claims = tuple(
+        Claim(f"{party.map_type.noun} {shown(party.name)}", party.place, party.span) for party in (second, first)
+    )
+    return ConflictError(kind, f"{second} overlaps {first} of {first.place} in {shared}: {advice}", claims, shared)
 
 
-def _refuse_overlaps(parties: Sequence[_Party], advice: str) -> None:
+def _refuse_overlaps(refuse: Refuse, parties: Sequence[_Party], advice: str) -> None:
     last: _Party | None = None
     for party in sorted(parties, key=_start):
         if last is not None and party.span.overlaps(last.span):
-            raise _overlap_error(last, party, advice)
-        last = party
+            refuse(_overlap("overlap", last, party, advice))
+        if last is None or party.span.end > last.span.end:
+            last = party
 
 
-def _refuse_between(ones: Sequence[_Party], others: Sequence[_Party], advice: str) -> None:
+def _refuse_between(refuse: Refuse, ones: Sequence[_Party], others: Sequence[_Party], advice: str) -> None:
     """Refuse an overlap of one group with another; each group is free of overlaps."""
     groups = [(party, True) for party in ones] + [(party, False) for party in others]
     last: tuple[_Party, bool] | None = None
     for party, group in sorted(groups, key=lambda pair: _start(pair[0])):
         if last is not None and last[1] != group and party.span.overlaps(last[0].span):
-            raise _overlap_error(last[0], party, advice)
+            refuse(_overlap("device-over-memory", last[0], party, advice))
         if last is None or party.span.end > last[0].span.end:
             last = (party, group)
 
@@ -308,7 +317,7 @@ def _joined(
     ]
 
 
-def _merge_mmio(parties: Sequence[_Party]) -> list[_Party]:
+def _merge_mmio(parties: Sequence[_Party], refuse: Refuse) -> list[_Party]:
     def together(last: _Party, party: _Party) -> bool:
         if not party.span.overlaps(last.span):
             return False
@@ -316,11 +325,16 @@ def _merge_mmio(parties: Sequence[_Party]) -> list[_Party]:
         assert shared is not None
         if party.delta != last.delta:
             here, there = shared.start + last.delta, shared.start + party.delta
-            raise _overlap_error(
-                last, party, f"GPA {shared.start:#x} would be HPA {here:#x} and HPA {there:#x}: keep one"
+            refuse(
+                _overlap(
+                    "two-targets",
+                    last,
+                    party,
+                    f"GPA {shared.start:#x} would be HPA {here:#x} and HPA {there:#x}: keep one",
+                )
             )
-        if (party.flags, party.violation) != (last.flags, last.violation):
-            raise _overlap_error(last, party, "their flags or policies differ: keep one")
+        elif (party.flags, party.violation) != (last.flags, last.violation):
+            refuse(_overlap("two-targets", last, party, "their flags or policies differ: keep one"))
         return True
 
     return _joined(parties, together, lambda party, span: replace(party, span=span, declared=None))

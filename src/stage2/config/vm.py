@@ -177,7 +177,10 @@ def _read_older(
     cpu_num = base.integer("cpu_num", 1, 1, MAX_CPUS)
     cpu_ids = _cpu_list(base, "phys_cpu_ids", cpu_num)
     cpu_sets = _cpu_list(base, "phys_cpu_sets", cpu_num)
-    arch = base.optional_choice("arch", ARCHITECTURES) or options.arch
+    arch = base.optional_choice("arch", ARCHITECTURES)
+    if arch is not None and options.arch not in (None, arch):
+        raise base.need("arch").error(f"is {arch}, and [stage2] arch is {options.arch}: keep one")
+    arch = arch or options.arch
 
     memory = read_memory_regions(kernel, generations[0])
     _note_undecided(kernel, generations, memory)
@@ -302,5 +305,5 @@ def _cpu_list(base: Table, key: str, cpu_num: int) -> tuple[int, ...] | None:
         return None
     numbers = tuple(element.integer() for element in item.elements("an array of integers"))
     if len(numbers) != cpu_num:
-        item.notice(f"{len(numbers)} entries for {cpu_num} virtual CPUs")
+        item.notice(f"{len(numbers)} entries for {cpu_num} virtual CPUs", "cpu-list")
     return numbers

@@ -246,6 +246,7 @@ def _virtual(device: VirtualDevice) -> Json:
         "kind": "virtual",
         "type": device.model,
         "gpa": None,
+        "hpa": None,
         "size": None,
         "irq": None,
         "source": str(device.place),

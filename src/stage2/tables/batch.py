@@ -56,7 +56,7 @@ class Batch:
     stage: int = 2
 
     def __repr__(self) -> str:
-        return f"Batch({_told(self.status)}, stage {self.stage})"
+        return f"Batch(stage {self.stage}, {_told(self.status)})"
 
     def fault(self, index: int | tuple[int, ...]) -> Fault | None:
         """Why an element does not translate; None for one that does."""
@@ -88,7 +88,7 @@ class TwoStageBatch:
     access: Access | None
 
     def __repr__(self) -> str:
-        return f"TwoStageBatch({_told(self.status)}, {self.access.name if self.access else 'no access'})"
+        return f"TwoStageBatch({self.access.name if self.access else 'no access'}, {_told(self.status)})"
 
     def fault(self, index: int | tuple[int, ...]) -> Fault | None:
         """Why an element does not translate; None for one that does."""
@@ -102,7 +102,7 @@ class TwoStageBatch:
 
 def _told(status: npt.NDArray[Any]) -> str:
     """How many addresses, and how many of them do not translate."""
-    return f"{status.size} addresses, {np.count_nonzero(status)} without a translation"
+    return f"{status.size} addresses, {np.count_nonzero(status)} of them faults: `fault(index)` tells one"
 
 
 def _numbers(regime: Regime) -> tuple[np.uint64, ...]:

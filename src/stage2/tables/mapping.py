@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,8 +78,12 @@ class Edit:
     def __repr__(self) -> str:
         tables = f"+{self.tables_added} -{self.tables_freed} tables"
         # Looking at it in a debugger is not doing it.
-        owed = len(vars(Edit)["owed"].__get__(self))
-        return f"Edit({tables}, {len(self.removed)} runs removed, {owed} operations owed)"
+        owed = _names(vars(Edit)["owed"].__get__(self))
+        return f"Edit({tables}, {len(self.removed)} runs removed, owed: {owed or 'nothing'})"
+
+
+def _names(operations: Iterable[Operation]) -> str:
+    return ", ".join(dict.fromkeys(operation.name for operation in operations))
 
 
 class OwingEdit(Edit):
@@ -99,9 +104,8 @@ class OwingEdit(Edit):
 
     def __del__(self) -> None:
         if getattr(self, "_unread", False):
-            names = ", ".join(dict.fromkeys(operation.name for operation in self.owed))
             warnings.warn(
-                f"an edit owed {names} to the TLBs and was dropped unread: give the table a `flush`, "
+                f"an edit owed {_names(self.owed)} to the TLBs and was dropped unread: give the table a `flush`, "
                 "or do what `Edit.owed` lists",
                 OwedInvalidationsWarning,
                 stacklevel=2,

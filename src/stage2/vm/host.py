@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -148,6 +149,8 @@ def build(
         ConfigError: they contradict each other or the host, or nobody names an architecture.
         OutOfMemoryError: the host is too small.
     """
+    if isinstance(platform, (str, os.PathLike)):
+        raise ConfigError(f"platform={str(platform)!r} is a path: give load_platform({str(platform)!r})")
     options = options or Options()
     taken = [*options.reserved, *([] if options.tables_at is None else [options.tables_at])]
     configs = on_host(configs, platform, taken)
