@@ -51,7 +51,7 @@ def set_up(
     """Plan VMs alone and together, and keep every conflict.
 
     Args:
-        files: as `config.load.read_vm_file` reads them.
+        files: as `config.vm.read_vm` reads them.
         platform, arch, cpu: as in `Setup`.
         refused: what was wrong with the files that could not be read so.
     """

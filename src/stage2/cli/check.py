@@ -84,7 +84,7 @@ def _setup(
 
     refused: list[ConfigError] = []
     host = None if platform is None else load_host(platform)
-    files = read_vms(vms, generation, define, refused.append)
+    files = read_vms(vms, generation, define, refuse=refused.append)
     return set_up(files, host, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from ..errors import ConfigError
@@ -65,33 +65,27 @@ def recognise(path: PathLike) -> FileKind:
 
 
 def load_vm(
-    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
+    path: PathLike,
+    *,
+    generation: Generation | None = None,
+    defines: Mapping[str, str] | None = None,
+    resolve: Callable[[VmConfig], VmConfig] | None = None,
 ) -> PlannedVm:
     """Load a VM file, with `NAME.stage2.toml` beside it, and plan its memory; the plan's notices are among the VM's.
-
-    Args: as `read_vm_file`.
-
-    Raises:
-        ConfigError: the file is something else, or wrong.
-    """
-    return plan_vm(read_vm_file(path, generation=generation, defines=defines))
-
-
-def read_vm_file(
-    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
-) -> VmConfig:
-    """A VM file, with `NAME.stage2.toml` beside it, as it is: whether its memory fits together is not looked at.
 
     Args:
         path: the file.
         generation: the format it is in; None for what the file says, or shows.
         defines: what `${name}` stands for in its paths, before the environment is asked.
+        resolve: finds the addresses of the nodes that it passes through, in the host's device tree
+            (`images.host_nodes.with_nodes`); None where there is no tree.
 
     Raises:
         ConfigError: the file is something else, or wrong.
     """
     document, ours = open_vm(path, defines)
-    return read_vm(document, generation, ours)
+    vm = read_vm(document, generation, ours)
+    return plan_vm(vm if resolve is None else resolve(vm))
 
 
 def open_vm(path: PathLike, defines: Mapping[str, str] | None = None) -> tuple[Document, Document | None]:
