@@ -15,8 +15,8 @@ CPU_LIST = Rule(
     "S2801", Severity.WARNING, "a list of host CPUs has another length than the VM has vCPUs",
     "AxVisor goes by position: vCPUs without an entry keep a default, entries without a vCPU are ignored.",
 )  # fmt: skip
-_KINDS = {"": NOTICE, "cpu-list": CPU_LIST}
-RULES = tuple(_KINDS.values())
+_KINDS = {"cpu-list": CPU_LIST}
+RULES = (NOTICE, *_KINDS.values())
 
 
 def check_notices(setup: Setup) -> Iterator[Finding]:
@@ -25,4 +25,4 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
     notices = [notice for file in setup.files for notice in planned.get(file.file, file).notices]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):
         key = f"{notice.place.key}: " if notice.place.key else ""
-        yield found_at(_KINDS[notice.kind], f"{key}{notice.text}", notice.place)
+        yield found_at(_KINDS.get(notice.kind, NOTICE), f"{key}{notice.text}", notice.place)

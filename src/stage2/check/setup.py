@@ -12,6 +12,7 @@ from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
 from ..config.vm import VmConfig
 from ..errors import ConfigError
+from ..forecast.placing import on_host
 from ..images.host_tree import HostTree
 
 
@@ -70,5 +71,9 @@ def set_up(
         if not found:
             planned.append(plan)
         conflicts += found
+    try:
+        planned = on_host(planned, platform)
+    except ConfigError as error:
+        conflicts.append(error)
     check_together(planned, refuse=conflicts.append)
     return Setup(tuple(files), tuple(planned), tuple(conflicts), platform, tree, arch, cpu)
