@@ -63,8 +63,9 @@ def test_a_fault_is_found_once_and_told_in_one_whole_message(
         TREES[expected["tree"]](root)
         write_tree(here, root)
     code, found = findings(capsys, expected["arguments"], expected["files"])
-    (finding,) = found
+    finding, *others = found
     assert finding["code"] == fault.name.partition("-")[0]
+    assert [other["code"] for other in others] == expected.get("also", [])
     assert (finding["severity"], finding["message"]) == (expected["severity"], expected["message"])
     first = finding["locations"][0]
     assert ":".join(str(part) for part in (first["file"], first["line"], first["column"]) if part) == expected["at"]
