@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from stage2.check import conflicts, cpus, every, file_notices, host_devices, hos
 from stage2.cli.main import call
 from stage2.images.fdt import Node
 from trees import bus, small_tree, write_tree
+from waiting import HANG_S
 
 
 def _plic(root: Node) -> None:
@@ -82,6 +85,11 @@ def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
 def test_a_rule_has_one_code_and_a_code_one_rule() -> None:
     codes = [rule.code for rule in every.RULES]
     assert len(set(codes)) == len(codes)
+
+
+def test_the_page_about_checks_is_what_the_rules_say() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "check_docs.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], timeout=HANG_S).returncode == 0
 
 
 def test_a_clean_file_stays_clean(
