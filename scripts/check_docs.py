@@ -15,9 +15,9 @@ FAULTS = ROOT / "tests" / "check" / "faults"
 OPENING = """\
 # Checks
 
-`stage2 check [--platform P] [--host-dtb F] [--cpu C] VM.toml...` finds what is wrong with VM
-files that are to run together, without images and without a running machine. Each finding has the code of a rule, the
-lines it is about, what happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--explain S2301` tells of one rule.
+`stage2 check [--platform P] [--host-dtb F] [--cpu C] VM.toml...` finds what is wrong with VM files that are to run
+together, without images and without a running machine. Each finding has the code of a rule, the lines it is about, what
+happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--explain S2301` tells of one rule.
 
 * Exit code 0: no finding is an error. 1: one is. 2: a file cannot be read, or is no VM file.
 * `# stage2: allow S2301 reason` on the line, or on the line above it, keeps a finding quiet if it gives a reason.
