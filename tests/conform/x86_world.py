@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from stage2.address import SIZE_1G, SIZE_2M, Gva, Hpa, Range
-from stage2.conform.lookup import look_up
 from stage2.conform.oracle import Case, Machine, Oracle, Pair, Predictions
 from stage2.conform.probe import PROBE, Answers
 from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name
 from stage2.formats.record import Format
 from stage2.formats.x86 import longmode
+from stage2.guest.lookup import look_up
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.tables.compiled import host_memory

@@ -13,13 +13,13 @@ from ..address import Gva, Range
 from ..flags import Access
 from ..formats import by_name
 from ..formats.record import Format
+from ..guest.lookup import look_up
 from ..memory.physical import PhysicalMemory
 from ..tables.batch import translate_two_stage_batch
 from ..tables.compiled import host_memory
 from ..tables.explain import Walk, explain_two_stage
 from ..tables.regime import Regime
 from .compare import Comparison, words_of
-from .lookup import look_up
 from .oracle import Case, Machine, Oracle, Pair, Places, Predictions
 from .probe import Answers, Means, Probes
 from .verdict import Verdict

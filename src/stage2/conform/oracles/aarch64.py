@@ -8,12 +8,12 @@ import numpy.typing as npt
 from ...address import Range
 from ...flags import Access
 from ...formats.outcome import ACCESS_FLAG, PERMISSION, TRANSLATION
+from ...guest.lookup import look_up
 from ...machines.aarch64 import AArch64Machine
 from ...machines.mailbox import PROBE_ENTRY, TRANSLATE
 from ...tables.batch import translate_batch
 from ...tables.compiled import host_memory
 from ...tables.walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_TABLE
-from ..lookup import look_up
 from ..oracle import Case, Predictions
 from ..probe import Means, Probes
 

@@ -11,6 +11,7 @@ from ...formats import by_name, family_of
 from ...formats.outcome import EXECUTE_USER, FaultKind
 from ...formats.x86 import ept, longmode
 from ...formats.x86.registers import PageTableBase
+from ...guest.lookup import look_up
 from ...machines import bochs
 from ...machines.bochs import BochsMachine, Guest
 from ...memory.physical import PhysicalMemory
@@ -18,7 +19,6 @@ from ...tables.batch import translate_batch
 from ...tables.compiled import host_memory
 from ...tables.regime import Regime
 from ...tables.result import fault_from_status
-from ..lookup import look_up
 from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
 from .emulated import Emulated

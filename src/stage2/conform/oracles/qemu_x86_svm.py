@@ -12,13 +12,13 @@ from ...formats import by_name, family_of
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
 from ...formats.x86.registers import PageTableBase
+from ...guest.lookup import look_up
 from ...machines import x86_svm
 from ...machines.x86_svm import EXIT_GP, EXIT_NPF, EXIT_PF, Guest, X86SvmMachine
 from ...tables.compiled import host_memory
 from ...tables.regime import Regime
 from ...tables.result import fault_from_status
 from ...tables.walk import AT_STAGE_2
-from ..lookup import look_up
 from ..oracle import Case, Machine, Pair, Places, Predictions
 from ..probe import ANSWER, Answers
 from .emulated import Emulated

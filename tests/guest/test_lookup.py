@@ -1,4 +1,4 @@
-"""Lookups for the suite answer as batches do, whatever a world's tables say."""
+"""Lookups of few addresses answer as batches do, whatever the tables say."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from itertools import product
 
 import numpy as np
 import pytest
-from stand_in import PLACES, RAM
 
-from stage2.address import Hpa
-from stage2.conform.lookup import look_up
+from stage2.address import Hpa, Range
+from stage2.conform.oracle import Places
 from stage2.conform.world import Builder, probes_for
 from stage2.flags import Access
 from stage2.formats import by_name
+from stage2.guest.lookup import look_up
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.batch import translate_two_stage_batch
 from stage2.tables.compiled import host_memory
+
+RAM = Range.sized(0x4000_0000, 4 << 30)
+PLACES = Places(Range.sized(RAM.start + (3 << 30), 16 << 20), Range.sized(RAM.start, 1 << 30), ())
 
 
 @pytest.mark.parametrize("flaws", [0.0, 0.3, 1.0])

@@ -1,8 +1,7 @@
-"""What two-stage tables lead to, with as little compiled as possible: the suite has dozens of pairs of formats.
+"""What few addresses lead to by the tables of both stages, with as little compiled as possible.
 
-The kernel that looks ahead is for millions of addresses; compiling it for a pair takes five times as long as compiling
-the one that goes address by address, and there it is over before the emulator has answered. Nothing here is held
-against a machine: what machines are compared with is what hardware does, marks included.
+The kernel that looks ahead is for millions of addresses; compiling it for a pair of formats takes five times as long as
+compiling the one that goes address by address, which answers the same.
 """
 
 from __future__ import annotations
