@@ -31,13 +31,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 MEMBERS = [
     "Access", "AddressSpace", "Batch", "ConfigError", "Edit", "EncodingError", "Fault", "FaultResult", "Format",
-    "FrameAllocator", "FrameWindow", "Gpa", "GuestAccessError", "GuestMemory", "GuestTables", "GuestVirtualMemory",
-    "Gva", "Host", "Hpa", "Hva", "MapType", "Mapped", "Mapping", "MappingFlags", "MemoryRegion", "MemoryType",
-    "NotMappedError", "Options", "OutOfMemoryError", "OverlapError", "Owner", "OwnerKind", "OwnerMap", "PageTable",
-    "PhysicalMemory", "Populate", "Processor", "Range", "Regime", "Resolution", "ReverseMap", "Stage2Error", "Step",
-    "TimeValue", "TimerList", "TwoStageBatch", "ViolationPolicy", "Vm", "VmmTimerEvent", "Walk", "__version__",
-    "build", "by_name", "cancel_timer", "check_events", "explain_stage", "explain_two_stage", "load_images",
-    "load_platform", "load_vm", "read_images", "register_by_name", "register_timer", "reverse", "run_all",
+    "FrameAllocator", "FrameWindow", "Gpa", "GuestAccessError", "GuestMemory", "GuestTables",
+    "GuestVirtualMemory", "Gva", "Host", "Hpa", "Hva", "MapType", "Mapped", "Mapping", "MappingFlags",
+    "MemoryRegion", "MemoryType", "NotMappedError", "Options", "OutOfMemoryError", "OverlapError",
+    "OwedInvalidationsWarning", "Owner", "OwnerKind", "OwnerMap", "PageTable", "PhysicalMemory", "Populate",
+    "Processor", "Range", "Regime", "Resolution", "ReverseMap", "Stage2Error", "Step", "TimeValue", "TimerList",
+    "TwoStageBatch", "ViolationPolicy", "Vm", "VmmTimerEvent", "Walk", "__version__", "build", "by_name",
+    "cancel_timer", "check_events", "explain_stage", "explain_two_stage", "load_images", "load_platform",
+    "load_vm", "read_images", "register_by_name", "register_timer", "reverse", "run_all",
     "scheduler_next_event",
 ]  # fmt: skip
 
@@ -63,26 +64,3 @@ def test_a_page_table_takes_the_name_of_its_format() -> None:
         owner = stage2.Owner(stage2.OwnerKind.TABLES, "one")
         table = stage2.PageTable("sv39", stage2.FrameAllocator(memory), owner=owner)
         assert table.format is stage2.by_name("sv39")
-
-
-def test_what_is_shown_at_a_prompt_is_one_short_line_with_addresses_in_hexadecimal() -> None:
-    with stage2.PhysicalMemory([stage2.Range.sized(0x8000_0000, 16 << 20)]) as memory:
-        frames = stage2.FrameAllocator(memory)
-        space = stage2.AddressSpace("sv39x4", frames)
-        region = stage2.MemoryRegion(
-            stage2.Gpa(0x8000_0000), 0x20_0000, stage2.MappingFlags(7), stage2.MapType.MAP_ALLOC,
-            populate=stage2.Populate.EAGER,
-        )  # fmt: skip
-        space.map(region)
-        table = space.page_table
-        window = stage2.FrameWindow(frames, stage2.Range.sized(0x8000_0000, 4096))
-        for thing in (
-            memory, frames, frames.owners, window, space, region, space.range, table, table.regime, table.format,
-            table.translate(0x8000_0000), table.translate(0x1000), table.explain(0x8000_0000),
-            table.explain(0x8000_0000).steps[0], table.mappings()[0], space.query(0x8000_0000),
-            space.handle_page_fault(0x8000_0000, stage2.Access.READ), stage2.GuestMemory(space), stage2.Edit(),
-        ):  # fmt: skip
-            text = repr(thing)
-            assert len(text) < 160, text
-            assert "2147483648" not in text, text
-            assert " object at 0x" not in text, text

@@ -24,7 +24,7 @@ class CommandHelp(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         words = self.arguments[0].split() if self.arguments else []
         out = io.StringIO()
-        plainly = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+        plainly = {"COLUMNS": "78", "NO_COLOR": "1", "TERM": "dumb"}
         with mock.patch.dict(os.environ, plainly), contextlib.redirect_stdout(out):
             code = call([*words, "--help"])
         if code != OK:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         NotMappedError,
         OutOfMemoryError,
         OverlapError,
+        OwedInvalidationsWarning,
         Stage2Error,
     )
     from .flags import Access, MappingFlags, MapType, MemoryType
@@ -83,6 +84,7 @@ __all__ = [
     "Options",
     "OutOfMemoryError",
     "OverlapError",
+    "OwedInvalidationsWarning",
     "Owner",
     "OwnerKind",
     "OwnerMap",
@@ -152,6 +154,7 @@ _MODULES = {
     "Options": "vm.host",
     "OutOfMemoryError": "errors",
     "OverlapError": "errors",
+    "OwedInvalidationsWarning": "errors",
     "Owner": "memory.owners",
     "OwnerKind": "memory.owners",
     "OwnerMap": "memory.owners",

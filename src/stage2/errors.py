@@ -142,6 +142,13 @@ class StaleTranslationError(Stage2Error):
     """After an edit, a TLB may hold what the table no longer says: an invalidation that was owed was left out."""
 
 
+class OwedInvalidationsWarning(ResourceWarning):
+    """An edit owed operations to TLBs, nothing did them, and nobody looked at `Edit.owed` before it was dropped.
+
+    Python shows it where it shows what else was left undone: under `-X dev`, `-W default`, and in pytest.
+    """
+
+
 class ChannelError(Stage2Error):
     """A call about a channel between VMs is refused; nothing changed."""
 

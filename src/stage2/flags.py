@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum, IntFlag
+from enum import Enum, EnumType, IntEnum, IntFlag
 
 from .errors import EncodingError
 
 
-class MappingFlags(IntFlag):
+class Terse(EnumType):
+    """Makes `help` and `dir` of an enumeration of numbers or texts tell of it alone, not of every number."""
+
+    def __dir__(cls) -> list[str]:
+        own = (name for name in vars(cls) if not name.startswith("_"))
+        return sorted({*cls.__members__, *own, "__class__", "__doc__", "__members__", "__module__", "__name__"})
+
+
+class MappingFlags(IntFlag, metaclass=Terse):
     """What a mapping allows and how its memory behaves; the bits are AxVisor's (TOML and `MappingFlags`)."""
 
     READ = 1 << 0
@@ -64,7 +72,7 @@ class MemoryType(Enum):
     DEVICE = "device"
 
 
-class Access(IntEnum):
+class Access(IntEnum, metaclass=Terse):
     """What the CPU is doing at an address; the value is the bit number in a permission mask."""
 
     READ = 0

@@ -16,12 +16,16 @@ class Place:
         line: 1-based.
         key: dotted key (`kernel.memory_regions[0]`).
         likely: what a number there was likely meant to be, for errors; empty where nothing is odd.
+        column: 1-based column of the value; None where that is not known.
+        width: characters of the value on its line; 0 where that is not known.
     """
 
     file: str
     line: int
     key: str = ""
     likely: str = field(default="", compare=False)
+    column: int | None = field(default=None, compare=False)
+    width: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"

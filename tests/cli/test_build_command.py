@@ -103,11 +103,12 @@ def test_nothing_is_taken_from_what_is_reserved(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--tables-at", "0x1000", "not all of it is host memory: RAM is"),
+        ("--tables-at", "0x1000", "was assumed since no host was given: name yours with --platform"),
         ("--tables-at", "0x1_3000_0000:0x1000", "larger size"),
-        ("--tables-at", "0x1_3000_0001", "multiples of 4 KiB"),
-        ("--tables-at", "0x1_3000_0000:0", "multiples of 4 KiB"),
-        ("--tables-at", "here", "is no address"),
+        ("--tables-at", "0x1_3000_0001", "4 KiB is the least unit of host memory: write multiples of 0x1000"),
+        ("--tables-at", "0x1_3000_0000:0", "the size is 0"),
+        ("--tables-at", "here", "write ADDRESS:SIZE with both as numbers, such as 0x9000_0000:0x10_0000"),
+        ("--reserve", "0x9000_0000:1MiB", "write ADDRESS:SIZE with both as numbers"),
         ("--reserve", "0x1_3000_0000", "write ADDRESS:SIZE"),
         ("--reserve", "0xffff_ffff_ffff_f000:0x2000", "beyond 64 bits"),
         ("--reserve", "0x9000_0000:0x1000", "cannot be given"),
@@ -121,6 +122,38 @@ def test_a_wrong_place_is_one_clear_line(
     assert told in streams.err
     assert streams.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_window_for_tables_that_reaches_into_a_reservation_is_refused_by_both_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--tables-at", "0x1_3000_0000:0x10_0000", "--reserve", "0x1_3000_0000:0x4000"]
+    assert call(["build", str(DEMO), "-o", str(tmp_path / "out"), *where]) == 2
+    assert capsys.readouterr().err == (
+        "stage2: error: --tables-at [0x130000000, 0x130100000): [0x130000000, 0x130004000) of it is reserved: choose a "
+        "window that no reservation reaches into\n"
+    )
+
+
+def test_the_folder_is_named_on_one_line_however_narrow_the_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = tmp_path / ("a-long-name-" * 8)
+    assert call(["build", str(DEMO), "-o", str(out)]) == 0
+    assert f", in {out / 'demo'}\n" in capsys.readouterr().out
+
+
+def test_the_summary_says_which_host_memory_lies_behind_each_region(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["build", str(DEMO), "-o", str(tmp_path / "out"), "--json"]) == 0
+    (vm,) = json.loads(capsys.readouterr().out)["vms"]
+    assert call(["build", str(DEMO), "-o", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    for region in vm["regions"]:
+        for span in region["host_ranges"]:
+            assert f"{span['start']:#x}, {span['end']:#x})" in out, region["name"]
 
 
 def test_the_header_tells_host_memory_of_regions_and_what_the_hypervisor_adds_to_registers(

@@ -230,7 +230,9 @@ def test_reserved_bits_of_a_register_are_flagged(capsys: pytest.CaptureFixture[s
         (("hgapt", "0x1"), "did you mean hgatp?"),
         (("satp", "0x1_0000_0000_0000_0000"), "more than 64 bits"),
         (("satp", "fffg"), "registers and entries are hexadecimal"),
-        (("satp",), "VALUE"),
+        (("satp",), "satp has no value: write satp 0x1f"),
+        (("satp=",), "satp has no value"),
+        (("satp=1=2",), "satp 1=2 is no number"),
         (("EPPT", "0x1"), "did you mean eptp?"),
         (("VPID", "0x10000"), "VPID has 16 bits; 0x10000 does not fit"),
     ],
@@ -281,6 +283,13 @@ def test_registers_and_entries_are_hexadecimal_with_and_without_0x(capsys: pytes
         capsys, "register", "satp", "0x8000_0000_0008_0000"
     )
     assert explained(capsys, "entry", "--format", "sv39", "--level", "0", "200000df")["value"] == LEAF_DF
+
+
+@pytest.mark.parametrize(
+    "words", [("VTCR_EL2=0x80023559",), ("VTCR_EL2=80023559",), ("VTCR_EL2=", "0x80023559"), ("vtcr_el2", "=80023559")]
+)
+def test_a_register_is_told_as_key_and_value_too(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert explained(capsys, "register", *words) == explained(capsys, "register", "VTCR_EL2", "0x80023559")
 
 
 # --- faults -------------------------------------------------------------------------------------------------------

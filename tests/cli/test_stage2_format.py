@@ -156,7 +156,7 @@ def test_without_an_architecture_show_knows_no_format(tmp_path: Path, capsys: py
         ("", ("--stage2-format", "sv39"), "--stage2-format: sv39 is a format of stage 1"),
         ("", ("--stage2-format", "arm-s1-4k-48"), "stage 1, the guest's own; one of stage 2 is wanted: arm-s2-4k-40"),
         ("", ("--stage2-format", "arm-s2-4k-60"), "4k granules translate 25 to 48 bits, not 60"),
-        ("", ("--stage2-format", "etp4"), "no format is called 'etp4' (did you mean ept4?)"),
+        ("", ("--stage2-format", "etp4"), "no stage-2 format is called 'etp4' (did you mean ept4?)"),
         ("", ("--stage2-format", "arm-s2-4k-31"), "memory goes up to GPA 0x80420000, but arm-s2-4k-31 translates 31"),
         ('format = "sv39"', (), "vm.toml:12: stage2.format: sv39 is a format of stage 1"),
         ('format = "arm-s2-4k-31"', (), "vm.toml:12: stage2.format: memory goes up to GPA 0x80420000"),

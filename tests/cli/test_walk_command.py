@@ -11,6 +11,7 @@ import pytest
 
 from stage2.cli.main import call
 from stage2.config import regions
+from stage2.config.placement import Starts
 from stage2.config.vm import VmConfig
 
 VM = """\
@@ -27,10 +28,10 @@ memory_regions = [
 ]
 
 [devices]
-emu_devices = [["uart", 0x1000_0000, 0x1000, 10, 2, []]]
+emu_devices = [["uart", 0x1000_0000, 0x1000, 10, 0, []]]
 
 [stage2]
-generation = "head"
+generation = "seed"
 on_violation = "discard"
 """
 
@@ -148,9 +149,9 @@ def test_the_memory_of_a_vm_is_planned_once(
     planned: list[str] = []
     plan = regions.plan_regions
 
-    def counting(config: VmConfig) -> regions.RegionPlan:
+    def counting(config: VmConfig, starts: Starts | None) -> regions.RegionPlan:
         planned.append(config.name)
-        return plan(config)
+        return plan(config, starts)
 
     monkeypatch.setattr(regions, "plan_regions", counting)
     other = tmp_path / "other.toml"

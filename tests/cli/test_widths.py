@@ -114,7 +114,8 @@ def require_whole(facts: Any, text_at: Callable[[int], str]) -> None:
     assert told, "the text says no number of the JSON"
     for width in WIDTHS:
         text = text_at(width)
-        assert max(map(len, text.splitlines())) <= width
+        # A line with a path in it is left to the terminal, which copies it whole.
+        assert max(len(line) for line in text.splitlines() if "/" not in line) <= width
         assert [form for form in told if not stands(form, text)] == [], f"cut at {width} columns"
         missing = Counter(NUMBER.findall(wide)) - Counter(NUMBER.findall(text))
         assert not missing, f"cut at {width} columns"
@@ -167,7 +168,7 @@ def test_below_the_width_that_a_table_needs_each_row_is_a_block(
     monkeypatch.setenv("COLUMNS", "60")
     assert call(["show", str(FIXTURES / "head.toml")]) == 0
     text = capsys.readouterr().out
-    block = "  GPA: 0x80000000\n  end: 0xc0000000\n  size: 1 GiB\n  flags: rwx---\n  type: MAP_IDENTICAL\n"
+    block = "  GPA: 0x80000000\n  end: 0xc0000000\n  size: 1 GiB\n  flags: rwxu--\n  type: MAP_IDENTICAL\n"
     assert block in text
 
 

@@ -201,16 +201,16 @@ def test_the_wrong_kind_of_file_is_told_what_it_is(tmp_path: Path) -> None:
     path.write_text(PLATFORM)
     assert recognise(path) is FileKind.PLATFORM
     with pytest.raises(
-        ConfigError, match=r"f\.toml: is a platform file .*; a VM file .* wanted; give it with --platform"
+        ConfigError, match=r"f\.toml: is a platform file .*; wanted here: a VM file .*; give it with --platform"
     ):
         load_vm(path)
-    with pytest.raises(ConfigError, match=r"head\.toml: is a VM file .* wanted$"):
+    with pytest.raises(ConfigError, match=r"head\.toml: is a VM file .*; wanted here: a platform file .*$"):
         load_platform(FIXTURES / "head.toml")
     path.write_text('target = "x"\nfeatures = []')
     with pytest.raises(ConfigError, match="is a board file"):
         load_vm(path)
     path.write_text("[package]\n")
-    with pytest.raises(ConfigError, match="is none of AxVisor's files: it has 'package'; a VM file"):
+    with pytest.raises(ConfigError, match="is none of AxVisor's files: it has 'package'; wanted here: a VM file"):
         load_vm(path)
 
 

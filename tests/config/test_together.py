@@ -102,7 +102,11 @@ def test_a_share_holds_when_all_declare_it() -> None:
             "",
             "vm1.toml:10: share[0]: VM 1 'vm1' shares 'ring' with VM 2 'vm2', but vm2.toml does not declare it",
         ),
-        (share("9"), "", "share 'ring': peer 9 is none of the VMs given: VM 1 'vm1', VM 2 'vm2'"),
+        (
+            share("9"),
+            "",
+            "share 'ring': peer 9 is none of the VMs given, VM 1 'vm1', VM 2 'vm2': give the file of each",
+        ),
         (share("1"), "", "share 'ring': peer 1 is this VM itself"),
         (share("2"), share("1", name="rung"), "vm2.toml does not declare it"),
         (share("2"), share("1", size=0x2000), "share 'ring' has 0x1000 bytes here and 0x2000 in vm2.toml:10"),

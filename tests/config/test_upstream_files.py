@@ -10,6 +10,7 @@ import pytest
 
 from stage2.address import MIB
 from stage2.cli.main import call
+from stage2.config.generation import Generation
 from stage2.config.load import (
     FileKind,
     choose_arch,
@@ -27,6 +28,7 @@ from stage2.flags import MapType
 from stage2.render.config_json import vm_json
 
 CONFIGS = Path(__file__).parents[2].parent / "shared" / "axvisor-configs"
+GUEST_CONFIGS = CONFIGS.parent / "axvisor-guest-configs"
 pytestmark = pytest.mark.skipif(not CONFIGS.is_dir(), reason="upstream's files are not beside the repository")
 
 ALLOC, IDENT, RESRV, MMIO = "MAP_ALLOC", "MAP_IDENTICAL", "MAP_RESERVED", "MMIO"
@@ -37,33 +39,35 @@ VMS: dict[str, tuple[dict[str, int], float, int, int, int, str]] = {
     "seed/vms/arceos-riscv64.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
     "seed/vms/arceos-riscv64-smp.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
     "seed/vms/arceos-x86_64.toml": ({ALLOC: 1, MMIO: 3}, 16, 3, 0, 0, "kernel bios"),
-    "seed/vms/linux-a1000-aarch64-smp8.toml": ({IDENT: 1, MMIO: 1}, 1792, 1, 0, 0, "kernel dtb"),
-    "seed/vms/linux-qemu-aarch64.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 0, "kernel dtb"),
-    "seed/vms/linux-qemu-aarch64-smp2.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 0, "kernel dtb"),
-    "seed/vms/linux-qemu-aarch64-vm2.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 0, "kernel dtb"),
+    "seed/vms/linux-a1000-aarch64-smp8.toml": ({IDENT: 1, MMIO: 1}, 1792, 1, 0, 1, "kernel dtb"),
+    "seed/vms/linux-qemu-aarch64.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 1, "kernel dtb"),
+    "seed/vms/linux-qemu-aarch64-smp2.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 1, "kernel dtb"),
+    "seed/vms/linux-qemu-aarch64-vm2.toml": ({IDENT: 1, MMIO: 5}, 1024, 5, 0, 1, "kernel dtb"),
     # One region has the device bit (a notice), and the key cpu_set is unknown (another).
-    "seed/vms/linux-rk3588-aarch64.toml": ({IDENT: 1, MMIO: 6}, 1900, 5, 0, 2, "kernel dtb"),
+    "seed/vms/linux-rk3588-aarch64.toml": ({IDENT: 1, MMIO: 6}, 1900, 5, 0, 3, "kernel dtb"),
     "seed/vms/nimbos-aarch64.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel"),
     "seed/vms/nimbos-riscv64.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
     "seed/vms/nimbos-x86_64.toml": ({ALLOC: 1, MMIO: 3}, 16, 3, 0, 0, "kernel bios"),
     "seed/vms/starry-aarch64.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel dtb"),
     "seed/vms/starry-riscv64.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel dtb"),
     "seed/vms/starry-x86_64.toml": ({ALLOC: 1, MMIO: 5}, 16, 5, 0, 0, "kernel dtb"),
-    # From here on a notice says that "/" of the device tree maps nothing.
-    "head/vms/arceos-aarch64-e2000-smp1.toml": ({IDENT: 1}, 512, 0, 1, 1, "kernel"),
-    "head/vms/arceos-aarch64-e2000-smp2.toml": ({IDENT: 1}, 512, 0, 1, 1, "kernel"),
-    "head/vms/arceos-aarch64-qemu-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
-    "head/vms/arceos-aarch64-rk3568-smp1.toml": ({IDENT: 1}, 256, 0, 1, 1, "kernel"),
-    "head/vms/arceos-aarch64-rk3568-smp2.toml": ({IDENT: 1}, 256, 0, 1, 1, "kernel"),
-    "head/vms/arceos-aarch64-tac_e400-smp1.toml": ({IDENT: 1}, 512, 0, 1, 1, "kernel"),
-    "head/vms/linux-aarch64-a1000-smp8.toml": ({IDENT: 1, RESRV: 1, MMIO: 1}, 512 + 1792, 1, 0, 0, "kernel dtb"),
-    "head/vms/linux-aarch64-e2000-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
-    "head/vms/linux-aarch64-e2000-smp2.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
-    "head/vms/linux-aarch64-qemu-smp1.toml": ({IDENT: 1}, 256, 0, 1, 1, "kernel"),
-    "head/vms/linux-aarch64-rk3568-smp1.toml": ({IDENT: 1}, 1536, 0, 1, 1, "kernel"),
-    "head/vms/linux-aarch64-rk3568-smp2.toml": ({IDENT: 1}, 1536, 0, 1, 1, "kernel"),
-    "head/vms/linux-aarch64-rk3588-smp8.toml": ({IDENT: 1, RESRV: 1, MMIO: 6}, 3413 + 2 / 256, 6, 0, 0, "kernel dtb"),
-    "head/vms/linux-aarch64-tac_e400-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 1, "kernel"),
+    # From here on notices say that "/" of the device tree maps nothing, where identical memory is assumed to lie, and
+    # what moves with it: the kernel to its start, the device tree to where it fits. The seed's files that have any
+    # are read as the seed's with a notice, for nothing in them tells.
+    "head/vms/arceos-aarch64-e2000-smp1.toml": ({IDENT: 1}, 512, 0, 1, 4, "kernel"),
+    "head/vms/arceos-aarch64-e2000-smp2.toml": ({IDENT: 1}, 512, 0, 1, 4, "kernel"),
+    "head/vms/arceos-aarch64-qemu-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 4, "kernel"),
+    "head/vms/arceos-aarch64-rk3568-smp1.toml": ({IDENT: 1}, 256, 0, 1, 4, "kernel"),
+    "head/vms/arceos-aarch64-rk3568-smp2.toml": ({IDENT: 1}, 256, 0, 1, 4, "kernel"),
+    "head/vms/arceos-aarch64-tac_e400-smp1.toml": ({IDENT: 1}, 512, 0, 1, 4, "kernel"),
+    "head/vms/linux-aarch64-a1000-smp8.toml": ({IDENT: 1, RESRV: 1, MMIO: 1}, 512 + 1792, 1, 0, 2, "kernel dtb"),
+    "head/vms/linux-aarch64-e2000-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 4, "kernel"),
+    "head/vms/linux-aarch64-e2000-smp2.toml": ({IDENT: 1}, 1024, 0, 1, 4, "kernel"),
+    "head/vms/linux-aarch64-qemu-smp1.toml": ({IDENT: 1}, 256, 0, 1, 4, "kernel"),
+    "head/vms/linux-aarch64-rk3568-smp1.toml": ({IDENT: 1}, 1536, 0, 1, 4, "kernel"),
+    "head/vms/linux-aarch64-rk3568-smp2.toml": ({IDENT: 1}, 1536, 0, 1, 4, "kernel"),
+    "head/vms/linux-aarch64-rk3588-smp8.toml": ({IDENT: 1, RESRV: 1, MMIO: 6}, 3413 + 2 / 256, 6, 0, 3, "kernel dtb"),
+    "head/vms/linux-aarch64-tac_e400-smp1.toml": ({IDENT: 1}, 1024, 0, 1, 4, "kernel"),
     "head/vms/nimbos-aarch64-qemu-smp1.toml": ({ALLOC: 1}, 16, 0, 1, 1, "kernel"),
     "head/vms/nimbos-riscv64-qemu-smp1.toml": ({ALLOC: 1, MMIO: 2}, 16, 2, 0, 0, "kernel"),
     "head/vms/nimbos-x86_64-qemu-smp1.toml": ({ALLOC: 1, MMIO: 3}, 16, 3, 0, 0, "kernel bios"),
@@ -116,6 +120,60 @@ def test_a_vm_file_yields_what_the_table_says(name: str) -> None:
     for region in regions:
         if region.map_type in (MapType.MAP_IDENTICAL, MapType.MAP_RESERVED):
             assert any(span.covers(region.range) for span in host.memory)
+
+
+# file: (generation, guest type, MiB of RAM, passed through, kept off, virtual devices)
+GUESTS: dict[str, tuple[str, str | None, int, list[str], list[str], list[str]]] = {
+    "path-table-selectors": ("present", "passthrough", 512, ["/soc/serial@0"], ["/soc/pci@30000000"], []),
+    "qemu-aarch64-linux-smp1": ("present", "passthrough", 256, [], [], []),
+    # Its device lists are of the format before.
+    "qemu-aarch64-linux-smp2-dedicated": ("tg", None, 256, ["/"], [], []),
+    "qemu-riscv64-linux-virtio-blk": ("present", "virtualized", 1024, [], ["/soc/pci@30000000"], ["virtio-blk"]),
+    "qemu-x86_64-linux-smp1": ("present", "passthrough", 129, [], [], []),
+    "virtio-net-peer-vm1": ("present", "virtualized", 512, [], [], ["virtio-net"]),
+}
+needs_guest_configs = pytest.mark.skipif(
+    not GUEST_CONFIGS.is_dir(), reason="upstream's files of the present format are not beside the repository"
+)
+
+
+@needs_guest_configs
+def test_the_table_names_every_file_of_the_present_format() -> None:
+    assert {path.stem for path in GUEST_CONFIGS.glob("*.toml")} == set(GUESTS)
+
+
+@needs_guest_configs
+@pytest.mark.parametrize("name", GUESTS)
+def test_a_file_of_the_present_format_yields_what_the_table_says(name: str) -> None:
+    vm = load_vm(GUEST_CONFIGS / f"{name}.toml")
+    assert (
+        vm.generation.value,
+        None if vm.guest_type is None else vm.guest_type.value,
+        sum(region.size for region in vm.plan.regions if region.map_type.is_ram) / MIB,
+        [node.path for node in vm.devices.nodes],
+        list(vm.devices.excluded),
+        [device.model for device in vm.devices.virtual],
+    ) == GUESTS[name]
+    assert vm_json(vm)["name"] == vm.name
+
+
+@needs_guest_configs
+@pytest.mark.parametrize("name", GUESTS)
+def test_upstream_refuses_only_the_file_of_a_format_before(name: str) -> None:
+    path = GUEST_CONFIGS / f"{name}.toml"
+    if GUESTS[name][0] == "present":
+        assert load_vm(path, generation=Generation.PRESENT).generation is Generation.PRESENT
+        return
+    with pytest.raises(
+        ConfigError, match=r"19: devices\.interrupt_mode: upstream refuses this key, for \[devices\] has"
+    ):
+        load_vm(path, generation=Generation.PRESENT)
+
+
+@pytest.mark.parametrize("name", VMS)
+def test_upstream_refuses_every_file_of_seed_and_head_in_its_present_format(name: str) -> None:
+    with pytest.raises(ConfigError, match="upstream refuses this key"):
+        load_vm(CONFIGS / name, generation=Generation.PRESENT)
 
 
 @pytest.mark.parametrize("name", PLATFORMS)

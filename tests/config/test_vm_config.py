@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stage2.config.devices import Generation, InterruptMode
+from stage2.config.devices import InterruptMode
 from stage2.config.document import parse_document
+from stage2.config.generation import Generation
 from stage2.config.images import ImagePath
 from stage2.config.load import load_vm
 from stage2.config.regions import plan_regions
@@ -336,9 +337,10 @@ def test_reading_a_configuration_imports_no_number_crunching() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_example_of_the_documentation_loads() -> None:
+def test_the_examples_of_the_documentation_load() -> None:
     text = (EXAMPLES.parent / "docs" / "configuration.md").read_text()
-    example = text.split("```toml\n")[1].split("```")[0]
+    smallest, example = (part.split("```")[0] for part in text.split("```toml\n")[1:3])
+    assert read_vm(parse_document(smallest, "docs.toml")).notices == ()
     vm = read_vm(parse_document(example, "docs.toml"))
     assert vm.notices == ()
     assert [region.name for region in plan_regions(vm).regions] == ["firmware", "ram0", "dma", "ring"]

@@ -80,6 +80,15 @@ def test_reports_say_what_was_found_and_how_to_see_it_again(capsys: pytest.Captu
     assert "| `stand-in` | 0 |" in page
 
 
+def test_mismatches_of_arm_name_the_levels_as_arm_does_and_say_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    arm = Pair("arm", "arm-s1-4k-48", "arm-s2-4k-48")
+    report = run(oracle(arm), cases=2000, seed=5, planted=plant("writable"))
+    print_renderable(render_reports([report, report]))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(Arm's 3)" in text
+    assert text.count("Levels count from 0, the smallest page; Arm's own numbers") == 1
+
+
 def test_pairs_are_chosen_by_their_own_name_or_by_a_formats() -> None:
     stand_in = oracle(*PAIRS)
     assert chosen_pairs(stand_in, ["sv39x4"]) == PAIRS[:2]

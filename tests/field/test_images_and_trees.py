@@ -222,6 +222,10 @@ def reserved(start: int) -> Callable[[Node], object]:
     return change
 
 
+def filled(size: int) -> Callable[[Node], object]:
+    return lambda root: root.child("firmware").set("blob", b"\0" * size)
+
+
 def without_memory(root: Node) -> None:
     root.children = [child for child in root.children if not child.name.startswith("memory")]
 
@@ -257,6 +261,8 @@ TREES: dict[str, tuple[bytes, str, list[str]]] = {
     "device-that-is-disabled": (tree(device([0x100_0000, 0x1000], status="disabled")), "", []),
     "device-beyond-its-bus": (tree(device([0x2000_0000, 0x1000])), "", []),
     "pci-host": (tree(pci), "", ["S2228"]),
+    "larger-than-2-MiB": (tree(filled(2 << 20)), "", ["S2229"]),
+    "nearly-2-MiB": (tree(filled((2 << 20) - 0x1000)), "", []),
 }  # fmt: skip
 
 

@@ -46,11 +46,20 @@ class Location:
     Args:
         file: as the user named it.
         line, column: counted from 1; None in files that have none (ELF).
+        width: characters that the value has on its line; 0 where that is not known.
+        says: what stands there, in a few words, for a finding about several places.
     """
 
     file: str
     line: int | None = None
     column: int | None = None
+    width: int = 0
+    says: str = ""
+
+    @classmethod
+    def of(cls, place: Place, says: str = "") -> Location:
+        """A place of a configuration file."""
+        return cls(place.file, place.line, place.column, place.width, says)
 
     def __str__(self) -> str:
         return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
@@ -74,6 +83,19 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class FixIt:
+    """One value to be written anew.
+
+    Args:
+        location: of the old value, with its column and width.
+        text: the new value.
+    """
+
+    location: Location
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong in one place.
 
@@ -85,6 +107,7 @@ class Finding:
         locations: where the values stand.
         fix: what to do, in one sentence.
         severity: where it differs from the rule's.
+        edit: what to write where, when one value mends it.
     """
 
     rule: Rule
@@ -94,6 +117,7 @@ class Finding:
     locations: tuple[Location, ...] = ()
     fix: str = ""
     severity: Severity | None = None
+    edit: FixIt | None = None
 
     @property
     def code(self) -> str:
@@ -111,7 +135,7 @@ class Finding:
 
 def found_at(rule: Rule, message: str, place: Place, parties: tuple[Party, ...] = (), fix: str = "") -> Finding:
     """A finding about what stands at one place of a file; the other arguments are those of `Finding`."""
-    return Finding(rule, message, parties, locations=(Location(place.file, place.line),), fix=fix)
+    return Finding(rule, message, parties, locations=(Location.of(place),), fix=fix)
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

@@ -1,4 +1,4 @@
-"""What is wrong with the device tree that a VM's file names: the rules S2221 to S2228.
+"""What is wrong with the device tree that a VM's file names: the rules S2221 to S2229.
 
 Devicetree Specification 0.4; Linux, Documentation/arch/arm64/booting.rst ("2. Setup the device tree") and
 Documentation/arch/riscv/boot.rst ("Device-Tree").
@@ -49,15 +49,25 @@ UNBACKED = Rule(
     "S2228", Severity.WARNING, "the device tree names a device that stage 2 does not back",
     "The guest's driver faults at its first access, and the VM's policy decides what becomes of it.",
 )  # fmt: skip
+TOO_LARGE = Rule(
+    "S2229", Severity.ERROR, "the device tree is larger than an arm64 kernel maps",
+    "The kernel maps 2 MiB of it before it has its own tables, and ignores the tree or stops (booting.rst, 2).",
+)  # fmt: skip
 
-RULES = (DAMAGED, SOURCE, MISALIGNED, NO_MEMORY, MEMORY_OUTSIDE, RESERVED_OUTSIDE, INITRD_OUTSIDE, UNBACKED)
+RULES = (DAMAGED, SOURCE, MISALIGNED, NO_MEMORY, MEMORY_OUTSIDE, RESERVED_OUTSIDE, INITRD_OUTSIDE, UNBACKED, TOO_LARGE)
 
 _ALIGN = 8
+_ARM64_LIMIT = 2 << 20
 _MEMORY, _RESERVED = "memory", "reserved-memory"
 
 
 def check_tree(
-    vm: PlannedVm, blob: bytes, place: Place, load_addr: int | None = None, ramdisk: Range | None = None
+    vm: PlannedVm,
+    blob: bytes,
+    place: Place,
+    load_addr: int | None = None,
+    ramdisk: Range | None = None,
+    arch: str | None = None,
 ) -> list[Finding]:
     """Hold a device tree against the VM's memory and devices.
 
@@ -67,6 +77,7 @@ def check_tree(
         place: where it is named.
         load_addr: GPA where it goes; None where that is chosen.
         ramdisk: where the ramdisk lies; None where there is none, or that is chosen.
+        arch: the VM's architecture; None where that is not known.
     """
     if is_source(blob):
         fix = "compile it with `dtc -I dts -O dtb -o FILE.dtb FILE.dts` and name that"
@@ -79,6 +90,9 @@ def check_tree(
     if load_addr is not None and load_addr % _ALIGN:
         fix = f"set dtb_load_addr to {load_addr + -load_addr % _ALIGN:#x}"
         found.append(found_at(MISALIGNED, f"the device tree is put at {load_addr:#x}", place, fix=fix))
+    if arch == "aarch64" and len(blob) > _ARM64_LIMIT:
+        fix = "leave out symbols (dtc without -@) and nodes that the guest does not need"
+        found.append(found_at(TOO_LARGE, f"the device tree has {len(blob):,} bytes, over 2 MiB", place, fix=fix))
     return [*found, *_Tree(vm, root, reservations(blob), place, ramdisk).findings()]
 
 

@@ -44,10 +44,15 @@ def parse_span(option: str, value: str) -> tuple[int, int | None]:
         ConfigError: it is neither, or does not begin and end at a multiple of 4 KiB.
     """
     address, separator, size = value.partition(":")
+    if not _NUMBER.fullmatch(address.strip()) or (separator and not _NUMBER.fullmatch(size.strip())):
+        raise ConfigError(
+            f"{option} {value[:_MAX_LENGTH]}: write ADDRESS:SIZE with both as numbers, such as 0x9000_0000:0x10_0000"
+        )
     start = parse_address(option, address)
     length = parse_address(option, size) if separator else None
     if start % SIZE_4K or (length is not None and (length % SIZE_4K or not length)):
-        raise ConfigError(f"{option} {value}: addresses and sizes of host memory are multiples of 4 KiB, not 0")
+        what = "the size is 0" if not length and not start % SIZE_4K else "4 KiB is the least unit of host memory"
+        raise ConfigError(f"{option} {value}: {what}: write multiples of 0x1000")
     if length is not None and start + length > ADDRESS_LIMIT:
         raise ConfigError(f"{option} {value} ends beyond 64 bits")
     return start, length

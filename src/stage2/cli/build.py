@@ -11,11 +11,13 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_span
+from .vm_files import GenerationName
 
 if TYPE_CHECKING:
     from ..address import Range
     from ..tableimage.pieces import TableFiles
     from ..vm.host import Host
+    from ..vm.report import RegionReport
 
 
 def build(
@@ -34,6 +36,8 @@ def build(
     protect_tables: Annotated[bool, Parameter(negative="")] = False,
     tables_at: str | None = None,
     reserve: Annotated[list[str] | None, Parameter(negative="")] = None,
+    generation: GenerationName | None = None,
+    define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -75,6 +79,12 @@ def build(
     reserve
         Host memory to leave alone: ADDRESS:SIZE, such as what firmware or a device tree reserves; may be given several
         times.
+    generation
+        Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
+        or shows its own.
+    define
+        NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
+        asked. May be given several times.
     json_output
         Print the manifest instead of a summary.
     """
@@ -100,6 +110,8 @@ def build(
         stage2_format=stage2_format,
         cpu=cpu,
         smp=smp,
+        generation=generation,
+        define=define,
         reserved=[_whole("--reserve", span) for span in reserve or ()],
     )
     host = make() if tables_at is None else _placed(make, tables_at)
@@ -128,6 +140,7 @@ def build(
         return 0
     for vm in contents:
         _print(f"VM {vm.id} {plain(vm.name)}", vm.registers, [vm.files], output)
+        _print_regions(vm.regions)
     if own is not None:
         _print("hypervisor", own.registers, own.halves, output)
     if (said := assumed_host(host.platform)) is not None:
@@ -166,12 +179,26 @@ def _print(whose: str, registers: Mapping[str, int], parts: Sequence[TableFiles]
     """What was written, for people."""
     from ..address import format_size
     from ..formats.duties import DUTIES
-    from ..render.tables import facts, indented, print_renderable, text
+    from ..render.tables import facts, indented, print_renderable, text, unbroken
 
     for part in parts:
         place = output / part.folder
-        print_renderable(text(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
+        print_renderable(unbroken(f"{whose}: {part.tables} {part.format} tables, {format_size(part.size)}, in {place}"))
     print_renderable(indented(facts((name, f"{value:#x}\n{DUTIES[name]}") for name, value in registers.items())))
     for part in parts:
         for segment in part.segments:
             print_renderable(indented(text(f"{len(segment.data):#x} bytes at HPA {segment.hpa:#x}")))
+
+
+def _print_regions(regions: Sequence[RegionReport]) -> None:
+    """Where in host memory a VM's regions lie."""
+    from ..address import Range
+    from ..render.plain import plain
+    from ..render.tables import facts, indented, print_renderable
+
+    rows = [
+        (plain(region.name), "\n".join(f"HPA {Range(start, end)}" for start, end in region.hpa))
+        for region in regions
+        if region.hpa
+    ]
+    print_renderable(indented(facts(rows)))

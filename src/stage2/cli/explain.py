@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import stat
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import App, Parameter
 
@@ -13,6 +16,8 @@ from ..errors import ConfigError, OutOfRangeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from ..crash.reading import Reading
 
 
 explain = App(name="explain", help="Tell a table entry, a register or a fault in plain sentences.")
@@ -79,8 +84,8 @@ def entry(
 
 
 @explain.command
-def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
-    """Explain the value of a register that takes part in translation.
+def register(name: str, value: str | None = None, /, *, json_output: _Json = False) -> int:
+    """Explain the value of a register that takes part in translation: NAME VALUE, or NAME=VALUE.
 
     Parameters
     ----------
@@ -94,8 +99,12 @@ def register(name: str, value: str, /, *, json_output: _Json = False) -> int:
     from ..formats import register_by_name
     from ..render.explain import register_json, render_register
 
-    found = register_by_name(name)
-    number = parse_register(found.name, value)
+    whole = name if value is None else f"{name.removesuffix('=')}={value.removeprefix('=')}"
+    called, equals, behind = whole.partition("=")
+    found = register_by_name(called.strip())
+    if not equals:
+        raise ConfigError(f"{found.name} has no value: write {found.name} 0x1f")
+    number = parse_register(found.name, behind)
     found.require(number)
     summary, reason = found.judge(number)
     _print(
@@ -112,6 +121,7 @@ def fault(
     /,
     *,
     file: Annotated[str | None, Parameter(name=["--file", "-f"], allow_leading_hyphen=True)] = None,
+    standard_input: Annotated[bool, Parameter(name="-", negative="", show=False)] = False,
     json_output: _Json = False,
 ) -> int:
     """Explain a fault by the registers that report it: as KEY=VALUE, or lines pasted from a crash.
@@ -123,15 +133,17 @@ def fault(
     The first of each is needed. Registers are hexadecimal, with or without 0x; an exit reason is decimal without.
 
     Whole oopses and panics are understood too, with timestamps and prefixes: Linux and its KVM, Xen, Jailhouse,
-    OpenSBI, U-Boot, TF-A, EDK2, Zephyr, FreeBSD, seL4, xv6 and QEMU's -d int. Each fault in them is told; what says
-    nothing of a fault is listed.
+    OpenSBI, U-Boot, TF-A, EDK2, Zephyr, FreeBSD, seL4, xv6 and QEMU's -d int. Each fault in them is told, with the page
+    tables that Linux dumps beside it; what says nothing of a fault is listed.
 
     Parameters
     ----------
     values
         esr=0x92000047 far=0x8000_0000, or "ESR: 92000047, FAR: 80000000".
     file
-        Read the text from this file; - is standard input.
+        Read the text from this file; - is standard input, which is also read where a pipe is all that is given.
+    standard_input
+        The same as --file -.
     json_output
         Print JSON instead of text.
     """
@@ -139,16 +151,46 @@ def fault(
     from ..crash.report import report_all
     from ..render.crash import crash_json, render_crash
 
-    if (file is None) == (not values):
-        raise ConfigError("give the registers, such as esr=0x92000047 far=0x1000, or a text by --file FILE")
-    reading = read_text(" ".join(values or ()) if file is None else _text_of(file))
+    standard_input = standard_input or (file is None and not values and _is_fed(sys.stdin))
+    if sum((file is not None, bool(values), standard_input)) != 1:
+        raise ConfigError(
+            "give the registers, such as esr=0x92000047 far=0x1000, or a text by --file FILE "
+            "(--file - is standard input)"
+        )
+    reading = _read_words(values) if values else read_text(_text_of("-" if file is None else file))
     told = report_all(reading)
     _print(
         "fault" if json_output else None,
-        lambda: crash_json(told, reading.ignored),
-        lambda: render_crash(told, reading.ignored),
+        lambda: crash_json(told, reading),
+        lambda: render_crash(told, reading),
     )
     return 0
+
+
+def _read_words(words: Sequence[str]) -> Reading:
+    """The registers that words tell.
+
+    Raises:
+        ConfigError, OutOfRangeError: as `read_text`; a word is the name of a file.
+    """
+    from ..crash.reading import read_text
+
+    try:
+        return read_text(" ".join(words))
+    except ConfigError:
+        for word in words:
+            if os.path.isfile(word):
+                raise ConfigError(f"{word!r} is a file: --file {shlex.quote(word)}") from None
+        raise
+
+
+def _is_fed(stream: TextIO) -> bool:
+    """Whether a stream is a pipe or a file, so that somebody meant it to be read."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def _text_of(file: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
+from .vm_files import GenerationName, load_vms
 
 if TYPE_CHECKING:
     from ..address import Range
@@ -26,6 +27,8 @@ def build_host(
     smp: int | None = None,
     tables_at: Range | None = None,
     reserved: Sequence[Range] = (),
+    generation: GenerationName | None = None,
+    define: Sequence[str] | None = None,
     quiet: bool = False,
 ) -> Host:
     """A host with the VMs on it; what is to be noticed about their files is printed.
@@ -36,21 +39,25 @@ def build_host(
         arch: architecture of the guests, when neither file nor platform says.
         populate, page_size, stage2_format, cpu, smp: as on the command line.
         tables_at, reserved: host memory for tables, and for nobody.
+        generation, define: as on the command line.
         quiet: print no notices.
     """
     from ..config.cpu import NamedCpu
-    from ..config.load import choose_arch, load_host, load_vm
+    from ..config.load import choose_arch, load_host
     from ..config.platform import PlatformConfig
     from ..config.stage2_format import named_format
     from ..space.region import Populate
     from ..vm.host import PAGE_SIZES, Options, build
+    from ..vm.placing import on_host
     from .notices import print_notices
 
-    configs = [load_vm(path) for path in vms]
+    configs = load_vms(vms, generation, define)
     host_platform = None if platform is None else load_host(platform)
     if isinstance(host_platform, PlatformConfig):
         host_platform = host_platform.with_cpus(smp)
     fmt = None if stage2_format is None else named_format(stage2_format)
+    taken = [*reserved, *([] if tables_at is None else [tables_at])]
+    configs = on_host(configs, host_platform, taken)
     if not quiet:
         print_notices([notice for config in configs for notice in config.notices])
     options = Options(

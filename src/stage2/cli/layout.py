@@ -97,7 +97,7 @@ def _claims(vms: tuple[Path, ...]) -> list[Claim]:
     for path in vms:
         vm = load_vm(path)
         for region in vm.plan.regions:
-            if region.map_type.is_identity and region.host_range is not None:
+            if region.map_type.is_identity and region.host_range is not None and not vm.plan.is_assumed(region):
                 place = region.place
                 at = Location(vm.file, None if place is None else place.line)
                 found.append(Claim(f"VM {vm.name}, {region.label}", region.host_range, at))

@@ -30,6 +30,8 @@ _COMMANDS = {
     "run": "Run guests until they power off, and report what their memory did.",
     "demo": "Run a tiny bundled guest that touches every kind of memory.",
     "show": "Show what configuration files were understood to say.",
+    "check": "Find every mistake in VM files before a board hangs on them.",
+    "migrate": "Write a VM file of an older format in upstream's present one.",
     "walk": "Explain how a guest physical address is translated, step by step.",
     "explain": "Tell a table entry, a register or a fault in plain sentences.",
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .vm_files import GenerationName, load_vms
 
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
     from ..config.defconfig import DefConfig
+    from ..config.kernel_config import GuestImage
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
-    from ..config.vm import GuestImage, VmConfig
+    from ..config.vm import VmConfig
     from ..engines.run import RunOutcome
     from ..vm.images import VmImages
 
@@ -47,6 +49,8 @@ def run(
     defconfig: Path | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
+    generation: GenerationName | None = None,
+    define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -86,18 +90,26 @@ def run(
         Limit: seconds after which guests are stopped (exit code 3).
     dirty_log
         Log which pages guests write, harvested after each so many milliseconds of the guest's time.
+    generation
+        Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
+        or shows its own.
+    define
+        NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
+        asked. May be given several times.
     json_file
         Write the report as JSON to this file ("-" for standard output, and nothing else goes there then).
     quiet
         No console and no table.
     """
-    from ..config.load import load_defconfig, load_host, load_vm
+    from ..config.load import load_defconfig, load_host
 
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
     if dirty_log is not None and not dirty_log >= _SHORTEST_LOG_MS:
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
-    configs = [override(load_vm(path), kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for path in vms]
+    configs = [
+        override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in load_vms(vms, generation, define)
+    ]
     host_platform = None if platform is None else load_host(platform)
     built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
@@ -140,10 +152,12 @@ def run_configs(
     from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
     from ..vm.images import check_images, read_images
+    from ..vm.placing import on_host
     from .notices import print_findings, print_notices
 
     # Standard output is the JSON's alone when it goes there.
     quiet = quiet or str(json_file) == "-"
+    configs = on_host(configs, platform)
     print_notices([notice for config in configs for notice in config.notices])
     print_notices([] if defconfig is None else defconfig.notices)
     images = [read_images(config) for config in configs]
@@ -164,10 +178,10 @@ def run_configs(
         sink=writer,
     ) as host:
         print_notices(host.notices)
-        for vm, config, found in zip(host.vms, configs, images, strict=True):
+        for vm, config, found in zip(host.vms, host.configs, images, strict=True):
             print_findings(check_images(config, found, vm.arch), config.place)
             require_interrupts(vm.arch, config, found)
-        for vm, config, found in zip(host.vms, configs, images, strict=True):
+        for vm, config, found in zip(host.vms, host.configs, images, strict=True):
             load_images(vm, config, found)
         interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
         outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)
@@ -222,7 +236,7 @@ def override(
         ConfigError: images are named for several VMs at once.
     """
     from ..config.images import ImagePath
-    from ..config.vm import GuestImage
+    from ..config.kernel_config import GuestImage
     from ..place import Place
 
     given = {"--kernel": kernel, "--ramdisk": ramdisk, "--dtb": dtb, "--cmdline": cmdline}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import ImageError, Stage2Error
+from .vm_files import GenerationName, load_vms
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,6 +37,8 @@ def show(
     platform: Path | None = None,
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
+    generation: GenerationName | None = None,
+    define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what configuration files were understood to say. Needs neither images nor an architecture.
@@ -51,12 +54,18 @@ def show(
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
+    generation
+        Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
+        or shows its own.
+    define
+        NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
+        asked. May be given several times.
     json_output
         Print JSON instead of tables.
     """
     from ..config.board import BoardConfig
     from ..config.cpu import NamedCpu
-    from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, load_vm, recognise
+    from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, recognise
     from ..config.stage2_format import named_format
     from ..render.config_json import Json, board_json, defconfig_json, file_json, platform_json, show_json
     from ..render.findings import render_findings
@@ -69,7 +78,6 @@ def show(
     )
     from ..render.tables import print_renderable, stack, text
 
-    vms: list[PlannedVm] = []
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[Json] = []
@@ -81,8 +89,11 @@ def show(
         shown.append(render_board(host))
     elif host is not None:
         shown.append(render_platform(host))
-    for path in files:
-        kind = recognise(path)
+    kinds = [recognise(path) for path in files]
+    others = (FileKind.PLATFORM, FileKind.DEFCONFIG, FileKind.BOARD)
+    vm_files = [path for path, kind in zip(files, kinds, strict=True) if kind not in others]
+    vms = _placed(load_vms(vm_files, generation, define), host)
+    for path, kind in zip(files, kinds, strict=True):
         facts: Json = {}
         if kind is FileKind.PLATFORM:
             hosts.append(load_platform(path))
@@ -97,9 +108,9 @@ def show(
             facts = board_json(board)
             shown.append(render_board(board))
         else:
-            vms.append(load_vm(path))
-            formats.append(_format(vms[-1], host, named, named_cpu))
-            shown.append(render_vm(vms[-1], _fetched(vms[-1]), formats[-1]))
+            vm = vms[len(formats)]
+            formats.append(_format(vm, host, named, named_cpu))
+            shown.append(render_vm(vm, _fetched(vm), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
     problem, notices = _together(vms, formats, host, named, named_cpu)
     found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
@@ -118,6 +129,19 @@ def show(
     for number, item in enumerate(shown):
         print_renderable(item if number == 0 else stack((text(""), item)))
     return 0
+
+
+def _placed(vms: list[PlannedVm], host: PlatformConfig | BoardConfig | None) -> list[PlannedVm]:
+    """VMs as they lie on the host; each as by itself where that cannot be, and `_together` says why."""
+    from ..config.platform import PlatformConfig
+
+    if len(vms) < 2 and not isinstance(host, PlatformConfig):
+        return vms
+    from ..vm.placing import on_host
+
+    with contextlib.suppress(Stage2Error):
+        return on_host(vms, host)
+    return vms
 
 
 def _format(

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from ..errors import ConfigError
 from .arguments import other_reading, parse_address
 from .own_walk import explain_hva
+from .vm_files import GenerationName
 
 if TYPE_CHECKING:
     from ..flags import Access
@@ -40,6 +41,8 @@ def walk(
     cpu: str | None = None,
     smp: int | None = None,
     touch: Annotated[bool, Parameter(negative="")] = False,
+    generation: GenerationName | None = None,
+    define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Explain how a guest physical address is translated, or one of the hypervisor's own, on the tables that the files
@@ -77,6 +80,12 @@ def walk(
         With --hva: CPUs that the hypervisor's per-CPU areas are for; as the platform file says by default, else 1.
     touch
         Make the access first (a read, unless --access says otherwise), so that lazy RAM is populated.
+    generation
+        Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
+        or shows its own.
+    define
+        NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
+        asked. May be given several times.
     json_output
         Print JSON instead of text.
     """
@@ -91,6 +100,8 @@ def walk(
         "--populate": populate,
         "--page-size": page_size,
         "--stage2-format": stage2_format,
+        "--generation": generation,
+        "--define": define,
     }
     given = [option for option, value in for_vms.items() if value is not None] + ["--touch"] * touch
     hint = None
@@ -120,6 +131,8 @@ def walk(
             page_size=page_size or "auto",
             stage2_format=stage2_format,
             cpu=cpu,
+            generation=generation,
+            define=define,
         )
         chosen = choose(host.vms, vm, "the files")
         hint = other_reading("--gpa", gpa or "", lambda address: chosen.space.region_at(address) is not None)

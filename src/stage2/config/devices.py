@@ -1,29 +1,22 @@
 """The device lists of a VM file: passed-through devices, emulated devices, bare address ranges.
 
 The number of an emulated device's type means different things in different generations of upstream's files; see
-`Generation` for how the right meaning is found.
+`generation` for how the right meaning is found. The present format names models instead: `virtual_devices`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from ..place import Place
 from .document import Item, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_bytes, require_below
+from .generation import EMULATED_TYPES, Generation
+from .virtual_devices import VirtualDevice
 
 PORT_SPACE = 0x1_0000
 """I/O ports of x86; an emulated device that ends at or below this number sits on ports, not in memory."""
-
-
-class Generation(Enum):
-    """Which of upstream's formats a file is written in."""
-
-    SEED = "seed"
-    HEAD = "head"
-    TG = "tg"
 
 
 class InterruptMode(Enum):
@@ -43,40 +36,6 @@ _INTERRUPT_MODES = {
     "passthrough": InterruptMode.PASSTHROUGH,
     "pt": InterruptMode.PASSTHROUGH,
 }
-
-_SEED_TYPES = {
-    0: "Console",
-    1: "GicdV2",
-    2: "GPPT",
-    3: "VirtioBlk",
-    4: "VirtioNet",
-    5: "VirtioConsole",
-    6: "IOMMU",
-    7: "ICCSRE",
-    8: "SGIR",
-    9: "GICR",
-    10: "Meta",
-}
-_HEAD_TYPES = {
-    0x00: "Dummy",
-    0x01: "InterruptController",
-    0x02: "Console",
-    0x0A: "IVCChannel",
-    0x20: "GPPTRedistributor",
-    0x21: "GPPTDistributor",
-    0x22: "GPPTITS",
-    0x30: "PPPTGlobal",
-    0xE1: "VirtioBlk",
-    0xE2: "VirtioNet",
-    0xE3: "VirtioConsole",
-}
-_TG_TYPES = _HEAD_TYPES | {0x03: "FwCfg", 0x23: "X86IoApic", 0x24: "X86Pit", 0x25: "LoongArchPchPic"}
-EMULATED_TYPES: Mapping[Generation, Mapping[int, str]] = {
-    Generation.SEED: _SEED_TYPES,
-    Generation.HEAD: _HEAD_TYPES,
-    Generation.TG: _TG_TYPES,
-}
-"""For each generation, the names of the numbers in `emu_devices`."""
 
 _EMULATED_SHAPE = "[name, base_gpa, length, irq_id, emu_type, [config numbers]]"
 _PASSTHROUGH_SHAPE = '[name, base_gpa, base_hpa, length, irq_id] or ["/device-tree/path"]'
@@ -148,16 +107,24 @@ class Devices:
     Args:
         emulated, passthrough: the two lists; `nodes` are the passthrough entries that are only a device-tree path.
         addresses: `passthrough_addresses`, identity mapped, named after their place in the file.
-        excluded: device-tree paths that are not passed through.
-        interrupt_mode: as in the file; `NO_IRQ` when it says nothing, as upstream.
+        disabled: nodes that are not passed through (`disabled`, before that `excluded_devices`).
+        interrupt_mode: as in the file; `NO_IRQ` when it says nothing, as upstream. In the present format the guest's
+            type decides.
+        virtual: the present format's `[[devices.virtual]]`.
     """
 
     emulated: tuple[EmulatedDevice, ...]
     passthrough: tuple[PassthroughDevice, ...]
     nodes: tuple[PassthroughNode, ...]
     addresses: tuple[PassthroughDevice, ...]
-    excluded: tuple[str, ...]
+    disabled: tuple[PassthroughNode, ...]
     interrupt_mode: InterruptMode
+    virtual: tuple[VirtualDevice, ...] = ()
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The paths of `disabled`."""
+        return tuple(node.path for node in self.disabled)
 
 
 def read_devices(devices: Table, generations: tuple[Generation, ...], arch: str | None) -> Devices:
@@ -189,56 +156,17 @@ def read_devices(devices: Table, generations: tuple[Generation, ...], arch: str 
         gpa, size = read_bytes(base, length, hpa=True)
         addresses.append(PassthroughDevice(f"passthrough_addresses[{index}]", gpa, gpa, size, None, entry.place))
     excluded = [
-        _node_path(entry.tuple_of('["/device-tree/path"]', 1)[0])
+        PassthroughNode(node_path(entry.tuple_of('["/device-tree/path"]', 1)[0]), entry.place)
         for entry in devices.elements("excluded_devices", 'an array of ["/device-tree/path"]')
     ]
     mode = devices.optional_choice("interrupt_mode", _INTERRUPT_MODES) or InterruptMode.NO_IRQ
     return Devices(tuple(emulated), tuple(passthrough), tuple(nodes), tuple(addresses), tuple(excluded), mode)
 
 
-def find_generations(devices: Table, stated: Generation | None, newer: bool, newest: bool) -> tuple[Generation, ...]:
-    """Which generations a file may be written in, judged by keys and numbers only some of them have.
-
-    Args:
-        devices: its `[devices]`.
-        stated: what `[stage2] generation` says; it settles the question.
-        newer: something outside the device lists is unknown to the seed.
-        newest: something outside the device lists is known to [tg] only.
-
-    Returns:
-        One generation when the file shows it. SEED and HEAD when nothing in it tells them apart, or when it
-        has marks of both.
-    """
-    if stated is not None:
-        return (stated,)
-    numbers = {
-        entry.value[4]
-        for entry in devices.elements("emu_devices", f"an array of {_EMULATED_SHAPE}")
-        if isinstance(entry.value, list) and len(entry.value) > 4 and isinstance(entry.value[4], int)
-    }
-    short = any(
-        isinstance(entry.value, list) and len(entry.value) == 1
-        for entry in devices.elements("passthrough_devices", f"an array of {_PASSTHROUGH_SHAPE}")
-    )
-    only_seed = bool(numbers & (_SEED_TYPES.keys() - _TG_TYPES.keys()))
-    only_tg = newest or bool(numbers & (_TG_TYPES.keys() - _HEAD_TYPES.keys() - _SEED_TYPES.keys()))
-    keys = ("interrupt_mode", "passthrough_addresses", "excluded_devices")
-    only_new = newer or short or any(devices.find(key) for key in keys)
-    only_new = only_new or bool(numbers & (_HEAD_TYPES.keys() - _SEED_TYPES.keys()))
-    if only_seed and not only_new and not only_tg:
-        return (Generation.SEED,)
-    if only_tg and not only_seed:
-        return (Generation.TG,)
-    if only_new and not only_seed:
-        # Number 3 is [tg]'s alone among the new ones, and then the file is no [head] file.
-        return (Generation.TG,) if 3 in numbers else (Generation.HEAD,)
-    return (Generation.SEED, Generation.HEAD)
-
-
 def _passthrough(entry: Item) -> PassthroughDevice | PassthroughNode:
     parts = entry.tuple_of(_PASSTHROUGH_SHAPE, 1, 5)
     if len(parts) == 1:
-        return PassthroughNode(_node_path(parts[0]), entry.place)
+        return PassthroughNode(node_path(parts[0]), entry.place)
     name = parts[0].name()
     gpa, size = read_bytes(parts[1], parts[3])
     hpa = parts[2].integer()
@@ -246,7 +174,12 @@ def _passthrough(entry: Item) -> PassthroughDevice | PassthroughNode:
     return PassthroughDevice(name, gpa, hpa, size, parts[4].integer(maximum=0xFFFF_FFFF), entry.place)
 
 
-def _node_path(item: Item) -> str:
+def node_path(item: Item) -> str:
+    """An absolute path of the host's device tree.
+
+    Raises:
+        ConfigError: it does not begin with a slash.
+    """
     path = item.text()
     if not path.startswith("/"):
         raise item.error(f"{shown(path)} is no device-tree path: it begins with a slash")

@@ -47,8 +47,8 @@ class Notice:
 
 
 def in_order(notices: Iterable[Notice]) -> tuple[Notice, ...]:
-    """Notices of one file by their lines."""
-    return tuple(sorted(notices, key=lambda notice: notice.place.line))
+    """Notices by file and line."""
+    return tuple(sorted(notices, key=lambda notice: (notice.place.file, notice.place.line)))
 
 
 class Document:
@@ -59,10 +59,19 @@ class Document:
         folder: where relative paths in the file start.
         values: what tomllib read.
         positions: what the locator found.
+        defines: what `${name}` stands for in paths; the environment is asked for other names.
     """
 
-    def __init__(self, file: str, folder: Path, values: dict[str, object], positions: Positions) -> None:
+    def __init__(
+        self,
+        file: str,
+        folder: Path,
+        values: dict[str, object],
+        positions: Positions,
+        defines: Mapping[str, str] | None = None,
+    ) -> None:
         self.file, self.folder = file, folder
+        self.defines = defines or {}
         self.positions = positions
         self.notices: list[Notice] = []
         self.root = Table(Item(self, (), values), values)
@@ -80,7 +89,8 @@ class Item:
     def place(self) -> Place:
         positions = self.document.positions
         line = positions.line(self.path)
-        return Place(self.document.file, line, format_path(self.path), positions.likely(self.path))
+        column, width = positions.column(self.path)
+        return Place(self.document.file, line, format_path(self.path), positions.likely(self.path), column, width)
 
     def error(self, problem: str, kind: type[ConfigError] = ConfigError) -> ConfigError:
         """An error about this value, to be raised."""
@@ -190,6 +200,11 @@ class Table:
         """The keys the table has."""
         return list(self._values)
 
+    @property
+    def asked(self) -> list[str]:
+        """The keys that somebody asked for."""
+        return list(self._asked)
+
     def value(self, key: str) -> object:
         """The bare value of `key`, without having asked for it; None when there is none."""
         return self._values.get(key)
@@ -285,8 +300,12 @@ class Table:
         return [key for key in self._values if key not in self._asked]
 
 
-def read_document(path: str | os.PathLike[str]) -> Document:
+def read_document(path: str | os.PathLike[str], defines: Mapping[str, str] | None = None) -> Document:
     """Read a TOML file.
+
+    Args:
+        path: the file.
+        defines: what `${name}` stands for in its paths.
 
     Raises:
         ConfigError: the file is missing, unreadable, no regular file, too big, no UTF-8 or no TOML.
@@ -302,16 +321,19 @@ def read_document(path: str | os.PathLike[str]) -> Document:
         raise ConfigError(f"cannot be read: {reason}", file=file) from None
     if len(data) > MAX_FILE_SIZE:
         raise ConfigError(f"is larger than {MAX_FILE_SIZE >> 20} MiB, which no configuration is", file=file)
-    return parse_document(data, file)
+    return parse_document(data, file, defines=defines)
 
 
-def parse_document(data: bytes | str, file: str, folder: Path | None = None) -> Document:
+def parse_document(
+    data: bytes | str, file: str, folder: Path | None = None, defines: Mapping[str, str] | None = None
+) -> Document:
     """Make a document of TOML text.
 
     Args:
         data: the text, or its bytes.
         file: name for errors.
         folder: where relative paths start; the folder of `file` when None.
+        defines: what `${name}` stands for in its paths.
 
     Raises:
         ConfigError: no UTF-8, no TOML, or beyond the bounds of the locator.
@@ -341,7 +363,7 @@ def parse_document(data: bytes | str, file: str, folder: Path | None = None) -> 
         raise ConfigError("a number has too many digits", file=file, line=line) from None
     except RecursionError:
         raise ConfigError("nested too deeply", file=file) from None
-    return Document(file, Path(file).parent if folder is None else folder, values, positions)
+    return Document(file, Path(file).parent if folder is None else folder, values, positions, defines)
 
 
 def shown(value: object) -> str:

@@ -1,7 +1,8 @@
 """Tables of our own in a VM file: `[stage2]`, `[[region]]`, `[[rom]]`, `[[share]]`.
 
-Upstream's parser ignores keys it does not know, so a file with these tables still loads there. They say what
-upstream's format has no words for, without inventing numbers that upstream might give another meaning.
+They say what upstream's format has no words for, without inventing numbers that upstream might give another meaning.
+They stand in `NAME.stage2.toml` beside `NAME.toml`; in the formats before the present one upstream's parser ignores
+keys it does not know, and there they may stand in the file itself.
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ from ..flags import MappingFlags, MapType
 from ..place import Place
 from ..space.region import Populate, ViolationPolicy
 from .cpu import NamedCpu
-from .devices import Generation
 from .document import Item, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
+from .generation import GENERATIONS, Generation
 from .images import ImagePath
 from .stage2_format import NamedFormat, named_format
 
+ARCHITECTURES = {"riscv64": "riscv64", "aarch64": "aarch64", "x86_64": "x86_64"}
+"""The architectures a file may name."""
 PAGE_SIZES = {"auto": None, "4k": 1 << 12, "2m": 1 << 21, "1g": 1 << 30}
 """`[stage2] page_size`: the largest leaf that may be made, in bytes; None leaves it to us."""
+
+OUR_TABLES = ("stage2", "region", "rom", "share")
+"""Top-level keys that are ours."""
 
 TIMER_EVENTS = 256
 """Timers of a CPU where no file says otherwise; their events fill one frame."""
 
 _POPULATE = {policy.value: policy for policy in Populate}
 _VIOLATION = {policy.value: policy for policy in ViolationPolicy}
-_GENERATIONS = {generation.value: generation for generation in Generation}
 _REGION_TYPES = {
     "alloc": MapType.MAP_ALLOC,
     "identical": MapType.MAP_IDENTICAL,
@@ -49,12 +54,13 @@ class SpaceOptions:
         populate: when regions get their frames.
         violation: what an access does that no region allows.
         page_size: the largest leaf in bytes, None for the largest that fits.
-        generation: which generation's device numbers the file uses.
+        generation: which of upstream's formats the file is in.
         memory_limit: bytes of frames the VM may hold in all, None for no limit.
         fault_around: bytes of the aligned window that a fault populates, None for the faulting page only.
         format: the format of the stage-2 tables, None for the narrowest of the architecture that is wide enough.
         cpu: the processor that the tables are for, None for no particular one.
         timer_events: room for timers on each of its CPUs.
+        arch: the guest's architecture; in a file of an older format `[base] arch` may say it too.
     """
 
     populate: Populate | None = None
@@ -66,6 +72,7 @@ class SpaceOptions:
     format: NamedFormat | None = None
     cpu: NamedCpu | None = None
     timer_events: int = TIMER_EVENTS
+    arch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +151,13 @@ def read_options(root: Table) -> SpaceOptions:
         table.optional_choice("populate", _POPULATE),
         table.optional_choice("on_violation", _VIOLATION),
         table.optional_choice("page_size", PAGE_SIZES),
-        table.optional_choice("generation", _GENERATIONS),
+        table.optional_choice("generation", GENERATIONS),
         _bytes(table.find("memory_limit"), power_of_two=False),
         _bytes(table.find("fault_around"), power_of_two=True),
         None if (item := table.find("format")) is None else named_format(item.text(), item.place),
         None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
         table.integer("timer_events", TIMER_EVENTS, 1, 1 << 20),
+        table.optional_choice("arch", ARCHITECTURES),
     )
     table.note_unknown()
     return options

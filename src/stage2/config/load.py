@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from ..errors import ConfigError
 from ..formats.record import Format
 from .board import BoardConfig, read_board
+from .boot import require_boot
 from .cpu import NamedCpu
 from .defconfig import DefConfig, read_defconfig
 from .document import Document, read_document, shown
+from .extensions import ARCHITECTURES, OUR_TABLES
+from .generation import Generation
 from .platform import PlatformConfig, read_platform
 from .regions import PlannedVm, plan_vm
 from .stage2_format import NamedFormat, format_reaching
-from .vm import ARCHITECTURES, VmConfig, read_vm
+from .vm import VmConfig, companion_name, read_vm
 
 PathLike = str | os.PathLike[str]
 
@@ -27,6 +30,7 @@ class FileKind(Enum):
     PLATFORM = "a platform file (arch, platform, [plat]), which describes the host"
     DEFCONFIG = "a defconfig (smp, ticks-per-sec, task-stack-size), which describes the hypervisor's build"
     BOARD = "a board file (target, features), which holds build settings and describes no memory"
+    OURS = "tables of ours ([stage2], [[region]], [[rom]], [[share]]), read with the VM file NAME.toml beside it"
     UNKNOWN = "none of AxVisor's files"
 
 
@@ -46,6 +50,8 @@ def recognise_document(document: Document) -> FileKind:
         return FileKind.BOARD
     if keys & _DEFCONFIG_KEYS:
         return FileKind.DEFCONFIG
+    if keys & set(OUR_TABLES):
+        return FileKind.OURS
     return FileKind.UNKNOWN
 
 
@@ -58,13 +64,36 @@ def recognise(path: PathLike) -> FileKind:
     return recognise_document(read_document(path))
 
 
-def load_vm(path: PathLike) -> PlannedVm:
-    """Load a VM file and plan its memory; the plan's notices are among the VM's.
+def load_vm(
+    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
+) -> PlannedVm:
+    """Load a VM file, with `NAME.stage2.toml` beside it, and plan its memory; the plan's notices are among the VM's.
+
+    Args: as `read_vm_file`.
 
     Raises:
         ConfigError: the file is something else, or wrong.
     """
-    return plan_vm(read_vm(_open(path, FileKind.VM)))
+    return plan_vm(read_vm_file(path, generation=generation, defines=defines))
+
+
+def read_vm_file(
+    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
+) -> VmConfig:
+    """A VM file, with `NAME.stage2.toml` beside it, as it is: whether its memory fits together is not looked at.
+
+    Args:
+        path: the file.
+        generation: the format it is in; None for what the file says, or shows.
+        defines: what `${name}` stands for in its paths, before the environment is asked.
+
+    Raises:
+        ConfigError: the file is something else, or wrong.
+    """
+    document = _open(path, FileKind.VM, defines)
+    beside = companion_name(document.file)
+    ours = read_document(beside, defines) if os.path.lexists(beside) else None
+    return read_vm(document, generation, ours)
 
 
 def load_platform(path: PathLike) -> PlatformConfig:
@@ -140,7 +169,7 @@ def choose_arch(
         kind = "board" if isinstance(platform, BoardConfig) else "platform"
         said.append((f"the {kind} {platform.file}", platform.arch))
     if vm.arch is not None:
-        said.append(("[base] arch", vm.arch))
+        said.append((f"{'[base]' if vm.options.arch is None else '[stage2]'} arch", vm.arch))
     fmt = named or vm.options.format
     if fmt is not None:
         said.append((fmt.who, fmt.arch))
@@ -167,9 +196,10 @@ def choose_format(
         cpu: the processor of the command line; None for that of the VM's file, if it names one.
 
     Raises:
-        ConfigError: the named format is of another architecture, the processor does not have it, or a region is beyond
-            what can be translated.
+        ConfigError: the named format is of another architecture, the processor does not have it, a region is beyond
+            what can be translated, or a guest of the architecture cannot be started as the VM's file says.
     """
+    require_boot(vm.kernel.boot, arch)
     end = max(region.end for region in vm.plan.regions)
     four_levels = isinstance(platform, BoardConfig) and platform.four_levels
     return format_reaching(
@@ -177,15 +207,17 @@ def choose_format(
     )
 
 
-def _open(path: PathLike, wanted: FileKind) -> Document:
-    document = read_document(path)
+def _open(path: PathLike, wanted: FileKind, defines: Mapping[str, str] | None = None) -> Document:
+    document = read_document(path, defines)
     kind = recognise_document(document)
     if kind is wanted:
         return document
     if kind is FileKind.UNKNOWN:
-        raise ConfigError(f"is {kind.value}: {_keys(document.root.keys)}; {wanted.value} wanted", file=document.file)
+        raise ConfigError(
+            f"is {kind.value}: {_keys(document.root.keys)}; wanted here: {wanted.value}", file=document.file
+        )
     advice = f"; give it with {_OPTIONS[kind]}" if kind in _OPTIONS else ""
-    raise ConfigError(f"is {kind.value}; {wanted.value} wanted{advice}", file=document.file)
+    raise ConfigError(f"is {kind.value}; wanted here: {wanted.value}{advice}", file=document.file)
 
 
 def _keys(keys: Sequence[str]) -> str:

@@ -43,10 +43,24 @@ _SHORT_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\
 
 
 class Positions:
-    """The 1-based line of every path of one document, and its numbers as they are written."""
+    """The 1-based line of every path of one document, and its numbers as they are written.
 
-    def __init__(self, lines: dict[KeyPath, int], numbers: dict[KeyPath, str] | None = None) -> None:
+    Args:
+        lines: of every path.
+        numbers: as they are written.
+        text: the document.
+        values: where in the text every value begins and ends.
+    """
+
+    def __init__(
+        self,
+        lines: dict[KeyPath, int],
+        numbers: dict[KeyPath, str] | None = None,
+        text: str = "",
+        values: dict[KeyPath, tuple[int, int]] | None = None,
+    ) -> None:
         self._lines = lines
+        self._text, self._values = text, values or {}
         self._numbers = numbers or {}
         self._likely: dict[KeyPath, str] = {}
         for path, written in self._numbers.items():
@@ -71,6 +85,15 @@ class Positions:
         """What a number at `path`, or in the array there, was likely meant to be; empty where nothing is odd."""
         return self._likely.get(path, "")
 
+    def column(self, path: KeyPath) -> tuple[int | None, int]:
+        """The 1-based column of the value at `path`, and how many characters of it stand on its line."""
+        if path not in self._values:
+            return None, 0
+        start, end = self._values[path]
+        line_end = self._text.find("\n", start, end)
+        written = self._text[start : end if line_end < 0 else line_end].rstrip()
+        return start - self._text.rfind("\n", 0, start), len(written)
+
     def line(self, path: KeyPath) -> int:
         """The line of `path`, or of the nearest thing around it that the document has (1 for the root)."""
         while path:
@@ -93,7 +116,7 @@ def locate(text: str, file: str | None = None) -> Positions:
     scanner = _Scanner(text, file)
     with contextlib.suppress(_NoSenseError):  # tomllib says what is wrong, better than a scanner could
         scanner.document()
-    return Positions(scanner.lines, scanner.numbers)
+    return Positions(scanner.lines, scanner.numbers, text, scanner.values)
 
 
 def likely_meaning(written: str) -> str | None:
@@ -152,6 +175,7 @@ class _Scanner:
         self.pos, self.line = 0, 1
         self.lines: dict[KeyPath, int] = {}
         self.numbers: dict[KeyPath, str] = {}
+        self.values: dict[KeyPath, tuple[int, int]] = {}
         self.counts: dict[KeyPath, int] = {}
         """For each array of tables, how many elements it has so far."""
 
@@ -225,6 +249,11 @@ class _Scanner:
 
     def _value(self, path: KeyPath) -> None:
         self._note(path, self.line)
+        start = self.pos
+        self._scan_value(path)
+        self.values[path] = start, self.pos
+
+    def _scan_value(self, path: KeyPath) -> None:
         if self._take("["):
             self._list(path, "]")
         elif self._take("{"):

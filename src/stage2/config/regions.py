@@ -13,19 +13,22 @@ The rules, in the order they are applied:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
-from ..errors import AddressError, ConfigError, EncodingError
+from ..errors import AddressError, EncodingError
 from ..flags import MappingFlags, MapType
 from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
+from .conflict import Claim, ConflictError, Refuse, raise_it
 from .devices import PassthroughDevice
 from .document import Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
-from .vm import GuestImage, VmConfig
+from .load_addresses import check_addresses
+from .placement import Starts, identical_starts, placed_kernel, placed_memory, placement_notices, with_images
+from .vm import VmConfig
 
 _NEAR = 8
 """Limit: passed-through ranges on either side that are looked at for neighbours in a page."""
@@ -39,21 +42,29 @@ class RegionPlan:
     Args:
         regions: sorted by GPA, disjoint; RAM, ROM, shares, passed-through and emulated devices.
         notices: what the plan did that the file does not say.
+        starts: the regions whose place upstream's allocator decides, by name, and where they are assumed to begin.
     """
 
     regions: tuple[MemoryRegion, ...]
     notices: tuple[Notice, ...]
+    starts: Starts = field(default_factory=dict)
+
+    def is_assumed(self, region: MemoryRegion) -> bool:
+        """Whether a region's place was assumed."""
+        return region.map_type is MapType.MAP_IDENTICAL and self.starts.get(region.name) == region.start
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedVm(VmConfig):
-    """A VM whose declarations were found to fit together.
+    """A VM whose declarations fit together; its kernel has the addresses that upstream makes of the file's.
 
     Args:
         plan: its memory. Other images than the file's leave it as it is: they are loaded where the file says.
+        declared: the VM as its file has it.
     """
 
     plan: RegionPlan
+    declared: VmConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +114,62 @@ class _Party:
             raise wrapped(self.place, error) from None
 
 
-def plan_vm(vm: VmConfig) -> PlannedVm:
-    """The VM with the plan of its memory, made once; the plan's notices are among the VM's.
+def plan_vm(vm: VmConfig, starts: Starts | None = None) -> PlannedVm:
+    """The VM with the plan of its memory; the plan's notices are among the VM's.
+
+    Args:
+        vm: the VM as its file has it.
+        starts: where identical memory lies whose place upstream's allocator decides; None for a VM on a host of its
+            own, of which nothing is known.
 
     Raises:
         ConfigError: as `plan_regions`.
     """
-    plan = plan_regions(vm)
-    declared = {field.name: getattr(vm, field.name) for field in fields(vm)}
-    return PlannedVm(**declared | {"notices": in_order((*vm.notices, *plan.notices))}, plan=plan)
+    plan = plan_regions(vm, starts)
+    kernel, _ = placed_kernel(vm, plan.starts)
+    own = {entry.name: getattr(vm, entry.name) for entry in fields(VmConfig)}
+    notices = in_order((*vm.notices, *plan.notices))
+    return PlannedVm(**own | {"notices": notices, "kernel": kernel}, plan=plan, declared=vm)
 
 
-def plan_regions(vm: VmConfig) -> RegionPlan:
+def plan_together(
+    vms: Sequence[PlannedVm], memory: Sequence[Range] | None = None, taken: Sequence[Range] = ()
+) -> list[PlannedVm]:
+    """VMs as they lie beside each other on one host: identical memory whose place upstream's allocator decides.
+
+    Args:
+        vms: the VMs, each planned by itself.
+        memory: the host's RAM; None where nothing says.
+        taken: host memory that no VM gets.
+
+    Raises:
+        ConfigError: a VM finds no room, or does not fit together where it does.
+    """
+    found = []
+    for vm, starts in zip(vms, identical_starts([vm.declared for vm in vms], memory, taken), strict=True):
+        if starts == vm.plan.starts:
+            found.append(vm)
+        else:
+            found.append(plan_vm(replace(vm.declared, kernel=with_images(vm.declared.kernel, vm.kernel)), starts))
+    return found
+
+
+def plan_regions(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = raise_it) -> RegionPlan:
     """Make one list of regions of everything the VM's file declares.
+
+    Args:
+        vm, starts: as for `plan_vm`.
+        refuse: what is done with declarations that contradict each other; where it goes on, the plan is of no use.
 
     Raises:
         ConfigError: declarations overlap or contradict each other, or the guest would start or be loaded where
             there is no memory for it.
     """
-    notices: list[Notice] = []
-    declared = (*vm.memory, *vm.extensions.regions)
+    if starts is None:
+        (starts,) = identical_starts([vm])
+    kernel, notices = placed_kernel(vm, starts)
+    notices += placement_notices(vm, starts)
+    declared = (*placed_memory(vm, starts), *vm.extensions.regions)
     owned = [_owned(region) for region in declared if region.map_type.is_ram]
     owned += [_rom(rom) for rom in vm.roms]
     owned += [
@@ -130,7 +177,7 @@ def plan_regions(vm: VmConfig) -> RegionPlan:
         for share in vm.shares
     ]
     mmio = [_owned(region) for region in declared if region.map_type is MapType.MMIO]
-    mmio += [_passthrough(device) for device in (*vm.devices.passthrough, *vm.devices.addresses)]
+    mmio += [_passthrough(device, refuse) for device in (*vm.devices.passthrough, *vm.devices.addresses)]
     emulated = [_owned(region) for region in declared if region.map_type is MapType.EMULATED]
     emulated += [
         _Party(
@@ -143,21 +190,21 @@ def plan_regions(vm: VmConfig) -> RegionPlan:
         for device in vm.devices.emulated
         if device.size and not device.on_ports
     ]
-    _refuse_overlaps(owned, "every GPA belongs to one of them only: move or shrink one")
-    _refuse_overlaps(emulated, "an access could go to either device: move or shrink one")
+    _refuse_overlaps(refuse, owned, "every GPA belongs to one of them only: move or shrink one")
+    _refuse_overlaps(refuse, emulated, "an access could go to either device: move or shrink one")
     traps = _by_pages(emulated)
     notices += _neighbours(mmio)
-    mmio = _merge_mmio(mmio)
-    _refuse_between(owned, mmio, "the guest sees either RAM or the device there: move or shrink one")
-    _refuse_between(owned, traps, "the device would hide the memory: move or shrink one")
+    mmio = _merge_mmio(mmio, refuse)
+    _refuse_between(refuse, owned, mmio, "the guest sees either RAM or the device there: move or shrink one")
+    _refuse_between(refuse, owned, traps, "the device would hide the memory: move or shrink one")
     mapped = _punch(mmio, traps, notices)
     parties = sorted((*owned, *mapped, *traps), key=_start)
     regions = tuple(party.region() for party in parties)
-    _check_addresses(vm, regions)
+    check_addresses(kernel, regions, refuse)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
     notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.nodes]
-    return RegionPlan(regions, tuple(notices))
+    return RegionPlan(regions, tuple(notices), starts)
 
 
 def _start(party: _Party) -> int:
@@ -196,13 +243,15 @@ def _rom(rom: RomDeclaration) -> _Party:
     return _Party(rom.name, MapType.ROM, rom.flags, Range.sized(rom.gpa, size), rom.place, violation=rom.on_write)
 
 
-def _passthrough(device: PassthroughDevice) -> _Party:
+def _passthrough(device: PassthroughDevice, refuse: Refuse) -> _Party:
     offset = align_offset(device.gpa, SIZE_4K)
     if offset != align_offset(device.hpa, SIZE_4K):
-        raise device.place.error(
+        problem = (
             f"GPA {device.gpa:#x} and HPA {device.hpa:#x} have different offsets in their pages, and only whole "
             "pages can be mapped: make the last three hexadecimal digits equal"
         )
+        claim = Claim(f"device {shown(device.name)}", device.place, Range.sized(device.gpa, device.size))
+        refuse(ConflictError("page-offset", problem, (claim,)))
     declared = Range.sized(device.gpa, device.size)
     span = _pages(declared)
     return _Party(
@@ -211,7 +260,7 @@ def _passthrough(device: PassthroughDevice) -> _Party:
         _DEVICE_FLAGS,
         span,
         device.place,
-        device.hpa - offset,
+        align_down(device.hpa, SIZE_4K),
         declared=declared,
     )
 
@@ -220,28 +269,32 @@ def _pages(span: Range) -> Range:
     return Range(align_down(span.start, SIZE_4K), align_up(span.end, SIZE_4K))
 
 
-def _overlap_error(one: _Party, other: _Party, advice: str) -> ConfigError:
+def _overlap(kind: str, one: _Party, other: _Party, advice: str) -> ConflictError:
     """The error for two stretches that overlap, told at the one further down in the file."""
     first, second = sorted((one, other), key=lambda party: (party.place.file, party.place.line))
     shared = one.span.intersection(other.span)
-    return second.place.error(f"{second} overlaps {first} of {first.place} in {shared}: {advice}")
+    claims = tuple(
+        Claim(f"{party.map_type.noun} {shown(party.name)}", party.place, party.span) for party in (second, first)
+    )
+    return ConflictError(kind, f"{second} overlaps {first} of {first.place} in {shared}: {advice}", claims, shared)
 
 
-def _refuse_overlaps(parties: Sequence[_Party], advice: str) -> None:
+def _refuse_overlaps(refuse: Refuse, parties: Sequence[_Party], advice: str) -> None:
     last: _Party | None = None
     for party in sorted(parties, key=_start):
         if last is not None and party.span.overlaps(last.span):
-            raise _overlap_error(last, party, advice)
-        last = party
+            refuse(_overlap("overlap", last, party, advice))
+        if last is None or party.span.end > last.span.end:
+            last = party
 
 
-def _refuse_between(ones: Sequence[_Party], others: Sequence[_Party], advice: str) -> None:
+def _refuse_between(refuse: Refuse, ones: Sequence[_Party], others: Sequence[_Party], advice: str) -> None:
     """Refuse an overlap of one group with another; each group is free of overlaps."""
     groups = [(party, True) for party in ones] + [(party, False) for party in others]
     last: tuple[_Party, bool] | None = None
     for party, group in sorted(groups, key=lambda pair: _start(pair[0])):
         if last is not None and last[1] != group and party.span.overlaps(last[0].span):
-            raise _overlap_error(last[0], party, advice)
+            refuse(_overlap("device-over-memory", last[0], party, advice))
         if last is None or party.span.end > last[0].span.end:
             last = (party, group)
 
@@ -267,7 +320,7 @@ def _joined(
     ]
 
 
-def _merge_mmio(parties: Sequence[_Party]) -> list[_Party]:
+def _merge_mmio(parties: Sequence[_Party], refuse: Refuse) -> list[_Party]:
     def together(last: _Party, party: _Party) -> bool:
         if not party.span.overlaps(last.span):
             return False
@@ -275,11 +328,16 @@ def _merge_mmio(parties: Sequence[_Party]) -> list[_Party]:
         assert shared is not None
         if party.delta != last.delta:
             here, there = shared.start + last.delta, shared.start + party.delta
-            raise _overlap_error(
-                last, party, f"GPA {shared.start:#x} would be HPA {here:#x} and HPA {there:#x}: keep one"
+            refuse(
+                _overlap(
+                    "two-targets",
+                    last,
+                    party,
+                    f"GPA {shared.start:#x} would be HPA {here:#x} and HPA {there:#x}: keep one",
+                )
             )
-        if (party.flags, party.violation) != (last.flags, last.violation):
-            raise _overlap_error(last, party, "their flags or policies differ: keep one")
+        elif (party.flags, party.violation) != (last.flags, last.violation):
+            refuse(_overlap("two-targets", last, party, "their flags or policies differ: keep one"))
         return True
 
     return _joined(parties, together, lambda party, span: replace(party, span=span, declared=None))
@@ -352,49 +410,3 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
             for _, held in ram.overlapping(host)
         ]
     return notices
-
-
-def _check_addresses(vm: VmConfig, regions: Sequence[MemoryRegion]) -> None:
-    index: RangeMap[MemoryRegion] = RangeMap(merge=False)
-    for region in regions:
-        index.add(region.range, region)
-    kernel = vm.kernel
-    found = index.find(kernel.entry_point)
-    problem = f"entry point {kernel.entry_point:#x} is"
-    if found is None:
-        raise kernel.entry_place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
-    if not found[1].map_type.may_execute:
-        raise kernel.entry_place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
-    if not found[1].flags & MappingFlags.EXECUTE:
-        raise kernel.entry_place.error(
-            f"{problem} in {_named(found[1])}, which is not executable ({found[1].flags.short}): "
-            "add flag bit 2 (0x4) to the region"
-        )
-    for image in kernel.images:
-        _check_image(image, index, regions)
-
-
-def _check_image(image: GuestImage, index: RangeMap[MemoryRegion], regions: Sequence[MemoryRegion]) -> None:
-    if image.load_addr is None:
-        return
-    found = index.find(image.load_addr)
-    problem = f"the {image.role} is to be loaded at {image.load_addr:#x},"
-    if found is None:
-        raise image.place.error(f"{problem} outside the guest's memory; {_ram_list(regions)}")
-    if found[1].map_type is MapType.ROM:
-        raise image.place.error(
-            f"{problem} in {_named(found[1])}: a ROM holds the image that [[rom]] names and no other"
-        )
-    if not found[1].map_type.is_ram:
-        raise image.place.error(f"{problem} in {_named(found[1])}; {_ram_list(regions)}")
-
-
-def _named(region: MemoryRegion) -> str:
-    return f"{region.map_type.noun} {shown(region.label)} {region.range} of {region.place}"
-
-
-def _ram_list(regions: Sequence[MemoryRegion]) -> str:
-    ram = [str(region.range) for region in regions if region.map_type.is_ram]
-    if not ram:
-        return "it has no RAM at all"
-    return "its RAM is " + ", ".join(ram[:4]) + (f" and {len(ram) - 4} more" if len(ram) > 4 else "")

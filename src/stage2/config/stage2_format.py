@@ -64,7 +64,7 @@ def named_format(name: str, place: Place | None = None) -> NamedFormat:
         ConfigError: there is no such format, or it is one of stage 1.
     """
     try:
-        fmt = by_name(name)
+        fmt = by_name(name, stage=2)
         if fmt.stage != 2:
             usual = ", ".join(FORMATS[arch_of(fmt)])
             raise EncodingError(f"{name} is a format of stage 1, the guest's own; one of stage 2 is wanted: {usual}")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..address import Range
-from ..errors import ConfigError
 from ..flags import MapType
 from ..place import Place
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
+from .conflict import Claim, ConflictError, Refuse, raise_it
 from .document import Notice, shown
 from .extensions import ShareDeclaration
 from .regions import PlannedVm
@@ -58,20 +58,31 @@ class _Claim:
         """The region's own line."""
         return (self.region.place or self.vm.place).whole_line
 
+    @property
+    def stated(self) -> Claim:
+        """It as a party to a conflict."""
+        return Claim(
+            f"{self.region.map_type.noun} {shown(self.region.label)} of {self.vm.label}", self.place, self.span, "HPA"
+        )
+
     def __str__(self) -> str:
         kind = "device" if self.region.map_type is MapType.MMIO else self.region.map_type.value
         return f"{kind} {shown(self.region.label)} of {self.vm.label} at HPA {self.span} ({self.region.place})"
 
 
-def check_together(vms: Sequence[PlannedVm]) -> Together:
+def check_together(vms: Sequence[PlannedVm], refuse: Refuse = raise_it) -> Together:
     """Check VMs that are to run on one host.
 
-    Ids must differ. Host memory that one VM maps one to one must belong to no other VM. Every share must be
-    declared by all who take part: same name, same size, naming each other. A device that two VMs are given is a
-    notice.
+    Ids must differ, and host CPUs that are dedicated to one VM. Host memory that one VM maps one to one must belong to
+    no other VM. Every share must be declared by all who take part: same name, same size, naming each other. A device
+    that two VMs are given is a notice.
+
+    Args:
+        vms: the VMs.
+        refuse: what is done with a broken rule.
 
     Raises:
-        ConfigError: one of these rules is broken.
+        ConfigError: one of these rules is broken, and `refuse` does not go on.
     """
     notices: list[Notice] = []
     ids: dict[int, VmConfig] = {}
@@ -80,21 +91,44 @@ def check_together(vms: Sequence[PlannedVm]) -> Together:
         if vm.id in ids:
             other = ids[vm.id]
             same = " (the same file twice?)" if vm.file == other.file else ""
-            raise vm.place.error(
+            problem = (
                 f"VM id {vm.id} is taken by {shown(other.name)} of {other.place}{same}: "
                 "to run both, give one of them another id in [base]"
             )
+            refuse(ConflictError("same-id", problem, (Claim(vm.label, vm.place), Claim(other.label, other.place))))
         ids[vm.id] = vm
         if vm.name in names:
             notices.append(
                 Notice(f"{vm.label} has the name of {names[vm.name].label} of {names[vm.name].file}", vm.place)
             )
         names.setdefault(vm.name, vm)
-    notices += _check_host_memory(vms)
-    return Together(_agree(vms), tuple(notices))
+    _check_dedicated(vms, refuse)
+    notices += _check_host_memory(vms, refuse)
+    return Together(_agree(vms, refuse), tuple(notices))
 
 
-def _check_host_memory(vms: Sequence[PlannedVm]) -> list[Notice]:
+def _check_dedicated(vms: Sequence[VmConfig], refuse: Refuse) -> None:
+    """Refuse a host CPU that two VMs have for themselves alone."""
+    taken: dict[int, VmConfig] = {}
+    for vm in vms:
+        if not vm.dedicated_cpus:
+            continue
+        masks = 0
+        for mask in vm.phys_cpu_sets or ():
+            masks |= mask
+        for cpu in (cpu for cpu in range(masks.bit_length()) if masks >> cpu & 1):
+            if cpu in taken:
+                other = taken[cpu]
+                problem = (
+                    f"{vm.label} and {other.label} of {other.place} both have host CPU {cpu} dedicated to them: "
+                    "give them masks of different CPUs in phys_cpu_sets"
+                )
+                claims = (Claim(vm.label, vm.place), Claim(other.label, other.place))
+                refuse(ConflictError("dedicated-cpu", problem, claims))
+        taken |= dict.fromkeys((cpu for cpu in range(masks.bit_length()) if masks >> cpu & 1), vm)
+
+
+def _check_host_memory(vms: Sequence[PlannedVm], refuse: Refuse) -> list[Notice]:
     ram: RangeMap[_Claim] = RangeMap(merge=False)
     devices: list[list[_Claim]] = []
     for vm in vms:
@@ -108,8 +142,8 @@ def _check_host_memory(vms: Sequence[PlannedVm]) -> list[Notice]:
                 devices[-1].append(claim)
                 continue
             for _, held in ram.overlapping(claim.span):
-                raise _conflict(claim, held)
-            ram.add(claim.span, claim)
+                refuse(_conflict(claim, held))
+            ram.set(claim.span, claim)
     notices: list[Notice] = []
     seen: list[RangeMap[_Claim]] = []
     for vm, claims in zip(vms, devices, strict=True):
@@ -117,7 +151,7 @@ def _check_host_memory(vms: Sequence[PlannedVm]) -> list[Notice]:
         for claim in claims:
             for _, held in ram.overlapping(claim.span):
                 if held.vm is not vm:
-                    raise _conflict(claim, held)
+                    refuse(_conflict(claim, held))
             for others in seen:
                 notices += [_both(claim, held) for _, held in others.overlapping(claim.span)]
             own.set(claim.span, claim)
@@ -125,12 +159,13 @@ def _check_host_memory(vms: Sequence[PlannedVm]) -> list[Notice]:
     return notices
 
 
-def _conflict(claim: _Claim, held: _Claim) -> ConfigError:
+def _conflict(claim: _Claim, held: _Claim) -> ConflictError:
     shared = held.span.intersection(claim.span)
-    return claim.place.error(
+    problem = (
         f"{claim} and {held} meet in {shared}: one VM would reach the other's memory; move one, use map_type 0, "
         "or declare the memory with [[share]] in both"
     )
+    return ConflictError("host-memory", problem, (claim.stated, held.stated), shared)
 
 
 def _both(claim: _Claim, held: _Claim) -> Notice:
@@ -138,7 +173,7 @@ def _both(claim: _Claim, held: _Claim) -> Notice:
     return Notice(f"{claim} and {held}: both VMs drive what is in {shared}", claim.place)
 
 
-def _agree(vms: Sequence[VmConfig]) -> tuple[ShareGroup, ...]:
+def _agree(vms: Sequence[VmConfig], refuse: Refuse) -> tuple[ShareGroup, ...]:
     declared: dict[str, list[tuple[VmConfig, ShareDeclaration]]] = {}
     for vm in vms:
         for share in vm.shares:
@@ -147,12 +182,18 @@ def _agree(vms: Sequence[VmConfig]) -> tuple[ShareGroup, ...]:
     for name, members in sorted(declared.items()):
         parties = {vm.id for vm, _ in members}
         for vm, share in members:
-            _check_share(vm, share, members, _peers(vm, share, vms), parties)
+            _check_share(vm, share, members, _peers(vm, share, vms, refuse), parties, refuse)
         groups.append(ShareGroup(name, members[0][1].size, tuple(members)))
     return tuple(groups)
 
 
-def _peers(vm: VmConfig, share: ShareDeclaration, vms: Sequence[VmConfig]) -> dict[int, VmConfig]:
+def _disagreement(vm: VmConfig, share: ShareDeclaration, problem: str, *others: Place) -> ConflictError:
+    name = f"share {shown(share.name)}"
+    claim = Claim(f"{name} of {vm.label}", share.place, Range.sized(share.gpa, share.size))
+    return ConflictError("share", problem, (claim, *(Claim(name, place) for place in others)))
+
+
+def _peers(vm: VmConfig, share: ShareDeclaration, vms: Sequence[VmConfig], refuse: Refuse) -> dict[int, VmConfig]:
     """The VMs a share names, by id."""
     found: dict[int, VmConfig] = {}
     for peer in share.peers:
@@ -160,12 +201,15 @@ def _peers(vm: VmConfig, share: ShareDeclaration, vms: Sequence[VmConfig]) -> di
         what = f"share {shown(share.name)}: peer {shown(peer)}"
         if not matches:
             known = ", ".join(other.label for other in vms[:8])
-            raise share.place.error(f"{what} is none of the VMs given: {known}")
-        if len(matches) > 1:
-            raise share.place.error(f"{what} is the name of {len(matches)} VMs: name it by its id")
-        if matches[0] is vm:
-            raise share.place.error(f"{what} is this VM itself: name the others")
-        found[matches[0].id] = matches[0]
+            problem = f"is none of the VMs given, {known}: give the file of each VM that shares it, in one command"
+        elif len(matches) > 1:
+            problem = f"is the name of {len(matches)} VMs: name it by its id"
+        elif matches[0] is vm:
+            problem = "is this VM itself: name the others"
+        else:
+            found[matches[0].id] = matches[0]
+            continue
+        refuse(_disagreement(vm, share, f"{what} {problem}"))
     return found
 
 
@@ -175,22 +219,26 @@ def _check_share(
     members: Sequence[tuple[VmConfig, ShareDeclaration]],
     peers: dict[int, VmConfig],
     parties: set[int],
+    refuse: Refuse,
 ) -> None:
     name = shown(share.name)
     for peer_id, peer in peers.items():
         if peer_id not in parties:
-            raise share.place.error(
+            problem = (
                 f"{vm.label} shares {name} with {peer.label}, but {peer.file} does not declare it: a share holds "
                 f"only when all declare it; add a [[share]] with this name and size {share.size:#x} there"
             )
+            refuse(_disagreement(vm, share, problem, peer.place))
     for other, declaration in members:
         if other is not vm and other.id not in peers:
-            raise share.place.error(
+            problem = (
                 f"{other.label} declares share {name} too ({declaration.place}), but is no peer of {vm.label} here: "
                 "add it to peers, or give its share another name"
             )
+            refuse(_disagreement(vm, share, problem, declaration.place))
         if declaration.size != share.size:
-            raise share.place.error(
+            problem = (
                 f"share {name} has {share.size:#x} bytes here and {declaration.size:#x} in {declaration.place}: "
                 "make them equal"
             )
+            refuse(_disagreement(vm, share, problem, declaration.place))

@@ -1,19 +1,21 @@
-"""A VM file of AxVisor, of both generations, with our own tables.
+"""A VM file of AxVisor, of every generation, with our own tables.
 
 What the file says is kept as it is; `regions.plan_regions` makes the guest's memory of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from pathlib import Path
 
-from ..errors import EncodingError
-from ..flags import MappingFlags, MapType
+from ..flags import RWX, MapType
 from ..place import Place
-from .devices import Devices, Generation, find_generations, read_devices
+from .devices import Devices, read_devices
 from .document import Document, Item, Notice, Table, in_order, shown
 from .extensions import (
+    ARCHITECTURES,
+    OUR_TABLES,
     Extensions,
     RegionDeclaration,
     RomDeclaration,
@@ -22,16 +24,20 @@ from .extensions import (
     read_extensions,
     read_options,
 )
-from .extent import read_flags, read_pages
-from .images import ImagePath
+from .generation import Generation, find_generations
+from .guest_config import GuestType, read_guest_cpus, read_guest_devices, read_guest_type, refuse_guest_tables
+from .kernel_config import KernelConfig, read_guest_kernel, read_kernel
+from .memory_regions import REGION_SHAPE, read_memory_regions
 
-ARCHITECTURES = {"riscv64": "riscv64", "aarch64": "aarch64", "x86_64": "x86_64"}
-"""The architectures a file may name."""
 MAX_CPUS = 512
 """Limit: virtual CPUs of one VM."""
 MAX_VM_ID = 0xFFFF_FFFF
 
-_REGION_SHAPE = "[gpa, size, flags, map_type]"
+_TABLES = "a VM file has [base], [kernel] and [devices]"
+_MIXED = (
+    "it is of the present format, and the device lists are of one before: upstream refuses a file that has both; "
+    "`stage2 migrate` writes it in the present format"
+)
 _DIRECT = "the kernel is entered at entry_point"
 _TG_KERNEL = {
     "enable_bios": "a BIOS is used when bios_path names one",
@@ -41,6 +47,8 @@ _TG_KERNEL = {
 _TG_DEVICES = {
     "address_space_policy": 'only what the file lists is mapped, as under upstream\'s policy "virtualized"',
     "passthrough_ports": "I/O ports are not passed through",
+    "passthrough": _MIXED,
+    "disabled": _MIXED,
     "virtual": "emulated devices are read from emu_devices",
 }
 
@@ -54,70 +62,19 @@ class VmType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class GuestImage:
-    """An image to be put into the guest's memory.
-
-    Args:
-        role: `kernel`, `bios`, `dtb` or `ramdisk`.
-        path: what the file names, None when it names none (a DTB is then made from the configuration).
-        load_addr: GPA where it goes, None when the loader may choose.
-        place: of the address, or of the path where there is no address.
-    """
-
-    role: str
-    path: ImagePath | None
-    load_addr: int | None
-    place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class KernelConfig:
-    """`[kernel]`, without its memory regions.
-
-    Args:
-        entry_point: GPA of the first instruction.
-        entry_place: where the file says so.
-        kernel, bios, dtb, ramdisk: the images; None when the file says nothing of one.
-        image_location: `memory`, `fs` or None; upstream needs it, here images always are files.
-        cmdline: the kernel's command line.
-        disk_path: a disk image.
-    """
-
-    entry_point: int
-    entry_place: Place
-    kernel: GuestImage
-    bios: GuestImage | None
-    dtb: GuestImage | None
-    ramdisk: GuestImage | None
-    image_location: str | None
-    cmdline: str | None
-    disk_path: ImagePath | None
-
-    @property
-    def images(self) -> tuple[GuestImage, ...]:
-        """All images the file speaks of."""
-        return tuple(image for image in (self.kernel, self.bios, self.dtb, self.ramdisk) if image)
-
-    @property
-    def kernel_path(self) -> ImagePath | None:
-        return self.kernel.path
-
-    @property
-    def kernel_load_addr(self) -> int | None:
-        return self.kernel.load_addr
-
-
-@dataclass(frozen=True, slots=True)
 class VmConfig:
     """One VM as its file declares it.
 
     Args:
         file: path as the user named it.
-        id, name, vm_type: from `[base]`.
+        id, name: from `[base]`.
+        vm_type: in the formats before the present one; None in that.
+        guest_type: in the present format; None in those before.
         cpu_num: number of virtual CPUs.
         phys_cpu_ids, phys_cpu_sets: hardware ids, and one mask for each virtual CPU; None when not given.
+        dedicated_cpus: no other VM's virtual CPUs run on the CPUs of the masks.
         arch: `riscv64`, `aarch64`, `x86_64`, or None when the file names none (upstream's never do).
-        generations: which of upstream's formats the file may be written in.
+        generations: which of upstream's formats the file may be written in; it was read as the first of them.
         kernel: entry point and images.
         memory: `memory_regions`, in the file's order.
         devices: the device lists.
@@ -129,10 +86,12 @@ class VmConfig:
     file: str
     id: int
     name: str
-    vm_type: VmType
+    vm_type: VmType | None
+    guest_type: GuestType | None
     cpu_num: int
     phys_cpu_ids: tuple[int, ...] | None
     phys_cpu_sets: tuple[int, ...] | None
+    dedicated_cpus: bool
     arch: str | None
     generations: tuple[Generation, ...]
     kernel: KernelConfig
@@ -141,6 +100,19 @@ class VmConfig:
     extensions: Extensions
     notices: tuple[Notice, ...]
     place: Place
+
+    @property
+    def generation(self) -> Generation:
+        """The format that the file was read as."""
+        return self.generations[0]
+
+    @property
+    def kind(self) -> str:
+        """What the guest is, by its type: `linux`, `rtos`, `host`, `virtualized`, `passthrough`."""
+        if self.guest_type is not None:
+            return self.guest_type.value
+        assert self.vm_type is not None, "one of the two types is known"
+        return self.vm_type.name.lower()
 
     @property
     def options(self) -> SpaceOptions:
@@ -161,15 +133,42 @@ class VmConfig:
         return f"VM {self.id} {shown(self.name)}"
 
 
-def read_vm(document: Document) -> VmConfig:
+def read_vm(document: Document, generation: Generation | None = None, ours: Document | None = None) -> VmConfig:
     """Read a VM file. Whether its memory fits together is checked by `regions.plan_regions`.
+
+    Args:
+        document: the file.
+        generation: the format it is in; None for what the file says, or shows.
+        ours: the file beside it with our own tables, when there is one.
 
     Raises:
         ConfigError: a key is missing or a value is wrong.
     """
+    if ours is not None:
+        for key in OUR_TABLES:
+            if document.root.value(key) is not None:
+                raise document.root.need(key).error(
+                    f"is a table of ours, and there is {ours.file} for these: move it there"
+                )
+    tables = (ours or document).root
+    options = read_options(tables)
+    generations = find_generations(document.root, generation, options.generation)
+    if generations == (Generation.PRESENT,):
+        vm = _read_present(document, tables if ours is not None else None, options)
+    else:
+        vm = _read_older(document, tables, options, generations)
+    if ours is None:
+        return vm
+    ours.root.note_unknown()
+    return replace(vm, notices=in_order((*vm.notices, *ours.notices)))
+
+
+def _read_older(
+    document: Document, tables: Table, options: SpaceOptions, generations: tuple[Generation, ...]
+) -> VmConfig:
     root = document.root
-    base = root.need("base", "a VM file has [base], [kernel] and [devices]").table()
-    kernel = root.need("kernel", "a VM file has [base], [kernel] and [devices]").table()
+    base = root.need("base", _TABLES).table()
+    kernel = root.need("kernel", _TABLES).table()
     devices = root.table("devices")
 
     vm_id = base.need("id", "a number of its own for each VM").integer(maximum=MAX_VM_ID)
@@ -179,21 +178,18 @@ def read_vm(document: Document) -> VmConfig:
     cpu_ids = _cpu_list(base, "phys_cpu_ids", cpu_num)
     cpu_sets = _cpu_list(base, "phys_cpu_sets", cpu_num)
     arch = base.optional_choice("arch", ARCHITECTURES)
+    if arch is not None and options.arch not in (None, arch):
+        raise base.need("arch").error(f"is {arch}, and [stage2] arch is {options.arch}: keep one")
+    arch = arch or options.arch
 
-    options = read_options(root)
-    memory = _memory_regions(kernel)
-    extensions = read_extensions(root, options)
-    if not memory and not extensions.regions:
-        raise kernel.place.error(f"the VM has no memory: give memory_regions = [{_REGION_SHAPE}, ...]")
-    generations = find_generations(
-        devices,
-        options.generation,
-        newer=any(region.map_type is MapType.MAP_RESERVED for region in memory),
-        newest=bool(_TG_KERNEL.keys() & set(kernel.keys) or _TG_DEVICES.keys() & set(devices.keys)),
-    )
-    config = _kernel(kernel)
+    memory = read_memory_regions(kernel, generations[0])
+    _note_undecided(kernel, generations, memory)
+    extensions = read_extensions(tables, options)
+    _require_memory(kernel, memory, extensions)
+    config = read_kernel(kernel)
     device_lists = read_devices(devices, generations, arch)
 
+    base.note_unused(dict.fromkeys(("guest_type", "dedicated_cpus"), _MIXED))
     kernel.note_unused(_TG_KERNEL)
     devices.note_unused(_TG_DEVICES)
     for table in (root, base, kernel, devices):
@@ -203,9 +199,11 @@ def read_vm(document: Document) -> VmConfig:
         id=vm_id,
         name=name,
         vm_type=vm_type,
+        guest_type=None,
         cpu_num=cpu_num,
         phys_cpu_ids=cpu_ids,
         phys_cpu_sets=cpu_sets,
+        dedicated_cpus=False,
         arch=arch,
         generations=generations,
         kernel=config,
@@ -215,6 +213,80 @@ def read_vm(document: Document) -> VmConfig:
         notices=in_order(document.notices),
         place=base.place,
     )
+
+
+def _read_present(document: Document, tables: Table | None, options: SpaceOptions) -> VmConfig:
+    """Upstream's defaults stand for what the file leaves out: id 0, no name, no vCPU, the kernel at 0."""
+    root = document.root
+    base, kernel, devices = root.table("base"), root.table("kernel"), root.table("devices")
+    vm_id = base.integer("id", 0, maximum=MAX_VM_ID)
+    name = base.optional_text("name") or ""
+    if not name:
+        name = f"vm{vm_id}"
+        base.item.notice(f"the VM has no name: it is called {name} here")
+    guest_type = read_guest_type(base)
+    cpu_num = base.integer("cpu_num", 0, 0, MAX_CPUS)
+    cpu_ids = _cpu_list(base, "phys_cpu_ids", cpu_num)
+    cpu_sets = _cpu_list(base, "phys_cpu_sets", cpu_num)
+    cpus = read_guest_cpus(base, cpu_sets)
+    if cpu_num == 0:
+        base.item.notice("the VM has no vCPU (cpu_num is 0 when it is left out) and cannot run: one is taken here")
+    memory = read_memory_regions(kernel, Generation.PRESENT)
+    config = read_guest_kernel(kernel)
+    lists = read_guest_devices(devices, guest_type)
+    refuse_guest_tables(root, {"base": base, "kernel": kernel, "devices": devices}, companion_name(document.file))
+    extensions = Extensions(options, (), (), ()) if tables is None else read_extensions(tables, options)
+    _require_memory(kernel, memory, extensions)
+    if guest_type is GuestType.PASSTHROUGH:
+        (base.find("guest_type") or base.need("vm_type")).notice(
+            "everything of the host that a guest may have is passed through one to one: without the host's device "
+            "tree nothing of that is mapped here"
+        )
+    return VmConfig(
+        file=document.file,
+        id=vm_id,
+        name=name,
+        vm_type=None,
+        guest_type=guest_type,
+        cpu_num=max(1, cpu_num),
+        phys_cpu_ids=cpu_ids,
+        phys_cpu_sets=cpu_sets,
+        dedicated_cpus=cpus.dedicated,
+        arch=extensions.options.arch,
+        generations=(Generation.PRESENT,),
+        kernel=config,
+        memory=memory,
+        devices=lists,
+        extensions=extensions,
+        notices=in_order(document.notices),
+        place=base.place,
+    )
+
+
+def _note_undecided(kernel: Table, generations: tuple[Generation, ...], memory: tuple[RegionDeclaration, ...]) -> None:
+    """Say that a file is read as the seed's for want of a sign, where it would mean something else at head."""
+    if len(generations) == 1:
+        return
+    differing = [
+        region.name for region in memory if region.map_type is not MapType.MAP_ALLOC or region.flags.permissions != RWX
+    ]
+    if not differing:
+        return
+    names = ", ".join(differing[:4]) + (", ..." if len(differing) > 4 else "")
+    kernel.need("memory_regions").notice(
+        f"nothing tells whether this is of the seed or of head, and it is read as the seed's: since head {names} would "
+        "have other flags or another place; [stage2] generation or --generation says which it is"
+    )
+
+
+def companion_name(file: str) -> str:
+    """The file of our own tables that belongs to a VM file: `NAME.stage2.toml` beside `NAME.toml`."""
+    return str(Path(file).with_suffix(".stage2.toml"))
+
+
+def _require_memory(kernel: Table, memory: tuple[RegionDeclaration, ...], extensions: Extensions) -> None:
+    if not memory and not extensions.regions:
+        raise kernel.place.error(f"the VM has no memory: give memory_regions = [{REGION_SHAPE}, ...]")
 
 
 def _vm_type(item: Item | None) -> VmType:
@@ -235,78 +307,3 @@ def _cpu_list(base: Table, key: str, cpu_num: int) -> tuple[int, ...] | None:
     if len(numbers) != cpu_num:
         item.notice(f"{len(numbers)} entries for {cpu_num} virtual CPUs")
     return numbers
-
-
-def _memory_regions(kernel: Table) -> tuple[RegionDeclaration, ...]:
-    regions: list[RegionDeclaration] = []
-    counts: dict[str, int] = {}
-    for entry in kernel.elements("memory_regions", f"an array of {_REGION_SHAPE}"):
-        gpa_item, size_item, flags_item, type_item = entry.tuple_of(_REGION_SHAPE, 4)
-        try:
-            map_type = MapType.from_number(type_item.integer())
-        except EncodingError:
-            raise type_item.error(
-                f"map_type {shown(type_item.value)} does not exist: 0 is MAP_ALLOC, 1 MAP_IDENTICAL, 2 MAP_RESERVED"
-            ) from None
-        flags = read_flags(flags_item)
-        gpa, size = read_pages(gpa_item, size_item, hpa=map_type.is_identity)
-        hpa = None
-        kind = "reserved" if map_type is MapType.MAP_RESERVED else "ram"
-        if flags & MappingFlags.DEVICE:
-            if map_type is MapType.MAP_ALLOC:
-                raise flags_item.error(
-                    f"flags {int(flags):#x} have the device bit (0x10), but map_type 0 makes RAM: "
-                    "drop the bit, or use map_type 1 for the device memory at this address"
-                )
-            flags_item.notice(
-                "has the device bit: mapped one to one as a passed-through device, never executable "
-                "(upstream leaves it out with a warning)"
-            )
-            map_type, hpa, kind = MapType.MMIO, gpa, "device"
-            flags &= ~MappingFlags.EXECUTE
-            if not flags.permissions:
-                raise flags_item.error("device memory must be readable")
-        number = counts[kind] = counts.get(kind, -1) + 1
-        regions.append(RegionDeclaration(f"{kind}{number}", gpa, size, flags, map_type, entry.place, hpa))
-    return tuple(regions)
-
-
-def _kernel(table: Table) -> KernelConfig:
-    entry = table.need("entry_point", "the GPA of the guest's first instruction")
-    entry_point = entry.integer()
-    load = table.need("kernel_load_addr", "the GPA where the kernel is put")
-    kernel = GuestImage("kernel", _path(table, "kernel_path"), load.integer(), load.place)
-    bios = _image(table, "bios")
-    if bios is not None and bios.path is not None and bios.load_addr is None:
-        raise bios.place.error("bios_path needs bios_load_addr, the GPA where the BIOS is put")
-    location = table.find("image_location")
-    if location is not None:
-        location.choice({"memory": None, "fs": None})
-    return KernelConfig(
-        entry_point=entry_point,
-        entry_place=entry.place,
-        kernel=kernel,
-        bios=bios,
-        dtb=_image(table, "dtb"),
-        ramdisk=_image(table, "ramdisk"),
-        image_location=None if location is None else location.text(),
-        cmdline=table.optional_text("cmdline"),
-        disk_path=_path(table, "disk_path"),
-    )
-
-
-def _image(table: Table, role: str) -> GuestImage | None:
-    path, address = _path(table, f"{role}_path"), table.find(f"{role}_load_addr")
-    if path is None and address is None:
-        return None
-    load_addr = None if address is None else address.integer()
-    place = address.place if address is not None else path.place if path is not None else table.place
-    return GuestImage(role, path, load_addr, place)
-
-
-def _path(table: Table, key: str) -> ImagePath | None:
-    """The image at `key`; an empty string means none, as upstream's commented lines suggest."""
-    item = table.find(key)
-    if item is None or item.value == "":
-        return None
-    return ImagePath.read(item)

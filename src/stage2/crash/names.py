@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..formats.riscv.syndromes import GUEST_CALL, MACHINE_CALL, SUPERVISOR_CALL, USER_CALL, cause_of
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
@@ -76,6 +78,22 @@ NAMES: Mapping[str, str] = {
     **{name: key for key, names in _ALSO.items() for name in (key, *names)},
 }
 """What stands in texts, in lower case, by what it is."""
+FIELDS: Mapping[str, frozenset[str]] = {
+    # Linux's mem_abort_decode and data_abort_decode, KVM (xFSC), Zephyr.
+    "esr": frozenset({
+        "EC", "IL", "SET", "FnV", "EA", "S1PTW", "FSC", "xFSC", "DFSC", "IFSC", "ISV", "ISS", "ISS2", "CM", "WnR",
+        "TnD", "TagAccess", "GCS", "Overlay", "DirtyBit", "Xs", "SSE", "SRT", "SF", "AR",
+    }),
+    # EDK2, behind ExceptionData.
+    "error": frozenset({"P", "W", "U", "R", "I", "PK", "SS", "SGX"}),
+}  # fmt: skip
+"""Fields of a register that texts print beside it, by its key; written as here."""
+_CALLS = {
+    "environment call from u-mode": USER_CALL,
+    "environment call from s-mode": SUPERVISOR_CALL,
+    "environment call from h-mode": GUEST_CALL,
+    "environment call from m-mode": MACHINE_CALL,
+}
 _SUFFIX = re.compile(r"_(?:el|EL)([123])$")
 
 
@@ -90,3 +108,13 @@ def named(written: str) -> tuple[str, int | None]:
     if match is not None and NAMES.get(name) not in ("esr", "far", "hpfar"):
         return written.lower(), None
     return NAMES.get(name, name), None if match is None else int(match[1])
+
+
+def named_cause(title: str) -> int | None:
+    """The RISC-V exception code of a cause's name, as Linux (`store (or AMO) access fault`) and U-Boot print it.
+
+    Returns:
+        None for one that the manual does not name.
+    """
+    words = " ".join(title.lower().replace("(or amo)", "").split())
+    return _CALLS.get(words, cause_of(words))

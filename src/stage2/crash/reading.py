@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError
-from ..formats.arm.syndromes import esr_of
-from ..formats.riscv.syndromes import INTERRUPT, cause_of, is_cause
+from ..formats.arm.syndromes import DABT_LOWER, IABT_LOWER, esr_of
+from ..formats.riscv.syndromes import INTERRUPT, is_cause
 from ..formats.x86.ept_faults import MISCONFIGURATION_EXIT, VIOLATION_EXIT
 from ..formats.x86.syndromes import NPF_FINAL_OR_TABLE, error_of_words
 from ..formats.x86.syndromes import PAGE_FAULT as PAGE_FAULT_VECTOR
-from .names import BY_KEY, LEVEL, NAMES, named
+from .names import BY_KEY, FIELDS, LEVEL, NAMES, named, named_cause
 from .numbers import MAX_TEXT, NUMBER, parse_register, shown
+from .page_tables import Dump, take_dump
 from .shapes import PREFIX, SHAPES, Shape
 
 _NAME = r"(?<![\w.:/])([A-Za-z][A-Za-z0-9_]*)"
@@ -34,11 +35,13 @@ class Event:
         line: where it begins, from 1.
         values: by key of `names`.
         notes: how a number was understood where that was not sure.
+        dump: the page tables that the text shows beside them, None where it shows none.
     """
 
     line: int
     values: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    dump: Dump | None = None
 
 
 @dataclass(slots=True)
@@ -48,10 +51,12 @@ class Reading:
     Args:
         events: what can be told, in order.
         ignored: names of numbers that say nothing of a fault, in order.
+        repeated: names of fields by the key of the register that has them, too.
     """
 
     events: list[Event] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    repeated: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_text(text: str) -> Reading:
@@ -69,8 +74,14 @@ def read_text(text: str) -> Reading:
     for number, line in enumerate(text.splitlines(), 1):
         reader.take(number, line)
     found = reader.reading
+    dumped = [name for event in found.events if event.dump is not None for name in event.dump.entries]
     found.events = [event for event in found.events if event.values]
+    for key in [key for key in found.repeated if not any(key in event.values for event in found.events)]:
+        found.ignored += found.repeated.pop(key)
+    if not found.events:
+        found.ignored += dumped
     found.ignored = list(dict.fromkeys(found.ignored))
+    found.repeated = {key: list(dict.fromkeys(names)) for key, names in found.repeated.items()}
     if not found.events:
         _nothing(text, found)
     return found
@@ -81,7 +92,7 @@ def _nothing(text: str, found: Reading) -> None:
     keys = ", ".join(key for key in BY_KEY if key != LEVEL)
     raise ConfigError(
         f"no register of a memory fault is in {shown(text.strip().splitlines()[0])!r}{others}: "
-        f"write KEY=VALUE, such as esr=0x92000047 far=0x1000; there are {keys}"
+        f"write KEY=VALUE, such as esr=0x92000047 far=0x1000 (there are {keys}), or give a text by --file FILE"
     )
 
 
@@ -99,6 +110,7 @@ class _Reader:
         self._line, self._here = number, set()
         while match := PREFIX.match(line):
             line = line[match.end() :]
+        line = take_dump(line, self._dump)
         for shape in SHAPES:
             match = shape.pattern.search(line)
             if match is not None:
@@ -129,7 +141,7 @@ class _Reader:
             if key not in BY_KEY and name.lower() not in NAMES:
                 # Words of prose stand before numbers, too; only what is set to one is a name.
                 if separator:
-                    self.reading.ignored.append(name)
+                    self._aside(name)
                 continue
             if key == "exit_reason":
                 self._add(key, exit_reason(text))
@@ -138,6 +150,21 @@ class _Reader:
             if key == "scause":
                 value = self._cause(value, text)
             self._add(key, value, level, name)
+
+    def _aside(self, name: str) -> None:
+        """A name that is none of a register: a field of one, or nothing of a fault."""
+        for key, fields in FIELDS.items():
+            # The fields of an error code are letters that mean much else in other lines.
+            if name in fields and (key != "error" or key in self._here):
+                self.reading.repeated.setdefault(key, []).append(name)
+                return
+        self.reading.ignored.append(name)
+
+    def _dump(self) -> Dump:
+        event = self._event()
+        if event.dump is None:
+            event.dump = Dump()
+        return event.dump
 
     def _cause(self, value: int, text: str) -> int:
         """A cause that only a decimal reading makes one of is read so, and that is said."""
@@ -186,12 +213,18 @@ def _put_together(found: dict[str, str | None], event: Event, ignored: list[str]
 
     if (level := number("EL")) is not None:
         yield LEVEL, level
+    if (state := number("PSTATE")) is not None:
+        level = _level_of(state, event)
+        if level is None:
+            ignored.append("pstate")
+        else:
+            yield LEVEL, level
     if (code := number("CLASS")) is not None:
         yield "esr", esr_of(code, number("ISS") or 0, long=bool(number("LENGTH")))
     if (cause := number("CAUSE")) is not None:
         yield "scause", cause | (INTERRUPT if number("ASYNC") else 0)
     if (title := found.get("TITLE")) is not None:
-        cause = cause_of(title)
+        cause = named_cause(title)
         if cause is None:
             ignored.append(title)
         else:
@@ -203,6 +236,18 @@ def _put_together(found: dict[str, str | None], event: Event, ignored: list[str]
         event.values.pop("error", None)
         ignored.append(f"vector {vector:#x}")
     yield from _exit(found, number("INFO1"), number("INFO2"), number("GPA"), ignored)
+
+
+def _level_of(state: int, event: Event) -> int | None:
+    """The exception level that took an exception, by the PSTATE that it came from: the same one, but for programs.
+
+    M[4] is 0 in AArch64, and M[3:2] are the level (DDI 0487, C5.2.19 "SPSR_EL1").
+    """
+    esr = event.values.get("esr")
+    level = None if state >> 4 & 1 else state >> 2 & 3
+    if esr is None or not level or {LEVEL, "hpfar", "gpa"} & event.values.keys():
+        return None
+    return None if esr >> 26 & 0x3F in (IABT_LOWER, DABT_LOWER) else level
 
 
 def _exit(

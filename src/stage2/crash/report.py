@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 
 from ..errors import ConfigError, Stage2Error
 from ..formats.arm.syndromes import hpfar_of
 from ..formats.riscv.syndromes import htval_of
 from ..formats.syndrome import FaultReport
-from .names import ADDRESS, BY_KEY, EPT, GPA, GVA, NPF, Source
+from .names import ADDRESS, ARM, BY_KEY, EPT, GPA, GVA, LEVEL, NPF, Source
 from .reading import Event, Reading
 
 
@@ -49,7 +50,23 @@ def report_fault(values: Mapping[str, int]) -> FaultReport:
         raise ConfigError(f"{given} alone says nothing: {source.what} needs {source.keys[0]}=... too{hint}")
     module = import_module(f"..formats.{source.family}.syndromes", __package__)
     found: FaultReport = getattr(module, source.function)(*(known.get(key) for key in source.keys))
-    return found
+    return _by_its_own_register(found, known) if source is ARM else found
+
+
+_REGISTER_OF_MANUAL = "ESR_EL2"
+_AT_EVERY_LEVEL = "ESR_EL1 (the same at EL2 and EL3)"
+
+
+def _by_its_own_register(report: FaultReport, known: Mapping[str, int]) -> FaultReport:
+    """The same with the manual's reference to the ESR of the level that took the exception.
+
+    The family tells all of them by the one section of ESR_EL2, whose layout is that of the others.
+    """
+    level = 2 if report.stage == 2 or "hpfar" in known else known.get(LEVEL)
+    register = _AT_EVERY_LEVEL if level is None else f"ESR_EL{level}"
+    if level == 2 or _REGISTER_OF_MANUAL not in report.manual:
+        return report
+    return replace(report, manual=report.manual.replace(_REGISTER_OF_MANUAL, register))
 
 
 def resolve(values: Mapping[str, int]) -> tuple[Source, dict[str, int]]:

@@ -37,8 +37,11 @@ def names() -> tuple[str, ...]:
     return tuple(name for family in families().values() for name in family.names)
 
 
-def by_name(name: str) -> Format:
+def by_name(name: str, *, stage: int | None = None) -> Format:
     """The format called `name`.
+
+    Args:
+        stage: which stage's names an error lists; None for all. A format of the other stage is found all the same.
 
     Raises:
         EncodingError: there is none; the text names the nearest.
@@ -47,9 +50,11 @@ def by_name(name: str) -> Format:
         found = family.by_name(name)
         if found is not None:
             return found
-    near = difflib.get_close_matches(name, names(), n=1)
+    known = [other for other in names() if stage is None or by_name(other).stage == stage]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise EncodingError(f"no format is called {name!r}{hint}: there are {', '.join(names())}")
+    kind = "" if stage is None else f"stage-{stage} "
+    raise EncodingError(f"no {kind}format is called {name!r}{hint}: there are {', '.join(known)}")
 
 
 def registers() -> tuple[Register, ...]:

@@ -231,6 +231,9 @@ class TimerList:
 
     # --- looking -----------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return f"TimerList(CPU {self.cpu}, {len(self)} of {self.use.capacity} events, {self.span})"
+
     def __len__(self) -> int:
         """Events that have not fired."""
         return self._slab.use.used

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from ..address import Range
 from ..errors import OverlapError, OwnerConflictError
+from ..flags import Terse
 from ..ranges import RangeMap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-class OwnerKind(StrEnum):
+class OwnerKind(StrEnum, metaclass=Terse):
     """What sort of party holds a range; the value is what a report calls it."""
 
     HYPERVISOR = "hypervisor"

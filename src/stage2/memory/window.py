@@ -64,8 +64,8 @@ class FrameWindow:
                 return self._hand_over(Range.sized(start, size), owner)
         left = format_size(sum(span.size for span, _ in self._free))
         raise OutOfMemoryError(
-            f"the window {self.span} of tables has no room for {format_size(size)} more, with {left} left: give it a "
-            "larger size"
+            f"the window {self.span} of tables has no room for {format_size(size)} more, with {left} of "
+            f"{format_size(self.span.size)} left: give it a larger size, or let the tables have larger pages"
         )
 
     def allocate_pages(self, size: int, page: int, *, owner: Owner) -> list[Range]:

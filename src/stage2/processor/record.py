@@ -95,6 +95,10 @@ class Processor:
                     f"{self.name}: {name}={value} is out of range: {number.meaning}, {number.least} to {number.most}"
                 )
 
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={value}" for name, value in self.numbers.items())
+        return f"Processor({self.name!r}, {self.arch}, {len(self.features)} features, {numbers})"
+
     @property
     def arch(self) -> str:
         """Its architecture as files name it."""

@@ -11,10 +11,11 @@ from ..config.board import BoardConfig
 from ..config.defconfig import DefConfig
 from ..config.devices import EmulatedDevice, PassthroughDevice, PassthroughNode
 from ..config.document import Notice
+from ..config.kernel_config import GuestImage
 from ..config.kernel_sizes import KernelSizes
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm
-from ..config.vm import GuestImage
+from ..config.virtual_devices import VirtualDevice
 from ..formats.record import Format
 from ..space.json_shapes import range_json, region_type_json
 from ..space.region import MemoryRegion
@@ -73,17 +74,20 @@ def vm_json(vm: PlannedVm, fmt: Format | None = None) -> Json:
         "file": vm.file,
         "arch": vm.arch,
         "stage2_format": None if fmt is None else fmt.name,
-        "vm_type": vm.vm_type.name.lower(),
+        "vm_type": None if vm.vm_type is None else vm.vm_type.name.lower(),
+        "guest_type": None if vm.guest_type is None else vm.guest_type.value,
+        "dedicated_cpus": vm.dedicated_cpus,
         "cpu_num": vm.cpu_num,
         "generations": [generation.value for generation in vm.generations],
         "entry_point": vm.kernel.entry_point,
         "cmdline": vm.kernel.cmdline,
         "interrupt_mode": lists.interrupt_mode.value,
-        "regions": [region_json(region) for region in vm.plan.regions],
+        "regions": [region_json(region) | {"assumed": vm.plan.is_assumed(region)} for region in vm.plan.regions],
         "devices": [
             *(_passthrough(device) for device in (*lists.passthrough, *lists.addresses)),
             *(_node(node) for node in lists.nodes),
             *(_emulated(device) for device in lists.emulated),
+            *(_virtual(device) for device in lists.virtual),
         ],
         "excluded_devices": list(lists.excluded),
         "images": [
@@ -223,6 +227,20 @@ def _node(node: PassthroughNode) -> Json:
         "size": None,
         "irq": None,
         "source": str(node.place),
+    }
+
+
+def _virtual(device: VirtualDevice) -> Json:
+    """`gpa` is None: upstream chooses it when the VM starts."""
+    return {
+        "name": device.id,
+        "kind": "virtual",
+        "type": device.model,
+        "gpa": None,
+        "hpa": None,
+        "size": None,
+        "irq": None,
+        "source": str(device.place),
     }
 
 

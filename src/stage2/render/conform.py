@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,6 +13,7 @@ from ..conform.probe import ANSWER, Means
 from ..conform.run import Found, OracleReport
 from ..conform.tlb import TlbReport
 from ..flags import Access
+from .levels import level_legend
 from .tables import facts, indented, stack, table, text
 from .walk import compact_lines
 
@@ -53,7 +54,15 @@ def render_reports(reports: Sequence[OracleReport], tlbs: Sequence[TlbReport] = 
         parts += [Text(), *_details(report)]
     for shown in tlbs:
         parts += [Text(), *_tlb(shown)]
-    return stack(parts)
+    return stack([*parts, *_legend(found for report in reports for found in report.found)])
+
+
+def _legend(found: Iterable[Found]) -> list[RenderableType]:
+    """What the levels of the walks of mismatches are, once."""
+    cases = [each.mismatch.case for each in found if each.mismatch is not None and each.mismatch.difference is not None]
+    formats = [regime.format for case in cases for regime in (case.stage_1, case.stage_2) if regime is not None]
+    legends = {level_legend(fmt) for fmt in formats} - {None}
+    return [text(legend or "", "dim") for legend in legends]
 
 
 def _tlb(report: TlbReport) -> list[RenderableType]:

@@ -19,6 +19,16 @@ def level_legend(fmt: Format | None) -> str | None:
     return None if fmt is None or family_of(fmt).manual_level(0) is None else LEGEND
 
 
+def level_key(fmt: Format | None) -> str | None:
+    """What Arm calls the levels of a text that has only ours; None where there is only one number."""
+    manual = None if fmt is None else family_of(fmt).manual_level(0)
+    return (
+        None
+        if manual is None
+        else f"L0 is the level of the smallest page; Arm calls it level {manual}, L1 level {manual - 1}"
+    )
+
+
 def reported_level(arch: str, level: int) -> str:
     """The level of a fault that an architecture's registers report: `1 (0 is the smallest page)`, with Arm's number."""
     manuals = [family.manual_level(level) for family in families().values() if family.arch == arch]

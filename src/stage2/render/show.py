@@ -13,7 +13,7 @@ from ..config.defconfig import DefConfig
 from ..config.document import Notice
 from ..config.images import ImagePath
 from ..config.platform import PlatformConfig
-from ..config.regions import PlannedVm
+from ..config.regions import PlannedVm, RegionPlan
 from ..config.stage2_format import arch_of
 from ..config.vm import VmConfig
 from ..formats.record import Format
@@ -37,7 +37,7 @@ def render_vm(vm: PlannedVm, fetched: Collection[str] = (), fmt: Format | None =
     ram = sum(region.size for region in regions if region.map_type.is_ram)
     rows = [
         ("file", vm.file),
-        ("kind", f"{vm.vm_type.name.lower()} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
+        ("kind", f"{vm.kind} guest, {counted(vm.cpu_num, 'vCPU')}, {about(ram)} of RAM"),
         ("arch", _arch(vm, fmt)),
         ("entry", f"{vm.kernel.entry_point:#x}"),
     ]
@@ -46,7 +46,7 @@ def render_vm(vm: PlannedVm, fetched: Collection[str] = (), fmt: Format | None =
     if vm.kernel.cmdline is not None:
         rows.append(("cmdline", vm.kernel.cmdline))
     parts: list[RenderableType] = [text(f"VM {vm.id} {vm.name}", "bold"), indented(facts(rows))]
-    parts += _section("regions", _region_table(regions))
+    parts += _section("regions", _region_table(vm.plan))
     parts += _section("devices", _device_table(vm))
     parts += _section("images", _image_table(vm, fetched))
     parts += _section("shares", _share_table(vm))
@@ -139,7 +139,8 @@ def _spans(spans: Sequence[Range]) -> str:
     return ", ".join(span_text(span.start, span.end) for span in spans)
 
 
-def _region_table(regions: Sequence[MemoryRegion]) -> RenderableType:
+def _region_table(plan: RegionPlan) -> RenderableType:
+    regions = plan.regions
     rows = [
         (
             f"{region.start:#x}",
@@ -147,7 +148,7 @@ def _region_table(regions: Sequence[MemoryRegion]) -> RenderableType:
             format_size(region.size),
             region.flags.short,
             region.map_type.value,
-            _host_address(region),
+            "assumed" if plan.is_assumed(region) else _host_address(region),
             region.label,
         )
         for region in regions[:_MAX_REGIONS]
@@ -178,6 +179,8 @@ def _device_table(vm: VmConfig) -> RenderableType | None:
         size = format_size(emulated.size) if emulated.size else ""
         irq = "" if emulated.irq is None else str(emulated.irq)
         rows.append(("emulated", at, size, "", irq, f"{emulated.name} ({emulated.type_name})"))
+    rows += [("virtual", "", "", "", "", f"{device.id} ({device.model})") for device in lists.virtual]
+    rows += [("kept off", "", "", "", "", f"{node.path} (device tree node)") for node in lists.disabled]
     if not rows:
         return None
     return table(

@@ -28,6 +28,7 @@ from ..formats.outcome import (
 from ..formats.u64 import MASK_64
 from ..tables.explain import WordSource
 from ..tables.regime import Regime
+from .levels import level_key
 from .plain import span_text
 
 MAX_LINES = 10_000
@@ -80,10 +81,13 @@ def render_page_table(source: WordSource, regime: Regime, *, limit: int = MAX_LI
     """
     fmt = regime.format
     lines = [f"{fmt.name}: {fmt.title}; root {regime.root:#x}, controls {regime.controls:#x}"]
+    if (key := level_key(fmt)) is not None:
+        lines.append(key)
     if fmt.is_bare:
         return lines[0] + "\nno tables: output equals input\n"
+    head = len(lines)
     for run in entry_runs(source, regime):
-        if len(lines) > limit:
+        if len(lines) - head >= limit:
             lines.append(f"... more than {limit} lines: the rest is left out")
             break
         lines.append(_line(regime, run))

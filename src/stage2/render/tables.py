@@ -83,6 +83,11 @@ def text(value: str, style: str = "") -> Text:
     return WholeText("\n".join(plain(line) for line in value.split("\n")), style=style, overflow="fold")
 
 
+def unbroken(value: str) -> Text:
+    """One line whatever the width: a path that is broken over two can be neither copied nor searched for."""
+    return Text(plain(value), no_wrap=True, overflow="ignore")
+
+
 def indented(item: RenderableType, by: int = 2) -> Padding:
     """The same, further right."""
     return Padding(item, (0, 0, 0, by))
@@ -97,7 +102,7 @@ def render_text(item: RenderableType, *, width: int = PIPE_WIDTH) -> str:
     """What a pipe would get: no colours, no blanks at the ends of lines."""
     console = plain_console(width=width)
     with console.capture() as capture:
-        console.print(Group(item))
+        console.print(Group(item), crop=False)
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
@@ -149,6 +154,6 @@ def print_renderable(item: RenderableType, *, stream: TextIO | None = None, othe
     out = stream or sys.stdout
     width = text_width(out, otherwise)
     if out.isatty() and not wants_plain():
-        Console(file=out, width=width, highlight=False, markup=False, emoji=False).print(Group(item))
+        Console(file=out, width=width, highlight=False, markup=False, emoji=False).print(Group(item), crop=False)
     else:
         out.write(render_text(item, width=width))

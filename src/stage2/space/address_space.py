@@ -196,8 +196,7 @@ class AddressSpace:
         if not isinstance(region, MemoryRegion):
             region = MemoryRegion(Gpa(region), size, flags, map_type)
         with self.lock:
-            if self.destroyed:
-                raise MappingError(f"the address space of VM {self.name} was destroyed")
+            self._require_alive()
             if not self.range.covers(region.range):
                 raise OutOfRangeError(f"{region} leaves the address space {self.range}")
             self._regions.check_free(region)
@@ -251,23 +250,29 @@ class AddressSpace:
                 self._tracking.forget(span)
         return edit
 
-    def clear(self) -> None:
+    def clear(self) -> Edit:
         """Undeclare everything."""
         with self.lock:
-            self.unmap(self.range.start, self.range.size)
+            return self.unmap(self.range.start, self.range.size)
 
     def destroy(self) -> None:
         """Give back all frames and tables. Harmless when repeated."""
         with self.lock:
             if len(self._regions):
-                self.clear()
+                # Whoever ends a VM drops all that its identifier tags; this is a part of that.
+                _ = self.clear().owed
             self.page_table.destroy()
             self.destroyed = True
 
     # --- reading -----------------------------------------------------------------------------------------
 
     def query(self, gpa: Gpa | int) -> QueryResult | None:
-        """HPA, flags, leaf size, region and memory type at a GPA; None where nothing is mapped."""
+        """HPA, flags, leaf size, region and memory type at a GPA; None where nothing is mapped.
+
+        Raises:
+            MappingError: the address space was destroyed.
+        """
+        self._require_alive()
         region = self._regions.find(gpa)
         return None if region is None else query(self.page_table, region, gpa)
 
@@ -313,7 +318,12 @@ class AddressSpace:
         return self.page_table.translate_gva_many(gvas, stage_1, access, user=user, out=out, threads=threads)
 
     def walk(self, gva: Gva | int, stage_1: Regime, access: Access | None = None, *, user: bool = False) -> Walk:
-        """GVA to GPA to HPA with all steps, under the guest's regime `stage_1`."""
+        """GVA to GPA to HPA with all steps, under the guest's regime `stage_1`.
+
+        Raises:
+            MappingError: the address space was destroyed.
+        """
+        self._require_alive()
         return explain_two_stage(self.frames.memory, stage_1, self.regime, Gva(gva), access, user=user)
 
     def region_at(self, gpa: int) -> MemoryRegion | None:
@@ -418,6 +428,10 @@ class AddressSpace:
             return self._tracking.harvest_bits(self._span(start, size), ACCESSED)
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _require_alive(self) -> None:
+        if self.destroyed:
+            raise MappingError(f"the address space of VM {self.name} was destroyed")
 
     def _span(self, start: int, size: int) -> Range:
         span = Range.sized(start, size)

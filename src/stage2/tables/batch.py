@@ -55,6 +55,9 @@ class Batch:
     addresses: U64Array | None = None
     stage: int = 2
 
+    def __repr__(self) -> str:
+        return f"Batch(stage {self.stage}, {_told(self.status)})"
+
     def fault(self, index: int | tuple[int, ...]) -> Fault | None:
         """Why an element does not translate; None for one that does."""
         status = int(self.status[index])
@@ -84,6 +87,9 @@ class TwoStageBatch:
     gva: U64Array
     access: Access | None
 
+    def __repr__(self) -> str:
+        return f"TwoStageBatch({self.access.name if self.access else 'no access'}, {_told(self.status)})"
+
     def fault(self, index: int | tuple[int, ...]) -> Fault | None:
         """Why an element does not translate; None for one that does."""
         status = int(self.status[index])
@@ -92,6 +98,11 @@ class TwoStageBatch:
         gva = int(self.gva[index])
         refused = int(self.gpa[index]) if status & AT_STAGE_2 else gva
         return fault_from_status(status, refused, stage=1, gva=Gva(gva), access=self.access)
+
+
+def _told(status: npt.NDArray[Any]) -> str:
+    """How many addresses, and how many of them do not translate."""
+    return f"{status.size} addresses, {np.count_nonzero(status)} of them faults: `fault(index)` tells one"
 
 
 def _numbers(regime: Regime) -> tuple[np.uint64, ...]:

@@ -25,7 +25,7 @@ from .explain import explain_stage
 from .extent import Extent
 from .listing import list_kernel
 from .map_kernel import map_kernel, map_work
-from .mapping import NO_ROWS, Edit, LeafBits, U64Array
+from .mapping import NO_ROWS, Edit, LeafBits, OwingEdit, U64Array
 from .placing import tables_kernel
 from .regime import Regime
 from .reshape import Block, Reshaper
@@ -234,7 +234,8 @@ class TableEditor:
         return words
 
     def _finish(self, added: int, freed: int, removed: U64Array, changes: Sequence[Change]) -> Edit:
-        done = Edit(added, freed, removed, self._done, tuple(changes))
+        kind = OwingEdit if self._done and self.flush is None else Edit
+        done = kind(added, freed, removed, self._done, tuple(changes))
         if self.watcher is not None:
             self.watcher.after(done)
         return done

@@ -97,6 +97,15 @@ class Walk:
     def __repr__(self) -> str:
         return f"Walk({self.address:#x}, {len(self.steps)} steps, {self.result!r})"
 
+    def __str__(self) -> str:
+        """Its steps, one on a line, those of stage 2 under the step of stage 1 they are for, and how it ended."""
+        lines = [
+            f"{indent}{step!r}"
+            for each in self.steps
+            for indent, step in (("", each), *(("  ", s) for s in each.under))
+        ]
+        return "\n".join([*lines, f"-> {self.result}"])
+
 
 class _Record:
     """Physical memory as the explained walk sees it: loads are made, steps noted, and stores kept instead of done.

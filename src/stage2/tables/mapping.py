@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from ..address import Hpa
+from ..errors import OwedInvalidationsWarning
 from ..formats.change import Change
 from ..formats.invalidation import Operation
 
@@ -61,7 +64,8 @@ class Edit:
         tables_added, tables_freed: how many tables came and went.
         removed: (start, HPA, size) runs that were unmapped, shape (n, 3).
         owed: the operations that TLBs must do, in order; done already where the table was given a `flush`, otherwise
-            the caller's to do before what was unmapped is used again.
+            the caller's to do before what was unmapped is used again. Dropping such an edit without a look at this
+            is an `OwedInvalidationsWarning`.
         changes: what happened to entries that a TLB may hold.
     """
 
@@ -73,7 +77,40 @@ class Edit:
 
     def __repr__(self) -> str:
         tables = f"+{self.tables_added} -{self.tables_freed} tables"
-        return f"Edit({tables}, {len(self.removed)} runs removed, {len(self.owed)} operations owed)"
+        # Looking at it in a debugger is not doing it.
+        owed = _names(vars(Edit)["owed"].__get__(self))
+        return f"Edit({tables}, {len(self.removed)} runs removed, owed: {owed or 'nothing'})"
+
+
+def _names(operations: Iterable[Operation]) -> str:
+    return ", ".join(dict.fromkeys(operation.name for operation in operations))
+
+
+class OwingEdit(Edit):
+    """An edit whose operations nothing has done; it warns when it is dropped before anybody read what it owes."""
+
+    __slots__ = ("_unread",)
+    _unread: bool
+
+    @property
+    def owed(self) -> tuple[Operation, ...]:
+        object.__setattr__(self, "_unread", False)
+        return super().owed
+
+    @owed.setter
+    def owed(self, operations: tuple[Operation, ...]) -> None:
+        vars(Edit)["owed"].__set__(self, operations)
+        object.__setattr__(self, "_unread", True)
+
+    def __del__(self) -> None:
+        if getattr(self, "_unread", False):
+            warnings.warn(
+                f"an edit owed {_names(self.owed)} to the TLBs and was dropped unread: give the table a `flush`, "
+                "or do what `Edit.owed` lists",
+                OwedInvalidationsWarning,
+                stacklevel=2,
+                source=self,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..address import SIZE_2M, SIZE_4K, Gpa, Range, align_down, align_up
 from ..config.images import ImagePath
-from ..config.vm import GuestImage, VmConfig
+from ..config.kernel_config import GuestImage
+from ..config.vm import VmConfig
 from ..errors import ConfigError, ImageError, Stage2Error
 from ..flags import MapType
 from ..images.devicetree import Description, SerialPort, riscv_blob

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -31,11 +32,13 @@ from ..tlb.identifiers import Identifiers
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
+from .placing import on_host
 from .vm import Vm
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 _VMID_BITS = 14
+_KEPT_FREE = Owner(OwnerKind.RESERVED, "reserved by the user")
 """Of VMIDs that every format has room for: hgatp's are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
@@ -69,7 +72,7 @@ class Host:
     What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
 
     Args:
-        platform: its memory.
+        platform: its memory; `configs` are the files of its VMs, as they lie on it.
         defconfig: how the hypervisor is built; None leaves it to the platform.
     """
 
@@ -86,6 +89,7 @@ class Host:
         self.channels = ChannelTable(self.frames)
         self.identifiers = Identifiers(_VMID_BITS)
         self.vms: list[Vm] = []
+        self.configs: list[PlannedVm] = []
 
     def _set_kernel_aside(self, kernel: KernelLayout) -> None:
         assert kernel.hpa is not None, "a computed kernel is loaded somewhere"
@@ -141,7 +145,11 @@ def build(
         ConfigError: they contradict each other or the host, or nobody names an architecture.
         OutOfMemoryError: the host is too small.
     """
+    if isinstance(platform, (str, os.PathLike)):
+        raise ConfigError(f"platform={str(platform)!r} is a path: give load_platform({str(platform)!r})")
     options = options or Options()
+    taken = [*options.reserved, *([] if options.tables_at is None else [options.tables_at])]
+    configs = on_host(configs, platform, taken)
     together = check_together(configs)
     known = [*archs, *[None] * (len(configs) - len(archs))]
     chosen = [
@@ -163,6 +171,7 @@ def build(
         platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]), options.defconfig
     )
     try:
+        host.configs = configs
         host.notices.extend(together.notices)
         _build_all(host, configs, names, formats, options, together, sink)
     except BaseException:
@@ -236,7 +245,7 @@ def _reserve(host: Host, spans: Sequence[Range]) -> None:
             part = ram.intersection(span)
             if part is not None:
                 try:
-                    host.frames.claim(part, owner=Owner(OwnerKind.RESERVED, "reserved by the user"))
+                    host.frames.claim(part, owner=_KEPT_FREE)
                 except OwnerConflictError as error:
                     raise ConfigError(f"--reserve {span}: {error}") from None
 
@@ -249,7 +258,16 @@ def _window(host: Host, span: Range) -> FrameWindow:
     """
     if not host.memory.contains(span.start, span.size):
         ram = ", ".join(str(part) for part in host.memory.ranges)
-        raise ConfigError(f"--tables-at {span}: not all of it is host memory: RAM is {ram}")
+        assumed = ", which was assumed since no host was given: name yours with --platform"
+        raise ConfigError(
+            f"--tables-at {span}: not all of it is host memory: RAM is {ram}"
+            + (assumed if host.platform.file is None else "")
+        )
+    for taken, owner in host.frames.owners:
+        if owner == _KEPT_FREE and taken.overlaps(span):
+            raise ConfigError(
+                f"--tables-at {span}: {taken} of it is reserved: choose a window that no reservation reaches into"
+            )
     try:
         return FrameWindow(host.frames, span)
     except OwnerConflictError as error:

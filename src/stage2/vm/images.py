@@ -83,7 +83,7 @@ def check_images(config: PlannedVm, images: VmImages, arch: str | None) -> list[
     blob = images.others.get("dtb")
     if blob is not None and kernel.dtb is not None and kernel.dtb.path is not None:
         tree, load_addr = kernel.dtb.path.place, kernel.dtb.load_addr
-        found += check_tree(config, blob, tree, load_addr, ranges.get("ramdisk"))
+        found += check_tree(config, blob, tree, load_addr, ranges.get("ramdisk"), arch or images.arch)
     return found
 
 

@@ -1,0 +1,47 @@
+"""Every rule, and every finding about VMs that are to run together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..errors import ConfigError
+from . import conflicts, file_notices, guest_images, guest_tree, kernel_layout
+from .finding import Finding, Rule, Severity
+from .setup import Setup
+
+CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
+    conflicts.check_conflicts,
+    file_notices.check_notices,
+)
+"""What looks at VM files; images and kernels are looked at by those who have read them."""
+RULES: tuple[Rule, ...] = (
+    *kernel_layout.RULES,
+    *guest_images.RULES,
+    *guest_tree.RULES,
+    *conflicts.RULES,
+    *file_notices.RULES,
+)
+_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
+
+
+def rule_of(code: str) -> Rule:
+    """The rule of a code.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for rule in RULES:
+        if rule.code == code.upper():
+            return rule
+    raise ConfigError(f"no rule is called {code[:20]!r}: `stage2 check --explain list` names all")
+
+
+def check_setup(setup: Setup) -> list[Finding]:
+    """What is wrong with VMs that are to run together: errors first, then by file and line."""
+    return sorted((finding for check in CHECKS for finding in check(setup)), key=_place)
+
+
+def _place(finding: Finding) -> tuple[int, str, int, str]:
+    first = finding.locations[0] if finding.locations else None
+    where = (first.file, first.line or 0) if first is not None else ("", 0)
+    return _ORDER[finding.level], *where, finding.code

@@ -1,0 +1,108 @@
+"""`stage2 check`: what is wrong with VM files, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ..errors import ConfigError
+from .vm_files import GenerationName
+
+if TYPE_CHECKING:
+    from ..check.setup import Setup
+
+
+def check(
+    *vms: Annotated[Path, Parameter(name="VM.toml")],
+    platform: Path | None = None,
+    cpu: str | None = None,
+    arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
+    generation: GenerationName | None = None,
+    define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    explain: Annotated[str | None, Parameter(name="--explain")] = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Find every mistake in VM files before a board hangs on them. Needs neither images nor a running machine.
+
+    Exit code 0: no finding is an error; 1: one is; 2: bad input.
+
+    Parameters
+    ----------
+    vms
+        AxVisor VM files that are to run together.
+    platform
+        AxVisor platform file of the host, or a board file.
+    cpu
+        Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
+    arch
+        Architecture of the guests, when neither file nor platform says.
+    generation
+        AxVisor's format that the files are in: seed, head, tg or present; by default what they say or show.
+    define
+        NAME=VALUE for ${NAME} in paths; other names are taken from the environment.
+    explain
+        Tell of one rule, by its code (S2301), and check nothing; "list" names all.
+    json_output
+        Print JSON instead of text.
+    """
+    from ..check.every import check_setup
+    from ..check.finding import has_errors
+    from ..render.findings import finding_json, render_findings
+    from ..render.json_text import json_text
+    from ..render.tables import print_renderable, text
+
+    if explain is not None:
+        return _explain(explain)
+    if not vms:
+        raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
+    findings = check_setup(_setup(vms, platform, cpu, arch, generation, define))
+    if json_output:
+        print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
+    else:
+        print_renderable(render_findings(findings))
+        if not findings:
+            print_renderable(text(f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}: nothing is wrong."))
+    return 1 if has_errors(findings) else 0
+
+
+def _setup(
+    vms: Sequence[Path],
+    platform: Path | None,
+    cpu: str | None,
+    arch: str | None,
+    generation: GenerationName | None,
+    define: Sequence[str] | None,
+) -> Setup:
+    """The files, read and planned."""
+    from ..check.setup import set_up
+    from ..config.cpu import NamedCpu
+    from ..config.load import load_host
+    from .vm_files import read_vms
+
+    host = None if platform is None else load_host(platform)
+    processor = None
+    if cpu is not None:
+        named = NamedCpu(cpu)
+        on = arch or (None if host is None else host.arch)
+        if on is None:
+            raise ConfigError(f"--cpu {cpu}: say of which architecture it is, with --arch or a --platform")
+        processor = named.on(on)
+    return set_up(read_vms(vms, generation, define), host, processor)
+
+
+def _explain(code: str) -> int:
+    """One rule in words, or the list of all."""
+    from ..check.every import RULES, rule_of
+    from ..render.tables import facts, print_renderable, text
+
+    if code == "list":
+        print_renderable(
+            facts((rule.code, f"{rule.severity}: {rule.title}") for rule in sorted(RULES, key=lambda r: r.code))
+        )
+        return 0
+    rule = rule_of(code)
+    print_renderable(text(f"{rule.severity} {rule.code}: {rule.title}\n\n{rule.why}"))
+    return 0
