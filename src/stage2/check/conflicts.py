@@ -34,6 +34,14 @@ LOAD_ADDRESS = Rule(
     "S2306", Severity.ERROR, "an image is to be loaded where there is no RAM",
     "AxVisor cannot copy it there: the VM does not start.",
 )  # fmt: skip
+WRITABLE_ROM = Rule(
+    "S2307", Severity.ERROR, "a ROM is writable",
+    "It would be RAM: what the guest writes there stays until the VM is built anew.",
+)  # fmt: skip
+EXECUTABLE_DEVICE = Rule(
+    "S2308", Severity.ERROR, "a device is executable",
+    "Instruction fetches read its registers, and reading them may change what it does.",
+)  # fmt: skip
 SAME_ID = Rule(
     "S2401", Severity.ERROR, "two VMs have one id",
     "AxVisor registers VMs by their ids and refuses the second.",
@@ -62,6 +70,8 @@ _RULES = {
     "page-offset": PAGE_OFFSET,
     "entry-point": ENTRY_POINT,
     "load-address": LOAD_ADDRESS,
+    "writable-rom": WRITABLE_ROM,
+    "executable-device": EXECUTABLE_DEVICE,
     "same-id": SAME_ID,
     "dedicated-cpu": DEDICATED_CPU,
     "host-memory": HOST_MEMORY,

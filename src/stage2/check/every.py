@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
-from . import conflicts, file_notices, guest_images, guest_tree, kernel_layout
+from . import conflicts, cpus, file_notices, guest_images, guest_tree, host_devices, host_memory, kernel_layout
+from .allow import without_allowed
 from .finding import Finding, Rule, Severity
 from .setup import Setup
 
 CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     conflicts.check_conflicts,
+    host_memory.check_host_memory,
+    host_memory.check_width,
+    host_devices.check_host_devices,
+    cpus.check_cpus,
     file_notices.check_notices,
 )
 """What looks at VM files; images and kernels are looked at by those who have read them."""
@@ -19,6 +24,9 @@ RULES: tuple[Rule, ...] = (
     *guest_images.RULES,
     *guest_tree.RULES,
     *conflicts.RULES,
+    *host_memory.RULES,
+    *host_devices.RULES,
+    *cpus.RULES,
     *file_notices.RULES,
 )
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
@@ -37,8 +45,10 @@ def rule_of(code: str) -> Rule:
 
 
 def check_setup(setup: Setup) -> list[Finding]:
-    """What is wrong with VMs that are to run together: errors first, then by file and line."""
-    return sorted((finding for check in CHECKS for finding in check(setup)), key=_place)
+    """What is wrong with VMs that are to run together, but for what their files allow: errors first, then by file and
+    line.
+    """
+    return sorted(without_allowed(finding for check in CHECKS for finding in check(setup)), key=_place)
 
 
 def _place(finding: Finding) -> tuple[int, str, int, str]:

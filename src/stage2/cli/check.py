@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def check(
     *vms: Annotated[Path, Parameter(name="VM.toml")],
     platform: Path | None = None,
+    host_dtb: Path | None = None,
     cpu: str | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     generation: GenerationName | None = None,
@@ -35,6 +37,8 @@ def check(
         AxVisor VM files that are to run together.
     platform
         AxVisor platform file of the host, or a board file.
+    host_dtb
+        The host's device tree, as DTB or as DTS: its RAM, reservations and devices, and the nodes that VMs are given.
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
     arch
@@ -50,27 +54,29 @@ def check(
     """
     from ..check.every import check_setup
     from ..check.finding import has_errors
-    from ..render.findings import finding_json, render_findings
+    from ..render.excerpt import render_excerpts
+    from ..render.findings import finding_json
     from ..render.json_text import json_text
-    from ..render.tables import print_renderable, text
+    from ..render.tables import print_renderable, text, text_width
 
     if explain is not None:
         return _explain(explain)
     if not vms:
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
-    findings = check_setup(_setup(vms, platform, cpu, arch, generation, define))
+    findings = check_setup(_setup(vms, platform, host_dtb, cpu, arch, generation, define))
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
-        print_renderable(render_findings(findings))
-        if not findings:
-            print_renderable(text(f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}: nothing is wrong."))
+        counted = f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}"
+        whole = render_excerpts(findings, text_width(sys.stdout)) if findings else text(f"{counted}: nothing is wrong.")
+        print_renderable(whole)
     return 1 if has_errors(findings) else 0
 
 
 def _setup(
     vms: Sequence[Path],
     platform: Path | None,
+    host_dtb: Path | None,
     cpu: str | None,
     arch: str | None,
     generation: GenerationName | None,
@@ -79,18 +85,12 @@ def _setup(
     """The files, read and planned."""
     from ..check.setup import set_up
     from ..config.cpu import NamedCpu
-    from ..config.load import load_host
-    from .vm_files import read_vms
+    from .vm_files import load_machine, read_vms
 
-    host = None if platform is None else load_host(platform)
-    processor = None
-    if cpu is not None:
-        named = NamedCpu(cpu)
-        on = arch or (None if host is None else host.arch)
-        if on is None:
-            raise ConfigError(f"--cpu {cpu}: say of which architecture it is, with --arch or a --platform")
-        processor = named.on(on)
-    return set_up(read_vms(vms, generation, define), host, processor)
+    refused: list[ConfigError] = []
+    host, tree = load_machine(platform, host_dtb)
+    files = read_vms(vms, generation, define, tree, lenient=True, refuse=refused.append)
+    return set_up(files, host, tree, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
 
 
 def _explain(code: str) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..address import SIZE_4K, is_power_of_two
-from ..errors import ConfigError
 from ..flags import MappingFlags, MapType
 from ..place import Place
 from ..space.region import Populate, ViolationPolicy
+from .conflict import Claim, ConflictError
 from .cpu import NamedCpu
 from .document import Item, Table, shown
 from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
@@ -272,7 +272,8 @@ def _rom(table: Table) -> RomDeclaration:
     if flags_item is not None:
         flags = read_flags(flags_item)
         if flags & (MappingFlags.WRITE | MappingFlags.DEVICE):
-            raise flags_item.error('a ROM is read-only memory: "r" and "rx" are allowed')
+            problem = 'a ROM is read-only memory: "r" and "rx" are allowed'
+            raise ConflictError("writable-rom", problem, (Claim(f"ROM {shown(name)}", flags_item.place),))
     image = table.need("image", "the file the ROM holds")
     on_write = table.optional_choice("on_write", _VIOLATION)
     declaration = RomDeclaration(name, gpa, size, flags, ImagePath.read(image), on_write, table.place)
@@ -298,4 +299,5 @@ def _share(table: Table) -> ShareDeclaration:
 
 def _refuse_execute(item: Item, flags: MappingFlags, what: str) -> None:
     if flags & MappingFlags.EXECUTE:
-        raise item.error(f"{what} must not be executable: drop the execute flag", ConfigError)
+        problem = f"{what} must not be executable: drop the execute flag"
+        raise ConflictError("executable-device", problem, (Claim(what, item.place),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from ..errors import ConfigError
@@ -65,35 +65,38 @@ def recognise(path: PathLike) -> FileKind:
 
 
 def load_vm(
-    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
+    path: PathLike,
+    *,
+    generation: Generation | None = None,
+    defines: Mapping[str, str] | None = None,
+    resolve: Callable[[VmConfig], VmConfig] | None = None,
 ) -> PlannedVm:
     """Load a VM file, with `NAME.stage2.toml` beside it, and plan its memory; the plan's notices are among the VM's.
-
-    Args: as `read_vm_file`.
-
-    Raises:
-        ConfigError: the file is something else, or wrong.
-    """
-    return plan_vm(read_vm_file(path, generation=generation, defines=defines))
-
-
-def read_vm_file(
-    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
-) -> VmConfig:
-    """A VM file, with `NAME.stage2.toml` beside it, as it is: whether its memory fits together is not looked at.
 
     Args:
         path: the file.
         generation: the format it is in; None for what the file says, or shows.
         defines: what `${name}` stands for in its paths, before the environment is asked.
+        resolve: finds the addresses of the nodes that it passes through, in the host's device tree
+            (`images.host_nodes.with_nodes`); None where there is no tree.
 
     Raises:
         ConfigError: the file is something else, or wrong.
     """
+    document, ours = open_vm(path, defines)
+    vm = read_vm(document, generation, ours)
+    return plan_vm(vm if resolve is None else resolve(vm))
+
+
+def open_vm(path: PathLike, defines: Mapping[str, str] | None = None) -> tuple[Document, Document | None]:
+    """A VM file, and `NAME.stage2.toml` beside it where that is there, with nothing but TOML read.
+
+    Raises:
+        ConfigError: one of them is no TOML, or the first is another kind of file.
+    """
     document = _open(path, FileKind.VM, defines)
     beside = companion_name(document.file)
-    ours = read_document(beside, defines) if os.path.lexists(beside) else None
-    return read_vm(document, generation, ours)
+    return document, read_document(beside, defines) if os.path.lexists(beside) else None
 
 
 def load_platform(path: PathLike) -> PlatformConfig:
@@ -201,7 +204,7 @@ def choose_format(
     """
     require_boot(vm.kernel.boot, arch)
     end = max(region.end for region in vm.plan.regions)
-    four_levels = isinstance(platform, BoardConfig) and platform.four_levels
+    four_levels = platform is not None and platform.four_levels
     return format_reaching(
         arch, end, vm.place, named=named or vm.options.format, four_levels=four_levels, cpu=cpu or vm.options.cpu
     )

@@ -305,5 +305,5 @@ def _cpu_list(base: Table, key: str, cpu_num: int) -> tuple[int, ...] | None:
         return None
     numbers = tuple(element.integer() for element in item.elements("an array of integers"))
     if len(numbers) != cpu_num:
-        item.notice(f"{len(numbers)} entries for {cpu_num} virtual CPUs")
+        item.notice(f"{len(numbers)} entries for {cpu_num} virtual CPUs", "cpu-list")
     return numbers
