@@ -17,12 +17,12 @@ from ..tables.batch import TwoStageBatch
 from ..tables.compiled import HostMemory, Kernel, keep_marks_back, kernel
 from ..tables.regime import Regime
 from ..tables.result import need_mask
-from ..tables.two_stage_kernel import _one_by_one
+from ..tables.two_stage_kernel import one_by_one
 
 
 @cache
 def _kernel(first: Format, second: Format) -> Kernel:
-    return kernel(_one_by_one(first, second, keep_marks_back), first, second)
+    return kernel(one_by_one(first, second, keep_marks_back), first, second)
 
 
 def look_up(
