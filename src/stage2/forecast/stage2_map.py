@@ -52,8 +52,6 @@ from .map_ranges import AnyPlace, Conflict, MapRange, RangeKind, Stage2Map, merg
 
 _DEVICE = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.USER | MappingFlags.DEVICE
 _NONE = MappingFlags(0)
-_OURS = (MapType.ROM, MapType.SHARE)
-"""Memory that upstream's files do not have."""
 _FIT = "taken to be the first fit in host RAM at a multiple of 2 MiB"
 _MOST_HINTS = 8
 """Limit: nodes that do not exist for which is looked what may have been meant."""
@@ -147,7 +145,7 @@ class _Builder:
     # --- step 2 -----------------------------------------------------------------------------------------------
 
     def _ram(self) -> None:
-        regions = [one for one in self._vm.plan.regions if one.map_type.is_ram or one.map_type in _OURS]
+        regions = [one for one in self._vm.plan.regions if one.map_type.holds_bytes]
         fixed = {one.start: self._at_fixed(one) for one in regions if one.map_type.is_identity}
         # As in the file: upstream allocates one after the other.
         for region in sorted(regions, key=lambda one: 0 if one.place is None else one.place.line):
