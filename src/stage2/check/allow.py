@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
-from pathlib import Path
 
+from .file_lines import lines_of
 from .finding import Finding, Location
 
 _ALLOW = re.compile(r"#\s*stage2:\s*allow\s+(S\d{4})\s+(?P<reason>\S.*)")
 """A reason is wanted: whoever reads the file next should know it."""
-_MOST_BYTES = 4 << 20
 _Allowed = Callable[[str], frozenset[tuple[int, str]]]
 
 
@@ -31,13 +30,5 @@ def _meant(finding: Finding, place: Location, allowed: _Allowed) -> bool:
 def _allowed(file: str) -> frozenset[tuple[int, str]]:
     """(line, code) of every such comment of a file."""
     return frozenset(
-        (number, match[1]) for number, line in enumerate(_lines(file), 1) for match in [_ALLOW.search(line)] if match
+        (number, match[1]) for number, line in enumerate(lines_of(file), 1) for match in [_ALLOW.search(line)] if match
     )
-
-
-def _lines(file: str) -> Sequence[str]:
-    try:
-        with Path(file).open("rb") as stream:
-            return stream.read(_MOST_BYTES).decode(errors="replace").split("\n")
-    except OSError:
-        return ()

@@ -121,37 +121,29 @@ def _outside(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
 
 
 def _on_devices(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
-    for window in (*host.mmio, *host.virtio_mmio, *host.pci_ranges):
-        shared = window.intersection(each.span)
-        if shared is not None:
-            device = Party("the host's device window", window)
-            yield Finding(
-                ON_A_DEVICE, f"{each.party} overlaps {device} in {shared}", (each.party, device), shared,
-                (each.location,), "move the memory, or correct the platform's [devices]",
-            )  # fmt: skip
+    windows = [Party("the host's device window", span) for span in (*host.mmio, *host.virtio_mmio, *host.pci_ranges)]
+    return _meeting(ON_A_DEVICE, each, windows, "move the memory, or correct the platform's [devices]")
 
 
 def _in_reservations(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
     """A region of map_type 2 asks for memory that is reserved; the others do not."""
-    for held in host.reserved if each.region.map_type is MapType.MAP_IDENTICAL else ():
-        shared = held.span.intersection(each.span)
-        if shared is not None:
-            owner = Party(f"the reservation {held.who}", held.span)
-            yield Finding(
-                RESERVED, f"{each.party} overlaps {owner} in {shared}", (each.party, owner), shared,
-                (each.location,), "move the memory, or declare what is meant to be reserved with map_type 2",
-            )  # fmt: skip
+    asked = each.region.map_type is not MapType.MAP_IDENTICAL
+    owners = [] if asked else [Party(f"the reservation {held.who}", held.span) for held in host.reserved]
+    return _meeting(RESERVED, each, owners, "move the memory, or declare what is meant to be reserved with map_type 2")
 
 
 def _in_ram(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
-    for ram in host.memory:
-        shared = ram.intersection(each.span)
+    memory = [Party("the host's RAM", span) for span in host.memory]
+    return _meeting(RAM_AS_DEVICE, each, memory, "give the device's own address, or memory with map_type 1 or 2")
+
+
+def _meeting(rule: Rule, each: _Fixed, others: Sequence[Party], fix: str) -> Iterator[Finding]:
+    """A finding for each of the others whose addresses a VM has too."""
+    for other in others:
+        shared = None if other.span is None else other.span.intersection(each.span)
         if shared is not None:
-            memory = Party("the host's RAM", ram)
-            yield Finding(
-                RAM_AS_DEVICE, f"{each.party} overlaps {memory} in {shared}", (each.party, memory), shared,
-                (each.location,), "give the device's own address, or memory with map_type 1 or 2",
-            )  # fmt: skip
+            message = f"{each.party} overlaps {other} in {shared}"
+            yield Finding(rule, message, (each.party, other), shared, (each.location,), fix)
 
 
 def _demand(vms: Sequence[PlannedVm], host: PlatformConfig, taken: Sequence[Range]) -> Iterator[Finding]:

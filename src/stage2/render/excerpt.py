@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
+from ..check.file_lines import lines_of
 from ..check.finding import Finding, Location, Severity
+from .findings import STYLES, headline
 from .plain import plain
 from .tables import facts, indented, stack, text, unbroken
 
-_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
 _MOST_PLACES = 4
 """Limit: places of one finding that are shown with their lines."""
-_MOST_BYTES = 4 << 20
 _TAB = "    "
 _BESIDE = 8
 """Columns beside a line of a file: its number and a rule."""
@@ -31,15 +30,12 @@ def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
         findings: what was found.
         width: columns; longer lines are shown around the value.
     """
-    lines = cache(_lines)
+    lines = cache(lines_of)
     parts: list[RenderableType] = []
     for finding in findings:
-        style = _STYLES[finding.level]
-        head = Text(overflow="fold")
-        head.append(f"{finding.level} {finding.code}", style=style)
-        parts.append(head + text(f": {finding.message}"))
+        parts.append(headline(finding))
         for place in finding.locations[:_MOST_PLACES]:
-            parts += _place(place, lines(place.file), style, width)
+            parts += _place(place, lines(place.file), STYLES[finding.level], width)
         parts += [indented(facts(_facts(finding))), Text()]
     return stack([*parts, text(_summary(findings), "bold")])
 
@@ -86,15 +82,6 @@ def _tail(part: str, room: int) -> tuple[str, str]:
 
 def _head(part: str, room: int) -> str:
     return part if cell_len(part) <= room else part[: max(room - 4, 0)] + " ..."
-
-
-def _lines(file: str) -> list[str]:
-    """The lines of a text file; none where it is gone, or no text."""
-    try:
-        with Path(file).open("rb") as stream:
-            return stream.read(_MOST_BYTES).decode().split("\n")
-    except (OSError, UnicodeDecodeError):
-        return []
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -12,18 +12,14 @@ from ..check.finding import Finding, Severity
 from ..space.json_shapes import range_json
 from .tables import indented, stack, text
 
-_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
+STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
 
 
 def render_findings(findings: Sequence[Finding]) -> RenderableType:
     """Each finding with where it is and what to do."""
     parts: list[RenderableType] = []
     for finding in findings:
-        line = Text(overflow="fold")
-        line.append(f"{finding.level} {finding.code}", style=_STYLES[finding.level])
-        line.append(": ")
-        line.append(text(finding.message))
-        parts.append(line)
+        parts.append(headline(finding))
         if finding.locations:
             parts.append(indented(text("in " + ", ".join(str(place) for place in finding.locations), "dim")))
         if finding.level is finding.rule.severity:
@@ -31,6 +27,13 @@ def render_findings(findings: Sequence[Finding]) -> RenderableType:
         if finding.fix:
             parts.append(indented(text(f"to mend it: {finding.fix}")))
     return stack(parts)
+
+
+def headline(finding: Finding) -> Text:
+    """How bad it is, its code and the sentence."""
+    line = Text(overflow="fold")
+    line.append(f"{finding.level} {finding.code}", style=STYLES[finding.level])
+    return line.append(": ").append(text(finding.message))
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
