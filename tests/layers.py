@@ -17,7 +17,7 @@ NEEDS = {
     "images/test_fetch.py": "guest",
 }
 """Folders and files whose tests need an emulator, or run a guest."""
-PLAIN = {"check", "config", "formats", "images", "memory", "processor", "render"}
+PLAIN = {"check", "config", "forecast", "formats", "images", "memory", "processor", "render"}
 """Folders whose tests compile nothing, unless they are marked. So do the files beside this one."""
 
 

@@ -114,6 +114,10 @@ class Range:
         start, end = max(self.start, other.start), min(self.end, other.end)
         return Range(start, end) if start < end else None
 
+    def widened(self, alignment: int) -> Range:
+        """The smallest range around this one that begins and ends at multiples of `alignment`, a power of two."""
+        return Range(align_down(self.start, alignment), align_up(self.end, alignment))
+
     def __str__(self) -> str:
         return f"[{self.start:#x}, {self.end:#x})"
 

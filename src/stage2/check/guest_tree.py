@@ -93,7 +93,11 @@ def check_tree(
     if arch == "aarch64" and len(blob) > _ARM64_LIMIT:
         fix = "leave out symbols (dtc without -@) and nodes that the guest does not need"
         found.append(found_at(TOO_LARGE, f"the device tree has {len(blob):,} bytes, over 2 MiB", place, fix=fix))
-    return [*found, *_Tree(vm, root, reservations(blob), place, ramdisk).findings()]
+    try:
+        tree = _Tree(vm, root, reservations(blob), place, ramdisk)
+    except ImageError as error:
+        return [*found, found_at(DAMAGED, f"the device tree: {error.problem}", place)]
+    return [*found, *tree.findings()]
 
 
 class _Tree:

@@ -26,6 +26,7 @@ def build(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     platform: Path | None = None,
+    host_dtb: Annotated[Path | None, Parameter(name="--host-dtb")] = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     populate: Literal["lazy", "eager"] = "eager",
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
@@ -55,6 +56,9 @@ def build(
     platform
         AxVisor platform file of the host, or a board file, which says the architecture and no memory; without a
         platform file the host is large enough for the VMs.
+    host_dtb
+        The host's device tree, compiled or source (dtc compiles it): its RAM, reservations and devices, and the
+        addresses of nodes that VM files pass through.
     arch
         Architecture of the guests, when neither file nor platform says.
     populate
@@ -104,6 +108,7 @@ def build(
         build_host,
         vms,
         platform=platform,
+        host_dtb=host_dtb,
         arch=arch,
         populate=populate,
         page_size=page_size,

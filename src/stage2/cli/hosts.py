@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
-from .vm_files import GenerationName, load_vms
+from .vm_files import GenerationName, load_machine, load_vms
 
 if TYPE_CHECKING:
     from ..address import Range
@@ -19,6 +19,7 @@ def build_host(
     vms: Sequence[Path],
     *,
     platform: Path | None,
+    host_dtb: Path | None = None,
     arch: str | None,
     populate: str,
     page_size: str,
@@ -36,6 +37,7 @@ def build_host(
     Args:
         vms: VM files.
         platform: a platform or board file.
+        host_dtb: the host's device tree.
         arch: architecture of the guests, when neither file nor platform says.
         populate, page_size, stage2_format, cpu, smp: as on the command line.
         tables_at, reserved: host memory for tables, and for nobody.
@@ -43,7 +45,7 @@ def build_host(
         quiet: print no notices.
     """
     from ..config.cpu import NamedCpu
-    from ..config.load import choose_arch, load_host
+    from ..config.load import choose_arch
     from ..config.platform import PlatformConfig
     from ..config.stage2_format import named_format
     from ..space.region import Populate
@@ -51,8 +53,8 @@ def build_host(
     from ..vm.placing import on_host
     from .notices import print_notices
 
-    configs = load_vms(vms, generation, define)
-    host_platform = None if platform is None else load_host(platform)
+    host_platform, tree = load_machine(platform, host_dtb)
+    configs = load_vms(vms, generation, define, tree)
     if isinstance(host_platform, PlatformConfig):
         host_platform = host_platform.with_cpus(smp)
     fmt = None if stage2_format is None else named_format(stage2_format)
@@ -72,6 +74,7 @@ def build_host(
         _header_arch(config) if choose_arch(config, arch, host_platform, fmt) is None else None for config in configs
     ]
     host = build(configs, platform=host_platform, archs=archs, arch=arch, options=options)
+    host.tree = tree
     if not quiet:
         print_notices(host.notices)
     return host

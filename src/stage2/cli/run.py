@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .vm_files import GenerationName, load_vms
+from .vm_files import GenerationName, load_machine, load_vms
 
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
@@ -38,6 +38,7 @@ def run(
     *,
     arch: Architecture | None = None,
     platform: Path | None = None,
+    host_dtb: Annotated[Path | None, Parameter(name="--host-dtb")] = None,
     kernel: str | None = None,
     ramdisk: str | None = None,
     dtb: Path | None = None,
@@ -67,6 +68,9 @@ def run(
     platform
         AxVisor platform file of the host, or a board file, which says the architecture and no memory; without a
         platform file the host is large enough for the VMs.
+    host_dtb
+        The host's device tree, compiled or source (dtc compiles it): its RAM, reservations and devices, and the
+        addresses of nodes that VM files pass through.
     kernel
         Kernel image instead of the file's (a path, or fetched:NAME).
     ramdisk
@@ -101,16 +105,15 @@ def run(
     quiet
         No console and no table.
     """
-    from ..config.load import load_defconfig, load_host
+    from ..config.load import load_defconfig
 
     if max_seconds is not None and not max_seconds > 0:
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
     if dirty_log is not None and not dirty_log >= _SHORTEST_LOG_MS:
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
-    configs = [
-        override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in load_vms(vms, generation, define)
-    ]
-    host_platform = None if platform is None else load_host(platform)
+    host_platform, tree = load_machine(platform, host_dtb)
+    loaded = load_vms(vms, generation, define, tree)
+    configs = [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]
     built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
         configs,

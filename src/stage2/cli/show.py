@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import ImageError, Stage2Error
-from .vm_files import GenerationName, load_vms
+from .vm_files import GenerationName, load_machine, load_vms
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ..config.regions import PlannedVm
     from ..config.stage2_format import NamedFormat
     from ..config.vm import VmConfig
+    from ..forecast.map_ranges import Stage2Map
     from ..formats.record import Format
+    from ..images.host_tree import HostTree
 
 
 _WIDEST = "riscv64"
@@ -35,6 +37,7 @@ def show(
     /,
     *,
     platform: Path | None = None,
+    host_dtb: Annotated[Path | None, Parameter(name="--host-dtb")] = None,
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
     generation: GenerationName | None = None,
@@ -49,6 +52,9 @@ def show(
         AxVisor's VM files; platform, defconfig and board files are recognised too.
     platform
         AxVisor platform file of the host, or a board file: with it the format of the stage-2 tables is known.
+    host_dtb
+        The host's device tree, compiled or source (dtc compiles it): its RAM, reservations and devices, and the
+        addresses of nodes that VM files pass through.
     stage2_format
         Format of the stage-2 tables (npt4, arm-s2-16k-40, sv48x4).
     cpu
@@ -65,7 +71,7 @@ def show(
     """
     from ..config.board import BoardConfig
     from ..config.cpu import NamedCpu
-    from ..config.load import FileKind, load_board, load_defconfig, load_host, load_platform, recognise
+    from ..config.load import FileKind, load_board, load_defconfig, load_platform, recognise
     from ..config.stage2_format import named_format
     from ..render.config_json import Json, board_json, defconfig_json, file_json, platform_json, show_json
     from ..render.findings import render_findings
@@ -76,12 +82,13 @@ def show(
         render_platform,
         render_vm,
     )
+    from ..render.stage2_map import render_map
     from ..render.tables import print_renderable, stack, text
 
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[Json] = []
-    host = None if platform is None else load_host(platform)
+    host, tree = load_machine(platform, host_dtb)
     named = None if stage2_format is None else named_format(stage2_format)
     named_cpu = None if cpu is None else NamedCpu(cpu)
     hosts = [] if host is None or isinstance(host, BoardConfig) else [host]
@@ -92,7 +99,7 @@ def show(
     kinds = [recognise(path) for path in files]
     others = (FileKind.PLATFORM, FileKind.DEFCONFIG, FileKind.BOARD)
     vm_files = [path for path, kind in zip(files, kinds, strict=True) if kind not in others]
-    vms = _placed(load_vms(vm_files, generation, define), host)
+    vms = _placed(load_vms(vm_files, generation, define, tree, lenient=True), host)
     for path, kind in zip(files, kinds, strict=True):
         facts: Json = {}
         if kind is FileKind.PLATFORM:
@@ -112,13 +119,15 @@ def show(
             formats.append(_format(vm, host, named, named_cpu))
             shown.append(render_vm(vm, _fetched(vm), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
+    maps = _maps(vms, formats, host, tree)
     problem, notices = _together(vms, formats, host, named, named_cpu)
     found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
-        pairs = list(zip(vms, formats, strict=True))
-        print(json_text("show", show_json(pairs, hosts, board_host, listed, problem, found, notices)))
+        described = list(zip(vms, formats, maps, strict=True))
+        print(json_text("show", show_json(described, hosts, board_host, listed, problem, found, notices)))
         return 0
+    shown += [render_map(one, f"VM {vm.id} {vm.name}") for vm, one in zip(vms, maps, strict=True) if one is not None]
     if found:
         shown.append(stack((text("Images", "bold"), render_findings(found))))
     if notices:
@@ -129,6 +138,22 @@ def show(
     for number, item in enumerate(shown):
         print_renderable(item if number == 0 else stack((text(""), item)))
     return 0
+
+
+def _maps(
+    vms: Sequence[PlannedVm],
+    formats: Sequence[Format | None],
+    host: PlatformConfig | BoardConfig | None,
+    tree: HostTree | None,
+) -> list[Stage2Map | None]:
+    """The stage-2 maps that will be, where the host's device tree is given and the architecture is known."""
+    from ..config.platform import PlatformConfig
+    from ..formats import family_of
+    from .maps import maps_of
+
+    if tree is None or not isinstance(host, PlatformConfig):
+        return [None] * len(vms)
+    return maps_of(vms, [None if fmt is None else family_of(fmt).arch for fmt in formats], host, tree)
 
 
 def _placed(vms: list[PlannedVm], host: PlatformConfig | BoardConfig | None) -> list[PlannedVm]:

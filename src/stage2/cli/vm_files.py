@@ -1,4 +1,4 @@
-"""VM files as commands take them: with `--generation` and `--define`."""
+"""VM files and the host as commands take them: `--generation`, `--define`, `--platform` and `--host-dtb`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..config.board import BoardConfig
     from ..config.conflict import Refuse
+    from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..config.vm import VmConfig
+    from ..images.host_tree import HostTree
 
 GenerationName = Literal["seed", "head", "tg", "present"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def load_vms(
-    paths: Sequence[Path], generation: GenerationName | None = None, define: Sequence[str] | None = None
+    paths: Sequence[Path],
+    generation: GenerationName | None = None,
+    define: Sequence[str] | None = None,
+    tree: HostTree | None = None,
+    *,
+    lenient: bool = False,
 ) -> list[PlannedVm]:
     """Load VM files and plan the memory of each.
 
@@ -27,13 +35,19 @@ def load_vms(
         paths: the files.
         generation: the format they are in; None for what each says, or shows.
         define: `NAME=VALUE`, what `${NAME}` in a path stands for.
+        tree: the host's device tree, in which the nodes are that they pass through.
+        lenient: a node that is not in it is a notice, not an error.
 
     Raises:
         ConfigError: a file is wrong, or a definition is none.
     """
     from ..config.regions import plan_vm
 
-    return [plan_vm(vm) for vm in read_vms(paths, generation, define)]
+    if tree is None:
+        return [plan_vm(vm) for vm in read_vms(paths, generation, define)]
+    from ..images.host_nodes import with_nodes
+
+    return [plan_vm(with_nodes(vm, tree, lenient=lenient)) for vm in read_vms(paths, generation, define)]
 
 
 def read_vms(
@@ -62,6 +76,27 @@ def read_vms(
         except ConfigError as error:
             (refuse or raise_it)(error)
     return found
+
+
+def load_machine(
+    platform: Path | None, host_dtb: Path | None
+) -> tuple[PlatformConfig | BoardConfig | None, HostTree | None]:
+    """Load what is said of the host: by a platform or board file, a device tree, or both.
+
+    Raises:
+        ConfigError: one of them is wrong, or they are of different hosts.
+        HostToolError: the tree is source, and dtc is missing or refuses it.
+    """
+    from ..config.load import load_host
+
+    given = None if platform is None else load_host(platform)
+    if host_dtb is None:
+        return given, None
+    from ..images.host_platform import platform_of
+    from ..images.host_tree import HostTree
+
+    tree = HostTree.read(host_dtb)
+    return platform_of(tree, given), tree
 
 
 def _definition(text: str) -> tuple[str, str]:

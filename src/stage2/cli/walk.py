@@ -18,10 +18,12 @@ from .vm_files import GenerationName
 
 if TYPE_CHECKING:
     from ..flags import Access
+    from ..forecast.map_ranges import MapRange
     from ..render.walk import WalkView
     from ..space.faults import FaultResult
     from ..tableimage.folder import LoadedTables
     from ..tables.regime import Regime
+    from ..vm.host import Host
     from ..vm.vm import Vm
 
 
@@ -34,6 +36,7 @@ def walk(
     access: Literal["read", "write", "fetch", "hlvx"] | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     platform: Path | None = None,
+    host_dtb: Annotated[Path | None, Parameter(name="--host-dtb")] = None,
     vm: str | None = None,
     populate: Literal["lazy", "eager"] | None = None,
     page_size: Literal["auto", "4k", "2m", "1g"] | None = None,
@@ -65,6 +68,9 @@ def walk(
     platform
         AxVisor platform file of the host, or a board file, which says the architecture and no memory; without a
         platform file the host is large enough for the VMs.
+    host_dtb
+        The host's device tree, compiled or source (dtc compiles it): its RAM, reservations and devices, and the
+        addresses of nodes that VM files pass through.
     vm
         Name of the VM to walk in.
     populate
@@ -101,6 +107,7 @@ def walk(
         "--page-size": page_size,
         "--stage2-format": stage2_format,
         "--generation": generation,
+        "--host-dtb": host_dtb,
         "--define": define,
     }
     given = [option for option, value in for_vms.items() if value is not None] + ["--touch"] * touch
@@ -126,6 +133,7 @@ def walk(
         host = build_host(
             vms,
             platform=platform,
+            host_dtb=host_dtb,
             arch=arch,
             populate=populate or "eager",
             page_size=page_size or "auto",
@@ -136,7 +144,9 @@ def walk(
         )
         chosen = choose(host.vms, vm, "the files")
         hint = other_reading("--gpa", gpa or "", lambda address: chosen.space.region_at(address) is not None)
-        view = replace(explain(chosen, address, access, touch=touch), host=host.platform)
+        view = replace(
+            explain(chosen, address, access, touch=touch), host=host.platform, why=_why(host, chosen, address)
+        )
     if hint is not None:
         print(f"stage2: notice: {hint}", file=sys.stderr)
     if json_output:
@@ -147,6 +157,17 @@ def walk(
     else:
         print_renderable(render_walk(view))
     return 0
+
+
+def _why(host: Host, vm: Vm, gpa: int) -> MapRange | None:
+    """What AxVisor's map will have at a GPA; None without the host's device tree."""
+    if host.tree is None:
+        return None
+    from .maps import maps_of
+
+    maps = maps_of(host.configs, [one.arch for one in host.vms], host.platform, host.tree)
+    found = maps[host.vms.index(vm)]
+    return None if found is None else found.at(gpa)
 
 
 def _is_mapped(view: WalkView) -> bool:

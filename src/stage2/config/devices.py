@@ -111,6 +111,7 @@ class Devices:
         interrupt_mode: as in the file; `NO_IRQ` when it says nothing, as upstream. In the present format the guest's
             type decides.
         virtual: the present format's `[[devices.virtual]]`.
+        resolved: the registers that come with `nodes` by the host's device tree; None where there is none.
     """
 
     emulated: tuple[EmulatedDevice, ...]
@@ -120,6 +121,17 @@ class Devices:
     disabled: tuple[PassthroughNode, ...]
     interrupt_mode: InterruptMode
     virtual: tuple[VirtualDevice, ...] = ()
+    resolved: tuple[PassthroughDevice, ...] | None = None
+
+    @property
+    def unresolved(self) -> tuple[PassthroughNode, ...]:
+        """The nodes whose addresses nobody knows."""
+        return self.nodes if self.resolved is None else ()
+
+    @property
+    def mapped(self) -> tuple[PassthroughDevice, ...]:
+        """All that is passed through and has addresses."""
+        return (*self.passthrough, *self.addresses, *(self.resolved or ()))
 
     @property
     def excluded(self) -> tuple[str, ...]:

@@ -318,17 +318,31 @@ def read_document(path: str | os.PathLike[str], defines: Mapping[str, str] | Non
         ConfigError: the file is missing, unreadable, no regular file, too big, no UTF-8 or no TOML.
     """
     file = os.fspath(path)
+    return parse_document(read_regular(file, MAX_FILE_SIZE, "configuration"), file, defines=defines)
+
+
+def read_regular(file: str, limit: int, what: str) -> bytes:
+    """All of a regular file.
+
+    Args:
+        file: its path, as the user named it.
+        limit: bytes that it may have, whole MiB.
+        what: what it is to be, for the error.
+
+    Raises:
+        ConfigError: it is missing, unreadable, no regular file or too big.
+    """
     try:
         with open(file, "rb", opener=_open_without_waiting) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise ConfigError("is no regular file", file=file)
-            data = stream.read(MAX_FILE_SIZE + 1)
+            data = stream.read(limit + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(f"cannot be read: {reason}", file=file) from None
-    if len(data) > MAX_FILE_SIZE:
-        raise ConfigError(f"is larger than {MAX_FILE_SIZE >> 20} MiB, which no configuration is", file=file)
-    return parse_document(data, file, defines=defines)
+    if len(data) > limit:
+        raise ConfigError(f"is larger than {limit >> 20} MiB, which no {what} is", file=file)
+    return data
 
 
 def parse_document(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from ..errors import ConfigError
@@ -65,16 +65,24 @@ def recognise(path: PathLike) -> FileKind:
 
 
 def load_vm(
-    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
+    path: PathLike,
+    *,
+    generation: Generation | None = None,
+    defines: Mapping[str, str] | None = None,
+    resolve: Callable[[VmConfig], VmConfig] | None = None,
 ) -> PlannedVm:
     """Load a VM file, with `NAME.stage2.toml` beside it, and plan its memory; the plan's notices are among the VM's.
 
-    Args: as `read_vm_file`.
+    Args:
+        path, generation, defines: as in `read_vm_file`.
+        resolve: finds the addresses of the nodes that it passes through, in the host's device tree
+            (`images.host_nodes.with_nodes`); None where there is no tree.
 
     Raises:
         ConfigError: the file is something else, or wrong.
     """
-    return plan_vm(read_vm_file(path, generation=generation, defines=defines))
+    vm = read_vm_file(path, generation=generation, defines=defines)
+    return plan_vm(vm if resolve is None else resolve(vm))
 
 
 def read_vm_file(
@@ -210,7 +218,7 @@ def choose_format(
     """
     require_boot(vm.kernel.boot, arch)
     end = max(region.end for region in vm.plan.regions)
-    four_levels = isinstance(platform, BoardConfig) and platform.four_levels
+    four_levels = platform is not None and platform.four_levels
     return format_reaching(
         arch, end, vm.place, named=named or vm.options.format, four_levels=four_levels, cpu=cpu or vm.options.cpu
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ..address import GIB, SIZE_2M, SIZE_4K, Range, align_down, align_up
+from ..address import GIB, SIZE_2M, SIZE_4K, Range, align_up
 from ..flags import MapType
 from ..ranges import RangeMap
 from .boot import BootProtocol
@@ -65,24 +65,41 @@ def identical_starts(
             for span in _other_gpas(vm):
                 own.set(span, None)
             for region in regions:
-                span = Range.sized(_first_fit(region, memory, (held, own)), region.size)
+                span = Range.sized(_place(region, memory, (held, own)), region.size)
                 starts[region.name] = span.start
                 held.set(span, None)
         found.append(starts)
     return found
 
 
-def _first_fit(region: RegionDeclaration, memory: Sequence[Range] | None, held: Sequence[RangeMap[None]]) -> int:
-    written = Range.sized(region.gpa, region.size)
-    if memory is None and written.start % SIZE_2M == 0 and not any(spans.overlapping(written) for spans in held):
-        return written.start
-    for ram in [_WITHOUT_HOST] if memory is None else sorted(memory):
+def first_fit(size: int, memory: Sequence[Range], held: Sequence[RangeMap[None]]) -> int | None:
+    """Where upstream's allocator is assumed to put memory: the lowest multiple of 2 MiB from which on all is free.
+
+    Args:
+        size: bytes.
+        memory: the host's RAM.
+        held: what of it is not free.
+
+    Returns:
+        The first address; None where there is no room.
+    """
+    for ram in sorted(memory):
         start = align_up(ram.start, SIZE_2M)
-        while start + region.size <= ram.end:
-            met = [span for spans in held for span, _ in spans.overlapping(Range.sized(start, region.size))]
+        while start + size <= ram.end:
+            met = [span for spans in held for span, _ in spans.overlapping(Range.sized(start, size))]
             if not met:
                 return start
             start = align_up(max(span.end for span in met), SIZE_2M)
+    return None
+
+
+def _place(region: RegionDeclaration, memory: Sequence[Range] | None, held: Sequence[RangeMap[None]]) -> int:
+    written = Range.sized(region.gpa, region.size)
+    if memory is None and written.start % SIZE_2M == 0 and not any(spans.overlapping(written) for spans in held):
+        return written.start
+    start = first_fit(region.size, [_WITHOUT_HOST] if memory is None else memory, held)
+    if start is not None:
+        return start
     known = "the host" if memory is None else "host RAM " + ", ".join(str(span) for span in memory[:4])
     raise region.place.error(
         f"no {region.size:#x} bytes in one piece are free in {known} for identical memory {shown(region.name)}: make "
@@ -100,8 +117,8 @@ def _fixed_hpas(vm: VmConfig) -> Iterator[Range]:
             yield Range.sized(region.gpa, region.size)
         elif region.hpa is not None:
             yield Range.sized(region.hpa, region.size)
-    for device in (*vm.devices.passthrough, *vm.devices.addresses):
-        yield _pages(device.hpa, device.size)
+    for device in vm.devices.mapped:
+        yield Range.sized(device.hpa, device.size).widened(SIZE_4K)
 
 
 def _other_gpas(vm: VmConfig) -> Iterator[Range]:
@@ -114,15 +131,11 @@ def _other_gpas(vm: VmConfig) -> Iterator[Range]:
         yield Range.sized(share.gpa, share.size)
     for rom in vm.roms:
         yield Range.sized(rom.gpa, rom.size or SIZE_4K)
-    for device in (*vm.devices.passthrough, *vm.devices.addresses):
-        yield _pages(device.gpa, device.size)
+    for device in vm.devices.mapped:
+        yield Range.sized(device.gpa, device.size).widened(SIZE_4K)
     for emulated in vm.devices.emulated:
         if emulated.size and not emulated.on_ports:
-            yield _pages(emulated.gpa, emulated.size)
-
-
-def _pages(start: int, size: int) -> Range:
-    return Range(align_down(start, SIZE_4K), align_up(start + size, SIZE_4K))
+            yield Range.sized(emulated.gpa, emulated.size).widened(SIZE_4K)
 
 
 def placed_memory(vm: VmConfig, starts: Starts) -> tuple[RegionDeclaration, ...]:

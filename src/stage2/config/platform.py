@@ -31,6 +31,19 @@ _NUMBERS = ("pci-bus-end", "uart-irq", "timer-frequency")
 
 
 @dataclass(frozen=True, slots=True)
+class ReservedMemory:
+    """Host RAM that no VM gets, unless its file says so with map_type 2.
+
+    Args:
+        span: where.
+        who: says so: `board.dtb:/reserved-memory/firmware@80000000`.
+    """
+
+    span: Range
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlatformConfig:
     """The host a VM runs on; None where the file says nothing.
 
@@ -38,6 +51,8 @@ class PlatformConfig:
         file: path as the user named it; None for the default platform.
         arch, platform, family: names.
         memory: host RAM, sorted and disjoint.
+        reserved: what of it is reserved.
+        four_levels: four-level stage-2 tables are asked for.
         kernel_paddr, kernel_vaddr: where the hypervisor's image is.
         kernel_place: where the file says so.
         kernel_sizes: how large its parts are, said or assumed.
@@ -79,6 +94,8 @@ class PlatformConfig:
     kernel_sizes: KernelSizes = ASSUMED
     ticks_per_sec: int = TICKS_PER_SEC
     notices: tuple[Notice, ...] = ()
+    reserved: tuple[ReservedMemory, ...] = ()
+    four_levels: bool = False
 
     def with_cpus(self, smp: int | None) -> PlatformConfig:
         """The same host with another number of CPUs, as `--smp` says; None leaves it as it is.
@@ -210,7 +227,7 @@ def default_platform(vms: Sequence[PlannedVm], arch: str | None = None) -> Platf
             file=vms[0].file if vms else None,
         )
     direct = _identity_memory(identical, devices)
-    occupied = _union((*taken, *devices, *direct))
+    occupied = union((*taken, *devices, *direct))
     base = DEFAULT_POOL_BASE
     for span in occupied:
         if span.start < base + wanted and base < span.end:
@@ -221,11 +238,12 @@ def default_platform(vms: Sequence[PlannedVm], arch: str | None = None) -> Platf
             "give a platform file",
             file=vms[0].file if vms else None,
         )
-    memory = _union((*direct, Range.sized(base, wanted)))
+    memory = union((*direct, Range.sized(base, wanted)))
     return PlatformConfig(file=None, arch=arch, platform="default", family="default", memory=tuple(memory), notices=())
 
 
-def _union(spans: Iterable[Range]) -> list[Range]:
+def union(spans: Iterable[Range]) -> list[Range]:
+    """Ranges sorted, with those joined that overlap or touch."""
     merged: list[Range] = []
     for span in sorted(spans):
         if merged and span.start <= merged[-1].end:
@@ -239,9 +257,9 @@ def _identity_memory(identical: Sequence[Range], devices: Sequence[Range]) -> li
     """Host RAM for identity mapped regions: whole 2 MiB where no device is, else exactly what is declared."""
     blocks = [Range(align_down(span.start, SIZE_2M), align_up(span.end, SIZE_2M)) for span in identical]
     held: RangeMap[None] = RangeMap()
-    for span in _union(blocks):
+    for span in union(blocks):
         held.set(span, None)
-    for span in _union(devices):
+    for span in union(devices):
         held.remove(span)
     # A device over identity mapped memory of another VM is reported by `check_together`; the RAM stays there.
     for span in identical:

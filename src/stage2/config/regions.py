@@ -178,7 +178,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = ra
         for share in vm.shares
     ]
     mmio = [_owned(region) for region in declared if region.map_type is MapType.MMIO]
-    mmio += [_passthrough(device, refuse) for device in (*vm.devices.passthrough, *vm.devices.addresses)]
+    mmio += [_passthrough(device, refuse) for device in vm.devices.mapped]
     emulated = [_owned(region) for region in declared if region.map_type is MapType.EMULATED]
     emulated += [
         _Party(
@@ -204,7 +204,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = ra
     check_addresses(kernel, regions, refuse)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
-    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.nodes]
+    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.unresolved]
     return RegionPlan(regions, tuple(notices), starts)
 
 
@@ -254,7 +254,7 @@ def _passthrough(device: PassthroughDevice, refuse: Refuse) -> _Party:
         claim = Claim(f"device {shown(device.name)}", device.place, Range.sized(device.gpa, device.size))
         refuse(ConflictError("page-offset", problem, (claim,)))
     declared = Range.sized(device.gpa, device.size)
-    span = _pages(declared)
+    span = declared.widened(SIZE_4K)
     return _Party(
         device.name,
         MapType.MMIO,
@@ -264,10 +264,6 @@ def _passthrough(device: PassthroughDevice, refuse: Refuse) -> _Party:
         align_down(device.hpa, SIZE_4K),
         declared=declared,
     )
-
-
-def _pages(span: Range) -> Range:
-    return Range(align_down(span.start, SIZE_4K), align_up(span.end, SIZE_4K))
 
 
 def _overlap(kind: str, one: _Party, other: _Party, advice: str) -> ConflictError:
@@ -345,7 +341,7 @@ def _merge_mmio(parties: Sequence[_Party], refuse: Refuse) -> list[_Party]:
 
 
 def _by_pages(emulated: Sequence[_Party]) -> list[_Party]:
-    widened = [replace(party, span=_pages(party.span), declared=party.span) for party in emulated]
+    widened = [replace(party, span=party.span.widened(SIZE_4K), declared=party.span) for party in emulated]
     return _joined(
         widened,
         lambda last, party: party.span.overlaps(last.span),

@@ -245,6 +245,7 @@ def run(
     *,
     folder: Path | None = None,
     poll: Callable[[], None] | None = None,
+    why: Callable[[str], str] | None = None,
 ) -> str:
     """Run a program of the host, bounded in time; its output. It is ended if we are interrupted.
 
@@ -254,6 +255,7 @@ def run(
         what: what it does, for errors.
         folder: where it runs.
         poll: called every now and then while it runs.
+        why: finds the line of its output that says why it failed; `reason` by default.
 
     Raises:
         HostToolError: it failed or took too long.
@@ -288,7 +290,7 @@ def run(
         output.seek(0)
         text = output.read(1 << 20).decode("utf-8", "replace")
     if process.returncode:
-        raise HostToolError(f"{what} failed: {reason(text) or f'it ended with {process.returncode}'}")
+        raise HostToolError(f"{what} failed: {(why or reason)(text) or f'it ended with {process.returncode}'}")
     return text
 
 

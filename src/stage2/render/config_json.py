@@ -13,19 +13,21 @@ from ..config.devices import EmulatedDevice, PassthroughDevice, PassthroughNode
 from ..config.document import Notice
 from ..config.kernel_config import GuestImage
 from ..config.kernel_sizes import KernelSizes
-from ..config.platform import PlatformConfig
+from ..config.platform import PlatformConfig, ReservedMemory
 from ..config.regions import PlannedVm
 from ..config.virtual_devices import VirtualDevice
+from ..forecast.map_ranges import Stage2Map
 from ..formats.record import Format
 from ..space.json_shapes import range_json, region_type_json
 from ..space.region import MemoryRegion
 from .findings import finding_json
+from .stage2_map import map_json
 
 Json = dict[str, object]
 
 
 def show_json(
-    vms: Sequence[tuple[PlannedVm, Format | None]],
+    vms: Sequence[tuple[PlannedVm, Format | None, Stage2Map | None]],
     platforms: Sequence[PlatformConfig],
     board: BoardConfig | None,
     files: Sequence[Json],
@@ -36,7 +38,8 @@ def show_json(
     """Everything that `show` was given.
 
     Args:
-        vms: each VM with the format of its tables, None where that is not known yet.
+        vms: each VM with the format of its tables, None where that is not known yet, and the map that will be, None
+            without the host's device tree.
         platforms: the platform files; with several there is no host to speak of.
         board: the board file that stands for the host.
         files: what `file_json` says of each file.
@@ -45,7 +48,7 @@ def show_json(
         notices: what is to be known of them together.
     """
     return {
-        "vms": [vm_json(vm, fmt) for vm, fmt in vms],
+        "vms": [{**vm_json(vm, fmt), "map": None if found is None else map_json(found)} for vm, fmt, found in vms],
         "platform": platform_json(platforms[0]) if len(platforms) == 1 else None,
         "board": None if board is None else board_json(board),
         "files": list(files),
@@ -84,8 +87,8 @@ def vm_json(vm: PlannedVm, fmt: Format | None = None) -> Json:
         "interrupt_mode": lists.interrupt_mode.value,
         "regions": [region_json(region) | {"assumed": vm.plan.is_assumed(region)} for region in vm.plan.regions],
         "devices": [
-            *(_passthrough(device) for device in (*lists.passthrough, *lists.addresses)),
-            *(_node(node) for node in lists.nodes),
+            *(_passthrough(device) for device in lists.mapped),
+            *(_node(node) for node in lists.unresolved),
             *(_emulated(device) for device in lists.emulated),
             *(_virtual(device) for device in lists.virtual),
         ],
@@ -157,6 +160,7 @@ def platform_json(platform: PlatformConfig) -> Json:
         "rtc_paddr": platform.rtc_paddr,
         "psci_method": platform.psci_method,
         "timer_frequency": platform.timer_frequency,
+        "reserved": [{**span_json, "who": one.who} for one, span_json in _reserved(platform)],
         "extra": dict(platform.extra),
         "notices": notices_json(platform.notices),
     }
@@ -204,6 +208,11 @@ def notices_json(notices: Sequence[Notice]) -> list[Json]:
 
 def _spans(spans: Sequence[Range]) -> list[Json]:
     return [{**range_json("HPA", span), "size": span.size} for span in spans]
+
+
+def _reserved(platform: PlatformConfig) -> list[tuple[ReservedMemory, Json]]:
+    spans = _spans([one.span for one in platform.reserved])
+    return list(zip(platform.reserved, spans, strict=True))
 
 
 def _passthrough(device: PassthroughDevice) -> Json:

@@ -78,6 +78,7 @@ def render_platform(platform: PlatformConfig) -> RenderableType:
         "GIC CPU interface": platform.gicc_paddr,
         "RTC": platform.rtc_paddr,
     }
+    rows += [("reserved", f"{span_text(one.span.start, one.span.end)} by {one.who}") for one in platform.reserved]
     rows += [(name, f"HPA {value:#x}") for name, value in numbers.items() if value is not None]
     if platform.timer_frequency is not None:
         rows.append(("timer", f"{platform.timer_frequency:,} Hz"))
@@ -169,11 +170,11 @@ def _host_address(region: MemoryRegion) -> str:
 def _device_table(vm: VmConfig) -> RenderableType | None:
     lists = vm.devices
     rows: list[tuple[str, ...]] = []
-    for device in (*lists.passthrough, *lists.addresses):
+    for device in lists.mapped:
         where = "= GPA" if device.hpa == device.gpa else f"{device.hpa:#x}"
         irq = "" if device.irq is None else str(device.irq)
         rows.append(("passed through", f"{device.gpa:#x}", format_size(device.size), where, irq, device.name))
-    rows += [("passed through", "", "", "", "", f"{node.path} (device tree node)") for node in lists.nodes]
+    rows += [("passed through", "", "", "", "", f"{node.path} (device tree node)") for node in lists.unresolved]
     for emulated in lists.emulated:
         at = f"port {emulated.gpa:#x}" if emulated.on_ports else f"{emulated.gpa:#x}" if emulated.size else ""
         size = format_size(emulated.size) if emulated.size else ""

@@ -29,6 +29,7 @@ from .tables import facts, field_table, indented, stack, text
 
 if TYPE_CHECKING:
     from ..config.platform import PlatformConfig
+    from ..forecast.map_ranges import MapRange
     from ..hypervisor.plan import Piece
 
 _RESOLUTIONS = {
@@ -39,6 +40,7 @@ _RESOLUTIONS = {
     Resolution.HOLE: "the access is a violation: nothing is declared at this GPA",
     Resolution.OUT_OF_MEMORY: "the guest is stopped: the region allows the access, but the host has no frame left",
 }
+_BOARD = {"ram": "RAM", "passthrough": "passed through", "hole": "a hole"}
 _POLICIES = {
     ViolationPolicy.STOP: "the guest is stopped",
     ViolationPolicy.INJECT: "the guest gets an access fault",
@@ -100,6 +102,7 @@ class WalkView:
         means: the access as a word, where that is more than whether it reads, writes or fetches: "hlvx".
         own: of a walk of the hypervisor's own address.
         host: the host that the tables are for, None for tables that are there already.
+        why: what AxVisor's map will have there, by the host's device tree; None without one.
     """
 
     walk: Walk
@@ -114,6 +117,7 @@ class WalkView:
     means: str | None = None
     own: OwnPlace | None = None
     host: PlatformConfig | None = None
+    why: MapRange | None = None
 
     @property
     def kind(self) -> str:
@@ -193,6 +197,10 @@ def render_walk(view: WalkView) -> Group:
     for step in walk.steps:
         parts += [*_step_block(view, step), Text()]
     parts += result_lines(view)
+    if view.why is not None:
+        from .stage2_map import range_reason
+
+        parts.append(text(f"On the board {view.why.span} is {_BOARD[view.why.kind.value]}: {range_reason(view.why)}."))
     if view.host is not None and (said := assumed_host(view.host)) is not None:
         parts.append(text(said, "dim"))
     return stack(parts)

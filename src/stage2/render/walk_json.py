@@ -11,6 +11,7 @@ from ..space.region import MemoryRegion
 from ..tableimage.own import piece_json
 from ..tables.explain import Step
 from ..tables.result import Mapped, permission_text
+from .stage2_map import map_range_json
 from .walk import Outcome, WalkView, entry_text, outcome_text, step_fields
 
 
@@ -33,6 +34,7 @@ def walk_json(view: WalkView) -> dict[str, Any]:
         "outcome": None if view.outcome is None else _outcome_json(view.outcome),
         "processor": None if view.processor is None else view.processor.name,
         "depends_on": list(view.depends),
+        "why": None if view.why is None else map_range_json(view.why),
     }
     if view.own is not None:
         piece = view.own.piece

@@ -22,10 +22,12 @@ from ..errors import ConfigError, OutOfRangeError, OwnerConflictError, Stage2Err
 from ..flags import MapType
 from ..formats.record import Format
 from ..hypervisor.layout import KernelLayout, of_platform
+from ..images.host_tree import HostTree
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
 from ..memory.window import FrameWindow
+from ..ranges import RangeMap
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
@@ -72,7 +74,8 @@ class Host:
     What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
 
     Args:
-        platform: its memory; `configs` are the files of its VMs, as they lie on it.
+        platform: its memory; `configs` are the files of its VMs, as they lie on it, and `tree` is its device tree,
+            where whoever made it has one.
         defconfig: how the hypervisor is built; None leaves it to the platform.
     """
 
@@ -90,6 +93,7 @@ class Host:
         self.identifiers = Identifiers(_VMID_BITS)
         self.vms: list[Vm] = []
         self.configs: list[PlannedVm] = []
+        self.tree: HostTree | None = None
 
     def _set_kernel_aside(self, kernel: KernelLayout) -> None:
         assert kernel.hpa is not None, "a computed kernel is loaded somewhere"
@@ -191,6 +195,7 @@ def _build_all(
 ) -> None:
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
     _reserve(host, options.reserved)
+    _reserve_platforms(host, configs)
     window = None if options.tables_at is None else _window(host, options.tables_at)
     held = [_hold(host, config) for config in configs]
     shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
@@ -248,6 +253,25 @@ def _reserve(host: Host, spans: Sequence[Range]) -> None:
                     host.frames.claim(part, owner=_KEPT_FREE)
                 except OwnerConflictError as error:
                     raise ConfigError(f"--reserve {span}: {error}") from None
+
+
+def _reserve_platforms(host: Host, configs: Sequence[PlannedVm]) -> None:
+    """Keep everybody off what the platform reserves, but the hypervisor that lies there and VMs that are given it."""
+    given: RangeMap[None] = RangeMap()
+    for config in configs:
+        for region in config.plan.regions:
+            if region.map_type is MapType.MAP_RESERVED:
+                given.set(region.range, None)
+    for reserved in host.platform.reserved:
+        owner = Owner(OwnerKind.RESERVED, f"reserved by {reserved.who}")
+        for ram in host.memory.ranges:
+            part = ram.intersection(reserved.span)
+            for free in [] if part is None else given.gaps(part):
+                held: RangeMap[None] = RangeMap()
+                for span, _ in host.frames.owners.overlapping(free):
+                    held.set(span, None)
+                for gap in held.gaps(free):
+                    host.frames.claim(gap, owner=owner)
 
 
 def _window(host: Host, span: Range) -> FrameWindow:

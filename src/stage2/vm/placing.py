@@ -19,7 +19,8 @@ def on_host(
     Args:
         vms: the VMs.
         platform: the host; None, or a board file, for one of which only what the VMs want is known.
-        reserved: host memory that nobody gets, besides what the hypervisor's own kernel occupies.
+        reserved: host memory that nobody gets, besides what the platform reserves and the hypervisor's own kernel
+            occupies.
 
     Raises:
         ConfigError: there is no room for a VM.
@@ -27,4 +28,5 @@ def on_host(
     if not isinstance(platform, PlatformConfig):
         return plan_together(vms, None, reserved)
     kernel = None if platform.kernel_paddr is None else of_platform(platform).hpa
-    return plan_together(vms, platform.memory, [*reserved, *([] if kernel is None else [kernel])])
+    taken = [*reserved, *(one.span for one in platform.reserved), *([] if kernel is None else [kernel])]
+    return plan_together(vms, platform.memory, taken)

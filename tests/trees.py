@@ -1,0 +1,65 @@
+"""Hosts' device trees for tests: QEMU's own, and small ones that tests put together."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from opening import or_skip
+from stage2.images.fdt import Node, flatten
+from stage2.images.host_tree import HostTree
+from stage2.machines.emulator import OWN_QEMU
+from waiting import HANG_S
+
+PACKAGES = {"aarch64": "qemu-system-arm", "riscv64": "qemu-system-misc"}
+MACHINES = {"aarch64": "virt,gic-version=3", "riscv64": "virt"}
+CPUS = {"aarch64": "cortex-a72", "riscv64": "rv64"}
+
+
+def qemu_tree(arch: str, folder: Path, machine: str | None = None) -> Path:
+    """The tree of QEMU's virt machine with 1 GiB and two CPUs; without QEMU the test is skipped, in CI it fails."""
+    program = or_skip(lambda: OWN_QEMU.program(f"qemu-system-{arch}", PACKAGES[arch]))
+    file = folder / f"{arch}.dtb"
+    subprocess.run(
+        [
+            *program.command, "-machine", f"{machine or MACHINES[arch]},dumpdtb={file}", "-cpu", CPUS[arch], "-m", "1G",
+            "-smp", "2", "-display", "none",
+        ],
+        check=True, capture_output=True, timeout=HANG_S,
+    )  # fmt: skip
+    return file
+
+
+def small_tree(arch: str = "riscv64") -> Node:
+    """A machine with two CPUs, 1 GiB of RAM from 0x8000_0000 and an empty bus /soc."""
+    root = Node("").set("#address-cells", 2).set("#size-cells", 2).set("model", "small")
+    root.child("memory@80000000").set("device_type", "memory").set_u64("reg", 0x8000_0000, 0x4000_0000)
+    cpus = root.child("cpus").set("#address-cells", 1).set("#size-cells", 0)
+    for number in range(2):
+        cpu = cpus.child(f"cpu@{number}").set("device_type", "cpu").set("reg", number)
+        if arch == "riscv64":
+            cpu.set("compatible", "riscv").set("mmu-type", "riscv,sv39")
+        else:
+            cpu.set("compatible", "arm,cortex-a53")
+    root.child("soc").set("#address-cells", 2).set("#size-cells", 2).set("ranges")
+    return root
+
+
+def bus(root: Node) -> Node:
+    """The bus of `small_tree`."""
+    found = root.find("soc")
+    assert found is not None
+    return found
+
+
+def write_tree(folder: Path, root: Node, reserved: Sequence[tuple[int, int]] = (), name: str = "host.dtb") -> Path:
+    """The file of a tree."""
+    file = folder / name
+    file.write_bytes(flatten(root, reserved))
+    return file
+
+
+def host_tree(folder: Path, root: Node, reserved: Sequence[tuple[int, int]] = ()) -> HostTree:
+    """A tree as it is read from a file."""
+    return HostTree.read(write_tree(folder, root, reserved))
