@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
-from . import conflicts, cpus, file_notices, guest_images, guest_tree, host_memory, kernel_layout
+from . import (
+    comments,
+    conflicts,
+    cpus,
+    dma,
+    file_notices,
+    guest_images,
+    guest_tree,
+    host_devices,
+    host_memory,
+    host_reservations,
+    kernel_layout,
+    x86_holes,
+)
 from .finding import Finding, Rule, Severity
 from .setup import Setup
 
@@ -13,6 +26,11 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     conflicts.check_conflicts,
     host_memory.check_host_memory,
     host_memory.check_width,
+    host_reservations.check_reservations,
+    host_devices.check_host_devices,
+    dma.check_dma,
+    x86_holes.check_x86_holes,
+    comments.check_comments,
     cpus.check_cpus,
     file_notices.check_notices,
 )
@@ -23,6 +41,11 @@ RULES: tuple[Rule, ...] = (
     *guest_tree.RULES,
     *conflicts.RULES,
     *host_memory.RULES,
+    *host_reservations.RULES,
+    *host_devices.RULES,
+    *dma.RULES,
+    *x86_holes.RULES,
+    *comments.RULES,
     *cpus.RULES,
     *file_notices.RULES,
 )

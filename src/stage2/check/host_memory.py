@@ -44,7 +44,7 @@ RULES = (OUTSIDE_RAM, ON_A_DEVICE, TOO_LITTLE, RAM_AS_DEVICE, TOO_WIDE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Fixed:
+class FixedMemory:
     """A stretch of host memory that a VM reaches at an address of its file's choice."""
 
     vm: PlannedVm
@@ -73,10 +73,10 @@ def check_host_memory(setup: Setup) -> Iterator[Finding]:
     host = setup.host
     if host is None:
         return
-    fixed = [each for vm in setup.vms for each in _fixed(vm)]
+    fixed = [each for vm in setup.vms for each in fixed_memory(vm)]
     for each in fixed:
         if each.region.map_type.is_ram:
-            yield from _outside(each, host)
+            yield from _outside(each, host, whole=setup.tree is not None)
             yield from _on_devices(each, host)
         else:
             yield from _in_ram(each, host)
@@ -98,24 +98,26 @@ def check_width(setup: Setup) -> Iterator[Finding]:
             yield Finding(TOO_WIDE, error.problem, (Party(vm.label),), locations=(where,))
 
 
-def _fixed(vm: PlannedVm) -> Iterator[_Fixed]:
+def fixed_memory(vm: PlannedVm) -> Iterator[FixedMemory]:
+    """What of a VM lies at host addresses of its file's choice."""
     for region in vm.plan.regions:
         host = region.host_range
         if host is not None and region.map_type.fixed_hpa and not vm.plan.is_assumed(region):
-            yield _Fixed(vm, region, host)
+            yield FixedMemory(vm, region, host)
 
 
-def _outside(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
+def _outside(each: FixedMemory, host: PlatformConfig, *, whole: bool) -> Iterator[Finding]:
     if each.region.map_type is not MapType.MAP_IDENTICAL or any(ram.covers(each.span) for ram in host.memory):
         return
     ram = ", ".join(f"{part} ({format_size(part.size)})" for part in host.memory) or "none"
     yield Finding(
         OUTSIDE_RAM, f"{each.party} is not all RAM of the host, which is {ram}", (each.party,),
         locations=(each.location,), fix="put it into the host's RAM, or let the host choose with map_type 0",
+        severity=Severity.ERROR if whole else None,  # a device tree describes all RAM
     )  # fmt: skip
 
 
-def _on_devices(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
+def _on_devices(each: FixedMemory, host: PlatformConfig) -> Iterator[Finding]:
     for window in (*host.mmio, *host.virtio_mmio, *host.pci_ranges):
         shared = window.intersection(each.span)
         if shared is not None:
@@ -126,7 +128,7 @@ def _on_devices(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _in_ram(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
+def _in_ram(each: FixedMemory, host: PlatformConfig) -> Iterator[Finding]:
     for ram in host.memory:
         shared = ram.intersection(each.span)
         if shared is not None:

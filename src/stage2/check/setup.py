@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..config.board import BoardConfig
 from ..config.cpu import NamedCpu
+from ..config.document import Notice
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
 from ..config.vm import VmConfig
 from ..errors import ConfigError
+from ..images.host_nodes import with_nodes
+from ..images.host_tree import HostTree
+from .tree_lines import source_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,9 @@ class Setup:
         platform: the host, as far as a file describes it.
         arch: of the guests, as the user says; None where the files or the host do.
         cpu: the processor that the tables are for; None for the files' own, or no particular one.
+        tree: the host's device tree; the platform is of it then, and the files' nodes have the addresses it gives them.
+        tree_lines: the line of each node by its path, where the tree is source.
+        together: what was noticed about the VMs beside each other.
     """
 
     files: tuple[VmConfig, ...]
@@ -33,6 +40,9 @@ class Setup:
     platform: PlatformConfig | BoardConfig | None = None
     arch: str | None = None
     cpu: NamedCpu | None = None
+    tree: HostTree | None = None
+    tree_lines: Mapping[str, int] = field(default_factory=dict)
+    together: tuple[Notice, ...] = ()
 
     @property
     def host(self) -> PlatformConfig | None:
@@ -46,16 +56,25 @@ def set_up(
     *,
     arch: str | None = None,
     cpu: NamedCpu | None = None,
+    tree: HostTree | None = None,
     refused: Sequence[ConfigError] = (),
 ) -> Setup:
     """Plan VMs alone and together, and keep every conflict.
 
     Args:
         files: as `config.load.read_vm_file` reads them.
-        platform, arch, cpu: as in `Setup`.
+        platform, arch, cpu, tree: as in `Setup`.
         refused: what was wrong with the files that could not be read so.
     """
     conflicts = list(refused)
+    if tree is not None:
+        found_at: list[VmConfig] = []
+        for vm in files:
+            try:
+                found_at.append(with_nodes(vm, tree, lenient=True))
+            except ConfigError as error:
+                conflicts.append(error)
+        files = found_at
     planned: list[PlannedVm] = []
     for vm in files:
         found: list[ConfigError] = []
@@ -66,5 +85,8 @@ def set_up(
         if not found:
             planned.append(plan)
         conflicts += found
-    check_together(planned, refuse=conflicts.append)
-    return Setup(tuple(files), tuple(planned), tuple(conflicts), platform, arch, cpu)
+    beside = check_together(planned, refuse=conflicts.append)
+    return Setup(
+        tuple(files), tuple(planned), tuple(conflicts), platform, arch, cpu, tree,
+        {} if tree is None else source_lines(tree.file), beside.notices,
+    )  # fmt: skip

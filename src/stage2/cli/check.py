@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def check(
     *vms: Annotated[Path, Parameter(name="VM.toml")],
     platform: Path | None = None,
+    host_dtb: Path | None = None,
     cpu: str | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     generation: GenerationName | None = None,
@@ -35,6 +36,8 @@ def check(
         AxVisor VM files that are to run together.
     platform
         AxVisor platform file of the host, or a board file.
+    host_dtb
+        The host's device tree, compiled (dtb) or source (dts): its RAM, reservations and devices.
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
     arch
@@ -58,7 +61,7 @@ def check(
         return _explain(explain)
     if not vms:
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
-    findings = check_setup(_setup(vms, platform, cpu, arch, generation, define))
+    findings = check_setup(_setup(vms, platform, host_dtb, cpu, arch, generation, define))
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
@@ -71,6 +74,7 @@ def check(
 def _setup(
     vms: Sequence[Path],
     platform: Path | None,
+    host_dtb: Path | None,
     cpu: str | None,
     arch: str | None,
     generation: GenerationName | None,
@@ -79,13 +83,12 @@ def _setup(
     """The files, read and planned."""
     from ..check.setup import set_up
     from ..config.cpu import NamedCpu
-    from ..config.load import load_host
-    from .vm_files import read_vms
+    from .vm_files import load_machine, read_vms
 
     refused: list[ConfigError] = []
-    host = None if platform is None else load_host(platform)
+    host, tree = load_machine(platform, host_dtb)
     files = read_vms(vms, generation, define, refused.append)
-    return set_up(files, host, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
+    return set_up(files, host, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), tree=tree, refused=refused)
 
 
 def _explain(code: str) -> int:

@@ -204,7 +204,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = ra
     check_addresses(kernel, regions, refuse)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
-    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.unresolved]
+    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place, "unresolved") for node in vm.devices.unresolved]
     return RegionPlan(regions, tuple(notices), starts)
 
 

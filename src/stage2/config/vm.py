@@ -295,7 +295,9 @@ def _vm_type(item: Item | None) -> VmType:
     number = item.integer()
     if number in tuple(VmType):
         return VmType(number)
-    item.notice(f"type {shown(number)} is unknown and taken for 1 (RTOS), as upstream does; 0 is host, 2 Linux")
+    item.notice(
+        f"type {shown(number)} is unknown and taken for 1 (RTOS), as upstream does; 0 is host, 2 Linux", "vm-type"
+    )
     return VmType.RTOS
 
 

@@ -107,11 +107,11 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
         except ImageError as error:
             if not lenient:
                 raise node.place.error(str(error)) from None
-            notices.append(Notice(f"{error}: nothing is mapped", node.place))
+            notices.append(Notice(f"{error}: nothing is mapped", node.place, "no-node"))
             continue
         if not ranges:
             text = f"{shown(node.path)} has no registers on the CPU's bus in {tree.file}: nothing is mapped"
-            notices.append(Notice(text, node.place))
+            notices.append(Notice(text, node.place, "no-registers"))
         found += _devices(ranges, node)
         if len(found) > _MOST_RANGES:
             raise node.place.error(f"the nodes up to this one have more than {_MOST_RANGES:,} ranges of registers")
