@@ -35,9 +35,9 @@ REACH = Rule(
 RULES = (ELSEWHERE, UNGUARDED, WITHOUT_IOMMU, REACH)
 
 _NAMES = ("ethernet", "sata", "usb", "dma-controller", "gpu")
-"""Generic names of devices that master memory (Devicetree Specification 0.4, 2.2.2)."""
+"""Generic names of devices that master memory (Devicetree Specification, generic names)."""
 _COMPATIBLE = (
-    "virtio,mmio",  # virtqueues lie in memory (virtio 1.2, 2.6)
+    "virtio,mmio",  # virtqueues lie in memory (virtio)
     "qemu,fw-cfg-mmio",  # its DMA interface (QEMU, docs/specs/fw_cfg)
     "arm,pl080", "arm,pl330",  # Linux, bindings/dma
     "generic-ahci", "generic-ehci", "generic-ohci", "generic-xhci", "snps,dwc3",  # bindings/ata, bindings/usb
@@ -45,7 +45,7 @@ _COMPATIBLE = (
 )  # fmt: skip
 """Devices that master memory, by what they are compatible with."""
 _PROPERTIES = ("dma-coherent", "iommus", "iommu-map", "dma-ranges")
-"""What nodes of masters have (2.3.9, 2.3.10; Linux, bindings/iommu)."""
+"""What nodes of masters have (Devicetree Specification; Linux, bindings/iommu)."""
 _BUSES = ("simple-bus", "simple-mfd", "simple-pm-bus")
 """Whose dma-ranges speak of their children."""
 
@@ -79,9 +79,10 @@ def check_dma(setup: Setup) -> Iterator[Finding]:
             meets = _meets(setup, setup.tree, gift, moved)
             text = f"gives {named(bare)}, whose DMA to the VM's RAM at GPA {moved[0]} goes to the same HPA: {meets}"
             yield _told(setup, ELSEWHERE, gift, text, bare, "map the VM's RAM one to one (map_type 1)", moved[0])
-        elif bare:
-            text = f"gives {named(bare)}, whose DMA reaches all of the host's RAM{_others(setup, vm)}"
-            yield _told(setup, UNGUARDED, gift, text, bare, "give it only to a guest that you trust, or emulate it")
+        free = [node for node in bare if _dma_windows(setup.tree, node) is None]
+        if free and not moved:
+            text = f"gives {named(free)}, whose DMA reaches all of the host's RAM{_others(setup, vm)}"
+            yield _told(setup, UNGUARDED, gift, text, free, "give it only to a guest that you trust, or emulate it")
         yield from _reach(setup, setup.tree, gift, vm, bare)
 
 

@@ -1,9 +1,10 @@
-"""What readers and planners of VM files noticed, as findings: S2801, S2608, S2701 to S2703, S2901 to S2908."""
+"""What readers and planners of VM files noticed, as findings: S2801, S2608, S2609, S2701 to S2703, S2901 to S2908."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..config.document import NEEDS_TREE
 from .finding import Finding, Rule, Severity, found_at
 from .setup import Setup
 
@@ -19,6 +20,10 @@ TWO_DRIVERS = Rule(
     "S2608", Severity.WARNING, "one device is given to two VMs",
     "Both drivers program it, and each undoes what the other set up.",
 )  # fmt: skip
+PART_PAGE = Rule(
+    "S2609", Severity.NOTE, "a device is smaller than the pages that are mapped for it",
+    "The guest reaches whatever else is in them; the host's device tree (--host-dtb) tells what that is.",
+)  # fmt: skip
 NO_NODE = Rule(
     "S2701", Severity.ERROR, "the host's device tree has no such node",
     "AxVisor finds nothing to pass through: the device is missing in the guest, or the VM is refused.",
@@ -28,7 +33,7 @@ NO_REGISTERS = Rule(
     "Nothing is mapped for it.",
 )  # fmt: skip
 UNRESOLVED = Rule(
-    "S2703", Severity.NOTE, "a node of the host's device tree is given, and the tree is not at hand",
+    "S2703", Severity.NOTE, "a VM is given what only the host's device tree knows, and it is not at hand",
     "What it comes with cannot be checked: give the tree with --host-dtb.",
 )  # fmt: skip
 UNUSED_FLAGS = Rule(
@@ -63,9 +68,10 @@ _KINDS = {
     "": NOTICE,
     "cpu-list": CPU_LIST,
     "two-drivers": TWO_DRIVERS,
+    "part-page": PART_PAGE,
     "no-node": NO_NODE,
     "no-registers": NO_REGISTERS,
-    "unresolved": UNRESOLVED,
+    NEEDS_TREE: UNRESOLVED,
     "unused-flags": UNUSED_FLAGS,
     "device-flag": DEVICE_FLAG,
     "ports": PORTS,
@@ -82,6 +88,8 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
     planned = {vm.file: vm for vm in setup.vms}
     notices = [notice for file in setup.files for notice in planned.get(file.file, file).notices]
     notices += setup.together
+    if setup.tree is not None:  # what else is in such pages is known then, and told by S2604
+        notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):
         key = f"{notice.place.key}: " if notice.place.key else ""
         yield found_at(_KINDS[notice.kind], f"{key}{notice.text}", notice.place)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from ..address import SIZE_4K, Range
 from ..config.document import shown
+from ..config.guest_config import GuestType
 from ..config.vm import VmConfig
 from ..errors import ImageError
 from ..flags import MapType
 from ..images.fdt_walk import Placed
-from ..images.host_nodes import is_device
+from ..images.host_nodes import is_device, node_paths
 from ..images.host_tree import HostTree
 from ..place import Place
 from .finding import Location, Party
@@ -61,8 +62,9 @@ def gifts(setup: Setup) -> Iterator[Gift]:
     placed = [one for one in setup.tree.nodes if one.ranges and is_device(one) and setup.tree.enabled(one)]
     for vm in setup.files:
         for node in vm.devices.nodes:
-            if node.path != "/":
-                yield Gift(vm, node.path, node.place, tuple(_below(setup.tree, node.path, vm.devices.excluded)), None)
+            yield Gift(vm, node.path, node.place, tuple(_below(setup.tree, node.path, vm.devices.excluded)), None)
+        if vm.guest_type is GuestType.PASSTHROUGH and not vm.devices.nodes and setup.tree.arch != "x86_64":
+            yield Gift(vm, "/", vm.place, tuple(_below(setup.tree, "/", vm.devices.excluded)), None)
         for name, span, place in spans_of(vm):
             covered = tuple(one for one in placed if any(part.overlaps(span) for part in one.ranges or ()))
             yield Gift(vm, name, place, covered, span)
@@ -78,12 +80,18 @@ def spans_of(vm: VmConfig) -> Iterator[tuple[str, Range, Place]]:
 
 
 def _below(tree: HostTree, path: str, excluded: Sequence[str]) -> Iterator[Placed]:
-    try:
-        top = tree.find(path, hint=False)
-    except ImageError:
-        return
-    out = set(excluded)
-    for placed in tree.below(top):
+    """A node and what is below it; of "/" all that the hypervisor does not play."""
+    out = set(node_paths(tree, excluded))
+    top = None
+    if path == "/":
+        out.update(one.place.path for one in tree.controllers)
+        out.update(() if tree.console is None else (tree.console.place.path,))
+    else:
+        try:
+            top = tree.find(path, hint=False)
+        except ImageError:
+            return
+    for placed in tree.nodes if top is None else tree.below(top):
         if placed.path in out or placed.path.rpartition("/")[0] in out:
             out.add(placed.path)
         elif (placed is top or tree.enabled(placed)) and is_device(placed):

@@ -50,7 +50,7 @@ _TIMERS = ("arm,armv7-timer-mem", "riscv,clint0", "sifive,clint0", "sifive,clint
            "thead,c900-aclint-mtimer", "riscv,aclint-mtimer")  # fmt: skip
 """Timers with registers, by Linux's bindings: timer/arm,arch_timer_mmio and timer/sifive,clint."""
 _GUESTS_OWN = "GICV"
-"""What of a GICv2 is made to be mapped into a guest (GICv2 architecture, 5.1)."""
+"""What of a GICv2 is made to be mapped into a guest (GICv2's virtual CPU interface)."""
 
 
 def check_host_devices(setup: Setup) -> Iterator[Finding]:
@@ -96,6 +96,8 @@ def _kept(setup: Setup, tree: HostTree, gift: Gift) -> Iterator[Finding]:
             what = "" if what == one.kind else f" ({what})"
             text = f"gives {given.path}, the host's {one.kind}{what}"
             yield _told(setup, CONTROLLER, gift, text, [given], "take it out and let the hypervisor play it")
+    if gift.name == "/":
+        return
     kept = [
         node for node in gift.nodes if "#iommu-cells" in node.node.properties or set(node.compatible) & set(_TIMERS)
     ]

@@ -118,14 +118,15 @@ def _outside(each: FixedMemory, host: PlatformConfig, *, whole: bool) -> Iterato
 
 
 def _on_devices(each: FixedMemory, host: PlatformConfig) -> Iterator[Finding]:
-    for window in (*host.mmio, *host.virtio_mmio, *host.pci_ranges):
-        shared = window.intersection(each.span)
-        if shared is not None:
-            device = Party("the host's device window", window)
-            yield Finding(
-                ON_A_DEVICE, f"{each.party} overlaps {device} in {shared}", (each.party, device), shared,
-                (each.location,), "move the memory, or correct the platform's [devices]",
-            )  # fmt: skip
+    windows = [one for one in (*host.mmio, *host.virtio_mmio, *host.pci_ranges) if one.overlaps(each.span)]
+    if windows:
+        devices = [Party("the host's device window", window) for window in windows]
+        shared = windows[0].intersection(each.span)
+        more = f", and {len(windows) - 1} more of them" if len(windows) > 1 else ""
+        yield Finding(
+            ON_A_DEVICE, f"{each.party} overlaps {devices[0]} in {shared}{more}", (each.party, *devices), shared,
+            (each.location,), "move the memory, or correct the platform's [devices]",
+        )  # fmt: skip
 
 
 def _in_ram(each: FixedMemory, host: PlatformConfig) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """Addresses of x86 that are known to stop guests: the rules S2611 and S2612. They need no tree.
 
-Intel SDM, volume 3, 11.4.1 (the local APIC's registers); AMD's PPR of family 17h and 19h, "FCH" (the AcpiMmio block at
-0xfed8_0000); for what comes of a hole there, upstream's issue 2390.
+Facts: rcore-os/tgoskits, its page on machine planning (the local APIC) and its issue 2390 (the FCH).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from ..config.load import choose_arch
 from ..config.vm import VmConfig, VmType
 from ..errors import ConfigError
 from ..flags import MapType
+from ..forecast.machine import LOCAL_APIC as APIC
 from .finding import Finding, Location, Party, Rule, Severity, found_at
 from .given import spans_of
 from .setup import Setup
@@ -29,9 +29,11 @@ FCH = Rule(
 )  # fmt: skip
 RULES = (LOCAL_APIC, FCH)
 
-_APIC = Range.sized(0xFEE0_0000, 0x1000)
 _FCH = Range.sized(0xFED8_0000, 0x1000)
-_AMD = ("svm", "amd", "epyc", "zen", "opteron", "ryzen")
+_AMD = "zen"
+"""How the names of AMD's processors begin (`--cpu list`)."""
+_NPT = "npt"
+"""The same of AMD's table formats."""
 
 
 def check_x86_holes(setup: Setup) -> Iterator[Finding]:
@@ -45,15 +47,15 @@ def check_x86_holes(setup: Setup) -> Iterator[Finding]:
         spans = list(spans_of(vm))
         if arch in ("x86_64", None):
             for name, span, place in spans:
-                shared = span.intersection(_APIC)
+                shared = span.intersection(APIC)
                 # Without an architecture only an entry that is this page alone is taken for it.
-                if shared is not None and (arch is not None or span == _APIC):
-                    who, apic = Party(f"device {name!r} of {vm.label}", span), Party("the local APIC", _APIC)
+                if shared is not None and (arch is not None or span == APIC):
+                    who, apic = Party(f"device {name!r} of {vm.label}", span), Party("the local APIC", APIC)
                     yield Finding(
                         LOCAL_APIC, f"{who} covers {apic}", (who, apic), shared, (Location.of(place, who.name),),
                         "take it out: the hypervisor plays the local APIC",
                     )  # fmt: skip
-        if arch == "x86_64" and planned is not None and _is_linux(vm) and _is_amd(setup):
+        if arch == "x86_64" and planned is not None and _is_linux(vm) and _is_amd(vm, setup):
             covered = any(
                 one.range.overlaps(_FCH) for one in planned.plan.regions if one.map_type is not MapType.EMULATED
             )
@@ -67,5 +69,8 @@ def _is_linux(vm: VmConfig) -> bool:
     return vm.vm_type is VmType.LINUX or "linux" in vm.name.lower()
 
 
-def _is_amd(setup: Setup) -> bool:
-    return setup.cpu is not None and any(word in setup.cpu.text.lower() for word in _AMD)
+def _is_amd(vm: VmConfig, setup: Setup) -> bool:
+    """Whether the tables are for a CPU of AMD, by what the file or the command line names."""
+    named = vm.options.format
+    cpu = setup.cpu or vm.options.cpu
+    return (named is not None and named.format.name.startswith(_NPT)) or (cpu is not None and cpu.text.startswith(_AMD))

@@ -53,6 +53,10 @@ class Notice:
         return ": ".join(part for part in (str(self.place), self.place.key, self.text) if part)
 
 
+NEEDS_TREE = "unresolved"
+"""The kind of notices that hold only as long as the host's device tree is not at hand."""
+
+
 def in_order(notices: Iterable[Notice]) -> tuple[Notice, ...]:
     """Notices by file and line."""
     return tuple(sorted(notices, key=lambda notice: (notice.place.file, notice.place.line)))

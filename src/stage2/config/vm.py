@@ -12,7 +12,7 @@ from pathlib import Path
 from ..flags import RWX, MapType
 from ..place import Place
 from .devices import Devices, read_devices
-from .document import Document, Item, Notice, Table, in_order, shown
+from .document import NEEDS_TREE, Document, Item, Notice, Table, in_order, shown
 from .extensions import (
     ARCHITECTURES,
     OUR_TABLES,
@@ -240,7 +240,8 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
     if guest_type is GuestType.PASSTHROUGH:
         (base.find("guest_type") or base.need("vm_type")).notice(
             "everything of the host that a guest may have is passed through one to one: without the host's device "
-            "tree nothing of that is mapped here"
+            "tree nothing of that is mapped here",
+            NEEDS_TREE,
         )
     return VmConfig(
         file=document.file,

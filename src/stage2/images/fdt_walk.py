@@ -234,7 +234,7 @@ def bus_windows(placed: Placed) -> tuple[BusWindow, ...]:
 
 
 def dma_windows(placed: Placed) -> tuple[Range, ...] | None:
-    """Addresses of the bus above that a bus lets its children's DMA through to (2.3.9); None where it says nothing."""
+    """Addresses of the bus above to which a bus lets its children's DMA through; None where it says nothing."""
     if not placed.node.properties.get("dma-ranges"):
         return None
     found = _windows(placed.node, placed._parent_cells, "dma-ranges") or ()

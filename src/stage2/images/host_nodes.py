@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Range, align_up
 from ..config.devices import PassthroughDevice, PassthroughNode
-from ..config.document import Notice, shown
+from ..config.document import NEEDS_TREE, Notice, shown
 from ..config.guest_config import GuestType
 from ..config.vm import VmConfig
 from ..errors import ImageError
@@ -46,7 +46,7 @@ def node_ranges(tree: HostTree, path: str, excluded: Sequence[str] = ()) -> tupl
     Raises:
         ImageError: there is no such node, its own reg is damaged, or it has more ranges than any board.
     """
-    out = set(_paths(tree, excluded))
+    out = set(node_paths(tree, excluded))
     found: list[NodeRange] = []
     windows = {host.place.path: host.windows for host in tree.pci}
     top = None if path == "/" else tree.find(path)
@@ -71,7 +71,8 @@ def is_device(placed: Placed) -> bool:
     return top not in _NO_DEVICES and placed.node.text("device_type") != "memory"
 
 
-def _paths(tree: HostTree, names: Sequence[str]) -> Iterator[str]:
+def node_paths(tree: HostTree, names: Sequence[str]) -> Iterator[str]:
+    """The paths of nodes by paths, aliases or labels; those that do not exist are left out."""
     for name in names:
         try:
             yield tree.find(name, hint=False).path
@@ -93,7 +94,7 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
     Raises:
         ConfigError: there is no such node, or they have more ranges than any board.
     """
-    devices, notices = vm.devices, list(vm.notices)
+    devices, notices = vm.devices, [one for one in vm.notices if one.kind != NEEDS_TREE]
     excluded = list(devices.excluded)
     wanted = devices.nodes
     if vm.guest_type is GuestType.PASSTHROUGH and not wanted and tree.arch != "x86_64":
