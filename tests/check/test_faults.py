@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,41 @@ from stage2.check import (
     dma,
     every,
     file_notices,
+    given_devices,
     host_devices,
     host_memory,
-    host_reservations,
     x86_holes,
 )
 from stage2.cli.main import call
-from trees import need_dtc
+from stage2.images.fdt import Node
+from trees import bus, need_dtc, small_tree, write_tree
+from waiting import HANG_S
 
+
+def _plic(root: Node) -> None:
+    bus(root).child("plic@c000000").set("compatible", "sifive,plic-1.0.0").set("interrupt-controller").set_u64(
+        "reg", 0xC00_0000, 0x60_0000
+    )
+
+
+def _console(root: Node) -> None:
+    bus(root).child("serial@10000000").set("compatible", "ns16550a").set_u64("reg", 0x1000_0000, 0x1000)
+    root.child("chosen").set("stdout-path", "/soc/serial@10000000:115200n8")
+
+
+def _pci(root: Node) -> None:
+    bridge = bus(root).child("pci@30000000").set("compatible", "pci-host-ecam-generic").set("device_type", "pci")
+    bridge.set("#address-cells", 3).set("#size-cells", 2).set_u64("reg", 0x3000_0000, 0x1000_0000)
+    bridge.set("ranges", [0x0200_0000, 0, 0x4000_0000, 0, 0x4000_0000, 0, 0x1000_0000])
+
+
+def _firmware(root: Node) -> None:
+    kept = root.child("reserved-memory").set("#address-cells", 2).set("#size-cells", 2).set("ranges")
+    kept.child("firmware@80000000").set_u64("reg", 0x8000_0000, 0x8_0000).set("no-map")
+
+
+TREES = {"plic": _plic, "console": _console, "pci": _pci, "firmware": _firmware}
+"""What a fault's host has, by the `tree` of its expected.toml."""
 FAULTS = sorted((Path(__file__).parent / "faults").iterdir())
 
 
@@ -37,15 +67,21 @@ def findings(capsys: pytest.CaptureFixture[str], arguments: list[str], files: li
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda folder: folder.name)
 def test_a_fault_is_found_once_and_told_in_one_whole_message(
-    fault: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fault: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(fault)
+    here = shutil.copytree(fault, tmp_path / "fault")
+    monkeypatch.chdir(here)
     expected = tomllib.loads((fault / "expected.toml").read_text())
     if "host.dts" in expected["arguments"]:
         need_dtc()
+    if "tree" in expected:
+        root = small_tree()
+        TREES[expected["tree"]](root)
+        write_tree(here, root)
     code, found = findings(capsys, expected["arguments"], expected["files"])
-    (finding,) = found
+    finding, *others = found
     assert finding["code"] == fault.name.partition("-")[0]
+    assert [other["code"] for other in others] == expected.get("also", [])
     assert (finding["severity"], finding["message"]) == (expected["severity"], expected["message"])
     first = finding["locations"][0]
     assert ":".join(str(part) for part in (first["file"], first["line"], first["column"]) if part) == expected["at"]
@@ -54,7 +90,7 @@ def test_a_fault_is_found_once_and_told_in_one_whole_message(
 
 def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
     met = {fault.name.partition("-")[0] for fault in FAULTS}
-    rooms = (conflicts, host_memory, host_reservations, host_devices, dma, x86_holes, comments, cpus, file_notices)
+    rooms = (conflicts, host_memory, host_devices, given_devices, dma, x86_holes, comments, cpus, file_notices)
     judged = [rule for room in rooms for rule in room.RULES]
     # What no rule names is whatever a reader refuses; its own tests say what.
     assert {rule.code for rule in judged} - met == {conflicts.OTHER.code}
@@ -65,6 +101,11 @@ def test_a_rule_has_one_code_and_a_code_one_rule() -> None:
     assert len(set(codes)) == len(codes)
 
 
+def test_the_page_about_checks_is_what_the_rules_say() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "check_docs.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], timeout=HANG_S).returncode == 0
+
+
 def test_a_clean_file_stays_clean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +113,64 @@ def test_a_clean_file_stays_clean(
     monkeypatch.chdir(tmp_path)
     Path("vm.toml").write_text(text.replace("0x8010_0000", "0x8020_0000"))
     assert findings(capsys, [], ["vm.toml"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("comment", "code"),
+    [
+        ("    # stage2: allow S2301 the loader cuts it\n", 0),
+        ("    # stage2: allow S2302 the loader cuts it\n", 1),
+        ("    # stage2: allow S2301\n", 1),
+        ("    # stage2: allow S2301 the loader cuts it\n\n", 1),
+    ],
+)
+def test_a_comment_on_the_line_above_allows_what_it_names_and_gives_a_reason_for(
+    comment: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "faults" / "S2301-ram-twice" / "vm.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("vm.toml").write_text(text.replace("    [0x8010_0000", f"{comment}    [0x8010_0000"))
+    assert findings(capsys, [], ["vm.toml"])[0] == code
+
+
+def test_text_shows_the_lines_with_a_mark_under_the_values(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent / "faults" / "S2301-ram-twice")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call(["check", "vm.toml"]) == 1
+    assert capsys.readouterr().out == (
+        "error S2301: RAM 'ram1' [0x80100000, 0x80300000) overlaps RAM 'ram0'\n"
+        "[0x80000000, 0x80200000) of vm.toml:12 in [0x80100000, 0x80200000): every GPA\n"
+        "belongs to one of them only: move or shrink one\n"
+        "  --> vm.toml:13:5: RAM 'ram1'\n"
+        "   13 |     [0x8010_0000, 0x20_0000, 0x7, 0],\n"
+        "      |     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        "  --> vm.toml:12:5: RAM 'ram0'\n"
+        "   12 |     [0x8000_0000, 0x20_0000, 0x7, 0],\n"
+        "      |     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        "  overlap       GPA [0x80100000, 0x80200000)\n"
+        "  on the board  AxVisor maps them one after the other and refuses the second, or\n"
+        "                the guest finds another's bytes where its own should be: the VM\n"
+        "                does not start.\n"
+        "\n"
+        "1 error.\n"
+    )
+
+
+def test_a_value_far_along_a_line_is_shown_with_what_is_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "faults" / "S2305-entry-in-a-hole" / "vm.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "60")
+    Path("vm.toml").write_text(text.replace("entry_point =", f"entry_point = {' ' * 200}\t"))
+    assert call(["check", "vm.toml"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (shown,) = [line for line in lines if line.startswith("    9 |")]
+    (mark,) = [line for line in lines if line.startswith("      | ")]
+    assert shown[mark.index("^") : mark.rindex("^") + 1] == "0x9000_0000"
+    assert len(shown) <= 60
 
 
 def test_what_cannot_be_read_is_an_error_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,12 @@ emu_devices = [["timer", 0x3000_0000, 0x1000, 0, 0x2, []]]
 GIVEN = "the registers of a node that the guest is given, one to one"
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences with paths of temporary folders in them stay on one line."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str]:
     """A VM's file and the tree of its host, which reserves the first 2 MiB of RAM."""

@@ -11,6 +11,7 @@ import pytest
 
 from stage2.cli.main import call
 from stage2.config import regions
+from stage2.config.conflict import Refuse
 from stage2.config.placement import Starts
 from stage2.config.vm import VmConfig
 
@@ -149,9 +150,9 @@ def test_the_memory_of_a_vm_is_planned_once(
     planned: list[str] = []
     plan = regions.plan_regions
 
-    def counting(config: VmConfig, starts: Starts | None) -> regions.RegionPlan:
+    def counting(config: VmConfig, starts: Starts | None, refuse: Refuse) -> regions.RegionPlan:
         planned.append(config.name)
-        return plan(config, starts)
+        return plan(config, starts, refuse)
 
     monkeypatch.setattr(regions, "plan_regions", counting)
     other = tmp_path / "other.toml"

@@ -16,7 +16,7 @@ from stage2.config.regions import PlannedVm, plan_together, plan_vm
 from stage2.config.vm import read_vm
 from stage2.errors import ConfigError
 from stage2.flags import MapType
-from stage2.vm.placing import on_host
+from stage2.forecast.placing import on_host
 
 TEXT = """\
 [base]

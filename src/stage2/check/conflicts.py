@@ -1,4 +1,4 @@
-"""Declarations that contradict each other, as the planners of memory found them: the rules S2301 to S2310."""
+"""Declarations that contradict each other, as readers and planners found them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,10 @@ EXECUTABLE_DEVICE = Rule(
     "S2308", Severity.ERROR, "a device is executable",
     "Instruction fetches read its registers, and reading them may change what it does.",
 )  # fmt: skip
+NO_ROOM = Rule(
+    "S2507", Severity.ERROR, "the host has no room for memory that a VM has one to one",
+    "AxVisor's allocator finds no such piece of RAM: the VM does not start.",
+)  # fmt: skip
 SAME_ID = Rule(
     "S2401", Severity.ERROR, "two VMs have one id",
     "AxVisor registers VMs by their ids and refuses the second.",
@@ -72,6 +76,7 @@ _RULES = {
     "load-address": LOAD_ADDRESS,
     "writable-rom": WRITABLE_ROM,
     "executable-device": EXECUTABLE_DEVICE,
+    "no-room": NO_ROOM,
     "same-id": SAME_ID,
     "dedicated-cpu": DEDICATED_CPU,
     "host-memory": HOST_MEMORY,

@@ -1,4 +1,4 @@
-"""Devices that read and write memory by themselves (DMA), where nothing translates their addresses: S2711 to S2714."""
+"""Devices that read and write memory by themselves (DMA), where nothing translates their addresses: S2701 to S2704."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .given import Gift, gifts, in_tree, named
 from .setup import Setup
 
 ELSEWHERE = Rule(
-    "S2711", Severity.ERROR, "a device would read and write memory that is not its VM's",
+    "S2701", Severity.ERROR, "a device would read and write memory that is not its VM's",
     "The driver tells the device guest physical addresses, and nothing translates them for it: its DMA goes to host "
     "memory of the same numbers. Data is lost, and what lies there is overwritten.",
 )  # fmt: skip
 UNGUARDED = Rule(
-    "S2712", Severity.WARNING, "a device that a VM is given reaches all of the host's memory",
+    "S2702", Severity.WARNING, "a device that a VM is given reaches all of the host's memory",
     "No IOMMU stands between it and memory: with its DMA the guest reads and writes the hypervisor and other VMs. "
     "That holds for every board without an IOMMU, and is a matter of whether the guest is trusted.",
 )  # fmt: skip
 WITHOUT_IOMMU = Rule(
-    "S2713", Severity.WARNING, "a device is given without the IOMMU that its DMA passes",
+    "S2703", Severity.WARNING, "a device is given without the IOMMU that its DMA passes",
     "The guest cannot program the IOMMU: DMA works only as far as hypervisor or firmware let it through.",
 )  # fmt: skip
 REACH = Rule(
-    "S2714", Severity.WARNING, "a device's DMA does not reach all of its VM's memory",
+    "S2704", Severity.WARNING, "a device's DMA does not reach all of its VM's memory",
     "The tree's dma-ranges end before the VM's RAM does: buffers beyond are never read or written.",
 )  # fmt: skip
 RULES = (ELSEWHERE, UNGUARDED, WITHOUT_IOMMU, REACH)

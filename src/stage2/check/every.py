@@ -11,14 +11,15 @@ from . import (
     cpus,
     dma,
     file_notices,
+    given_devices,
     guest_images,
     guest_tree,
     host_devices,
     host_memory,
-    host_reservations,
     kernel_layout,
     x86_holes,
 )
+from .allow import without_allowed
 from .finding import Finding, Rule, Severity
 from .setup import Setup
 
@@ -26,8 +27,8 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     conflicts.check_conflicts,
     host_memory.check_host_memory,
     host_memory.check_width,
-    host_reservations.check_reservations,
     host_devices.check_host_devices,
+    given_devices.check_given_devices,
     dma.check_dma,
     x86_holes.check_x86_holes,
     comments.check_comments,
@@ -41,8 +42,8 @@ RULES: tuple[Rule, ...] = (
     *guest_tree.RULES,
     *conflicts.RULES,
     *host_memory.RULES,
-    *host_reservations.RULES,
     *host_devices.RULES,
+    *given_devices.RULES,
     *dma.RULES,
     *x86_holes.RULES,
     *comments.RULES,
@@ -65,8 +66,10 @@ def rule_of(code: str) -> Rule:
 
 
 def check_setup(setup: Setup) -> list[Finding]:
-    """What is wrong with VMs that are to run together: errors first, then by file and line."""
-    return sorted((finding for check in CHECKS for finding in check(setup)), key=_place)
+    """What is wrong with VMs that are to run together, but for what their files allow: errors first, then by file and
+    line.
+    """
+    return sorted(without_allowed(finding for check in CHECKS for finding in check(setup)), key=_place)
 
 
 def _place(finding: Finding) -> tuple[int, str, int, str]:

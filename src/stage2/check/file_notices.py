@@ -1,10 +1,10 @@
-"""What readers and planners of VM files noticed, as findings: S2801, S2608, S2609, S2701 to S2703, S2901 to S2908."""
+"""What readers and planners of VM files noticed, as findings: S2801, S2608, S2609, S2731 to S2733, S2901 to S2908."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..config.document import NEEDS_TREE
+from ..config.document import NO_TREE
 from .finding import Finding, Rule, Severity, found_at
 from .setup import Setup
 
@@ -25,15 +25,15 @@ PART_PAGE = Rule(
     "The guest reaches whatever else is in them; the host's device tree (--host-dtb) tells what that is.",
 )  # fmt: skip
 NO_NODE = Rule(
-    "S2701", Severity.ERROR, "the host's device tree has no such node",
+    "S2731", Severity.ERROR, "the host's device tree has no such node",
     "AxVisor finds nothing to pass through: the device is missing in the guest, or the VM is refused.",
 )  # fmt: skip
 NO_REGISTERS = Rule(
-    "S2702", Severity.NOTE, "a node that a VM is given has no registers",
+    "S2732", Severity.NOTE, "a node that a VM is given has no registers",
     "Nothing is mapped for it.",
 )  # fmt: skip
 UNRESOLVED = Rule(
-    "S2703", Severity.NOTE, "a VM is given what only the host's device tree knows, and it is not at hand",
+    "S2733", Severity.NOTE, "a VM is given what only the host's device tree knows, and it is not at hand",
     "What it comes with cannot be checked: give the tree with --host-dtb.",
 )  # fmt: skip
 UNUSED_FLAGS = Rule(
@@ -71,7 +71,7 @@ _KINDS = {
     "part-page": PART_PAGE,
     "no-node": NO_NODE,
     "no-registers": NO_REGISTERS,
-    NEEDS_TREE: UNRESOLVED,
+    NO_TREE: UNRESOLVED,
     "unused-flags": UNUSED_FLAGS,
     "device-flag": DEVICE_FLAG,
     "ports": PORTS,
@@ -92,4 +92,4 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
         notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):
         key = f"{notice.place.key}: " if notice.place.key else ""
-        yield found_at(_KINDS[notice.kind], f"{key}{notice.text}", notice.place)
+        yield found_at(_KINDS.get(notice.kind, NOTICE), f"{key}{notice.text}", notice.place)

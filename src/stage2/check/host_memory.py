@@ -36,15 +36,19 @@ RAM_AS_DEVICE = Rule(
     "S2504", Severity.ERROR, "a device that a VM is given is RAM of the host",
     "The guest reaches memory that is the hypervisor's or another VM's, uncached: isolation ends there.",
 )  # fmt: skip
+RESERVED = Rule(
+    "S2505", Severity.ERROR, "memory that a VM has one to one is reserved on the host",
+    "Firmware, another core or a device uses it too: guest and owner overwrite each other, or the bus refuses it.",
+)  # fmt: skip
 TOO_WIDE = Rule(
     "S2506", Severity.ERROR, "the tables of the processor do not reach a VM's memory",
     "Stage 2 cannot translate the addresses: AxVisor refuses the VM, or the guest faults there.",
 )  # fmt: skip
-RULES = (OUTSIDE_RAM, ON_A_DEVICE, TOO_LITTLE, RAM_AS_DEVICE, TOO_WIDE)
+RULES = (OUTSIDE_RAM, ON_A_DEVICE, TOO_LITTLE, RAM_AS_DEVICE, RESERVED, TOO_WIDE)
 
 
 @dataclass(frozen=True, slots=True)
-class FixedMemory:
+class _Fixed:
     """A stretch of host memory that a VM reaches at an address of its file's choice."""
 
     vm: PlannedVm
@@ -73,11 +77,12 @@ def check_host_memory(setup: Setup) -> Iterator[Finding]:
     host = setup.host
     if host is None:
         return
-    fixed = [each for vm in setup.vms for each in fixed_memory(vm)]
+    fixed = [each for vm in setup.vms for each in _fixed(vm)]
     for each in fixed:
         if each.region.map_type.is_ram:
-            yield from _outside(each, host, whole=setup.tree is not None)
+            yield from _outside(each, host)
             yield from _on_devices(each, host)
+            yield from _in_reservations(each, host)
         else:
             yield from _in_ram(each, host)
     if host.kernel_paddr is not None:
@@ -98,26 +103,24 @@ def check_width(setup: Setup) -> Iterator[Finding]:
             yield Finding(TOO_WIDE, error.problem, (Party(vm.label),), locations=(where,))
 
 
-def fixed_memory(vm: PlannedVm) -> Iterator[FixedMemory]:
-    """What of a VM lies at host addresses of its file's choice."""
+def _fixed(vm: PlannedVm) -> Iterator[_Fixed]:
     for region in vm.plan.regions:
         host = region.host_range
         if host is not None and region.map_type.fixed_hpa and not vm.plan.is_assumed(region):
-            yield FixedMemory(vm, region, host)
+            yield _Fixed(vm, region, host)
 
 
-def _outside(each: FixedMemory, host: PlatformConfig, *, whole: bool) -> Iterator[Finding]:
+def _outside(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
     if each.region.map_type is not MapType.MAP_IDENTICAL or any(ram.covers(each.span) for ram in host.memory):
         return
     ram = ", ".join(f"{part} ({format_size(part.size)})" for part in host.memory) or "none"
     yield Finding(
         OUTSIDE_RAM, f"{each.party} is not all RAM of the host, which is {ram}", (each.party,),
         locations=(each.location,), fix="put it into the host's RAM, or let the host choose with map_type 0",
-        severity=Severity.ERROR if whole else None,  # a device tree describes all RAM
     )  # fmt: skip
 
 
-def _on_devices(each: FixedMemory, host: PlatformConfig) -> Iterator[Finding]:
+def _on_devices(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
     windows = [one for one in (*host.mmio, *host.virtio_mmio, *host.pci_ranges) if one.overlaps(each.span)]
     if windows:
         devices = [Party("the host's device window", window) for window in windows]
@@ -129,7 +132,19 @@ def _on_devices(each: FixedMemory, host: PlatformConfig) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _in_ram(each: FixedMemory, host: PlatformConfig) -> Iterator[Finding]:
+def _in_reservations(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
+    """A region of map_type 2 asks for memory that is reserved; the others do not."""
+    for held in host.reserved if each.region.map_type is MapType.MAP_IDENTICAL else ():
+        shared = held.span.intersection(each.span)
+        if shared is not None:
+            owner = Party(f"the reservation {held.who}", held.span)
+            yield Finding(
+                RESERVED, f"{each.party} overlaps {owner} in {shared}", (each.party, owner), shared,
+                (each.location,), "move the memory, or declare what is meant to be reserved with map_type 2",
+            )  # fmt: skip
+
+
+def _in_ram(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
     for ram in host.memory:
         shared = ram.intersection(each.span)
         if shared is not None:

@@ -13,7 +13,7 @@ from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
 from ..config.vm import VmConfig
 from ..errors import ConfigError
-from ..images.host_nodes import with_nodes
+from ..forecast.placing import on_host
 from ..images.host_tree import HostTree
 from .tree_lines import source_lines
 
@@ -27,9 +27,9 @@ class Setup:
         vms: those whose own declarations fit together, with the plan of their memory.
         conflicts: what the planners refused.
         platform: the host, as far as a file describes it.
+        tree: the host's device tree.
         arch: of the guests, as the user says; None where the files or the host do.
         cpu: the processor that the tables are for; None for the files' own, or no particular one.
-        tree: the host's device tree; the platform is of it then, and the files' nodes have the addresses it gives them.
         tree_lines: the line of each node by its path, where the tree is source.
         together: what was noticed about the VMs beside each other.
     """
@@ -38,9 +38,9 @@ class Setup:
     vms: tuple[PlannedVm, ...]
     conflicts: tuple[ConfigError, ...]
     platform: PlatformConfig | BoardConfig | None = None
+    tree: HostTree | None = None
     arch: str | None = None
     cpu: NamedCpu | None = None
-    tree: HostTree | None = None
     tree_lines: Mapping[str, int] = field(default_factory=dict)
     together: tuple[Notice, ...] = ()
 
@@ -53,28 +53,20 @@ class Setup:
 def set_up(
     files: Sequence[VmConfig],
     platform: PlatformConfig | BoardConfig | None = None,
+    tree: HostTree | None = None,
     *,
     arch: str | None = None,
     cpu: NamedCpu | None = None,
-    tree: HostTree | None = None,
     refused: Sequence[ConfigError] = (),
 ) -> Setup:
     """Plan VMs alone and together, and keep every conflict.
 
     Args:
-        files: as `config.load.read_vm_file` reads them.
-        platform, arch, cpu, tree: as in `Setup`.
+        files: as `config.vm.read_vm` reads them.
+        platform, tree, arch, cpu: as in `Setup`.
         refused: what was wrong with the files that could not be read so.
     """
     conflicts = list(refused)
-    if tree is not None:
-        found_at: list[VmConfig] = []
-        for vm in files:
-            try:
-                found_at.append(with_nodes(vm, tree, lenient=True))
-            except ConfigError as error:
-                conflicts.append(error)
-        files = found_at
     planned: list[PlannedVm] = []
     for vm in files:
         found: list[ConfigError] = []
@@ -85,8 +77,10 @@ def set_up(
         if not found:
             planned.append(plan)
         conflicts += found
+    try:
+        planned = on_host(planned, platform)
+    except ConfigError as error:
+        conflicts.append(error)
     beside = check_together(planned, refuse=conflicts.append)
-    return Setup(
-        tuple(files), tuple(planned), tuple(conflicts), platform, arch, cpu, tree,
-        {} if tree is None else source_lines(tree.file), beside.notices,
-    )  # fmt: skip
+    lines = {} if tree is None else source_lines(tree.file)
+    return Setup(tuple(files), tuple(planned), tuple(conflicts), platform, tree, arch, cpu, lines, beside.notices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -37,7 +38,7 @@ def check(
     platform
         AxVisor platform file of the host, or a board file.
     host_dtb
-        The host's device tree, compiled (dtb) or source (dts): its RAM, reservations and devices.
+        The host's device tree, as DTB or as DTS: its RAM, reservations and devices, and the nodes that VMs are given.
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
     arch
@@ -53,9 +54,10 @@ def check(
     """
     from ..check.every import check_setup
     from ..check.finding import has_errors
-    from ..render.findings import finding_json, render_findings
+    from ..render.excerpt import render_excerpts
+    from ..render.findings import finding_json
     from ..render.json_text import json_text
-    from ..render.tables import print_renderable, text
+    from ..render.tables import print_renderable, text, text_width
 
     if explain is not None:
         return _explain(explain)
@@ -65,9 +67,9 @@ def check(
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
-        print_renderable(render_findings(findings))
-        if not findings:
-            print_renderable(text(f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}: nothing is wrong."))
+        counted = f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}"
+        whole = render_excerpts(findings, text_width(sys.stdout)) if findings else text(f"{counted}: nothing is wrong.")
+        print_renderable(whole)
     return 1 if has_errors(findings) else 0
 
 
@@ -87,8 +89,8 @@ def _setup(
 
     refused: list[ConfigError] = []
     host, tree = load_machine(platform, host_dtb)
-    files = read_vms(vms, generation, define, refused.append)
-    return set_up(files, host, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), tree=tree, refused=refused)
+    files = read_vms(vms, generation, define, tree, lenient=True, refuse=refused.append)
+    return set_up(files, host, tree, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
 
 
 def _explain(code: str) -> int:

@@ -48,9 +48,9 @@ def build_host(
     from ..config.load import choose_arch
     from ..config.platform import PlatformConfig
     from ..config.stage2_format import named_format
+    from ..forecast.placing import on_host
     from ..space.region import Populate
     from ..vm.host import PAGE_SIZES, Options, build
-    from ..vm.placing import on_host
     from .notices import print_notices
 
     host_platform, tree = load_machine(platform, host_dtb)

@@ -150,12 +150,12 @@ def run_configs(
     from ..config.cpu import NamedCpu
     from ..config.stage2_format import named_format
     from ..engines.run import run_all
+    from ..forecast.placing import on_host
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
     from ..space.region import Populate
     from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
     from ..vm.images import check_images, read_images
-    from ..vm.placing import on_host
     from .notices import print_findings, print_notices
 
     # Standard output is the JSON's alone when it goes there.

@@ -162,7 +162,7 @@ def _placed(vms: list[PlannedVm], host: PlatformConfig | BoardConfig | None) -> 
 
     if len(vms) < 2 and not isinstance(host, PlatformConfig):
         return vms
-    from ..vm.placing import on_host
+    from ..forecast.placing import on_host
 
     with contextlib.suppress(Stage2Error):
         return on_host(vms, host)

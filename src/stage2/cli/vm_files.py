@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -43,17 +44,16 @@ def load_vms(
     """
     from ..config.regions import plan_vm
 
-    if tree is None:
-        return [plan_vm(vm) for vm in read_vms(paths, generation, define)]
-    from ..images.host_nodes import with_nodes
-
-    return [plan_vm(with_nodes(vm, tree, lenient=lenient)) for vm in read_vms(paths, generation, define)]
+    return [plan_vm(vm) for vm in read_vms(paths, generation, define, tree, lenient=lenient)]
 
 
 def read_vms(
     paths: Sequence[Path],
     generation: GenerationName | None = None,
     define: Sequence[str] | None = None,
+    tree: HostTree | None = None,
+    *,
+    lenient: bool = False,
     refuse: Refuse | None = None,
 ) -> list[VmConfig]:
     """VM files as they are, whether or not their memory fits together; otherwise as `load_vms`.
@@ -69,13 +69,21 @@ def read_vms(
 
     defines = dict(_definition(text) for text in define or ())
     stated = None if generation is None else Generation(generation)
+    resolve = None if tree is None else partial(_with_nodes, tree, lenient=lenient)
     found = []
     for document, ours in [open_vm(path, defines) for path in paths]:
         try:
-            found.append(read_vm(document, stated, ours))
+            vm = read_vm(document, stated, ours)
+            found.append(vm if resolve is None else resolve(vm))
         except ConfigError as error:
             (refuse or raise_it)(error)
     return found
+
+
+def _with_nodes(tree: HostTree, vm: VmConfig, *, lenient: bool) -> VmConfig:
+    from ..images.host_nodes import with_nodes
+
+    return with_nodes(vm, tree=tree, lenient=lenient)
 
 
 def load_machine(

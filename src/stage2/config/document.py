@@ -35,6 +35,10 @@ _HEX = re.compile(r"0[xX][0-9a-fA-F]+(?:_[0-9a-fA-F]+)*+")
 _LONG_NUMBER = re.compile(r"[0-9][0-9_]{4000}")
 
 
+NO_TREE = "no-tree"
+"""The kind of a notice that is only true without the host's device tree."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """Something a user should know that does not stop anything; `str()` is one line for the user.
@@ -51,10 +55,6 @@ class Notice:
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.place), self.place.key, self.text) if part)
-
-
-NEEDS_TREE = "unresolved"
-"""The kind of notices that hold only as long as the host's device tree is not at hand."""
 
 
 def in_order(notices: Iterable[Notice]) -> tuple[Notice, ...]:

@@ -74,32 +74,18 @@ def load_vm(
     """Load a VM file, with `NAME.stage2.toml` beside it, and plan its memory; the plan's notices are among the VM's.
 
     Args:
-        path, generation, defines: as in `read_vm_file`.
+        path: the file.
+        generation: the format it is in; None for what the file says, or shows.
+        defines: what `${name}` stands for in its paths, before the environment is asked.
         resolve: finds the addresses of the nodes that it passes through, in the host's device tree
             (`images.host_nodes.with_nodes`); None where there is no tree.
 
     Raises:
         ConfigError: the file is something else, or wrong.
     """
-    vm = read_vm_file(path, generation=generation, defines=defines)
-    return plan_vm(vm if resolve is None else resolve(vm))
-
-
-def read_vm_file(
-    path: PathLike, *, generation: Generation | None = None, defines: Mapping[str, str] | None = None
-) -> VmConfig:
-    """A VM file, with `NAME.stage2.toml` beside it, as it is: whether its memory fits together is not looked at.
-
-    Args:
-        path: the file.
-        generation: the format it is in; None for what the file says, or shows.
-        defines: what `${name}` stands for in its paths, before the environment is asked.
-
-    Raises:
-        ConfigError: the file is something else, or wrong.
-    """
     document, ours = open_vm(path, defines)
-    return read_vm(document, generation, ours)
+    vm = read_vm(document, generation, ours)
+    return plan_vm(vm if resolve is None else resolve(vm))
 
 
 def open_vm(path: PathLike, defines: Mapping[str, str] | None = None) -> tuple[Document, Document | None]:

@@ -14,6 +14,7 @@ from ..address import GIB, SIZE_2M, SIZE_4K, Range, align_up
 from ..flags import MapType
 from ..ranges import RangeMap
 from .boot import BootProtocol
+from .conflict import Claim, ConflictError
 from .document import Notice, shown
 from .extensions import RegionDeclaration
 from .extent import GPA_LIMIT, HPA_LIMIT
@@ -101,10 +102,11 @@ def _place(region: RegionDeclaration, memory: Sequence[Range] | None, held: Sequ
     if start is not None:
         return start
     known = "the host" if memory is None else "host RAM " + ", ".join(str(span) for span in memory[:4])
-    raise region.place.error(
+    problem = (
         f"no {region.size:#x} bytes in one piece are free in {known} for identical memory {shown(region.name)}: make "
         "it smaller, or use map_type 0"
     )
+    raise ConflictError("no-room", problem, (Claim(f"RAM {shown(region.name)}", region.place),))
 
 
 def _fixed_hpas(vm: VmConfig) -> Iterator[Range]:

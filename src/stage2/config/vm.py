@@ -12,7 +12,7 @@ from pathlib import Path
 from ..flags import RWX, MapType
 from ..place import Place
 from .devices import Devices, read_devices
-from .document import NEEDS_TREE, Document, Item, Notice, Table, in_order, shown
+from .document import NO_TREE, Document, Item, Notice, Table, in_order, shown
 from .extensions import (
     ARCHITECTURES,
     OUR_TABLES,
@@ -241,7 +241,7 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
         (base.find("guest_type") or base.need("vm_type")).notice(
             "everything of the host that a guest may have is passed through one to one: without the host's device "
             "tree nothing of that is mapped here",
-            NEEDS_TREE,
+            NO_TREE,
         )
     return VmConfig(
         file=document.file,
@@ -296,9 +296,8 @@ def _vm_type(item: Item | None) -> VmType:
     number = item.integer()
     if number in tuple(VmType):
         return VmType(number)
-    item.notice(
-        f"type {shown(number)} is unknown and taken for 1 (RTOS), as upstream does; 0 is host, 2 Linux", "vm-type"
-    )
+    text = f"type {shown(number)} is unknown and taken for 1 (RTOS), as upstream does; 0 is host, 2 Linux"
+    item.notice(text, "vm-type")
     return VmType.RTOS
 
 

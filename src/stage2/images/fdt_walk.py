@@ -118,7 +118,7 @@ def nodes(root: Node, *, disabled: bool = False) -> Iterator[Placed]:
         disabled: give those that are not enabled, too.
 
     Raises:
-        ImageError: a name is none, paths are too long, or placing the nodes is more work than any machine's tree makes.
+        ImageError: a name is none, paths are too long, or placing the nodes is more work than any tree makes.
     """
     yield from _below(root, "", (), _Steps(), disabled)
 

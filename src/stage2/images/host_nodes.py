@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Range, align_up
 from ..config.devices import PassthroughDevice, PassthroughNode
-from ..config.document import NEEDS_TREE, Notice, shown
+from ..config.document import NO_TREE, Notice, shown
 from ..config.guest_config import GuestType
 from ..config.vm import VmConfig
 from ..errors import ImageError
@@ -94,7 +94,7 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
     Raises:
         ConfigError: there is no such node, or they have more ranges than any board.
     """
-    devices, notices = vm.devices, [one for one in vm.notices if one.kind != NEEDS_TREE]
+    devices, notices = vm.devices, [one for one in vm.notices if one.kind != NO_TREE]
     excluded = list(devices.excluded)
     wanted = devices.nodes
     if vm.guest_type is GuestType.PASSTHROUGH and not wanted and tree.arch != "x86_64":

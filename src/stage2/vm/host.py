@@ -20,6 +20,7 @@ from ..config.together import Together, check_together
 from ..config.vm import VmConfig
 from ..errors import ConfigError, OutOfRangeError, OwnerConflictError, Stage2Error
 from ..flags import MapType
+from ..forecast.placing import on_host
 from ..formats.record import Format
 from ..hypervisor.layout import KernelLayout, of_platform
 from ..images.host_tree import HostTree
@@ -34,7 +35,6 @@ from ..tlb.identifiers import Identifiers
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
-from .placing import on_host
 from .vm import Vm
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}

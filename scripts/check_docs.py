@@ -1,0 +1,76 @@
+"""Write docs/checks.md out of the rules of `stage2 check` and the faults that the tests keep; --check: compare only."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+from stage2.check.every import RULES
+from stage2.check.finding import Rule
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "checks.md"
+FAULTS = ROOT / "tests" / "check" / "faults"
+OPENING = """\
+# Checks
+
+`stage2 check [--platform P] [--host-dtb F] [--cpu C] VM.toml...` finds what is wrong with VM files that are to run
+together, without images and without a running machine. Each finding has the code of a rule, the lines it is about, what
+happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--explain S2301` tells of one rule.
+
+* Exit code 0: no finding is an error. 1: one is. 2: a file cannot be read, or is no VM file.
+* `# stage2: allow S2301 reason` on the line, or on the line above it, keeps a finding quiet if it gives a reason.
+* Without `--platform` or `--host-dtb` nothing is known of the host, and the rules about it find nothing.
+* Rules S21xx are those of `stage2 layout`; S22xx need the images, and are told by `show` and `run`.
+
+This page is made of the rules by `python scripts/check_docs.py`.
+"""
+GROUPS = {
+    "S21": "The hypervisor's own kernel",
+    "S22": "Images and device trees of guests",
+    "S23": "One VM's memory",
+    "S24": "Several VMs",
+    "S25": "VMs and the host's memory",
+    "S26": "Devices",
+    "S27": "Devices that master memory",
+    "S28": "CPUs",
+    "S29": "Keys and generations",
+}
+
+
+def example(rule: Rule) -> str:
+    """What it says of the fault that the tests keep; empty where there is none."""
+    for folder in sorted(FAULTS.glob(f"{rule.code}-*")):
+        found: str = tomllib.loads((folder / "expected.toml").read_text())["message"]
+        return f"\n    {rule.code}: {found}\n"
+    return ""
+
+
+def page() -> str:
+    """The whole text."""
+    parts = [OPENING]
+    rules = sorted(RULES, key=lambda rule: rule.code)
+    for group, title in GROUPS.items():
+        parts.append(f"## {title}\n")
+        parts += [
+            f"### {rule.code}: {rule.title}\n\n*{rule.severity}.* {rule.why}\n{example(rule)}"
+            for rule in rules
+            if rule.code.startswith(group)
+        ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    if "--check" in sys.argv[1:]:
+        if PAGE.read_text() != page():
+            print("docs/checks.md is not what the rules say: run python scripts/check_docs.py", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
