@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_start import COUNT, environment
 
 from stage2.cli.main import call
 from stage2.crash.reading import read_text
@@ -33,13 +33,23 @@ from stage2.cli.main import call
 assert call({arguments!r}) == 0
 sys.stderr.write(" ".join(name for name in sys.modules if name.startswith("stage2.formats.")))
 """
+RUN = (
+    COUNT
+    + """
+import sys
+from stage2.cli.main import call
+assert call(sys.argv[1:]) == 0
+print(f"compiled: {len(compiled)}")
+"""
+)
+"""Runs a command in a process that has numba, and prints how many functions were compiled at the end."""
 
 
 def fresh(arguments: list[str], cache: Path) -> tuple[Any, set[str]]:
     """What a command prints as JSON, and the families it loaded, in a new process with a kernel cache of its own."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED.format(arguments=arguments)],
-        env=os.environ | {"STAGE2_CACHE": str(cache)},
+        env=environment(cache),
         capture_output=True,
         text=True,
         timeout=HANG_S,
@@ -94,7 +104,7 @@ def test_the_table_shows_the_registers_of_each_violation(arch: str, capsys: pyte
 
 
 @pytest.mark.parametrize("arch", BUNDLED)
-def test_a_start_compiles_what_the_engine_calls_and_no_kernel_of_the_tables(arch: str, tmp_path: Path) -> None:
+def test_a_start_compiles_what_the_engine_calls_and_the_next_one_nothing(arch: str, tmp_path: Path) -> None:
     _, loaded = fresh(["demo", "--arch", arch, "--json", "-"], tmp_path)
     assert loaded == {FAMILIES[arch]}
     kernels = Counter(path.with_suffix("").stem for path in tmp_path.rglob("*.nbc"))
@@ -106,6 +116,12 @@ def test_a_start_compiles_what_the_engine_calls_and_no_kernel_of_the_tables(arch
     assert any(".fill-" in name for name in kernels) is (arch != "riscv64")
     folders = {path.parent.name.rpartition("_")[0] for path in tmp_path.rglob("callbacks.*.nbc")}
     assert not folders & (set(FAMILIES.values()) - {FAMILIES[arch]})
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "demo", "--arch", arch],
+        env=environment(tmp_path), capture_output=True, text=True, timeout=HANG_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rpartition("compiled: ")[2] == "0\n"
 
 
 @pytest.mark.parametrize(("arch", "family"), FAMILIES.items())

@@ -108,32 +108,6 @@ def test_two_processes_share_an_empty_cache_and_a_third_compiles_nothing(tmp_pat
     assert (compiled, said) == (0, "")
 
 
-RUN = (
-    COUNT
-    + """
-import sys
-from stage2.cli.main import call
-assert call(sys.argv[1:]) == 0
-print(f"compiled: {len(compiled)}")
-"""
-)
-"""Runs a command in a process that has numba, and prints how many functions were compiled at the end."""
-
-
-@pytest.mark.guest
-@pytest.mark.kernels
-@pytest.mark.parametrize("arch", ["riscv64", "x86_64", "aarch64"])
-def test_a_second_process_that_runs_a_guest_compiles_nothing(arch: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUN, "demo", "--arch", arch]
-    counts = []
-    for _ in range(2):
-        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=HANG_S)
-        assert done.returncode == 0, done.stderr
-        counts.append(int(done.stdout.rpartition("compiled: ")[2]))
-    assert counts[0] > 0, "the first process compiled nothing, so this says nothing of the second"
-    assert counts[1] == 0
-
-
 @pytest.mark.kernels
 def test_a_cache_that_cannot_be_written_costs_one_line(tmp_path: Path) -> None:
     blocker = tmp_path / "cache"

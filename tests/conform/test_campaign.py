@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -65,14 +66,21 @@ KINDS: dict[str, tuple[StandIn, Replace]] = {
 }
 
 
+@cache
+def alone(kind: str) -> OracleReport:
+    """What one process finds, without any other."""
+    oracle, planted = KINDS[kind]
+    return asked(in_this_process, oracle, planted=planted)
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_processes_tells_what_one_does(kind: str, jobs: int) -> None:
     oracle, planted = KINDS[kind]
-    alone = asked(in_this_process, oracle, planted=planted)
-    assert told(asked(LocalCrew(jobs), oracle, planted=planted)) == told(alone)
-    assert (alone.mismatches > 0) == (kind != "right")
-    assert (alone.batches > 1) == (kind != "planted")
+    wanted = alone(kind)
+    assert told(asked(LocalCrew(jobs), oracle, planted=planted)) == told(wanted)
+    assert (wanted.mismatches > 0) == (kind != "right")
+    assert (wanted.batches > 1) == (kind != "planted")
 
 
 def test_the_batches_of_a_worker_that_is_killed_are_repeated() -> None:
@@ -87,7 +95,7 @@ def test_the_batches_of_a_worker_that_is_killed_are_repeated() -> None:
             os.kill(killed[-1], signal.SIGKILL)
 
     report = asked(crew, oracle, progress=kill_one)
-    assert told(report) == told(asked(in_this_process, oracle))
+    assert told(report) == told(alone("a little in each batch"))
     assert report.found
     assert killed
     # One that is killed when all is done is not missed.

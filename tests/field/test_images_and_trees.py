@@ -294,7 +294,7 @@ def test_a_run_refuses_what_cannot_work_in_one_line_and_tells_the_rest_first(
     path.write_text(VM.format(arch="riscv64", entry=BASE + 0x8_0000, load=BASE + 0x8_0000, more=""))
     assert call(["run", str(path)]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith(f"stage2: {path}:8: warning S2205: ")
+    assert first.startswith(f"stage2: {path}:8:20: warning S2205: ")
     assert second.startswith(f"stage2: error: {path}:8: S2204: the kernel is put at 0x80080000")
     assert "set kernel_load_addr and entry_point to 0x80200000" in second
 

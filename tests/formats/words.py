@@ -1,6 +1,8 @@
-"""What the suite over all formats draws its examples from."""
+"""What the suite over all formats draws its examples from. Making a strategy takes longer than drawing from it."""
 
 from __future__ import annotations
+
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -13,11 +15,13 @@ NARROW = 36
 """Bits of an output address under the switch `pa36`."""
 
 
+@cache
 def switches(fmt: Format) -> st.SearchStrategy[frozenset[str]]:
     """Any of the format's switches."""
     return st.frozensets(st.sampled_from(sorted(fmt.switches)))
 
 
+@cache
 def addresses(fmt: Format, level: int, width: int | None = None) -> st.SearchStrategy[int]:
     """Output addresses that a leaf at `level` can hold."""
     shift = fmt.level_shift(level)
@@ -29,6 +33,7 @@ def width_under(fmt: Format, on: frozenset[str]) -> int:
     return NARROW if "pa36" in on else fmt.output_bits
 
 
+@cache
 def entries(fmt: Format) -> st.SearchStrategy[int]:
     """64-bit words: any at all, and any small change to a legal leaf or table, which random words seldom are."""
     near = st.one_of(addresses(fmt, 0), addresses(fmt, fmt.top_leaf_level), addresses(fmt, 1, NARROW))

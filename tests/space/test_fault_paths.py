@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import format_lists
+from effort import examples
 from stage2.address import MIB, SIZE_2M, Gpa, Range, align_up
 from stage2.errors import OutOfRangeError, Stage2Error
 from stage2.flags import RWX, Access, MappingFlags, MapType
@@ -136,6 +137,7 @@ def faults(page: int, seed: int) -> tuple[list[int], list[Access]]:
 
 @pytest.mark.parametrize("fmt", STAGE_2)
 @given(seed=st.integers(0, 1 << 32))
+@settings(max_examples=examples(40))
 def test_an_array_of_faults_and_single_ones_end_as_planned_ones_do(fmt: str, seed: int) -> None:
     one, many, planned = world(fmt, seed), world(fmt, seed), world(fmt, seed)
     gpas, accesses = faults(one.page, seed)

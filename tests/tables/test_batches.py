@@ -83,7 +83,7 @@ def test_any_number_of_threads_gives_the_answers_of_one(name: str, threads: int)
 @pytest.mark.parametrize("threads", [2, 5])
 def test_two_stage_batches_are_the_same_on_several_threads_and_in_a_result_used_before(threads: int) -> None:
     with PhysicalMemory(RANGES) as memory:
-        regime_1, regime_2, gvas = two_stages(any_format("x86-4level"), any_format("npt4"), 8, memory)
+        regime_1, regime_2, gvas = two_stages(any_format("x86-5level"), any_format("npt4"), 8, memory)
         host, many = host_memory(memory), shuffled(gvas, 8)
         one = translate_two_stage_batch(host, regime_1, regime_2, many, Access.WRITE, threads=1)
         used = translate_two_stage_batch(host, regime_1, regime_2, many, Access.FETCH)

@@ -42,6 +42,7 @@ def both_forms(monkeypatch: pytest.MonkeyPatch, walk: partial[explain.Walk]) -> 
 
 @pytest.mark.parametrize("name", names())
 @given(seed=SEEDS)
+@settings(max_examples=examples(25))
 def test_one_stage_walks_the_same_by_either_form(name: str, seed: int) -> None:
     with PhysicalMemory(RANGES) as memory, pytest.MonkeyPatch.context() as monkeypatch:
         regime, maker = garbage(by_name(name), seed, memory)

@@ -87,6 +87,7 @@ def test_a_batch_answers_as_the_explained_walk_on_garbage(name: str, seed: int) 
 
 @pytest.mark.parametrize("name", names())
 @given(seed=SEEDS)
+@settings(max_examples=examples(40))
 def test_one_compiled_translation_answers_as_the_explained_walk_on_garbage(name: str, seed: int) -> None:
     fmt = by_name(name)
     with PhysicalMemory(RANGES) as memory:

@@ -13,6 +13,7 @@ from ..address import Gva, Range
 from ..flags import Access
 from ..formats import by_name
 from ..formats.record import Format
+from ..guest.lookup import look_up
 from ..memory.physical import PhysicalMemory
 from ..tables.batch import translate_two_stage_batch
 from ..tables.compiled import host_memory
@@ -145,10 +146,12 @@ class Trial:
         host = host_memory(memory)
         for start, end in _groups(case.probes):
             probe = case.probes[start]
-            part = translate_two_stage_batch(
-                host, stage_1, stage_2, case.probes["address"][start:end], Access(int(probe["access"])),
-                user=bool(probe["user"]), marks=marks and self._marks(probe),
-            )  # fmt: skip
+            asked = host, stage_1, stage_2, case.probes["address"][start:end], Access(int(probe["access"]))
+            user = bool(probe["user"])
+            if marks and self._marks(probe):
+                part = translate_two_stage_batch(*asked, user=user, marks=True)
+            else:
+                part = look_up(*asked, user=user)
             found.status[start:end], found.hpa[start:end] = part.status, part.hpa
             found.gpa[start:end], found.permissions[start:end] = part.gpa, part.permissions
         return found

@@ -1,8 +1,8 @@
 """Guest memory by GVA: what a program of the guest sees, through its own tables and ours.
 
-All pages of an access are translated at once by the two-stage kernel; stage 1 is judged by it, stage 2 by the regions,
-since a page that is not there yet, or whose writes are tracked, is the guest's all the same. No accessed or dirty bit
-of the guest's tables is set.
+All pages of an access are translated at once, few of them by the kernel that is compiled sooner. Stage 1 is judged by
+what that says, stage 2 by the regions, since a page that is not there yet, or whose writes are tracked, is the guest's
+all the same. No accessed or dirty bit of the guest's tables is set.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from ..errors import GuestAccessError, GuestDeniedError, GuestUnmappedError
 from ..flags import Access
 from ..formats.outcome import FaultKind
 from ..tables.batch import TwoStageBatch
+from ..tables.compiled import host_memory
 from ..tables.regime import Regime
 from ..tables.result import Fault
 from ..tables.walk import AT_STAGE_2, KIND_MASK, ON_MARK, ON_TABLE
 from .accessor import Actor, MemoryAccessor, refusal, refusal_text
+from .lookup import look_up
 from .runs import I64Array, Runs, starts_of_runs
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ U64Array = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 _CHUNK = 1 << 20
 """Pages translated at a time, which bounds the memory that an access of absurd size costs before it is refused."""
+_MANY = 1 << 14
+"""Pages from which on it pays to look ahead: for fewer, what it saves is over before its kernel would be compiled."""
 _UNDECLARED = 1
 _TABLE_WAITS = AT_STAGE_2 | ON_TABLE | int(FaultKind.ACCESS_FLAG)
 _WRITE_WAITS = np.array(
@@ -129,8 +133,13 @@ class GuestVirtualMemory(MemoryAccessor):
         """
         table = self.space.page_table
         counts_as_write = bool(table.format.walk_write(table.regime.controls))
+        user = self.actor is Actor.USER
         for _ in range(2 * self.stage_1.format.levels + 1):
-            found = table.translate_gva_many(gvas, self.stage_1, access, user=self.actor is Actor.USER)
+            if len(gvas) < _MANY:
+                _words = table.editor.require_alive()
+                found = look_up(host_memory(table.memory), self.stage_1, table.regime, gvas, access, user=user)
+            else:
+                found = table.translate_gva_many(gvas, self.stage_1, access, user=user)
             flags = found.status & np.uint32(KIND_MASK | AT_STAGE_2 | ON_TABLE | ON_MARK)
             waits = flags == np.uint32(_TABLE_WAITS)
             if counts_as_write:

@@ -54,11 +54,11 @@ def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> K
     """
     # A last-level table of the guest must lie in one page of stage 2, or several entries lead to it.
     if marks or first.table_size > second.page_size:
-        return kernel(_one_by_one(first, second, store if marks else keep_marks_back), first, second)
+        return kernel(one_by_one(first, second, store if marks else keep_marks_back), first, second)
     return kernel(_ahead(first, second), first, second)
 
 
-def _one_by_one(first: Format, second: Format, keep: Function) -> Function:
+def one_by_one(first: Format, second: Format, keep: Function) -> Function:
     translate = compiled_two_stage(first, second, keep)
 
     def translate_both(
