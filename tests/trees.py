@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from opening import or_skip
 from stage2.images.fdt import Node, flatten
@@ -63,3 +67,11 @@ def write_tree(folder: Path, root: Node, reserved: Sequence[tuple[int, int]] = (
 def host_tree(folder: Path, root: Node, reserved: Sequence[tuple[int, int]] = ()) -> HostTree:
     """A tree as it is read from a file."""
     return HostTree.read(write_tree(folder, root, reserved))
+
+
+def need_dtc() -> None:
+    """Skip the test where there is no dtc; in CI it fails."""
+    if shutil.which("dtc") is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI needs the Debian package device-tree-compiler")
+        pytest.skip("needs the Debian package device-tree-compiler")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import struct
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from stage2.images.fdt_walk import BusWindow
 from stage2.images.host_parts import ControllerKind
 from stage2.images.host_tree import HostTree
 from stage2.images.tree_file import TreeFile
-from trees import bus, host_tree, qemu_tree, small_tree, write_tree
+from trees import bus, host_tree, need_dtc, qemu_tree, small_tree, write_tree
 
 
 def sized(start: int, size: int) -> Range:
@@ -240,13 +238,6 @@ def test_interrupt_parents_end_at_the_controller_that_is_its_own(tmp_path: Path)
 
 
 # --- source --------------------------------------------------------------------------------------------------
-
-
-def need_dtc() -> None:
-    if shutil.which("dtc") is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs the Debian package device-tree-compiler")
-        pytest.skip("needs the Debian package device-tree-compiler")
 
 
 SOURCE = """\

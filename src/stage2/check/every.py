@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
-from . import conflicts, cpus, file_notices, guest_images, guest_tree, host_devices, host_memory, kernel_layout
+from . import (
+    comments,
+    conflicts,
+    cpus,
+    dma,
+    file_notices,
+    given_devices,
+    guest_images,
+    guest_tree,
+    host_devices,
+    host_memory,
+    kernel_layout,
+    x86_holes,
+)
 from .allow import without_allowed
 from .finding import Finding, Rule, Severity
 from .setup import Setup
@@ -15,6 +28,10 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     host_memory.check_host_memory,
     host_memory.check_width,
     host_devices.check_host_devices,
+    given_devices.check_given_devices,
+    dma.check_dma,
+    x86_holes.check_x86_holes,
+    comments.check_comments,
     cpus.check_cpus,
     file_notices.check_notices,
 )
@@ -26,6 +43,10 @@ RULES: tuple[Rule, ...] = (
     *conflicts.RULES,
     *host_memory.RULES,
     *host_devices.RULES,
+    *given_devices.RULES,
+    *dma.RULES,
+    *x86_holes.RULES,
+    *comments.RULES,
     *cpus.RULES,
     *file_notices.RULES,
 )

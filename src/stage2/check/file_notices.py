@@ -1,9 +1,10 @@
-"""What readers and planners of VM files noticed, as findings: the rules S2901 and S2801."""
+"""What readers and planners of VM files noticed, as findings: S2801, S2608, S2609, S2731 to S2733, S2901 to S2908."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..config.document import NO_TREE
 from .finding import Finding, Rule, Severity, found_at
 from .setup import Setup
 
@@ -15,14 +16,80 @@ CPU_LIST = Rule(
     "S2801", Severity.WARNING, "a list of host CPUs has another length than the VM has vCPUs",
     "AxVisor goes by position: vCPUs without an entry keep a default, entries without a vCPU are ignored.",
 )  # fmt: skip
-_KINDS = {"cpu-list": CPU_LIST}
-RULES = (NOTICE, *_KINDS.values())
+TWO_DRIVERS = Rule(
+    "S2608", Severity.WARNING, "one device is given to two VMs",
+    "Both drivers program it, and each undoes what the other set up.",
+)  # fmt: skip
+PART_PAGE = Rule(
+    "S2609", Severity.NOTE, "a device is smaller than the pages that are mapped for it",
+    "The guest reaches whatever else is in them; the host's device tree (--host-dtb) tells what that is.",
+)  # fmt: skip
+NO_NODE = Rule(
+    "S2731", Severity.ERROR, "the host's device tree has no such node",
+    "AxVisor finds nothing to pass through: the device is missing in the guest, or the VM is refused.",
+)  # fmt: skip
+NO_REGISTERS = Rule(
+    "S2732", Severity.NOTE, "a node that a VM is given has no registers",
+    "Nothing is mapped for it.",
+)  # fmt: skip
+UNRESOLVED = Rule(
+    "S2733", Severity.NOTE, "a VM is given what only the host's device tree knows, and it is not at hand",
+    "What it comes with cannot be checked: give the tree with --host-dtb.",
+)  # fmt: skip
+UNUSED_FLAGS = Rule(
+    "S2902", Severity.NOTE, "flags of RAM that are not used since head",
+    "The region is mapped readable, writable and executable, whatever they say.",
+)  # fmt: skip
+DEVICE_FLAG = Rule(
+    "S2903", Severity.WARNING, "a memory region that AxVisor leaves out",
+    "The device bit in the flags makes it no RAM: AxVisor skips it with a warning, and the guest faults there.",
+)  # fmt: skip
+PORTS = Rule(
+    "S2904", Severity.NOTE, "an emulated device on I/O ports",
+    "No guest physical memory traps for it.",
+)  # fmt: skip
+LENGTH_0 = Rule(
+    "S2905", Severity.NOTE, "an emulated device of length 0",
+    "No access reaches it.",
+)  # fmt: skip
+DEVICE_TYPE = Rule(
+    "S2906", Severity.WARNING, "the number of a device's type means another device in another generation",
+    "AxVisor of the other generation plays a different device, or refuses the VM.",
+)  # fmt: skip
+UNUSED_KEY = Rule(
+    "S2907", Severity.NOTE, "a key of another generation",
+    "AxVisor of this generation skips it, or refuses the file.",
+)  # fmt: skip
+VM_TYPE = Rule(
+    "S2908", Severity.NOTE, "an unknown vm_type",
+    "AxVisor takes it for a real-time system.",
+)  # fmt: skip
+_KINDS = {
+    "": NOTICE,
+    "cpu-list": CPU_LIST,
+    "two-drivers": TWO_DRIVERS,
+    "part-page": PART_PAGE,
+    "no-node": NO_NODE,
+    "no-registers": NO_REGISTERS,
+    NO_TREE: UNRESOLVED,
+    "unused-flags": UNUSED_FLAGS,
+    "device-flag": DEVICE_FLAG,
+    "ports": PORTS,
+    "length-0": LENGTH_0,
+    "device-type": DEVICE_TYPE,
+    "unused-key": UNUSED_KEY,
+    "vm-type": VM_TYPE,
+}
+RULES = tuple(_KINDS.values())
 
 
 def check_notices(setup: Setup) -> Iterator[Finding]:
     """Every notice of the readers and planners."""
     planned = {vm.file: vm for vm in setup.vms}
     notices = [notice for file in setup.files for notice in planned.get(file.file, file).notices]
+    notices += setup.together
+    if setup.tree is not None:  # what else is in such pages is known then, and told by S2604
+        notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):
         key = f"{notice.place.key}: " if notice.place.key else ""
         yield found_at(_KINDS.get(notice.kind, NOTICE), f"{key}{notice.text}", notice.place)

@@ -1,4 +1,4 @@
-"""Devices that VMs are given, beside what the host's device tree says of them: the rules S2601, S2602 and S2701."""
+"""Devices that VMs are given, beside what the host's device tree says of them: the rules S2601 and S2602."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..address import SIZE_4K, Range
 from ..config.devices import PassthroughDevice
 from ..config.document import shown
 from ..config.regions import PlannedVm
-from ..flags import MapType
 from ..images.host_parts import TreePlace
 from ..images.host_tree import HostTree
 from .finding import Finding, Location, Party, Rule, Severity
+from .given import in_tree
 from .setup import Setup
 
 CONTROLLER = Rule(
@@ -23,12 +23,10 @@ CONSOLE = Rule(
     "S2602", Severity.WARNING, "a VM is given the console that the hypervisor prints on",
     "Both write to one UART: their output is mixed, and the guest may set it up anew, or take the input.",
 )  # fmt: skip
-DMA = Rule(
-    "S2701", Severity.WARNING, "a device that masters memory is given to a VM whose RAM is elsewhere than it thinks",
-    "The device is told GPAs by the guest and uses them as HPAs: it reads and writes memory of others. That takes an "
-    "IOMMU whose tables are the VM's stage 2, or RAM with map_type 1.",
-)  # fmt: skip
-RULES = (CONTROLLER, CONSOLE, DMA)
+RULES = (CONTROLLER, CONSOLE)
+
+_GUESTS_OWN = "GICV"
+"""GICv2's virtual CPU interface, which is made to be mapped into a guest."""
 
 
 def check_host_devices(setup: Setup) -> Iterator[Finding]:
@@ -37,8 +35,7 @@ def check_host_devices(setup: Setup) -> Iterator[Finding]:
         return
     for vm in setup.vms:
         for device in vm.devices.mapped:
-            yield from _kept(vm, device, setup.tree)
-        yield from _masters(vm, setup.tree)
+            yield from _kept(setup, vm, device, setup.tree)
 
 
 def _host(device: PassthroughDevice) -> Range:
@@ -50,7 +47,7 @@ def _party(vm: PlannedVm, device: PassthroughDevice) -> Party:
     return Party(f"device {shown(device.name)} of {vm.label}", _host(device))
 
 
-def _kept(vm: PlannedVm, device: PassthroughDevice, tree: HostTree) -> Iterator[Finding]:
+def _kept(setup: Setup, vm: PlannedVm, device: PassthroughDevice, tree: HostTree) -> Iterator[Finding]:
     """The interrupt controllers, and the console."""
     kept: list[tuple[Rule, str, Range, TreePlace, str]] = [
         (
@@ -62,6 +59,7 @@ def _kept(vm: PlannedVm, device: PassthroughDevice, tree: HostTree) -> Iterator[
         )
         for controller in tree.controllers
         for name, span in controller.regions
+        if name != _GUESTS_OWN
     ]
     if tree.console is not None:
         kept += [
@@ -72,24 +70,5 @@ def _kept(vm: PlannedVm, device: PassthroughDevice, tree: HostTree) -> Iterator[
         shared = span.intersection(_host(device))
         if shared is not None:
             own, other = _party(vm, device), Party(f"{what} of {place}", span)
-            where = (Location.of(device.place, own.name), Location(place.file, says=place.path))
+            where = (Location.of(device.place, own.name), in_tree(setup, place.path))
             yield Finding(rule, f"{own} overlaps {other} in {shared}", (own, other), shared, where, fix)
-
-
-def _masters(vm: PlannedVm, tree: HostTree) -> Iterator[Finding]:
-    """PCI host bridges: every function behind them masters memory."""
-    moved = [region for region in vm.plan.regions if region.map_type is MapType.MAP_ALLOC]
-    if not moved:
-        return
-    for bridge in tree.pci:
-        for device in vm.devices.mapped:
-            if any(span.overlaps(_host(device)) for span in bridge.config):
-                own, ram = _party(vm, device), moved[0]
-                message = (
-                    f"{own} is the PCI host bridge {bridge.place}, whose functions master memory, and RAM "
-                    f"{shown(ram.label)} GPA {ram.range} lies wherever the host has frames"
-                )
-                where = (Location.of(device.place, own.name), Location.of(ram.place or vm.place, ram.label))
-                fix = "give the VM its RAM with map_type 1, or an IOMMU"
-                yield Finding(DMA, message, (own, Party(ram.label, ram.range, "GPA")), locations=where, fix=fix)
-                break

@@ -138,12 +138,13 @@ def _in_ram(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
 
 
 def _meeting(rule: Rule, each: _Fixed, others: Sequence[Party], fix: str) -> Iterator[Finding]:
-    """A finding for each of the others whose addresses a VM has too."""
-    for other in others:
-        shared = None if other.span is None else other.span.intersection(each.span)
-        if shared is not None:
-            message = f"{each.party} overlaps {other} in {shared}"
-            yield Finding(rule, message, (each.party, other), shared, (each.location,), fix)
+    """One finding about all of the others whose addresses a VM has too."""
+    met = [other for other in others if other.span is not None and other.span.overlaps(each.span)]
+    if met:
+        shared = None if met[0].span is None else met[0].span.intersection(each.span)
+        more = f", and {len(met) - 1} more of them" if len(met) > 1 else ""
+        message = f"{each.party} overlaps {met[0]} in {shared}{more}"
+        yield Finding(rule, message, (each.party, *met), shared, (each.location,), fix)
 
 
 def _demand(vms: Sequence[PlannedVm], host: PlatformConfig, taken: Sequence[Range]) -> Iterator[Finding]:

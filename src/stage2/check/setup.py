@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..config.board import BoardConfig
 from ..config.cpu import NamedCpu
+from ..config.document import Notice
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
@@ -14,6 +15,7 @@ from ..config.vm import VmConfig
 from ..errors import ConfigError
 from ..forecast.placing import on_host
 from ..images.host_tree import HostTree
+from .tree_lines import source_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Setup:
         tree: the host's device tree.
         arch: of the guests, as the user says; None where the files or the host do.
         cpu: the processor that the tables are for; None for the files' own, or no particular one.
+        tree_lines: the line of each node by its path, where the tree is source.
+        together: what was noticed about the VMs beside each other.
     """
 
     files: tuple[VmConfig, ...]
@@ -37,6 +41,8 @@ class Setup:
     tree: HostTree | None = None
     arch: str | None = None
     cpu: NamedCpu | None = None
+    tree_lines: Mapping[str, int] = field(default_factory=dict)
+    together: tuple[Notice, ...] = ()
 
     @property
     def host(self) -> PlatformConfig | None:
@@ -75,5 +81,6 @@ def set_up(
         planned = on_host(planned, platform)
     except ConfigError as error:
         conflicts.append(error)
-    check_together(planned, refuse=conflicts.append)
-    return Setup(tuple(files), tuple(planned), tuple(conflicts), platform, tree, arch, cpu)
+    beside = check_together(planned, refuse=conflicts.append)
+    lines = {} if tree is None else source_lines(tree.file)
+    return Setup(tuple(files), tuple(planned), tuple(conflicts), platform, tree, arch, cpu, lines, beside.notices)

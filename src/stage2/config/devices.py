@@ -223,12 +223,15 @@ def _emulated(entry: Item, generations: tuple[Generation, ...], arch: str | None
         )
         parts[4].notice(
             f"device type {number} is {meanings}, and nothing tells which this is: "
-            'say [stage2] generation = "seed" or "head"'
+            'say [stage2] generation = "seed" or "head"',
+            "device-type",
         )
     on_ports = size > 0 and gpa + size <= PORT_SPACE and arch in (None, "x86_64")
     if on_ports:
-        entry.notice(f"[{gpa:#x}, {gpa + size:#x}) is taken for x86 I/O ports: no guest physical memory belongs to it")
+        entry.notice(
+            f"[{gpa:#x}, {gpa + size:#x}) is taken for x86 I/O ports: no guest physical memory belongs to it", "ports"
+        )
     elif size == 0:
-        entry.notice("has length 0: it traps no guest physical memory")
+        entry.notice("has length 0: it traps no guest physical memory", "length-0")
     config = tuple(value.integer() for value in parts[5].elements("an array of integers"))
     return EmulatedDevice(name, gpa, size, irq, number, names, config, on_ports, entry.place)

@@ -294,7 +294,7 @@ class Table:
         """
         for key, why in keys.items():
             if (item := self.find(key)) is not None:
-                item.notice(f"known, but not used: {why}")
+                item.notice(f"known, but not used: {why}", "unused-key")
 
     def note_unknown(self) -> None:
         """Record a notice for every key nobody asked for, with the key it may have been meant to be."""

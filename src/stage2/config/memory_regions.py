@@ -57,7 +57,9 @@ def _unused_flags(item: Item) -> MappingFlags:
     except EncodingError:
         differ, seed = True, "refuse them"
     if differ:
-        item.notice(f"flags {shown(number)} are not used since head: RAM is {_ALL.short}; the seed would {seed}")
+        item.notice(
+            f"flags {shown(number)} are not used since head: RAM is {_ALL.short}; the seed would {seed}", "unused-flags"
+        )
     return _ALL
 
 
@@ -70,7 +72,8 @@ def _device_flags(item: Item, flags: MappingFlags, map_type: MapType) -> Mapping
         )
     item.notice(
         "has the device bit: mapped one to one as a passed-through device, never executable "
-        "(upstream leaves it out with a warning)"
+        "(upstream leaves it out with a warning)",
+        "device-flag",
     )
     flags &= ~MappingFlags.EXECUTE
     if not flags.permissions:

@@ -23,7 +23,7 @@ from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
 from .conflict import Claim, ConflictError, Refuse, raise_it
 from .devices import PassthroughDevice
-from .document import Notice, in_order, shown
+from .document import NO_TREE, Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .load_addresses import check_addresses
@@ -204,7 +204,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = ra
     check_addresses(kernel, regions, refuse)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
-    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place) for node in vm.devices.unresolved]
+    notices += [Notice(f"{shown(node.path)} {unmapped}", node.place, NO_TREE) for node in vm.devices.unresolved]
     return RegionPlan(regions, tuple(notices), starts)
 
 
@@ -388,6 +388,7 @@ def _neighbours(mmio: Sequence[_Party]) -> list[Notice]:
                 f"{party.map_type.noun} {shown(party.name)} {declared} is no whole page, and the guest gets whole "
                 f"pages: what else is in HPA {host} comes along{along}",
                 party.place,
+                "part-page",
             )
         )
     return notices

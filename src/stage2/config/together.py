@@ -170,7 +170,7 @@ def _conflict(claim: _Claim, held: _Claim) -> ConflictError:
 
 def _both(claim: _Claim, held: _Claim) -> Notice:
     shared = held.span.intersection(claim.span)
-    return Notice(f"{claim} and {held}: both VMs drive what is in {shared}", claim.place)
+    return Notice(f"{claim} and {held}: both VMs drive what is in {shared}", claim.place, "two-drivers")
 
 
 def _agree(vms: Sequence[VmConfig], refuse: Refuse) -> tuple[ShareGroup, ...]:

@@ -296,7 +296,8 @@ def _vm_type(item: Item | None) -> VmType:
     number = item.integer()
     if number in tuple(VmType):
         return VmType(number)
-    item.notice(f"type {shown(number)} is unknown and taken for 1 (RTOS), as upstream does; 0 is host, 2 Linux")
+    text = f"type {shown(number)} is unknown and taken for 1 (RTOS), as upstream does; 0 is host, 2 Linux"
+    item.notice(text, "vm-type")
     return VmType.RTOS
 
 

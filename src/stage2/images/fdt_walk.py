@@ -167,16 +167,16 @@ def _registers(node: Node, address_cells: int, size_cells: int) -> tuple[list[Ra
     return found, missing
 
 
-def _windows(node: Node, parent_cells: int) -> Sequence[_Window] | None:
-    """`ranges` of a bus: None for an empty property, which hands on all as it is."""
-    if "ranges" not in node.properties:
+def _windows(node: Node, parent_cells: int, name: str = "ranges") -> Sequence[_Window] | None:
+    """`ranges`, or `dma-ranges`, of a bus: None for an empty property, which hands on all as it is."""
+    if name not in node.properties:
         return ()
-    if not node.properties["ranges"]:
+    if not node.properties[name]:
         return None
     address_cells, size_cells = _cells(node)
     if max(address_cells, size_cells, parent_cells) > _WIDEST_CELLS:
         return ()
-    found = _tuples(node.cells("ranges"), (address_cells, parent_cells, size_cells))
+    found = _tuples(node.cells(name), (address_cells, parent_cells, size_cells))
     return [_Window(start, parent, size) for start, parent, size in found]
 
 
@@ -231,6 +231,16 @@ def bus_windows(placed: Placed) -> tuple[BusWindow, ...]:
                 child, space = window.start & (1 << 64) - 1, window.start >> 88 & 3
             found.append(BusWindow(spans[0], child, space))
     return tuple(found)
+
+
+def dma_windows(placed: Placed) -> tuple[Range, ...] | None:
+    """Addresses of the bus above to which a bus lets its children's DMA through; None where it says nothing."""
+    if not placed.node.properties.get("dma-ranges"):
+        return None
+    found = _windows(placed.node, placed._parent_cells, "dma-ranges") or ()
+    return tuple(
+        Range.sized(one.parent, one.size) for one in found if one.size and one.parent + one.size <= ADDRESS_LIMIT
+    )
 
 
 def reservations(blob: bytes) -> tuple[Range, ...]:

@@ -46,7 +46,7 @@ def node_ranges(tree: HostTree, path: str, excluded: Sequence[str] = ()) -> tupl
     Raises:
         ImageError: there is no such node, its own reg is damaged, or it has more ranges than any board.
     """
-    out = set(_paths(tree, excluded))
+    out = set(node_paths(tree, excluded))
     found: list[NodeRange] = []
     windows = {host.place.path: host.windows for host in tree.pci}
     top = None if path == "/" else tree.find(path)
@@ -71,7 +71,8 @@ def is_device(placed: Placed) -> bool:
     return top not in _NO_DEVICES and placed.node.text("device_type") != "memory"
 
 
-def _paths(tree: HostTree, names: Sequence[str]) -> Iterator[str]:
+def node_paths(tree: HostTree, names: Sequence[str]) -> Iterator[str]:
+    """The paths of nodes by paths, aliases or labels; those that do not exist are left out."""
     for name in names:
         try:
             yield tree.find(name, hint=False).path
@@ -107,11 +108,11 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
         except ImageError as error:
             if not lenient:
                 raise node.place.error(str(error)) from None
-            notices.append(Notice(f"{error}: nothing is mapped", node.place))
+            notices.append(Notice(f"{error}: nothing is mapped", node.place, "no-node"))
             continue
         if not ranges:
             text = f"{shown(node.path)} has no registers on the CPU's bus in {tree.file}: nothing is mapped"
-            notices.append(Notice(text, node.place))
+            notices.append(Notice(text, node.place, "no-registers"))
         found += _devices(ranges, node)
         if len(found) > _MOST_RANGES:
             raise node.place.error(f"the nodes up to this one have more than {_MOST_RANGES:,} ranges of registers")

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from ..config.document import shown
 from ..errors import ImageError
+from .fdt import Node
 from .fdt_walk import Placed, bus_windows, nodes
 from .host_parts import (
     ControllerKind,
@@ -96,6 +97,11 @@ class HostTree:
 
     def __repr__(self) -> str:
         return f"HostTree({self.file!r}, {len(self.nodes)} nodes)"
+
+    @property
+    def root(self) -> Node:
+        """Its root node."""
+        return self._tree.root
 
     @property
     def model(self) -> str:

@@ -1,0 +1,151 @@
+"""Devices that read and write memory by themselves (DMA), where nothing translates their addresses: S2701 to S2704."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..address import Range
+from ..config.regions import PlannedVm
+from ..flags import MapType
+from ..hypervisor.layout import of_platform
+from ..images.fdt_walk import Placed, dma_windows
+from ..images.host_tree import HostTree
+from .finding import Finding, Party, Rule, Severity
+from .given import Gift, gifts, in_tree, named
+from .setup import Setup
+
+ELSEWHERE = Rule(
+    "S2701", Severity.ERROR, "a device would read and write memory that is not its VM's",
+    "The driver tells the device guest physical addresses, and nothing translates them for it: its DMA goes to host "
+    "memory of the same numbers. Data is lost, and what lies there is overwritten.",
+)  # fmt: skip
+UNGUARDED = Rule(
+    "S2702", Severity.WARNING, "a device that a VM is given reaches all of the host's memory",
+    "No IOMMU stands between it and memory: with its DMA the guest reads and writes the hypervisor and other VMs. "
+    "That holds for every board without an IOMMU, and is a matter of whether the guest is trusted.",
+)  # fmt: skip
+WITHOUT_IOMMU = Rule(
+    "S2703", Severity.WARNING, "a device is given without the IOMMU that its DMA passes",
+    "The guest cannot program the IOMMU: DMA works only as far as hypervisor or firmware let it through.",
+)  # fmt: skip
+REACH = Rule(
+    "S2704", Severity.WARNING, "a device's DMA does not reach all of its VM's memory",
+    "The tree's dma-ranges end before the VM's RAM does: buffers beyond are never read or written.",
+)  # fmt: skip
+RULES = (ELSEWHERE, UNGUARDED, WITHOUT_IOMMU, REACH)
+
+_NAMES = ("ethernet", "sata", "usb", "dma-controller", "gpu")
+"""Generic names of devices that master memory (Devicetree Specification, generic names)."""
+_COMPATIBLE = (
+    "virtio,mmio",  # virtqueues lie in memory (virtio)
+    "qemu,fw-cfg-mmio",  # its DMA interface (QEMU, docs/specs/fw_cfg)
+    "arm,pl080", "arm,pl330",  # Linux, bindings/dma
+    "generic-ahci", "generic-ehci", "generic-ohci", "generic-xhci", "snps,dwc3",  # bindings/ata, bindings/usb
+    "snps,dwmac", "cdns,macb", "cdns,gem",  # bindings/net
+)  # fmt: skip
+"""Devices that master memory, by what they are compatible with."""
+_PROPERTIES = ("dma-coherent", "iommus", "iommu-map", "dma-ranges")
+"""What nodes of masters have (Devicetree Specification; Linux, bindings/iommu)."""
+_BUSES = ("simple-bus", "simple-mfd", "simple-pm-bus")
+"""Whose dma-ranges speak of their children."""
+
+
+def masters_memory(placed: Placed) -> bool:
+    """Whether a device reads or writes memory by itself, as far as its node tells."""
+    if set(placed.compatible) & set(_BUSES) or "#iommu-cells" in placed.node.properties:
+        return False
+    known = placed.name in _NAMES or set(placed.compatible) & set(_COMPATIBLE)
+    is_pci = placed.node.text("device_type") in ("pci", "pciex")
+    return bool(known or is_pci or placed.node.properties.keys() & set(_PROPERTIES))
+
+
+def check_dma(setup: Setup) -> Iterator[Finding]:
+    """Every entry that gives a VM devices with DMA, beside where the VM's RAM lies."""
+    if setup.tree is None:
+        return
+    plans = {vm.file: vm for vm in setup.vms}
+    for gift in gifts(setup):
+        masters = [node for node in gift.nodes if masters_memory(node)]
+        vm = plans.get(gift.vm.file)
+        if not masters or vm is None:
+            continue
+        behind = [node for node in masters if {"iommus", "iommu-map"} & node.node.properties.keys()]
+        bare = [node for node in masters if node not in behind]
+        if behind:
+            text = f"gives {named(behind)}, whose DMA passes an IOMMU that is not the guest's"
+            yield _told(setup, WITHOUT_IOMMU, gift, text, behind, "see that the hypervisor programs it for this VM")
+        moved = [one.range for one in vm.plan.regions if one.map_type is MapType.MAP_ALLOC]
+        if bare and moved:
+            meets = _meets(setup, setup.tree, gift, moved)
+            text = f"gives {named(bare)}, whose DMA to the VM's RAM at GPA {moved[0]} goes to the same HPA: {meets}"
+            yield _told(setup, ELSEWHERE, gift, text, bare, "map the VM's RAM one to one (map_type 1)", moved[0])
+        free = [node for node in bare if _dma_windows(setup.tree, node) is None]
+        if free and not moved:
+            text = f"gives {named(free)}, whose DMA reaches all of the host's RAM{_others(setup, vm)}"
+            yield _told(setup, UNGUARDED, gift, text, free, "give it only to a guest that you trust, or emulate it")
+        yield from _reach(setup, setup.tree, gift, vm, bare)
+
+
+def _told(
+    setup: Setup, rule: Rule, gift: Gift, what: str, nodes: Sequence[Placed], fix: str, overlap: Range | None = None
+) -> Finding:
+    parties = (gift.party, *(Party(node.path, (node.ranges or (None,))[0]) for node in nodes))
+    places = (gift.location, *(in_tree(setup, node.path) for node in nodes))
+    return Finding(rule, f"{gift.party} {what}", parties, overlap, places, fix)
+
+
+def _owners(setup: Setup) -> Iterator[tuple[str, str, Range]]:
+    """Host memory whose owner is known: the owner's file, what it is, where."""
+    host = setup.host
+    image = None if host is None or host.kernel_paddr is None else of_platform(host).hpa
+    if image is not None:
+        yield "", "the hypervisor's image", image
+    for vm in setup.vms:
+        for region in vm.plan.regions:
+            span = region.host_range
+            if span is not None and region.map_type.is_ram and region.map_type.fixed_hpa:
+                yield vm.file, f"RAM of {vm.label}", span
+
+
+def _meets(setup: Setup, tree: HostTree, gift: Gift, spans: Sequence[Range]) -> str:
+    """What lies in host memory at a VM's guest physical addresses."""
+    for file, what, held in _owners(setup):
+        if file != gift.vm.file and any(held.overlaps(span) for span in spans):
+            return what
+    if any(bank.span.overlaps(span) for bank in tree.ram for span in spans):
+        return "RAM of the host that is not the VM's, but by chance"
+    return "no RAM of the host"
+
+
+def _others(setup: Setup, vm: PlannedVm) -> str:
+    names = list(dict.fromkeys(what for file, what, _ in _owners(setup) if file != vm.file))
+    if not names:
+        return ", the hypervisor's too"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f", also {', '.join(names[:3])}{more}"
+
+
+def _reach(setup: Setup, tree: HostTree, gift: Gift, vm: PlannedVm, masters: Sequence[Placed]) -> Iterator[Finding]:
+    """RAM that is mapped one to one at a place of the file's, against the dma-ranges of the bus above."""
+    ram = [
+        one.range for one in vm.plan.regions
+        if one.map_type.is_ram and one.map_type.is_identity and not vm.plan.is_assumed(one)
+    ]  # fmt: skip
+    for node in masters:
+        windows = _dma_windows(tree, node)
+        beyond = next((span for span in ram if not any(one.covers(span) for one in windows or ())), None)
+        if windows is not None and beyond is not None:
+            known = ", ".join(map(str, windows)) or "nothing"
+            text = f"gives {node.path}, whose DMA reaches {known}, and RAM is at {beyond}"
+            yield _told(setup, REACH, gift, text, [node], "move the RAM to where the device reaches it")
+
+
+def _dma_windows(tree: HostTree, node: Placed) -> tuple[Range, ...] | None:
+    """What the nearest bus with dma-ranges lets through; None where none restricts anything."""
+    path = node.path.rpartition("/")[0]
+    while path:
+        found = dma_windows(tree.find(path, hint=False))
+        if found is not None:
+            return found
+        path = path.rpartition("/")[0]
+    return None
