@@ -40,6 +40,7 @@ def migrate(
     from ..config.migrate import migrate as migrated
     from ..config.vm import companion_name
     from ..render.plain import plain
+    from .write_whole import write_whole
 
     stated = None if generation is None else Generation(generation)
     vm = load_vm(old, generation=stated).declared
@@ -50,10 +51,10 @@ def migrate(
     else:
         target = Path(companion_name(os.fspath(output)))
         if found.ours:
-            _write(target, found.ours)
+            write_whole(target, found.ours)
         elif target.exists() and not _same(target, beside):
             raise ConfigError("belongs to the new file by its name, and would be read with it", file=os.fspath(target))
-        _write(output, found.text)
+        write_whole(output, found.text)
     for notice in found.lost:
         print(f"stage2: {plain(str(notice))}", file=sys.stderr)
     if found.ours and output is None:
@@ -68,14 +69,3 @@ def _text(path: Path) -> str:
 
 def _same(one: Path, other: Path) -> bool:
     return other.exists() and one.samefile(other)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    made = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        made.write_text(text, encoding="utf-8")
-        made.replace(path)
-    except OSError as error:
-        made.unlink(missing_ok=True)
-        raise ConfigError(f"cannot be written: {error.strerror}", file=os.fspath(path)) from None
