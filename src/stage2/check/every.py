@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
 from . import (
+    allow,
     comments,
     conflicts,
     cpus,
@@ -49,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     *comments.RULES,
     *cpus.RULES,
     *file_notices.RULES,
+    *allow.RULES,
 )
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -69,7 +71,8 @@ def check_setup(setup: Setup) -> list[Finding]:
     """What is wrong with VMs that are to run together, but for what their files allow: errors first, then by file and
     line.
     """
-    return sorted(without_allowed(finding for check in CHECKS for finding in check(setup)), key=_place)
+    found = (finding for check in CHECKS for finding in check(setup))
+    return sorted(without_allowed(found, setup.toml_files, {rule.code for rule in RULES}), key=_place)
 
 
 def _place(finding: Finding) -> tuple[int, str, int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..config.document import NO_TREE
-from .finding import Finding, Rule, Severity, found_at
+from .finding import Finding, FixIt, Rule, Severity, found_at
 from .setup import Setup
 
 NOTICE = Rule(
@@ -92,4 +92,6 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
         notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):
         key = f"{notice.place.key}: " if notice.place.key else ""
-        yield found_at(_KINDS.get(notice.kind, NOTICE), f"{key}{notice.text}", notice.place)
+        yield found_at(
+            _KINDS.get(notice.kind, NOTICE), f"{key}{notice.text}", notice.place, edit=FixIt.of(notice.rewrite)
+        )

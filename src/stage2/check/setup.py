@@ -11,7 +11,7 @@ from ..config.document import Notice
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
-from ..config.vm import VmConfig
+from ..config.vm import VmConfig, companion_name
 from ..errors import ConfigError
 from ..forecast.placing import on_host
 from ..images.host_tree import HostTree
@@ -43,6 +43,15 @@ class Setup:
     cpu: NamedCpu | None = None
     tree_lines: Mapping[str, int] = field(default_factory=dict)
     together: tuple[Notice, ...] = ()
+
+    @property
+    def toml_files(self) -> tuple[str, ...]:
+        """The configuration files that findings may be about, as far as they are there."""
+        named = [name for vm in self.files for name in (vm.file, companion_name(vm.file))]
+        named += [error.file for error in self.conflicts if error.file is not None]
+        if self.platform is not None and self.platform.file is not None:
+            named.append(self.platform.file)
+        return tuple(dict.fromkeys(named))
 
     @property
     def host(self) -> PlatformConfig | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
+    from ..check.finding import Finding
     from ..check.setup import Setup
 
 
@@ -24,6 +25,7 @@ def check(
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    fix: Annotated[bool, Parameter(negative="")] = False,
     explain: Annotated[str | None, Parameter(name="--explain")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -47,6 +49,8 @@ def check(
         AxVisor's format that the files are in: seed, head, tg or present; by default what they say or show.
     define
         NAME=VALUE for ${NAME} in paths; other names are taken from the environment.
+    fix
+        Write into the files what findings say to write ("write 0x7"), and tell what is left.
     explain
         Tell of one rule, by its code (S2301), and check nothing; "list" names all.
     json_output
@@ -63,7 +67,11 @@ def check(
         return _explain(explain)
     if not vms:
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
-    findings = check_setup(_setup(vms, platform, host_dtb, cpu, arch, generation, define))
+
+    def look() -> list[Finding]:
+        return check_setup(_setup(vms, platform, host_dtb, cpu, arch, generation, define))
+
+    findings = _mended(look) if fix else look()
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
@@ -91,6 +99,29 @@ def _setup(
     host, tree = load_machine(platform, host_dtb)
     files = read_vms(vms, generation, define, tree, lenient=True, refuse=refused.append)
     return set_up(files, host, tree, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
+
+
+_MOST_LOOKS = 8
+"""Limit: how often files are mended and looked at again; what one edit reveals, the next one mends."""
+
+
+def _mended(look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Make the edits of findings, and of those that come to light then; what is left is given back."""
+    from ..check.fixes import fixed
+    from ..render.plain import plain
+    from .write_whole import write_whole
+
+    findings = look()
+    for _ in range(_MOST_LOOKS):
+        files = fixed(findings)
+        for file in files:
+            write_whole(Path(file.file), file.text)
+            for edit in file.edits:
+                print(f"stage2: {plain(str(edit.location))}: {plain(edit.told)}", file=sys.stderr)
+        if not files:
+            break
+        findings = look()
+    return findings
 
 
 def _explain(code: str) -> int:

@@ -81,6 +81,7 @@ class VmConfig:
         extensions: our own tables.
         notices: what a user should know about the file.
         place: of `[base]`, for errors about the VM as a whole.
+        id_place: where the id stands; None where the file leaves it out.
     """
 
     file: str
@@ -100,6 +101,7 @@ class VmConfig:
     extensions: Extensions
     notices: tuple[Notice, ...]
     place: Place
+    id_place: Place | None
 
     @property
     def generation(self) -> Generation:
@@ -212,7 +214,12 @@ def _read_older(
         extensions=extensions,
         notices=in_order(document.notices),
         place=base.place,
+        id_place=_place_of(base.find("id")),
     )
+
+
+def _place_of(item: Item | None) -> Place | None:
+    return None if item is None else item.place
 
 
 def _read_present(document: Document, tables: Table | None, options: SpaceOptions) -> VmConfig:
@@ -261,6 +268,7 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
         extensions=extensions,
         notices=in_order(document.notices),
         place=base.place,
+        id_place=_place_of(base.find("id")),
     )
 
 
