@@ -247,8 +247,8 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
     if guest_type is GuestType.PASSTHROUGH:
         item = base.find("guest_type") or base.need("vm_type")
         item.notice(
-            "upstream maps the whole window one to one, host RAM of the hypervisor and of other VMs with it; the tables "
-            "made here hold the host's devices alone",
+            "upstream maps the whole window one to one, host RAM of the hypervisor and of other VMs with it; the "
+            "tables made here hold the host's devices alone",
             "whole-window",
         )
         item.notice(
