@@ -62,7 +62,8 @@ def findings_page(findings: Sequence[Finding], checked: Iterable[str]) -> str:
         parts.append("<p>Nothing is wrong.</p>")
     parts.append(
         f'</main>\n<footer class="quiet"><p>Made by stage2 {_text(__version__)}. '
-        f"<code>stage2 check --explain CODE</code> tells of a rule.</p></footer>\n<script>{script}</script>\n</body>\n</html>\n"
+        f"<code>stage2 check --explain CODE</code> tells of a rule.</p></footer>\n"
+        f"<script>{script}</script>\n</body>\n</html>\n"
     )
     return "\n".join(parts)
 
