@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -18,7 +19,7 @@ from html_page import Page
 from sarif_schema import require_sarif
 from stage2.address import Range
 from stage2.check.every import rule_of
-from stage2.check.finding import Finding, Location, Party
+from stage2.check.finding import Finding, FixIt, Location, Party
 from stage2.cli.main import call
 from stage2.render.findings_page import findings_page
 from stage2.render.sarif import sarif_log
@@ -329,6 +330,28 @@ def test_a_value_far_along_a_line_is_shown_with_what_is_beside_it(
     (code,) = [element for element in page.all("code") if "VALUE" in element.text]
     lines = code.text.split("\n")
     assert lines == [f">    1 | ... {'x' * 120}VALUE{'y' * 275} ...", "     2 | b = 1"]
+
+
+def test_columns_count_from_behind_a_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vm.toml").write_text("\ufeffa = 1, 2", encoding="utf-8")
+    place = Location("vm.toml", 1, 5, 1)
+    finding = Finding(rule_of("S2902"), "x", locations=(place,), edit=FixIt(place, ""))
+    assert [mark.text for mark in Page(findings_page([finding], [])).all("mark")] == ["1"]
+    (fix,) = results(sarif_log([finding]))[0]["fixes"]
+    region = fix["artifactChanges"][0]["replacements"][0]["deletedRegion"]
+    assert region == {"startLine": 1, "startColumn": 5, "endColumn": 7}
+
+
+def test_thousands_of_findings_on_one_long_line_take_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vm.toml").write_text("a = [" + "1, " * 500_000 + "]")
+    found = [Finding(rule_of("S2902"), "x", locations=(Location("vm.toml", 1, 6 + 3 * at, 1),)) for at in range(3000)]
+    before = time.process_time()
+    page, log = findings_page(found, []), sarif_log(found)
+    assert time.process_time() - before < 5
+    assert len({mark for result in results(log) for mark in result["partialFingerprints"].values()}) == 3000
+    assert len(page) < 6_000_000
 
 
 def test_a_page_about_nothing_says_so() -> None:

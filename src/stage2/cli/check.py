@@ -151,12 +151,13 @@ def _print(findings: Sequence[Finding], files: int, form: Literal["text", "json"
     from ..render.findings import finding_json
     from ..render.json_text import json_text
     from ..render.plain import counted
-    from ..render.sarif import sarif_text
     from ..render.tables import print_renderable, text, text_width
 
     if form == "json":
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     elif form == "sarif":
+        from ..render.sarif import sarif_text
+
         print(sarif_text(findings))
     elif findings:
         print_renderable(render_excerpts(findings, text_width(sys.stdout)))

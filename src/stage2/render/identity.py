@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 from ..check.finding import Finding
 
@@ -24,22 +25,28 @@ def fingerprints(findings: Sequence[Finding], lines: Callable[[str], Sequence[st
         findings: of one check.
         lines: the lines of a file.
     """
+    words = cache(partial(_words, lines))
     met: Counter[str] = Counter()
     found = []
     for finding in findings:
-        parts = [finding.code, *(_words(place.file, place.line, lines) for place in finding.locations)]
+        parts = [finding.code, *(words(place.file, place.line) for place in finding.locations)]
         if not finding.locations:
             parts.append(finding.message)
         whole = "\0".join(parts)
         met[whole] += 1
         again = f"\0{met[whole]}" if met[whole] > 1 else ""
-        found.append(hashlib.sha256((whole + again).encode(errors="surrogatepass")).hexdigest()[:32])
+        found.append(_digest(whole + again)[:32])
     return found
 
 
-def _words(file: str, line: int | None, lines: Callable[[str], Sequence[str]]) -> str:
+def _words(lines: Callable[[str], Sequence[str]], file: str, line: int | None) -> str:
     """A place without its numbers: the file, and what its line says, however it is indented."""
     if line is None:
         return near_name(file)
     known = lines(file)
-    return f"{near_name(file)}\n{' '.join(known[line - 1].split()) if line <= len(known) else ''}"
+    # Lines can be millions of characters long, and have thousands of findings.
+    return f"{near_name(file)}\n{_digest(' '.join(known[line - 1].split()) if line <= len(known) else '')}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
