@@ -14,12 +14,17 @@ from .vm_files import GenerationName
 
 if TYPE_CHECKING:
     from ..check.setup import Setup
+    from ..config.board import BoardConfig
+    from ..config.platform import PlatformConfig
+    from ..hypervisor.image import Image
+    from ..hypervisor.layout import KernelLayout
 
 
 def check(
     *vms: Annotated[Path, Parameter(name="VM.toml")],
     platform: Path | None = None,
     host_dtb: Path | None = None,
+    hypervisor: Path | None = None,
     cpu: str | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     generation: GenerationName | None = None,
@@ -39,6 +44,9 @@ def check(
         AxVisor platform file of the host, or a board file.
     host_dtb
         The host's device tree, as DTB or as DTS: its RAM, reservations and devices, and the nodes that VMs are given.
+    hypervisor
+        ELF file of the hypervisor, as its linker wrote it (also packed with gzip). Without it, the place of the
+        hypervisor is computed from the platform.
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
     arch
@@ -63,7 +71,7 @@ def check(
         return _explain(explain)
     if not vms:
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
-    findings = check_setup(_setup(vms, platform, host_dtb, cpu, arch, generation, define))
+    findings = check_setup(_setup(vms, platform, host_dtb, hypervisor, cpu, arch, generation, define))
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
@@ -77,6 +85,7 @@ def _setup(
     vms: Sequence[Path],
     platform: Path | None,
     host_dtb: Path | None,
+    hypervisor: Path | None,
     cpu: str | None,
     arch: str | None,
     generation: GenerationName | None,
@@ -89,8 +98,22 @@ def _setup(
 
     refused: list[ConfigError] = []
     host, tree = load_machine(platform, host_dtb)
+    kernel = None if hypervisor is None else _open_hypervisor(hypervisor, host, arch)
     files = read_vms(vms, generation, define, tree, lenient=True, refuse=refused.append)
-    return set_up(files, host, tree, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
+    named = None if cpu is None else NamedCpu(cpu)
+    return set_up(files, host, tree, arch=arch, cpu=named, refused=refused, hypervisor=kernel)
+
+
+def _open_hypervisor(
+    file: Path, host: PlatformConfig | BoardConfig | None, arch: str | None
+) -> tuple[Image, KernelLayout]:
+    """The hypervisor's image, and where it lies; a board file tells nothing of that but the architecture."""
+    from ..config.platform import PlatformConfig
+    from ..hypervisor.layout import open_image
+
+    if isinstance(host, PlatformConfig):
+        return open_image(file, host if host.file is not None else None, arch=arch)
+    return open_image(file, arch=arch or (None if host is None else host.arch))
 
 
 def _explain(code: str) -> int:
