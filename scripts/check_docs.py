@@ -16,15 +16,16 @@ OPENING = """\
 # Checks
 
 `stage2 check [--platform P] [--host-dtb F] [--hypervisor ELF] [--cpu C] VM.toml...` finds what is wrong with VM files
-that are to run together, without a running machine, and without images where none are at hand. Each finding has the
-code of a rule, the lines it is about, what happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--explain S2301` tells of one rule.
+that are to run together, without a running machine. Each finding has the code of a rule, the lines it is about, what
+happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--explain S2301` tells of one rule.
 
 * Exit code 0: no finding is an error. 1: one is. 2: a file cannot be read, or is no VM file.
 * `# stage2: allow S2301 reason` on the line, or on the line above it, keeps a finding quiet if it gives a reason.
 * Without `--platform` or `--host-dtb` nothing is known of the host, and the rules about it find nothing.
-* Rules S21xx are told by `stage2 layout` too, S22xx by `show` and `run`. Without `--hypervisor` only where the image lies
-  is known, computed from the platform (S2109 to S2111).
-* Images that the files name are read where they are at hand; S2210 says which are not.
+* Without `--hypervisor` the place of the hypervisor is computed from the platform (S2109 to S2111); the other rules
+  S21xx need its ELF file, and are told by `stage2 layout` too.
+* Images that the files name are read where they are at hand (S22xx, told by `show` and `run` too); S2210 names the
+  rest.
 
 This page is made of the rules by `python scripts/check_docs.py`.
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from guest_files import arm64, tree
 from stage2.check import (
     comments,
     conflicts,
@@ -22,6 +23,7 @@ from stage2.check import (
     given_devices,
     host_devices,
     host_memory,
+    image_places,
     x86_holes,
 )
 from stage2.cli.main import call
@@ -54,6 +56,15 @@ def _firmware(root: Node) -> None:
 
 TREES = {"plic": _plic, "console": _console, "pci": _pci, "firmware": _firmware}
 """What a fault's host has, by the `tree` of its expected.toml."""
+IMAGES = {
+    "arm64": arm64(flags=8),
+    "arm64-of-4.5": arm64(),
+    "arm64-of-3-MiB": arm64(image_size=0x30_0000, flags=8),
+    "lz4": b"\x04\x22\x4d\x18" + bytes(64),
+    "ramdisk": b"070701" + bytes(0x1FFA),
+    "tree": tree(),
+}
+"""The bytes of a fault's image files, by the `images` of its expected.toml."""
 FAULTS = sorted((Path(__file__).parent / "faults").iterdir())
 
 
@@ -78,6 +89,8 @@ def test_a_fault_is_found_once_and_told_in_one_whole_message(
         root = small_tree()
         TREES[expected["tree"]](root)
         write_tree(here, root)
+    for name, kind in expected.get("images", {}).items():
+        (here / name).write_bytes(IMAGES[kind])
     code, found = findings(capsys, expected["arguments"], expected["files"])
     finding, *others = found
     assert finding["code"] == fault.name.partition("-")[0]
@@ -90,7 +103,18 @@ def test_a_fault_is_found_once_and_told_in_one_whole_message(
 
 def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
     met = {fault.name.partition("-")[0] for fault in FAULTS}
-    rooms = (conflicts, host_memory, host_devices, given_devices, dma, x86_holes, comments, cpus, file_notices)
+    rooms = (
+        conflicts,
+        host_memory,
+        host_devices,
+        given_devices,
+        dma,
+        x86_holes,
+        comments,
+        cpus,
+        file_notices,
+        image_places,
+    )
     judged = [rule for room in rooms for rule in room.RULES]
     # What no rule names is whatever a reader refuses; its own tests say what.
     assert {rule.code for rule in judged} - met == {conflicts.OTHER.code}

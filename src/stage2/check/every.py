@@ -16,6 +16,7 @@ from . import (
     guest_tree,
     host_devices,
     host_memory,
+    image_places,
     kernel_layout,
     x86_holes,
 )
@@ -39,6 +40,7 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
 RULES: tuple[Rule, ...] = (
     *kernel_layout.RULES,
     *guest_images.RULES,
+    *image_places.RULES,
     *guest_tree.RULES,
     *conflicts.RULES,
     *host_memory.RULES,
@@ -65,11 +67,16 @@ def rule_of(code: str) -> Rule:
     raise ConfigError(f"no rule is called {code[:20]!r}: `stage2 check --explain list` names all")
 
 
-def check_setup(setup: Setup) -> list[Finding]:
+def check_setup(setup: Setup, of_images: Iterable[Finding] = ()) -> list[Finding]:
     """What is wrong with VMs that are to run together, but for what their files allow: errors first, then by file and
     line.
+
+    Args:
+        setup: the VMs and their host.
+        of_images: what is wrong with their images, by who has read them.
     """
-    return sorted(without_allowed(finding for check in CHECKS for finding in check(setup)), key=_place)
+    found = [finding for check in CHECKS for finding in check(setup)]
+    return sorted(without_allowed([*found, *of_images]), key=_place)
 
 
 def _place(finding: Finding) -> tuple[int, str, int, str]:

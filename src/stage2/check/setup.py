@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..config.board import BoardConfig
 from ..config.cpu import NamedCpu
 from ..config.document import Notice
+from ..config.load import choose_arch
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
@@ -54,6 +55,13 @@ class Setup:
     def host(self) -> PlatformConfig | None:
         """The host, where a file describes its memory."""
         return self.platform if isinstance(self.platform, PlatformConfig) and self.platform.file is not None else None
+
+    def arch_of(self, vm: VmConfig) -> str | None:
+        """The architecture of a VM; None where nobody names one, or two name different ones."""
+        try:
+            return choose_arch(vm, self.arch, self.platform)
+        except ConfigError:
+            return None
 
 
 def set_up(

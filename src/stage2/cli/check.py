@@ -32,7 +32,8 @@ def check(
     explain: Annotated[str | None, Parameter(name="--explain")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Find every mistake in VM files before a board hangs on them. Needs neither images nor a running machine.
+    """Find every mistake in VM files before a board hangs on them. Needs no running machine; images that are at
+    hand are checked too.
 
     Exit code 0: no finding is an error; 1: one is; 2: bad input.
 
@@ -66,12 +67,14 @@ def check(
     from ..render.findings import finding_json
     from ..render.json_text import json_text
     from ..render.tables import print_renderable, text, text_width
+    from ..vm.images import check_at_hand
 
     if explain is not None:
         return _explain(explain)
     if not vms:
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
-    findings = check_setup(_setup(vms, platform, host_dtb, hypervisor, cpu, arch, generation, define))
+    setup = _setup(vms, platform, host_dtb, hypervisor, cpu, arch, generation, define)
+    findings = check_setup(setup, check_at_hand(setup.vms, setup.arch_of))
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
