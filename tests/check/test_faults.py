@@ -23,6 +23,7 @@ from stage2.check import (
     given_devices,
     host_devices,
     host_memory,
+    huge_pages,
     image_places,
     x86_holes,
 )
@@ -54,7 +55,7 @@ def _firmware(root: Node) -> None:
     kept.child("firmware@80000000").set_u64("reg", 0x8000_0000, 0x8_0000).set("no-map")
 
 
-TREES = {"plic": _plic, "console": _console, "pci": _pci, "firmware": _firmware}
+TREES = {"plain": lambda root: root, "plic": _plic, "console": _console, "pci": _pci, "firmware": _firmware}
 """What a fault's host has, by the `tree` of its expected.toml."""
 IMAGES = {
     "arm64": arm64(flags=8),
@@ -106,6 +107,7 @@ def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
     rooms = (
         conflicts,
         host_memory,
+        huge_pages,
         host_devices,
         given_devices,
         dma,

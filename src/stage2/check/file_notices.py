@@ -1,4 +1,4 @@
-"""What readers and planners of VM files noticed, as findings: S2801, S2608, S2609, S2731 to S2733, S2901 to S2908."""
+"""What readers and planners of VM files noticed, as findings of the rules below."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ TWO_DRIVERS = Rule(
 PART_PAGE = Rule(
     "S2609", Severity.NOTE, "a device is smaller than the pages that are mapped for it",
     "The guest reaches whatever else is in them; the host's device tree (--host-dtb) tells what that is.",
+)  # fmt: skip
+TWO_TYPES = Rule(
+    "S2512", Severity.WARNING, "one HPA is mapped with two memory types",
+    "What is written through the cache is not what is read around it: the guest loses data, or the CPU stops with a "
+    "machine check.",
 )  # fmt: skip
 NO_NODE = Rule(
     "S2731", Severity.ERROR, "the host's device tree has no such node",
@@ -69,6 +74,7 @@ _KINDS = {
     "cpu-list": CPU_LIST,
     "two-drivers": TWO_DRIVERS,
     "part-page": PART_PAGE,
+    "two-ways": TWO_TYPES,
     "no-node": NO_NODE,
     "no-registers": NO_REGISTERS,
     NO_TREE: UNRESOLVED,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..address import Range, format_size
+from ..config.boot import require_boot
 from ..config.document import shown
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig
@@ -14,6 +15,7 @@ from ..errors import ConfigError
 from ..flags import MapType
 from ..place import Place
 from ..space.region import MemoryRegion
+from .conflicts import OTHER
 from .finding import Finding, Location, Party, Rule, Severity
 from .kernel_layout import Claim, check_image, check_place
 from .setup import Setup
@@ -95,13 +97,19 @@ def check_host_memory(setup: Setup) -> Iterator[Finding]:
 def check_width(setup: Setup) -> Iterator[Finding]:
     """Whether tables of the architecture, and of the processor, reach all of each VM."""
     for vm in setup.vms:
+        rule = OTHER
         try:
             arch = choose_arch(vm, setup.arch, setup.platform)
             if arch is not None:
+                require_boot(vm.kernel.boot, arch)
+                if vm.options.cpu is not None:
+                    vm.options.cpu.on(arch)
+                if vm.options.format is None or vm.options.format.arch == arch:
+                    rule = TOO_WIDE
                 choose_format(vm, arch, setup.platform, cpu=setup.cpu)
         except ConfigError as error:
             where = Location.of(vm.place) if error.file is None else Location(error.file, error.line)
-            yield Finding(TOO_WIDE, error.problem, (Party(vm.label),), locations=(where,))
+            yield Finding(rule, error.problem, (Party(vm.label),), locations=(where,))
 
 
 def _fixed(vm: PlannedVm) -> Iterator[_Fixed]:

@@ -104,7 +104,11 @@ def _setup(
     kernel = None if hypervisor is None else _open_hypervisor(hypervisor, host, arch)
     files = read_vms(vms, generation, define, tree, lenient=True, refuse=refused.append)
     named = None if cpu is None else NamedCpu(cpu)
-    return set_up(files, host, tree, arch=arch, cpu=named, refused=refused, hypervisor=kernel)
+    setup = set_up(files, host, tree, arch=arch, cpu=named, refused=refused, hypervisor=kernel)
+    if named is not None:
+        for wanted in dict.fromkeys(setup.arch_of(vm) for vm in files):
+            named.require(wanted)
+    return setup
 
 
 def _open_hypervisor(
