@@ -25,6 +25,7 @@ from stage2.check import (
     host_memory,
     huge_pages,
     image_places,
+    readings,
     x86_holes,
 )
 from stage2.cli.main import call
@@ -116,6 +117,7 @@ def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
         cpus,
         file_notices,
         image_places,
+        readings,
     )
     judged = [rule for room in rooms for rule in room.RULES]
     # What no rule names is whatever a reader refuses; its own tests say what.

@@ -19,10 +19,12 @@ from . import (
     huge_pages,
     image_places,
     kernel_layout,
+    readings,
     x86_holes,
 )
 from .allow import without_allowed
 from .finding import Finding, Rule, Severity
+from .readings import compare_readings
 from .setup import Setup
 
 CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
@@ -54,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     *comments.RULES,
     *cpus.RULES,
     *file_notices.RULES,
+    *readings.RULES,
 )
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -79,6 +82,8 @@ def check_setup(setup: Setup, of_images: Iterable[Finding] = ()) -> list[Finding
         of_images: what is wrong with their images, by who has read them.
     """
     found = [finding for check in CHECKS for finding in check(setup)]
+    if setup.other is not None:
+        found += compare_readings(setup, found, [finding for check in CHECKS for finding in check(setup.other)])
     return sorted(without_allowed([*found, *of_images]), key=_place)
 
 

@@ -94,6 +94,8 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
     planned = {vm.file: vm for vm in setup.vms}
     notices = [notice for file in setup.files for notice in planned.get(file.file, file).notices]
     notices += setup.together
+    if setup.other is not None:  # S2909 tells what it comes to
+        notices = [notice for notice in notices if notice.kind != "undecided"]
     if setup.tree is not None:  # what else is in such pages is known then, and told by S2604
         notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):

@@ -37,6 +37,7 @@ class Setup:
         together: what was noticed about the VMs beside each other.
         image: the hypervisor's own image; None where its file is not given.
         kernel: where the hypervisor lies: as its image says, or computed from the platform; None where neither tells.
+        other: the same with files of which nothing tells their generation read as head's; None where there are none.
     """
 
     files: tuple[VmConfig, ...]
@@ -50,6 +51,7 @@ class Setup:
     together: tuple[Notice, ...] = ()
     image: Image | None = None
     kernel: KernelLayout | None = None
+    other: Setup | None = None
 
     @property
     def host(self) -> PlatformConfig | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -104,7 +106,15 @@ def _setup(
     kernel = None if hypervisor is None else _open_hypervisor(hypervisor, host, arch)
     files = read_vms(vms, generation, define, tree, lenient=True, refuse=refused.append)
     named = None if cpu is None else NamedCpu(cpu)
-    setup = set_up(files, host, tree, arch=arch, cpu=named, refused=refused, hypervisor=kernel)
+    ready = partial(set_up, platform=host, tree=tree, arch=arch, cpu=named, hypervisor=kernel)
+    setup = ready(files, refused=refused)
+    undecided = [Path(vm.file) for vm in files if len(vm.generations) > 1]
+    if undecided:
+        heads = read_vms(undecided, "head", define, tree, lenient=True, refuse=refused.append)
+        by_file = {vm.file: vm for vm in heads}
+        others = [by_file.get(vm.file) if len(vm.generations) > 1 else vm for vm in files]
+        other = ready([vm for vm in others if vm is not None], refused=refused)
+        setup = replace(setup, other=other)
     if named is not None:
         for wanted in dict.fromkeys(setup.arch_of(vm) for vm in files):
             named.require(wanted)

@@ -276,7 +276,8 @@ def _note_undecided(kernel: Table, generations: tuple[Generation, ...], memory: 
     names = ", ".join(differing[:4]) + (", ..." if len(differing) > 4 else "")
     kernel.need("memory_regions").notice(
         f"nothing tells whether this is of the seed or of head, and it is read as the seed's: since head {names} would "
-        "have other flags or another place; [stage2] generation or --generation says which it is"
+        "have other flags or another place; [stage2] generation or --generation says which it is",
+        "undecided",
     )
 
 
