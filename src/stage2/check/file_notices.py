@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..config.document import NO_TREE
+from ..config.vm import UNDECIDED
 from .finding import Finding, Rule, Severity, found_at
 from .setup import Setup
 
@@ -95,7 +96,7 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
     notices = [notice for file in setup.files for notice in planned.get(file.file, file).notices]
     notices += setup.together
     if setup.other is not None:  # S2909 tells what it comes to
-        notices = [notice for notice in notices if notice.kind != "undecided"]
+        notices = [notice for notice in notices if notice.kind != UNDECIDED]
     if setup.tree is not None:  # what else is in such pages is known then, and told by S2604
         notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):

@@ -36,7 +36,7 @@ def compare_readings(setup: Setup, found: Sequence[Finding], theirs: Sequence[Fi
     plans = {vm.file: vm for vm in setup.vms}
     others = {vm.file: vm for vm in setup.other.vms}
     for file in setup.files:
-        if len(file.generations) > 1:
+        if file.is_undecided:
             yield from _compare(file, plans.get(file.file), others.get(file.file), found, theirs)
 
 

@@ -108,11 +108,11 @@ def _setup(
     named = None if cpu is None else NamedCpu(cpu)
     ready = partial(set_up, platform=host, tree=tree, arch=arch, cpu=named, hypervisor=kernel)
     setup = ready(files, refused=refused)
-    undecided = [Path(vm.file) for vm in files if len(vm.generations) > 1]
+    undecided = [Path(vm.file) for vm in files if vm.is_undecided]
     if undecided:
         heads = read_vms(undecided, "head", define, tree, lenient=True, refuse=refused.append)
         by_file = {vm.file: vm for vm in heads}
-        others = [by_file.get(vm.file) if len(vm.generations) > 1 else vm for vm in files]
+        others = [by_file.get(vm.file) if vm.is_undecided else vm for vm in files]
         other = ready([vm for vm in others if vm is not None], refused=refused)
         setup = replace(setup, other=other)
     if named is not None:
