@@ -40,3 +40,16 @@ class Place:
         if self.likely:
             problem += f" ({self.likely})"
         return kind(problem, file=self.file, line=self.line, key=self.key or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What would be right where something else is written.
+
+    Args:
+        place: of what is written, with its column and width.
+        text: what to write there.
+    """
+
+    place: Place
+    text: str

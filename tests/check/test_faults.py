@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from guest_files import arm64, tree
+from guest_files import arm64, riscv64, tree
 from stage2.check import (
+    allow,
     comments,
     conflicts,
     cpus,
@@ -62,12 +63,28 @@ IMAGES = {
     "arm64": arm64(flags=8),
     "arm64-of-4.5": arm64(),
     "arm64-of-3-MiB": arm64(image_size=0x30_0000, flags=8),
+    "riscv64": riscv64(),
     "lz4": b"\x04\x22\x4d\x18" + bytes(64),
     "ramdisk": b"070701" + bytes(0x1FFA),
     "tree": tree(),
 }
 """The bytes of a fault's image files, by the `images` of its expected.toml."""
 FAULTS = sorted((Path(__file__).parent / "faults").iterdir())
+
+
+def stage(fault: Path, folder: Path) -> dict[str, Any]:
+    """Copy a fault to `folder/fault`, make the tree and the images that it wants, and give its expectations back."""
+    here = shutil.copytree(fault, folder / "fault")
+    expected = tomllib.loads((fault / "expected.toml").read_text())
+    if "host.dts" in expected["arguments"]:
+        need_dtc()
+    if "tree" in expected:
+        root = small_tree()
+        TREES[expected["tree"]](root)
+        write_tree(here, root)
+    for name, kind in expected.get("images", {}).items():
+        (here / name).write_bytes(IMAGES[kind])
+    return expected
 
 
 def findings(capsys: pytest.CaptureFixture[str], arguments: list[str], files: list[str]) -> tuple[int, list[Any]]:
@@ -82,30 +99,40 @@ def findings(capsys: pytest.CaptureFixture[str], arguments: list[str], files: li
 def test_a_fault_is_found_once_and_told_in_one_whole_message(
     fault: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = shutil.copytree(fault, tmp_path / "fault")
-    monkeypatch.chdir(here)
-    expected = tomllib.loads((fault / "expected.toml").read_text())
-    if "host.dts" in expected["arguments"]:
-        need_dtc()
-    if "tree" in expected:
-        root = small_tree()
-        TREES[expected["tree"]](root)
-        write_tree(here, root)
-    for name, kind in expected.get("images", {}).items():
-        (here / name).write_bytes(IMAGES[kind])
+    expected = stage(fault, tmp_path)
+    monkeypatch.chdir(tmp_path / "fault")
     code, found = findings(capsys, expected["arguments"], expected["files"])
     finding, *others = found
     assert finding["code"] == fault.name.partition("-")[0]
     assert [other["code"] for other in others] == expected.get("also", [])
+    assert (finding["edit"] or {}).get("text") == expected.get("writes")
     assert (finding["severity"], finding["message"]) == (expected["severity"], expected["message"])
     first = finding["locations"][0]
     assert ":".join(str(part) for part in (first["file"], first["line"], first["column"]) if part) == expected["at"]
     assert code == (1 if expected["severity"] == "error" else 0)
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in FAULTS if "writes" in tomllib.loads((fault / "expected.toml").read_text())],
+    ids=lambda folder: folder.name,
+)
+def test_a_fix_it_makes_its_file_clean(
+    fault: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = stage(fault, tmp_path)
+    monkeypatch.chdir(tmp_path / "fault")
+    assert call(["check", "--fix", *expected["arguments"], *expected["files"]]) == 0
+    streams = capsys.readouterr()
+    assert "nothing is wrong" in streams.out
+    assert streams.err.count("\n") == 1
+    assert findings(capsys, expected["arguments"], expected["files"]) == (0, [])
+
+
 def test_every_rule_about_vm_files_has_a_fault_of_its_own() -> None:
     met = {fault.name.partition("-")[0] for fault in FAULTS}
     rooms = (
+        allow,
         conflicts,
         host_memory,
         huge_pages,
@@ -216,3 +243,74 @@ def test_a_rule_is_told_by_its_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert "S2404" in capsys.readouterr().out
     assert call(["check", "--explain", "S9999"]) == 2
     assert "--explain list" in capsys.readouterr().err
+
+
+def test_fix_its_of_one_file_are_made_together_and_what_is_left_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "faults" / "S2401-one-id-for-two" / "a.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        Path(f"{name}.toml").write_bytes(
+            b"\xef\xbb\xbf" + text.replace('name = "', f'name = "{name}').replace("\n", "\r\n").encode()
+        )
+    Path("c.toml").chmod(0o640)
+    assert call(["check", "--fix", "a.toml", "b.toml", "c.toml"]) == 0
+    assert [line.partition(": write ")[2] for line in capsys.readouterr().err.splitlines()] == ["2", "3"]
+    assert b'\xef\xbb\xbf[base]\r\nid = 3\r\nname = "c' in Path("c.toml").read_bytes()
+    assert Path("c.toml").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_allowed_finding_is_not_mended_and_a_comment_in_a_string_allows_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "faults" / "S2305-entry-in-a-hole" / "vm.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("vm.toml").write_text(text.replace("entry_point", "# stage2: allow S2305 another loader\nentry_point"))
+    before = Path("vm.toml").read_text()
+    assert call(["check", "--fix", "vm.toml"]) == 0
+    assert Path("vm.toml").read_text() == before
+    inside = '''"""\n# stage2: allow S2305 another loader"""'''
+    Path("vm.toml").write_text(text.replace("entry_point", f"cmdline = {inside}\nentry_point"))
+    capsys.readouterr()
+    assert [found["code"] for found in findings(capsys, [], ["vm.toml"])[1]] == ["S2305"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "told"),
+    [
+        ("# stage2: allow", "a comment names no rule"),
+        ("# stage2: allow S9999 why not", "a comment allows 'S9999', which is no rule"),
+        (
+            "# stage2: allow S2301: all is well",
+            "a comment allows S2301, which finds nothing on this line or the one below",
+        ),
+        ("# stage2: allow S2501 the board has more", None),
+    ],
+)
+def test_a_comment_that_allows_nothing_is_told_of(
+    comment: str, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent / "faults" / "S2922-allow-without-a-reason" / "vm.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("vm.toml").write_text(text.replace("# stage2: allow S2301", comment))
+    assert [found["message"] for found in findings(capsys, [], ["vm.toml"])[1]] == ([] if told is None else [told])
+
+
+def test_a_file_that_cannot_be_written_is_one_error_and_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(Path(__file__).parent / "faults" / "S2305-entry-in-a-hole", tmp_path / "fault")
+    monkeypatch.chdir(folder)
+    before = Path("vm.toml").read_bytes()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert call(["check", "--fix", "vm.toml"]) == 2
+    assert capsys.readouterr().err == "stage2: error: vm.toml: cannot be written: No space left on device\n"
+    assert (Path("vm.toml").read_bytes(), sorted(path.name for path in folder.iterdir())) == (
+        before,
+        ["expected.toml", "vm.toml"],
+    )

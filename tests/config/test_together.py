@@ -39,7 +39,7 @@ def error_of(*vms: PlannedVm) -> str:
 
 def test_ids_must_differ() -> None:
     assert error_of(vm_of(1, "a"), vm_of(1, "b")) == (
-        "b.toml:1: base: VM id 1 is taken by 'a' of a.toml:1: to run both, give one of them another id in [base]"
+        "b.toml:2: base.id: VM id 1 is taken by 'a' of a.toml:1: to run both, give one of them another id in [base]"
     )
     assert "(the same file twice?)" in error_of(vm_of(1, "a"), vm_of(1, "a"))
 

@@ -1,34 +1,91 @@
-"""`# stage2: allow S2301 reason` in a file: what its author knows and wants to keep."""
+"""`# stage2: allow S2301 reason` in a file: what its author knows and wants to keep. The rule S2922."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
+from ..config.locator import comments
 from .file_lines import lines_of
-from .finding import Finding, Location
+from .finding import Finding, Location, Party, Rule, Severity
 
-_ALLOW = re.compile(r"#\s*stage2:\s*allow\s+(S\d{4})\s+(?P<reason>\S.*)")
-"""A reason is wanted: whoever reads the file next should know it."""
-_Allowed = Callable[[str], frozenset[tuple[int, str]]]
+NO_EFFECT = Rule(
+    "S2922", Severity.WARNING, "a comment that is to allow a finding does nothing",
+    "What it was written for is told all the same, or is not there any more.",
+)  # fmt: skip
+RULES = (NO_EFFECT,)
 
-
-def without_allowed(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings but for those that a comment allows, on a line that they are about or on the line above it."""
-    allowed = cache(_allowed)
-    return [finding for finding in findings if not any(_meant(finding, place, allowed) for place in finding.locations)]
-
-
-def _meant(finding: Finding, place: Location, allowed: _Allowed) -> bool:
-    if place.line is None:
-        return False
-    codes = allowed(place.file)
-    return any((line, finding.code) in codes for line in (place.line, place.line - 1))
+_ALLOW = re.compile(r"\s*stage2:\s*allow\b\s*(?P<code>[^\s,:;]*)[\s,:;]*(?P<reason>.*)")
+_LOCAL = ("S23", "S29")
+"""Rules about one file alone: whether they find something does not depend on what else is checked with it."""
 
 
-def _allowed(file: str) -> frozenset[tuple[int, str]]:
-    """(line, code) of every such comment of a file."""
-    return frozenset(
-        (number, match[1]) for number, line in enumerate(lines_of(file), 1) for match in [_ALLOW.search(line)] if match
-    )
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """A comment that allows a rule's findings on its own line and on the one below it.
+
+    Args:
+        code: the rule's, as it is written.
+        reason: why; whoever reads the file next should know it, so that without one the comment does nothing.
+        location: of the comment.
+    """
+
+    code: str
+    reason: str
+    location: Location
+
+    def covers(self, finding: Finding) -> bool:
+        """Whether a finding is about such a line, whatever else it is about."""
+        own = self.location
+        return bool(self.reason) and any(
+            finding.code == self.code and place.file == own.file and place.line in (own.line, (own.line or 0) + 1)
+            for place in finding.locations
+        )
+
+
+def without_allowed(findings: Iterable[Finding], files: Collection[str], codes: Collection[str]) -> list[Finding]:
+    """Findings but for those that a comment allows, and with what is wrong with such comments.
+
+    Args:
+        findings: everything that was found.
+        files: all files that are checked.
+        codes: all rules'.
+    """
+    allowed = [one for file in dict.fromkeys(files) for one in _comments_of(file)]
+    by_code: dict[str, list[Allowed]] = {}
+    for one in allowed:
+        by_code.setdefault(one.code, []).append(one)
+    used: set[Allowed] = set()
+    kept = []
+    for finding in findings:
+        covering = [one for one in by_code.get(finding.code, ()) if one.covers(finding)]
+        used.update(covering)
+        if not covering:
+            kept.append(finding)
+    return kept + [found for one in allowed for found in _without_effect(one, one in used, codes)]
+
+
+def _comments_of(file: str) -> Iterator[Allowed]:
+    lines = lines_of(file)
+    if not any("stage2:" in line for line in lines):
+        return
+    for line, column, text in comments("\n".join(lines)):
+        if match := _ALLOW.match(text):
+            place = Location(file, line, column, len(text) + 1)
+            yield Allowed(match["code"], match["reason"].strip(), place)
+
+
+def _without_effect(one: Allowed, used: bool, codes: Collection[str]) -> Iterator[Finding]:
+    if not one.code:
+        problem, fix = "names no rule", "write the rule's code and a reason: # stage2: allow S2301 reason"
+    elif one.code not in codes:
+        problem, fix = f"allows {one.code[:20]!r}, which is no rule", "`stage2 check --explain list` names all"
+    elif not one.reason:
+        problem, fix = f"allows {one.code} without a reason", f"say why: # stage2: allow {one.code} reason"
+    elif not used and one.code.startswith(_LOCAL):
+        problem = f"allows {one.code}, which finds nothing on this line or the one below"
+        fix = "take it out, or put it on the line of the value"
+    else:
+        return
+    yield Finding(NO_EFFECT, f"a comment {problem}", (Party("the comment"),), locations=(one.location,), fix=fix)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ..address import GIB, KIB, MIB, format_size
-from ..config.document import MAX_FILE_SIZE, read_regular, shown
+from ..config.document import shown
 from ..config.extensions import RegionDeclaration
-from ..errors import ConfigError
-from .finding import Finding, Location, Party, Rule, Severity
+from ..config.locator import comments
+from .file_lines import lines_of
+from .finding import Finding, FixIt, Location, Party, Rule, Severity
 from .setup import Setup
 
 SIZE = Rule(
@@ -24,41 +25,34 @@ _SIZE = re.compile(r"(?<![\w.])(\d{1,6})\s?([KMG])(?:i?B)?(?!\w)", re.IGNORECASE
 
 
 def check_comments(setup: Setup) -> Iterator[Finding]:
-    """Memory regions whose line ends in a comment that names one size, and another one than they have."""
+    """Memory regions that are the last of their line, beside a comment that names one size, and another than theirs."""
     for vm in setup.files:
-        lines: list[str] | None = None
-        for region in vm.memory:
-            if lines is None or region.place.file != vm.file:
-                lines = _lines(region.place.file)
-            yield from _beside(vm.label, region, lines)
+        beside: dict[int, tuple[int, str]] = {}
+        read: str | None = None
+        last = {region.place.line: region for region in vm.memory}
+        for region in last.values():
+            if read != region.place.file:
+                read = region.place.file
+                beside = {line: (column, text) for line, column, text in comments("\n".join(lines_of(read)))}
+            yield from _beside(vm.label, region, beside)
 
 
-def _lines(file: str) -> list[str]:
-    try:
-        return read_regular(file, MAX_FILE_SIZE, "configuration file").decode("utf-8", "replace").split("\n")
-    except ConfigError:
-        return []
-
-
-def _beside(vm: str, region: RegionDeclaration, lines: list[str]) -> Iterator[Finding]:
+def _beside(vm: str, region: RegionDeclaration, beside: Mapping[int, tuple[int, str]]) -> Iterator[Finding]:
     place = region.place
-    if place.column is None or place.line > len(lines):
+    if place.column is None or place.line not in beside:
         return
-    line = lines[place.line - 1]
-    behind = place.column - 1 + place.width
-    rest, mark, comment = line[behind:].partition("#")
-    if not mark or "[" in rest:  # another entry of the line
-        return
-    sizes = [(found[0], int(found[1]) * _UNITS[found[2].upper()]) for found in _SIZE.finditer(comment)]
+    column, comment = beside[place.line]
+    sizes = [(found, int(found[1]) * _UNITS[found[2].upper()]) for found in _SIZE.finditer(comment)]
     if len(sizes) != 1 or sizes[0][1] == region.size:
         return
-    written = sizes[0][0]
-    column = line.index(written, behind) + 1
+    found, _ = sizes[0]
     who = Party(f"{region.name} of {vm}")
+    told = Location(place.file, place.line, column + 1 + found.start(), len(found[0]), "the comment")
     yield Finding(
         SIZE,
-        f"{who} has {format_size(region.size)} ({region.size:#x}), and the comment beside it says {shown(written)}",
+        f"{who} has {format_size(region.size)} ({region.size:#x}), and the comment beside it says {shown(found[0])}",
         (who,),
-        locations=(Location.of(place, who.name), Location(place.file, place.line, column, len(written), "the comment")),
+        locations=(Location.of(place, who.name), told),
         fix="correct whichever is wrong",
+        edit=FixIt(told, format_size(region.size)),
     )

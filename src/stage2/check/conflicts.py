@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..config.conflict import ConflictError
 from ..errors import ConfigError
-from .finding import Finding, Location, Party, Rule, Severity
+from .finding import Finding, FixIt, Location, Party, Rule, Severity
 from .setup import Setup
 
 OVERLAP = Rule(
@@ -97,4 +97,4 @@ def _finding(error: ConfigError) -> Finding:
         return Finding(OTHER, error.problem, locations=where)
     parties = tuple(Party(claim.name, claim.span, claim.space) for claim in error.claims)
     locations = tuple(Location.of(claim.place, claim.name) for claim in error.claims)
-    return Finding(_RULES[error.kind], error.problem, parties, error.shared, locations)
+    return Finding(_RULES[error.kind], error.problem, parties, error.shared, locations, edit=FixIt.of(error.rewrite))

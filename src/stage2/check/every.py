@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
 from . import (
+    allow,
     comments,
     conflicts,
     cpus,
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     *cpus.RULES,
     *file_notices.RULES,
     *readings.RULES,
+    *allow.RULES,
 )
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -84,7 +86,8 @@ def check_setup(setup: Setup, of_images: Iterable[Finding] = ()) -> list[Finding
     found = [finding for check in CHECKS for finding in check(setup)]
     if setup.other is not None:
         found += compare_readings(setup, found, [finding for check in CHECKS for finding in check(setup.other)])
-    return sorted(without_allowed([*found, *of_images]), key=_place)
+    found += of_images
+    return sorted(without_allowed(found, setup.toml_files, {rule.code for rule in RULES}), key=_place)
 
 
 def _place(finding: Finding) -> tuple[int, str, int, str]:

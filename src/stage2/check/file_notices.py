@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..config.document import NO_TREE
 from ..config.vm import UNDECIDED
-from .finding import Finding, Rule, Severity, found_at
+from .finding import Finding, FixIt, Rule, Severity, found_at
 from .setup import Setup
 
 NOTICE = Rule(
@@ -29,6 +29,11 @@ TWO_TYPES = Rule(
     "S2512", Severity.WARNING, "one HPA is mapped with two memory types",
     "What is written through the cache is not what is read around it: the guest loses data, or the CPU stops with a "
     "machine check.",
+)  # fmt: skip
+WHOLE_WINDOW = Rule(
+    "S2613", Severity.WARNING, "a passthrough guest reaches all of the host's memory",
+    "AxVisor maps every address that nothing else claims one to one for guest_type \"passthrough\": the guest reads "
+    "and writes the hypervisor and other VMs. It is a guest to be trusted, or one for guest_type \"virtualized\".",
 )  # fmt: skip
 NO_NODE = Rule(
     "S2731", Severity.ERROR, "the host's device tree has no such node",
@@ -76,6 +81,7 @@ _KINDS = {
     "two-drivers": TWO_DRIVERS,
     "part-page": PART_PAGE,
     "two-ways": TWO_TYPES,
+    "whole-window": WHOLE_WINDOW,
     "no-node": NO_NODE,
     "no-registers": NO_REGISTERS,
     NO_TREE: UNRESOLVED,
@@ -101,4 +107,6 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
         notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):
         key = f"{notice.place.key}: " if notice.place.key else ""
-        yield found_at(_KINDS.get(notice.kind, NOTICE), f"{key}{notice.text}", notice.place)
+        yield found_at(
+            _KINDS.get(notice.kind, NOTICE), f"{key}{notice.text}", notice.place, edit=FixIt.of(notice.rewrite)
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..address import Range
-from ..place import Place
+from ..place import Place, Rewrite
 
 
 class Severity(StrEnum):
@@ -88,11 +88,23 @@ class FixIt:
 
     Args:
         location: of the old value, with its column and width.
-        text: the new value.
+        text: the new value; empty for an entry of an array that is to go.
     """
 
     location: Location
     text: str
+
+    @classmethod
+    def of(cls, rewrite: Rewrite | None) -> FixIt | None:
+        """What a reader or planner would write; None where the place of the old value is not known exactly."""
+        if rewrite is None or rewrite.place.column is None or not rewrite.place.width:
+            return None
+        return cls(Location.of(rewrite.place), rewrite.text)
+
+    @property
+    def told(self) -> str:
+        """What is done, in a few words."""
+        return f"write {self.text}" if self.text else "take it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +145,11 @@ class Finding:
         return f"{self.level} {self.code}: {self.message}" + (f"; {self.fix}" if self.fix else "")
 
 
-def found_at(rule: Rule, message: str, place: Place, parties: tuple[Party, ...] = (), fix: str = "") -> Finding:
+def found_at(
+    rule: Rule, message: str, place: Place, parties: tuple[Party, ...] = (), fix: str = "", edit: FixIt | None = None
+) -> Finding:
     """A finding about what stands at one place of a file; the other arguments are those of `Finding`."""
-    return Finding(rule, message, parties, locations=(Location.of(place),), fix=fix)
+    return Finding(rule, message, parties, locations=(Location.of(place),), fix=fix, edit=edit)
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

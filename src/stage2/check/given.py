@@ -48,6 +48,10 @@ class Gift:
     def location(self) -> Location:
         return Location.of(self.place, self.party.name)
 
+    def is_one_of(self, nodes: Sequence[Placed]) -> bool:
+        """Whether the entry names one of these nodes itself, and gives nothing that is not below it."""
+        return any(node.path == self.name for node in nodes)
+
     @property
     def pages(self) -> tuple[Range, ...]:
         """The whole pages of the host that are mapped for it."""

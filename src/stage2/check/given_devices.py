@@ -9,7 +9,8 @@ from ..errors import ImageError
 from ..flags import MapType
 from ..images.fdt_walk import Placed
 from ..images.host_tree import HostTree
-from .finding import Finding, Location, Party, Rule, Severity
+from ..place import Rewrite
+from .finding import Finding, FixIt, Location, Party, Rule, Severity
 from .given import Gift, gifts, in_tree, named
 from .setup import Setup
 
@@ -54,17 +55,19 @@ def check_given_devices(setup: Setup) -> Iterator[Finding]:
         yield from _memory(setup, setup.tree, gift)
         off = [node for node in gift.nodes if not setup.tree.enabled(node)]
         if off:
-            yield _told(
-                setup, DISABLED, gift, f"gives {named(off)}, which the host's tree disables", off, "take it out"
-            )
+            text = f"gives {named(off)}, which the host's tree disables"
+            yield _told(setup, DISABLED, gift, text, off, "take it out", drop=gift.is_one_of(off))
         yield from _neighbours(setup, setup.tree, gift, found, has[id(gift.vm)])
 
 
-def _told(setup: Setup, rule: Rule, gift: Gift, what: str, nodes: Sequence[Placed], fix: str) -> Finding:
-    """A finding about an entry and some nodes."""
+def _told(
+    setup: Setup, rule: Rule, gift: Gift, what: str, nodes: Sequence[Placed], fix: str, *, drop: bool = False
+) -> Finding:
+    """A finding about an entry and some nodes; `drop` where all is well without the entry."""
     parties = (gift.party, *(Party(node.path, (node.ranges or (None,))[0]) for node in nodes))
     places = [gift.location, *(in_tree(setup, node.path) for node in nodes)]
-    return Finding(rule, f"{gift.party} {what}", parties, locations=tuple(places), fix=fix)
+    edit = FixIt.of(Rewrite(gift.place, "")) if drop else None
+    return Finding(rule, f"{gift.party} {what}", parties, locations=tuple(places), fix=fix, edit=edit)
 
 
 def _kept(setup: Setup, gift: Gift) -> Iterator[Finding]:
@@ -75,7 +78,7 @@ def _kept(setup: Setup, gift: Gift) -> Iterator[Finding]:
     ]
     if kept:
         text = f"gives {named(kept)}, which the hypervisor needs for itself"
-        yield _told(setup, KEPT, gift, text, kept, "take it out")
+        yield _told(setup, KEPT, gift, text, kept, "take it out", drop=gift.is_one_of(kept))
 
 
 def _interrupts(setup: Setup, tree: HostTree, gift: Gift, has: set[str]) -> Iterator[Finding]:

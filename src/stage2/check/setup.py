@@ -12,7 +12,7 @@ from ..config.load import choose_arch
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm, plan_vm
 from ..config.together import check_together
-from ..config.vm import VmConfig
+from ..config.vm import VmConfig, companion_name
 from ..errors import ConfigError
 from ..forecast.placing import on_host
 from ..hypervisor.image import Image
@@ -52,6 +52,15 @@ class Setup:
     image: Image | None = None
     kernel: KernelLayout | None = None
     other: Setup | None = None
+
+    @property
+    def toml_files(self) -> tuple[str, ...]:
+        """The configuration files that findings may be about, as far as they are there."""
+        named = [name for vm in self.files for name in (vm.file, companion_name(vm.file))]
+        named += [error.file for error in self.conflicts if error.file is not None]
+        if self.platform is not None and self.platform.file is not None:
+            named.append(self.platform.file)
+        return tuple(dict.fromkeys(named))
 
     @property
     def host(self) -> PlatformConfig | None:

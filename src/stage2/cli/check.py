@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
+    from ..check.finding import Finding
     from ..check.setup import Setup
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
@@ -31,6 +32,7 @@ def check(
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    fix: Annotated[bool, Parameter(negative="")] = False,
     explain: Annotated[str | None, Parameter(name="--explain")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -58,6 +60,8 @@ def check(
         AxVisor's format that the files are in: seed, head, tg or present; by default what they say or show.
     define
         NAME=VALUE for ${NAME} in paths; other names are taken from the environment.
+    fix
+        Write into the files what findings say to write ("write 0x7"), and tell what is left.
     explain
         Tell of one rule, by its code (S2301), and check nothing; "list" names all.
     json_output
@@ -75,8 +79,12 @@ def check(
         return _explain(explain)
     if not vms:
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
-    setup = _setup(vms, platform, host_dtb, hypervisor, cpu, arch, generation, define)
-    findings = check_setup(setup, check_at_hand(setup.vms, setup.arch_of))
+
+    def look() -> list[Finding]:
+        setup = _setup(vms, platform, host_dtb, hypervisor, cpu, arch, generation, define)
+        return check_setup(setup, check_at_hand(setup.vms, setup.arch_of))
+
+    findings = _mended(look) if fix else look()
     if json_output:
         print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
     else:
@@ -131,6 +139,29 @@ def _open_hypervisor(
     if isinstance(host, PlatformConfig):
         return open_image(file, host if host.file is not None else None, arch=arch)
     return open_image(file, arch=arch or (None if host is None else host.arch))
+
+
+_MOST_LOOKS = 8
+"""Limit: how often files are mended and looked at again; what one edit reveals, the next one mends."""
+
+
+def _mended(look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Make the edits of findings, and of those that come to light then; what is left is given back."""
+    from ..check.fixes import fixed
+    from ..render.plain import plain
+    from .write_whole import write_whole
+
+    findings = look()
+    for _ in range(_MOST_LOOKS):
+        files = fixed(findings)
+        for file in files:
+            write_whole(Path(file.file), file.text)
+            for edit in file.edits:
+                print(f"stage2: {plain(str(edit.location))}: {plain(edit.told)}", file=sys.stderr)
+        if not files:
+            break
+        findings = look()
+    return findings
 
 
 def _explain(code: str) -> int:

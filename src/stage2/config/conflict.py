@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..address import Range
 from ..errors import ConfigError
-from ..place import Place
+from ..place import Place, Rewrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,19 @@ class ConflictError(ConfigError):
         problem: the whole sentence.
         claims: who is concerned; the error stands at the first one's place.
         shared: the addresses that two of them want.
+        rewrite: what would be right, where one value is wrong.
     """
 
-    def __init__(self, kind: str, problem: str, claims: tuple[Claim, ...], shared: Range | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        problem: str,
+        claims: tuple[Claim, ...],
+        shared: Range | None = None,
+        rewrite: Rewrite | None = None,
+    ) -> None:
         place = claims[0].place
-        self.kind, self.claims, self.shared = kind, claims, shared
+        self.kind, self.claims, self.shared, self.rewrite = kind, claims, shared, rewrite
         if place.likely:
             problem += f" ({place.likely})"
         super().__init__(problem, file=place.file, line=place.line, key=place.key or None)

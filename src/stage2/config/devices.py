@@ -51,6 +51,7 @@ class PassthroughDevice:
         size: bytes, above 0.
         irq: the interrupt, None where the file has none.
         place: where it was declared.
+        gpa_place: where its GPA stands; None where it is declared by other means.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PassthroughDevice:
     size: int
     irq: int | None
     place: Place
+    gpa_place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ def _passthrough(entry: Item) -> PassthroughDevice | PassthroughNode:
     gpa, size = read_bytes(parts[1], parts[3])
     hpa = parts[2].integer()
     require_below(parts[2], hpa, size, HPA_LIMIT)
-    return PassthroughDevice(name, gpa, hpa, size, parts[4].integer(maximum=0xFFFF_FFFF), entry.place)
+    return PassthroughDevice(name, gpa, hpa, size, parts[4].integer(maximum=0xFFFF_FFFF), entry.place, parts[1].place)
 
 
 def node_path(item: Item) -> str:

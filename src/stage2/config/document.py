@@ -12,13 +12,13 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from ..address import ADDRESS_LIMIT
 from ..errors import ConfigError
-from ..place import Place
+from ..place import Place, Rewrite
 from .locator import KeyPath, Positions, format_path, hex_groups, locate
 
 T = TypeVar("T")
@@ -47,11 +47,13 @@ class Notice:
         text: what.
         place: where.
         kind: which rule of `check` tells of it too; empty where none does.
+        rewrite: what would be right, where one value is wrong.
     """
 
     text: str
     place: Place
     kind: str = ""
+    rewrite: Rewrite | None = None
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.place), self.place.key, self.text) if part)
@@ -107,9 +109,15 @@ class Item:
         """An error about this value, to be raised."""
         return self.place.error(problem, kind)
 
-    def notice(self, text: str, kind: str = "") -> None:
-        """Record something worth knowing about this value; `kind` as in `Notice`."""
-        self.document.notices.append(Notice(text, self.place, kind))
+    @property
+    def key_place(self) -> Place:
+        """Where the value's key stands."""
+        column, width = self.document.positions.key_column(self.path)
+        return replace(self.place, column=column, width=width)
+
+    def notice(self, text: str, kind: str = "", rewrite: Rewrite | None = None) -> None:
+        """Record something worth knowing about this value; `kind` and `rewrite` as in `Notice`."""
+        self.document.notices.append(Notice(text, self.place, kind, rewrite))
 
     def wanted(self, what: str) -> ConfigError:
         """The error for a value of another kind than `what`."""
@@ -245,8 +253,8 @@ class Table:
                 where = f"this [[{format_path(path[:-1])}]]"
             advice = f": {what}" if what else ""
             spare = [name for name in self._values if name not in self._asked]
-            near = difflib.get_close_matches(key[:80], [name[:80] for name in spare[:100]], 1, 0.75)
-            found = f" ({shown(near[0])} found)" if near else ""
+            written = near(key, [name[:80] for name in spare[:100]], 0.75)
+            found = "" if written is None else f" ({shown(written)} found)"
             raise self.place.error(f"{where} has no {key}{found}{advice}")
         return item
 
@@ -302,7 +310,12 @@ class Table:
         known = list(self._asked)
         for key in unknown[:MAX_UNKNOWN]:
             item = Item(self.item.document, (*self.item.path, key), self._values[key])
-            item.notice(f"unknown key, ignored{hint(key, known)}")
+            meant = near(key, known)
+            free = meant is not None and meant not in self._values
+            item.notice(
+                f"unknown key, ignored{hint(key, known)}",
+                rewrite=Rewrite(item.key_place, meant) if meant is not None and free else None,
+            )
         if len(unknown) > MAX_UNKNOWN:
             self.item.notice(f"{len(unknown) - MAX_UNKNOWN} more unknown keys, ignored")
 
@@ -412,8 +425,14 @@ def _cut(text: str) -> str:
 
 def hint(word: str, words: Sequence[str], cutoff: float = 0.6) -> str:
     """What `word` may have been meant to be, as a part of a sentence; empty when nothing looks like it."""
-    near = difflib.get_close_matches(word[:80], words, 1, cutoff)
-    return f" (did you mean {near[0]}?)" if near else ""
+    found = near(word, words, cutoff)
+    return "" if found is None else f" (did you mean {found}?)"
+
+
+def near(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The one of `words` that looks most like `word`; None when none does."""
+    found = difflib.get_close_matches(word[:80], words, 1, cutoff)
+    return found[0] if found else None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -16,7 +16,7 @@ from ..space.region import Populate, ViolationPolicy
 from .conflict import Claim, ConflictError
 from .cpu import NamedCpu
 from .document import Item, Table, shown
-from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages
+from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages, without_flags
 from .generation import GENERATIONS, Generation
 from .images import ImagePath
 from .stage2_format import NamedFormat, named_format
@@ -273,7 +273,8 @@ def _rom(table: Table) -> RomDeclaration:
         flags = read_flags(flags_item)
         if flags & (MappingFlags.WRITE | MappingFlags.DEVICE):
             problem = 'a ROM is read-only memory: "r" and "rx" are allowed'
-            raise ConflictError("writable-rom", problem, (Claim(f"ROM {shown(name)}", flags_item.place),))
+            claim, meant = Claim(f"ROM {shown(name)}", flags_item.place), MappingFlags.WRITE | MappingFlags.DEVICE
+            raise ConflictError("writable-rom", problem, (claim,), rewrite=without_flags(flags_item, meant))
     image = table.need("image", "the file the ROM holds")
     on_write = table.optional_choice("on_write", _VIOLATION)
     declaration = RomDeclaration(name, gpa, size, flags, ImagePath.read(image), on_write, table.place)
@@ -300,4 +301,5 @@ def _share(table: Table) -> ShareDeclaration:
 def _refuse_execute(item: Item, flags: MappingFlags, what: str) -> None:
     if flags & MappingFlags.EXECUTE:
         problem = f"{what} must not be executable: drop the execute flag"
-        raise ConflictError("executable-device", problem, (Claim(what, item.place),))
+        rewrite = without_flags(item, MappingFlags.EXECUTE)
+        raise ConflictError("executable-device", problem, (Claim(what, item.place),), rewrite=rewrite)

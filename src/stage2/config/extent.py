@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..address import SIZE_4K, align_offset
 from ..errors import ConfigError, EncodingError
 from ..flags import MappingFlags
-from ..place import Place
+from ..place import Place, Rewrite
 from .document import Item
 
 GPA_LIMIT = 1 << 59
@@ -88,6 +88,14 @@ def read_flags(item: Item) -> MappingFlags:
     if flags & MappingFlags.WRITE and not flags & MappingFlags.READ:
         raise item.error(f"flags {int(flags):#x} allow write without read, which no format can express")
     return flags
+
+
+def without_flags(item: Item, flags: MappingFlags) -> Rewrite:
+    """Flags that `read_flags` has read, written as they were but for some of them."""
+    if isinstance(item.value, str):
+        kept = "".join(letter for letter in item.value if not _FLAG_LETTERS.get(letter, MappingFlags(0)) & flags)
+        return Rewrite(item.place, f'"{kept}"')
+    return Rewrite(item.place, f"{item.integer() & ~int(flags):#x}")
 
 
 def wrapped(place: Place, error: Exception) -> ConfigError:

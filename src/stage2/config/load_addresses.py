@@ -6,19 +6,24 @@ from collections.abc import Sequence
 
 from ..address import Range
 from ..flags import MappingFlags, MapType
+from ..place import Rewrite
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .conflict import Claim, ConflictError, Refuse, raise_it
 from .document import shown
 from .kernel_config import KernelConfig
+from .locator import hex_groups
 
 
-def check_addresses(kernel: KernelConfig, regions: Sequence[MemoryRegion], refuse: Refuse = raise_it) -> None:
+def check_addresses(
+    kernel: KernelConfig, regions: Sequence[MemoryRegion], refuse: Refuse = raise_it, *, written: KernelConfig
+) -> None:
     """Check the addresses of `[kernel]`.
 
     Args:
         kernel: they are in.
         regions: the guest's memory; where they overlap, the first one counts.
+        written: the same as the file has it, before anything moved.
         refuse: what is done with an entry point that is not executable memory, or a load address that is no RAM.
     """
     index: RangeMap[MemoryRegion] = RangeMap(merge=False)
@@ -27,7 +32,12 @@ def check_addresses(kernel: KernelConfig, regions: Sequence[MemoryRegion], refus
             index.add(region.range, region)
     if problem := _entry_problem(kernel.entry_point, index, regions):
         claim = Claim("entry point", kernel.entry_place, Range.sized(kernel.entry_point, 1))
-        refuse(ConflictError("entry-point", f"entry point {kernel.entry_point:#x} is {problem}", (claim,)))
+        told = f"entry point {kernel.entry_point:#x} is {problem}"
+        begin = kernel.kernel.load_addr
+        fits = begin is not None and not _entry_problem(begin, index, regions)
+        meant = written.kernel.load_addr
+        rewrite = Rewrite(kernel.entry_place, hex_groups(meant)) if meant is not None and fits else None
+        refuse(ConflictError("entry-point", told, (claim,), rewrite=rewrite))
     for image in kernel.images:
         if image.load_addr is not None and (problem := _load_problem(image.load_addr, index, regions)):
             claim = Claim(image.role, image.place, Range.sized(image.load_addr, 1))

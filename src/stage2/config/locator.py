@@ -38,6 +38,9 @@ _LITERAL = re.compile(r"'([^'\n]*+)'")
 # A multi-line string may end in one or two quotes of its own before the closing three.
 _LONG_BASIC = re.compile(r'"""(?:[^"\\]++|\\[\s\S]|"{1,2}+(?!"))*+"{3,5}+')
 _LONG_LITERAL = re.compile(r"'''(?:[^']++|'{1,2}+(?!'))*+'{3,5}+")
+_COMMENT_OR_STRING = re.compile(
+    "|".join((_LONG_BASIC.pattern, _LONG_LITERAL.pattern, _BASIC.pattern, _LITERAL.pattern, r"#[^\n]*+"))
+)
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|(.))")
 _SHORT_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
@@ -50,6 +53,7 @@ class Positions:
         numbers: as they are written.
         text: the document.
         values: where in the text every value begins and ends.
+        keys: the same of the last part of every value's key.
     """
 
     def __init__(
@@ -58,9 +62,10 @@ class Positions:
         numbers: dict[KeyPath, str] | None = None,
         text: str = "",
         values: dict[KeyPath, tuple[int, int]] | None = None,
+        keys: dict[KeyPath, tuple[int, int]] | None = None,
     ) -> None:
         self._lines = lines
-        self._text, self._values = text, values or {}
+        self._text, self._values, self._keys = text, values or {}, keys or {}
         self._numbers = numbers or {}
         self._likely: dict[KeyPath, str] = {}
         for path, written in self._numbers.items():
@@ -87,9 +92,16 @@ class Positions:
 
     def column(self, path: KeyPath) -> tuple[int | None, int]:
         """The 1-based column of the value at `path`, and how many characters of it stand on its line."""
-        if path not in self._values:
+        return self._column(self._values.get(path))
+
+    def key_column(self, path: KeyPath) -> tuple[int | None, int]:
+        """The same of the key: of its last part, as it is written."""
+        return self._column(self._keys.get(path))
+
+    def _column(self, found: tuple[int, int] | None) -> tuple[int | None, int]:
+        if found is None:
             return None, 0
-        start, end = self._values[path]
+        start, end = found
         line_end = self._text.find("\n", start, end)
         written = self._text[start : end if line_end < 0 else line_end].rstrip()
         return start - self._text.rfind("\n", 0, start), len(written)
@@ -116,7 +128,20 @@ def locate(text: str, file: str | None = None) -> Positions:
     scanner = _Scanner(text, file)
     with contextlib.suppress(_NoSenseError):  # tomllib says what is wrong, better than a scanner could
         scanner.document()
-    return Positions(scanner.lines, scanner.numbers, text, scanner.values)
+    return Positions(scanner.lines, scanner.numbers, text, scanner.values, scanner.keys)
+
+
+def comments(text: str) -> Iterator[tuple[int, int, str]]:
+    """Every comment of a TOML text: line and column of its `#`, both from 1, and the rest of its line."""
+    line, seen, line_start = 1, 0, 0
+    for found in _COMMENT_OR_STRING.finditer(text):
+        if found[0][0] != "#":
+            continue
+        newlines = text.count("\n", seen, found.start())
+        if newlines:
+            line, line_start = line + newlines, text.rfind("\n", seen, found.start()) + 1
+        seen = found.start()
+        yield line, found.start() - line_start + 1, found[0][1:].rstrip("\r")
 
 
 def likely_meaning(written: str) -> str | None:
@@ -176,6 +201,9 @@ class _Scanner:
         self.lines: dict[KeyPath, int] = {}
         self.numbers: dict[KeyPath, str] = {}
         self.values: dict[KeyPath, tuple[int, int]] = {}
+        self.keys: dict[KeyPath, tuple[int, int]] = {}
+        self.last_key = (0, 0)
+        """Where the last part of the key that was read last begins and ends."""
         self.counts: dict[KeyPath, int] = {}
         """For each array of tables, how many elements it has so far."""
 
@@ -217,6 +245,7 @@ class _Scanner:
         line = self.line
         path = table
         parts = self._key()
+        self.keys[*path, *parts] = self.last_key
         for part in parts[:-1]:
             path = (*path, part)
             self._note(path, line, implicit=True)
@@ -244,6 +273,7 @@ class _Scanner:
             key = _ESCAPE.sub(_unescape, match.group(1))
         else:
             raise _NoSenseError
+        self.last_key = self.pos, match.end()
         self.pos = match.end()
         return key
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import EncodingError
 from ..flags import RWX, MappingFlags, MapType
+from ..place import Rewrite
 from .document import Item, Table, shown
 from .extensions import RegionDeclaration
 from .extent import read_flags, read_pages
@@ -58,7 +59,9 @@ def _unused_flags(item: Item) -> MappingFlags:
         differ, seed = True, "refuse them"
     if differ:
         item.notice(
-            f"flags {shown(number)} are not used since head: RAM is {_ALL.short}; the seed would {seed}", "unused-flags"
+            f"flags {shown(number)} are not used since head: RAM is {_ALL.short}; the seed would {seed}",
+            "unused-flags",
+            Rewrite(item.place, f"{int(RWX):#x}"),
         )
     return _ALL
 

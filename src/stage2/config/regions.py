@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from ..address import SIZE_4K, Gpa, Hpa, Range, align_down, align_offset, align_up
 from ..errors import AddressError, EncodingError
 from ..flags import MappingFlags, MapType
-from ..place import Place
+from ..place import Place, Rewrite
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
 from .conflict import Claim, ConflictError, Refuse, raise_it
@@ -27,6 +27,7 @@ from .document import NO_TREE, Notice, in_order, shown
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .load_addresses import check_addresses
+from .locator import hex_groups
 from .placement import Starts, identical_starts, placed_kernel, placed_memory, placement_notices, with_images
 from .vm import VmConfig
 
@@ -201,7 +202,7 @@ def plan_regions(vm: VmConfig, starts: Starts | None = None, refuse: Refuse = ra
     mapped = _punch(mmio, traps, notices)
     parties = sorted((*owned, *mapped, *traps), key=_start)
     regions = tuple(party.region() for party in parties)
-    check_addresses(kernel, regions, refuse)
+    check_addresses(kernel, regions, refuse, written=vm.kernel)
     notices += _aliases(mapped, owned)
     unmapped = "is a node of the host's device tree, which is not at hand: nothing is mapped"
     notices += [Notice(f"{shown(node.path)} {unmapped}", node.place, NO_TREE) for node in vm.devices.unresolved]
@@ -252,7 +253,9 @@ def _passthrough(device: PassthroughDevice, refuse: Refuse) -> _Party:
             "pages can be mapped: make the last three hexadecimal digits equal"
         )
         claim = Claim(f"device {shown(device.name)}", device.place, Range.sized(device.gpa, device.size))
-        refuse(ConflictError("page-offset", problem, (claim,)))
+        meant = hex_groups(align_down(device.gpa, SIZE_4K) | align_offset(device.hpa, SIZE_4K))
+        rewrite = None if device.gpa_place is None else Rewrite(device.gpa_place, meant)
+        refuse(ConflictError("page-offset", problem, (claim,), rewrite=rewrite))
     declared = Range.sized(device.gpa, device.size)
     span = declared.widened(SIZE_4K)
     return _Party(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from ..address import Range
 from ..flags import MapType
-from ..place import Place
+from ..place import Place, Rewrite
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .conflict import Claim, ConflictError, Refuse, raise_it
@@ -86,6 +87,7 @@ def check_together(vms: Sequence[PlannedVm], refuse: Refuse = raise_it) -> Toget
     """
     notices: list[Notice] = []
     ids: dict[int, VmConfig] = {}
+    taken = {vm.id for vm in vms}
     names: dict[str, VmConfig] = {}
     for vm in vms:
         if vm.id in ids:
@@ -95,7 +97,11 @@ def check_together(vms: Sequence[PlannedVm], refuse: Refuse = raise_it) -> Toget
                 f"VM id {vm.id} is taken by {shown(other.name)} of {other.place}{same}: "
                 "to run both, give one of them another id in [base]"
             )
-            refuse(ConflictError("same-id", problem, (Claim(vm.label, vm.place), Claim(other.label, other.place))))
+            free = next(number for number in count(1) if number not in taken)
+            taken.add(free)
+            rewrite = None if vm.id_place is None or same else Rewrite(vm.id_place, str(free))
+            claims = (Claim(vm.label, vm.id_place or vm.place), Claim(other.label, other.id_place or other.place))
+            refuse(ConflictError("same-id", problem, claims, rewrite=rewrite))
         ids[vm.id] = vm
         if vm.name in names:
             notices.append(

@@ -83,6 +83,7 @@ class VmConfig:
         extensions: our own tables.
         notices: what a user should know about the file.
         place: of `[base]`, for errors about the VM as a whole.
+        id_place: where the id stands; None where the file leaves it out.
     """
 
     file: str
@@ -102,6 +103,7 @@ class VmConfig:
     extensions: Extensions
     notices: tuple[Notice, ...]
     place: Place
+    id_place: Place | None
 
     @property
     def generation(self) -> Generation:
@@ -219,7 +221,12 @@ def _read_older(
         extensions=extensions,
         notices=in_order(document.notices),
         place=base.place,
+        id_place=_place_of(base.find("id")),
     )
+
+
+def _place_of(item: Item | None) -> Place | None:
+    return None if item is None else item.place
 
 
 def _read_present(document: Document, tables: Table | None, options: SpaceOptions) -> VmConfig:
@@ -245,7 +252,13 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
     extensions = Extensions(options, (), (), ()) if tables is None else read_extensions(tables, options)
     _require_memory(kernel, memory, extensions)
     if guest_type is GuestType.PASSTHROUGH:
-        (base.find("guest_type") or base.need("vm_type")).notice(
+        item = base.find("guest_type") or base.need("vm_type")
+        item.notice(
+            "upstream maps the whole window one to one, host RAM of the hypervisor and of other VMs with it; the "
+            "tables made here hold the host's devices alone",
+            "whole-window",
+        )
+        item.notice(
             "everything of the host that a guest may have is passed through one to one: without the host's device "
             "tree nothing of that is mapped here",
             NO_TREE,
@@ -268,6 +281,7 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
         extensions=extensions,
         notices=in_order(document.notices),
         place=base.place,
+        id_place=_place_of(base.find("id")),
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -36,6 +36,10 @@ def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
         parts.append(headline(finding))
         for place in finding.locations[:_MOST_PLACES]:
             parts += _place(place, lines(place.file), STYLES[finding.level], width)
+        if len(finding.locations) > _MOST_PLACES:
+            rest = ", ".join(str(place) for place in finding.locations[_MOST_PLACES:][:_MOST_PLACES])
+            more = len(finding.locations) - 2 * _MOST_PLACES
+            parts.append(indented(text(f"and {rest}" + (f" and {more} more places" if more > 0 else ""), "dim")))
         parts += [indented(facts(_facts(finding))), Text()]
     return stack([*parts, text(_summary(findings), "bold")])
 
@@ -48,6 +52,8 @@ def _facts(finding: Finding) -> list[tuple[str, str]]:
     rows.append(("on the board" if finding.level is not Severity.NOTE else "it means", finding.rule.why))
     if finding.fix:
         rows.append(("to mend it", finding.fix))
+    if finding.edit is not None:
+        rows.append(("fix-it", f"{finding.edit.told} at {finding.edit.location} (--fix does)"))
     return rows
 
 
@@ -77,11 +83,14 @@ def _cut(line: str, start: int, width: int) -> tuple[str, str, str]:
 
 def _tail(part: str, room: int) -> tuple[str, str]:
     """The end of what stands before a value, and dots for the rest."""
-    return ("", part) if cell_len(part) <= room else ("... ", part[-max(room - 4, 0) :])
+    if cell_len(part) <= room:
+        return "", part
+    kept = set_cell_size(part[::-1], max(room - 4, 0))[::-1]  # wide characters count twice
+    return "... ", kept
 
 
 def _head(part: str, room: int) -> str:
-    return part if cell_len(part) <= room else part[: max(room - 4, 0)] + " ..."
+    return part if cell_len(part) <= room else set_cell_size(part, max(room - 4, 0)) + " ..."
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from ..check.finding import Finding, Severity
+from ..check.finding import Finding, FixIt, Severity
 from ..space.json_shapes import range_json
 from .tables import indented, stack, text
 
@@ -47,7 +47,18 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "overlap": _overlap(finding),
         "locations": [{"file": place.file, "line": place.line, "column": place.column} for place in finding.locations],
         "fix": finding.fix or None,
+        "edit": _edit(finding.edit),
     }
+
+
+def _edit(edit: FixIt | None) -> dict[str, Any] | None:
+    """What --fix writes, and over how many characters of which line."""
+    if edit is None:
+        return None
+    place = edit.location
+    return {
+        "file": place.file, "line": place.line, "column": place.column, "width": place.width, "text": edit.text,
+    }  # fmt: skip
 
 
 def _overlap(finding: Finding) -> dict[str, Any] | None:
