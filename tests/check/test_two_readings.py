@@ -66,3 +66,15 @@ def test_a_file_whose_generation_is_said_is_read_as_that_alone(
 ) -> None:
     found = told(tmp_path, capsys, f"{RWX}, [0x9000_0000, 0x1000, 0x3, 0]", "--generation", generation)
     assert "S2909" not in dict(found)
+
+
+def test_a_region_that_is_a_device_to_one_of_them_alone_is_compared_by_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = dict(told(tmp_path, capsys, "[0x1000_0000, 0x20_0000, 0x13, 1], [0x9000_0000, 0x20_0000, 0x3, 0]," + RWX))
+    assert found["S2909"] == (
+        START + "device0 is passed-through device rw- GPA [0x10000000, 0x10200000) at HPA 0x10000000 by the seed and "
+        "RAM rwx wherever there is room for 0x200000 bytes (assumed: HPA and GPA [0x10000000, 0x10200000)) by head "
+        "(1 more region differs), and the guest begins at 0x80000000 by the seed and at 0x10000000 by head, and S2903 "
+        "is found by the seed only"
+    )

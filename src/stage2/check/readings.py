@@ -58,7 +58,8 @@ def _compare(
             )
     ours, other = _codes(file, found), _codes(file, theirs)
     for codes, who in ((ours - other, _SEED), (other - ours, _HEAD)):
-        told += [f"{_listed(codes)} is found {who} only"] if codes else []
+        are = "are" if len(codes) > 1 else "is"
+        told += [f"{_listed(codes)} {are} found {who} only"] if codes else []
     if told:
         what = f"nothing says whether {file.label} is of the seed, as which it is read, or of head"
         fix = "say which it is with [stage2] generation, or with --generation"
@@ -67,26 +68,37 @@ def _compare(
 
 def _maps(seed: PlannedVm, head: PlannedVm) -> tuple[list[str], Place, tuple[Party, ...]]:
     """What is mapped otherwise: the first such region in words, with its place and parties, and how many more."""
-    one = {region.name: region for region in seed.plan.regions}
-    two = {region.name: region for region in head.plan.regions}
+    one, two = _declared(seed), _declared(head)
     differing = [
-        name for name in dict.fromkeys((*one, *two))
-        if _told(seed, one.get(name)) != _told(head, two.get(name))
+        key for key in dict.fromkeys((*one, *two))
+        if _told(seed, one.get(key)) != _told(head, two.get(key))
     ]  # fmt: skip
     if not differing:
         return [], seed.place, ()
     first = differing[0]
     known = one.get(first) or two.get(first)
     assert known is not None, "it is in one of them"
+    name = known.label
     more = len(differing) - 1
-    text = f"{first} is {_told(seed, one.get(first))} {_SEED} and {_told(head, two.get(first))} {_HEAD}"
+    text = f"{name} is {_told(seed, one.get(first))} {_SEED} and {_told(head, two.get(first))} {_HEAD}"
     if more:
-        text += f" (as {more} more region{'s' if more > 1 else ''} differ{'' if more > 1 else 's'})"
+        text += f" ({more} more region{'s' if more > 1 else ''} differ{'' if more > 1 else 's'})"
     parties = tuple(
-        Party(f"{region.map_type.noun} {first} {who}", region.range, "GPA")
+        Party(f"{region.map_type.noun} {region.label} {who}", region.range, "GPA")
         for region, who in ((one.get(first), _SEED), (two.get(first), _HEAD)) if region is not None
     )  # fmt: skip
     return [text], known.place or seed.place, parties
+
+
+def _declared(vm: PlannedVm) -> dict[tuple[str, int], MemoryRegion]:
+    """Regions by what declares them, and by order where one declaration gives several: names depend on the reading."""
+    found: dict[tuple[str, int], MemoryRegion] = {}
+    pieces: Counter[str] = Counter()
+    for region in vm.plan.regions:
+        key = region.name if region.place is None else str(region.place) + region.place.key
+        found[key, pieces[key]] = region
+        pieces[key] += 1
+    return found
 
 
 def _told(vm: PlannedVm, region: MemoryRegion | None) -> str:
