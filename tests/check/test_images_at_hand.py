@@ -23,6 +23,7 @@ kernel_load_addr = 0x8000_0000
 kernel_path = "Image"
 {more}
 memory_regions = [[0x8000_0000, 0x40_0000, 0x7, 0]]
+image_location = "fs"
 
 [devices]
 emu_devices = [["uart", 0x1000_0000, 0x100, 10, 2, []]]

@@ -20,6 +20,8 @@ from . import (
     huge_pages,
     image_places,
     kernel_layout,
+    left_out,
+    names,
     readings,
     x86_holes,
 )
@@ -38,6 +40,8 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     dma.check_dma,
     x86_holes.check_x86_holes,
     comments.check_comments,
+    names.check_names,
+    left_out.check_left_out,
     cpus.check_cpus,
     file_notices.check_notices,
 )
@@ -55,6 +59,8 @@ RULES: tuple[Rule, ...] = (
     *dma.RULES,
     *x86_holes.RULES,
     *comments.RULES,
+    *names.RULES,
+    *left_out.RULES,
     *cpus.RULES,
     *file_notices.RULES,
     *readings.RULES,

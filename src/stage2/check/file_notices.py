@@ -71,6 +71,11 @@ UNUSED_KEY = Rule(
     "S2907", Severity.NOTE, "a key of another generation",
     "AxVisor of this generation skips it, or refuses the file.",
 )  # fmt: skip
+DEVICE_ADDRESS = Rule(
+    "S2926", Severity.WARNING, "an address of a platform's device does not fit the rest of the file",
+    "The hypervisor's own page tables map what mmio-regions say: its driver faults at the first access, or drives "
+    "another device.",
+)  # fmt: skip
 VM_TYPE = Rule(
     "S2908", Severity.NOTE, "an unknown vm_type",
     "AxVisor takes it for a real-time system.",
@@ -91,6 +96,7 @@ _KINDS = {
     "length-0": LENGTH_0,
     "device-type": DEVICE_TYPE,
     "unused-key": UNUSED_KEY,
+    "device-address": DEVICE_ADDRESS,
     "vm-type": VM_TYPE,
 }
 RULES = tuple(_KINDS.values())
