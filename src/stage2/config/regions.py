@@ -406,8 +406,7 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
     notices = []
     for party in mmio:
         host = Range.sized(party.span.start + party.delta, party.span.size)
-        notices += [
-            Notice(f"{party} is at HPA {host}, which is {held} of {held.place}: a second way to it", party.place)
-            for _, held in ram.overlapping(host)
-        ]
+        for _, held in ram.overlapping(host):
+            text = f"{party} is at HPA {host}, which is {held} of {held.place}: a second way to it"
+            notices.append(Notice(text, party.place, "two-ways"))
     return notices
