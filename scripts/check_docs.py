@@ -22,8 +22,8 @@ happens on the board and what to do. `--json` is for programs ([json.md](json.md
 * Exit code 0: no finding is an error. 1: one is. 2: a file cannot be read, or is no VM file.
 * `# stage2: allow S2301 reason` on the line, or on the line above it, keeps a finding quiet if it gives a reason.
   Of a finding about several places, one is enough. A comment that allows nothing is told of (S2922).
-* `--fix` writes what a finding says to write, where one value mends it, and tells what is left. Comments, order and line
-  ends stay as they are; a file is changed whole or not at all.
+* `--fix` writes what a finding says to write, where one value mends it, and tells what is left. Comments, order and
+  line ends stay as they are; a file is changed whole or not at all.
 * Without `--platform` or `--host-dtb` nothing is known of the host, and the rules about it find nothing.
 * Rules S21xx are those of `stage2 layout`; S22xx need the images, and are told by `show` and `run`.
 

@@ -35,13 +35,11 @@ class Allowed:
     reason: str
     location: Location
 
-    def covers(self, finding: Finding) -> bool:
-        """Whether a finding is about such a line, whatever else it is about."""
-        own = self.location
-        return bool(self.reason) and any(
-            finding.code == self.code and place.file == own.file and place.line in (own.line, (own.line or 0) + 1)
-            for place in finding.locations
-        )
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The lines that it is for."""
+        line = self.location.line or 0
+        return line, line + 1
 
 
 def without_allowed(findings: Iterable[Finding], files: Collection[str], codes: Collection[str]) -> list[Finding]:
@@ -53,13 +51,17 @@ def without_allowed(findings: Iterable[Finding], files: Collection[str], codes: 
         codes: all rules'.
     """
     allowed = [one for file in dict.fromkeys(files) for one in _comments_of(file)]
-    by_code: dict[str, list[Allowed]] = {}
+    covers: dict[tuple[str, str, int | None], list[Allowed]] = {}
     for one in allowed:
-        by_code.setdefault(one.code, []).append(one)
+        for line in one.lines if one.reason else ():
+            covers.setdefault((one.code, one.location.file, line), []).append(one)
     used: set[Allowed] = set()
     kept = []
     for finding in findings:
-        covering = [one for one in by_code.get(finding.code, ()) if one.covers(finding)]
+        # A finding is allowed where one of its lines is, whatever else it is about.
+        covering = [
+            one for place in finding.locations for one in covers.get((finding.code, place.file, place.line), ())
+        ]
         used.update(covering)
         if not covering:
             kept.append(finding)

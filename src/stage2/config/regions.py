@@ -406,8 +406,10 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
     notices = []
     for party in mmio:
         host = Range.sized(party.span.start + party.delta, party.span.size)
-        notices += [
-            Notice(f"{party} is at HPA {host}, which is {held} of {held.place}: a second way to it", party.place)
-            for _, held in ram.overlapping(host)
-        ]
+        met = ram.overlapping(host)
+        if met:
+            held = met[0][1]
+            more = f", and RAM of {len(met) - 1} more regions" if len(met) > 1 else ""
+            text = f"{party} is at HPA {host}, which is {held} of {held.place}{more}: a second way to it"
+            notices.append(Notice(text, party.place))
     return notices

@@ -16,6 +16,8 @@ from .findings import STYLES, headline
 from .plain import plain
 from .tables import facts, indented, stack, text, unbroken
 
+_MOST_FINDINGS = 200
+"""Limit: findings that are shown; nobody reads more, and JSON has all."""
 _MOST_PLACES = 4
 """Limit: places of one finding that are shown with their lines."""
 _TAB = "    "
@@ -24,7 +26,8 @@ _BESIDE = 8
 
 
 def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
-    """Each finding with the lines it is about, what it means on the board and what to do; then how many there are.
+    """The first findings with the lines they are about, what they mean on the board and what to do; then how many there
+    are.
 
     Args:
         findings: what was found.
@@ -32,7 +35,7 @@ def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
     """
     lines = cache(lines_of)
     parts: list[RenderableType] = []
-    for finding in findings:
+    for finding in findings[:_MOST_FINDINGS]:
         parts.append(headline(finding))
         for place in finding.locations[:_MOST_PLACES]:
             parts += _place(place, lines(place.file), STYLES[finding.level], width)
@@ -41,6 +44,9 @@ def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
             more = len(finding.locations) - 2 * _MOST_PLACES
             parts.append(indented(text(f"and {rest}" + (f" and {more} more places" if more > 0 else ""), "dim")))
         parts += [indented(facts(_facts(finding))), Text()]
+    unshown = findings[_MOST_FINDINGS:]
+    if unshown:
+        parts += [text(f"and {len(unshown):,} more, which --json lists: {_summary(unshown)}"), Text()]
     return stack([*parts, text(_summary(findings), "bold")])
 
 
