@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from pathlib import Path
+
+from made_page import write_or_check
 
 from stage2.check.every import RULES
 from stage2.check.finding import Rule
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "checks.md"
 FAULTS = ROOT / "tests" / "check" / "faults"
 OPENING = """\
 # Checks
@@ -26,6 +26,8 @@ happens on the board and what to do. `--json` is for programs ([json.md](json.md
   line ends stay as they are; a file is changed whole or not at all.
 * Without `--platform` or `--host-dtb` nothing is known of the host, and the rules about it find nothing.
 * Rules S21xx are those of `stage2 layout`; S22xx need the images, and are told by `show` and `run`.
+
+What it finds in AxVisor's own files: [upstream-findings.md](upstream-findings.md).
 
 This page is made of the rules by `python scripts/check_docs.py`.
 """
@@ -64,16 +66,5 @@ def page() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def main() -> int:
-    """Write the page, or check it."""
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text() != page():
-            print("docs/checks.md is not what the rules say: run python scripts/check_docs.py", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(page())
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check("checks.md", page(), "check_docs.py", "the rules"))

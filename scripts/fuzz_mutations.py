@@ -60,7 +60,7 @@ def changed_text(rng: random.Random, texts: Sequence[str]) -> bytes:
     """A file of `texts`, changed one to six times, then maybe in its bytes."""
     text = rng.choice(texts)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
-        text = rng.choice(_TEXT_CHANGES)(rng, text, texts)[: 3 << 20]
+        text = rng.choice(_TEXT_CHANGES)(rng, text, texts)[: 1 << 20]
     data = text.encode("utf-8", "surrogatepass")
     return changed_bytes(rng, data) if rng.randrange(6) == 0 else data
 
@@ -122,7 +122,7 @@ def _lines(rng: random.Random, text: str, texts: Sequence[str]) -> str:
 
 def _many(rng: random.Random, text: str, texts: Sequence[str]) -> str:
     """An array that is long, or a key or table that is there very often."""
-    count = rng.choice((10, 100, 1000, 5000, 30000))
+    count = rng.choice((10, 100, 200, 1000, 5000))
     match rng.randrange(4):
         case 0:
             arrays = [
@@ -132,6 +132,7 @@ def _many(rng: random.Random, text: str, texts: Sequence[str]) -> str:
                 return text
             one = rng.choice(arrays)
             inner = one[0][1:-1]
+            count = min(count, (1 << 20) // (len(inner) + 1) + 1)
             if rng.randrange(2) and (first := _NUMBER.search(inner)):
                 start = rng.choice((0x1000, 0x20_0000))
                 rows = (inner[: first.start()] + hex(start * (n + 1)) + inner[first.end() :] for n in range(count))
@@ -272,10 +273,10 @@ def _copies(rng: random.Random, tree: Tree, trees: Sequence[Tree]) -> None:
     """A node that is there often, under the same or another name."""
     parent = rng.choice(_all(tree))
     node = rng.choice(parent.children or [rng.choice(_all(rng.choice(trees)))])
-    if len(_all(tree)) > 20000 or sum(1 for _ in node.walk()) > 40:
+    if len(_all(tree)) > 5000 or sum(1 for _ in node.walk()) > 40:
         return
     renamed = rng.randrange(2)
-    for number in range(rng.choice((1, 10, 100, 1000, 5000))):
+    for number in range(rng.choice((1, 10, 100, 1000, 3000))):
         one = copy.deepcopy(node)
         one.name = f"{node.name.split('@')[0]}@{number:x}" if renamed else node.name
         if rng.randrange(2) and node.properties.get("reg"):
@@ -304,7 +305,7 @@ def _move(rng: random.Random, tree: Tree, trees: Sequence[Tree]) -> None:
 
 
 def _reserve(rng: random.Random, tree: Tree, trees: Sequence[Tree]) -> None:
-    count = rng.choice((1, 3, 100, 20000))
+    count = rng.choice((1, 3, 100, 1000, 2000))
     sizes = [size for size in (1, 0x1000, 1 << 63, (1 << 64) - 1) for _ in range(2)]
     tree.reserved += [(rng.randrange(1 << rng.choice((32, 40, 64))), rng.choice(sizes)) for _ in range(count)]
 

@@ -22,7 +22,7 @@ from .setup import Setup
 
 T = TypeVar("T")
 
-_MOST_LOOKS = 1 << 17
+_MOST_LOOKS = 1 << 14
 """Limit: devices of the tree that are looked at for what one VM is given; boards have some hundreds."""
 _MOST_NAMES = 3
 """Limit: nodes that a message names; the rest is counted."""

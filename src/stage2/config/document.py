@@ -23,7 +23,7 @@ from .locator import KeyPath, Positions, format_path, hex_groups, locate
 
 T = TypeVar("T")
 
-MAX_FILE_SIZE = 4 << 20
+MAX_FILE_SIZE = 1 << 20
 """Limit: bytes of a configuration file."""
 MAX_TEXT = 4096
 """Limit: characters of a string."""

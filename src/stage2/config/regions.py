@@ -402,7 +402,8 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
     ram: RangeMap[_Party] = RangeMap(merge=False)
     for party in owned:
         if party.map_type.is_identity:
-            ram.add(party.span, party)
+            for gap in ram.gaps(party.span):  # where they overlap it was told, and somebody may want to hear the rest
+                ram.add(gap, party)
     notices = []
     for party in mmio:
         host = Range.sized(party.span.start + party.delta, party.span.size)

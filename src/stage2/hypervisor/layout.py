@@ -14,7 +14,6 @@ from ..config.kernel_sizes import KernelSizes
 from ..config.platform import PlatformConfig
 from ..errors import ConfigError
 from ..flags import MappingFlags
-from .percpu import CACHE_LINE
 
 if TYPE_CHECKING:
     from .image import Image, Section
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 R = MappingFlags.READ
 RW = R | MappingFlags.WRITE
 RX = R | MappingFlags.EXECUTE
+CACHE_LINE = 64
+"""Per-CPU areas are a multiple of this apart, so that no two CPUs write to one line."""
 _HVA_LIMIT = (1 << 64) - SIZE_4K
 
 

@@ -21,6 +21,8 @@ _MOST_FINDINGS = 200
 _MOST_PLACES = 4
 """Limit: places of one finding that are shown with their lines."""
 _TAB = "    "
+_CHARACTERS = 4
+"""Characters of a line that are looked at for each column: some are narrower than one."""
 _BESIDE = 8
 """Columns beside a line of a file: its number and a rule."""
 
@@ -71,8 +73,9 @@ def _place(place: Location, lines: Sequence[str], style: str, width: int) -> lis
         return parts
     line = lines[place.line - 1]
     start = (place.column or 1) - 1
-    before, value, after = (plain(part.replace("\t", _TAB)) for part in _cut(line, start, place.width))
     room = max(width - _BESIDE, 20)
+    around = _cut(line, start, place.width, _CHARACTERS * room)
+    before, value, after = (plain(part.replace("\t", _TAB)) for part in around)
     lead, before = _tail(before, room // 2)
     value = _head(value, max(room - cell_len(lead + before), 10))
     after = _head(after, max(room - cell_len(lead + before + value), 0))
@@ -83,8 +86,10 @@ def _place(place: Location, lines: Sequence[str], style: str, width: int) -> lis
     return parts
 
 
-def _cut(line: str, start: int, width: int) -> tuple[str, str, str]:
-    return line[:start], line[start : start + width], line[start + width :]
+def _cut(line: str, start: int, width: int, most: int) -> tuple[str, str, str]:
+    """What stands before a value, the value, and the rest; of each no more than `most` characters beside the value."""
+    end = start + width
+    return line[max(start - most, 0) : start], line[start : min(end, start + most)], line[end : end + most]
 
 
 def _tail(part: str, room: int) -> tuple[str, str]:
