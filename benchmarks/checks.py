@@ -89,7 +89,7 @@ def _setup(arguments: Sequence[str]) -> Setup:
 @contextmanager
 def check_rows() -> Iterator[list[Row]]:
     """The rules alone on files that are read and planned, and everything that the command does."""
-    rows = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as held:
         for name, make in _CASES.items():
             folder = Path(held, str(len(rows)))

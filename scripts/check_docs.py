@@ -17,13 +17,19 @@ OPENING = """\
 
 `stage2 check [--platform P] [--host-dtb F] [--cpu C] VM.toml...` finds what is wrong with VM files that are to run
 together, without images and without a running machine. Each finding has the code of a rule, the lines it is about, what
-happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--explain S2301` tells of one rule.
+happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--sarif` for code hosts and
+editors, `--html page.html` for browsers; `--explain S2301` tells of one rule.
 
 * Exit code 0: no finding is an error. 1: one is. 2: a file cannot be read, or is no VM file.
 * `# stage2: allow S2301 reason` on the line, or on the line above it, keeps a finding quiet if it gives a reason.
   Of a finding about several places, one is enough. A comment that allows nothing is told of (S2922).
 * `--fix` writes what a finding says to write, where one value mends it, and tells what is left. Comments, order and
   line ends stay as they are; a file is changed whole or not at all.
+* `--sarif` prints SARIF 2.1.0: `stage2 check VM.toml... --sarif > check.sarif`. Paths are relative to the folder that
+  the command runs in (`%SRCROOT%`), so run it where the repository begins. Columns count characters; a fingerprint is
+  made of what the lines say and stays when they move; `fixes` has what `--fix` would write.
+* `--html page.html` writes one file that loads nothing from elsewhere, beside text, `--json` or `--sarif`. Without
+  scripts it shows everything; with them findings can be filtered by severity, file, rule and text.
 * Without `--platform` or `--host-dtb` nothing is known of the host, and the rules about it find nothing.
 * Rules S21xx are those of `stage2 layout`; S22xx need the images, and are told by `show` and `run`.
 

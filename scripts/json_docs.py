@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
+
+from made_page import write_or_check
 
 from stage2.schemas import COMMON, load_schema, schema_names
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/json.md"
 OPENING = """\
 # JSON
 
@@ -30,6 +29,7 @@ package by `python scripts/json_docs.py`; the tests hold whatever any command pr
   with and without `--json`.
 
 ```python
+from made_page import write_or_check
 from stage2.schemas import load_schema, schema_names
 ```
 """
@@ -84,16 +84,5 @@ def page() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def main() -> int:
-    """Write the page, or check it."""
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text() != page():
-            print("docs/json.md is not what the schemas say: run python scripts/json_docs.py", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(page())
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check("json.md", page(), "json_docs.py", "the schemas"))

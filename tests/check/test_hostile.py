@@ -1,4 +1,4 @@
-"""Files that are made to be slow, deep, huge or nonsense: one clear error, or findings, within a second of CPU time."""
+"""Files that are made to be slow, deep, huge or nonsense: one clear error, or findings, and no minutes of CPU time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from stage2.ranges import RangeIndex
 from trees import bus, small_tree, write_tree
 from waiting import HANG_S
 
-LIMIT_S = 1.0
-"""CPU seconds of one command in this process."""
+LIMIT_S = 10.0
+"""CPU seconds of one command in this process: what is quadratic takes minutes on these files, and a busy machine does
+not make a second ten. `scripts/fuzz_check.py` has the limit that is aimed at."""
 HEAD = '[base]\nid = 1\nname = "guest"\narch = "riscv64"\nvm_type = 1\ncpu_num = 1\n'
 KERNEL = "[kernel]\nentry_point = 0x8000_0000\nkernel_load_addr = 0x8000_0000\n"
 RAM = "memory_regions = [[0x8000_0000, 0x20_0000, 0x7, 1]]\n"

@@ -75,10 +75,10 @@ VMS: dict[str, tuple[dict[str, int], float, int, int, int, str]] = {
 }
 # file: (arch, base and MiB of RAM, mmio regions, virtio regions, keys of the board only, notices)
 PLATFORMS: dict[str, tuple[str, int, int, int, int, int, int]] = {
-    "aarch64-bsta1000b-hv": ("aarch64", 0x1_9800_0000, 1408, 6, 0, 4, 0),
+    "aarch64-bsta1000b-hv": ("aarch64", 0x1_9800_0000, 1408, 6, 0, 4, 1),
     # 0x0a00_3000 is twice in the VirtIO list.
-    "aarch64-qemu-virt-hv": ("aarch64", 0x4000_0000, 2048, 7, 32, 0, 1),
-    "aarch64-rk3588j-hv": ("aarch64", 0x20_0000, 128, 7, 0, 0, 0),
+    "aarch64-qemu-virt-hv": ("aarch64", 0x4000_0000, 2048, 7, 32, 0, 2),
+    "aarch64-rk3588j-hv": ("aarch64", 0x20_0000, 128, 7, 0, 0, 2),
     "riscv64-qemu-virt": ("riscv64", 0x8000_0000, 128, 6, 8, 0, 0),
     "x86_64-qemu-q35": ("x86_64", 0, 128, 7, 0, 0, 0),
 }

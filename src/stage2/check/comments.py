@@ -1,4 +1,4 @@
-"""Sizes in comments beside the values they speak of: the rule S2921."""
+"""Sizes and map types in comments beside the values they speak of: the rules S2921 and S2923."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ SIZE = Rule(
     "One of them is left from before a change. AxVisor goes by the number: a guest whose kernel or device tree counts "
     "on the comment's size has too little.",
 )  # fmt: skip
-RULES = (SIZE,)
+MAP_TYPE = Rule(
+    "S2923", Severity.WARNING, "a map type and the comment beside it differ",
+    "One of them is left from before a change. AxVisor goes by the number: a guest that counts on memory one to one, "
+    "for DMA or for its device tree, gets other host memory, or the other way round.",
+)  # fmt: skip
+RULES = (SIZE, MAP_TYPE)
 
+_MAP_TYPE = re.compile(r"\bMAP_(?:ALLOC|IDENTICAL|RESERVED)\b")
 _UNITS = {"K": KIB, "M": MIB, "G": GIB}
 _SIZE = re.compile(r"(?<![\w.])(\d{1,6})\s?([KMG])(?:i?B)?(?!\w)", re.IGNORECASE)
 
@@ -42,6 +48,7 @@ def _beside(vm: str, region: RegionDeclaration, beside: Mapping[int, tuple[int, 
     if place.column is None or place.line not in beside:
         return
     column, comment = beside[place.line]
+    yield from _map_type(vm, region, column, comment)
     sizes = [(found, int(found[1]) * _UNITS[found[2].upper()]) for found in _SIZE.finditer(comment)]
     if len(sizes) != 1 or sizes[0][1] == region.size:
         return
@@ -55,4 +62,23 @@ def _beside(vm: str, region: RegionDeclaration, beside: Mapping[int, tuple[int, 
         locations=(Location.of(place, who.name), told),
         fix="correct whichever is wrong",
         edit=FixIt(told, format_size(region.size)),
+    )
+
+
+def _map_type(vm: str, region: RegionDeclaration, column: int, comment: str) -> Iterator[Finding]:
+    named = list(_MAP_TYPE.finditer(comment))
+    if len(named) != 1 or named[0][0] == region.map_type.name or region.map_type.number is None:
+        return
+    who = Party(f"{region.name} of {vm}")
+    told = Location(
+        region.place.file, region.place.line, column + 1 + named[0].start(), len(named[0][0]), "the comment"
+    )
+    yield Finding(
+        MAP_TYPE,
+        f"{who} has map_type {region.map_type.number} ({region.map_type.name}), and the comment beside it says "
+        f"{named[0][0]}",
+        (who,),
+        locations=(Location.of(region.place, who.name), told),
+        fix="correct whichever is wrong",
+        edit=FixIt(told, region.map_type.name),
     )

@@ -18,6 +18,8 @@ from . import (
     host_devices,
     host_memory,
     kernel_layout,
+    left_out,
+    names,
     x86_holes,
 )
 from .allow import without_allowed
@@ -33,6 +35,8 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     dma.check_dma,
     x86_holes.check_x86_holes,
     comments.check_comments,
+    names.check_names,
+    left_out.check_left_out,
     cpus.check_cpus,
     file_notices.check_notices,
 )
@@ -48,6 +52,8 @@ RULES: tuple[Rule, ...] = (
     *dma.RULES,
     *x86_holes.RULES,
     *comments.RULES,
+    *names.RULES,
+    *left_out.RULES,
     *cpus.RULES,
     *file_notices.RULES,
     *allow.RULES,

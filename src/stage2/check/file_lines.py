@@ -13,6 +13,6 @@ def lines_of(file: str) -> Sequence[str]:
     """The lines of a text file; none where it is gone, or no text."""
     try:
         with Path(file).open("rb") as stream:
-            return stream.read(_MOST_BYTES).decode().split("\n")
+            return stream.read(_MOST_BYTES).decode("utf-8-sig").split("\n")  # columns count from behind the mark
     except (OSError, UnicodeDecodeError):
         return ()

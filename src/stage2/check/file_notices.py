@@ -1,4 +1,4 @@
-"""What readers and planners of VM files noticed, as findings: S2801, S2608, S2609, S2731 to S2733, S2901 to S2908."""
+"""What readers and planners of VM files noticed, as findings: S2608 to S2613, S2731 to S2733, S2801, S2901 to S2908."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ TWO_DRIVERS = Rule(
 PART_PAGE = Rule(
     "S2609", Severity.NOTE, "a device is smaller than the pages that are mapped for it",
     "The guest reaches whatever else is in them; the host's device tree (--host-dtb) tells what that is.",
+)  # fmt: skip
+WHOLE_WINDOW = Rule(
+    "S2613", Severity.WARNING, "a passthrough guest reaches all of the host's memory",
+    "AxVisor maps every address that nothing else claims one to one for guest_type \"passthrough\": the guest reads "
+    "and writes the hypervisor and other VMs. It is a guest to be trusted, or one for guest_type \"virtualized\".",
 )  # fmt: skip
 NO_NODE = Rule(
     "S2731", Severity.ERROR, "the host's device tree has no such node",
@@ -60,6 +65,11 @@ UNUSED_KEY = Rule(
     "S2907", Severity.NOTE, "a key of another generation",
     "AxVisor of this generation skips it, or refuses the file.",
 )  # fmt: skip
+DEVICE_ADDRESS = Rule(
+    "S2926", Severity.WARNING, "an address of a platform's device does not fit the rest of the file",
+    "The hypervisor's own page tables map what mmio-regions say: its driver faults at the first access, or drives "
+    "another device.",
+)  # fmt: skip
 VM_TYPE = Rule(
     "S2908", Severity.NOTE, "an unknown vm_type",
     "AxVisor takes it for a real-time system.",
@@ -69,6 +79,7 @@ _KINDS = {
     "cpu-list": CPU_LIST,
     "two-drivers": TWO_DRIVERS,
     "part-page": PART_PAGE,
+    "whole-window": WHOLE_WINDOW,
     "no-node": NO_NODE,
     "no-registers": NO_REGISTERS,
     NO_TREE: UNRESOLVED,
@@ -78,6 +89,7 @@ _KINDS = {
     "length-0": LENGTH_0,
     "device-type": DEVICE_TYPE,
     "unused-key": UNUSED_KEY,
+    "device-address": DEVICE_ADDRESS,
     "vm-type": VM_TYPE,
 }
 RULES = tuple(_KINDS.values())

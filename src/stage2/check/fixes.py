@@ -71,18 +71,31 @@ def _meet(one: FixIt, other: FixIt) -> bool:
     return first.line == second.line and (first.column or 0) + first.width > (second.column or 0)
 
 
+def span_of(edit: FixIt, line: str) -> tuple[int, int] | None:
+    """The characters of its line that an edit writes over, counted from 0, the end behind the last one.
+
+    Returns:
+        None where the line has no such characters (any more).
+    """
+    place = edit.location
+    if place.column is None or place.column - 1 + place.width > len(line):
+        return None
+    start, end = place.column - 1, place.column - 1 + place.width
+    if not edit.text:  # an entry of an array goes with the comma behind it
+        rest = line[end:]
+        end = len(line) - len(rest.lstrip(" \t").removeprefix(","))
+    return start, end
+
+
 def _write(lines: list[str], edit: FixIt) -> None:
     place = edit.location
     assert place.line is not None, "only edits with a place are made"
-    assert place.column is not None, "the same"
-    if place.line > len(lines) or place.column - 1 + place.width > len(lines[place.line - 1]):
+    span = span_of(edit, lines[place.line - 1]) if place.line <= len(lines) else None
+    if span is None:
         raise ConfigError("has changed since it was checked", file=place.file, line=place.line)
+    start, end = span
     line = lines[place.line - 1]
-    start = place.column - 1
-    rest = line[start + place.width :]
-    if not edit.text:  # an entry of an array goes with the comma behind it
-        rest = rest.lstrip(" \t").removeprefix(",")
-    line = line[:start] + edit.text + rest
+    line = line[:start] + edit.text + line[end:]
     if line.strip():
         lines[place.line - 1] = line
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def check(
     fix: Annotated[bool, Parameter(negative="")] = False,
     explain: Annotated[str | None, Parameter(name="--explain")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    sarif: Annotated[bool, Parameter(negative="")] = False,
+    html: Path | None = None,
 ) -> int:
     """Find every mistake in VM files before a board hangs on them. Needs neither images nor a running machine.
 
@@ -55,29 +58,35 @@ def check(
         Tell of one rule, by its code (S2301), and check nothing; "list" names all.
     json_output
         Print JSON instead of text.
+    sarif
+        Print SARIF 2.1.0 instead of text, which code hosts and editors show beside the lines.
+    html
+        Write a page for browsers into this file as well (NAME.html), which needs no other file.
     """
     from ..check.every import check_setup
     from ..check.finding import has_errors
-    from ..render.excerpt import render_excerpts
-    from ..render.findings import finding_json
-    from ..render.json_text import json_text
-    from ..render.tables import print_renderable, text, text_width
+    from ..render.plain import plain
 
     if explain is not None:
         return _explain(explain)
     if not vms:
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
+    if json_output and sarif:
+        raise ConfigError("--json and --sarif exclude one another: standard output has room for one of them")
+    if html is not None and html.suffix.lower() not in _PAGES:
+        raise ConfigError("--html wants the name of a page to write, NAME.html", file=os.fspath(html))
 
     def look() -> list[Finding]:
         return check_setup(_setup(vms, platform, host_dtb, cpu, arch, generation, define))
 
     findings = _mended(look) if fix else look()
-    if json_output:
-        print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
-    else:
-        counted = f"{len(vms)} VM file{'s' if len(vms) > 1 else ''}"
-        whole = render_excerpts(findings, text_width(sys.stdout)) if findings else text(f"{counted}: nothing is wrong.")
-        print_renderable(whole)
+    if html is not None:
+        _write_page(html, findings, [*vms, *(file for file in (platform, host_dtb) if file is not None)])
+    _print(findings, len(vms), "json" if json_output else "sarif" if sarif else "text")
+    if html is not None:
+        # Beside JSON nothing else may stand on standard output.
+        stream = sys.stderr if json_output or sarif else sys.stdout
+        print(f"The page is {plain(os.fspath(html))}", file=stream)
     return 1 if has_errors(findings) else 0
 
 
@@ -122,6 +131,38 @@ def _mended(look: Callable[[], list[Finding]]) -> list[Finding]:
             break
         findings = look()
     return findings
+
+
+_PAGES = (".html", ".htm")
+"""Ends of names that --html writes to, so that a forgotten name does not cost a VM file."""
+
+
+def _write_page(page: Path, findings: Sequence[Finding], checked: Sequence[Path]) -> None:
+    """The page for browsers."""
+    from ..render.findings_page import findings_page
+    from .write_whole import write_whole
+
+    write_whole(page, findings_page(findings, [os.fspath(file) for file in checked]))
+
+
+def _print(findings: Sequence[Finding], files: int, form: Literal["text", "json", "sarif"]) -> None:
+    """What was found in so many VM files, on standard output."""
+    from ..render.excerpt import render_excerpts
+    from ..render.findings import finding_json
+    from ..render.json_text import json_text
+    from ..render.plain import counted
+    from ..render.tables import print_renderable, text, text_width
+
+    if form == "json":
+        print(json_text("check", {"findings": [finding_json(finding) for finding in findings]}))
+    elif form == "sarif":
+        from ..render.sarif import sarif_text
+
+        print(sarif_text(findings))
+    elif findings:
+        print_renderable(render_excerpts(findings, text_width(sys.stdout)))
+    else:
+        print_renderable(text(f"{counted(files, 'VM file')}: nothing is wrong."))
 
 
 def _explain(code: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..address import GIB, MIB, SIZE_2M, SIZE_4K, Range, align_down, align_up, format_size, is_aligned
@@ -151,6 +151,7 @@ def read_platform(document: Document) -> PlatformConfig:
     _note_overlaps(virtio)
     pci = _ranges(devices, "pci-ranges")
     addresses = {key: devices.optional_address(key) for key in _ADDRESSES}
+    _note_addresses(devices, addresses, [span for _, span in mmio])
     numbers = {key: devices.optional_integer(key) for key in _NUMBERS}
     family = plat.optional_text("family") or name
     psci = devices.optional_text("psci-method")
@@ -282,6 +283,19 @@ def _note_overlaps(ranges: Sequence[tuple[Item, Range]]) -> None:
             item.notice(f"{span} overlaps {last[1]} of {last[0].place}")
         if last is None or span.end > last[1].end:
             last = (item, span)
+
+
+def _note_addresses(devices: Table, addresses: Mapping[str, int | None], mmio: Sequence[Range]) -> None:
+    """Registers of single devices that are in none of the regions, or the same as another's; 0 stands for none."""
+    seen: dict[int, str] = {}
+    for key, address in addresses.items():
+        if not address:
+            continue
+        if mmio and not any(span.contains(address) for span in mmio):
+            devices.need(key).notice(f"{address:#x} is in none of mmio-regions, which are mapped", "device-address")
+        if address in seen:
+            devices.need(key).notice(f"{address:#x} is {seen[address]} too", "device-address")
+        seen.setdefault(address, key)
 
 
 def _kernel_aspace(plat: Table) -> Range | None:

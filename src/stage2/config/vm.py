@@ -245,7 +245,13 @@ def _read_present(document: Document, tables: Table | None, options: SpaceOption
     extensions = Extensions(options, (), (), ()) if tables is None else read_extensions(tables, options)
     _require_memory(kernel, memory, extensions)
     if guest_type is GuestType.PASSTHROUGH:
-        (base.find("guest_type") or base.need("vm_type")).notice(
+        item = base.find("guest_type") or base.need("vm_type")
+        item.notice(
+            "upstream maps the whole window one to one, host RAM of the hypervisor and of other VMs with it; the "
+            "tables made here hold the host's devices alone",
+            "whole-window",
+        )
+        item.notice(
             "everything of the host that a guest may have is passed through one to one: without the host's device "
             "tree nothing of that is mapped here",
             NO_TREE,

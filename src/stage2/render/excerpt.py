@@ -45,14 +45,15 @@ def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
             rest = ", ".join(str(place) for place in finding.locations[_MOST_PLACES:][:_MOST_PLACES])
             more = len(finding.locations) - 2 * _MOST_PLACES
             parts.append(indented(text(f"and {rest}" + (f" and {more} more places" if more > 0 else ""), "dim")))
-        parts += [indented(facts(_facts(finding))), Text()]
+        parts += [indented(facts(facts_of(finding))), Text()]
     unshown = findings[_MOST_FINDINGS:]
     if unshown:
-        parts += [text(f"and {len(unshown):,} more, which --json lists: {_summary(unshown)}"), Text()]
-    return stack([*parts, text(_summary(findings), "bold")])
+        parts += [text(f"and {len(unshown):,} more, which --json lists: {summary(unshown)}"), Text()]
+    return stack([*parts, text(summary(findings), "bold")])
 
 
-def _facts(finding: Finding) -> list[tuple[str, str]]:
+def facts_of(finding: Finding) -> list[tuple[str, str]]:
+    """What is said of a finding below its lines: a few words, and the sentence."""
     rows = []
     if finding.overlap is not None:
         space = next((party.space for party in finding.parties if party.span is not None), "")
@@ -104,7 +105,8 @@ def _head(part: str, room: int) -> str:
     return part if cell_len(part) <= room else set_cell_size(part, max(room - 4, 0)) + " ..."
 
 
-def _summary(findings: Sequence[Finding]) -> str:
+def summary(findings: Sequence[Finding]) -> str:
+    """How many there are: "2 errors, 1 note."."""
     counts = Counter(finding.level for finding in findings)
     told = [f"{counts[level]} {level}{'s' if counts[level] > 1 else ''}" for level in Severity if counts[level]]
     return ", ".join(told) + "."

@@ -1,0 +1,193 @@
+"""Writes docs/upstream-findings.md: what `stage2 check` finds in AxVisor's own files; --check compares only.
+
+The files are data beside the repository, as for tests/config/test_upstream_files.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from made_page import write_or_check
+
+from stage2.check.every import rule_of
+from stage2.cli.main import call
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+FOLDERS = ("axvisor-configs/seed/vms", "axvisor-configs/head/vms", "axvisor-guest-configs")
+PLATFORMS = {
+    "x86_64": "x86_64-qemu-q35", "riscv64": "riscv64-qemu-virt", "a1000": "aarch64-bsta1000b-hv",
+    "rk3588": "aarch64-rk3588j-hv", "aarch64": "aarch64-qemu-virt-hv",
+}  # fmt: skip
+"""The seed's platform of a VM file, by the first of these words in its name; head has no such files any more."""
+TOGETHER = (
+    ("axvisor-configs/seed/vms/linux-qemu-aarch64.toml", "axvisor-configs/seed/vms/linux-qemu-aarch64-vm2.toml"),
+    ("axvisor-configs/head/vms/arceos-aarch64-qemu-smp1.toml", "axvisor-configs/head/vms/linux-aarch64-qemu-smp1.toml"),
+    (
+        "axvisor-configs/head/vms/arceos-aarch64-rk3568-smp1.toml",
+        "axvisor-configs/head/vms/linux-aarch64-rk3568-smp1.toml",
+    ),
+)
+"""Files of one machine, of which two are to run at once."""
+TRUE = {
+    "S2401": "AxVisor registers VMs by id; both files have the same.",
+    "S2403": "Both have map_type 1 at one address, and at the seed the address is taken as it is: the second VM's "
+    "allocation fails there with no more than a warning, and both write to the same memory.",
+    "S2501": "The platform's RAM is what AxVisor's own allocator has; the VM's lies elsewhere, on boards with more.",
+    "S2608": "Both name the registers, and nothing takes turns.",
+    "S2611": "The seed and head map 0xfee0_0000 of the CPU into the guest: it drives the timer and the interrupts of "
+    "the CPU that the hypervisor runs on.",
+    "S2612": "Linux reads the FCH's registers on AMD's CPUs, and nothing is mapped there.",
+    "S2613": "For guest_type \"passthrough\" the present format maps the window one to one first, and takes out what "
+    "the hypervisor plays.",
+    "S2614": "interrupt_mode is no_irq where a file leaves it out.",
+    "S2733": "The path is resolved on the board, by a tree that is not among these files.",
+    "S2901": "Each says what it is about: keys that nobody reads, memory that moves since head, addresses that the "
+    "board chooses, and oddities of the platforms' own lists.",
+    "S2903": "The device bit (0x10) is in the flags, and AxVisor leaves such a region out.",
+    "S2907": "The key is one of another generation.",
+    "S2921": "The line has both; the number is what counts.",
+    "S2922": "The comment is there and does nothing.",
+    "S2923": "The line has both; the number is what counts.",
+    "S2924": "AxVisor's loader knows \"memory\" and \"fs\" and panics without either.",
+    "S2925": "The kernel's name and its devices are the other architecture's: the file is a copy.",
+    "S2926": "Both numbers are in the file: the RTC's key has QEMU's address (0x901_0000), the list another, or a "
+    "board's file was made from another's.",
+    "S2310": "Both keys have one path; the comment beside the second speaks of a BIOS.",
+}  # fmt: skip
+"""Why findings of a rule are true of these files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the command."""
+
+    files: tuple[str, ...]
+    options: tuple[str, ...]
+    findings: tuple[dict[str, Any], ...]
+
+
+def platform_of(file: str) -> tuple[str, ...]:
+    """The options that name a seed file's platform; none for the others."""
+    if "/seed/" not in file:
+        return ()
+    name = Path(file).name
+    board = next(board for word, board in PLATFORMS.items() if word in name)
+    return ("--platform", f"axvisor-configs/seed/platforms/{board}.toml")
+
+
+def run(files: tuple[str, ...]) -> Run:
+    """Check files, with their platform where they have one."""
+    options, out, err = platform_of(files[0]), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = call(["check", "--json", *options, *files])
+    if code == 2:
+        raise SystemExit(f"{files}: {err.getvalue()}")
+    return Run(files, options, tuple(json.loads(out.getvalue())["findings"]))
+
+
+def short(path: str) -> str:
+    """A file's name in the page."""
+    return path.removeprefix("axvisor-configs/")
+
+
+def place(finding: dict[str, Any]) -> str:
+    """The first place of a finding."""
+    where = finding["locations"][0] if finding["locations"] else {"file": "", "line": None}
+    return f"{short(where['file'])}:{where['line']}" if where["line"] else short(where["file"])
+
+
+def page() -> str:
+    """The whole text."""
+    before = Path.cwd()
+    os.chdir(SHARED)
+    try:
+        files = [f"{folder}/{path.name}" for folder in FOLDERS for path in sorted(Path(folder).glob("*.toml"))]
+        alone = [run((file,)) for file in files]
+        together = [run(pair) for pair in TOGETHER]
+    finally:
+        os.chdir(before)
+    return "\n".join([*opening(alone), *summary(alone), *details(alone), *pairs(together)]).rstrip() + "\n"
+
+
+def opening(alone: list[Run]) -> list[str]:
+    """What was done."""
+    clean = [short(one.files[0]) for one in alone if not one.findings]
+    return [
+        "# What `stage2 check` finds in AxVisor's own files",
+        "",
+        f"The {len(alone)} VM files of AxVisor's seed and head, and of its present format, each checked alone: the",
+        "seed's with the platform file they belong to (`--platform`), the others with nothing, for they have none.",
+        "Errors stop a VM, warnings may not be meant, notes are worth knowing. What images would tell is not among",
+        "this: they are not at hand. Made by `python scripts/upstream_docs.py`; [checks.md](checks.md) has the rules.",
+        "",
+        f"Nothing at all is found in: {', '.join(f'`{name}`' for name in clean) or 'none'}.",
+        "",
+    ]
+
+
+def by_rule(runs: list[Run]) -> dict[str, list[dict[str, Any]]]:
+    """Findings by code."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in runs:
+        for finding in one.findings:
+            found[finding["code"]].append(finding)
+    return dict(sorted(found.items()))
+
+
+def summary(alone: list[Run]) -> list[str]:
+    """A table of rules."""
+    lines = ["| rule | severity | findings | files | what |", "|---|---|---|---|---|"]
+    for code, findings in by_rule(alone).items():
+        files = {finding["locations"][0]["file"] for finding in findings if finding["locations"]}
+        severity, title = findings[0]["severity"], rule_of(code).title
+        lines.append(f"| [{code}](#{code.lower()}) | {severity} | {len(findings)} | {len(files)} | {title} |")
+    return [*lines, ""]
+
+
+def headline(code: str) -> str:
+    """A rule's title as a sentence's beginning."""
+    title = rule_of(code).title
+    return title[0].upper() + title[1:]
+
+
+def details(alone: list[Run]) -> list[str]:
+    """Every finding, those with the same words together."""
+    lines = []
+    for code, findings in by_rule(alone).items():
+        lines += [f"## {code}", "", f"{headline(code)}. {TRUE[code]}", ""]
+        same: dict[str, list[str]] = defaultdict(list)
+        for finding in findings:
+            same[finding["message"].replace("axvisor-configs/", "")].append(place(finding))
+        for message, places in same.items():
+            where = list(dict.fromkeys(places))
+            lines.append(f"* {message}")
+            lines += [f"  * `{one}`" for one in where]
+        lines.append("")
+    return lines
+
+
+def pairs(together: list[Run]) -> list[str]:
+    """What files of one machine say of each other."""
+    lines = ["## Files of one machine, checked together", ""]
+    for one in together:
+        lines += [f"`{'`, `'.join(short(file) for file in one.files)}`:", ""]
+        errors = [finding for finding in one.findings if finding["severity"] == "error"]
+        lines += [f"* {finding['code']}: {finding['message'].replace('axvisor-configs/', '')}" for finding in errors]
+        lines += [] if errors else ["* no error"]
+        lines.append("")
+    return lines
+
+
+if __name__ == "__main__":
+    if not SHARED.is_dir():
+        raise SystemExit("AxVisor's files are not beside the repository")
+    raise SystemExit(
+        write_or_check("upstream-findings.md", page(), "upstream_docs.py", "AxVisor's files and the rules")
+    )
