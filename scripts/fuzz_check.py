@@ -27,12 +27,14 @@ from types import FrameType
 
 from fuzz_mutations import Tree, changed_text, changed_tree, tree_bytes, tree_paths
 
-from stage2.cli.main import call
+from stage2.cli.main import INTERRUPTED, call
 from stage2.images.fdt import MAGIC, is_source
 from stage2.images.tree_file import read_tree
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (ROOT / "tests" / "check" / "faults", ROOT / "tests" / "config" / "fixtures")
+_SHOW = 4
+"""What `show` may take, of the limit: it prints all that a file or a tree has, and makes tables, which may compile once."""
 HANG_S = 10.0
 """CPU seconds after which a run is ended."""
 _MOST_KEPT = 8
@@ -113,17 +115,20 @@ class Campaign:
 
     def look(self, folder: Path, arguments: Sequence[str]) -> None:
         """Run once and judge."""
+        limit = self.limit if arguments[0] == "check" else _SHOW * self.limit
         outcome = run(arguments)
+        if outcome.code == INTERRUPTED:
+            raise KeyboardInterrupt
         self.runs += 1
         self.codes[outcome.code] = self.codes.get(outcome.code, 0) + 1
         json_wanted = "--json" in arguments
-        complaint = outcome.complaint(self.limit, text=not json_wanted)
+        complaint = outcome.complaint(limit, text=not json_wanted)
         if not complaint and json_wanted and outcome.code in (0, 1):
             try:
                 json.loads(outcome.out)
             except ValueError as error:
                 complaint = f"no JSON: {error}"
-        if complaint.startswith("slow") and run(arguments).seconds <= self.limit:
+        if complaint.startswith("slow") and run(arguments).seconds <= limit:
             complaint = ""  # another process or the collector of garbage met the first
         if not complaint:
             self.slowest = max(self.slowest, outcome.seconds)
