@@ -34,7 +34,7 @@ from stage2.images.tree_file import read_tree
 ROOT = Path(__file__).parents[1]
 SEEDS = (ROOT / "tests" / "check" / "faults", ROOT / "tests" / "config" / "fixtures")
 _SHOW = 4
-"""What `show` may take, of the limit: it prints all that a file or a tree has, and makes tables, which may compile once."""
+"""How many limits `show` may take: it prints all that a file has, and makes tables, which may compile once."""
 HANG_S = 10.0
 """CPU seconds after which a run is ended."""
 _MOST_KEPT = 8
