@@ -154,17 +154,23 @@ def _check_host_memory(vms: Sequence[PlannedVm], refuse: Refuse) -> list[Notice]
     driven: RangeMap[_Claim] = RangeMap(merge=False)
     for vm, claims in zip(vms, devices, strict=True):
         for claim in claims:
-            # One neighbour tells what is wrong: all pairs of a thousand VMs with one device would be half a million.
-            owner = next((held for _, held in ram.overlapping(claim.span) if held.vm is not vm), None)
-            if owner is not None:
+            for owner in _of_others(claim, ram):
                 refuse(_conflict(claim, owner))
-            other = next((other for _, other in driven.overlapping(claim.span) if other.vm is not vm), None)
-            if other is not None:
-                notices.append(_both(claim, other))
+            # Of a device that many have, the first who has it: all pairs of a thousand VMs would be half a million.
+            notices += [_both(claim, other) for other in _of_others(claim, driven)]
         for claim in claims:
             for gap in driven.gaps(claim.span):
                 driven.add(gap, claim)
     return notices
+
+
+def _of_others(claim: _Claim, held: RangeMap[_Claim]) -> list[_Claim]:
+    """What another VM has of a claim's memory: for each VM the first piece."""
+    found: dict[int, _Claim] = {}
+    for _, one in held.overlapping(claim.span):
+        if one.vm is not claim.vm:
+            found.setdefault(id(one.vm), one)
+    return list(found.values())
 
 
 def _conflict(claim: _Claim, held: _Claim) -> ConflictError:
