@@ -17,7 +17,7 @@ from stage2.address import MIB, Range
 from stage2.cli.main import call
 from stage2.images.fdt import Node, flatten
 from stage2.ranges import RangeIndex
-from trees import bus, small_tree, write_tree
+from trees import bus, need_dtc, small_tree, write_tree
 from waiting import HANG_S
 
 LIMIT_S = 10.0
@@ -184,6 +184,14 @@ def test_a_tree_of_ten_mib_is_refused_by_its_size(tmp_path: Path, capsys: pytest
     assert outcome.err == f"stage2: error: {tmp_path}/host.dtb: is larger than 2 MiB, which no device tree is\n"
 
 
+def test_a_source_that_becomes_too_large_is_named_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need_dtc()
+    tree = tmp_path / "host.dts"
+    tree.write_text("/dts-v1/;\n/ { a = <" + "0 " * 900_000 + ">; };\n")
+    outcome = run(capsys, "check", vm_file(tmp_path, given([])), *GENERATION, "--host-dtb", tree)
+    assert outcome.err == f"stage2: error: {tree}: is compiled to more than 2 MiB, which no device tree has\n"
+
+
 def test_a_tree_of_too_many_nodes_or_too_deep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide, deep = small_tree(), small_tree()
     for number in range(20_000):
@@ -235,6 +243,19 @@ def test_thousands_of_devices_in_one_page_are_more_than_is_looked_at(
         bus(root).child(f"dev@{number:x}").set_u64("reg", 0x1000_0000, 0x10_0010 + number * 0x1000)
     paths = [f"/soc/dev@{number:x}" for number in range(1000)]
     outcome = check_tree(capsys, tmp_path, root, paths)
+    assert outcome.err == (
+        f"stage2: error: {tmp_path}/host.dtb: more devices have the same addresses than on any board\n"
+    )
+
+
+def test_thousands_of_interrupt_controllers_given_to_one_vm_are_more_than_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_tree()
+    for number in range(3000):
+        plic = bus(root).child(f"plic@{number:x}").set("compatible", "riscv,plic0").set("interrupt-controller")
+        plic.set_u64("reg", 0x1000_0000, 0x1000)
+    outcome = check_tree(capsys, tmp_path, root, ["/soc"])
     assert outcome.err == (
         f"stage2: error: {tmp_path}/host.dtb: more devices have the same addresses than on any board\n"
     )

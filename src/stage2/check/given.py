@@ -22,7 +22,7 @@ from .setup import Setup
 
 T = TypeVar("T")
 
-_MOST_LOOKS = 1 << 14
+_MOST_LOOKS = 1 << 13
 """Limit: devices of the tree that are looked at for what one VM is given; boards have some hundreds."""
 _MOST_NAMES = 3
 """Limit: nodes that a message names; the rest is counted."""
@@ -86,10 +86,11 @@ class Looks:
 
     Args:
         tree: the host's.
+        most: how many.
     """
 
-    def __init__(self, tree: HostTree) -> None:
-        self._tree, self._left = tree, _MOST_LOOKS
+    def __init__(self, tree: HostTree, most: int = _MOST_LOOKS) -> None:
+        self._tree, self._left = tree, most
 
     def counted(self, found: Iterable[T]) -> Iterator[T]:
         """The same, each one look.

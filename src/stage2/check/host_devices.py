@@ -27,6 +27,8 @@ CONSOLE = Rule(
 )  # fmt: skip
 RULES = (CONTROLLER, CONSOLE)
 
+_MOST_LOOKS = 1 << 11
+"""Limit: controllers and consoles that the devices of one VM meet; boards have a handful."""
 _GUESTS_OWN = "GICV"
 """GICv2's virtual CPU interface, which is made to be mapped into a guest."""
 
@@ -37,7 +39,7 @@ def check_host_devices(setup: Setup) -> Iterator[Finding]:
         return
     kept = _kept(setup.tree)
     for vm in setup.vms:
-        looks = Looks(setup.tree)
+        looks = Looks(setup.tree, _MOST_LOOKS)
         for device in vm.devices.mapped:
             met = looks.counted(kept.meeting(_host(device)))
             for span, (_, one) in sorted(met, key=lambda entry: entry[1][0]):
