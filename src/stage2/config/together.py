@@ -152,7 +152,7 @@ def _check_host_memory(vms: Sequence[PlannedVm], refuse: Refuse) -> list[Notice]
             ram.set(claim.span, claim)
     notices: list[Notice] = []
     driven: RangeMap[_Claim] = RangeMap(merge=False)
-    for vm, claims in zip(vms, devices, strict=True):
+    for claims in devices:
         for claim in claims:
             for owner in _of_others(claim, ram):
                 refuse(_conflict(claim, owner))
