@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from opening import or_skip
+from stage2.images.apt import TRIXIE, Release, updated
 from stage2.images.fdt import Node, flatten
 from stage2.images.host_tree import HostTree
+from stage2.images.store import keep
 from stage2.machines.emulator import OWN_QEMU
+from stage2.user_cache import user_cache
 from waiting import HANG_S
 
 PACKAGES = {"aarch64": "qemu-system-arm", "riscv64": "qemu-system-misc"}
@@ -75,3 +79,33 @@ def need_dtc() -> None:
         if os.environ.get("CI"):
             pytest.fail("CI needs the Debian package device-tree-compiler")
         pytest.skip("needs the Debian package device-tree-compiler")
+
+
+BOARD = "rk3568-roc-pc"
+"""A board that AxVisor is built for, and whose tree Debian's kernel package has."""
+
+
+def board_tree() -> Path:
+    """The device tree of `BOARD` from Debian 13's kernel for arm64; kept. Without network the test is skipped."""
+    name = f"debian-13-{BOARD}"
+    folder = user_cache("trees")
+
+    def make(work: Path) -> Path | None:
+        if (folder / name / "board.dtb").is_file():
+            return None
+        apt = updated(work, Release(*TRIXIE, "arm64"))
+        _, deb = apt.download(apt.kernel_package("linux-image-arm64"), work, lambda *_: None)
+        made = work / "made"
+        made.mkdir()
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as unpacking:
+            assert unpacking.stdout is not None
+            with tarfile.open(fileobj=unpacking.stdout, mode="r|") as files:
+                for member in files:
+                    if member.name.endswith(f"/rockchip/{BOARD}.dtb"):
+                        found = files.extractfile(member)
+                        assert found is not None
+                        (made / "board.dtb").write_bytes(found.read())
+        return made
+
+    or_skip(lambda: keep(name, folder, make))
+    return folder / name / "board.dtb"

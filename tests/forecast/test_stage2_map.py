@@ -17,9 +17,10 @@ from stage2.config.vm import read_vm
 from stage2.forecast.host_memory import reserved
 from stage2.forecast.map_ranges import MapRange, RangeKind, Stage2Map
 from stage2.forecast.stage2_map import stage2_map
+from stage2.images.fdt import parse
 from stage2.images.host_tree import HostTree
 from stage2.machines.emulator import OWN_QEMU
-from trees import CPUS, MACHINES, PACKAGES, bus, host_tree, qemu_tree, small_tree
+from trees import CPUS, MACHINES, PACKAGES, board_tree, bus, host_tree, qemu_tree, small_tree
 from waiting import HANG_S
 
 GIB = 1 << 30
@@ -415,3 +416,48 @@ def test_an_older_file_maps_what_it_lists_and_no_machine_around_it(tmp_path: Pat
         (0x2000_1000, 0x2000_2000, "passthrough", 0x2000_1000, "/soc/dma@20001000"),
         (0x9000_0000, 0x9020_0000, "ram", 0x8000_0000, "RAM ram0"),
     ]
+
+
+# --- a board of Debian's --------------------------------------------------------------------------------------
+
+
+def board_with_memory(folder: Path) -> HostTree:
+    """The board's tree with the RAM of its 4 GiB model, which U-Boot writes into it: up to the registers."""
+    root = parse(board_tree().read_bytes())
+    root.child("memory@200000").set("device_type", "memory").set_u64("reg", 0x20_0000, 0xF000_0000 - 0x20_0000)
+    return host_tree(folder, root)
+
+
+def test_a_passthrough_guest_on_a_board_has_all_but_what_the_hypervisor_plays(tmp_path: Path) -> None:
+    # AxVisor's linux-aarch64-rk3568-smp1.toml in the present format. The numbers are the board's: Rockchip RK3568 TRM,
+    # "Address Mapping"; its GICD, GICR and UART2. Cortex-A55: 40 bits, so that tables of 3 levels with 39 are made.
+    vm = vm_file("[0x8000_0000, 0x6000_0000, 0x7, 1]", base='guest_type = "passthrough"')
+    found = map_of(vm, "aarch64", board_with_memory(tmp_path))
+    require_whole(found)
+    assert found.conflicts == ()
+    assert [(piece.span.start, piece.span.end, piece.kind.value, piece.hpa) for piece in found.mappings] == [
+        (0x0, 0x20_0000, "passthrough", 0x0),
+        (0x20_0000, 0x6020_0000, "ram", 0x20_0000),
+        (0x6020_0000, 0xFD40_0000, "passthrough", 0x6020_0000),
+        (0xFD41_0000, 0xFD46_0000, "passthrough", 0xFD41_0000),
+        (0xFD4E_0000, 0xFE66_0000, "passthrough", 0xFD4E_0000),
+        (0xFE66_1000, 1 << 39, "passthrough", 0xFE66_1000),
+    ]
+    played = "the hypervisor plays it: every access traps; where the host's"
+    assert [(*row, found.at(row[0]).reason) for row in rows(found) if row[2] == "hole"] == [
+        (0xFD40_0000, 0xFD41_0000, "hole", None, "GICD", f"{played} GICv3 /interrupt-controller@fd400000 is"),
+        (0xFD46_0000, 0xFD4E_0000, "hole", None, "GICR", f"{played} GICv3 /interrupt-controller@fd400000 is"),
+        (
+            0xFE66_0000, 0xFE66_1000, "hole", None, "console PL011",
+            f"{played} console /serial@fe660000 is, which /chosen names",
+        ),
+    ]  # fmt: skip
+    own = "the registers of a node that the guest is given, one to one"
+    for start, end, name, reason in (
+        (0x10_F000, 0x11_0000, "/sram@10f000", f"{own}, in whole pages ([0x10f000, 0x10f100) are its own)"),
+        (0xFE01_0000, 0xFE02_0000, "/ethernet@fe010000", own),
+        (0xFE31_0000, 0xFE32_0000, "/mmc@fe310000", own),
+    ):
+        piece = found.at(start)
+        assert (piece.span, piece.name, piece.reason) == (Range(start, end), name, reason)
+    assert found.window_reason == "/cpus/cpu@0 is a cortex-a55, for which tables of 3 levels are made"
