@@ -261,6 +261,20 @@ def test_thousands_of_interrupt_controllers_given_to_one_vm_are_more_than_is_loo
     )
 
 
+def test_thousands_of_devices_with_dma_behind_an_iommu_and_not_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_tree()
+    for number in range(12_000):
+        dev = bus(root).child(f"ethernet@{number:x}").set_u64("reg", 0x1000_0000 + number * 0x1000, 0x1000)
+        if number % 2:
+            dev.set("iommus", 1)
+    outcome = check_tree(capsys, tmp_path, root, ["/soc"])
+    told = " ".join(outcome.out.split())
+    assert "and 5997 more, whose DMA passes an IOMMU" in told
+    assert "and 5997 more, whose DMA reaches all" in told
+
+
 def test_thousands_of_nodes_that_are_not_there_are_looked_for_in_a_second(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,8 +76,9 @@ def check_dma(setup: Setup) -> Iterator[Finding]:
         vm = plans.get(gift.vm.file)
         if not masters or vm is None:
             continue
-        behind = [node for node in masters if {"iommus", "iommu-map"} & node.node.properties.keys()]
-        bare = [node for node in masters if node not in behind]
+        behind, bare = list[Placed](), list[Placed]()
+        for node in masters:
+            (behind if {"iommus", "iommu-map"} & node.node.properties.keys() else bare).append(node)
         if behind:
             text = f"gives {named(behind)}, whose DMA passes an IOMMU that is not the guest's"
             yield _told(setup, WITHOUT_IOMMU, gift, text, behind, "see that the hypervisor programs it for this VM")

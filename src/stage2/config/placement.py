@@ -118,9 +118,9 @@ def _place(region: RegionDeclaration, memory: Sequence[Range] | None, held: Sequ
 
 def _fixed_hpas(vm: VmConfig) -> Iterator[Range]:
     """Host memory that a VM has at addresses its file says."""
-    moved = movable(vm)
+    moved = {id(region) for region in movable(vm)}
     for region in (*vm.memory, *vm.extensions.regions):
-        if region in moved:
+        if id(region) in moved:
             continue
         if region.map_type.is_identity:
             yield Range.sized(region.gpa, region.size)
@@ -132,9 +132,9 @@ def _fixed_hpas(vm: VmConfig) -> Iterator[Range]:
 
 def _other_gpas(vm: VmConfig) -> Iterator[Range]:
     """Where in a VM no identical memory can lie, for something else does."""
-    moved = movable(vm)
+    moved = {id(region) for region in movable(vm)}
     for region in (*vm.memory, *vm.extensions.regions):
-        if region not in moved:
+        if id(region) not in moved:
             yield Range.sized(region.gpa, region.size)
     for share in vm.shares:
         yield Range.sized(share.gpa, share.size)
