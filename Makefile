@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run demo test quick soak emulators hypervisors lint types layers guests monitors docs tour conform bench guard mutants lock clean
+.PHONY: setup run demo test quick soak fuzz emulators hypervisors lint types layers guests monitors docs tour conform bench guard mutants lock clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,12 @@ soak: setup
 	@seed=$(or $(SEED),$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')); \
 	echo "make soak SEED=$$seed repeats this"; \
 	HYPOTHESIS_PROFILE=soak $(PYTEST) -o faulthandler_timeout=0 --seed $$seed && $(BIN)/stage2 conform --seed $$seed --cases $(SOAK_CASES)
+
+# Damaged VM files and device trees through `stage2 check` and `show`: docs/testing.md.
+MINUTES ?= 1
+fuzz: setup
+	@$(BIN)/python scripts/fuzz_check.py toml --minutes $(MINUTES) --seed $(or $(SEED),0)
+	@$(BIN)/python scripts/fuzz_check.py trees --minutes $(MINUTES) --seed $(or $(SEED),0)
 
 # QEMU and Bochs of the Debian release that this machine is not, for the conformance suite. Where they cannot be had a
 # line says so, and only in CI that is a failure.

@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from . import growth, guests, peers, report, rows_batches, rows_calls, rows_edits, starts, threads
+from . import checks, growth, guests, peers, report, rows_batches, rows_calls, rows_edits, starts, threads
 from .measure import Row, measure
 from .settings import FORMATS
 
-SECTIONS = ("rows", "peers", "threads", "boots", "starts", "growth")
+SECTIONS = ("rows", "peers", "threads", "boots", "starts", "checks", "growth")
 
 
 def row_groups(fmt: str, count: int) -> Iterator[AbstractContextManager[list[Row]]]:
@@ -60,6 +60,13 @@ def run(options: argparse.Namespace) -> report.Results:
         results.cold = starts.cold_starts(max(options.runs // 3, 1))
         results.warm = starts.warm_starts(options.runs)
         print(*results.cold, *results.warm, sep="\n", flush=True)
+    if "checks" in only:
+        with checks.check_rows() as rows:
+            for row in rows:
+                results.checks.append(measure(row, "check", options.runs))
+                print(report.line(results.checks[-1]), flush=True)
+        results.check_starts = checks.check_starts(max(options.runs // 3, 1))
+        print(*results.check_starts, sep="\n", flush=True)
     if "growth" in only:
         for fmt in options.formats:
             results.growth.append(growth.grow(fmt))

@@ -32,6 +32,8 @@ class Results:
     scaling: list[Scaling] = field(default_factory=list)
     growth: list[Curves] = field(default_factory=list)
     peers: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    checks: list[Figure] = field(default_factory=list)
+    check_starts: list[Start] = field(default_factory=list)
 
 
 def machine() -> str:
@@ -123,6 +125,22 @@ def _starts(results: Results) -> list[str]:
     ]
 
 
+def _checks(results: Results) -> list[str]:
+    rows = [[f.name, f"{_number(f.ours)} ms", f"{f.ratio or 0:.2f}"] for f in results.checks]
+    whole = [
+        [s.name, f"{s.wall_s:.2f} s", f"{s.cpu_s:.2f} s", f"{s.cpu_ratio or 0:.2f}", f"{s.goal:g} s", str(s.runs)]
+        for s in results.check_starts
+    ]
+    return [
+        "In one process, CPU time, beside reading the same VM files with tomllib alone in turns:",
+        "",
+        *_table(["work", "takes", "ratio"], rows),
+        "As whole commands, the ratio beside `python -c 'import numpy'` in turns:",
+        "",
+        *_table(["command", "wall clock", "CPU time", "ratio, CPU", "goal, CPU", "runs"], whole),
+    ]
+
+
 def _boots(boots: Boots) -> list[str]:
     return [
         f"Debian's RISC-V Linux to its power-off, CPU time of {boots.runs} rounds in turns: {boots.plain_s:.2f} s on "
@@ -189,6 +207,8 @@ def page(results: Results) -> str:
         parts += ["## Guests", "", *_boots(results.boots)]
     if results.cold or results.warm:
         parts += ["## Starts", "", *_starts(results)]
+    if results.checks:
+        parts += ["## Checks", "", *_checks(results)]
     if results.growth:
         parts += ["## Growth", "", *_growth(results.growth)]
     return "\n".join(parts)

@@ -7,7 +7,8 @@ the cost of a map is the number of differing runs, not of pages.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from .address import Range
@@ -260,3 +261,27 @@ class RangeMap(Generic[V]):
     def _drop(self, start: int) -> None:
         self._starts.remove(start)
         del self._ends[start], self._values[start]
+
+
+class RangeIndex(Generic[V]):
+    """Ranges that may overlap, each with a value: which of them another range meets.
+
+    Args:
+        entries: the ranges with their values; they stay as they are.
+    """
+
+    __slots__ = ("_entries", "_reach", "_starts")
+
+    def __init__(self, entries: Iterable[tuple[Range, V]]) -> None:
+        self._entries = sorted(entries, key=lambda entry: entry[0].start)
+        self._starts = [span.start for span, _ in self._entries]
+        self._reach = list(accumulate((span.end for span, _ in self._entries), max))
+        """For each range the farthest end of it and those before it."""
+
+    def meeting(self, span: Range) -> Iterator[tuple[Range, V]]:
+        """The ranges that share a byte with `span`, the one with the highest start first."""
+        at = bisect_left(self._starts, span.end) - 1
+        while at >= 0 and self._reach[at] > span.start:
+            if self._entries[at][0].overlaps(span):
+                yield self._entries[at]
+            at -= 1

@@ -64,7 +64,7 @@ def test_files_that_cannot_be_read_are_one_clear_error(tmp_path: Path) -> None:
     big = tmp_path / "big.toml"
     with big.open("wb") as stream:
         stream.truncate(MAX_FILE_SIZE + 1)
-    with pytest.raises(ConfigError, match="larger than 4 MiB"):
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
         read_document(big)
 
 

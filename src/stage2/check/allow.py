@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ..config.locator import comments
+from ..errors import ConfigError
 from .file_lines import lines_of
 from .finding import Finding, Location, Party, Rule, Severity
 
@@ -17,6 +18,8 @@ NO_EFFECT = Rule(
 RULES = (NO_EFFECT,)
 
 _ALLOW = re.compile(r"\s*stage2:\s*allow\b\s*(?P<code>[^\s,:;]*)[\s,:;]*(?P<reason>.*)")
+_MOST_COMMENTS = 1000
+"""Limit: of one file."""
 _LOCAL = ("S23", "S29")
 """Rules about one file alone: whether they find something does not depend on what else is checked with it."""
 
@@ -35,13 +38,11 @@ class Allowed:
     reason: str
     location: Location
 
-    def covers(self, finding: Finding) -> bool:
-        """Whether a finding is about such a line, whatever else it is about."""
-        own = self.location
-        return bool(self.reason) and any(
-            finding.code == self.code and place.file == own.file and place.line in (own.line, (own.line or 0) + 1)
-            for place in finding.locations
-        )
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The lines that it is for."""
+        line = self.location.line or 0
+        return line, line + 1
 
 
 def without_allowed(findings: Iterable[Finding], files: Collection[str], codes: Collection[str]) -> list[Finding]:
@@ -51,15 +52,22 @@ def without_allowed(findings: Iterable[Finding], files: Collection[str], codes: 
         findings: everything that was found.
         files: all files that are checked.
         codes: all rules'.
+
+    Raises:
+        ConfigError: a file has more such comments than anybody writes.
     """
     allowed = [one for file in dict.fromkeys(files) for one in _comments_of(file)]
-    by_code: dict[str, list[Allowed]] = {}
+    covers: dict[tuple[str, str, int | None], list[Allowed]] = {}
     for one in allowed:
-        by_code.setdefault(one.code, []).append(one)
+        for line in one.lines if one.reason else ():
+            covers.setdefault((one.code, one.location.file, line), []).append(one)
     used: set[Allowed] = set()
     kept = []
     for finding in findings:
-        covering = [one for one in by_code.get(finding.code, ()) if one.covers(finding)]
+        # A finding is allowed where one of its lines is, whatever else it is about.
+        covering = [
+            one for place in finding.locations for one in covers.get((finding.code, place.file, place.line), ())
+        ]
         used.update(covering)
         if not covering:
             kept.append(finding)
@@ -70,8 +78,12 @@ def _comments_of(file: str) -> Iterator[Allowed]:
     lines = lines_of(file)
     if not any("stage2:" in line for line in lines):
         return
+    count = 0
     for line, column, text in comments("\n".join(lines)):
         if match := _ALLOW.match(text):
+            count += 1
+            if count > _MOST_COMMENTS:
+                raise ConfigError(f"more than {_MOST_COMMENTS:,} comments allow a finding", file=file, line=line)
             place = Location(file, line, column, len(text) + 1)
             yield Allowed(match["code"], match["reason"].strip(), place)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..address import Range
 from ..config.regions import PlannedVm
+from ..errors import ImageError
 from ..flags import MapType
 from ..images.fdt_walk import Placed, dma_windows
 from ..images.host_tree import HostTree
@@ -45,6 +46,10 @@ _COMPATIBLE = (
 """Devices that master memory, by what they are compatible with."""
 _PROPERTIES = ("dma-coherent", "iommus", "iommu-map", "dma-ranges")
 """What nodes of masters have (Devicetree Specification; Linux, bindings/iommu)."""
+_Owned = tuple[str, str, Range]
+"""Host memory whose owner is known: the owner's file, what it is, where."""
+_Windows = dict[str, tuple[Range, ...] | None]
+"""By the path of a bus, what of its children's DMA it lets through."""
 _BUSES = ("simple-bus", "simple-mfd", "simple-pm-bus")
 """Whose dma-ranges speak of their children."""
 
@@ -63,26 +68,29 @@ def check_dma(setup: Setup) -> Iterator[Finding]:
     if setup.tree is None:
         return
     plans = {vm.file: vm for vm in setup.vms}
+    owners = tuple(_owners(setup))
+    windows: _Windows = {}
     for gift in gifts(setup):
         masters = [node for node in gift.nodes if masters_memory(node)]
         vm = plans.get(gift.vm.file)
         if not masters or vm is None:
             continue
-        behind = [node for node in masters if {"iommus", "iommu-map"} & node.node.properties.keys()]
-        bare = [node for node in masters if node not in behind]
+        behind, bare = list[Placed](), list[Placed]()
+        for node in masters:
+            (behind if {"iommus", "iommu-map"} & node.node.properties.keys() else bare).append(node)
         if behind:
             text = f"gives {named(behind)}, whose DMA passes an IOMMU that is not the guest's"
             yield _told(setup, WITHOUT_IOMMU, gift, text, behind, "see that the hypervisor programs it for this VM")
         moved = [one.range for one in vm.plan.regions if one.map_type is MapType.MAP_ALLOC]
         if bare and moved:
-            meets = _meets(setup, setup.tree, gift, moved)
+            meets = _meets(owners, setup.tree, gift, moved)
             text = f"gives {named(bare)}, whose DMA to the VM's RAM at GPA {moved[0]} goes to the same HPA: {meets}"
             yield _told(setup, ELSEWHERE, gift, text, bare, "map the VM's RAM one to one (map_type 1)", moved[0])
-        free = [node for node in bare if _dma_windows(setup.tree, node) is None]
+        free = [node for node in bare if _dma_windows(setup.tree, node, windows) is None]
         if free and not moved:
-            text = f"gives {named(free)}, whose DMA reaches all of the host's RAM{_others(setup, vm)}"
+            text = f"gives {named(free)}, whose DMA reaches all of the host's RAM{_others(owners, vm)}"
             yield _told(setup, UNGUARDED, gift, text, free, "give it only to a guest that you trust, or emulate it")
-        yield from _reach(setup, setup.tree, gift, vm, bare)
+        yield from _reach(setup, setup.tree, gift, vm, bare, windows)
 
 
 def _told(
@@ -93,7 +101,7 @@ def _told(
     return Finding(rule, f"{gift.party} {what}", parties, overlap, places, fix)
 
 
-def _owners(setup: Setup) -> Iterator[tuple[str, str, Range]]:
+def _owners(setup: Setup) -> Iterator[_Owned]:
     """Host memory whose owner is known: the owner's file, what it is, where."""
     kernel = setup.kernel
     if kernel is not None and kernel.hpa is not None:
@@ -105,9 +113,9 @@ def _owners(setup: Setup) -> Iterator[tuple[str, str, Range]]:
                 yield vm.file, f"RAM of {vm.label}", span
 
 
-def _meets(setup: Setup, tree: HostTree, gift: Gift, spans: Sequence[Range]) -> str:
+def _meets(owners: Sequence[_Owned], tree: HostTree, gift: Gift, spans: Sequence[Range]) -> str:
     """What lies in host memory at a VM's guest physical addresses."""
-    for file, what, held in _owners(setup):
+    for file, what, held in owners:
         if file != gift.vm.file and any(held.overlaps(span) for span in spans):
             return what
     if any(bank.span.overlaps(span) for bank in tree.ram for span in spans):
@@ -115,35 +123,49 @@ def _meets(setup: Setup, tree: HostTree, gift: Gift, spans: Sequence[Range]) -> 
     return "no RAM of the host"
 
 
-def _others(setup: Setup, vm: PlannedVm) -> str:
-    names = list(dict.fromkeys(what for file, what, _ in _owners(setup) if file != vm.file))
+def _others(owners: Sequence[_Owned], vm: PlannedVm) -> str:
+    names = list(dict.fromkeys(what for file, what, _ in owners if file != vm.file))
     if not names:
         return ", the hypervisor's too"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f", also {', '.join(names[:3])}{more}"
 
 
-def _reach(setup: Setup, tree: HostTree, gift: Gift, vm: PlannedVm, masters: Sequence[Placed]) -> Iterator[Finding]:
+def _reach(
+    setup: Setup, tree: HostTree, gift: Gift, vm: PlannedVm, masters: Sequence[Placed], known_windows: _Windows
+) -> Iterator[Finding]:
     """RAM that is mapped one to one at a place of the file's, against the dma-ranges of the bus above."""
     ram = [
         one.range for one in vm.plan.regions
         if one.map_type.is_ram and one.map_type.is_identity and not vm.plan.is_assumed(one)
     ]  # fmt: skip
     for node in masters:
-        windows = _dma_windows(tree, node)
-        beyond = next((span for span in ram if not any(one.covers(span) for one in windows or ())), None)
-        if windows is not None and beyond is not None:
+        windows = _dma_windows(tree, node, known_windows)
+        if windows is None:
+            continue
+        beyond = next((span for span in ram if not any(one.covers(span) for one in windows)), None)
+        if beyond is not None:
             known = ", ".join(map(str, windows)) or "nothing"
             text = f"gives {node.path}, whose DMA reaches {known}, and RAM is at {beyond}"
             yield _told(setup, REACH, gift, text, [node], "move the RAM to where the device reaches it")
 
 
-def _dma_windows(tree: HostTree, node: Placed) -> tuple[Range, ...] | None:
-    """What the nearest bus with dma-ranges lets through; None where none restricts anything."""
+def _dma_windows(tree: HostTree, node: Placed, known: _Windows) -> tuple[Range, ...] | None:
+    """What the nearest bus with dma-ranges lets through; None where none restricts anything.
+
+    Args:
+        tree: the host's.
+        node: whose DMA it is.
+        known: what was found for buses before, by path.
+    """
     path = node.path.rpartition("/")[0]
-    while path:
-        found = dma_windows(tree.find(path, hint=False))
-        if found is not None:
-            return found
-        path = path.rpartition("/")[0]
-    return None
+    if not path:
+        return None
+    if path not in known:
+        bus = tree.find(path, hint=False)
+        try:
+            found = dma_windows(bus)
+        except ImageError as error:
+            raise tree.place(bus).error(error.problem) from None
+        known[path] = _dma_windows(tree, bus, known) if found is None else found
+    return known[path]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-_MOST_BYTES = 4 << 20
+_MOST_BYTES = 2 << 20
 """Limit: bytes of a file that are looked at."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..address import SIZE_4K, Range
 from ..config.document import shown
@@ -15,9 +16,14 @@ from ..images.fdt_walk import Placed
 from ..images.host_nodes import is_device, node_paths
 from ..images.host_tree import HostTree
 from ..place import Place
+from ..ranges import RangeIndex
 from .finding import Location, Party
 from .setup import Setup
 
+T = TypeVar("T")
+
+_MOST_LOOKS = 1 << 13
+"""Limit: devices of the tree that are looked at for what one VM is given; boards have some hundreds."""
 _MOST_NAMES = 3
 """Limit: nodes that a message names; the rest is counted."""
 
@@ -63,15 +69,50 @@ def gifts(setup: Setup) -> Iterator[Gift]:
     """What VMs are given, entry by entry; nothing where there is no tree of the host."""
     if setup.tree is None:
         return
-    placed = [one for one in setup.tree.nodes if one.ranges and is_device(one) and setup.tree.enabled(one)]
+    placed = devices_by_address(setup.tree)
     for vm in setup.files:
+        looks = Looks(setup.tree)
         for node in vm.devices.nodes:
             yield Gift(vm, node.path, node.place, tuple(_below(setup.tree, node.path, vm.devices.excluded)), None)
         if vm.guest_type is GuestType.PASSTHROUGH and not vm.devices.nodes and setup.tree.arch != "x86_64":
             yield Gift(vm, "/", vm.place, tuple(_below(setup.tree, "/", vm.devices.excluded)), None)
         for name, span, place in spans_of(vm):
-            covered = tuple(one for one in placed if any(part.overlaps(span) for part in one.ranges or ()))
-            yield Gift(vm, name, place, covered, span)
+            covered = dict(sorted(looks.counted(one for _, one in placed.meeting(span))))
+            yield Gift(vm, name, place, tuple(covered.values()), span)
+
+
+class Looks:
+    """How many looks at devices one VM is worth: a small file must not keep us busy for minutes.
+
+    Args:
+        tree: the host's.
+        most: how many.
+    """
+
+    def __init__(self, tree: HostTree, most: int = _MOST_LOOKS) -> None:
+        self._tree, self._left = tree, most
+
+    def counted(self, found: Iterable[T]) -> Iterator[T]:
+        """The same, each one look.
+
+        Raises:
+            ImageError: they are more than all that are left.
+        """
+        for one in found:
+            self._left -= 1
+            if self._left < 0:
+                raise ImageError("more devices have the same addresses than on any board", file=self._tree.file)
+            yield one
+
+
+def devices_by_address(tree: HostTree) -> RangeIndex[tuple[int, Placed]]:
+    """The devices that are enabled, each with its number in the tree, by their addresses on the CPU's bus."""
+    return RangeIndex(
+        (span, (number, one))
+        for number, one in enumerate(tree.nodes)
+        if one.ranges and tree.enabled(one) and is_device(one)
+        for span in one.ranges
+    )
 
 
 def spans_of(vm: VmConfig) -> Iterator[tuple[str, Range, Place]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..address import Range
 from ..errors import ImageError
@@ -10,8 +10,9 @@ from ..flags import MapType
 from ..images.fdt_walk import Placed
 from ..images.host_tree import HostTree
 from ..place import Rewrite
+from ..ranges import RangeIndex
 from .finding import Finding, FixIt, Location, Party, Rule, Severity
-from .given import Gift, gifts, in_tree, named
+from .given import Gift, Looks, gifts, in_tree, named
 from .setup import Setup
 
 KEPT = Rule(
@@ -46,18 +47,36 @@ def check_given_devices(setup: Setup) -> Iterator[Finding]:
     if setup.tree is None:
         return
     found = list(gifts(setup))
+    giving: dict[str, list[Gift]] = {}
+    for gift in found:
+        for node in gift.nodes:
+            giving.setdefault(node.path, []).append(gift)
+    near = RangeIndex(
+        (span, (number, node))
+        for number, node in enumerate(setup.tree.nodes)
+        if node.ranges and setup.tree.enabled(node)
+        for span in node.ranges
+    )
+    looks = {id(gift.vm): Looks(setup.tree) for gift in found}
+    spans = {one.place.path: one.span for one in setup.tree.reservations}
+    mapped = {
+        vm.file: [one.host_range for one in vm.plan.regions if one.map_type is not MapType.EMULATED] for vm in setup.vms
+    }
     has: dict[int, set[str]] = {}
     for gift in found:
         has.setdefault(id(gift.vm), set()).update(node.path for node in gift.nodes)
     for gift in found:
         yield from _kept(setup, gift)
         yield from _interrupts(setup, setup.tree, gift, has[id(gift.vm)])
-        yield from _memory(setup, setup.tree, gift)
+        yield from _memory(setup, setup.tree, gift, spans, mapped.get(gift.vm.file))
         off = [node for node in gift.nodes if not setup.tree.enabled(node)]
         if off:
             text = f"gives {named(off)}, which the host's tree disables"
             yield _told(setup, DISABLED, gift, text, off, "take it out", drop=gift.is_one_of(off))
-        yield from _neighbours(setup, setup.tree, gift, found, has[id(gift.vm)])
+        beside = _neighbours(gift, near, has[id(gift.vm)], looks[id(gift.vm)])
+        for node, span, pages in beside:
+            owner = next((one for one in giving.get(node.path, ()) if one.vm is not gift.vm), None)
+            yield _neighbour(setup, gift, node, span, pages, owner)
 
 
 def _told(
@@ -104,16 +123,18 @@ def _interrupts(setup: Setup, tree: HostTree, gift: Gift, has: set[str]) -> Iter
         yield _told(setup, INTERRUPT_PARENT, gift, text, [*users, *lacking.values()], "give the controller too")
 
 
-def _memory(setup: Setup, tree: HostTree, gift: Gift) -> Iterator[Finding]:
-    if gift.span is not None:
+def _memory(
+    setup: Setup,
+    tree: HostTree,
+    gift: Gift,
+    spans: Mapping[str, Range | None],
+    mapped: Sequence[Range | None] | None,
+) -> Iterator[Finding]:
+    """Reservations that nodes name, and the VM does not map."""
+    if gift.span is not None or mapped is None:
         return
-    plan = next((vm.plan for vm in setup.vms if vm.file == gift.vm.file), None)
-    if plan is None:
-        return
-    mapped = [region.host_range for region in plan.regions if region.map_type is not MapType.EMULATED]
-    spans = {one.place.path: one.span for one in tree.reservations}
     for node in gift.nodes:
-        for handle in node.node.cells("memory-region"):
+        for handle in dict.fromkeys(node.node.cells("memory-region")):
             area = tree.by_phandle(handle)
             span = None if area is None else spans.get(area.path)
             if area is None or span is None or any(one is not None and one.covers(span) for one in mapped):
@@ -123,20 +144,19 @@ def _memory(setup: Setup, tree: HostTree, gift: Gift) -> Iterator[Finding]:
             yield _told(setup, MEMORY_REGION, gift, text, [node, area], fix)
 
 
-def _neighbours(setup: Setup, tree: HostTree, gift: Gift, found: Sequence[Gift], mine: set[str]) -> Iterator[Finding]:
+def _neighbours(
+    gift: Gift, near: RangeIndex[tuple[int, Placed]], mine: Collection[str], looks: Looks
+) -> Iterator[tuple[Placed, Range, Range]]:
     """Devices in the pages of an entry that are not in the entry itself."""
     own = [gift.span] if gift.span is not None else [one for node in gift.nodes for one in node.ranges or ()]
-    edges = [(pages, declared) for declared, pages in zip(own, gift.pages, strict=True) if pages != declared]
-    if not edges:
-        return
-    for node in tree.nodes:
-        if node.path in mine or not node.ranges or not tree.enabled(node):
-            continue
-        for span in node.ranges:
-            pages = next((pages for pages, _ in edges if pages.overlaps(span)), None)
-            if pages is not None:
-                owner = next((one for one in found if one.vm is not gift.vm and node in one.nodes), None)
-                yield _neighbour(setup, gift, node, span, pages, owner)
+    edges = dict.fromkeys(pages for declared, pages in zip(own, gift.pages, strict=True) if pages != declared)
+    beside: dict[tuple[int, Range], tuple[Placed, Range, Range]] = {}
+    for pages in edges:
+        for span, (number, node) in looks.counted(near.meeting(pages)):
+            if node.path not in mine:
+                beside.setdefault((number, span), (node, span, pages))
+    for _, one in sorted(beside.items(), key=lambda item: item[0]):
+        yield one
 
 
 def _neighbour(setup: Setup, gift: Gift, node: Placed, span: Range, pages: Range, owner: Gift | None) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ..address import SIZE_4K, Range
 from ..config.devices import PassthroughDevice
@@ -10,8 +11,9 @@ from ..config.document import shown
 from ..config.regions import PlannedVm
 from ..images.host_parts import TreePlace
 from ..images.host_tree import HostTree
+from ..ranges import RangeIndex
 from .finding import Finding, Location, Party, Rule, Severity
-from .given import in_tree
+from .given import Looks, in_tree
 from .setup import Setup
 
 CONTROLLER = Rule(
@@ -25,6 +27,8 @@ CONSOLE = Rule(
 )  # fmt: skip
 RULES = (CONTROLLER, CONSOLE)
 
+_MOST_LOOKS = 1 << 11
+"""Limit: controllers and consoles that the devices of one VM meet; boards have a handful."""
 _GUESTS_OWN = "GICV"
 """GICv2's virtual CPU interface, which is made to be mapped into a guest."""
 
@@ -33,9 +37,13 @@ def check_host_devices(setup: Setup) -> Iterator[Finding]:
     """What of the host's devices VMs are given, where a tree tells what they are."""
     if setup.tree is None:
         return
+    kept = _kept(setup.tree)
     for vm in setup.vms:
+        looks = Looks(setup.tree, _MOST_LOOKS)
         for device in vm.devices.mapped:
-            yield from _kept(setup, vm, device, setup.tree)
+            met = looks.counted(kept.meeting(_host(device)))
+            for span, (_, one) in sorted(met, key=lambda entry: entry[1][0]):
+                yield _meeting(setup, vm, device, one, span)
 
 
 def _host(device: PassthroughDevice) -> Range:
@@ -47,28 +55,42 @@ def _party(vm: PlannedVm, device: PassthroughDevice) -> Party:
     return Party(f"device {shown(device.name)} of {vm.label}", _host(device))
 
 
-def _kept(setup: Setup, vm: PlannedVm, device: PassthroughDevice, tree: HostTree) -> Iterator[Finding]:
-    """The interrupt controllers, and the console."""
-    kept: list[tuple[Rule, str, Range, TreePlace, str]] = [
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the hypervisor keeps for itself."""
+
+    rule: Rule
+    what: str
+    place: TreePlace
+    fix: str
+
+
+def _kept(tree: HostTree) -> RangeIndex[tuple[int, _Kept]]:
+    """The interrupt controllers, and the console, in order."""
+    kept = [
         (
-            CONTROLLER,
-            controller.kind if name == controller.kind else f"the {controller.kind}'s {name}",
             span,
-            controller.place,
-            "leave it out: the hypervisor plays it",
+            _Kept(
+                CONTROLLER,
+                controller.kind if name == controller.kind else f"the {controller.kind}'s {name}",
+                controller.place,
+                "leave it out: the hypervisor plays it",
+            ),
         )
         for controller in tree.controllers
         for name, span in controller.regions
         if name != _GUESTS_OWN
     ]
     if tree.console is not None:
-        kept += [
-            (CONSOLE, "the console", span, tree.console.place, "give the guest another UART, or one that is emulated")
-            for span in tree.console.ranges
-        ]
-    for rule, what, span, place, fix in kept:
-        shared = span.intersection(_host(device))
-        if shared is not None:
-            own, other = _party(vm, device), Party(f"{what} of {place}", span)
-            where = (Location.of(device.place, own.name), in_tree(setup, place.path))
-            yield Finding(rule, f"{own} overlaps {other} in {shared}", (own, other), shared, where, fix)
+        console = _Kept(
+            CONSOLE, "the console", tree.console.place, "give the guest another UART, or one that is emulated"
+        )
+        kept += [(span, console) for span in tree.console.ranges]
+    return RangeIndex((span, (number, one)) for number, (span, one) in enumerate(kept))
+
+
+def _meeting(setup: Setup, vm: PlannedVm, device: PassthroughDevice, kept: _Kept, span: Range) -> Finding:
+    shared = span.intersection(_host(device))
+    own, other = _party(vm, device), Party(f"{kept.what} of {kept.place}", span)
+    where = (Location.of(device.place, own.name), in_tree(setup, kept.place.path))
+    return Finding(kept.rule, f"{own} overlaps {other} in {shared}", (own, other), shared, where, kept.fix)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from ..address import Range, format_size
 from ..config.boot import require_boot
@@ -14,6 +15,7 @@ from ..config.regions import PlannedVm
 from ..errors import ConfigError
 from ..flags import MapType
 from ..place import Place
+from ..ranges import RangeIndex
 from ..space.region import MemoryRegion
 from .conflicts import OTHER
 from .finding import Finding, Location, Party, Rule, Severity
@@ -46,6 +48,9 @@ TOO_WIDE = Rule(
     "Stage 2 cannot translate the addresses: AxVisor refuses the VM, or the guest faults there.",
 )  # fmt: skip
 RULES = (OUTSIDE_RAM, ON_A_DEVICE, TOO_LITTLE, RAM_AS_DEVICE, RESERVED, TOO_WIDE)
+
+_MOST_MET = 256
+"""Limit: what one region meets of the host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +89,21 @@ def check_host_memory(setup: Setup) -> Iterator[Finding]:
     host = setup.host
     if host is None:
         return
+    spans = (*host.mmio, *host.virtio_mmio, *host.pci_ranges)
+    windows = _parties(Party("the host's device window", span) for span in spans)
+    reserved = _parties(Party(f"the reservation {held.who}", held.span) for held in host.reserved)
+    memory = _parties(Party("the host's RAM", span) for span in host.memory)
     for each in fixed:
         if each.region.map_type.is_ram:
             yield from _outside(each, host)
-            yield from _on_devices(each, host)
-            yield from _in_reservations(each, host)
+            yield from _meeting(ON_A_DEVICE, each, windows, "move the memory, or correct the platform's [devices]")
+            # A region of map_type 2 asks for memory that is reserved; the others do not.
+            if each.region.map_type is MapType.MAP_IDENTICAL:
+                fix = "move the memory, or declare what is meant to be reserved with map_type 2"
+                yield from _meeting(RESERVED, each, reserved, fix)
         else:
-            yield from _in_ram(each, host)
+            fix = "give the device's own address, or memory with map_type 1 or 2"
+            yield from _meeting(RAM_AS_DEVICE, each, memory, fix)
     yield from _demand(setup.vms, host, [each.span for each in fixed if each.region.map_type.is_ram])
 
 
@@ -129,26 +142,15 @@ def _outside(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _on_devices(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
-    windows = [Party("the host's device window", span) for span in (*host.mmio, *host.virtio_mmio, *host.pci_ranges)]
-    return _meeting(ON_A_DEVICE, each, windows, "move the memory, or correct the platform's [devices]")
+def _parties(parties: Iterable[Party]) -> RangeIndex[tuple[int, Party]]:
+    """Parties by their addresses, each with its number."""
+    return RangeIndex((one.span, (number, one)) for number, one in enumerate(parties) if one.span is not None)
 
 
-def _in_reservations(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
-    """A region of map_type 2 asks for memory that is reserved; the others do not."""
-    asked = each.region.map_type is not MapType.MAP_IDENTICAL
-    owners = [] if asked else [Party(f"the reservation {held.who}", held.span) for held in host.reserved]
-    return _meeting(RESERVED, each, owners, "move the memory, or declare what is meant to be reserved with map_type 2")
-
-
-def _in_ram(each: _Fixed, host: PlatformConfig) -> Iterator[Finding]:
-    memory = [Party("the host's RAM", span) for span in host.memory]
-    return _meeting(RAM_AS_DEVICE, each, memory, "give the device's own address, or memory with map_type 1 or 2")
-
-
-def _meeting(rule: Rule, each: _Fixed, others: Sequence[Party], fix: str) -> Iterator[Finding]:
+def _meeting(rule: Rule, each: _Fixed, others: RangeIndex[tuple[int, Party]], fix: str) -> Iterator[Finding]:
     """One finding about all of the others whose addresses a VM has too."""
-    met = [other for other in others if other.span is not None and other.span.overlaps(each.span)]
+    found = islice(others.meeting(each.span), _MOST_MET)
+    met = [one for _, (_, one) in sorted(found, key=lambda entry: entry[1][0])]
     if met:
         shared = None if met[0].span is None else met[0].span.intersection(each.span)
         more = f", and {len(met) - 1} more of them" if len(met) > 1 else ""

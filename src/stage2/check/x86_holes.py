@@ -38,8 +38,9 @@ _NPT = "npt"
 
 def check_x86_holes(setup: Setup) -> Iterator[Finding]:
     """The local APIC in a passed-through range; the FCH in none, where the CPU is AMD's."""
+    plans = {vm.file: vm for vm in setup.vms}
     for vm in setup.files:
-        planned = next((one for one in setup.vms if one.file == vm.file), None)
+        planned = plans.get(vm.file)
         try:
             arch = vm.arch if planned is None else choose_arch(planned, setup.arch, setup.platform)
         except ConfigError:

@@ -23,10 +23,12 @@ from .locator import KeyPath, Positions, format_path, hex_groups, locate
 
 T = TypeVar("T")
 
-MAX_FILE_SIZE = 4 << 20
+MAX_FILE_SIZE = 1 << 20
 """Limit: bytes of a configuration file."""
 MAX_TEXT = 4096
 """Limit: characters of a string."""
+MAX_ELEMENTS = 1024
+"""Limit: elements of an array. The longest one of upstream's files has 32."""
 MAX_UNKNOWN = 20
 """Limit: unknown keys of one table that are reported one by one; the rest is counted."""
 
@@ -188,6 +190,8 @@ class Item:
         """The elements of an array; `shape` says in errors what it should look like."""
         if not isinstance(self.value, list):
             raise self.wanted(shape)
+        if len(self.value) > MAX_ELEMENTS:
+            raise self.error(f"an array of {len(self.value):,} elements found, {MAX_ELEMENTS:,} are allowed")
         return [Item(self.document, (*self.path, index), value) for index, value in enumerate(self.value)]
 
     def tuple_of(self, shape: str, *counts: int) -> list[Item]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from ..errors import ConfigError
@@ -24,7 +25,7 @@ MAX_DEPTH = 32
 _PAGE = 0x1000
 _SHORT = 4
 """Digits of numbers that need be no addresses: an interrupt, a frequency."""
-MAX_VALUES = 200_000
+MAX_VALUES = 20_000
 """Limit: tables, arrays and values in one file."""
 
 # Every quantifier is possessive: no pattern ever goes back, so the scan is linear in the text.
@@ -66,6 +67,8 @@ class Positions:
     ) -> None:
         self._lines = lines
         self._text, self._values, self._keys = text, values or {}, keys or {}
+        # A search backwards for the line's start would go through all of a file that is one line, for each value.
+        self._line_starts = [0, *(found.end() for found in re.finditer("\n", text))]
         self._numbers = numbers or {}
         self._likely: dict[KeyPath, str] = {}
         for path, written in self._numbers.items():
@@ -102,9 +105,10 @@ class Positions:
         if found is None:
             return None, 0
         start, end = found
+        line_start = self._line_starts[bisect_right(self._line_starts, start) - 1]
         line_end = self._text.find("\n", start, end)
         written = self._text[start : end if line_end < 0 else line_end].rstrip()
-        return start - self._text.rfind("\n", 0, start), len(written)
+        return start - line_start + 1, len(written)
 
     def line(self, path: KeyPath) -> int:
         """The line of `path`, or of the nearest thing around it that the document has (1 for the root)."""
@@ -329,7 +333,7 @@ class _Scanner:
                 self.lines[path] = line
             return
         if len(self.lines) >= MAX_VALUES:
-            raise ConfigError(f"more than {MAX_VALUES} values in one file", file=self.file, line=self.line)
+            raise ConfigError(f"more than {MAX_VALUES:,} values in one file", file=self.file, line=self.line)
         self.lines[path] = line
 
     def _too_deep(self) -> ConfigError:

@@ -27,6 +27,9 @@ _WITHOUT_HOST = Range(GIB, min(GPA_LIMIT, HPA_LIMIT))
 _BIOS_SPACE = SIZE_2M
 """What upstream leaves free for a BIOS below a kernel that it moves."""
 
+_MOST_LOOKS = 1 << 14
+"""Limit: pieces of host memory that are looked at for one region."""
+
 Starts = Mapping[str, int]
 """The name of an identical region of `memory_regions`, and its first HPA, which is its first GPA."""
 
@@ -82,14 +85,18 @@ def first_fit(size: int, memory: Sequence[Range], held: Sequence[RangeMap[None]]
         held: what of it is not free.
 
     Returns:
-        The first address; None where there is no room.
+        The first address; None where there is no room, or memory is in more pieces than are looked at.
     """
+    looked = 0
     for ram in sorted(memory):
         start = align_up(ram.start, SIZE_2M)
         while start + size <= ram.end:
             met = [span for spans in held for span, _ in spans.overlapping(Range.sized(start, size))]
             if not met:
                 return start
+            looked += len(met)
+            if looked > _MOST_LOOKS:
+                return None
             start = align_up(max(span.end for span in met), SIZE_2M)
     return None
 
@@ -111,9 +118,9 @@ def _place(region: RegionDeclaration, memory: Sequence[Range] | None, held: Sequ
 
 def _fixed_hpas(vm: VmConfig) -> Iterator[Range]:
     """Host memory that a VM has at addresses its file says."""
-    moved = movable(vm)
+    moved = {id(region) for region in movable(vm)}
     for region in (*vm.memory, *vm.extensions.regions):
-        if region in moved:
+        if id(region) in moved:
             continue
         if region.map_type.is_identity:
             yield Range.sized(region.gpa, region.size)
@@ -125,9 +132,9 @@ def _fixed_hpas(vm: VmConfig) -> Iterator[Range]:
 
 def _other_gpas(vm: VmConfig) -> Iterator[Range]:
     """Where in a VM no identical memory can lie, for something else does."""
-    moved = movable(vm)
+    moved = {id(region) for region in movable(vm)}
     for region in (*vm.memory, *vm.extensions.regions):
-        if region not in moved:
+        if id(region) not in moved:
             yield Range.sized(region.gpa, region.size)
     for share in vm.shares:
         yield Range.sized(share.gpa, share.size)

@@ -402,11 +402,15 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
     ram: RangeMap[_Party] = RangeMap(merge=False)
     for party in owned:
         if party.map_type.is_identity:
-            ram.add(party.span, party)
+            for gap in ram.gaps(party.span):  # where they overlap it was told, and somebody may want to hear the rest
+                ram.add(gap, party)
     notices = []
     for party in mmio:
         host = Range.sized(party.span.start + party.delta, party.span.size)
-        for _, held in ram.overlapping(host):
-            text = f"{party} is at HPA {host}, which is {held} of {held.place}: a second way to it"
+        met = ram.overlapping(host)
+        if met:
+            held = met[0][1]
+            more = f", and RAM of {len(met) - 1} more regions" if len(met) > 1 else ""
+            text = f"{party} is at HPA {host}, which is {held} of {held.place}{more}: a second way to it"
             notices.append(Notice(text, party.place, "two-ways"))
     return notices

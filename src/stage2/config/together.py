@@ -151,18 +151,26 @@ def _check_host_memory(vms: Sequence[PlannedVm], refuse: Refuse) -> list[Notice]
                 refuse(_conflict(claim, held))
             ram.set(claim.span, claim)
     notices: list[Notice] = []
-    seen: list[RangeMap[_Claim]] = []
-    for vm, claims in zip(vms, devices, strict=True):
-        own: RangeMap[_Claim] = RangeMap(merge=False)
+    driven: RangeMap[_Claim] = RangeMap(merge=False)
+    for claims in devices:
         for claim in claims:
-            for _, held in ram.overlapping(claim.span):
-                if held.vm is not vm:
-                    refuse(_conflict(claim, held))
-            for others in seen:
-                notices += [_both(claim, held) for _, held in others.overlapping(claim.span)]
-            own.set(claim.span, claim)
-        seen.append(own)
+            for owner in _of_others(claim, ram):
+                refuse(_conflict(claim, owner))
+            # Of a device that many have, the first who has it: all pairs of a thousand VMs would be half a million.
+            notices += [_both(claim, other) for other in _of_others(claim, driven)]
+        for claim in claims:
+            for gap in driven.gaps(claim.span):
+                driven.add(gap, claim)
     return notices
+
+
+def _of_others(claim: _Claim, held: RangeMap[_Claim]) -> list[_Claim]:
+    """What another VM has of a claim's memory: for each VM the first piece."""
+    found: dict[int, _Claim] = {}
+    for _, one in held.overlapping(claim.span):
+        if one.vm is not claim.vm:
+            found.setdefault(id(one.vm), one)
+    return list(found.values())
 
 
 def _conflict(claim: _Claim, held: _Claim) -> ConflictError:

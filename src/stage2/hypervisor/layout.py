@@ -15,7 +15,6 @@ from ..config.kernel_sizes import KernelSizes
 from ..config.platform import PlatformConfig
 from ..errors import ConfigError
 from ..flags import MappingFlags
-from .percpu import CACHE_LINE
 
 if TYPE_CHECKING:
     from .image import Image, Section
@@ -25,6 +24,8 @@ RW = R | MappingFlags.WRITE
 RX = R | MappingFlags.EXECUTE
 COMPUTED = "computed"
 """The origin of a layout that no file has."""
+CACHE_LINE = 64
+"""Per-CPU areas are a multiple of this apart, so that no two CPUs write to one line."""
 _HVA_LIMIT = (1 << 64) - SIZE_4K
 
 

@@ -18,9 +18,8 @@ from ..errors import ConfigError, OutOfRangeError
 from ..memory.frames import FrameAllocator
 from ..memory.linear import LinearMap
 from ..memory.owners import Owner, OwnerKind
+from .layout import CACHE_LINE
 
-CACHE_LINE = 64
-"""Areas are a multiple of this apart, so that no two CPUs write to one line."""
 BASE_REGISTERS = {"x86_64": "GS_BASE", "aarch64": "TPIDR_EL2", "riscv64": "gp"}
 """The register that holds a CPU's area, by architecture."""
 OWNER = Owner(OwnerKind.PER_CPU)

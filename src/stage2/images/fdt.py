@@ -15,8 +15,10 @@ MAGIC = 0xD00DFEED
 _VERSION, _COMPATIBLE = 17, 16
 _BEGIN_NODE, _END_NODE, _PROP, _NOP, _END = 1, 2, 3, 4, 9
 _HEADER = struct.Struct(">10I")
-MAX_SIZE = 4 << 20
-_MAX_DEPTH, _MAX_NODES, _MAX_PROPERTIES = 64, 65_536, 65_536
+MAX_SIZE = 2 << 20
+"""Limit: bytes of a tree. Linux on arm64 takes none that is larger (its booting.rst)."""
+_MAX_DEPTH, _MAX_NODES, _MAX_PROPERTIES = 64, 16_384, 65_536
+"""Limits: the trees of large boards have some thousand nodes."""
 # The specification allows 31 characters (2.2.1, 2.2.4); without a bound a small file could repeat megabytes.
 _MAX_NAME = 255
 
@@ -161,7 +163,9 @@ def parse(blob: bytes) -> Node:
         raise ImageError(f"is no device tree: it begins with {magic:#010x}, not {MAGIC:#010x}")
     if compatible > _VERSION or version < _COMPATIBLE:
         raise ImageError(f"device tree version {version} is not understood")
-    if total > len(blob) or total > MAX_SIZE:
+    if total > MAX_SIZE:
+        raise ImageError(f"device tree of {total} bytes: {MAX_SIZE >> 20} MiB are allowed")
+    if total > len(blob):
         raise ImageError(f"device tree says it has {total} bytes; {len(blob)} are there")
     if version >= 17 and at_structure + structure_size > total:
         raise ImageError("device tree is damaged: its blocks lie outside it")

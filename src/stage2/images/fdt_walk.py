@@ -19,15 +19,21 @@ _MOST_CELLS = 2
 """Of an address on the CPU's bus; PCI's have three and are of another space."""
 _WIDEST_CELLS = 4
 """Limit: cells of any address; the widest known, PCI's, has three."""
+_MOST_RESERVATIONS = 1024
+"""Limit: entries of the memory reservation block; boards have a handful."""
 _LONGEST_PATH = 1024
 """Limit: characters of a node's path."""
-_MOST_STEPS, _SPAN_STEPS = 1 << 20, 4
+_MOST_STEPS, _SPAN_STEPS = 1 << 18, 4
 """Limit: windows of buses that are looked at in one walk, and how many an address costs beside them: a small file must
 not keep us busy for minutes."""
+_MOST_DMA_BYTES = 4096
+"""Limit: bytes of dma-ranges; boards have one to four windows, of 12 to 28 bytes."""
+_STEP_BYTES = 8
+"""Bytes of `reg` or `ranges` whose reading is one step."""
 
 
 @dataclass(slots=True)
-class _Steps:
+class Steps:
     """What is left of the work that a walk may do."""
 
     left: int = _MOST_STEPS
@@ -120,10 +126,10 @@ def nodes(root: Node, *, disabled: bool = False) -> Iterator[Placed]:
     Raises:
         ImageError: a name is none, paths are too long, or placing the nodes is more work than any tree makes.
     """
-    yield from _below(root, "", (), _Steps(), disabled)
+    yield from _below(root, "", (), Steps(), disabled)
 
 
-def _below(node: Node, path: str, buses: tuple[_Bus, ...], steps: _Steps, disabled: bool) -> Iterator[Placed]:
+def _below(node: Node, path: str, buses: tuple[_Bus, ...], steps: Steps, disabled: bool) -> Iterator[Placed]:
     """The children of a node; `buses` are those from the root down."""
     address_cells, size_cells = _cells(node)
     for child in node.children:
@@ -132,6 +138,7 @@ def _below(node: Node, path: str, buses: tuple[_Bus, ...], steps: _Steps, disabl
         at = f"{path}/{child.name}"
         if len(at) > _LONGEST_PATH:
             raise ImageError(f"device tree is damaged: a path of more than {_LONGEST_PATH} characters")
+        steps.take(sum(len(child.properties.get(name, b"")) for name in ("reg", "ranges")) // _STEP_BYTES)
         own, missing = _registers(child, address_cells, size_cells)
         ranges = None
         if own is not None:
@@ -194,7 +201,7 @@ def _tuples(cells: Sequence[int], widths: Sequence[int]) -> Iterator[tuple[int, 
         yield tuple(group)
 
 
-def _up(spans: list[Range], buses: Sequence[_Bus], steps: _Steps) -> tuple[tuple[Range, ...] | None, str]:
+def _up(spans: list[Range], buses: Sequence[_Bus], steps: Steps) -> tuple[tuple[Range, ...] | None, str]:
     """Ranges on the CPU's bus, through every bus above; None where one does not hand them on, and which one."""
     for bus in reversed(buses):
         if bus.windows is None:
@@ -210,16 +217,20 @@ def _up(spans: list[Range], buses: Sequence[_Bus], steps: _Steps) -> tuple[tuple
     return tuple(spans), ""
 
 
-def bus_windows(placed: Placed) -> tuple[BusWindow, ...]:
+def bus_windows(placed: Placed, steps: Steps | None = None) -> tuple[BusWindow, ...]:
     """What a node that is a bus hands on to its children (`ranges`), where the CPU sees it, in order.
 
     What no bus above hands on, and windows without a size, are left out; a bus that hands on all as it is has none.
     For PCI's addresses see IEEE 1275's PCI bus binding, 2.2.1.1: the space is in bits 24 and 25 of the first cell.
 
+    Args:
+        placed: the bus.
+        steps: what is left of the work, where several buses are looked at.
+
     Raises:
         ImageError: that is more work than any machine's tree makes.
     """
-    steps, found = _Steps(), []
+    steps, found = steps or Steps(), []
     pci = _cells(placed.node)[0] == 3
     for window in _windows(placed.node, placed._parent_cells) or ():
         if not window.size or window.parent + window.size > ADDRESS_LIMIT:
@@ -234,9 +245,16 @@ def bus_windows(placed: Placed) -> tuple[BusWindow, ...]:
 
 
 def dma_windows(placed: Placed) -> tuple[Range, ...] | None:
-    """Addresses of the bus above to which a bus lets its children's DMA through; None where it says nothing."""
-    if not placed.node.properties.get("dma-ranges"):
+    """Addresses of the bus above to which a bus lets its children's DMA through; None where it says nothing.
+
+    Raises:
+        ImageError: it says more than any board's.
+    """
+    size = len(placed.node.properties.get("dma-ranges", b""))
+    if not size:
         return None
+    if size > _MOST_DMA_BYTES:
+        raise ImageError(f"has dma-ranges of {size:,} bytes: {_MOST_DMA_BYTES:,} are allowed")
     found = _windows(placed.node, placed._parent_cells, "dma-ranges") or ()
     return tuple(
         Range.sized(one.parent, one.size) for one in found if one.size and one.parent + one.size <= ADDRESS_LIMIT
@@ -247,14 +265,19 @@ def reservations(blob: bytes) -> tuple[Range, ...]:
     """The memory reservation block of a tree that `fdt.parse` accepts: memory that is not to be used.
 
     Entries that hold no address are left out.
+
+    Raises:
+        ImageError: there are more than on any machine.
     """
     at = int.from_bytes(blob[16:20], "big")
-    found = []
+    found: list[Range] = []
     while at + 16 <= len(blob):
         start, size = (int.from_bytes(blob[place : place + 8], "big") for place in (at, at + 8))
         if not start and not size:
             break
         if size and start + size <= ADDRESS_LIMIT:
             found.append(Range.sized(start, size))
+        if len(found) > _MOST_RESERVATIONS:
+            raise ImageError(f"device tree is damaged: more than {_MOST_RESERVATIONS:,} reservations")
         at += 16
     return tuple(found)

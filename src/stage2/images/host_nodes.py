@@ -16,6 +16,8 @@ from .host_tree import HostTree
 
 _NO_DEVICES = ("/cpus", "/memory", "/reserved-memory", "/chosen", "/aliases", "/__symbols__")
 """Nodes at the top that stand for no device, with what is below them (2.2.3 and chapter 3 of the specification)."""
+_MOST_NODES = 1 << 17
+"""Limit: nodes that a VM is given, counted once for each entry that gives them."""
 _MOST_RANGES = 1 << 14
 """Limit: ranges that come with the nodes of a VM; boards have some hundreds."""
 
@@ -65,6 +67,14 @@ def node_ranges(tree: HostTree, path: str, excluded: Sequence[str] = ()) -> tupl
     return tuple(found)
 
 
+def _count(tree: HostTree, path: str) -> int:
+    """How many nodes come with an entry."""
+    try:
+        return len(tree.nodes) if path == "/" else tree.count_below(tree.find(path, hint=False))
+    except ImageError:
+        return 1
+
+
 def is_device(placed: Placed) -> bool:
     """Whether a node stands for a device, or a bus of them, and not for memory, a CPU or mere words."""
     top = "/" + placed.path.split("/")[1].split("@")[0]
@@ -92,7 +102,7 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
         lenient: a node that does not exist is a notice, not an error.
 
     Raises:
-        ConfigError: there is no such node, or they have more ranges than any board.
+        ConfigError: there is no such node, or they are more, or have more ranges, than on any board.
     """
     devices, notices = vm.devices, [one for one in vm.notices if one.kind != NO_TREE]
     excluded = list(devices.excluded)
@@ -102,7 +112,11 @@ def with_nodes(vm: VmConfig, tree: HostTree, *, lenient: bool = False) -> VmConf
         excluded += [one.place.path for one in tree.controllers]
         excluded += [] if tree.console is None else [tree.console.place.path]
     found: list[PassthroughDevice] = []
+    looked = 0
     for node in wanted:
+        looked += _count(tree, node.path)
+        if looked > _MOST_NODES:
+            raise node.place.error(f"the entries up to this one give more than {_MOST_NODES:,} nodes")
         try:
             ranges = node_ranges(tree, node.path, excluded)
         except ImageError as error:

@@ -14,7 +14,7 @@ from functools import cached_property
 from ..config.document import shown
 from ..errors import ImageError
 from .fdt import Node
-from .fdt_walk import Placed, bus_windows, nodes
+from .fdt_walk import Placed, Steps, bus_windows, nodes
 from .host_parts import (
     ControllerKind,
     HostConsole,
@@ -29,6 +29,8 @@ from .tree_file import TreeFile, read_tree
 
 MEMRESERVE = "/memreserve/"
 """What stands for the node of an entry of the memory reservation block."""
+_MOST_HINTS = 8
+"""Limit: how often one command is told what a name may have meant; it takes a look at all nodes."""
 _MOST_PARENTS = 16
 """Limit: interrupt controllers between a device and the CPU."""
 _KINDS = {
@@ -76,6 +78,9 @@ class HostTree:
             self._index.setdefault(placed.path, number)
             for handle in placed.node.cells("phandle")[:1] or placed.node.cells("linux,phandle")[:1]:
                 self._phandles.setdefault(handle, placed)
+        self._ends = _ends(self.nodes)
+        self._children: dict[str, tuple[dict[str, Node], dict[str, list[Node]]]] = {}
+        self._hints = _MOST_HINTS
         self._off = _disabled(self.nodes)
         self.ram = tuple(self._ram())
         self.reservations = tuple(self._reservations())
@@ -157,12 +162,13 @@ class HostTree:
 
     def below(self, placed: Placed) -> Iterator[Placed]:
         """A node and all nodes below it."""
-        prefix = placed.path + "/"
-        yield placed
-        for number in range(self._index[placed.path] + 1, len(self.nodes)):
-            if not self.nodes[number].path.startswith(prefix):
-                return
-            yield self.nodes[number]
+        number = self._index[placed.path]
+        yield from self.nodes[number : self._ends[number]]
+
+    def count_below(self, placed: Placed) -> int:
+        """How many nodes `below` gives."""
+        number = self._index[placed.path]
+        return self._ends[number] - number
 
     def by_phandle(self, handle: int) -> Placed | None:
         """The node that a phandle names."""
@@ -193,23 +199,37 @@ class HostTree:
         number = self._index.get(path.rstrip("/"))
         if number is not None:
             return self.nodes[number]
-        children, where = self._tree.root.children, ""
+        node, where = self._tree.root, ""
         for part in filter(None, path.split("/")):
-            exact = [child for child in children if child.name == part]
-            fitting = exact[:1] or [child for child in children if child.name.split("@")[0] == part]
+            exact, bare = self._names_below(where, node)
+            fitting = [exact[part]] if part in exact else bare.get(part, [])
             if len(fitting) > 1:
                 names = ", ".join(f"{where}/{child.name}" for child in fitting[:4])
                 raise ImageError(f"{shown(asked)} may be {names}: write the unit address", file=self.file)
             if not fitting:
                 near = self._near(path) if hint else ""
                 raise ImageError(f"has no node {shown(asked)}{near}", file=self.file)
-            where, children = f"{where}/{fitting[0].name}", fitting[0].children
+            node, where = fitting[0], f"{where}/{fitting[0].name}"
         if not where:
             raise ImageError(f"{shown(asked)} is the root, which is no device", file=self.file)
         return self.nodes[self._index[where]]
 
+    def _names_below(self, path: str, node: Node) -> tuple[dict[str, Node], dict[str, list[Node]]]:
+        """The children of a node by their names, and by their names without unit addresses."""
+        if path not in self._children:
+            exact: dict[str, Node] = {}
+            bare: dict[str, list[Node]] = {}
+            for child in node.children:
+                exact.setdefault(child.name, child)
+                bare.setdefault(child.name.split("@")[0], []).append(child)
+            self._children[path] = exact, bare
+        return self._children[path]
+
     def _near(self, path: str) -> str:
-        """The nodes that may have been meant."""
+        """The nodes that may have been meant; only a few times, for a file may name thousands that are not there."""
+        if not self._hints:
+            return ""
+        self._hints -= 1
         name, _, unit = path.rstrip("/").rpartition("/")[2].partition("@")
         # Comparing with thousands of paths takes seconds: those that begin alike or are at the same place are enough.
         likely = [
@@ -296,10 +316,11 @@ class HostTree:
             yield HostCpu(ids, placed.node.text("mmu-type"), placed.compatible, not failed, self.place(placed))
 
     def _pci(self) -> Iterator[PciHost]:
+        steps = Steps()
         for placed in self._usable():
             if placed.node.text("device_type") in ("pci", "pciex") and placed.ranges is not None:
                 try:
-                    windows = bus_windows(placed)
+                    windows = bus_windows(placed, steps)
                 except ImageError as error:
                     raise self.place(placed).error(error.problem) from None
                 yield PciHost(self._whole(placed).ranges or (), windows, self.place(placed))
@@ -349,6 +370,18 @@ class HostTree:
         self.interrupt_parents(placed)
         ranges = placed.ranges or ()
         return HostConsole(ranges, placed.compatible, options, self.place(placed), written)
+
+
+def _ends(placed: Sequence[Placed]) -> list[int]:
+    """For each node, parents first, the number of the first one behind it that is not below it."""
+    ends = [len(placed)] * len(placed)
+    above: list[int] = []
+    for number, one in enumerate(placed):
+        depth = one.path.count("/")
+        while len(above) >= depth:
+            ends[above.pop()] = number
+        above.append(number)
+    return ends
 
 
 def _disabled(placed: Sequence[Placed]) -> frozenset[str]:

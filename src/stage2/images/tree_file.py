@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..address import Range
 from ..config.document import read_regular
-from ..errors import HostToolError, ImageError
+from ..errors import ConfigError, HostToolError, ImageError
 from .apt import run
 from .fdt import MAX_SIZE, Node, is_source, parse
 from .fdt_walk import reservations
@@ -79,7 +79,12 @@ def _compiled(file: str, text: bytes) -> bytes:
         if shutil.which("prlimit") is not None:
             command = ["prlimit", f"--cpu={_CPU_S}", f"--as={_MEMORY}", f"--fsize={_MEMORY}", "--", *command]
         run(command, _LIMIT_S, f"{file}: compiling it with dtc", why=_refusal)
-        return read_regular(str(output), MAX_SIZE, "device tree")
+        try:
+            return read_regular(str(output), MAX_SIZE, "device tree")
+        except ConfigError:
+            raise ImageError(
+                f"is compiled to more than {MAX_SIZE >> 20} MiB, which no device tree has", file=file
+            ) from None
 
 
 def _refusal(text: str) -> str:

@@ -16,15 +16,20 @@ from .findings import STYLES, headline
 from .plain import plain
 from .tables import facts, indented, stack, text, unbroken
 
+_MOST_FINDINGS = 200
+"""Limit: findings that are shown; nobody reads more, and JSON has all."""
 _MOST_PLACES = 4
 """Limit: places of one finding that are shown with their lines."""
 _TAB = "    "
+_CHARACTERS = 4
+"""Characters of a line that are looked at for each column: some are narrower than one."""
 _BESIDE = 8
 """Columns beside a line of a file: its number and a rule."""
 
 
 def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
-    """Each finding with the lines it is about, what it means on the board and what to do; then how many there are.
+    """The first findings with the lines they are about, what they mean on the board and what to do; then how many there
+    are.
 
     Args:
         findings: what was found.
@@ -32,7 +37,7 @@ def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
     """
     lines = cache(lines_of)
     parts: list[RenderableType] = []
-    for finding in findings:
+    for finding in findings[:_MOST_FINDINGS]:
         parts.append(headline(finding))
         for place in finding.locations[:_MOST_PLACES]:
             parts += _place(place, lines(place.file), STYLES[finding.level], width)
@@ -41,6 +46,9 @@ def render_excerpts(findings: Sequence[Finding], width: int) -> RenderableType:
             more = len(finding.locations) - 2 * _MOST_PLACES
             parts.append(indented(text(f"and {rest}" + (f" and {more} more places" if more > 0 else ""), "dim")))
         parts += [indented(facts(facts_of(finding))), Text()]
+    unshown = findings[_MOST_FINDINGS:]
+    if unshown:
+        parts += [text(f"and {len(unshown):,} more, which --json lists: {summary(unshown)}"), Text()]
     return stack([*parts, text(summary(findings), "bold")])
 
 
@@ -66,8 +74,9 @@ def _place(place: Location, lines: Sequence[str], style: str, width: int) -> lis
         return parts
     line = lines[place.line - 1]
     start = (place.column or 1) - 1
-    before, value, after = (plain(part.replace("\t", _TAB)) for part in _cut(line, start, place.width))
     room = max(width - _BESIDE, 20)
+    around = _cut(line, start, place.width, _CHARACTERS * room)
+    before, value, after = (plain(part.replace("\t", _TAB)) for part in around)
     lead, before = _tail(before, room // 2)
     value = _head(value, max(room - cell_len(lead + before), 10))
     after = _head(after, max(room - cell_len(lead + before + value), 0))
@@ -78,8 +87,10 @@ def _place(place: Location, lines: Sequence[str], style: str, width: int) -> lis
     return parts
 
 
-def _cut(line: str, start: int, width: int) -> tuple[str, str, str]:
-    return line[:start], line[start : start + width], line[start + width :]
+def _cut(line: str, start: int, width: int, most: int) -> tuple[str, str, str]:
+    """What stands before a value, the value, and the rest; of each no more than `most` characters beside the value."""
+    end = start + width
+    return line[max(start - most, 0) : start], line[start : min(end, start + most)], line[end : end + most]
 
 
 def _tail(part: str, room: int) -> tuple[str, str]:

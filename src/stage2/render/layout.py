@@ -12,8 +12,7 @@ from ..check.finding import Finding
 from ..config.platform import PlatformConfig
 from ..flags import MappingFlags
 from ..hypervisor.image import Image
-from ..hypervisor.layout import AXVISOR, KernelLayout, Part, section_load
-from ..hypervisor.percpu import CACHE_LINE
+from ..hypervisor.layout import AXVISOR, CACHE_LINE, KernelLayout, Part, section_load
 from .bands import Band, Column, bands_svg
 from .findings import finding_json, render_findings
 from .plain import about, counted
