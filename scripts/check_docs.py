@@ -15,8 +15,8 @@ FAULTS = ROOT / "tests" / "check" / "faults"
 OPENING = """\
 # Checks
 
-`stage2 check [--platform P] [--host-dtb F] [--cpu C] VM.toml...` finds what is wrong with VM files that are to run
-together, without images and without a running machine. Each finding has the code of a rule, the lines it is about, what
+`stage2 check [--platform P] [--host-dtb F] [--hypervisor ELF] [--cpu C] VM.toml...` finds what is wrong with VM files
+that are to run together, without a running machine. Each finding has the code of a rule, the lines it is about, what
 happens on the board and what to do. `--json` is for programs ([json.md](json.md)), `--sarif` for code hosts and
 editors, `--html page.html` for browsers; `--explain S2301` tells of one rule.
 
@@ -31,7 +31,10 @@ editors, `--html page.html` for browsers; `--explain S2301` tells of one rule.
 * `--html page.html` writes one file that loads nothing from elsewhere, beside text, `--json` or `--sarif`. Without
   scripts it shows everything; with them findings can be filtered by severity, file, rule and text.
 * Without `--platform` or `--host-dtb` nothing is known of the host, and the rules about it find nothing.
-* Rules S21xx are those of `stage2 layout`; S22xx need the images, and are told by `show` and `run`.
+* Without `--hypervisor` the place of the hypervisor is computed from the platform (S2109 to S2111); the other rules
+  S21xx need its ELF file, and are told by `stage2 layout` too.
+* Images that the files name are read where they are at hand (S22xx, told by `show` and `run` too); S2210 names the
+  rest.
 
 What it finds in AxVisor's own files: [upstream-findings.md](upstream-findings.md).
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from guest_files import CODE, arm64, riscv64, tree
 from stage2.images.fdt import Node
 from trees import bus, need_dtc, small_tree, write_tree
 
@@ -35,8 +36,19 @@ def _firmware(root: Node) -> None:
     kept.child("firmware@80000000").set_u64("reg", 0x8000_0000, 0x8_0000).set("no-map")
 
 
-TREES = {"plic": _plic, "console": _console, "pci": _pci, "firmware": _firmware}
+TREES = {"plain": lambda root: root, "plic": _plic, "console": _console, "pci": _pci, "firmware": _firmware}
 """What a fault's host has, by the `tree` of its expected.toml."""
+IMAGES = {
+    "arm64": arm64(flags=8),
+    "arm64-of-4.5": arm64(),
+    "arm64-of-3-MiB": arm64(image_size=0x30_0000, flags=8),
+    "riscv64": riscv64(),
+    "raw": CODE,
+    "lz4": b"\x04\x22\x4d\x18" + bytes(64),
+    "ramdisk": b"070701" + bytes(0x1FFA),
+    "tree": tree(),
+}
+"""The bytes of a fault's image files, by the `images` of its expected.toml."""
 FAULTS = sorted((Path(__file__).parent / "check" / "faults").iterdir())
 
 
@@ -46,7 +58,7 @@ def expected_of(fault: Path) -> dict[str, Any]:
 
 
 def stand_in(fault: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Go to a copy of a fault, with the host's tree that it asks for.
+    """Go to a copy of a fault, with the host's tree and the images that it asks for.
 
     Args:
         fault: the folder, one of `FAULTS`.
@@ -64,4 +76,6 @@ def stand_in(fault: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list
         root = small_tree()
         TREES[expected["tree"]](root)
         write_tree(here, root)
+    for name, kind in expected.get("images", {}).items():
+        (here / name).write_bytes(IMAGES[kind])
     return [*expected["arguments"], *expected["files"]]

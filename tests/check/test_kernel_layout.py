@@ -237,11 +237,14 @@ def test_a_computed_kernel_is_held_against_ram_and_vms_too(tmp_path: Path, capsy
     host = platform(tmp_path, ram="0x40_0000")
     found = findings(capsys, host, vm)
     assert [(finding["code"], finding["message"]) for finding in found] == [
-        ("S2109", "the hypervisor's image HPA [0x200000, 0x491000) is not in the host's RAM [0x0, 0x400000)"),
+        (
+            "S2109",
+            "the hypervisor's image (computed) HPA [0x200000, 0x491000) is not in the host's RAM [0x0, 0x400000)",
+        ),
         (
             "S2110",
-            "the hypervisor's image HPA [0x200000, 0x491000) overlaps VM guest, ram0 HPA [0x200000, 0x300000) in "
-            "[0x200000, 0x300000)",
+            "the hypervisor's image (computed) HPA [0x200000, 0x491000) overlaps VM guest, ram0 HPA "
+            "[0x200000, 0x300000) in [0x200000, 0x300000)",
         ),
     ]
     assert found[0]["locations"] == [{"file": str(host), "line": 7, "column": None}]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from images import (
+from guest_files import (
     BASE,
     BZ2,
     CODE,
@@ -29,7 +29,7 @@ from images import (
     uimage,
     zboot,
 )  # fmt: skip
-from stage2.check import guest_images, guest_tree
+from stage2.check import guest_images, guest_tree, image_places
 from stage2.cli.main import call
 from stage2.config.load import load_vm
 from stage2.errors import ImageError
@@ -174,7 +174,7 @@ PLACED: dict[str, tuple[bytes, dict[str, object], list[str]]] = {
     "riscv-at-512-KiB": (riscv64(), {"arch": "riscv64", "load": BASE + 0x8_0000}, ["S2204"]),
     "arm64-in-a-riscv-vm": (arm64(), {"arch": "riscv64"}, ["S2201"]),
     "bzImage": (bzimage(), {"arch": "x86_64"}, ["S2202"]),
-    "entry-before-the-kernel": (arm64(), {"load": BASE + 0x20_0000, "entry": BASE}, ["S2207"]),
+    "entry-before-the-kernel": (arm64(flags=8), {"load": BASE + 0x20_0000, "entry": BASE}, ["S2207"]),
     "entry-within-the-kernel": (arm64(), {"entry": BASE + 0x40}, ["S2208"]),
     "elf-entered-elsewhere": (elf(183), {"entry": BASE + 4}, ["S2208"]),
     "raw-binary-entered-within": (CODE, {"entry": BASE + 4}, []),
@@ -280,7 +280,7 @@ def test_there_are_enough_images_and_trees() -> None:
 
 def test_every_rule_about_images_and_trees_is_met_by_one_of_them() -> None:
     met = {code for *_, wanted in (*PLACED.values(), *TREES.values()) for code in wanted}
-    assert met == {rule.code for rule in (*guest_images.RULES, *guest_tree.RULES)}
+    assert met == {rule.code for rule in (*guest_images.RULES, *guest_tree.RULES, image_places.OUTSIDE_REGION)}
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

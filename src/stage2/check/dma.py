@@ -8,7 +8,6 @@ from ..address import Range
 from ..config.regions import PlannedVm
 from ..errors import ImageError
 from ..flags import MapType
-from ..hypervisor.layout import of_platform
 from ..images.fdt_walk import Placed, dma_windows
 from ..images.host_tree import HostTree
 from .finding import Finding, Party, Rule, Severity
@@ -104,10 +103,9 @@ def _told(
 
 def _owners(setup: Setup) -> Iterator[_Owned]:
     """Host memory whose owner is known: the owner's file, what it is, where."""
-    host = setup.host
-    image = None if host is None or host.kernel_paddr is None else of_platform(host).hpa
-    if image is not None:
-        yield "", "the hypervisor's image", image
+    kernel = setup.kernel
+    if kernel is not None and kernel.hpa is not None:
+        yield "", kernel.title, kernel.hpa
     for vm in setup.vms:
         for region in vm.plan.regions:
             span = region.host_range

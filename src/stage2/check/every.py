@@ -17,19 +17,24 @@ from . import (
     guest_tree,
     host_devices,
     host_memory,
+    huge_pages,
+    image_places,
     kernel_layout,
     left_out,
     names,
+    readings,
     x86_holes,
 )
 from .allow import without_allowed
 from .finding import Finding, Rule, Severity
+from .readings import compare_readings
 from .setup import Setup
 
 CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     conflicts.check_conflicts,
     host_memory.check_host_memory,
     host_memory.check_width,
+    huge_pages.check_huge_pages,
     host_devices.check_host_devices,
     given_devices.check_given_devices,
     dma.check_dma,
@@ -44,9 +49,11 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
 RULES: tuple[Rule, ...] = (
     *kernel_layout.RULES,
     *guest_images.RULES,
+    *image_places.RULES,
     *guest_tree.RULES,
     *conflicts.RULES,
     *host_memory.RULES,
+    *huge_pages.RULES,
     *host_devices.RULES,
     *given_devices.RULES,
     *dma.RULES,
@@ -56,6 +63,7 @@ RULES: tuple[Rule, ...] = (
     *left_out.RULES,
     *cpus.RULES,
     *file_notices.RULES,
+    *readings.RULES,
     *allow.RULES,
 )
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
@@ -73,11 +81,18 @@ def rule_of(code: str) -> Rule:
     raise ConfigError(f"no rule is called {code[:20]!r}: `stage2 check --explain list` names all")
 
 
-def check_setup(setup: Setup) -> list[Finding]:
+def check_setup(setup: Setup, of_images: Iterable[Finding] = ()) -> list[Finding]:
     """What is wrong with VMs that are to run together, but for what their files allow: errors first, then by file and
     line.
+
+    Args:
+        setup: the VMs and their host.
+        of_images: what is wrong with their images, by who has read them.
     """
-    found = (finding for check in CHECKS for finding in check(setup))
+    found = [finding for check in CHECKS for finding in check(setup)]
+    if setup.other is not None:
+        found += compare_readings(setup, found, [finding for check in CHECKS for finding in check(setup.other)])
+    found += of_images
     return sorted(without_allowed(found, setup.toml_files, {rule.code for rule in RULES}), key=_place)
 
 

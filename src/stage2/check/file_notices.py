@@ -1,10 +1,11 @@
-"""What readers and planners of VM files noticed, as findings: S2608 to S2613, S2731 to S2733, S2801, S2901 to S2908."""
+"""What readers and planners of VM files noticed, as findings of the rules below."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ..config.document import NO_TREE
+from ..config.vm import UNDECIDED
 from .finding import Finding, FixIt, Rule, Severity, found_at
 from .setup import Setup
 
@@ -23,6 +24,11 @@ TWO_DRIVERS = Rule(
 PART_PAGE = Rule(
     "S2609", Severity.NOTE, "a device is smaller than the pages that are mapped for it",
     "The guest reaches whatever else is in them; the host's device tree (--host-dtb) tells what that is.",
+)  # fmt: skip
+TWO_TYPES = Rule(
+    "S2512", Severity.WARNING, "one HPA is mapped with two memory types",
+    "What is written through the cache is not what is read around it: the guest loses data, or the CPU stops with a "
+    "machine check.",
 )  # fmt: skip
 WHOLE_WINDOW = Rule(
     "S2613", Severity.WARNING, "a passthrough guest reaches all of the host's memory",
@@ -79,6 +85,7 @@ _KINDS = {
     "cpu-list": CPU_LIST,
     "two-drivers": TWO_DRIVERS,
     "part-page": PART_PAGE,
+    "two-ways": TWO_TYPES,
     "whole-window": WHOLE_WINDOW,
     "no-node": NO_NODE,
     "no-registers": NO_REGISTERS,
@@ -100,6 +107,8 @@ def check_notices(setup: Setup) -> Iterator[Finding]:
     planned = {vm.file: vm for vm in setup.vms}
     notices = [notice for file in setup.files for notice in planned.get(file.file, file).notices]
     notices += setup.together
+    if setup.other is not None:  # S2909 tells what it comes to
+        notices = [notice for notice in notices if notice.kind != UNDECIDED]
     if setup.tree is not None:  # what else is in such pages is known then, and told by S2604
         notices = [notice for notice in notices if notice.kind != "part-page"]
     for notice in (*notices, *(setup.platform.notices if setup.platform is not None else ())):

@@ -13,6 +13,7 @@ from ..config.regions import PlannedVm
 from ..images.kernel import BZIMAGE, KernelImage, LinuxHeader
 from ..place import Place
 from .finding import Finding, Party, Rule, Severity, found_at
+from .image_places import put_kernel
 
 WRONG_ARCH = Rule(
     "S2201", Severity.ERROR, "the kernel is for another architecture",
@@ -34,10 +35,6 @@ BIG_ENDIAN = Rule(
     "S2205", Severity.WARNING, "the kernel is big-endian",
     "The CPU begins little-endian and the kernel changes over; device tree, ramdisk and devices have to suit that.",
 )  # fmt: skip
-OUTSIDE_REGION = Rule(
-    "S2206", Severity.ERROR, "the kernel is larger than the memory it is put into",
-    "The memory that it uses beyond its file, such as .bss, is not there.",
-)  # fmt: skip
 ENTRY_OUTSIDE = Rule(
     "S2207", Severity.ERROR, "the entry point lies in no image",
     "The first instruction is whatever the memory holds, mostly zeros.",
@@ -52,7 +49,7 @@ PAGE_SIZE = Rule(
 )  # fmt: skip
 
 RULES = (
-    WRONG_ARCH, BZ_IMAGE, ARM_BASE, RISCV_BASE, BIG_ENDIAN, OUTSIDE_REGION, ENTRY_OUTSIDE, ENTRY_ELSEWHERE, PAGE_SIZE,
+    WRONG_ARCH, BZ_IMAGE, ARM_BASE, RISCV_BASE, BIG_ENDIAN, ENTRY_OUTSIDE, ENTRY_ELSEWHERE, PAGE_SIZE,
 )  # fmt: skip
 
 _BIG_ENDIAN_FLAG = 1 << 0
@@ -62,7 +59,9 @@ _OLD_TEXT_OFFSET = 0x8_0000
 """What is to be assumed where image_size is 0: kernels before 3.17 (booting.rst)."""
 
 
-def check_kernel(vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Range | None) -> list[Finding]:
+def check_kernel(
+    vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Range | None, *, starts_elsewhere: bool = False
+) -> list[Finding]:
     """Hold a kernel against the VM's file.
 
     Args:
@@ -70,11 +69,14 @@ def check_kernel(vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Ran
         kernel: what the image is.
         arch: the VM's architecture, None where nothing but the kernel says.
         bios: where a BIOS image lies, which may hold the entry point.
+        starts_elsewhere: the guest begins in what is not known, such as a BIOS that is not at hand.
     """
-    return list(_findings(vm, kernel, arch, bios))
+    return list(_findings(vm, kernel, arch, bios, starts_elsewhere))
 
 
-def _findings(vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Range | None) -> Iterator[Finding]:
+def _findings(
+    vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Range | None, starts_elsewhere: bool
+) -> Iterator[Finding]:
     place = vm.kernel.kernel.place
     path = vm.kernel.kernel.path
     named = place if path is None else path.place
@@ -90,14 +92,15 @@ def _findings(vm: PlannedVm, kernel: KernelImage, arch: str | None, bios: Range 
             fix="x86 guests here are bare-metal images (ELF or raw)",
         )  # fmt: skip
         return
-    base = 0 if kernel.absolute else vm.kernel.kernel.load_addr
-    if base is None:
+    put = put_kernel(vm, kernel)
+    base = vm.kernel.kernel.load_addr
+    if put is None:
         return
-    spans = [Range.sized(base + part.address, part.size) for part in kernel.segments if part.size]
-    if kernel.header is not None:
+    spans = list(put.spans)
+    if kernel.header is not None and base is not None:
         yield from _placement(kernel.arch, kernel.header, base, place)
-    yield from _room(vm, spans, named)
-    yield from _entry(vm, kernel, spans, bios)
+    if not starts_elsewhere:
+        yield from _entry(vm, kernel, spans, bios)
 
 
 def _placement(arch: str | None, header: LinuxHeader, base: int, place: Place) -> Iterator[Finding]:
@@ -119,20 +122,6 @@ def _placement(arch: str | None, header: LinuxHeader, base: int, place: Place) -
         )  # fmt: skip
     if header.flags & _BIG_ENDIAN_FLAG:
         yield found_at(BIG_ENDIAN, "the kernel's header says that it is big-endian", place)
-
-
-def _room(vm: PlannedVm, spans: list[Range], place: Place) -> Iterator[Finding]:
-    for span in spans:
-        held = next((r for r in vm.plan.regions if r.map_type.takes_images and r.range.contains(span.start)), None)
-        if held is not None and not held.range.covers(span):
-            more = span.end - held.range.end
-            yield found_at(
-                OUTSIDE_REGION,
-                f"the kernel needs {span} of memory, which ends {more:#x} bytes beyond {held.label} {held.range}",
-                place,
-                (Party("kernel", span, "GPA"), Party(held.label, held.range, "GPA")),
-                f"make the region at least {span.end - held.range.start:#x} bytes",
-            )  # fmt: skip
 
 
 def _entry(vm: PlannedVm, kernel: KernelImage, spans: list[Range], bios: Range | None) -> Iterator[Finding]:

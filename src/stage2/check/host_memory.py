@@ -1,4 +1,4 @@
-"""VMs' memory beside the host's: the rules S2501 to S2506. They need a file that describes the host."""
+"""VMs' memory beside the host's: the rules S2501 to S2506. Most need a file that describes the host."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ..address import Range, format_size
+from ..config.boot import require_boot
 from ..config.document import shown
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm
 from ..errors import ConfigError
 from ..flags import MapType
-from ..hypervisor.layout import of_platform
 from ..place import Place
 from ..ranges import RangeIndex
 from ..space.region import MemoryRegion
+from .conflicts import OTHER
 from .finding import Finding, Location, Party, Rule, Severity
-from .kernel_layout import Claim, check_place
+from .kernel_layout import Claim, check_image, check_place
 from .setup import Setup
 
 OUTSIDE_RAM = Rule(
@@ -78,11 +79,16 @@ class _Fixed:
 
 
 def check_host_memory(setup: Setup) -> Iterator[Finding]:
-    """What VMs want of the host's memory, held against what it has."""
+    """What VMs want of the host's memory, held against what it has, and against where the hypervisor is."""
+    fixed = [each for vm in setup.vms for each in _fixed(vm)]
+    if setup.image is not None and setup.kernel is not None:
+        yield from check_image(setup.image, setup.kernel)
+    if setup.kernel is not None:
+        claims = [Claim(each.name, each.span, each.location) for each in fixed]
+        yield from check_place(setup.kernel, setup.host, claims)
     host = setup.host
     if host is None:
         return
-    fixed = [each for vm in setup.vms for each in _fixed(vm)]
     spans = (*host.mmio, *host.virtio_mmio, *host.pci_ranges)
     windows = _parties(Party("the host's device window", span) for span in spans)
     reserved = _parties(Party(f"the reservation {held.who}", held.span) for held in host.reserved)
@@ -98,22 +104,25 @@ def check_host_memory(setup: Setup) -> Iterator[Finding]:
         else:
             fix = "give the device's own address, or memory with map_type 1 or 2"
             yield from _meeting(RAM_AS_DEVICE, each, memory, fix)
-    if host.kernel_paddr is not None:
-        claims = [Claim(each.name, each.span, each.location) for each in fixed]
-        yield from check_place(of_platform(host), host, claims)
     yield from _demand(setup.vms, host, [each.span for each in fixed if each.region.map_type.is_ram])
 
 
 def check_width(setup: Setup) -> Iterator[Finding]:
     """Whether tables of the architecture, and of the processor, reach all of each VM."""
     for vm in setup.vms:
+        rule = OTHER
         try:
             arch = choose_arch(vm, setup.arch, setup.platform)
             if arch is not None:
+                require_boot(vm.kernel.boot, arch)
+                if vm.options.cpu is not None:
+                    vm.options.cpu.on(arch)
+                if vm.options.format is None or vm.options.format.arch == arch:
+                    rule = TOO_WIDE
                 choose_format(vm, arch, setup.platform, cpu=setup.cpu)
         except ConfigError as error:
             where = Location.of(vm.place) if error.file is None else Location(error.file, error.line)
-            yield Finding(TOO_WIDE, error.problem, (Party(vm.label),), locations=(where,))
+            yield Finding(rule, error.problem, (Party(vm.label),), locations=(where,))
 
 
 def _fixed(vm: PlannedVm) -> Iterator[_Fixed]:

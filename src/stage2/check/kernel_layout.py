@@ -13,7 +13,7 @@ from itertools import pairwise
 from ..address import Range, is_aligned
 from ..config.platform import PlatformConfig
 from ..hypervisor.image import Image, Section
-from ..hypervisor.layout import AXVISOR, FIRST, LAST, Demand, KernelLayout, copy_size
+from ..hypervisor.layout import AXVISOR, COMPUTED, FIRST, LAST, Demand, KernelLayout, copy_size
 from .finding import Finding, Location, Party, Rule, Severity
 
 OVERLAP = Rule(
@@ -111,8 +111,8 @@ def check_place(layout: KernelLayout, platform: PlatformConfig | None, claims: S
     span = layout.hpa
     if span is None:
         return []
-    who = Party("the hypervisor's image", span)
-    at = (Location(layout.origin),) if layout.origin != "computed" else ()
+    who = Party(layout.title, span)
+    at = (Location(layout.origin),) if layout.origin != COMPUTED else ()
     found = []
     if platform is not None:
         where = _base_of(platform)
@@ -237,7 +237,7 @@ def _missing(image: Image, *, demanded: bool) -> Iterator[Finding]:
             yield Finding(
                 MISSING, f"not linked by AxVisor's script: {len(lacking)} of its symbols and sections are not there",
                 locations=_here(image), severity=Severity.NOTE,
-                fix="--layout axvisor demands them all",
+                fix="`stage2 layout --layout axvisor` demands them all",
             )  # fmt: skip
         return
     optional = {"section .tdata", "section .tbss"}

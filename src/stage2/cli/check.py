@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,12 +18,17 @@ from .vm_files import GenerationName
 if TYPE_CHECKING:
     from ..check.finding import Finding
     from ..check.setup import Setup
+    from ..config.board import BoardConfig
+    from ..config.platform import PlatformConfig
+    from ..hypervisor.image import Image
+    from ..hypervisor.layout import KernelLayout
 
 
 def check(
     *vms: Annotated[Path, Parameter(name="VM.toml")],
     platform: Path | None = None,
     host_dtb: Path | None = None,
+    hypervisor: Path | None = None,
     cpu: str | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     generation: GenerationName | None = None,
@@ -32,7 +39,8 @@ def check(
     sarif: Annotated[bool, Parameter(negative="")] = False,
     html: Path | None = None,
 ) -> int:
-    """Find every mistake in VM files before a board hangs on them. Needs neither images nor a running machine.
+    """Find every mistake in VM files before a board hangs on them. Needs no running machine; images that are at
+    hand are checked too.
 
     Exit code 0: no finding is an error; 1: one is; 2: bad input.
 
@@ -44,6 +52,9 @@ def check(
         AxVisor platform file of the host, or a board file.
     host_dtb
         The host's device tree, as DTB or as DTS: its RAM, reservations and devices, and the nodes that VMs are given.
+    hypervisor
+        ELF file of the hypervisor, as its linker wrote it (also packed with gzip). Without it, the place of the
+        hypervisor is computed from the platform.
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all).
     arch
@@ -66,6 +77,7 @@ def check(
     from ..check.every import check_setup
     from ..check.finding import has_errors
     from ..render.plain import plain
+    from ..vm.images import check_at_hand
 
     if explain is not None:
         return _explain(explain)
@@ -77,11 +89,12 @@ def check(
         raise ConfigError("--html wants the name of a page to write, NAME.html", file=os.fspath(html))
 
     def look() -> list[Finding]:
-        return check_setup(_setup(vms, platform, host_dtb, cpu, arch, generation, define))
+        setup = _setup(vms, platform, host_dtb, hypervisor, cpu, arch, generation, define)
+        return check_setup(setup, check_at_hand(setup.vms, setup.arch_of))
 
     findings = _mended(look) if fix else look()
     if html is not None:
-        _write_page(html, findings, [*vms, *(file for file in (platform, host_dtb) if file is not None)])
+        _write_page(html, findings, [*vms, *(file for file in (platform, host_dtb, hypervisor) if file is not None)])
     _print(findings, len(vms), "json" if json_output else "sarif" if sarif else "text")
     if html is not None:
         # Beside JSON nothing else may stand on standard output.
@@ -94,6 +107,7 @@ def _setup(
     vms: Sequence[Path],
     platform: Path | None,
     host_dtb: Path | None,
+    hypervisor: Path | None,
     cpu: str | None,
     arch: str | None,
     generation: GenerationName | None,
@@ -106,8 +120,34 @@ def _setup(
 
     refused: list[ConfigError] = []
     host, tree = load_machine(platform, host_dtb)
+    kernel = None if hypervisor is None else _open_hypervisor(hypervisor, host, arch)
     files = read_vms(vms, generation, define, tree, lenient=True, refuse=refused.append)
-    return set_up(files, host, tree, arch=arch, cpu=None if cpu is None else NamedCpu(cpu), refused=refused)
+    named = None if cpu is None else NamedCpu(cpu)
+    ready = partial(set_up, platform=host, tree=tree, arch=arch, cpu=named, hypervisor=kernel)
+    setup = ready(files, refused=refused)
+    undecided = [Path(vm.file) for vm in files if vm.is_undecided]
+    if undecided:
+        heads = read_vms(undecided, "head", define, tree, lenient=True, refuse=refused.append)
+        by_file = {vm.file: vm for vm in heads}
+        others = [by_file.get(vm.file) if vm.is_undecided else vm for vm in files]
+        other = ready([vm for vm in others if vm is not None], refused=refused)
+        setup = replace(setup, other=other)
+    if named is not None:
+        for wanted in dict.fromkeys(setup.arch_of(vm) for vm in files):
+            named.require(wanted)
+    return setup
+
+
+def _open_hypervisor(
+    file: Path, host: PlatformConfig | BoardConfig | None, arch: str | None
+) -> tuple[Image, KernelLayout]:
+    """The hypervisor's image, and where it lies; a board file tells nothing of that but the architecture."""
+    from ..config.platform import PlatformConfig
+    from ..hypervisor.layout import open_image
+
+    if isinstance(host, PlatformConfig):
+        return open_image(file, host if host.file is not None else None, arch=arch)
+    return open_image(file, arch=arch or (None if host is None else host.arch))
 
 
 _MOST_LOOKS = 8

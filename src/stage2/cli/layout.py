@@ -48,8 +48,8 @@ def layout(
     from ..check.kernel_layout import check_image, check_place
     from ..config.kernel_sizes import require_cpus
     from ..config.load import load_platform
-    from ..hypervisor.image import is_elf, read_image
-    from ..hypervisor.layout import of_image, of_platform
+    from ..hypervisor.image import is_elf
+    from ..hypervisor.layout import of_platform, open_image
     from ..render.json_text import json_text
     from ..render.layout import layout_json, layout_svg, render_layout
     from ..render.tables import print_renderable
@@ -62,15 +62,12 @@ def layout(
             raise ConfigError(f"--platform beside {file}: a platform file is given already")
         if demand != "auto":
             raise ConfigError(f"--layout {demand} means nothing for {file}: there is no image to hold against it")
-        host, image = load_platform(file), None
-        found = of_platform(host, smp=cpus)
+        host = load_platform(file)
+        image, found = None, of_platform(host, smp=cpus)
         findings = []
     else:
-        image = read_image(file)
-        if host is not None and host.arch not in (None, image.arch):
-            raise ConfigError(f"{file} is for {image.arch}, and the platform {platform} is {host.arch}")
         axvisor = demand == "axvisor"
-        found = of_image(image, host, smp=cpus or (1 if host is None else host.kernel_sizes.smp), axvisor=axvisor)
+        image, found = open_image(file, host, smp=cpus, axvisor=axvisor)
         findings = check_image(image, found, axvisor=axvisor)
     if host is not None:
         print_notices(host.notices)

@@ -8,7 +8,7 @@ from ..errors import ConfigError, EncodingError
 from ..formats import family_of
 from ..formats.record import Format
 from ..place import Place
-from ..processor import Processor, parse
+from ..processor import Processor, architectures, named, parse
 
 OPTION = "--cpu"
 
@@ -38,6 +38,18 @@ class NamedCpu:
             return parse(self.text, arch)
         except ConfigError as error:
             raise self.error(str(error)) from None
+
+    def require(self, arch: str | None) -> None:
+        """Refuse a processor that there is not.
+
+        Args:
+            arch: the architecture that it must be of; None for any.
+
+        Raises:
+            ConfigError: as `on`.
+        """
+        name = self.text.strip().partition(",")[0]
+        self.on(arch or next((known for known in architectures() if name in named(known)), architectures()[0]))
 
     def controls(self, fmt: Format) -> int:
         """The control bits of a regime of this format on it.

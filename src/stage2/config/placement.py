@@ -189,7 +189,7 @@ def placed_kernel(vm: VmConfig, starts: Starts) -> tuple[KernelConfig, list[Noti
         new_load = base + load
         ramdisk = _moved(ramdisk, base)
     else:
-        new_load = base + (_BIOS_SPACE if _has_bios(kernel) else 0)
+        new_load = base + (_BIOS_SPACE if has_bios(kernel) else 0)
         entry += new_load - load
         if vm.generation is Generation.PRESENT:
             ramdisk = _moved(ramdisk, base - main.gpa)
@@ -215,7 +215,7 @@ def placed_kernel(vm: VmConfig, starts: Starts) -> tuple[KernelConfig, list[Noti
     return moved, notices
 
 
-def _has_bios(kernel: KernelConfig) -> bool:
+def has_bios(kernel: KernelConfig) -> bool:
     """Whether a BIOS starts the kernel; where the present format names none, upstream has one of its own."""
     if kernel.boot is not None:
         return kernel.boot.protocol is BootProtocol.MULTIBOOT

@@ -412,5 +412,5 @@ def _aliases(mmio: Sequence[_Party], owned: Sequence[_Party]) -> list[Notice]:
             held = met[0][1]
             more = f", and RAM of {len(met) - 1} more regions" if len(met) > 1 else ""
             text = f"{party} is at HPA {host}, which is {held} of {held.place}{more}: a second way to it"
-            notices.append(Notice(text, party.place))
+            notices.append(Notice(text, party.place, "two-ways"))
     return notices

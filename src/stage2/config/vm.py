@@ -32,6 +32,8 @@ from .memory_regions import REGION_SHAPE, read_memory_regions
 MAX_CPUS = 512
 """Limit: virtual CPUs of one VM."""
 MAX_VM_ID = 0xFFFF_FFFF
+UNDECIDED = "undecided"
+"""The kind of a notice about memory that may mean one thing to the seed and another to head."""
 
 _TABLES = "a VM file has [base], [kernel] and [devices]"
 _MIXED = (
@@ -107,6 +109,11 @@ class VmConfig:
     def generation(self) -> Generation:
         """The format that the file was read as."""
         return self.generations[0]
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether nothing tells if it is of the seed or of head, and its memory may differ between them."""
+        return any(notice.kind == UNDECIDED for notice in self.notices)
 
     @property
     def kind(self) -> str:
@@ -290,7 +297,8 @@ def _note_undecided(kernel: Table, generations: tuple[Generation, ...], memory: 
     names = ", ".join(differing[:4]) + (", ..." if len(differing) > 4 else "")
     kernel.need("memory_regions").notice(
         f"nothing tells whether this is of the seed or of head, and it is read as the seed's: since head {names} would "
-        "have other flags or another place; [stage2] generation or --generation says which it is"
+        "have other flags or another place; [stage2] generation or --generation says which it is",
+        UNDECIDED,
     )
 
 

@@ -6,6 +6,7 @@ when there is none (`of_platform`), so that checks, proofs and tables know what 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ RW = R | MappingFlags.WRITE
 RX = R | MappingFlags.EXECUTE
 CACHE_LINE = 64
 """Per-CPU areas are a multiple of this apart, so that no two CPUs write to one line."""
+COMPUTED = "computed"
+"""The origin of a layout that no file has."""
 _HVA_LIMIT = (1 << 64) - SIZE_4K
 
 
@@ -101,7 +104,7 @@ class KernelLayout:
         span: all of it, from `_skernel` to `_ekernel`, whole pages.
         load: HPA of the first byte; None where neither image nor platform tells.
         smp: how many CPUs have a copy of `.percpu`.
-        origin: the file it is from, or "computed".
+        origin: the file it is from, or `COMPUTED`.
     """
 
     parts: tuple[Part, ...]
@@ -109,6 +112,11 @@ class KernelLayout:
     load: int | None
     smp: int
     origin: str
+
+    @property
+    def title(self) -> str:
+        """What it is called where it is one party among others."""
+        return "the hypervisor's image" + (" (computed)" if self.origin == COMPUTED else "")
 
     @property
     def hpa(self) -> Range | None:
@@ -181,7 +189,7 @@ def of_platform(platform: PlatformConfig, *, smp: int | None = None, sizes: Kern
         )
         at = start + size
     end = align_up(max(at, base + 1), SIZE_4K)
-    return KernelLayout(tuple(parts), Range(base, end), platform.kernel_paddr, copies, "computed")
+    return KernelLayout(tuple(parts), Range(base, end), platform.kernel_paddr, copies, COMPUTED)
 
 
 def of_image(
@@ -208,6 +216,37 @@ def of_image(
     end = max(image.symbols.get(LAST, 0), *(part.span.end for part in parts), start + 1)
     span = Range(start, align_up(end, SIZE_4K))
     return KernelLayout(tuple(parts), span, load_address(start, image, platform), smp, image.file)
+
+
+def open_image(
+    path: str | os.PathLike[str],
+    platform: PlatformConfig | None = None,
+    *,
+    arch: str | None = None,
+    smp: int | None = None,
+    axvisor: bool = False,
+) -> tuple[Image, KernelLayout]:
+    """An image in a file, with its layout on a host.
+
+    Args:
+        path: the ELF file.
+        platform: the host; None where it is not known.
+        arch: the architecture that the machine is known to have besides; None for any.
+        smp: how many CPUs `.percpu` has copies for; as the platform says by default, else 1.
+        axvisor: as for `of_image`.
+
+    Raises:
+        ImageError, ConfigError: it cannot be read, is no ELF file, a damaged one, or one for another architecture.
+    """
+    from .image import read_image
+
+    image = read_image(path)
+    if platform is not None and platform.arch not in (None, image.arch):
+        raise ConfigError(f"{image.file} is for {image.arch}, and the platform {platform.file} is {platform.arch}")
+    if arch not in (None, image.arch):
+        raise ConfigError(f"{image.file} is for {image.arch}, and --arch says {arch}")
+    copies = smp or (1 if platform is None else platform.kernel_sizes.smp)
+    return image, of_image(image, platform, smp=copies, axvisor=axvisor)
 
 
 def _by_symbols(image: Image, platform: PlatformConfig | None) -> list[Part]:

@@ -81,6 +81,16 @@ def fetched(name: str, cache: Path | None = None) -> FetchedGuest:
     return FetchedGuest(name, files["kernel"][0], files["ramdisk"][0], packages)
 
 
+def is_fetched(name: str) -> bool:
+    """Whether a guest was fetched before, whole or not.
+
+    Raises:
+        ImageError: no such guest.
+    """
+    _recipe(name)
+    return (user_cache("guests") / name / MANIFEST).is_file()
+
+
 def fetch(
     name: str, *, cache: Path | None = None, progress: Progress | None = None, force: bool = False
 ) -> FetchedGuest:
