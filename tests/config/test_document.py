@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage2.config.document import MAX_FILE_SIZE, parse_document, read_document, shown
+from stage2.config.document import MAX_FILE_SIZE, parse_document, read_document
+from stage2.config.wording import shown
 from stage2.errors import ConfigError
 
 

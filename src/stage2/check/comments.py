@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..address import GIB, KIB, MIB, format_size
-from ..config.document import shown
 from ..config.extensions import RegionDeclaration
 from ..config.locator import comments
+from ..config.wording import shown
 from .file_lines import lines_of
 from .finding import Finding, FixIt, Location, Party, Rule, Severity
 from .setup import Setup

@@ -6,7 +6,8 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..config.document import MAX_FILE_SIZE, read_regular
+from ..config.document import MAX_FILE_SIZE
+from ..config.regular_file import read_regular
 from ..errors import ConfigError
 from .finding import Finding, FixIt
 

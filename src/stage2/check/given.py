@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..address import SIZE_4K, Range
-from ..config.document import shown
 from ..config.guest_config import GuestType
 from ..config.vm import VmConfig
+from ..config.wording import shown
 from ..errors import ImageError
 from ..flags import MapType
 from ..images.fdt_walk import Placed

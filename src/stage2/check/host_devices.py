@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ..address import SIZE_4K, Range
 from ..config.devices import PassthroughDevice
-from ..config.document import shown
 from ..config.regions import PlannedVm
+from ..config.wording import shown
 from ..images.host_parts import TreePlace
 from ..images.host_tree import HostTree
 from ..ranges import RangeIndex

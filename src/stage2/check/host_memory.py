@@ -8,10 +8,10 @@ from itertools import islice
 
 from ..address import Range, format_size
 from ..config.boot import require_boot
-from ..config.document import shown
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm
+from ..config.wording import shown
 from ..errors import ConfigError
 from ..flags import MapType
 from ..place import Place

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from ..config.document import shown
 from ..config.vm import VmConfig
+from ..config.wording import shown
 from .finding import Finding, Location, Party, Rule, Severity
 from .setup import Setup
 

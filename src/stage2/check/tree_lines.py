@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from ..config.document import read_regular
+from ..config.regular_file import read_regular
 from ..images.fdt import MAX_SIZE, is_source
 
 # Comments and strings go first, for they may hold braces; every quantifier is possessive, so the scan is linear.

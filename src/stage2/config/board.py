@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .document import Document, Notice, shown
+from .document import Document, Notice
 from .extensions import ARCHITECTURES
+from .wording import shown
 
 _FOUR_LEVELS = {"ept-level-4", "4-level-ept"}
 """Features, of the hypervisor or of a crate in it (`axaddrspace/4-level-ept`), that ask for four-level tables."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..place import Place
-from .document import Item, Table, shown
+from .document import Item, Table
 from .extent import GPA_LIMIT, HPA_LIMIT, read_bytes, require_below
 from .generation import EMULATED_TYPES, Generation
 from .virtual_devices import VirtualDevice
+from .wording import shown
 
 PORT_SPACE = 0x1_0000
 """I/O ports of x86; an emulated device that ends at or below this number sits on ports, not in memory."""

@@ -6,12 +6,10 @@ the loader are `ConfigError`; everything else is a `Notice`, collected and not p
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import stat
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +18,8 @@ from ..address import ADDRESS_LIMIT
 from ..errors import ConfigError
 from ..place import Place, Rewrite
 from .locator import KeyPath, Positions, format_path, hex_groups, locate
+from .regular_file import read_regular
+from .wording import hint, near, shown
 
 T = TypeVar("T")
 
@@ -342,30 +342,6 @@ def read_document(path: str | os.PathLike[str], defines: Mapping[str, str] | Non
     return parse_document(read_regular(file, MAX_FILE_SIZE, "configuration"), file, defines=defines)
 
 
-def read_regular(file: str, limit: int, what: str) -> bytes:
-    """All of a regular file.
-
-    Args:
-        file: its path, as the user named it.
-        limit: bytes that it may have, whole MiB.
-        what: what it is to be, for the error.
-
-    Raises:
-        ConfigError: it is missing, unreadable, no regular file or too big.
-    """
-    try:
-        with open(file, "rb", opener=_open_without_waiting) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise ConfigError("is no regular file", file=file)
-            data = stream.read(limit + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(f"cannot be read: {reason}", file=file) from None
-    if len(data) > limit:
-        raise ConfigError(f"is larger than {limit >> 20} MiB, which no {what} is", file=file)
-    return data
-
-
 def parse_document(
     data: bytes | str, file: str, folder: Path | None = None, defines: Mapping[str, str] | None = None
 ) -> Document:
@@ -406,42 +382,6 @@ def parse_document(
     except RecursionError:
         raise ConfigError("nested too deeply", file=file) from None
     return Document(file, Path(file).parent if folder is None else folder, values, positions, defines)
-
-
-def shown(value: object) -> str:
-    """A value for an error text: short, printable, addresses in hexadecimal."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return _cut(f"{value:#x}") if abs(value) > 9 else str(value)
-    if isinstance(value, str):
-        return _cut(repr(value[:80]))
-    if isinstance(value, list):
-        return "an empty array" if not value else f"an array of {len(value)}"
-    if isinstance(value, dict):
-        return "a table"
-    return _cut(str(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def hint(word: str, words: Sequence[str], cutoff: float = 0.6) -> str:
-    """What `word` may have been meant to be, as a part of a sentence; empty when nothing looks like it."""
-    found = near(word, words, cutoff)
-    return "" if found is None else f" (did you mean {found}?)"
-
-
-def near(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:
-    """The one of `words` that looks most like `word`; None when none does."""
-    found = difflib.get_close_matches(word[:80], words, 1, cutoff)
-    return found[0] if found else None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to must not hang us."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _syntax_error(message: str, text: str, file: str) -> ConfigError:

@@ -15,11 +15,12 @@ from ..place import Place
 from ..space.region import Populate, ViolationPolicy
 from .conflict import Claim, ConflictError
 from .cpu import NamedCpu
-from .document import Item, Table, shown
+from .document import Item, Table
 from .extent import GPA_LIMIT, HPA_LIMIT, read_flags, read_pages, require_below, require_pages, without_flags
 from .generation import GENERATIONS, Generation
 from .images import ImagePath
 from .stage2_format import NamedFormat, named_format
+from .wording import shown
 
 ARCHITECTURES = {"riscv64": "riscv64", "aarch64": "aarch64", "x86_64": "x86_64"}
 """The architectures a file may name."""

@@ -11,9 +11,10 @@ from enum import Enum
 
 from ..place import Place
 from .devices import Devices, InterruptMode, PassthroughNode, node_path
-from .document import Item, Table, hint, shown
+from .document import Item, Table
 from .extensions import OUR_TABLES
 from .virtual_devices import VirtualDevice, read_virtual_devices
+from .wording import hint, shown
 
 _MIGRATE = "`stage2 migrate` writes this file in the present format"
 _GONE = {

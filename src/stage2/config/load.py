@@ -12,13 +12,14 @@ from .board import BoardConfig, read_board
 from .boot import require_boot
 from .cpu import NamedCpu
 from .defconfig import DefConfig, read_defconfig
-from .document import Document, read_document, shown
+from .document import Document, read_document
 from .extensions import ARCHITECTURES, OUR_TABLES
 from .generation import Generation
 from .platform import PlatformConfig, read_platform
 from .regions import PlannedVm, plan_vm
 from .stage2_format import NamedFormat, format_reaching
 from .vm import VmConfig, companion_name, read_vm
+from .wording import shown
 
 PathLike = str | os.PathLike[str]
 

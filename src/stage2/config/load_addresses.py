@@ -10,9 +10,9 @@ from ..place import Rewrite
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .conflict import Claim, ConflictError, Refuse, raise_it
-from .document import shown
 from .kernel_config import KernelConfig
 from .locator import hex_groups
+from .wording import shown
 
 
 def check_addresses(

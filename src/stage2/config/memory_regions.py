@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..errors import EncodingError
 from ..flags import RWX, MappingFlags, MapType
 from ..place import Rewrite
-from .document import Item, Table, shown
+from .document import Item, Table
 from .extensions import RegionDeclaration
 from .extent import read_flags, read_pages
 from .generation import Generation
+from .wording import shown
 
 REGION_SHAPE = "[gpa, size, flags, map_type]"
 

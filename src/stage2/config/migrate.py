@@ -18,12 +18,13 @@ from ..errors import ConfigError
 from ..flags import RWX, MapType
 from ..place import Place
 from .devices import EmulatedDevice, InterruptMode
-from .document import Document, Notice, in_order, parse_document, shown
+from .document import Document, Notice, in_order, parse_document
 from .extensions import OUR_TABLES
 from .generation import Generation
 from .guest_config import GuestType
 from .toml_edit import Edit, edited, like, node_list, with_headers_of, without_generation
 from .vm import VmConfig, read_vm
+from .wording import shown
 
 _BASE = ("id", "name", "cpu_num", "phys_cpu_ids", "phys_cpu_sets", "dedicated_cpus")
 _KERNEL = (

@@ -15,12 +15,13 @@ from ..flags import MapType
 from ..ranges import RangeMap
 from .boot import BootProtocol
 from .conflict import Claim, ConflictError
-from .document import Notice, shown
+from .document import Notice
 from .extensions import RegionDeclaration
 from .extent import GPA_LIMIT, HPA_LIMIT
 from .generation import Generation
 from .kernel_config import GuestImage, KernelConfig
 from .vm import VmConfig
+from .wording import shown
 
 _WITHOUT_HOST = Range(GIB, min(GPA_LIMIT, HPA_LIMIT))
 """Where memory goes that cannot lie where it is written, as long as no platform says what the host has."""

@@ -11,11 +11,12 @@ from ..flags import MapType
 from ..place import Place
 from ..ranges import RangeMap
 from .defconfig import TICKS_PER_SEC, read_ticks
-from .document import Document, Item, Notice, Table, hint
+from .document import Document, Item, Notice, Table
 from .extensions import ARCHITECTURES
 from .extent import HPA_LIMIT, read_bytes, read_pages, require_pages
 from .kernel_sizes import ASSUMED, KernelSizes, read_kernel_sizes, require_cpus
 from .regions import PlannedVm
+from .wording import hint
 
 DEFAULT_POOL_BASE = 4 * GIB
 """Lowest HPA of the default host's memory pool: above what guests usually call their RAM, so that HPA != GPA."""

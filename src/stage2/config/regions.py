@@ -23,13 +23,14 @@ from ..ranges import RangeMap
 from ..space.region import MemoryRegion, Populate, ViolationPolicy
 from .conflict import Claim, ConflictError, Refuse, raise_it
 from .devices import PassthroughDevice
-from .document import NO_TREE, Notice, in_order, shown
+from .document import NO_TREE, Notice, in_order
 from .extensions import RegionDeclaration, RomDeclaration
 from .extent import GPA_LIMIT, require_below_place, wrapped
 from .load_addresses import check_addresses
 from .locator import hex_groups
 from .placement import Starts, identical_starts, placed_kernel, placed_memory, placement_notices, with_images
 from .vm import VmConfig
+from .wording import shown
 
 _NEAR = 8
 """Limit: passed-through ranges on either side that are looked at for neighbours in a page."""

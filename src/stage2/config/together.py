@@ -12,10 +12,11 @@ from ..place import Place, Rewrite
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .conflict import Claim, ConflictError, Refuse, raise_it
-from .document import Notice, shown
+from .document import Notice
 from .extensions import ShareDeclaration
 from .regions import PlannedVm
 from .vm import VmConfig
+from .wording import shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..place import Place
-from .document import Item, Table, hint, shown
+from .document import Item, Table
+from .wording import hint, shown
 
 MODELS = ("pl011-mmio", "uart16550-mmio", "uart16550-pio", "ivc-channel", "virtio-blk", "virtio-net")
 """What upstream's catalogue has; any other model is refused when the VM is prepared."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..flags import RWX, MapType
 from ..place import Place
 from .devices import Devices, read_devices
-from .document import NO_TREE, Document, Item, Notice, Table, in_order, shown
+from .document import NO_TREE, Document, Item, Notice, Table, in_order
 from .extensions import (
     ARCHITECTURES,
     OUR_TABLES,
@@ -28,6 +28,7 @@ from .generation import Generation, find_generations
 from .guest_config import GuestType, read_guest_cpus, read_guest_devices, read_guest_type, refuse_guest_tables
 from .kernel_config import KernelConfig, read_guest_kernel, read_kernel
 from .memory_regions import REGION_SHAPE, read_memory_regions
+from .wording import shown
 
 MAX_CPUS = 512
 """Limit: virtual CPUs of one VM."""

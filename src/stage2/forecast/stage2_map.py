@@ -25,11 +25,12 @@ from dataclasses import replace
 
 from ..address import SIZE_4K, Range, format_size
 from ..config.devices import PassthroughNode
-from ..config.document import Notice, shown
+from ..config.document import Notice
 from ..config.generation import Generation
 from ..config.guest_config import GuestType
 from ..config.regions import PlannedVm
 from ..config.virtual_devices import MAIN_CONSOLE, VirtualDevice
+from ..config.wording import shown
 from ..errors import ImageError
 from ..flags import MappingFlags, MapType
 from ..images.host_nodes import NodeRange, node_ranges

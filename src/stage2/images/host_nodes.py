@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from ..address import SIZE_4K, Range, align_up
 from ..config.devices import PassthroughDevice, PassthroughNode
-from ..config.document import NO_TREE, Notice, shown
+from ..config.document import NO_TREE, Notice
 from ..config.guest_config import GuestType
 from ..config.vm import VmConfig
+from ..config.wording import shown
 from ..errors import ImageError
 from .fdt_walk import Placed
 from .host_tree import HostTree

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from ..config.document import shown
+from ..config.wording import shown
 from ..errors import ImageError
 from .fdt import Node
 from .fdt_walk import Placed, Steps, bus_windows, nodes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..address import Range
-from ..config.document import read_regular
+from ..config.regular_file import read_regular
 from ..errors import ConfigError, HostToolError, ImageError
 from .apt import run
 from .fdt import MAX_SIZE, Node, is_source, parse

@@ -20,11 +20,11 @@ from ..check.image_places import (
     put_kernel,
 )
 from ..config.boot import BootProtocol
-from ..config.document import shown
 from ..config.images import ImagePath
 from ..config.placement import has_bios
 from ..config.regions import PlannedVm
 from ..config.vm import VmConfig
+from ..config.wording import shown
 from ..errors import ImageError
 from ..images.fetch import fetched, is_fetched
 from ..images.kernel import KernelImage, inspect
