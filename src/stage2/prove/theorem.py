@@ -85,7 +85,12 @@ class Proof:
         return next(theorem for theorem in self.theorems if theorem.name == name)
 
     def __str__(self) -> str:
-        """One line: what holds and what does not."""
-        words = {True: "holds", False: "does not hold", None: "does not apply"}
-        told = ", ".join(f"{theorem.name} {words[theorem.holds]}" for theorem in self.theorems)
-        return f"{'proved' if self.proved else 'refuted'}: {told}"
+        """One line: what holds, or the first thing that does not and why."""
+        failed = next((theorem for theorem in self.theorems if theorem.holds is False), None)
+        if failed is not None:
+            return f"refuted: {failed.name}: {'' if failed.witness is None else failed.witness.problem}"
+        names: dict[bool | None, list[str]] = {True: [], None: []}
+        for theorem in self.theorems:
+            names[theorem.holds].append(theorem.name)
+        rest = f" ({', '.join(names[None])}: not applicable)" if names[None] else ""
+        return f"proved: {', '.join(names[True])}{rest}"
