@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ..formats.outcome import COMBINED, GROUPED, LEAF, NONE, TABLE
 from ..tables.descent import make_leaf_output, make_span_shift
@@ -20,6 +21,8 @@ from .source import TableSource
 
 _PIECE = 2048
 """Tables that are read at once."""
+_FEW = 16
+"""Entries to a stretch, at least, for going by stretches."""
 _MOST_WRONG = 64
 """Limit: entries that are told; one is enough to refute."""
 
@@ -146,9 +149,9 @@ class _Scanner:
     def _read(self, here: _Level, level: int, bits: int, below: _Found) -> None:
         entries = self._source.tables(here.at, 1 << bits)
         flat = entries.ravel()
-        which = np.flatnonzero(flat) if self._format.decode(0, level, self._regime.controls)[0] == NONE else None
-        if which is None:
-            which = np.arange(len(flat))
+        which = self._without_stretches(here, flat, level, bits)
+        if self._format.decode(0, level, self._regime.controls)[0] == NONE:
+            which = which[flat[which] != 0]
         if not len(which):
             return
         values = flat[which]
@@ -173,6 +176,39 @@ class _Scanner:
             at = int(here.at[table[number]]) + 8 * int(slot[number])
             entry = int(values[number])
             self._note(int(starts[number]), at, level, entry, f"the entry {entry:#x} has reserved bits or is too wide")
+
+    def _without_stretches(self, here: _Level, flat: U64Array, level: int, bits: int) -> npt.NDArray[np.intp]:
+        """Note leaves that go on evenly, by their first and last entry; what is left is to be looked at one by one.
+
+        Between two entries that decode to leaves with the same attributes, as far apart as the number of entries
+        says, and whose words grow evenly, there are only such leaves: nothing but their address differs.
+        """
+        if level > self._format.top_leaf_level:
+            return np.arange(len(flat))
+        size = self._format.leaf_size(level)
+        even = flat[1:] - flat[:-1] == np.uint64(self._format.pack_address(size))
+        edges = slice((1 << bits) - 1, None, 1 << bits)
+        whole = np.uint64(size << bits)
+        even[edges] &= (here.base[1:] - here.base[:-1] == whole) & (here.allowed[1:] == here.allowed[:-1])
+        heads = np.concatenate([[0], np.flatnonzero(~even) + 1])
+        if len(heads) * _FEW > len(flat):
+            return np.arange(len(flat))
+        counts = np.diff(np.concatenate([heads, [len(flat)]]))
+        decode, controls = self._format.decode, self._regime.controls
+        rows, left = [], []
+        for head, count in zip(heads.tolist(), counts.tolist(), strict=True):
+            kind, output, attributes = decode(int(flat[head]), level, controls)
+            last = decode(int(flat[head + count - 1]), level, controls)
+            if kind != LEAF or attributes & GROUPED or last != (LEAF, output + (count - 1) * size, attributes):
+                left.append(np.arange(head, head + count))
+                continue
+            table, slot = head >> bits, head & ((1 << bits) - 1)
+            allowed = int(here.allowed[table]) | ((1 << 64) - 1) ^ COMBINED
+            start = int(here.base[table]) + slot * size
+            rows.append((start, output, count * size, attributes & allowed | level << LEVEL_FIELD))
+            self._leaves += count
+        self._rows.append(joined(np.array(rows, np.uint64).reshape(-1, 4)))
+        return np.concatenate([np.zeros(0, np.intp), *left])
 
     def _grouped(self, outputs: U64Array, attributes: U64Array, starts: U64Array, level: int) -> U64Array:
         """Where leaves lead that hold the address of their whole group."""
