@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
+
+import numpy as np
 
 from ..address import Range
 from ..flags import MappingFlags, MapType
@@ -11,6 +13,8 @@ from ..formats.outcome import MEMORY_TYPE_MASK, USER_SHIFT
 from ..formats.record import Format
 from ..space.region import MemoryRegion
 from ..tables.mapping import ATTRIBUTES, LEVEL_FIELD
+from .lookup import Places, distinct, within
+from .packing import U64Array
 from .subject import Scanned, World
 from .theorem import Seat, Theorem, Witness
 
@@ -32,9 +36,34 @@ def declared(world: World) -> Theorem:
 
 
 def _faults(world: World, vm: Scanned) -> Iterator[Witness]:
-    regions = sorted(vm.space.regions, key=lambda region: region.start)
+    """Rows that lie in one region are judged by what they have in common; the others one by one."""
+    regions = vm.space.sorted_regions
+    rows = vm.scan.rows
+    place = within(rows[:, 0], rows[:, 2], [region.range for region in regions])
+    alike = np.flatnonzero(place >= 0)
+    yield from _alike(world, vm, rows[alike], place[alike], regions)
+    yield from _one_by_one(world, vm, rows[place < 0].tolist(), regions)
+
+
+def _alike(
+    world: World, vm: Scanned, rows: U64Array, place: Places, regions: Sequence[MemoryRegion]
+) -> Iterator[Witness]:
+    """Every kind of leaf of every region, and each whose region says where it leads."""
+    hosts = [region.host_range for region in regions]
+    wanted = np.array([0 if host is None else (host.start - region.start) % (1 << 64) for host, region in
+                       zip(hosts, regions, strict=True)], np.uint64)  # fmt: skip
+    fixed = np.array([host is not None for host in hosts], bool)
+    astray = np.flatnonzero(fixed[place] & (rows[:, 1] - rows[:, 0] != wanted[place])) if len(rows) else place
+    for number in sorted({*distinct(place, rows[:, 3]).tolist(), *astray[:1].tolist()}):
+        gpa, hpa, _, attributes = rows[number].tolist()
+        yield from _within(world, vm, regions[int(place[number])], gpa, hpa, attributes)
+
+
+def _one_by_one(
+    world: World, vm: Scanned, rows: Sequence[Sequence[int]], regions: Sequence[MemoryRegion]
+) -> Iterator[Witness]:
     number = 0
-    for gpa, hpa, size, attributes in vm.scan.rows.tolist():
+    for gpa, hpa, size, attributes in rows:
         at, end = gpa, gpa + size
         while number < len(regions) and regions[number].end <= at:
             number += 1

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..address import Range
 from ..flags import MapType
 from ..formats.outcome import MEMORY_TYPE_MASK
 from ..memory.owners import Owner
 from ..ranges import RangeMap
+from .lookup import distinct, within
 from .subject import Scanned, World, may_hold
 from .theorem import Seat, Theorem, Witness
 
@@ -83,8 +86,18 @@ def owned(world: World) -> Theorem:
 
 
 def _stranger(world: World, owners: RangeMap[Owner], vm: Scanned) -> Witness | None:
-    """The first host memory that a VM reaches and does not hold."""
-    for gpa, hpa, size, _ in vm.scan.rows.tolist():
+    """The first host memory that a VM reaches and does not hold.
+
+    Rows within one region and one owner's memory are judged by these two; the others one by one.
+    """
+    rows, held, regions = vm.scan.rows, list(owners), vm.space.sorted_regions
+    region_of = within(rows[:, 0], rows[:, 2], [region.range for region in regions])
+    owner_of = within(rows[:, 1], rows[:, 2], [span for span, _ in held])
+    plain = (region_of >= 0) & (owner_of >= 0)
+    known = np.flatnonzero(plain)
+    seen = known[distinct(region_of[known], owner_of[known])]
+    judged = {int(at) for at in seen if not may_hold(vm.space, regions[region_of[at]], held[owner_of[at]][1])}
+    for gpa, hpa, size, _ in rows[sorted({*judged, *np.flatnonzero(~plain).tolist()})].tolist():
         span = Range.sized(hpa, size)
         gap = next(iter(owners.gaps(span)), None)
         if gap is not None:

@@ -39,6 +39,11 @@ class Space:
         """How messages call it."""
         return f"VM {self.name}" if self.name else "the hypervisor"
 
+    @property
+    def sorted_regions(self) -> tuple[MemoryRegion, ...]:
+        """The regions in order of GPA."""
+        return tuple(sorted(self.regions, key=lambda region: region.start))
+
     def region_at(self, gpa: int) -> MemoryRegion | None:
         """The region declared at a GPA."""
         return next((region for region in self.regions if region.start <= gpa < region.end), None)
