@@ -88,3 +88,59 @@ def test_bad_input_is_one_line(files: list[str], tmp_path: Path, capsys: pytest.
     for arguments in (["prove", "empty"], ["prove", "nothing.toml"], ["prove"]):
         assert call(arguments) == 2
         assert capsys.readouterr().err.startswith("stage2: error")
+
+
+def certified(capsys: pytest.CaptureFixture[str], files: list[str]) -> None:
+    """A folder of tables, and its certificate."""
+    assert call(["build", *files, "-o", "out"]) == 0
+    assert call(["prove", "out", "--certificate", "proof.json"]) == 0
+    capsys.readouterr()
+
+
+def test_a_certificate_is_verified_by_a_second_look(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    certified(capsys, files)
+    assert call(["prove", "--verify", "proof.json", "out"]) == 0
+    assert capsys.readouterr().out.startswith("verified: the tables are those of the certificate")
+    assert call(["prove", "--verify", "proof.json", "out", "--json"]) == 0
+    answer = capsys.readouterr().out
+    require_schema("verify", answer)
+    assert json.loads(answer)["leaves"] > 4
+    # The same files make the same tables.
+    assert call(["prove", "--verify", "proof.json", *files]) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"leaves"', '"leafs"', None),
+        ('"tables": 1,', '"tables": 2,', "are not the certificate's"),
+        ('"format": "sv39x4"', '"format": "sv48x4"', "the certificate says"),
+        ('"controls": ', '"controls": 1', "the certificate says"),
+    ],
+)
+def test_a_changed_certificate_is_not_verified(
+    old: str, new: str, told: str | None, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    certified(capsys, files)
+    text = Path("proof.json").read_text()
+    assert old in text
+    Path("proof.json").write_text(text.replace(old, new, 1))
+    assert call(["prove", "--verify", "proof.json", "out"]) == (0 if told is None else 1)
+    assert (told or "verified") in " ".join(capsys.readouterr().out.split())
+
+
+def test_other_tables_are_not_verified(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    certified(capsys, files)
+    assert call(["prove", "--verify", "proof.json", *files, "--page-size", "4k"]) == 1
+    assert call(["prove", "--verify", "proof.json", files[0]]) == 1
+    assert "about 2 spaces, and here are 1" in capsys.readouterr().out
+
+
+def test_what_is_no_certificate_is_one_line(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    certified(capsys, files)
+    Path("proof.ranges").write_bytes(Path("proof.ranges").read_bytes()[:-1])
+    for name in ("proof.json", "vm1.toml", "nothing.json"):
+        assert call(["prove", "--verify", name, "out"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert call(["prove", "out", "--certificate", "proof"]) == 2
+    assert "ends in .json" in capsys.readouterr().err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stage2.address import Gpa, Hpa, Range
@@ -14,9 +16,11 @@ from stage2.config.stage2_format import named_format
 from stage2.config.vm import read_vm
 from stage2.flags import MappingFlags
 from stage2.memory.owners import Owner, OwnerKind
+from stage2.prove.certificate import certificate
 from stage2.prove.packing import packing_of
-from stage2.prove.prover import prove
-from stage2.prove.subject import GivenDevice, Subject
+from stage2.prove.prover import prove, prove_world
+from stage2.prove.subject import GivenDevice, Subject, World
+from stage2.prove.verify import DisagreementError, verify
 from stage2.ranges import RangeMap
 from stage2.space.region import Populate
 from stage2.tables.explain import explain_stage
@@ -286,3 +290,41 @@ def test_a_table_that_is_its_own_parent_is_read_once(host: Host) -> None:
     proof = host.prove()
     assert not proof.proved
     assert proof["wellformed"].holds is False or proof["declared"].holds is False
+
+
+def verified(host: Host, folder: Path) -> str:
+    """What the second implementation says of a host, beside a certificate of its tables as they are."""
+    subject = subject_of(host)
+    world = World.of(subject)
+    text, details = certificate(prove_world(world), world, "proof.ranges")
+    (folder / "proof.json").write_text(text)
+    (folder / "proof.ranges").write_bytes(details)
+    try:
+        verify(folder / "proof.json", subject)
+    except DisagreementError as error:
+        return str(error)
+    return ""
+
+
+def test_the_second_implementation_verifies_what_the_prover_proved(host: Host, tmp_path: Path) -> None:
+    assert verified(host, tmp_path) == ""
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in ("a share as device memory",)])
+def test_the_second_implementation_finds_seeded_faults_by_itself(host: Host, name: str, tmp_path: Path) -> None:
+    corrupt, _ = FAULTS[name]
+    corrupt(host)
+    assert verified(host, tmp_path) != ""
+
+
+def test_the_second_implementation_notices_rows_that_the_tables_do_not_have(host: Host, tmp_path: Path) -> None:
+    subject = subject_of(host)
+    world = World.of(subject)
+    rows = world.vms[0].scan.rows
+    for change in (rows[:-1], rows[1:], rows[::-1].copy(), rows + np.array([0, 0x1_0000, 0, 0], np.uint64)):
+        world.vms[0].scan.rows = change
+        text, details = certificate(prove_world(world), world, "proof.ranges")
+        (tmp_path / "proof.json").write_text(text)
+        (tmp_path / "proof.ranges").write_bytes(details)
+        with pytest.raises(DisagreementError, match="certificate"):
+            verify(tmp_path / "proof.json", subject)

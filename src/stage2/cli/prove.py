@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from ..errors import ConfigError
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
-    from ..prove.subject import Subject
+    from ..prove.subject import Subject, World
+    from ..prove.theorem import Proof
 
 
 def prove(
@@ -26,6 +29,8 @@ def prove(
     cpu: str | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    certificate: Path | None = None,
+    verify: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -55,10 +60,15 @@ def prove(
         Format of the VM files: seed, head, tg or present; without it each file says or shows its own.
     define
         NAME=VALUE: what ${NAME} stands for in paths of the VM files; without it the environment is asked.
+    certificate
+        Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
+    verify
+        A certificate: hold the tables against it, and prove `apart` and `declared` anew by a second implementation.
     json_output
         Print JSON instead of text.
     """
-    from ..prove.prover import prove as prove_all
+    from ..prove.prover import prove_world
+    from ..prove.subject import World
     from ..render.json_text import json_text
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
@@ -69,12 +79,51 @@ def prove(
         subject = _of_files(
             vms, platform, host_dtb, arch, populate, page_size, stage2_format, cpu, generation, define
         )  # fmt: skip
-    proof = prove_all(subject)
+    if verify is not None:
+        return _verify(verify, subject, json_output=json_output)
+    world = World.of(subject)
+    proof = prove_world(world)
+    if certificate is not None:
+        _write(certificate, proof, world)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:
         print_renderable(render_proof(proof, subject))
     return 0 if proof.proved else 1
+
+
+def _write(path: Path, proof: Proof, world: World) -> None:
+    """Write a certificate; its details come first, so that there is none without them."""
+    from ..prove.certificate import certificate, details_of
+    from .write_whole import write_whole
+
+    if path.suffix != ".json":
+        raise ConfigError(
+            "a certificate's name ends in .json; its ranges go beside it, as .ranges", file=os.fspath(path)
+        )
+    text, details = certificate(proof, world, details_of(path).name)
+    write_whole(details_of(path), details)
+    write_whole(path, text)
+
+
+def _verify(path: Path, subject: Subject, *, json_output: bool) -> int:
+    """Hold tables against a certificate."""
+    from ..prove.verify import DisagreementError, verify
+    from ..render.json_text import json_text
+    from ..render.tables import print_renderable, text
+
+    problem, leaves = None, 0
+    try:
+        leaves = verify(path, subject)
+    except DisagreementError as error:
+        problem = str(error)
+    if json_output:
+        print(json_text("verify", {"verified": problem is None, "leaves": leaves, "problem": problem}))
+    elif problem is None:
+        print_renderable(text(f"verified: the tables are those of the certificate, {leaves:,} leaves one by one."))
+    else:
+        print_renderable(text(f"not verified: {problem}", "bold red"))
+    return 0 if problem is None else 1
 
 
 def _of_folder(folder: Path) -> Subject:

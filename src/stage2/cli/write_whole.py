@@ -9,8 +9,8 @@ from pathlib import Path
 from ..errors import ConfigError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, as UTF-8 and with its line ends as they are; what was there stays if it cannot be done.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8 with its line ends as they are; what was there stays if it cannot be done.
 
     A file that is replaced keeps its mode; a symbolic link stays one.
 
@@ -23,7 +23,7 @@ def write_whole(path: Path, text: str) -> None:
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"cannot be written: {error}", file=os.fspath(path)) from None
     try:
-        made.write_text(text, encoding="utf-8", newline="")
+        made.write_bytes(content if isinstance(content, bytes) else content.encode())
         if target.exists():
             shutil.copymode(target, made)
         made.replace(target)

@@ -22,6 +22,10 @@ def prove(subject: Subject) -> Proof:
     Args:
         subject: the host. Nothing of it may change meanwhile.
     """
-    world = World.of(subject)
+    return prove_world(World.of(subject))
+
+
+def prove_world(world: World) -> Proof:
+    """The same of a subject whose tables are read already."""
     found = (theorem(world) for theorem in THEOREMS)
-    return Proof(tuple(replace(one, assumed=(*subject.assumed, *one.assumed)) for one in found))
+    return Proof(tuple(replace(one, assumed=(*world.subject.assumed, *one.assumed)) for one in found))
