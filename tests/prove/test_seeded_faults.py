@@ -185,7 +185,7 @@ def test_sound_hosts_are_proved_by_both_implementations(drawn: tuple[str, int, i
 
 
 @pytest.mark.parametrize("fault", [*TABLE_FAULTS, *PAIR_FAULTS])
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(drawn=hosts)
 def test_damaged_tables_are_refuted_by_both_implementations(fault: str, drawn: tuple[str, int, int]) -> None:
     name, count, which = drawn
@@ -229,7 +229,7 @@ REGION_FAULTS: dict[str, tuple[int, Callable[[MemoryRegion], MemoryRegion | None
 
 
 @pytest.mark.parametrize("fault", REGION_FAULTS)
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(drawn=hosts)
 def test_other_declarations_are_refuted_by_both_implementations(fault: str, drawn: tuple[str, int, int]) -> None:
     name, count, which = drawn
@@ -248,7 +248,7 @@ OWNERS = (
 
 
 @pytest.mark.parametrize("owner", OWNERS, ids=str)
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(drawn=hosts, page=st.integers(0, 31))
 def test_other_owners_of_a_page_are_refuted(owner: Owner | None, drawn: tuple[str, int, int], page: int) -> None:
     name, count, which = drawn
