@@ -2,9 +2,9 @@
 
 A `TableTrace` stands where the checker stands: the editor tells it when an edit begins, is half-way and is done, and
 hands it what is to be invalidated. At each of these it compares the tables with what they were and writes down the
-words that changed. So the order is that of the architecture wherever an order matters: what was stored before an invalidation
-stands before it. Words that changed between two such moments are listed smallest level first, so that a table's
-contents stand before the entry that links it. The format of the lines: docs/traces.md.
+words that changed. So the order is that of the architecture wherever an order matters: what was stored before an
+invalidation stands before it. Words that changed between two such moments are listed smallest level first, so that a
+table's contents stand before the entry that links it. The format of the lines: docs/traces.md.
 """
 
 from __future__ import annotations
@@ -95,15 +95,19 @@ class EditTrace:
             except OSError as error:
                 self._failure = error
 
+    def stop(self) -> None:
+        """Watch no longer. Harmless when repeated."""
+        for watched in self._watched:
+            watched.stop()
+        self._watched.clear()
+
     def close(self) -> None:
         """Watch no longer, and end the file with the line that says that it is whole. Harmless when repeated.
 
         Raises:
             ConfigError: some of it could not be written.
         """
-        for watched in self._watched:
-            watched.stop()
-        self._watched.clear()
+        self.stop()
         if self._file is None:
             return
         self.write([json.dumps({"event": "close", "lines": self.lines + 1})])
@@ -160,7 +164,7 @@ class TableTrace:
             if self._stopped:
                 return
             self._stopped = True
-            if not editor.gone:
+            if not editor.gone and self.table.memory.mapped is not None:
                 self._scan("walker")
             if editor.watcher is self:
                 editor.watcher = self._watcher
