@@ -153,16 +153,18 @@ class _Replay:
             self.table = PageTable(
                 fmt, frames, owner=_OWNER, controls=line.word("controls"), identifier=line.number_of("identifier")
             )
-        except (Stage2Error, IndexError) as error:
+        except Stage2Error as error:
             if memory is not None:
                 memory.close()
-            line.refuse(getattr(error, "problem", None) or str(error) or "memory is empty")
+            line.refuse(getattr(error, "problem", None) or str(error))
         self._memory = memory
         self._checker = TlbChecker(self.table)
         self._barriers = _Barriers(barrier_of(fmt))
         self._held: RangeMap[bool] = RangeMap()
         self._levels = {int(self.table.root): fmt.levels - 1}
         self._waiting: list[Operation] = []
+        self._paused = False
+        """A barrier stood since the last store: whoever sees no invalidation beside it sees the table as it is."""
         self.in_edit = False
         self._began = False
         self._changing = False
@@ -327,11 +329,12 @@ class _Replay:
         if line.barrier != barrier_of(self.table.format):
             line.refuse(f"{self.table.format.name} has no {line.barrier}")
         self._barriers.barrier()
+        self._paused = self._changing
 
     def _do_operations(self) -> None:
         """Do what was asked for since the last store; the table stands still meanwhile."""
-        if self._waiting:
-            operations, self._waiting = tuple(self._waiting), []
+        if self._waiting or self._paused:
+            operations, self._waiting, self._paused = tuple(self._waiting), [], False
             self._checker.flush(operations)
 
 

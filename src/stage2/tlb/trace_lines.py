@@ -136,9 +136,12 @@ class Line:
         """The invalidation."""
         keys = self.keys
         given = Operands(
-            **{key: self.number_of(key) for key in ("vmid", "asid", "step") if key in keys},
+            vmid=self.number_of("vmid") if "vmid" in keys else None,
             root=self.word("root") if "root" in keys else None,
-            **{key: self._pair(key, keys[key]) for key in ("gva", "gpa") if key in keys},
+            asid=self.number_of("asid") if "asid" in keys else None,
+            gva=self._pair("gva", keys["gva"]) if "gva" in keys else None,
+            gpa=self._pair("gpa", keys["gpa"]) if "gpa" in keys else None,
+            step=self.number_of("step") if "step" in keys else 0,
         )
         if given.step & 0xFFF or (given.step and any(s.size % given.step for s in (given.gva, given.gpa) if s)):
             self.refuse(f"step {given.step} is no page size, or the range is no multiple of it")
