@@ -98,6 +98,17 @@ def test_a_table_that_casemate_would_misread_is_refused(name: str, tmp_path: Pat
     assert not (tmp_path / "log").exists()
 
 
+def test_a_trace_that_says_too_much_or_a_strange_format_is_one_error(tmp_path: Path) -> None:
+    path = traced(tmp_path / "t")
+    whole = path.read_text()
+    path.write_text(whole.replace('"arm-s2-4k-48"', '"arm-s9"'))
+    with pytest.raises(ConfigError, match="t:2: no format is called 'arm-s9'"):
+        write_casemate(path, tmp_path / "log")
+    path.write_text(re.sub(r'("take".*"end": )"[^"]*"', r'\1"0xffffffffffff0000"', whole))
+    with pytest.raises(ConfigError, match=r"t:3: .* is more than tables take at once"):
+        write_casemate(path, tmp_path / "log")
+
+
 def test_the_command_writes_the_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, log, nowhere = traced(tmp_path / "t"), tmp_path / "log", tmp_path / "none" / "log"
     assert call(["check-trace", str(path), "--casemate", str(log)]) == 0

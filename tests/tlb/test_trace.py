@@ -12,10 +12,13 @@ import pytest
 
 import effort
 from stage2.address import Hpa, Range
-from stage2.errors import ConfigError, StaleTranslationError
-from stage2.formats import by_name, names
-from stage2.formats.invalidation import FEW, Operation
+from stage2.errors import ConfigError, EncodingError, StaleTranslationError
+from stage2.formats import by_name, family_of, names
+from stage2.formats.arm import invalidation as arm
+from stage2.formats.invalidation import FEW, Context, Operation
 from stage2.formats.outcome import ACCESSED
+from stage2.formats.riscv import invalidation as riscv
+from stage2.formats.x86 import invalidation as x86
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.pagetable import PageTable
@@ -24,6 +27,7 @@ from stage2.tlb.trace import EditTrace
 from stage2.tlb.trace_check import check_trace
 from table_edits import RW, RX, SCENES, TABLES, R, base_of, checked, prepare, random_edits
 
+PAGE = Range(0x1000, 0x2000)
 every_format = pytest.mark.parametrize("name", names())
 
 
@@ -220,6 +224,39 @@ def test_every_operation_that_is_owed_is_read_back_as_it_was(name: str) -> None:
     assert asked
     for operation in asked:
         assert operation_named(operation.name, Operands.of(operation)) == operation
+
+
+@every_format
+def test_what_is_owed_beside_edits_is_read_back_too(name: str) -> None:
+    fmt = by_name(name)
+    family, context = family_of(fmt), Context(5, 0x8000_0000, None if fmt.stage == 2 else 3)
+    for operation in (*family.retire(fmt, context), *family.roll_over(fmt), *family.first_entry(fmt, 5)):
+        assert operation_named(operation.name, Operands.of(operation)) == operation
+
+
+@pytest.mark.parametrize(
+    ("operation", "other"),
+    [
+        (arm.ipas2e1is(5, PAGE, 4096, last_level=True), arm.ipas2e1is(5, PAGE, 4096)),
+        (arm.vae1is(3, 5, PAGE, 4096, last_level=True), arm.vae1is(3, 5, PAGE, 4096)),
+        (arm.vaae1is(3, PAGE, 4096), arm.aside1is(3, 5)),
+        (riscv.hfence_vvma(5, 7, PAGE), riscv.hfence_vvma_all(5)),
+        (riscv.sfence_vma(None, 7, PAGE), riscv.sfence_vma_all(None, 7)),
+        (x86.invvpid_address(5, PAGE), x86.invvpid_retaining_globals(5)),
+        (x86.invlpga(5, PAGE), x86.flush_asid_but_globals(5)),
+        (x86.invlpg(None, PAGE), x86.mov_cr3(None, 7)),
+    ],
+)
+def test_operations_that_no_edit_owes_are_read_back_and_kept_apart(operation: Operation, other: Operation) -> None:
+    for one in (operation, other):
+        assert operation_named(one.name, Operands.of(one)) == one
+    with pytest.raises(EncodingError):
+        operation_named(operation.name, Operands.of(x86.invept_single_context(0x1000)))
+
+
+def test_an_operation_of_vpid_0_is_refused() -> None:
+    with pytest.raises(EncodingError, match="INVVPID single-context: VPID 0 is the host's own"):
+        operation_named("INVVPID single-context", Operands(vmid=0))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -159,6 +159,7 @@ def run_configs(
     from ..engines.run import run_all
     from ..forecast.placing import on_host
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
+    from ..render.tables import print_renderable, text
     from ..space.region import Populate
     from ..tlb.trace import EditTrace
     from ..vm.boot import load_images
@@ -202,9 +203,12 @@ def run_configs(
             if trace is not None:
                 # What becomes of the tables when the VMs are gone is no part of the run.
                 trace.stop()
+            proof = host.prove()
         if writer is not None:
             writer.finish()
         report(outcome, host.platform, json_file, quiet)
+        if not quiet:
+            print_renderable(text(f"isolation {proof}", "" if proof.proved else "bold red"))
     return outcome.exit_code
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..address import SIZE_4K
-from ..errors import ConfigError
+from ..errors import ConfigError, EncodingError
 from ..formats import by_name
 from ..formats.record import Format
 from .trace_lines import Line, lines_of
@@ -19,6 +19,8 @@ from .trace_lines import Line, lines_of
 _LEVELS = 4
 _LOCKS = 1 << 63
 """Where the locks are said to lie: at no address of memory."""
+_MOST_TAKEN = 1 << 32
+"""Bytes: those are two records for each 4 KiB."""
 _VMID_SHIFT = 48
 """Of VTTBR_EL2 (DDI 0487, D24.2)."""
 
@@ -73,8 +75,10 @@ class _Table:
     """One table, as Casemate has it."""
 
     def __init__(self, line: Line, thread: int) -> None:
-        fmt = by_name(line.text("format"))
-        _require_known(line, fmt)
+        try:
+            _require_known(line, by_name(line.text("format")))
+        except EncodingError as error:
+            line.refuse(str(error))
         self.thread, self.root = thread, line.word("root")
         self._lock = _LOCKS + 8 * thread
         self._identifier = line.number_of("identifier")
@@ -86,6 +90,8 @@ class _Table:
                 self._identifier = line.number_of("identifier")
                 yield self._install()
             case "take":
+                if line.span.size > _MOST_TAKEN:
+                    line.refuse(f"{line.span} is more than tables take at once")
                 for frame in range(line.span.start, line.span.end, SIZE_4K):
                     yield "mem-init", f"(address {frame:#x}) (size {SIZE_4K:#x})"
                     if frame == self.root:
