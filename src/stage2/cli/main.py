@@ -34,6 +34,7 @@ _COMMANDS = {
     "migrate": "Write a VM file of an older format in upstream's present one.",
     "walk": "Explain how a guest physical address is translated, step by step.",
     "explain": "Tell a table entry, a register or a fault in plain sentences.",
+    "check-trace": "Judge what `run --trace-edits` wrote: was every invalidation done that was owed?",
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
     "prove": "Prove that VMs are isolated, on the bytes of their tables, or show where they are not.",
     "layout": "Show how the hypervisor's kernel lies in memory, and what is wrong with that.",
@@ -61,7 +62,8 @@ def build_app() -> App:
         console=_help_console(),
     )
     for name, text in _COMMANDS.items():
-        app.command(f"stage2.cli.{name}:{name}", name=name, help=text)
+        module = name.replace("-", "_")
+        app.command(f"stage2.cli.{module}:{module}", name=name, help=text)
     return app
 
 

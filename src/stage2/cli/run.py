@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -50,6 +51,7 @@ def run(
     defconfig: Path | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
+    trace_edits: Annotated[Path | None, Parameter(name="--trace-edits")] = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
@@ -94,6 +96,9 @@ def run(
         Limit: seconds after which guests are stopped (exit code 3).
     dirty_log
         Log which pages guests write, harvested after each so many milliseconds of the guest's time.
+    trace_edits
+        Write every store to a stage-2 table, every TLB operation and every barrier, in order, to this file, a line
+        each; "stage2 check-trace" judges it, docs/traces.md tells the format.
     generation
         Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
         or shows its own.
@@ -126,6 +131,7 @@ def run(
         defconfig=built_as,
         max_seconds=max_seconds,
         dirty_log=dirty_log,
+        trace_edits=trace_edits,
         json_file=json_file,
         quiet=quiet,
     )
@@ -143,6 +149,7 @@ def run_configs(
     defconfig: DefConfig | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
+    trace_edits: Path | None = None,
     json_file: Path | None = None,
     quiet: bool = False,
 ) -> int:
@@ -154,6 +161,7 @@ def run_configs(
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
     from ..render.tables import print_renderable, text
     from ..space.region import Populate
+    from ..tlb.trace import EditTrace
     from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
     from ..vm.images import check_images, read_images
@@ -173,28 +181,34 @@ def run_configs(
         defconfig,
     )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
-    with build(
-        configs,
-        platform=platform,
-        archs=[found.arch for found in images],
-        arch=arch,
-        options=options,
-        sink=writer,
-    ) as host:
-        print_notices(host.notices)
-        for vm, config, found in zip(host.vms, host.configs, images, strict=True):
-            print_findings(check_images(config, found, vm.arch), config.place)
-            require_interrupts(vm.arch, config, found)
-        for vm, config, found in zip(host.vms, host.configs, images, strict=True):
-            load_images(vm, config, found)
-        interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
-        outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)
-        proof = host.prove()
-    if writer is not None:
-        writer.finish()
-    report(outcome, host.platform, json_file, quiet)
-    if not quiet:
-        print_renderable(text(f"isolation {proof}", "" if proof.proved else "bold red"))
+    trace = None if trace_edits is None else EditTrace(trace_edits)
+    with trace or nullcontext():
+        with build(
+            configs,
+            platform=platform,
+            archs=[found.arch for found in images],
+            arch=arch,
+            options=options,
+            sink=writer,
+            trace=trace,
+        ) as host:
+            print_notices(host.notices)
+            for vm, config, found in zip(host.vms, host.configs, images, strict=True):
+                print_findings(check_images(config, found, vm.arch), config.place)
+                require_interrupts(vm.arch, config, found)
+            for vm, config, found in zip(host.vms, host.configs, images, strict=True):
+                load_images(vm, config, found)
+            interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
+            outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)
+            if trace is not None:
+                # What becomes of the tables when the VMs are gone is no part of the run.
+                trace.stop()
+            proof = host.prove()
+        if writer is not None:
+            writer.finish()
+        report(outcome, host.platform, json_file, quiet)
+        if not quiet:
+            print_renderable(text(f"isolation {proof}", "" if proof.proved else "bold red"))
     return outcome.exit_code
 
 

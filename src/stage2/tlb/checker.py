@@ -55,7 +55,7 @@ class TlbChecker:
         probe = (Change(Range(0, fmt.page_size), ChangeKind.RELAXED),)
         self._relaxed_is_owed = bool(family_of(fmt).owed(fmt, regime.context, probe, regime.controls))
         self._inner: Flush | None = table.flush
-        table.flush = self._flush
+        table.flush = self.flush
         table.editor.watcher = self
 
     def stop(self) -> None:
@@ -88,7 +88,8 @@ class TlbChecker:
         if self.table.format.break_before_make:
             self._require_broken()
 
-    def _flush(self, operations: tuple[Operation, ...]) -> None:
+    def flush(self, operations: tuple[Operation, ...]) -> None:
+        """Do what an edit owes, as the table's `flush`."""
         if self.table.format.break_before_make:
             self._broken.append(self.table.rows())
         for operation in operations:

@@ -33,6 +33,7 @@ from ..ranges import RangeMap
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
+from ..tlb.trace import EditTrace
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
@@ -148,6 +149,7 @@ def build(
     arch: str | None = None,
     options: Options | None = None,
     sink: Callable[[str, str], None] | None = None,
+    trace: EditTrace | None = None,
 ) -> Host:
     """Build the address spaces of VMs on one host. Images are loaded by `boot.load_images`.
 
@@ -159,6 +161,7 @@ def build(
         arch: what the user said (--arch).
         options: how memory is given.
         sink: called with (VM name, text) as guests print.
+        trace: where every store to the VMs' tables is written down, from the first on.
 
     Raises:
         ConfigError: they contradict each other or the host, or nobody names an architecture.
@@ -192,7 +195,7 @@ def build(
     try:
         host.configs = configs
         host.notices.extend(together.notices)
-        _build_all(host, configs, names, formats, options, together, sink)
+        _build_all(host, configs, names, formats, options, together, sink, trace)
     except BaseException:
         host.close()
         raise
@@ -207,6 +210,7 @@ def _build_all(
     options: Options,
     together: Together,
     sink: Callable[[str, str], None] | None,
+    trace: EditTrace | None,
 ) -> None:
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
     _reserve(host, options.reserved)
@@ -232,6 +236,8 @@ def _build_all(
             processor=None if cpu is None else cpu.on(arch),
             table_frames=window,
         )
+        if trace is not None:
+            trace.watch(space.page_table, space.name)
         vm = Vm(
             name,
             config.id,
