@@ -14,6 +14,7 @@ NEEDS = {
     "engines": "guest",
     "cli/test_demo_command.py": "guest",
     "cli/test_run_aarch64.py": "guest",
+    "cli/test_trace_edits.py": "guest",
     "images/test_fetch.py": "guest",
 }
 """Folders and files whose tests need an emulator, or run a guest."""
