@@ -1,0 +1,97 @@
+"""What a picture of memory is of: spaces, and who has which range of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ...address import Range
+from ...config.board import BoardConfig
+from ...config.platform import PlatformConfig
+from ...config.regions import PlannedVm
+from ...flags import MappingFlags, MapType
+from ...hypervisor.layout import of_platform
+from ...space.region import MemoryRegion
+
+CHOSEN = "frames chosen when tables are made"
+"""The memory behind regions for which no declaration names an HPA."""
+
+
+class Kind(Enum):
+    """What a range is; the value is its word in the legend."""
+
+    RAM = "RAM"
+    ROM = "ROM"
+    SHARE = "share"
+    PASSTHROUGH = "passed-through device"
+    EMULATED = "emulated device (not mapped)"
+    HYPERVISOR = "hypervisor"
+    RESERVED = "reserved by the platform"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Somebody with a range of a space.
+
+    Args:
+        name: what it is called.
+        span: its addresses: GPAs in a VM's space, HPAs in the host's.
+        kind: what it is.
+        flags: what may be done there; None where nobody says.
+        hpa: the host memory behind it; None for none, or where it cannot be known.
+        chosen: what to call the host memory behind it whose place cannot be known; empty for none.
+    """
+
+    name: str
+    span: Range
+    kind: Kind
+    flags: MappingFlags | None = None
+    hpa: Range | None = None
+    chosen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A VM's address space: its title and who has something in it, in any order."""
+
+    title: str
+    parties: tuple[Party, ...]
+
+
+_KINDS = {
+    MapType.ROM: Kind.ROM,
+    MapType.SHARE: Kind.SHARE,
+    MapType.MMIO: Kind.PASSTHROUGH,
+    MapType.EMULATED: Kind.EMULATED,
+}
+
+
+def declared_spaces(
+    vms: Sequence[PlannedVm], platform: PlatformConfig | BoardConfig | None
+) -> tuple[list[Space], list[Party]]:
+    """What VM files declare, and what is the host's own: the spaces of the VMs, and the host's parties.
+
+    Args:
+        vms: as they lie on the host.
+        platform: the host; None, or a board file, where nobody says what is in its memory.
+    """
+    spaces = [Space(f"VM {vm.id} {vm.name}", tuple(_party(vm, region) for region in vm.plan.regions)) for vm in vms]
+    own: list[Party] = []
+    if isinstance(platform, PlatformConfig):
+        own += [Party(one.who, one.span, Kind.RESERVED) for one in platform.reserved]
+        kernel = None if platform.kernel_paddr is None else of_platform(platform).hpa
+        if kernel is not None:
+            own.append(Party("hypervisor", kernel, Kind.HYPERVISOR))
+    return spaces, own
+
+
+def _party(vm: PlannedVm, region: MemoryRegion) -> Party:
+    kind = _KINDS.get(region.map_type, Kind.RAM)
+    name = region.label + (" (place assumed)" if vm.plan.is_assumed(region) else "")
+    if not region.map_type.is_mapped:
+        return Party(name, region.range, kind)
+    chosen = ""
+    if region.host_range is None:
+        chosen = f"share {region.name}: {CHOSEN}" if kind is Kind.SHARE else CHOSEN
+    return Party(name, region.range, kind, region.flags, region.host_range, chosen)
