@@ -17,7 +17,7 @@ from ...flags import MappingFlags
 from ..plain import about, plain
 from .parties import Kind, Party, Space
 
-COLUMN, GUTTER, MARGIN, STRIP = 360.0, 140.0, 20.0, 46.0
+COLUMN, GUTTER, MARGIN, STRIP = 380.0, 110.0, 20.0, 46.0
 """Widths: of a space, between two spaces, around all, and of a box's strip with colour, letter and permissions."""
 LETTER, LINE = 7.3, 16.0
 """Width of a letter and height of a line; text is monospaced, 12 pixels high."""
@@ -28,6 +28,8 @@ _HEAD, _BETWEEN, _PAD = 24.0, 26.0, 8.0
 _MOST_GAP = 60.0
 _ROOMY = 48
 """Boxes up to which each has two lines and the largest is tall."""
+_MOST_NAMES = 4
+"""Limit: parties that a box names; its title names all."""
 _CLOSE_TO = 0.5
 """Pixels that a box may be off and still be called to scale."""
 
@@ -281,30 +283,33 @@ class _Pen:
 
     def _box(self, x: float, y: float, cut: _Cut) -> Box:
         true = cut.span.size / self._picture.scale
-        height = max(true, self._least)
         kinds = {one.party.kind for one in cut.held}
         overlap = len(cut.held) > 1 and kinds != {Kind.SHARE}
         flags = _flags(cut.held)
-        names = ", ".join(one.name for one in cut.held)
-        if overlap:
-            names = f"OVERLAP of {len(cut.held)}: {names}"
         rights = "" if flags is None else f" {flags.short}"
-        size = about(cut.span.size)
+        several = [f"OVERLAP of {len(cut.held)}" if overlap else f"shared by {len(cut.held)}"]
+        names = [one.name for one in cut.held]
+        listed = names if len(names) == 1 else [*several, *names[:_MOST_NAMES]]
+        if len(names) > _MOST_NAMES:
+            listed.append(f"and {len(names) - _MOST_NAMES} more")
+        height = max(true, self._least + LINE * (len(listed) - 1))
         close = abs(true - height) < _CLOSE_TO
-        title = f"{names}: {cut.span}, {size}{rights}, {' and '.join(sorted(kind.value for kind in kinds))}"
+        size = about(cut.span.size)
+        said = ", ".join(names) if len(names) == 1 else f"{several[0]}: {', '.join(names)}"
+        title = f"{said}: {cut.span}, {size}{rights}, {' and '.join(sorted(kind.value for kind in kinds))}"
         box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, plain(title), close, overlap)
         self._picture.boxes.append(box)
         size += "" if close else "*"
-        if height >= 2 * LINE + _PAD:
-            self._lines(box, f"{cut.span.start:#x} - {cut.span.end:#x}", f"{size}{rights} {names}")
+        if height >= LINE * (len(listed) + 1) + _PAD:
+            self._lines(box, f"{cut.span.start:#x} - {cut.span.end:#x}", f"{size}{rights} {listed[0]}", *listed[1:])
         else:
-            self._lines(box, f"{cut.span.start:#x} {size}{rights} {names}")
+            self._lines(box, f"{cut.span.start:#x} {size}{rights} {listed[0]}", *listed[1:])
         return box
 
     def _lines(self, box: Box, *lines: str) -> None:
         for number, line in enumerate(lines):
             y = box.y + _PAD / 2 + LINE * (number + 1) - 4
-            self._label(box.x + STRIP + _PAD, y, line, COLUMN - STRIP - 2 * _PAD, strong=len(lines) > 1 and not number)
+            self._label(box.x + STRIP + _PAD, y, line, COLUMN - STRIP - 2 * _PAD, strong=len(lines) > 1 and number == 0)
 
     def _label(self, x: float, y: float, text: str, width: float, *, strong: bool = False) -> None:
         self._picture.labels.append(Label(x, y, fitted(plain(text), width), strong))

@@ -14,7 +14,7 @@ from ...flags import MappingFlags, MapType
 from ...hypervisor.layout import of_platform
 from ...space.region import MemoryRegion
 
-CHOSEN = "frames chosen when tables are made"
+CHOSEN = "frames not chosen yet"
 """The memory behind regions for which no declaration names an HPA."""
 
 

@@ -143,9 +143,12 @@ def _box(box: Box) -> Iterator[str]:
     yield _rect(box.x, box.y, COLUMN, box.height, f'fill="{look.colour}" fill-opacity="0.12"')
     yield _rect(box.x, box.y, STRIP, box.height, f'fill="url(#{box.kind.name.lower()})"')
     yield from _badge(box.x + 4, box.y + 4, look.letter, box.flags)
-    frame = f'stroke="{_ALARM}" stroke-width="3"' if box.overlap else f'stroke="{_INK}" stroke-width="1"'
     dashes = ' stroke-dasharray="5 3"' if box.span is None else ""
-    yield _rect(box.x, box.y, COLUMN, box.height, f'fill="none" {frame}{dashes}')
+    yield _rect(box.x, box.y, COLUMN, box.height, f'fill="none" stroke="{_INK}" stroke-width="1"{dashes}')
+    if box.overlap:
+        # Inside the box, or the next one would hide its lower edge.
+        inner = f'fill="none" stroke="{_ALARM}" stroke-width="3"'
+        yield _rect(box.x + 2, box.y + 2, COLUMN - 4, box.height - 4, inner)
     yield "</g>"
 
 
