@@ -247,7 +247,7 @@ def test_sizes_that_are_not_to_scale_have_a_star_and_folded_gaps_say_so() -> Non
     shown = texts(picture_svg(*one_vm()))
     assert "4 KiB* rw--d- uart" in shown
     assert "64 MiB rwx--- ram" in shown
-    assert "880 MiB nobody's, folded" in shown
+    assert "880 MiB with no declaration, folded" in shown
 
 
 def test_hostile_names_are_text() -> None:

@@ -26,6 +26,8 @@ TOP = 70.0
 FOLD = 20.0
 _HEAD, _BETWEEN, _PAD = 24.0, 26.0, 8.0
 _MOST_GAP = 60.0
+_TEXT, _TWO_LINES = COLUMN - STRIP - 2 * _PAD, 2 * LINE + _PAD
+"""Width of a box's text, and height of a box with two lines of it."""
 _ROOMY = 48
 """Boxes up to which each has two lines and the largest is tall."""
 _MOST_NAMES = 4
@@ -168,7 +170,7 @@ def lay_out(vms: Sequence[Space], host: Sequence[Party]) -> Picture:
     picture = Picture(scale=max((one.span.size for one in every), default=1) / (300.0 if roomy else 90.0))
     left = (len(vms) + 1) // 2
     host_x = MARGIN + COLUMN + GUTTER
-    pen = _Pen(picture, 2 * LINE + _PAD if roomy else LINE + _PAD)
+    pen = _Pen(picture, _TWO_LINES if roomy else LINE + _PAD)
     bottom, at_host = pen.space(host_x, TOP, "Host physical addresses", host_cuts)
     bottom, chosen = pen.chosen(host_x, bottom, vms)
     for first, x, side in ((0, MARGIN, vms[:left]), (left, host_x + COLUMN + GUTTER, vms[left:])):
@@ -229,38 +231,38 @@ class _Pen:
             y += LINE + _PAD
         return y, boxes
 
-    def chosen(self, x: float, y: float, vms: Sequence[Space]) -> tuple[float, dict[str, Box]]:
+    def chosen(self, x: float, y: float, vms: Sequence[Space]) -> tuple[float, dict[tuple[Kind, str], Box]]:
         """Draw host memory whose place cannot be known, below that whose place is."""
-        found: dict[str, list[_Held]] = {}
+        found: dict[tuple[Kind, str], list[_Held]] = {}
         for vm in vms:
             for party in vm.parties:
                 if party.chosen:
-                    found.setdefault(party.chosen, []).append(_Held(party, vm.title, party.span))
-        boxes: dict[str, Box] = {}
+                    found.setdefault((party.kind, party.chosen), []).append(_Held(party, vm.title, party.span))
+        boxes: dict[tuple[Kind, str], Box] = {}
         if found:
             y += _BETWEEN
             self._label(x, y + LINE - 3, "Host memory without an address yet", COLUMN, strong=True)
             y += _HEAD
-        for name, held in found.items():
-            kind, height = held[0].party.kind, 2 * LINE + _PAD
+        for (kind, name), held in found.items():
+            height = _TWO_LINES
             names = ", ".join(one.name for one in held)
             flags = _flags(held)
             box = Box(x, y, height, None, kind, flags, plain(f"{name}: {names}"), False, False)
-            boxes[name] = box
+            boxes[kind, name] = box
             self._picture.boxes.append(box)
             self._lines(box, name, names)
             y += height + _PAD
         return y, boxes
 
     def bands(
-        self, vm: Space, boxes: Sequence[Box], at_host: Sequence[Box], chosen: dict[str, Box], left: bool
+        self, vm: Space, boxes: Sequence[Box], at_host: Sequence[Box], chosen: dict[tuple[Kind, str], Box], left: bool
     ) -> None:
         """Connect a VM's ranges with the host memory behind them."""
         for party in vm.parties:
             if party.hpa is not None:
                 ends = _within(at_host, party.hpa)
             elif party.chosen:
-                ends = [chosen[party.chosen]]
+                ends = [chosen[party.kind, party.chosen]]
             else:
                 continue
             begins = _within(boxes, party.span)
@@ -277,7 +279,7 @@ class _Pen:
         folded = not FOLD <= height <= _MOST_GAP
         height = FOLD if folded else height
         self._picture.gaps.append(Gap(x, y, height, span, folded))
-        words = f"{about(span.size)} nobody's" + (", folded" if folded else "")
+        words = f"{about(span.size)} with no declaration" + (", folded" if folded else "")
         self._label(x + STRIP + _PAD, y + height / 2 + 4, words, COLUMN - STRIP - _PAD)
         return y + height
 
@@ -292,9 +294,12 @@ class _Pen:
         listed = names if len(names) == 1 else [*several, *names[:_MOST_NAMES]]
         if len(names) > _MOST_NAMES:
             listed.append(f"and {len(names) - _MOST_NAMES} more")
-        height = max(true, self._least + LINE * (len(listed) - 1))
-        close = abs(true - height) < _CLOSE_TO
         size = about(cut.span.size)
+        short = f"{cut.span.start:#x} {size}*{rights} {listed[0]}"
+        # A second line rather than a name that is cut.
+        least = self._least if text_width(short) <= _TEXT else _TWO_LINES
+        height = max(true, least + LINE * (len(listed) - 1))
+        close = abs(true - height) < _CLOSE_TO
         said = ", ".join(names) if len(names) == 1 else f"{several[0]}: {', '.join(names)}"
         title = f"{said}: {cut.span}, {size}{rights}, {' and '.join(sorted(kind.value for kind in kinds))}"
         box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, plain(title), close, overlap)
@@ -309,7 +314,7 @@ class _Pen:
     def _lines(self, box: Box, *lines: str) -> None:
         for number, line in enumerate(lines):
             y = box.y + _PAD / 2 + LINE * (number + 1) - 4
-            self._label(box.x + STRIP + _PAD, y, line, COLUMN - STRIP - 2 * _PAD, strong=len(lines) > 1 and number == 0)
+            self._label(box.x + STRIP + _PAD, y, line, _TEXT, strong=len(lines) > 1 and number == 0)
 
     def _label(self, x: float, y: float, text: str, width: float, *, strong: bool = False) -> None:
         self._picture.labels.append(Label(x, y, fitted(plain(text), width), strong))
