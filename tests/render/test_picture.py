@@ -8,17 +8,25 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage2.address import GIB, KIB, MIB, Range
+from stage2.address import GIB, KIB, MIB, Gpa, Range
 from stage2.cli.main import call
-from stage2.flags import MappingFlags
+from stage2.flags import MappingFlags, MapType
+from stage2.memory.frames import FrameAllocator
+from stage2.memory.physical import PhysicalMemory
 from stage2.render.picture.layout import COLUMN, LINE, Picture, fitted, lay_out, text_width
+from stage2.render.picture.made import MAX_RUNS, made_spaces
 from stage2.render.picture.parties import CHOSEN, Kind, Party, Space
 from stage2.render.picture.svg import picture_svg
+from stage2.space.address_space import AddressSpace
+from stage2.space.region import MemoryRegion
+from stage2.vm.host import Host
 
 GOLDEN = Path(__file__).parent / "pictures"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -170,6 +178,7 @@ def every_kind() -> tuple[list[Space], list[Party]]:
     ))  # fmt: skip
     second = Space("VM 2 second", (device("uart", 0x1000_0000), share(R), ram("ram", 2 * GIB, 128 * MIB)))
     host = [
+        Party("page tables of VM first", Range.sized(3 * GIB + 4 * MIB, 32 * KIB), Kind.TABLES),
         Party("hypervisor", Range.sized(3 * GIB, 4 * MIB), Kind.HYPERVISOR),
         Party("firmware", Range.sized(3 * GIB - 2 * MIB, 2 * MIB), Kind.RESERVED),
     ]
@@ -221,7 +230,7 @@ def test_it_can_be_read_without_eyes_and_loads_nothing() -> None:
 def test_every_kind_has_its_own_letter_and_pattern_in_the_legend() -> None:
     svg = picture_svg(*every_kind())
     assert {kind.value for kind in Kind} <= set(texts(svg))
-    assert {"M", "R", "S", "D", "E", "H", "X"} <= set(texts(svg))
+    assert {"M", "R", "S", "D", "E", "T", "H", "X"} <= set(texts(svg))
     patterns = [ET.tostring(one).partition(b">")[2] for one in ET.fromstring(svg).iter(f"{SVG}pattern")]
     assert len(patterns) == len(set(patterns)) == len(Kind)
 
@@ -247,7 +256,7 @@ def test_sizes_that_are_not_to_scale_have_a_star_and_folded_gaps_say_so() -> Non
     shown = texts(picture_svg(*one_vm()))
     assert "4 KiB* rw--d- uart" in shown
     assert "64 MiB rwx--- ram" in shown
-    assert "880 MiB with no declaration, folded" in shown
+    assert "880 MiB with nothing, folded" in shown
 
 
 def test_hostile_names_are_text() -> None:
@@ -316,6 +325,40 @@ def test_a_picture_of_no_vm_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "d.toml").write_text("smp = 4\nticks-per-sec = 1000\n")
     assert call(["show", str(tmp_path / "d.toml"), "--svg", str(tmp_path / "p.svg")]) == 2
     assert "there is no VM to draw: name a VM file beside --svg" in " ".join(capsys.readouterr().err.split())
+
+
+def test_build_draws_what_the_tables_have(vm: str, tmp_path: Path) -> None:
+    assert call(["build", vm, "-o", str(tmp_path / "out"), "--svg", str(tmp_path / "p.svg")]) == 0
+    shown = texts((tmp_path / "p.svg").read_text())
+    assert any(text.endswith("page tables of VM one") for text in shown)
+    assert "16 MiB rwx--- VM 1 one ram0" in shown
+    assert not any(CHOSEN in text for text in shown)
+
+
+def test_build_draws_what_is_not_populated(vm: str, tmp_path: Path) -> None:
+    assert call(["build", vm, "-o", str(tmp_path / "o"), "--populate", "lazy", "--svg", str(tmp_path / "p.svg")]) == 0
+    assert "16 MiB rwx--- ram0, not populated" in texts((tmp_path / "p.svg").read_text())
+
+
+def test_build_refuses_another_kind_of_picture_before_it_writes(vm: str, tmp_path: Path) -> None:
+    assert call(["build", vm, "-o", str(tmp_path / "out"), "--svg", str(tmp_path / "p.png")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_runs_of_host_memory_are_counted() -> None:
+    frames = FrameAllocator(PhysicalMemory([Range.sized(2 * GIB, 64 * MIB)]))
+    space = AddressSpace("sv39x4", frames, name="guest")
+    space.map(MemoryRegion(Gpa(GIB), 64 * KIB, R | W | X, MapType.MAP_ALLOC, name="ram"))
+    for page in range(0, 16, 2):
+        space.populate_range(Range.sized(GIB + page * 4 * KIB, 4 * KIB))
+    for page in range(15, 0, -2):
+        space.populate_range(Range.sized(GIB + page * 4 * KIB, 4 * KIB))
+    vm = SimpleNamespace(id=1, name="guest", space=space)
+    (made,), _ = made_spaces(cast(Host, SimpleNamespace(vms=[vm], frames=frames)))
+    assert len(made.parties) == MAX_RUNS + 1
+    assert all(party.hpa is not None for party in made.parties[:-1])
+    last = made.parties[-1]
+    assert (last.hpa, last.chosen, last.span.end) == (None, "7 more runs of VM guest ram", GIB + 64 * KIB)
 
 
 def test_the_documentation_shows_this_picture() -> None:

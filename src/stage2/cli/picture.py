@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
+    from ..vm.host import Host
 
 
 def require_svg(file: Path) -> None:
@@ -26,7 +27,7 @@ def require_svg(file: Path) -> None:
 
 
 def write_picture(file: Path, vms: Sequence[PlannedVm], host: PlatformConfig | BoardConfig | None) -> None:
-    """Write the picture of VMs as they lie on a host.
+    """Write the picture of what VMs declare, as they lie on a host.
 
     Raises:
         ConfigError: there is no VM, or the file cannot be written.
@@ -38,3 +39,16 @@ def write_picture(file: Path, vms: Sequence[PlannedVm], host: PlatformConfig | B
     if not vms:
         raise ConfigError("there is no VM to draw: name a VM file beside --svg", file=os.fspath(file))
     write_whole(file, picture_svg(*declared_spaces(vms, host)))
+
+
+def write_made_picture(file: Path, host: Host) -> None:
+    """Write the picture of VMs with their tables.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    from ..render.picture.made import made_spaces
+    from ..render.picture.svg import picture_svg
+    from .write_whole import write_whole
+
+    write_whole(file, picture_svg(*made_spaces(host)))

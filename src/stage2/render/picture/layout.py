@@ -241,7 +241,7 @@ class _Pen:
         boxes: dict[tuple[Kind, str], Box] = {}
         if found:
             y += _BETWEEN
-            self._label(x, y + LINE - 3, "Host memory without an address yet", COLUMN, strong=True)
+            self._label(x, y + LINE - 3, "Host memory without one address", COLUMN, strong=True)
             y += _HEAD
         for (kind, name), held in found.items():
             height = _TWO_LINES
@@ -279,7 +279,7 @@ class _Pen:
         folded = not FOLD <= height <= _MOST_GAP
         height = FOLD if folded else height
         self._picture.gaps.append(Gap(x, y, height, span, folded))
-        words = f"{about(span.size)} with no declaration" + (", folded" if folded else "")
+        words = f"{about(span.size)} with nothing" + (", folded" if folded else "")
         self._label(x + STRIP + _PAD, y + height / 2 + 4, words, COLUMN - STRIP - _PAD)
         return y + height
 

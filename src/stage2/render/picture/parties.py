@@ -26,8 +26,9 @@ class Kind(Enum):
     SHARE = "share"
     PASSTHROUGH = "passed-through device"
     EMULATED = "emulated device (not mapped)"
+    TABLES = "page tables"
     HYPERVISOR = "hypervisor"
-    RESERVED = "reserved by the platform"
+    RESERVED = "reserved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,13 @@ def declared_spaces(
     return spaces, own
 
 
+def kind_of(region: MemoryRegion) -> Kind:
+    """What a region is."""
+    return _KINDS.get(region.map_type, Kind.RAM)
+
+
 def _party(vm: PlannedVm, region: MemoryRegion) -> Party:
-    kind = _KINDS.get(region.map_type, Kind.RAM)
+    kind = kind_of(region)
     name = region.label + (" (place assumed)" if vm.plan.is_assumed(region) else "")
     if not region.map_type.is_mapped:
         return Party(name, region.range, kind)

@@ -40,6 +40,7 @@ _LOOKS = {
     Kind.SHARE: _Look("S", "#f0e442", "M0 8L8 0"),
     Kind.PASSTHROUGH: _Look("D", "#d55e00", "M0 0L8 8M8 0L0 8"),
     Kind.EMULATED: _Look("E", "#cc79a7", "M4 0V8"),
+    Kind.TABLES: _Look("T", "#e69f00", "M0 2H8M0 5H8"),
     Kind.HYPERVISOR: _Look("H", "#0072b2", "M0 4H8M4 0V8"),
     Kind.RESERVED: _Look("X", "#cccccc", "M0 0L8 8"),
 }
