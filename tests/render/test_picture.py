@@ -144,7 +144,9 @@ def test_what_is_called_to_scale_is(vms: list[Space], host: list[Party]) -> None
         if box.span is not None:
             assert box.to_scale == (abs(box.height - box.span.size / picture.scale) < 0.5)
     for gap in picture.gaps:
-        assert gap.folded or gap.height == pytest.approx(gap.span.size / picture.scale)
+        true = gap.span.size / picture.scale
+        assert gap.to_scale == (not gap.folded and gap.height - true < 0.5)
+        assert gap.folded == (gap.height < true - 1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -257,6 +259,11 @@ def test_sizes_that_are_not_to_scale_have_a_star_and_folded_gaps_say_so() -> Non
     assert "4 KiB* rw--d- uart" in shown
     assert "64 MiB rwx--- ram" in shown
     assert "880 MiB with nothing, folded" in shown
+
+
+def test_a_gap_that_is_too_short_to_be_read_has_a_star_too() -> None:
+    rams = (ram("low", GIB, MIB, GIB), ram("high", GIB + 4 * KIB + MIB, MIB, 2 * GIB))
+    assert "4 KiB* with nothing" in texts(picture_svg([Space("VM 1", rams)], []))
 
 
 def test_hostile_names_are_text() -> None:

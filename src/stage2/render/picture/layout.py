@@ -7,6 +7,7 @@ A range that several parties have is a box of its own.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -78,13 +79,14 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Addresses that nobody has; folded ones are not to scale."""
+    """Addresses that nobody has; folded: higher if it were to scale."""
 
     x: float
     y: float
     height: float
     span: Range
     folded: bool
+    to_scale: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +260,15 @@ class _Pen:
         self, vm: Space, boxes: Sequence[Box], at_host: Sequence[Box], chosen: dict[tuple[Kind, str], Box], left: bool
     ) -> None:
         """Connect a VM's ranges with the host memory behind them."""
+        starts, host_starts = _starts(boxes), _starts(at_host)
         for party in vm.parties:
             if party.hpa is not None:
-                ends = _within(at_host, party.hpa)
+                ends = _within(at_host, host_starts, party.hpa)
             elif party.chosen:
                 ends = [chosen[party.kind, party.chosen]]
             else:
                 continue
-            begins = _within(boxes, party.span)
+            begins = _within(boxes, starts, party.span)
             first, last, host_first, host_last = begins[0], begins[-1], ends[0], ends[-1]
             self._picture.bands.append(Band(
                 first.x + (COLUMN if left else 0), first.y, last.y + last.height,
@@ -275,11 +278,12 @@ class _Pen:
             ))  # fmt: skip
 
     def _gap(self, x: float, y: float, span: Range) -> float:
-        height = span.size / self._picture.scale
-        folded = not FOLD <= height <= _MOST_GAP
-        height = FOLD if folded else height
-        self._picture.gaps.append(Gap(x, y, height, span, folded))
-        words = f"{about(span.size)} with nothing" + (", folded" if folded else "")
+        true = span.size / self._picture.scale
+        folded = true > _MOST_GAP
+        height = FOLD if folded else max(true, FOLD)
+        close = not folded and height - true < _CLOSE_TO
+        self._picture.gaps.append(Gap(x, y, height, span, folded, close))
+        words = f"{about(span.size)}{'' if folded or close else '*'} with nothing{', folded' if folded else ''}"
         self._label(x + STRIP + _PAD, y + height / 2 + 4, words, COLUMN - STRIP - _PAD)
         return y + height
 
@@ -330,5 +334,10 @@ def _flags(held: Sequence[_Held]) -> MappingFlags | None:
     return together
 
 
-def _within(boxes: Sequence[Box], span: Range) -> list[Box]:
-    return [box for box in boxes if box.span is not None and span.covers(box.span)]
+def _within(boxes: Sequence[Box], starts: Sequence[int], span: Range) -> Sequence[Box]:
+    """Those of a space's boxes that a range consists of."""
+    return boxes[bisect_left(starts, span.start) : bisect_left(starts, span.end)]
+
+
+def _starts(boxes: Sequence[Box]) -> list[int]:
+    return [box.span.start for box in boxes if box.span is not None]
