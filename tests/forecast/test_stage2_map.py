@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opening import or_skip
-from stage2.address import Range
+from stage2.address import Range, align_up
 from stage2.config.document import parse_document
 from stage2.config.regions import PlannedVm, plan_together, plan_vm
 from stage2.config.vm import read_vm
@@ -119,6 +119,26 @@ def test_a_virtualized_guest_on_qemus_riscv_machine_has_its_ram_and_holes(tmp_pa
         (0x4_0000_0000, 0x8_0000_0000, "hole", None, pci),
         (0x8_0000_0000, 1 << 50, "hole", None, "nothing"),
     ]
+    nothing, off = "no file and no tree puts anything here: accesses trap", "of a node that the file disables"
+    played = "the hypervisor plays it: every access traps; where the host's"
+    assert [piece.reason for piece in found.ranges] == [
+        nothing,
+        f"the PCI window {off}",
+        nothing,
+        f"{played} PLIC /soc/plic@c000000 is",
+        nothing,
+        f"{played} console /soc/serial@10000000 is, which /chosen names",
+        nothing,
+        "the lowest free page of riscv64's pool [0x11000000, 0x20000000), in order of ids: every access traps",
+        nothing,
+        f"the registers {off}",
+        f"the PCI window {off}",
+        nothing,
+        "allocated, taken to be the first fit in host RAM at a multiple of 2 MiB",
+        nothing,
+        f"the PCI window {off}",
+        nothing,
+    ]
 
 
 def test_a_passthrough_guest_on_qemus_arm_machine_has_all_but_what_the_hypervisor_plays(tmp_path: Path) -> None:
@@ -138,6 +158,46 @@ def test_a_passthrough_guest_on_qemus_arm_machine_has_all_but_what_the_hyperviso
         (0x80A_0000, 0x900_0000, "hole", None, "GICR"),
         (0x900_0000, 0x900_1000, "hole", None, "console PL011"),
     ]
+    every, own = 'guest_type = "passthrough" maps the whole window one to one', "of a node that the guest is given"
+    played = "the hypervisor plays it: every access traps; where the host's"
+    virtio = [
+        (at, at + 0x1000, f"/virtio_mmio@{at:x}",
+         f"the registers {own}, one to one, in whole pages ([{at:#x}, {at + 0x200:#x}) are its own)")
+        for at in range(0xA00_0000, 0xA00_4000, 0x1000)
+    ]  # fmt: skip
+    assert [(piece.span.start, piece.span.end, piece.name, piece.reason) for piece in found.ranges] == [
+        (0x0, 0x800_0000, "/flash@0", f"the registers {own}, one to one"),
+        (0x800_0000, 0x801_0000, "GICD", f"{played} GICv3 /intc@8000000 is"),
+        (0x801_0000, 0x808_0000, "the window", every),
+        (0x808_0000, 0x80A_0000, "ITS", f"{played} GICv3 /intc@8000000 is"),
+        (0x80A_0000, 0x900_0000, "GICR", f"{played} GICv3 /intc@8000000 is"),
+        (0x900_0000, 0x900_1000, "console PL011", f"{played} console /pl011@9000000 is, which /chosen names"),
+        (0x900_1000, 0x901_0000, "the window", every),
+        (0x901_0000, 0x901_1000, "/pl031@9010000", f"the registers {own}, one to one"),
+        (0x901_1000, 0x902_0000, "the window", every),
+        (
+            0x902_0000, 0x902_1000, "/fw-cfg@9020000",
+            f"the registers {own}, one to one, in whole pages ([0x9020000, 0x9020018) are its own)",
+        ),
+        (0x902_1000, 0x903_0000, "the window", every),
+        (0x903_0000, 0x903_1000, "/pl061@9030000", f"the registers {own}, one to one"),
+        (0x903_1000, 0xA00_0000, "the window", every),
+        *virtio,
+        (0xA00_4000, 0x1000_0000, "the window", every),
+        (0x1000_0000, 0x3F00_0000, "/pcie@10000000", f"the PCI window {own}, one to one"),
+        (0x3F00_0000, 0x4000_0000, "the window", every),
+        (
+            0x4000_0000, 0x5000_0000, "RAM ram0",
+            "map_type 1: its address in the file is a placeholder, GPA = HPA is where it is allocated, taken to be the "
+            "first fit in host RAM at a multiple of 2 MiB",
+        ),
+        (0x5000_0000, 0x8000_0000, "host RAM", f"{every}: host RAM that is not this VM's, within its reach"),
+        (0x8000_0000, 0x40_1000_0000, "the window", every),
+        (0x40_1000_0000, 0x40_2000_0000, "/pcie@10000000", f"the registers {own}, one to one"),
+        (0x40_2000_0000, 0x80_0000_0000, "the window", every),
+        (0x80_0000_0000, 0x100_0000_0000, "/pcie@10000000", f"the PCI window {own}, one to one"),
+        (0x100_0000_0000, 1 << 44, "the window", every),
+    ]  # fmt: skip
     assert found.window_reason == "/cpus/cpu@0 is a cortex-a72, which has 44 bits of physical addresses"
     assert found.at(0x5000_0000).reason == (
         'guest_type = "passthrough" maps the whole window one to one: host RAM that is not this VM\'s, within its reach'
@@ -171,7 +231,12 @@ def test_qemus_own_memory_tree_agrees_on_every_device(tmp_path: Path) -> None:
         devices = [piece for piece in found.ranges if piece.step == 7 or piece.name.startswith("/")]
         assert len(devices) > 5
         for piece in devices:
-            assert any(piece.span.start < end <= piece.span.end for end in ends.get(piece.span.start, ())), piece
+            reached = {piece.span.start}  # some nodes have several of QEMU's regions, one after the other
+            for _ in range(32):
+                reached |= {end for start in reached for end in ends.get(start, ()) if end <= piece.span.end}
+            # The tree has room for more CPUs' redistributors than there are: two, of two frames of 64 KiB each.
+            end = piece.span.start + 2 * 0x2_0000 if piece.name == "GICR" else piece.span.end
+            assert end in {align_up(one, 0x1000) for one in reached}, piece
 
 
 # --- one step after the other ----------------------------------------------------------------------------------

@@ -35,6 +35,11 @@ WHOLE_WINDOW = Rule(
     "AxVisor maps every address that nothing else claims one to one for guest_type \"passthrough\": the guest reads "
     "and writes the hypervisor and other VMs. It is a guest to be trusted, or one for guest_type \"virtualized\".",
 )  # fmt: skip
+TRAP_INSIDE = Rule(
+    "S2615", Severity.NOTE, "a device that the hypervisor plays lies within a passed-through range",
+    "Its pages trap here. AxVisor of the seed and of head maps the whole range over it: the guest reaches the real "
+    "registers, and the device that is played is never asked.",
+)  # fmt: skip
 NO_NODE = Rule(
     "S2731", Severity.ERROR, "the host's device tree has no such node",
     "AxVisor finds nothing to pass through: the device is missing in the guest, or the VM is refused.",
@@ -87,6 +92,7 @@ _KINDS = {
     "part-page": PART_PAGE,
     "two-ways": TWO_TYPES,
     "whole-window": WHOLE_WINDOW,
+    "trap-inside": TRAP_INSIDE,
     "no-node": NO_NODE,
     "no-registers": NO_REGISTERS,
     NO_TREE: UNRESOLVED,

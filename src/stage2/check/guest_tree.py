@@ -82,6 +82,9 @@ def check_tree(
     if is_source(blob):
         fix = "compile it with `dtc -I dts -O dtb -o FILE.dtb FILE.dts` and name that"
         return [found_at(SOURCE, "the device tree is source text (.dts)", place, fix=fix)]
+    if arch == "aarch64" and len(blob) > _ARM64_LIMIT:
+        fix = "leave out symbols (dtc without -@) and nodes that the guest does not need"
+        return [found_at(TOO_LARGE, f"the device tree has {len(blob):,} bytes, over 2 MiB", place, fix=fix)]
     try:
         root = parse(blob)
     except ImageError as error:
@@ -90,9 +93,6 @@ def check_tree(
     if load_addr is not None and load_addr % _ALIGN:
         fix = f"set dtb_load_addr to {load_addr + -load_addr % _ALIGN:#x}"
         found.append(found_at(MISALIGNED, f"the device tree is put at {load_addr:#x}", place, fix=fix))
-    if arch == "aarch64" and len(blob) > _ARM64_LIMIT:
-        fix = "leave out symbols (dtc without -@) and nodes that the guest does not need"
-        found.append(found_at(TOO_LARGE, f"the device tree has {len(blob):,} bytes, over 2 MiB", place, fix=fix))
     try:
         tree = _Tree(vm, root, reservations(blob), place, ramdisk)
     except ImageError as error:

@@ -35,6 +35,7 @@ _COMMANDS = {
     "walk": "Explain how a guest physical address is translated, step by step.",
     "explain": "Tell a table entry, a register or a fault in plain sentences.",
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
+    "prove": "Prove that VMs are isolated, on the bytes of their tables, or show where they are not.",
     "layout": "Show how the hypervisor's kernel lies in memory, and what is wrong with that.",
     "conform": "Compare our walker with MMUs nobody here wrote: QEMU's and Bochs's.",
     "fetch": "Fetch what others made: a guest's kernel, emulators, hypervisors to look at.",

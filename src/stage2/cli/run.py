@@ -152,6 +152,7 @@ def run_configs(
     from ..engines.run import run_all
     from ..forecast.placing import on_host
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
+    from ..render.tables import print_renderable, text
     from ..space.region import Populate
     from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
@@ -188,9 +189,12 @@ def run_configs(
             load_images(vm, config, found)
         interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
         outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)
+        proof = host.prove()
     if writer is not None:
         writer.finish()
     report(outcome, host.platform, json_file, quiet)
+    if not quiet:
+        print_renderable(text(f"isolation {proof}", "" if proof.proved else "bold red"))
     return outcome.exit_code
 
 

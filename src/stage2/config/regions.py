@@ -365,6 +365,7 @@ def _punch(mmio: Sequence[_Party], traps: Sequence[_Party], notices: list[Notice
                 Notice(
                     f"{shared} is taken out of {mmio[number]} of {mmio[number].place}, so that accesses reach {trap}",
                     trap.place,
+                    "trap-inside",
                 )
             )
         index.remove(trap.span)

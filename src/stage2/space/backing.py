@@ -227,4 +227,9 @@ class Backing:
         """The owner of a device's registers: the device, in the hands of this VM."""
         if region.map_type is not MapType.MMIO:
             return self._owner
-        return Owner(OwnerKind.DEVICE, f"{region.label} of {self._owner}")
+        return device_owner(region, self._owner)
+
+
+def device_owner(region: MemoryRegion, vm: Owner) -> Owner:
+    """The owner of a passed-through device's registers: the device, in the hands of a VM."""
+    return Owner(OwnerKind.DEVICE, f"{region.label} of {vm}")

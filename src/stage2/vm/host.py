@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
@@ -36,6 +37,10 @@ from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
 from .vm import Vm
+
+if TYPE_CHECKING:
+    from ..hypervisor.space import HypervisorSpace
+    from ..prove.theorem import Proof
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
@@ -105,6 +110,16 @@ class Host:
         if place is not None and any(part.assumed for part in kernel.parts):
             text = f"the hypervisor's kernel is taken to occupy {kernel.hpa}: [hypervisor] may say its parts' sizes"
             self.notices.append(Notice(text, place))
+
+    def prove(self, own: HypervisorSpace | None = None) -> Proof:
+        """Prove or refute the isolation of the VMs, on the bytes of the tables as they are now.
+
+        Args:
+            own: the hypervisor's own tables, where it has some (`own_space`).
+        """
+        from .isolation import prove_host
+
+        return prove_host(self, own)
 
     def close(self) -> None:
         """End all VMs and give the memory back. Harmless when repeated."""

@@ -1,0 +1,42 @@
+"""The theorems `dma` and `tlb`: what reaches memory beside the CPU's walks of the tables."""
+
+from __future__ import annotations
+
+from .subject import World
+from .theorem import Seat, Theorem, Witness
+
+_DMA = "no device in a VM's hands reaches host memory that is not the VM's"
+_TLB = "what TLBs may still hold is allowed by the tables"
+
+
+def dma(world: World) -> Theorem:
+    """Devices that master memory, where no IOMMU's tables are given."""
+    devices = world.subject.devices
+    if not devices:
+        return Theorem("dma", _DMA, None, why_not="no VM is given a device")
+    covered = {"devices": len(devices)}
+    assumed = tuple(
+        f"device {one.name} of VM {one.vm} does not read or write memory by itself: nothing tells"
+        for one in devices
+        if one.masters is None
+    )
+    master = next((one for one in devices if one.masters), None)
+    if master is None:
+        return Theorem("dma", _DMA, True, covered, assumed)
+    text = (
+        f"device {master.name} of VM {master.vm} reads and writes memory by itself, and no IOMMU stands between: it "
+        "reaches all of the host's memory"
+    )
+    seat = Seat(f"VM {master.vm}", 0)
+    remedy = "put it behind an IOMMU, emulate it, or give it to a VM that is trusted"
+    return Theorem("dma", _DMA, False, covered, assumed, Witness(text, seat, remedy=remedy))
+
+
+def tlb(world: World) -> Theorem:
+    """The checker's findings, where VMs ran under it."""
+    stale = world.subject.stale
+    if stale is None:
+        return Theorem("tlb", _TLB, None, why_not="no VM ran under the checker of invalidations")
+    covered = {"stale": len(stale)}
+    witness = Witness(stale[0], remedy="do the invalidation that the edit owes") if stale else None
+    return Theorem("tlb", _TLB, not stale, covered, witness=witness)

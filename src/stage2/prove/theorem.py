@@ -1,0 +1,96 @@
+"""The record of a theorem: what it says, whether it holds, what was covered, and the witness that refutes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..address import Range
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """An address of a party: who, and where.
+
+    Args:
+        who: `VM linux`, `the hypervisor`.
+        address: GPA of a VM, HVA of the hypervisor.
+    """
+
+    who: str
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Why a theorem does not hold: one address at which anybody can look.
+
+    Args:
+        problem: what is so, a sentence.
+        seat: whose address; None where it is not about one.
+        hpa: the host memory that it is about.
+        other: the other party's address, where there is one.
+        owner: who holds the host memory.
+        slot: HPA of the entry that says so; None where the walk tells.
+        remedy: what makes it true again.
+        span: all host memory that it holds for around `hpa`, where that is known.
+    """
+
+    problem: str
+    seat: Seat | None = None
+    hpa: int | None = None
+    other: Seat | None = None
+    owner: str | None = None
+    slot: int | None = None
+    remedy: str = ""
+    span: Range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Theorem:
+    """One statement about all tables of a host.
+
+    Args:
+        name: `apart`, `owned`, `declared`, `wx`, `wellformed`, `tlb`, `dma`.
+        statement: what it says, a sentence.
+        holds: None where it does not apply.
+        covered: what was looked at: words to numbers.
+        assumed: what it takes for granted.
+        witness: why it does not hold.
+        why_not: why it does not apply.
+    """
+
+    name: str
+    statement: str
+    holds: bool | None
+    covered: Mapping[str, int] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    witness: Witness | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """All theorems about a host."""
+
+    theorems: tuple[Theorem, ...]
+
+    @property
+    def proved(self) -> bool:
+        """Whether none of them is refuted."""
+        return all(theorem.holds is not False for theorem in self.theorems)
+
+    def __getitem__(self, name: str) -> Theorem:
+        """A theorem by its name."""
+        return next(theorem for theorem in self.theorems if theorem.name == name)
+
+    def __str__(self) -> str:
+        """One line: what holds, or the first thing that does not and why."""
+        failed = next((theorem for theorem in self.theorems if theorem.holds is False), None)
+        if failed is not None:
+            return f"refuted: {failed.name}: {'' if failed.witness is None else failed.witness.problem}"
+        names: dict[bool | None, list[str]] = {True: [], None: []}
+        for theorem in self.theorems:
+            names[theorem.holds].append(theorem.name)
+        rest = f" ({', '.join(names[None])}: not applicable)" if names[None] else ""
+        return f"proved: {', '.join(names[True])}{rest}"

@@ -1,0 +1,71 @@
+"""A folder of `stage2 build` as the prover sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..address import Range
+from ..errors import TableImageError
+from ..prove.packing import U64Array
+from ..prove.subject import Space, Subject
+from .folder import LoadedWords, read_folder, read_own
+
+_ASSUMED = (
+    "the folder says which host memory tables lie in, and not who owns the rest",
+    "the rules of the table formats, which `stage2 conform` judges against real and emulated hardware",
+)
+
+
+class FileTables:
+    """The pieces of memory in a folder; each VM's and the hypervisor's are looked at one after the other.
+
+    Args:
+        parts: the pieces.
+    """
+
+    def __init__(self, parts: tuple[LoadedWords, ...]) -> None:
+        self._parts = parts
+
+    def contains(self, address: int, size: int = 1) -> bool:
+        return any(part.contains(address, size) for part in self._parts)
+
+    def word_at(self, hpa: int) -> int | None:
+        return next((word for part in self._parts if (word := part.word_at(hpa)) is not None), None)
+
+    def tables(self, addresses: U64Array, entries: int) -> U64Array:
+        rows = [self._table(int(at), 8 * entries) for at in addresses.tolist()]
+        return np.frombuffer(b"".join(rows), "<u8").astype(np.uint64).reshape(len(rows), entries)
+
+    def _table(self, at: int, size: int) -> bytes:
+        for part in self._parts:
+            found = part.pieces.find(at)
+            if found is not None and at + size <= found[0].end:
+                start, data = found[1]
+                return data[at - start : at - start + size]
+        raise AssertionError("only tables that are there are read")
+
+
+def subject_of_folder(folder: Path) -> Subject:
+    """What is proved of a folder.
+
+    Raises:
+        TableImageError: it is no such folder, or damaged.
+    """
+    try:
+        loaded = read_folder(folder)
+    except TableImageError:
+        raise
+    try:
+        own = read_own(folder)
+    except TableImageError:
+        own = None
+    spaces = tuple(Space(one.name, one.regime, one.regions, _spans(one)) for one in loaded)
+    mine = () if own is None else tuple(Space("", regime, (), _spans(own)) for regime in own.regimes)
+    source = FileTables((*loaded, *(() if own is None else (own,))))
+    return Subject(source, spaces, mine, assumed=_ASSUMED)
+
+
+def _spans(words: LoadedWords) -> tuple[Range, ...]:
+    return tuple(span for span, _ in words.pieces)
