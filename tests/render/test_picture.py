@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from stage2.address import GIB, KIB, MIB, Gpa, Range
 from stage2.cli.main import call
+from stage2.config.load import load_vm
 from stage2.flags import MappingFlags, MapType
+from stage2.forecast.map_ranges import MapRange, RangeKind, Stage2Map
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.render.picture.layout import COLUMN, LINE, Picture, fitted, lay_out, text_width
 from stage2.render.picture.made import MAX_RUNS, made_spaces
-from stage2.render.picture.parties import CHOSEN, Kind, Party, Space
+from stage2.render.picture.parties import CHOSEN, Kind, Party, Space, declared_spaces
 from stage2.render.picture.svg import picture_svg
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion
@@ -332,6 +334,19 @@ def test_a_picture_of_no_vm_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "d.toml").write_text("smp = 4\nticks-per-sec = 1000\n")
     assert call(["show", str(tmp_path / "d.toml"), "--svg", str(tmp_path / "p.svg")]) == 2
     assert "there is no VM to draw: name a VM file beside --svg" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_a_board_maps_besides_is_drawn_around_what_is_declared(vm: str) -> None:
+    planned = load_vm(Path(vm))
+    bus = MapRange(
+        Range(0x0FFF_F000, 0x1000_2000), RangeKind.PASSTHROUGH, 0x0FFF_F000, R | W | D, "/soc", "it is a bus"
+    )
+    (space,), host = declared_spaces([planned], None, [Stage2Map(Range(0, GIB), "", (bus,))])
+    assert host == []
+    besides = [party for party in space.parties if party.name == "/soc (by the host's tree)"]
+    assert [(one.span, one.hpa, one.kind) for one in besides] == [
+        (span, span, Kind.PASSTHROUGH) for span in (Range(0x0FFF_F000, 0x1000_0000), Range(0x1000_1000, 0x1000_2000))
+    ]
 
 
 def test_build_draws_what_the_tables_have(vm: str, tmp_path: Path) -> None:

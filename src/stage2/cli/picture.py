@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
+    from ..forecast.map_ranges import Stage2Map
     from ..vm.host import Host
 
 
@@ -26,7 +27,12 @@ def require_svg(file: Path) -> None:
         raise ConfigError("the picture is SVG: give --svg a name that ends in .svg", file=os.fspath(file))
 
 
-def write_picture(file: Path, vms: Sequence[PlannedVm], host: PlatformConfig | BoardConfig | None) -> None:
+def write_picture(
+    file: Path,
+    vms: Sequence[PlannedVm],
+    host: PlatformConfig | BoardConfig | None,
+    maps: Sequence[Stage2Map | None],
+) -> None:
     """Write the picture of what VMs declare, as they lie on a host.
 
     Raises:
@@ -38,7 +44,7 @@ def write_picture(file: Path, vms: Sequence[PlannedVm], host: PlatformConfig | B
 
     if not vms:
         raise ConfigError("there is no VM to draw: name a VM file beside --svg", file=os.fspath(file))
-    write_whole(file, picture_svg(*declared_spaces(vms, host)))
+    write_whole(file, picture_svg(*declared_spaces(vms, host, maps)))
 
 
 def write_made_picture(file: Path, host: Host) -> None:

@@ -125,9 +125,9 @@ def show(
             formats.append(_format(vm, host, named, named_cpu))
             shown.append(render_vm(vm, _fetched(vm), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
-    if svg is not None:
-        write_picture(svg, vms, host)
     maps = _maps(vms, formats, host, tree)
+    if svg is not None:
+        write_picture(svg, vms, host, maps)
     problem, notices = _together(vms, formats, host, named, named_cpu)
     found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
     if json_output:

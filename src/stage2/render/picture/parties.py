@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import zip_longest
 
 from ...address import Range
 from ...config.board import BoardConfig
 from ...config.platform import PlatformConfig
 from ...config.regions import PlannedVm
 from ...flags import MappingFlags, MapType
+from ...forecast.map_ranges import RangeKind, Stage2Map
 from ...hypervisor.layout import of_platform
+from ...ranges import RangeMap
 from ...space.region import MemoryRegion
 
 CHOSEN = "frames not chosen yet"
@@ -69,15 +72,23 @@ _KINDS = {
 
 
 def declared_spaces(
-    vms: Sequence[PlannedVm], platform: PlatformConfig | BoardConfig | None
+    vms: Sequence[PlannedVm],
+    platform: PlatformConfig | BoardConfig | None,
+    maps: Sequence[Stage2Map | None] = (),
 ) -> tuple[list[Space], list[Party]]:
     """What VM files declare, and what is the host's own: the spaces of the VMs, and the host's parties.
 
     Args:
         vms: as they lie on the host.
         platform: the host; None, or a board file, where nobody says what is in its memory.
+        maps: the VMs' stage-2 maps that will be, where the host's tree is known: what they map besides is there too.
     """
-    spaces = [Space(f"VM {vm.id} {vm.name}", tuple(_party(vm, region) for region in vm.plan.regions)) for vm in vms]
+    spaces = []
+    for vm, made in zip_longest(vms, maps[: len(vms)]):
+        found = [_party(vm, region) for region in vm.plan.regions]
+        if made is not None:
+            found += _mapped_besides(vm, made)
+        spaces.append(Space(f"VM {vm.id} {vm.name}", tuple(found)))
     own: list[Party] = []
     if isinstance(platform, PlatformConfig):
         own += [Party(one.who, one.span, Kind.RESERVED) for one in platform.reserved]
@@ -101,3 +112,18 @@ def _party(vm: PlannedVm, region: MemoryRegion) -> Party:
     if region.host_range is None:
         chosen = f"share {region.name}: {CHOSEN}" if kind is Kind.SHARE else CHOSEN
     return Party(name, region.range, kind, region.flags, region.host_range, chosen)
+
+
+def _mapped_besides(vm: PlannedVm, made: Stage2Map) -> list[Party]:
+    """What a board will map for a VM outside what its file declares: devices of the host's tree."""
+    declared: RangeMap[None] = RangeMap()
+    for region in vm.plan.regions:
+        declared.add(region.range, None)
+    found = []
+    for one in made.mappings:
+        kind = Kind.PASSTHROUGH if one.kind is RangeKind.PASSTHROUGH else Kind.RAM
+        for span in declared.gaps(one.span):
+            hpa = one.at(span).hpa
+            behind, chosen = (None, CHOSEN) if hpa is None else (Range.sized(hpa, span.size), "")
+            found.append(Party(f"{one.name} (by the host's tree)", span, kind, one.flags, behind, chosen))
+    return found
