@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_span
+from .picture import require_svg, write_made_picture
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def build(
     reserve: Annotated[list[str] | None, Parameter(negative="")] = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    svg: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -89,6 +91,8 @@ def build(
     define
         NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
         asked. May be given several times.
+    svg
+        File that gets a picture besides: the VMs' memory beside the host's, as the tables have it.
     json_output
         Print the manifest instead of a summary.
     """
@@ -103,6 +107,8 @@ def build(
     from ..vm.own_space import own_space, says_own_space
     from .hosts import build_host
 
+    if svg is not None:
+        require_svg(svg)
     # It is not closed: the process ends, and what it had goes with it.
     make = partial(
         build_host,
@@ -140,6 +146,8 @@ def build(
         )
     contents = collect(host.vms)
     write_folder(output, files_of(contents, own))
+    if svg is not None:
+        write_made_picture(svg, host)
     if json_output:
         print(json_text("build", parts_of(contents, own)))
         return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import ImageError, Stage2Error
+from .picture import require_svg, write_picture
 from .vm_files import GenerationName, load_machine, load_vms
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def show(
     cpu: str | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    svg: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what configuration files were understood to say. Needs neither images nor an architecture.
@@ -66,6 +68,8 @@ def show(
     define
         NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
         asked. May be given several times.
+    svg
+        File that gets a picture besides: what the VM files declare, beside the host's memory.
     json_output
         Print JSON instead of tables.
     """
@@ -85,6 +89,8 @@ def show(
     from ..render.stage2_map import render_map
     from ..render.tables import print_renderable, stack, text
 
+    if svg is not None:
+        require_svg(svg)
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[Json] = []
@@ -120,6 +126,8 @@ def show(
             shown.append(render_vm(vm, _fetched(vm), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
     maps = _maps(vms, formats, host, tree)
+    if svg is not None:
+        write_picture(svg, vms, host, maps)
     problem, notices = _together(vms, formats, host, named, named_cpu)
     found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
     if json_output:

@@ -1,0 +1,60 @@
+"""`--svg`: VMs and their host as a picture in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..config.board import BoardConfig
+    from ..config.platform import PlatformConfig
+    from ..config.regions import PlannedVm
+    from ..forecast.map_ranges import Stage2Map
+    from ..vm.host import Host
+
+
+def require_svg(file: Path) -> None:
+    """Refuse a file that other programs would not take for a picture, before any work is done.
+
+    Raises:
+        ConfigError: its name does not end in .svg.
+    """
+    if file.suffix.lower() != ".svg":
+        raise ConfigError("the picture is SVG: give --svg a name that ends in .svg", file=os.fspath(file))
+
+
+def write_picture(
+    file: Path,
+    vms: Sequence[PlannedVm],
+    host: PlatformConfig | BoardConfig | None,
+    maps: Sequence[Stage2Map | None],
+) -> None:
+    """Write the picture of what VMs declare, as they lie on a host.
+
+    Raises:
+        ConfigError: there is no VM, or the file cannot be written.
+    """
+    from ..render.picture.parties import declared_spaces
+    from ..render.picture.svg import picture_svg
+    from .write_whole import write_whole
+
+    if not vms:
+        raise ConfigError("there is no VM to draw: name a VM file beside --svg", file=os.fspath(file))
+    write_whole(file, picture_svg(*declared_spaces(vms, host, maps)))
+
+
+def write_made_picture(file: Path, host: Host) -> None:
+    """Write the picture of VMs with their tables.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    from ..render.picture.made import made_spaces
+    from ..render.picture.svg import picture_svg
+    from .write_whole import write_whole
+
+    write_whole(file, picture_svg(*made_spaces(host)))

@@ -1,0 +1,129 @@
+"""What a picture of memory is of: spaces, and who has which range of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import zip_longest
+
+from ...address import Range
+from ...config.board import BoardConfig
+from ...config.platform import PlatformConfig
+from ...config.regions import PlannedVm
+from ...flags import MappingFlags, MapType
+from ...forecast.map_ranges import RangeKind, Stage2Map
+from ...hypervisor.layout import of_platform
+from ...ranges import RangeMap
+from ...space.region import MemoryRegion
+
+CHOSEN = "frames not chosen yet"
+"""The memory behind regions for which no declaration names an HPA."""
+
+
+class Kind(Enum):
+    """What a range is; the value is its word in the legend."""
+
+    RAM = "RAM"
+    ROM = "ROM"
+    SHARE = "share"
+    PASSTHROUGH = "passed-through device"
+    EMULATED = "emulated device (not mapped)"
+    TABLES = "page tables"
+    HYPERVISOR = "hypervisor"
+    RESERVED = "reserved"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Somebody with a range of a space.
+
+    Args:
+        name: what it is called.
+        span: its addresses: GPAs in a VM's space, HPAs in the host's.
+        kind: what it is.
+        flags: what may be done there; None where nobody says.
+        hpa: the host memory behind it; None for none, or where it cannot be known.
+        chosen: what to call the host memory behind it whose place cannot be known; empty for none.
+    """
+
+    name: str
+    span: Range
+    kind: Kind
+    flags: MappingFlags | None = None
+    hpa: Range | None = None
+    chosen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A VM's address space: its title and who has something in it, in any order."""
+
+    title: str
+    parties: tuple[Party, ...]
+
+
+_KINDS = {
+    MapType.ROM: Kind.ROM,
+    MapType.SHARE: Kind.SHARE,
+    MapType.MMIO: Kind.PASSTHROUGH,
+    MapType.EMULATED: Kind.EMULATED,
+}
+
+
+def declared_spaces(
+    vms: Sequence[PlannedVm],
+    platform: PlatformConfig | BoardConfig | None,
+    maps: Sequence[Stage2Map | None] = (),
+) -> tuple[list[Space], list[Party]]:
+    """What VM files declare, and what is the host's own: the spaces of the VMs, and the host's parties.
+
+    Args:
+        vms: as they lie on the host.
+        platform: the host; None, or a board file, where nobody says what is in its memory.
+        maps: the VMs' stage-2 maps that will be, where the host's tree is known: what they map besides is there too.
+    """
+    spaces = []
+    for vm, made in zip_longest(vms, maps[: len(vms)]):
+        found = [_party(vm, region) for region in vm.plan.regions]
+        if made is not None:
+            found += _mapped_besides(vm, made)
+        spaces.append(Space(f"VM {vm.id} {vm.name}", tuple(found)))
+    own: list[Party] = []
+    if isinstance(platform, PlatformConfig):
+        own += [Party(one.who, one.span, Kind.RESERVED) for one in platform.reserved]
+        kernel = None if platform.kernel_paddr is None else of_platform(platform).hpa
+        if kernel is not None:
+            own.append(Party("hypervisor", kernel, Kind.HYPERVISOR))
+    return spaces, own
+
+
+def kind_of(region: MemoryRegion) -> Kind:
+    """What a region is."""
+    return _KINDS.get(region.map_type, Kind.RAM)
+
+
+def _party(vm: PlannedVm, region: MemoryRegion) -> Party:
+    kind = kind_of(region)
+    name = region.label + (" (place assumed)" if vm.plan.is_assumed(region) else "")
+    if not region.map_type.is_mapped:
+        return Party(name, region.range, kind)
+    chosen = ""
+    if region.host_range is None:
+        chosen = f"share {region.name}: {CHOSEN}" if kind is Kind.SHARE else CHOSEN
+    return Party(name, region.range, kind, region.flags, region.host_range, chosen)
+
+
+def _mapped_besides(vm: PlannedVm, made: Stage2Map) -> list[Party]:
+    """What a board will map for a VM outside what its file declares: devices of the host's tree."""
+    declared: RangeMap[None] = RangeMap()
+    for region in vm.plan.regions:
+        declared.add(region.range, None)
+    found = []
+    for one in made.mappings:
+        kind = Kind.PASSTHROUGH if one.kind is RangeKind.PASSTHROUGH else Kind.RAM
+        for span in declared.gaps(one.span):
+            hpa = one.at(span).hpa
+            behind, chosen = (None, CHOSEN) if hpa is None else (Range.sized(hpa, span.size), "")
+            found.append(Party(f"{one.name} (by the host's tree)", span, kind, one.flags, behind, chosen))
+    return found
