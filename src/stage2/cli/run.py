@@ -161,7 +161,6 @@ def run_configs(
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
     from ..render.tables import print_renderable, text
     from ..space.region import Populate
-    from ..tlb.trace import EditTrace
     from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
     from ..vm.images import check_images, read_images
@@ -181,7 +180,12 @@ def run_configs(
         defconfig,
     )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
-    trace = None if trace_edits is None else EditTrace(trace_edits)
+    trace = None
+    if trace_edits is not None:
+        # It knows the instructions of every architecture, which a run by itself does without.
+        from ..tlb.trace import EditTrace
+
+        trace = EditTrace(trace_edits)
     with trace or nullcontext():
         with build(
             configs,

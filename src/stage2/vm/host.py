@@ -33,7 +33,6 @@ from ..ranges import RangeMap
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
-from ..tlb.trace import EditTrace
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
@@ -42,6 +41,7 @@ from .vm import Vm
 if TYPE_CHECKING:
     from ..hypervisor.space import HypervisorSpace
     from ..prove.theorem import Proof
+    from ..tlb.trace import EditTrace
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
