@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stage2 import AddressSpace, FrameAllocator, MappingFlags, MapType, MemoryRegion, PhysicalMemory, Populate
 from stage2.address import Gpa, Range
-from stage2.prove.scan import Scan, scan
+from stage2.prove.scan import Scan, joined, scan
 from stage2.prove.source import HostTables
 
 FORMATS = ("sv39x4", "sv48x4", "ept4", "npt4", "arm-s2-4k-40", "arm-s2-16k-40", "arm-s2-64k-48")
@@ -37,7 +37,8 @@ def test_a_scan_finds_what_the_listing_finds(name: str, data: st.DataObject) -> 
             first = data.draw(st.integers(0, start // page - 1)) * page
             space.unmap(Gpa(first), page)
         found = scanned(space)
-        np.testing.assert_array_equal(found.rows, space.page_table.rows())
+        # The listing's own joining takes leaves of different levels together; a scan's ranges have one level each.
+        np.testing.assert_array_equal(found.rows, joined(space.page_table.rows(merge=False)))
         statistics = space.page_table.statistics()
         assert (found.leaves, len(found.tables)) == (sum(statistics.leaves.values()), statistics.tables)
         assert found.wrong == []
