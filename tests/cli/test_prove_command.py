@@ -144,3 +144,32 @@ def test_what_is_no_certificate_is_one_line(files: list[str], capsys: pytest.Cap
         assert capsys.readouterr().err.count("\n") == 1
     assert call(["prove", "out", "--certificate", "proof"]) == 2
     assert "ends in .json" in capsys.readouterr().err
+
+
+PLATFORM = """\
+arch = "riscv64"
+platform = "board"
+[plat]
+phys-memory-base = 0x8000_0000
+phys-memory-size = 0x800_0000
+kernel-base-paddr = 0x8020_0000
+kernel-base-vaddr = "0xffff_ffc0_8020_0000"
+phys-virt-offset = "0xffff_ffc0_0000_0000"
+[devices]
+mmio-regions = [[0x1000_0000, 0x1000]]
+"""
+
+
+def test_damaged_tables_of_the_hypervisor_are_an_error_and_not_left_out(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("board.toml").write_text(PLATFORM)
+    assert call(["build", *files, "--platform", "board.toml", "-o", "out"]) == 0
+    capsys.readouterr()
+    assert call(["prove", "out"]) == 0
+    assert "wx holds" in capsys.readouterr().out
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    segment = Path("out", manifest["hypervisor"]["halves"][0]["segments"][0]["file"])
+    segment.write_bytes(bytes(len(segment.read_bytes())))
+    assert call(["prove", "out"]) == 2
+    assert "SHA-256" in capsys.readouterr().err

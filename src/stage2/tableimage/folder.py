@@ -177,6 +177,15 @@ def read_folder(folder: Path) -> list[LoadedTables]:
     ]
 
 
+def holds_own(folder: Path) -> bool:
+    """Whether what `write_folder` wrote has tables of the hypervisor's own.
+
+    Raises:
+        TableImageError: it is no such folder.
+    """
+    return _manifest(folder).get(own.KEY) is not None
+
+
 def read_own(folder: Path) -> LoadedOwn:
     """Read the hypervisor's own tables from what `write_folder` wrote.
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ..address import Range
-from ..errors import TableImageError
 from ..prove.packing import U64Array
 from ..prove.subject import Space, Subject
-from .folder import LoadedWords, read_folder, read_own
+from .folder import LoadedWords, holds_own, read_folder, read_own
 
 _ASSUMED = (
     "the folder says which host memory tables lie in, and not who owns the rest",
@@ -53,14 +52,8 @@ def subject_of_folder(folder: Path) -> Subject:
     Raises:
         TableImageError: it is no such folder, or damaged.
     """
-    try:
-        loaded = read_folder(folder)
-    except TableImageError:
-        raise
-    try:
-        own = read_own(folder)
-    except TableImageError:
-        own = None
+    loaded = read_folder(folder)
+    own = read_own(folder) if holds_own(folder) else None
     spaces = tuple(Space(one.name, one.regime, one.regions, _spans(one)) for one in loaded)
     mine = () if own is None else tuple(Space("", regime, (), _spans(own)) for regime in own.regimes)
     source = FileTables((*loaded, *(() if own is None else (own,))))
