@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import statistics
 import sys
 import tempfile
 import tomllib
@@ -23,7 +22,7 @@ from stage2.cli.vm_files import load_machine, read_vms
 from stage2.images.fdt import Node, flatten
 
 from .measure import Row
-from .starts import STAGE2, Start, run
+from .starts import STAGE2, Start, beside, run
 
 FILES, VMS, NODES = 1000, 20, 200
 GOALS_S = {"check 1,000 VM files": 2.0, "check 20 VMs on 200 nodes": 1.0}
@@ -126,15 +125,5 @@ def check_starts(runs: int) -> list[Start]:
             command = (*STAGE2, "check", *make(folder))
             run(command, folder, folder)
             pairs = [(run(command, folder, folder), run(numpy, folder, folder)) for _ in range(runs)]
-            found.append(
-                Start(
-                    name,
-                    statistics.median(own[0] for own, _ in pairs),
-                    statistics.median(own[1] for own, _ in pairs),
-                    statistics.median(own[0] / bare[0] for own, bare in pairs),
-                    statistics.median(own[1] / bare[1] for own, bare in pairs),
-                    GOALS_S[name],
-                    runs,
-                )
-            )
+            found.append(beside(name, pairs, GOALS_S[name]))
     return found

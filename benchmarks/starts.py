@@ -51,7 +51,30 @@ class Start:
     runs: int
 
 
-def run(command: Sequence[str], folder: Path, cache: Path) -> tuple[float, float]:
+Times = tuple[float, float]
+"""(wall clock, user and system time) of one process, seconds."""
+
+
+def beside(name: str, pairs: Sequence[tuple[Times, Times]], goal: float) -> Start:
+    """A command that ran in turns with `import numpy`.
+
+    Args:
+        name: the command.
+        pairs: its times, and the other's right after.
+        goal: as in `Start`.
+    """
+    return Start(
+        name,
+        statistics.median(own[0] for own, _ in pairs),
+        statistics.median(own[1] for own, _ in pairs),
+        statistics.median(own[0] / bare[0] for own, bare in pairs),
+        statistics.median(own[1] / bare[1] for own, bare in pairs),
+        goal,
+        len(pairs),
+    )
+
+
+def run(command: Sequence[str], folder: Path, cache: Path) -> Times:
     """(wall clock, user and system time) of one process, seconds.
 
     Raises:
@@ -98,15 +121,5 @@ def warm_starts(runs: int) -> list[Start]:
             command = (*STAGE2, *arguments)
             run(command, folder, cache)
             pairs = [(run(command, folder, cache), run(numpy, folder, cache)) for _ in range(runs)]
-            found.append(
-                Start(
-                    name,
-                    statistics.median(own[0] for own, _ in pairs),
-                    statistics.median(own[1] for own, _ in pairs),
-                    statistics.median(own[0] / bare[0] for own, bare in pairs),
-                    statistics.median(own[1] / bare[1] for own, bare in pairs),
-                    WARM_GOALS[name],
-                    runs,
-                )
-            )
+            found.append(beside(name, pairs, WARM_GOALS[name]))
     return found

@@ -53,32 +53,34 @@ def _beside(vm: str, region: RegionDeclaration, beside: Mapping[int, tuple[int, 
     if len(sizes) != 1 or sizes[0][1] == region.size:
         return
     found, _ = sizes[0]
-    who = Party(f"{region.name} of {vm}")
-    told = Location(place.file, place.line, column + 1 + found.start(), len(found[0]), "the comment")
-    yield Finding(
-        SIZE,
-        f"{who} has {format_size(region.size)} ({region.size:#x}), and the comment beside it says {shown(found[0])}",
-        (who,),
-        locations=(Location.of(place, who.name), told),
-        fix="correct whichever is wrong",
-        edit=FixIt(told, format_size(region.size)),
-    )
+    is_now = f"{format_size(region.size)} ({region.size:#x})"
+    yield _differs(SIZE, vm, region, is_now, (column, found), shown(found[0]), format_size(region.size))
 
 
 def _map_type(vm: str, region: RegionDeclaration, column: int, comment: str) -> Iterator[Finding]:
-    named = list(_MAP_TYPE.finditer(comment))
-    if len(named) != 1 or named[0][0] == region.map_type.name or region.map_type.number is None:
-        return
-    who = Party(f"{region.name} of {vm}")
-    told = Location(
-        region.place.file, region.place.line, column + 1 + named[0].start(), len(named[0][0]), "the comment"
-    )
-    yield Finding(
-        MAP_TYPE,
-        f"{who} has map_type {region.map_type.number} ({region.map_type.name}), and the comment beside it says "
-        f"{named[0][0]}",
+    named, kind = list(_MAP_TYPE.finditer(comment)), region.map_type
+    if len(named) == 1 and named[0][0] != kind.name and kind.number is not None:
+        is_now = f"map_type {kind.number} ({kind.name})"
+        yield _differs(MAP_TYPE, vm, region, is_now, (column, named[0]), named[0][0], kind.name)
+
+
+def _differs(
+    rule: Rule,
+    vm: str,
+    region: RegionDeclaration,
+    is_now: str,
+    beside: tuple[int, re.Match[str]],
+    says: str,
+    right: str,
+) -> Finding:
+    """A region that has something else than the comment beside it says; the edit writes what it has."""
+    place, who, (column, found) = region.place, Party(f"{region.name} of {vm}"), beside
+    told = Location(place.file, place.line, column + 1 + found.start(), len(found[0]), "the comment")
+    return Finding(
+        rule,
+        f"{who} has {is_now}, and the comment beside it says {says}",
         (who,),
-        locations=(Location.of(region.place, who.name), told),
+        locations=(Location.of(place, who.name), told),
         fix="correct whichever is wrong",
-        edit=FixIt(told, region.map_type.name),
+        edit=FixIt(told, right),
     )

@@ -10,8 +10,8 @@ from ..errors import ImageError
 from ..flags import MapType
 from ..images.fdt_walk import Placed, dma_windows
 from ..images.host_tree import HostTree
-from .finding import Finding, Party, Rule, Severity
-from .given import Gift, gifts, in_tree, named
+from .finding import Finding, Rule, Severity
+from .given import Gift, about_nodes, gifts, named
 from .setup import Setup
 
 ELSEWHERE = Rule(
@@ -80,25 +80,21 @@ def check_dma(setup: Setup) -> Iterator[Finding]:
             (behind if {"iommus", "iommu-map"} & node.node.properties.keys() else bare).append(node)
         if behind:
             text = f"gives {named(behind)}, whose DMA passes an IOMMU that is not the guest's"
-            yield _told(setup, WITHOUT_IOMMU, gift, text, behind, "see that the hypervisor programs it for this VM")
+            yield about_nodes(
+                setup, WITHOUT_IOMMU, gift, text, behind, "see that the hypervisor programs it for this VM"
+            )
         moved = [one.range for one in vm.plan.regions if one.map_type is MapType.MAP_ALLOC]
         if bare and moved:
             meets = _meets(owners, setup.tree, gift, moved)
             text = f"gives {named(bare)}, whose DMA to the VM's RAM at GPA {moved[0]} goes to the same HPA: {meets}"
-            yield _told(setup, ELSEWHERE, gift, text, bare, "map the VM's RAM one to one (map_type 1)", moved[0])
+            yield about_nodes(setup, ELSEWHERE, gift, text, bare, "map the VM's RAM one to one (map_type 1)", moved[0])
         free = [node for node in bare if _dma_windows(setup.tree, node, windows) is None]
         if free and not moved:
             text = f"gives {named(free)}, whose DMA reaches all of the host's RAM{_others(owners, vm)}"
-            yield _told(setup, UNGUARDED, gift, text, free, "give it only to a guest that you trust, or emulate it")
+            yield about_nodes(
+                setup, UNGUARDED, gift, text, free, "give it only to a guest that you trust, or emulate it"
+            )
         yield from _reach(setup, setup.tree, gift, vm, bare, windows)
-
-
-def _told(
-    setup: Setup, rule: Rule, gift: Gift, what: str, nodes: Sequence[Placed], fix: str, overlap: Range | None = None
-) -> Finding:
-    parties = (gift.party, *(Party(node.path, (node.ranges or (None,))[0]) for node in nodes))
-    places = (gift.location, *(in_tree(setup, node.path) for node in nodes))
-    return Finding(rule, f"{gift.party} {what}", parties, overlap, places, fix)
 
 
 def _owners(setup: Setup) -> Iterator[_Owned]:
@@ -147,7 +143,7 @@ def _reach(
         if beyond is not None:
             known = ", ".join(map(str, windows)) or "nothing"
             text = f"gives {node.path}, whose DMA reaches {known}, and RAM is at {beyond}"
-            yield _told(setup, REACH, gift, text, [node], "move the RAM to where the device reaches it")
+            yield about_nodes(setup, REACH, gift, text, [node], "move the RAM to where the device reaches it")
 
 
 def _dma_windows(tree: HostTree, node: Placed, known: _Windows) -> tuple[Range, ...] | None:

@@ -17,7 +17,7 @@ from ..images.host_nodes import is_device, node_paths
 from ..images.host_tree import HostTree
 from ..place import Place
 from ..ranges import RangeIndex
-from .finding import Location, Party
+from .finding import Finding, FixIt, Location, Party, Rule
 from .setup import Setup
 
 T = TypeVar("T")
@@ -156,3 +156,19 @@ def in_tree(setup: Setup, path: str) -> Location:
     """Where a node stands: the tree's file, with the line where the tree is source that shows it."""
     assert setup.tree is not None, "only where a tree is given"
     return Location(setup.tree.file, setup.tree_lines.get(path), says=path)
+
+
+def about_nodes(
+    setup: Setup,
+    rule: Rule,
+    gift: Gift,
+    what: str,
+    nodes: Sequence[Placed],
+    fix: str,
+    overlap: Range | None = None,
+    edit: FixIt | None = None,
+) -> Finding:
+    """A finding about an entry and some nodes; the other arguments are those of `Finding`."""
+    parties = (gift.party, *(Party(node.path, (node.ranges or (None,))[0]) for node in nodes))
+    places = (gift.location, *(in_tree(setup, node.path) for node in nodes))
+    return Finding(rule, f"{gift.party} {what}", parties, overlap, places, fix, edit=edit)

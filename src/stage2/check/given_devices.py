@@ -12,7 +12,7 @@ from ..images.host_tree import HostTree
 from ..place import Rewrite
 from ..ranges import RangeIndex
 from .finding import Finding, FixIt, Location, Party, Rule, Severity
-from .given import Gift, Looks, gifts, in_tree, named
+from .given import Gift, Looks, about_nodes, gifts, in_tree, named
 from .setup import Setup
 
 KEPT = Rule(
@@ -72,21 +72,16 @@ def check_given_devices(setup: Setup) -> Iterator[Finding]:
         off = [node for node in gift.nodes if not setup.tree.enabled(node)]
         if off:
             text = f"gives {named(off)}, which the host's tree disables"
-            yield _told(setup, DISABLED, gift, text, off, "take it out", drop=gift.is_one_of(off))
+            yield about_nodes(setup, DISABLED, gift, text, off, "take it out", edit=_without(gift, off))
         beside = _neighbours(gift, near, has[id(gift.vm)], looks[id(gift.vm)])
         for node, span, pages in beside:
             owner = next((one for one in giving.get(node.path, ()) if one.vm is not gift.vm), None)
             yield _neighbour(setup, gift, node, span, pages, owner)
 
 
-def _told(
-    setup: Setup, rule: Rule, gift: Gift, what: str, nodes: Sequence[Placed], fix: str, *, drop: bool = False
-) -> Finding:
-    """A finding about an entry and some nodes; `drop` where all is well without the entry."""
-    parties = (gift.party, *(Party(node.path, (node.ranges or (None,))[0]) for node in nodes))
-    places = [gift.location, *(in_tree(setup, node.path) for node in nodes)]
-    edit = FixIt.of(Rewrite(gift.place, "")) if drop else None
-    return Finding(rule, f"{gift.party} {what}", parties, locations=tuple(places), fix=fix, edit=edit)
+def _without(gift: Gift, nodes: Sequence[Placed]) -> FixIt | None:
+    """The file without an entry, where that names one of these nodes itself."""
+    return FixIt.of(Rewrite(gift.place, "")) if gift.is_one_of(nodes) else None
 
 
 def _kept(setup: Setup, gift: Gift) -> Iterator[Finding]:
@@ -97,7 +92,7 @@ def _kept(setup: Setup, gift: Gift) -> Iterator[Finding]:
     ]
     if kept:
         text = f"gives {named(kept)}, which the hypervisor needs for itself"
-        yield _told(setup, KEPT, gift, text, kept, "take it out", drop=gift.is_one_of(kept))
+        yield about_nodes(setup, KEPT, gift, text, kept, "take it out", edit=_without(gift, kept))
 
 
 def _interrupts(setup: Setup, tree: HostTree, gift: Gift, has: set[str]) -> Iterator[Finding]:
@@ -120,7 +115,7 @@ def _interrupts(setup: Setup, tree: HostTree, gift: Gift, has: set[str]) -> Iter
             lacking |= without
     if lacking:
         text = f"gives {named(users)} without {named(list(lacking.values()))}, which takes its interrupts"
-        yield _told(setup, INTERRUPT_PARENT, gift, text, [*users, *lacking.values()], "give the controller too")
+        yield about_nodes(setup, INTERRUPT_PARENT, gift, text, [*users, *lacking.values()], "give the controller too")
 
 
 def _memory(
@@ -141,7 +136,7 @@ def _memory(
                 continue
             text = f"gives {node.path} without its memory-region {area.path}, HPA {span}"
             fix = f"map it one to one: a region of map_type 2 at {span.start:#x} of {span.size:#x} bytes"
-            yield _told(setup, MEMORY_REGION, gift, text, [node, area], fix)
+            yield about_nodes(setup, MEMORY_REGION, gift, text, [node, area], fix)
 
 
 def _neighbours(

@@ -37,6 +37,9 @@ def _faults(world: World, everybody: tuple[Scanned, ...]) -> Iterator[Witness]:
                 f"{one.space.who}: {wrong.problem}", seat, owner=world.owner_of(wrong.slot), slot=wrong.slot,
                 remedy="write the entry anew",
             )  # fmt: skip
+        frames: RangeMap[None] = RangeMap()
+        for part in one.space.frames or ():
+            frames.set(part, None)
         for span in _spans(one):
             for met, other in held.overlapping(span):
                 both = met.intersection(span)
@@ -45,7 +48,7 @@ def _faults(world: World, everybody: tuple[Scanned, ...]) -> Iterator[Witness]:
                 yield Witness(text, hpa=both.start, owner=world.owner_of(both.start), remedy="give each its own tables")
             for gap in held.gaps(span):
                 held.add(gap, number)
-            yield from _frames(world, one, span)
+            yield from _frames(world, one, frames, span)
 
 
 def _spans(one: Scanned) -> Iterator[Range]:
@@ -64,14 +67,10 @@ def _spans(one: Scanned) -> Iterator[Range]:
         yield joined
 
 
-def _frames(world: World, one: Scanned, span: Range) -> Iterator[Witness]:
+def _frames(world: World, one: Scanned, frames: RangeMap[None], span: Range) -> Iterator[Witness]:
     """Tables outside the frames that are held for them."""
-    frames = one.space.frames
-    if frames is not None:
-        known: RangeMap[None] = RangeMap()
-        for held in frames:
-            known.set(held, None)
-        for gap in known.gaps(span):
+    if one.space.frames is not None:
+        for gap in frames.gaps(span):
             text = f"{one.space.who} has a table at {gap}, which is none of its tables' frames"
             yield Witness(text, hpa=gap.start, owner=world.owner_of(gap.start), remedy="take the table out")
     if world.owners is None:

@@ -16,7 +16,8 @@ from typing import Any
 from ..config.regular_file import read_regular
 from ..errors import ConfigError
 from ..flags import MapType
-from ..formats.outcome import COMBINED, GROUPED, LEAF, NONE, TABLE
+from ..formats.outcome import COMBINED, GROUPED, LEAF, NONE, TABLE, USER_SHIFT
+from ..tables.mapping import ATTRIBUTES
 from .certificate import KEY, ROW, VERSION, details_of, identity
 from .source import TableSource
 from .subject import Space, Subject
@@ -25,7 +26,6 @@ _MASK = (1 << 64) - 1
 _MOST = 1 << 30
 """Limit: bytes of a certificate, or of its details."""
 _RIGHTS = 7
-_SUPERVISOR_AND_USER = 3
 
 Leaf = tuple[int, int, int, int]
 """Start, HPA, size, attributes with the level in bits 31:24."""
@@ -156,8 +156,8 @@ def _declared(space: Space, leaf: Leaf) -> None:
         region = space.region_at(gpa)
         if region is None:
             raise DisagreementError(f"{space.who} reaches GPA {gpa:#x}, where it declares nothing")
-        granted = int(fmt.permissions(attributes & 0xFF_FFFF, controls))
-        granted = (granted | granted >> _SUPERVISOR_AND_USER) & _RIGHTS
+        granted = int(fmt.permissions(attributes & ATTRIBUTES, controls))
+        granted = (granted | granted >> USER_SHIFT) & _RIGHTS
         if not region.map_type.is_mapped or granted & ~int(region.flags) & _RIGHTS:
             raise DisagreementError(f"{space.who} may do more at GPA {gpa:#x} than {region} says")
         if region.host_range is not None and hpa - gpa != region.host_range.start - region.start:
