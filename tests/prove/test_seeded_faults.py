@@ -21,8 +21,9 @@ from stage2.flags import MappingFlags, MapType
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.prove.certificate import certificate
 from stage2.prove.prover import prove_world
-from stage2.prove.subject import Subject, World
+from stage2.prove.subject import Subject
 from stage2.prove.verify import DisagreementError, verify
+from stage2.prove.world import World
 from stage2.ranges import RangeMap
 from stage2.space.region import MemoryRegion, Populate
 from stage2.tables.explain import explain_stage
