@@ -62,10 +62,10 @@ generation = "seed"
 {share if count > 1 else ""}"""
 
 
-def host_of(name: str, count: int) -> Host:
+def host_of(name: str, count: int, page_size: int | None = None) -> Host:
     fmt = named_format(name)
     plans = [plan_vm(read_vm(parse_document(text_of(at, count), f"vm{at}.toml"))) for at in range(1, count + 1)]
-    return build(plans, arch=fmt.arch, options=Options(populate=Populate.EAGER, format=fmt))
+    return build(plans, arch=fmt.arch, options=Options(populate=Populate.EAGER, format=fmt, page_size=page_size))
 
 
 @dataclass
