@@ -37,7 +37,10 @@ class Recipe:
 
 
 RECIPES = {
-    "linux-riscv64": Recipe("riscv64", Release("trixie", "stable", "riscv64"), "linux-image-riscv64", "busybox-static")
+    "linux-riscv64": Recipe("riscv64", Release("trixie", "stable", "riscv64"), "linux-image-riscv64", "busybox-static"),
+    "linux-aarch64": Recipe(
+        "aarch64", Release("trixie", "stable", "arm64"), "linux-image-cloud-arm64", "busybox-static"
+    ),
 }
 
 

@@ -35,6 +35,7 @@ class QemuMachine:
 
     Args:
         emulator: which QEMU.
+        memory: its RAM, backed by a memory file; None for memory of its own.
 
     Raises:
         HostToolError: it is not there.
@@ -47,9 +48,10 @@ class QemuMachine:
     MAILBOX: ClassVar[int]
     """HPA of the mailbox page."""
 
-    def __init__(self, emulator: Emulator = OWN_QEMU) -> None:
+    def __init__(self, emulator: Emulator = OWN_QEMU, memory: PhysicalMemory | None = None) -> None:
         self._program = emulator.program(self.PROGRAM, self.PACKAGE)
-        self.memory = PhysicalMemory([self.RAM], backing="memfd")
+        self._owns_memory = memory is None
+        self.memory = PhysicalMemory([self.RAM], backing="memfd") if memory is None else memory
         self._log = os.memfd_create("qemu-log", os.MFD_CLOEXEC)
         self._child: Child | None = None
         self._words = self.memory.words
@@ -66,7 +68,7 @@ class QemuMachine:
             assert ram is not None
             data = [word for folder in self._program.share("qemu", "seabios") for word in ("-L", str(folder))]
             command = [*self._program.command, *data, *self.arguments(f"/proc/self/fd/{ram}", bell)]
-            self._child = Child(command, keep=(ram, bell), log=self._log)
+            self._child = Child(command, keep=(ram, bell, *self.descriptors()), log=self._log)
             theirs.close()
             self._wait(_START_S, "start")
             if self.word(mailbox.MAGIC) != mailbox.MAGIC_VALUE:
@@ -94,6 +96,10 @@ class QemuMachine:
     def arguments(self, ram: str, door: int) -> list[str]:
         """QEMU's arguments: `ram` is the path of the memory file, `door` the descriptor of the doorbell's socket."""
         raise NotImplementedError
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What QEMU inherits besides memory and doorbell, under the same numbers."""
+        return ()
 
     # --- commands --------------------------------------------------------------------------------------------
 
@@ -169,7 +175,8 @@ class QemuMachine:
             os.close(self._log)
             self._log = -1
         self._words = np.empty(0, np.uint64)
-        self.memory.close()
+        if self._owns_memory:
+            self.memory.close()
 
     def _end(self) -> None:
         if self._child is not None:

@@ -1,0 +1,174 @@
+"""QEMU's AArch64 board as a whole machine: a guest at EL1 owns what its stage 2 maps, our monitor has EL2."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..address import Hpa, Range
+from ..errors import EncodingError, MachineError
+from ..formats.invalidation import Operation
+from ..memory.physical import PhysicalMemory
+from . import mailbox
+from .aarch64 import OPERATIONS
+from .emulator import OWN_QEMU, Emulator
+from .mailbox import Command, Event
+from .qemu import QemuMachine
+
+MONITOR = Hpa(0x4020_0000)
+LIST = Range(0x4011_0000, 0x4020_0000)
+"""Where lists of operations are put."""
+OWN = Range(0x4000_0000, 0x4040_0000)
+"""What of RAM is the hypervisor's: the board's own device tree, mailbox, lists and monitor."""
+RAM_BASE = 0x4000_0000
+REGISTERS = ("HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1")
+"""The order of LOAD's registers."""
+_ELR, _SPSR = 31, 32
+"""Where they stand among the guest's words."""
+_SPINS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Why a guest stopped.
+
+    Args:
+        esr, far, hpfar: of EL2.
+        pc: the guest's.
+        spsr: its state.
+    """
+
+    esr: int
+    far: int
+    hpfar: int
+    pc: int
+    spsr: int
+
+
+class ArmBoard(QemuMachine):
+    """The `virt` board with one CPU.
+
+    Args:
+        memory: its RAM, which begins at `RAM_BASE`.
+        gic_version: 2 or 3.
+        cpu: QEMU's name of the CPU.
+        emulator: which QEMU.
+    """
+
+    PROGRAM = "qemu-system-aarch64"
+    PACKAGE = "qemu-system-arm"
+    MAILBOX = 0x4010_0000
+
+    def __init__(
+        self, memory: PhysicalMemory, *, gic_version: int = 3, cpu: str = "cortex-a72", emulator: Emulator = OWN_QEMU
+    ) -> None:
+        if memory.base != RAM_BASE or len(memory.ranges) != 1:
+            raise EncodingError(f"this board's RAM is one range from {RAM_BASE:#x} on")
+        self._gic_version, self._cpu = gic_version, cpu
+        self.console, self._theirs = socket.socketpair()
+        self.console.setblocking(False)
+        self._pending: list[tuple[int, int]] = []
+        super().__init__(emulator, memory)
+        self._theirs.close()
+
+    def prepare(self) -> None:
+        self.memory.write(MONITOR, (Path(__file__).parent / "monitors" / "run-aarch64.bin").read_bytes())
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._theirs.fileno(),)
+
+    def arguments(self, ram: str, door: int) -> list[str]:
+        size = self.memory.span
+        return [
+            "-machine", f"virt,virtualization=on,gic-version={self._gic_version},memory-backend=ram",
+            "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on",
+            "-m", str(size >> 20), "-smp", "1", "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
+            "-nodefaults", "-display", "none", "-monitor", "none",
+            "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", "chardev:console",
+            "-chardev", f"socket,id=door,fd={door}", "-device", "pci-serial,chardev=door,addr=1",
+            "-device", f"loader,addr={MONITOR:#x},cpu-num=0",
+        ]  # fmt: skip
+
+    def load(self, registers: Sequence[int], *, keep_tlb: bool = False) -> None:
+        super().load(registers, keep_tlb=keep_tlb)
+
+    # --- the guest ---------------------------------------------------------------------------------------------
+
+    def guest(self, number: int) -> int:
+        """A word of the guest's registers: x0 to x30."""
+        return self.word(mailbox.GUEST + 8 * number)
+
+    def set_guest(self, number: int, value: int) -> None:
+        self.set_word(mailbox.GUEST + 8 * number, value)
+
+    @property
+    def pc(self) -> int:
+        return self.guest(_ELR)
+
+    @pc.setter
+    def pc(self, value: int) -> None:
+        self.set_guest(_ELR, value)
+
+    @property
+    def spsr(self) -> int:
+        return self.guest(_SPSR)
+
+    @spsr.setter
+    def spsr(self, value: int) -> None:
+        self.set_guest(_SPSR, value)
+
+    def owe(self, operations: Iterable[Operation]) -> None:
+        """Note what edits owe: it is done before the guest runs on."""
+        for operation in operations:
+            if operation.name not in OPERATIONS:
+                raise EncodingError(f"{operation.name} is none of {', '.join(OPERATIONS)}")
+            number = OPERATIONS.index(operation.name)
+            self._pending += [(number, operand) for operand in operation.operands()]
+
+    def resume(self) -> None:
+        """Let the guest run, after the operations that are owed."""
+        count = min(len(self._pending), LIST.size // mailbox.OPERATION_ENTRY.itemsize)
+        if count:
+            at = LIST.start
+            for number, operand in self._pending[:count]:
+                self.memory.store_u64(Hpa(at), number)
+                self.memory.store_u64(Hpa(at + 8), operand & (1 << 64) - 1)
+                at += mailbox.OPERATION_ENTRY.itemsize
+            del self._pending[:count]
+        self.set_word(mailbox.LIST, LIST.start)
+        self.set_word(mailbox.COUNT, count)
+        self.set_word(mailbox.COMMAND, Command.RUN)
+        self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
+
+    def exit(self) -> Exit:
+        """Take the event that the doorbell told of.
+
+        Raises:
+            MachineError: QEMU ended, or the monitor met an exception of its own.
+        """
+        self._wait(_SPINS, "run")
+        if self.word(mailbox.EVENT) != Event.EXIT:
+            raise MachineError(f"{self.PROGRAM}: the monitor answers with event {self.word(mailbox.EVENT)}")
+        esr, far, hpfar = (self.word(mailbox.INFO + 8 * number) for number in range(3))
+        return Exit(esr, far, hpfar, self.pc, self.spsr)
+
+    def ready(self, seconds: float) -> tuple[bool, bytes]:
+        """Wait for the doorbell or the console, whichever comes first; whether the door rang, and what was printed."""
+        found, _, _ = select.select([self._door, self.console], [], [], seconds)
+        text = b""
+        if self.console in found:
+            try:
+                text = self.console.recv(1 << 16)
+            except BlockingIOError:
+                text = b""
+        return self._door in found, text
+
+    def command(self, command: Command, *, seconds: float = 120.0, **words: int) -> None:
+        for name, offset in {"list": mailbox.LIST, "count": mailbox.COUNT, "flags": mailbox.FLAGS}.items():
+            self.set_word(offset, words.get(name, 0))
+        self.set_word(mailbox.COMMAND, command)
+        self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
+        self._wait(seconds, command.name.lower())
