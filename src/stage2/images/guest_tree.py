@@ -1,0 +1,148 @@
+"""The device tree of a guest that is given parts of a board: the board's own tree, less what the guest does not have.
+
+Nothing stays that stage 2 does not back: a node whose registers are not all the guest's is left out, and so is one that
+needs such a node for its interrupts, clocks or power.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..address import Range
+from .fdt import Node
+from .fdt_walk import nodes
+
+_ANEW = ("memory", "chosen", "cpus", "psci", "reserved-memory", "aliases")
+"""Nodes that are made for the guest, by the name before the unit address; aliases name nodes that may be gone."""
+_WITHOUT_REGISTERS = ("arm,armv8-timer", "arm,armv7-timer", "fixed-clock", "fixed-factor-clock")
+"""Nodes without registers that a guest may have, by what they are compatible with: it has them by its CPU, or they are
+facts."""
+_REFERENCES = ("interrupt-parent", "clocks", "power-domains", "resets", "dmas", "iommus", "phys", "msi-parent")
+"""Properties that begin with another node's phandle (Devicetree Specification 2.4; Linux, bindings)."""
+_GIC = ("arm,gic-v3", "arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a9-gic")
+"""Interrupt controllers of which a guest has the first two ranges: the others are the hypervisor's (bindings,
+interrupt-controller/arm,gic.yaml and arm,gic-v3.yaml)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestBoard:
+    """What a guest has of a board.
+
+    Args:
+        memory: its RAM, in GPA.
+        cpus: how many.
+        bootargs: kernel command line.
+        ramdisk: where the ramdisk lies, if there is one.
+        reserved: parts of RAM that it must leave alone.
+        backed: whether stage 2 leads all of a range to the same host addresses.
+    """
+
+    memory: Sequence[Range]
+    cpus: int
+    bootargs: str
+    ramdisk: Range | None
+    reserved: Sequence[Range]
+    backed: Callable[[Range], bool]
+
+
+def guest_tree(board: Node, guest: GuestBoard) -> Node:
+    """The tree of a guest.
+
+    Args:
+        board: the board's, which is left as it is.
+        guest: what it has.
+    """
+    root = Node("", dict(board.properties))
+    made = root.child("chosen").set("bootargs", guest.bootargs)
+    chosen = board.find("chosen")
+    if chosen is not None and chosen.text("stdout-path") is not None:
+        made.set("stdout-path", chosen.text("stdout-path"))
+    if guest.ramdisk is not None:
+        made.set_u64("linux,initrd-start", guest.ramdisk.start).set_u64("linux,initrd-end", guest.ramdisk.end)
+    for span in guest.memory:
+        _addressed(root, "memory", span, board).set("device_type", "memory")
+    if guest.reserved:
+        held = root.child("reserved-memory").set("ranges")
+        for name in ("#address-cells", "#size-cells"):
+            held.properties[name] = board.properties.get(name, b"")
+        for span in guest.reserved:
+            _addressed(held, "reserved", span, board).set("no-map")
+    root.child("psci").set("compatible", ["arm,psci-1.0", "arm,psci-0.2"]).set("method", "hvc")
+    _cpus(root, board, guest.cpus)
+    backed = _backed(board, guest.backed)
+    kept = [found for node in board.children if (found := _kept(node, backed)) is not None]
+    while True:
+        there = {handle for node in (*kept, root) for below in node.walk() for handle in below.cells("phandle")}
+        left = [node for node in kept if _satisfied(node, there)]
+        if len(left) == len(kept):
+            break
+        kept = left
+    root.children += kept
+    if not any(node.find("") is node and made.text("stdout-path") for node in kept):
+        made.properties.pop("stdout-path", None)
+    path = made.text("stdout-path")
+    if path is not None and root.find(path.partition(":")[0]) is None:
+        del made.properties["stdout-path"]
+    return root
+
+
+def _addressed(parent: Node, name: str, span: Range, board: Node) -> Node:
+    """A child with one range of registers, as wide as the board's cells."""
+    node = parent.child(f"{name}@{span.start:x}")
+    widths = [(board.cells(key) or (default,))[0] for key, default in (("#address-cells", 2), ("#size-cells", 1))]
+    node.properties["reg"] = b"".join(
+        value.to_bytes(4 * width, "big") for value, width in zip((span.start, span.size), widths, strict=True)
+    )
+    return node
+
+
+def _cpus(root: Node, board: Node, count: int) -> None:
+    """The first CPUs of the board, started by PSCI."""
+    theirs = board.find("cpus")
+    cpus = root.child("cpus")
+    if theirs is None:
+        return
+    cpus.properties.update(theirs.properties)
+    for node in [node for node in theirs.children if node.text("device_type") == "cpu"][:count]:
+        mine = Node(node.name, dict(node.properties))
+        mine.set("enable-method", "psci")
+        for name in ("cpu-idle-states", "next-level-cache", "power-domains", "clocks"):
+            mine.properties.pop(name, None)
+        cpus.children.append(mine)
+
+
+def _backed(board: Node, backed: Callable[[Range], bool]) -> dict[int, bool]:
+    """By node, whether its registers are the guest's; nodes without any are not in it."""
+    found = {}
+    for placed in nodes(board):
+        if placed.ranges:
+            ranges = placed.ranges[:2] if set(placed.compatible) & set(_GIC) else placed.ranges
+            found[id(placed.node)] = all(backed(span) for span in ranges)
+    return found
+
+
+def _kept(node: Node, backed: dict[int, bool]) -> Node | None:
+    """A node as the guest has it, with what it has below it; None where the guest does not have it."""
+    if node.name.split("@")[0] in _ANEW or node.text("status") not in (None, "okay", "ok"):
+        return None
+    compatible = node.properties.get("compatible", b"").decode("ascii", "replace").split("\0")
+    below = [found for child in node.children if (found := _kept(child, backed)) is not None]
+    if set(compatible) & set(_GIC):
+        # What is below are ITS and MSI frames: their DMA and doorbells are nothing that stage 2 backs by itself.
+        below = []
+    if not backed.get(id(node), False) and not set(compatible) & set(_WITHOUT_REGISTERS):
+        bus = id(node) not in backed and below
+        if not bus:
+            return None
+    return Node(node.name, dict(node.properties), below)
+
+
+def _satisfied(node: Node, there: set[int]) -> bool:
+    """Whether what a node and those below it refer to is there."""
+    for one in node.walk():
+        for name in _REFERENCES:
+            cells = one.cells(name)
+            if cells and cells[0] not in there:
+                return False
+    return True
