@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..check.finding import Finding
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..forecast.map_ranges import Stage2Map
+    from ..prove.subject import World
+    from ..prove.theorem import Proof
     from ..vm.host import Host
 
 
@@ -32,19 +35,31 @@ def write_picture(
     vms: Sequence[PlannedVm],
     host: PlatformConfig | BoardConfig | None,
     maps: Sequence[Stage2Map | None],
+    findings: Sequence[Sequence[Finding]] = (),
+    refused: str | None = None,
 ) -> None:
-    """Write the picture of what VMs declare, as they lie on a host.
+    """Write the picture of what VMs declare, as they lie on a host, with what is found wrong marked.
+
+    Args:
+        file: where to.
+        vms, host, maps: as for `declared_spaces`.
+        findings: of each VM.
+        refused: that they cannot be run on this host together, and why.
 
     Raises:
         ConfigError: there is no VM, or the file cannot be written.
     """
+    from ..render.picture.marks import Mark, MarkKind, finding_marks
     from ..render.picture.parties import declared_spaces
     from ..render.picture.svg import picture_svg
     from .write_whole import write_whole
 
     if not vms:
         raise ConfigError("there is no VM to draw: name a VM file beside --svg", file=os.fspath(file))
-    write_whole(file, picture_svg(*declared_spaces(vms, host, maps)))
+    marks = [mark for number, found in enumerate(findings) for mark in finding_marks(number, found)]
+    if refused is not None:
+        marks.append(Mark(MarkKind.FINDING, refused))
+    write_whole(file, picture_svg(*declared_spaces(vms, host, maps), marks=marks))
 
 
 def write_made_picture(file: Path, host: Host) -> None:
@@ -58,3 +73,18 @@ def write_made_picture(file: Path, host: Host) -> None:
     from .write_whole import write_whole
 
     write_whole(file, picture_svg(*made_spaces(host)))
+
+
+def write_proved_picture(file: Path, world: World, proof: Proof) -> None:
+    """Write the picture of tables that were proved or refuted, with the witnesses marked.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    from ..render.picture.made import mapped_spaces
+    from ..render.picture.marks import witness_marks
+    from ..render.picture.svg import picture_svg
+    from .write_whole import write_whole
+
+    marks = witness_marks(proof, [vm.space.who for vm in world.vms])
+    write_whole(file, picture_svg(*mapped_spaces(world), marks=marks))

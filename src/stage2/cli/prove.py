@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .picture import require_svg, write_proved_picture
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def prove(
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     certificate: Path | None = None,
     verify: Path | None = None,
+    svg: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -64,6 +66,9 @@ def prove(
         Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
     verify
         A certificate: hold the tables against it, and prove `apart` and `declared` anew by a second implementation.
+    svg
+        File that gets a picture besides: what the tables map, beside the host's memory, with what refutes a theorem
+        marked.
     json_output
         Print JSON instead of text.
     """
@@ -73,6 +78,8 @@ def prove(
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
 
+    if svg is not None:
+        require_svg(svg)
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
     else:
@@ -85,6 +92,8 @@ def prove(
     proof = prove_world(world)
     if certificate is not None:
         _write(certificate, proof, world)
+    if svg is not None:
+        write_proved_picture(svg, world, proof)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:
