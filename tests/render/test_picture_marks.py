@@ -88,6 +88,11 @@ def test_the_picture_of_what_is_marked_is_as_it_was() -> None:
     assert drawn == file.read_text(encoding="utf-8")
 
 
+def test_the_documentation_shows_this_picture() -> None:
+    page = Path(__file__).parents[2] / "docs" / "images" / "memory-marked.svg"
+    assert page.read_text(encoding="utf-8") == (GOLDEN / "marked.svg").read_text(encoding="utf-8")
+
+
 def test_every_mark_has_a_number_at_its_addresses_and_a_caption_with_all_of_it() -> None:
     vms, host, marks = marked()
     picture = lay_out(vms, host, marks)

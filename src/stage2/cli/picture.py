@@ -62,17 +62,24 @@ def write_picture(
     write_whole(file, picture_svg(*declared_spaces(vms, host, maps), marks=marks))
 
 
-def write_made_picture(file: Path, host: Host) -> None:
-    """Write the picture of VMs with their tables.
+def write_made_picture(file: Path, host: Host, proof: Proof | None = None) -> None:
+    """Write the picture of VMs with their tables as they are now.
+
+    Args:
+        file: where to.
+        host: whose VMs.
+        proof: what was proved of it; what refutes a theorem is marked.
 
     Raises:
         ConfigError: the file cannot be written.
     """
     from ..render.picture.made import made_spaces
+    from ..render.picture.marks import witness_marks
     from ..render.picture.svg import picture_svg
     from .write_whole import write_whole
 
-    write_whole(file, picture_svg(*made_spaces(host)))
+    marks = [] if proof is None else witness_marks(proof, [f"VM {vm.space.name}" for vm in host.vms])
+    write_whole(file, picture_svg(*made_spaces(host), marks=marks))
 
 
 def write_proved_picture(file: Path, world: World, proof: Proof) -> None:
