@@ -13,8 +13,9 @@ from .picture import require_svg, write_proved_picture
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
-    from ..prove.subject import Subject, World
+    from ..prove.subject import Subject
     from ..prove.theorem import Proof
+    from ..prove.world import World
 
 
 def prove(
@@ -73,7 +74,7 @@ def prove(
         Print JSON instead of text.
     """
     from ..prove.prover import prove_world
-    from ..prove.subject import World
+    from ..prove.world import World
     from ..render.json_text import json_text
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
@@ -88,7 +89,7 @@ def prove(
         )  # fmt: skip
     if verify is not None:
         return _verify(verify, subject, json_output=json_output)
-    world = World.of(subject)
+    world = World.of(subject, by_row=certificate is not None)
     proof = prove_world(world)
     if certificate is not None:
         _write(certificate, proof, world)
