@@ -234,7 +234,7 @@ def result_lines(view: WalkView) -> list[RenderableType]:
     if view.own is not None:
         lines.append(text(_piece_text(view.own)))
     elif view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
-        lines.append(text(_region_text(view.region)))
+        lines.append(text(region_text(view.region)))
     if walk.steps and (legend := level_legend(view.stage_2.format)) is not None:
         lines.append(text(legend, "dim"))
     if view.outcome is not None and not view.outcome.done:
@@ -317,7 +317,7 @@ def step_fields(view: WalkView, step: Step) -> list[FieldValue]:
     return describe_entry(regime.format, step.entry, step.level, step.kind, regime.controls)
 
 
-def _region_text(region: MemoryRegion | None) -> str:
+def region_text(region: MemoryRegion | None) -> str:
     if region is None:
         return "No region is declared at this GPA."
     declared = "" if region.place is None else f", declared in {region.place}"

@@ -64,6 +64,7 @@ class Box:
         title: all there is to say of it, in one line.
         to_scale: its height is.
         overlap: several have it, and not all as a declared share.
+        vm: number of the VM whose space it is in; None in the host's.
     """
 
     x: float
@@ -75,6 +76,7 @@ class Box:
     title: str
     to_scale: bool
     overlap: bool
+    vm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Band:
     kind: Kind
     title: str
     chosen: bool
+    vm: int
 
 
 @dataclass(slots=True)
@@ -178,8 +181,8 @@ def lay_out(vms: Sequence[Space], host: Sequence[Party]) -> Picture:
     for first, x, side in ((0, MARGIN, vms[:left]), (left, host_x + COLUMN + GUTTER, vms[left:])):
         y = TOP
         for number, vm in enumerate(side, first):
-            y, boxes = pen.space(x, y, f"{plain(vm.title)}: guest physical addresses", cuts[number])
-            pen.bands(vm, boxes, at_host, chosen, x < host_x)
+            y, boxes = pen.space(x, y, f"{plain(vm.title)}: guest physical addresses", cuts[number], number)
+            pen.bands(number, vm, boxes, at_host, chosen, x < host_x)
             y += _BETWEEN
         bottom = max(bottom, y)
     picture.width = 2 * MARGIN + COLUMN + (COLUMN + GUTTER) * min(2, len(vms))
@@ -215,7 +218,9 @@ class _Pen:
     def __init__(self, picture: Picture, least: float) -> None:
         self._picture, self._least = picture, least
 
-    def space(self, x: float, y: float, title: str, cuts: Sequence[_Cut]) -> tuple[float, list[Box]]:
+    def space(
+        self, x: float, y: float, title: str, cuts: Sequence[_Cut], vm: int | None = None
+    ) -> tuple[float, list[Box]]:
         """Draw one space; answers where it ends, and its boxes."""
         picture = self._picture
         picture.labels.append(Label(x, y + LINE - 3, fitted(title, COLUMN), strong=True))
@@ -225,7 +230,7 @@ class _Pen:
         for cut in cuts:
             if last is not None and cut.span.start > last:
                 y = self._gap(x, y, Range(last, cut.span.start))
-            boxes.append(self._box(x, y, cut))
+            boxes.append(self._box(x, y, cut, vm))
             y += boxes[-1].height
             last = cut.span.end
         if not cuts:
@@ -257,7 +262,13 @@ class _Pen:
         return y, boxes
 
     def bands(
-        self, vm: Space, boxes: Sequence[Box], at_host: Sequence[Box], chosen: dict[tuple[Kind, str], Box], left: bool
+        self,
+        number: int,
+        vm: Space,
+        boxes: Sequence[Box],
+        at_host: Sequence[Box],
+        chosen: dict[tuple[Kind, str], Box],
+        left: bool,
     ) -> None:
         """Connect a VM's ranges with the host memory behind them."""
         starts, host_starts = _starts(boxes), _starts(at_host)
@@ -274,7 +285,7 @@ class _Pen:
                 first.x + (COLUMN if left else 0), first.y, last.y + last.height,
                 host_first.x + (0 if left else COLUMN), host_first.y, host_last.y + host_last.height, party.kind,
                 plain(f"{vm.title} {party.name} GPA {party.span}: {f'HPA {party.hpa}' if party.hpa else party.chosen}"),
-                party.hpa is None,
+                party.hpa is None, number,
             ))  # fmt: skip
 
     def _gap(self, x: float, y: float, span: Range) -> float:
@@ -287,7 +298,7 @@ class _Pen:
         self._label(x + STRIP + _PAD, y + height / 2 + 4, words, COLUMN - STRIP - _PAD)
         return y + height
 
-    def _box(self, x: float, y: float, cut: _Cut) -> Box:
+    def _box(self, x: float, y: float, cut: _Cut, vm: int | None) -> Box:
         true = cut.span.size / self._picture.scale
         kinds = {one.party.kind for one in cut.held}
         overlap = len(cut.held) > 1 and kinds != {Kind.SHARE}
@@ -306,7 +317,7 @@ class _Pen:
         close = abs(true - height) < _CLOSE_TO
         said = ", ".join(names) if len(names) == 1 else f"{several[0]}: {', '.join(names)}"
         title = f"{said}: {cut.span}, {size}{rights}, {' and '.join(sorted(kind.value for kind in kinds))}"
-        box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, plain(title), close, overlap)
+        box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, plain(title), close, overlap, vm)
         self._picture.boxes.append(box)
         size += "" if close else "*"
         if height >= LINE * (len(listed) + 1) + _PAD:

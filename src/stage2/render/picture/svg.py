@@ -118,7 +118,7 @@ def _band(band: Band) -> str:
     colour = _LOOKS[band.kind].colour
     return (
         f'<path d="{path}" fill="{colour}" fill-opacity="0.25" stroke="{_INK}" stroke-opacity="0.6" '
-        f'stroke-width="0.8"{dashes}><title>{escape(band.title)}</title></path>'
+        f'stroke-width="0.8"{dashes} data-vm="{band.vm}" data-kind="{band.kind.name.lower()}"><title>{escape(band.title)}</title></path>'
     )
 
 
@@ -139,7 +139,9 @@ def _gap(gap: Gap) -> str:
 
 def _box(box: Box) -> Iterator[str]:
     look = _LOOKS[box.kind]
-    yield f"<g><title>{escape(box.title)}</title>"
+    space = "host" if box.vm is None else box.vm
+    span = "" if box.span is None else f' data-start="{box.span.start:#x}" data-end="{box.span.end:#x}"'
+    yield f'<g data-space="{space}"{span} data-kind="{box.kind.name.lower()}"><title>{escape(box.title)}</title>'
     yield _rect(box.x, box.y, COLUMN, box.height, 'fill="#ffffff"')
     yield _rect(box.x, box.y, COLUMN, box.height, f'fill="{look.colour}" fill-opacity="0.12"')
     yield _rect(box.x, box.y, STRIP, box.height, f'fill="url(#{box.kind.name.lower()})"')
