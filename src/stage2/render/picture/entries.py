@@ -297,7 +297,7 @@ class _Reader:
             size = fmt.leaf_size(level)
             leads = [self._leaf_output(output, attributes, at, level) for at in (address, address + far * size)]
             return bool(leads[1] - leads[0] == far * size)
-        return kind == LEAF or kind == TABLE or grows == _EVEN
+        return kind in (LEAF, TABLE) or grows == _EVEN
 
     def _run(self, address: int, word: int, count: int, grows: int, level: int, allowed: int) -> tuple[Run, int]:
         kind, output, attributes = self._format.decode(word, level, self._regime.controls)

@@ -118,7 +118,8 @@ def _band(band: Band) -> str:
     colour = _LOOKS[band.kind].colour
     return (
         f'<path d="{path}" fill="{colour}" fill-opacity="0.25" stroke="{_INK}" stroke-opacity="0.6" '
-        f'stroke-width="0.8"{dashes} data-vm="{band.vm}" data-kind="{band.kind.name.lower()}"><title>{escape(band.title)}</title></path>'
+        f'stroke-width="0.8"{dashes} data-vm="{band.vm}" data-kind="{band.kind.name.lower()}">'
+        f"<title>{escape(band.title)}</title></path>"
     )
 
 
