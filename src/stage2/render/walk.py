@@ -176,6 +176,11 @@ def _the(owner: str) -> str:
     return f"the {owner}" if owner == OwnerKind.HYPERVISOR else owner
 
 
+def owner_text(owner: str) -> str:
+    """Whose memory it is, as a sentence."""
+    return f"The memory belongs to {_the(owner)}."
+
+
 def _a(access: str) -> str:
     """An access with its article: a read, an hlvx."""
     return f"{'an' if access.startswith('h') else 'a'} {access}"
@@ -214,7 +219,7 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         subject = f"GPA {result.gpa:#x}" if view.own is None else f"HVA {walk.address:#x}"
         lines.append(text(f"Result: {subject} is {result}.", "bold green"))
         if view.owner:
-            lines.append(text(f"The memory belongs to {_the(view.owner)}."))
+            lines.append(text(owner_text(view.owner)))
         if (found := view.memory_type) is not None:
             lines.append(text(f"{found.text} ({found.manual})"))
     else:
@@ -318,6 +323,7 @@ def step_fields(view: WalkView, step: Step) -> list[FieldValue]:
 
 
 def region_text(region: MemoryRegion | None) -> str:
+    """What is declared at an address, as a sentence."""
     if region is None:
         return "No region is declared at this GPA."
     declared = "" if region.place is None else f", declared in {region.place}"

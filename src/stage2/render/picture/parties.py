@@ -35,6 +35,23 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """Host memory behind addresses of a VM.
+
+    Args:
+        gpa: the addresses.
+        hpa: the memory; None where its place cannot be known.
+        chosen: what to call memory whose place cannot be known.
+        scattered: the memory lies behind some of the addresses, in any order.
+    """
+
+    gpa: Range
+    hpa: Range | None
+    chosen: str = ""
+    scattered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Party:
     """Somebody with a range of a space.
 
@@ -53,6 +70,11 @@ class Party:
     flags: MappingFlags | None = None
     hpa: Range | None = None
     chosen: str = ""
+
+    @property
+    def behind(self) -> tuple[Link, ...]:
+        """All host memory behind it."""
+        return (Link(self.span, self.hpa, self.chosen),) if self.hpa or self.chosen else ()
 
 
 @dataclass(frozen=True, slots=True)
