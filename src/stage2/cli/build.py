@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_span
+from .page import require_page, write_made_page
 from .picture import require_svg, write_made_picture
 from .vm_files import GenerationName
 
@@ -41,6 +42,7 @@ def build(
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     svg: Path | None = None,
+    html: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -93,6 +95,8 @@ def build(
         asked. May be given several times.
     svg
         File that gets a picture besides: the VMs' memory beside the host's, as the tables have it.
+    html
+        Page for browsers that gets the same picture (NAME.html), and answers any address with its walk.
     json_output
         Print the manifest instead of a summary.
     """
@@ -109,6 +113,7 @@ def build(
 
     if svg is not None:
         require_svg(svg)
+    require_page(html)
     # It is not closed: the process ends, and what it had goes with it.
     make = partial(
         build_host,
@@ -148,6 +153,8 @@ def build(
     write_folder(output, files_of(contents, own))
     if svg is not None:
         write_made_picture(svg, host)
+    if html is not None:
+        write_made_page(html, host)
     if json_output:
         print(json_text("build", parts_of(contents, own)))
         return 0

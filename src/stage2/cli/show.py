@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import ImageError, Stage2Error
+from .page import require_page, write_declared_page
 from .picture import require_svg, write_picture
 from .vm_files import GenerationName, load_machine, load_vms
 
@@ -44,6 +45,7 @@ def show(
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     svg: Path | None = None,
+    html: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what configuration files were understood to say. Needs neither images nor an architecture.
@@ -70,6 +72,8 @@ def show(
         asked. May be given several times.
     svg
         File that gets a picture besides: what the VM files declare, beside the host's memory.
+    html
+        Page for browsers that gets the same picture (NAME.html), and tells what is declared at an address.
     json_output
         Print JSON instead of tables.
     """
@@ -91,6 +95,7 @@ def show(
 
     if svg is not None:
         require_svg(svg)
+    require_page(html)
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[Json] = []
@@ -133,6 +138,8 @@ def show(
     found = [finding for one in findings for finding in one]
     if svg is not None:
         write_picture(svg, vms, host, maps, findings, refused)
+    if html is not None:
+        write_declared_page(html, vms, host, maps)
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
         described = list(zip(vms, formats, maps, strict=True))

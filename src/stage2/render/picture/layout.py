@@ -70,6 +70,7 @@ class Box:
         to_scale: its height is.
         overlap: several have it, and not all as a declared share.
         fills: what of it the tables have; None where no tables are looked at, and it is drawn as if all.
+        vm: number of the VM whose space it is in; None in the host's.
     """
 
     x: float
@@ -82,6 +83,7 @@ class Box:
     to_scale: bool
     overlap: bool
     fills: tuple[Fill, ...] | None = None
+    vm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Band:
     """From a VM's range to the host memory behind it: two edges, each an x and its two ys.
 
     Args:
-        kind, title: as of a box.
+        kind, title, vm: as of a box.
         loose: not address by address: the memory has no one place, or lies behind addresses in any order.
     """
 
@@ -114,6 +116,7 @@ class Band:
     kind: Kind
     title: str
     loose: bool
+    vm: int
 
 
 @dataclass(slots=True)
@@ -176,8 +179,8 @@ def lay_out(vms: Sequence[Space], host: Sequence[Party], marks: Sequence[Mark] =
         y = TOP
         for number, vm in enumerate(side, first):
             titles.append(Label(x, y + _HEAD / 2, fitted(f"{plain(vm.title)}: guest physical addresses", COLUMN)))
-            y, boxes = pen.space(x, y, titles[-1].text, cuts[number])
-            pen.bands(vm, boxes, at_host, chosen, x < host_x)
+            y, boxes = pen.space(x, y, titles[-1].text, cuts[number], number)
+            pen.bands(number, vm, boxes, at_host, chosen, x < host_x)
             drawn.append(boxes)
             y += _BETWEEN
         bottom = max(bottom, y)
@@ -207,7 +210,9 @@ class _Pen:
     def __init__(self, picture: Picture, least: float) -> None:
         self._picture, self._least = picture, least
 
-    def space(self, x: float, y: float, title: str, cuts: Sequence[Cut]) -> tuple[float, list[Box]]:
+    def space(
+        self, x: float, y: float, title: str, cuts: Sequence[Cut], vm: int | None = None
+    ) -> tuple[float, list[Box]]:
         """Draw one space; answers where it ends, and its boxes."""
         picture = self._picture
         picture.labels.append(Label(x, y + LINE - 3, fitted(title, COLUMN), strong=True))
@@ -217,7 +222,7 @@ class _Pen:
         for cut in cuts:
             if last is not None and cut.span.start > last:
                 y = self._gap(x, y, Range(last, cut.span.start))
-            boxes.append(self._box(x, y, cut))
+            boxes.append(self._box(x, y, cut, vm))
             y += boxes[-1].height
             last = cut.span.end
         if not cuts:
@@ -250,7 +255,13 @@ class _Pen:
         return y, boxes
 
     def bands(
-        self, vm: Space, boxes: Sequence[Box], at_host: Sequence[Box], chosen: dict[tuple[Kind, str], Box], left: bool
+        self,
+        number: int,
+        vm: Space,
+        boxes: Sequence[Box],
+        at_host: Sequence[Box],
+        chosen: dict[tuple[Kind, str], Box],
+        left: bool,
     ) -> None:
         """Connect a VM's ranges with the host memory behind them."""
         starts, host_starts = _starts(boxes), _starts(at_host)
@@ -268,7 +279,7 @@ class _Pen:
                     boxes[0].x + (COLUMN if left else 0), top, bottom,
                     host_x + (0 if left else COLUMN), host_top, host_bottom, party.kind,
                     plain(f"{vm.title} {party.name} {'among ' if link.scattered else ''}GPA {link.gpa}: {behind}"),
-                    link.hpa is None or link.scattered,
+                    link.hpa is None or link.scattered, number,
                 ))  # fmt: skip
 
     def _gap(self, x: float, y: float, span: Range) -> float:
@@ -281,7 +292,7 @@ class _Pen:
         self._label(x + STRIP + _PAD, y + height / 2 + 4, words, COLUMN - STRIP - _PAD)
         return y + height
 
-    def _box(self, x: float, y: float, cut: Cut) -> Box:
+    def _box(self, x: float, y: float, cut: Cut, vm: int | None) -> Box:
         true = cut.span.size / self._picture.scale
         kinds = {one.party.kind for one in cut.held}
         overlap = len(cut.held) > 1 and kinds != {Kind.SHARE}
@@ -306,7 +317,7 @@ class _Pen:
             *cut.notes,
         ]
         title = plain(", ".join(parts))
-        box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, title, close, overlap, _fills(cut, height))
+        box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, title, close, overlap, _fills(cut, height), vm)
         self._picture.boxes.append(box)
         size += "" if close else "*"
         if height >= LINE * (len(listed) + 1) + _PAD:

@@ -76,7 +76,8 @@ def _band(band: Band) -> str:
     colour = LOOKS[band.kind].colour
     return (
         f'<path d="{path}" fill="{colour}" fill-opacity="0.25" stroke="{INK}" stroke-opacity="0.6" '
-        f'stroke-width="0.8"{dashes}><title>{escape(band.title)}</title></path>'
+        f'stroke-width="0.8"{dashes} data-vm="{band.vm}" data-kind="{band.kind.name.lower()}">'
+        f"<title>{escape(band.title)}</title></path>"
     )
 
 
@@ -97,7 +98,9 @@ def _gap(gap: Gap) -> str:
 
 def _box(box: Box) -> Iterator[str]:
     look = LOOKS[box.kind]
-    yield f"<g><title>{escape(box.title)}</title>"
+    space = "host" if box.vm is None else box.vm
+    span = "" if box.span is None else f' data-start="{box.span.start:#x}" data-end="{box.span.end:#x}"'
+    yield f'<g data-space="{space}"{span} data-kind="{box.kind.name.lower()}"><title>{escape(box.title)}</title>'
     yield rect(box.x, box.y, COLUMN, box.height, 'fill="#ffffff"')
     for fill in (Fill(0, box.height, STEPS),) if box.fills is None else box.fills:
         y, share = box.y + fill.y, fill.step / STEPS
