@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .picture import require_svg, write_proved_picture
+from .picture import require_svg, write_proved_picture, write_tree
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def prove(
     certificate: Path | None = None,
     verify: Path | None = None,
     svg: Path | None = None,
+    tree: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -70,6 +71,8 @@ def prove(
     svg
         File that gets a picture besides: what the tables map, beside the host's memory, with what refutes a theorem
         marked.
+    tree
+        File that gets a picture of the tables themselves, level by level: how full they are, and what they cover.
     json_output
         Print JSON instead of text.
     """
@@ -79,8 +82,8 @@ def prove(
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
 
-    if svg is not None:
-        require_svg(svg)
+    require_svg(svg)
+    require_svg(tree, "--tree")
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
     else:
@@ -95,6 +98,8 @@ def prove(
         _write(certificate, proof, world)
     if svg is not None:
         write_proved_picture(svg, world, proof)
+    if tree is not None:
+        write_tree(tree, subject)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:
