@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,13 @@ MAX_RUNS = 8
 """Limit: runs of host memory that are drawn of one region; the rest is counted."""
 MAX_CELLS = 512
 """Limit: stretches of a region of which it is told how much is mapped; many small ones become so many equal ones."""
+_MOST_NAMES = 3
+"""Limit: VMs that are named as having tables in a stretch of memory."""
 _UNDECLARED = "mapped, not declared"
 _OWN = {
     OwnerKind.HYPERVISOR: Kind.HYPERVISOR,
     OwnerKind.PER_CPU: Kind.HYPERVISOR,
     OwnerKind.TIMERS: Kind.HYPERVISOR,
-    OwnerKind.TABLES: Kind.TABLES,
     OwnerKind.RESERVED: Kind.RESERVED,
 }
 
@@ -75,14 +76,39 @@ def mapped_spaces(world: World, titles: Mapping[str, str] | None = None) -> tupl
 
 def _host(world: World) -> Iterator[Party]:
     """What is the host's own; where nobody knows its owners, the frames of tables."""
-    if world.subject.owners is not None:
-        for span, owner in world.subject.owners:
-            if owner.kind in _OWN:
-                yield Party(str(owner), span, _OWN[owner.kind])
-        return
-    for one in (*world.vms, *world.own):
-        for span in one.space.frames or ():
-            yield Party(f"page tables of {one.space.who}", span, Kind.TABLES)
+    owners = world.subject.owners
+    if owners is None:
+        frames = [(span, one.space.who) for one in (*world.vms, *world.own) for span in one.space.frames or ()]
+    else:
+        frames = [
+            (span, f"VM {owner.name}" if owner.name else "the hypervisor")
+            for span, owner in owners
+            if owner.kind is OwnerKind.TABLES
+        ]
+    for span, owner in owners or ():
+        if owner.kind in _OWN:
+            yield Party(str(owner), span, _OWN[owner.kind])
+    yield from _tables(sorted(frames))
+
+
+def _tables(frames: Iterable[tuple[Range, str]]) -> Iterator[Party]:
+    """Frames of tables, with whose they are; those that touch are one: with many VMs they lie mingled."""
+    joined: tuple[Range, dict[str, None]] | None = None
+    for span, who in frames:
+        if joined is not None and joined[0].end == span.start:
+            joined = Range(joined[0].start, span.end), {**joined[1], who: None}
+            continue
+        if joined is not None:
+            yield _frames(*joined)
+        joined = span, {who: None}
+    if joined is not None:
+        yield _frames(*joined)
+
+
+def _frames(span: Range, whose: Collection[str]) -> Party:
+    names, more = list(whose)[:_MOST_NAMES], len(whose) - _MOST_NAMES
+    said = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    return Party(f"page tables of {said}", span, Kind.TABLES)
 
 
 def _parties(vm: Scanned, title: str) -> Iterator[Party]:
