@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .picture import require_svg, write_proved_picture
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
-    from ..prove.subject import Subject, World
+    from ..prove.subject import Subject
     from ..prove.theorem import Proof
+    from ..prove.world import World
 
 
 def prove(
@@ -31,6 +33,7 @@ def prove(
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     certificate: Path | None = None,
     verify: Path | None = None,
+    svg: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -64,15 +67,20 @@ def prove(
         Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
     verify
         A certificate: hold the tables against it, and prove `apart` and `declared` anew by a second implementation.
+    svg
+        File that gets a picture besides: what the tables map, beside the host's memory, with what refutes a theorem
+        marked.
     json_output
         Print JSON instead of text.
     """
     from ..prove.prover import prove_world
-    from ..prove.subject import World
+    from ..prove.world import World
     from ..render.json_text import json_text
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
 
+    if svg is not None:
+        require_svg(svg)
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
     else:
@@ -81,10 +89,12 @@ def prove(
         )  # fmt: skip
     if verify is not None:
         return _verify(verify, subject, json_output=json_output)
-    world = World.of(subject)
+    world = World.of(subject, by_row=certificate is not None)
     proof = prove_world(world)
     if certificate is not None:
         _write(certificate, proof, world)
+    if svg is not None:
+        write_proved_picture(svg, world, proof)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:

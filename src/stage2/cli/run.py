@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .picture import require_svg, write_made_picture
 from .vm_files import GenerationName, load_machine, load_vms
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def run(
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     trace_edits: Annotated[Path | None, Parameter(name="--trace-edits")] = None,
+    svg: Path | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
@@ -99,6 +101,8 @@ def run(
     trace_edits
         Write every store to a stage-2 table, every TLB operation and every barrier, in order, to this file, a line
         each; "stage2 check-trace" judges it, docs/traces.md tells the format.
+    svg
+        File that gets a picture at the end: what is declared and what the guests had of it, beside the host's memory.
     generation
         Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
         or shows its own.
@@ -116,6 +120,8 @@ def run(
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
     if dirty_log is not None and not dirty_log >= _SHORTEST_LOG_MS:
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
+    if svg is not None:
+        require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
     loaded = load_vms(vms, generation, define, tree)
     configs = [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]
@@ -132,6 +138,7 @@ def run(
         max_seconds=max_seconds,
         dirty_log=dirty_log,
         trace_edits=trace_edits,
+        svg=svg,
         json_file=json_file,
         quiet=quiet,
     )
@@ -150,6 +157,7 @@ def run_configs(
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     trace_edits: Path | None = None,
+    svg: Path | None = None,
     json_file: Path | None = None,
     quiet: bool = False,
 ) -> int:
@@ -208,6 +216,8 @@ def run_configs(
                 # What becomes of the tables when the VMs are gone is no part of the run.
                 trace.stop()
             proof = host.prove()
+            if svg is not None:
+                write_made_picture(svg, host, proof)
         if writer is not None:
             writer.finish()
         report(outcome, host.platform, json_file, quiet)

@@ -72,8 +72,6 @@ def show(
         asked. May be given several times.
     svg
         File that gets a picture besides: what the VM files declare, beside the host's memory.
-    html
-        Page for browsers that gets the same picture (NAME.html), and tells what is declared at an address.
     json_output
         Print JSON instead of tables.
     """
@@ -131,12 +129,15 @@ def show(
             shown.append(render_vm(vm, _fetched(vm), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
     maps = _maps(vms, formats, host, tree)
-    if svg is not None:
-        write_picture(svg, vms, host, maps)
-    if html is not None:
-        write_declared_page(html, vms, host, maps)
     problem, notices = _together(vms, formats, host, named, named_cpu)
-    found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
+    subject = "These VMs cannot be run together" if len(vms) > 1 else "This VM cannot be run on this host"
+    refused = None if problem is None else f"{subject}: {problem}"
+    findings = [_of_images(vm, fmt) for vm, fmt in zip(vms, formats, strict=True)]
+    found = [finding for one in findings for finding in one]
+    if svg is not None:
+        write_picture(svg, vms, host, maps, findings, refused)
+    if html is not None:
+        write_declared_page(html, vms, host, maps, findings, refused)
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
         described = list(zip(vms, formats, maps, strict=True))
@@ -147,9 +148,8 @@ def show(
         shown.append(stack((text("Images", "bold"), render_findings(found))))
     if notices:
         shown.append(stack((text("Together", "bold"), *(text(str(notice)) for notice in notices))))
-    if problem is not None:
-        subject = "These VMs cannot be run together" if len(vms) > 1 else "This VM cannot be run on this host"
-        shown.append(text(f"{subject}: {problem}", "yellow"))
+    if refused is not None:
+        shown.append(text(refused, "yellow"))
     for number, item in enumerate(shown):
         print_renderable(item if number == 0 else stack((text(""), item)))
     return 0

@@ -1,22 +1,32 @@
-"""What a picture of VMs with tables is of: the host memory that their tables name, and whose the rest is."""
+"""What a picture of VMs with tables is of: what the tables map of each region, and whose the host memory is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...address import Range
+from ...flags import RWX, MappingFlags
+from ...formats.outcome import USER_SHIFT
 from ...memory.owners import OwnerKind
+from ...prove.packing import U64Array
+from ...prove.scan import joined
+from ...prove.subject import Scanned, World, spans_of
+from ...tables.mapping import ATTRIBUTES
 from ..plain import counted
-from .parties import Kind, Party, Space, kind_of
+from .parties import Actual, Kind, Link, Party, Space, kind_of
 
 if TYPE_CHECKING:
-    from ...space.region import MemoryRegion
     from ...vm.host import Host
-    from ...vm.vm import Vm
 
 MAX_RUNS = 8
 """Limit: runs of host memory that are drawn of one region; the rest is counted."""
+MAX_CELLS = 512
+"""Limit: stretches of a region of which it is told how much is mapped; many small ones become so many equal ones."""
+_UNDECLARED = "mapped, not declared"
 _OWN = {
     OwnerKind.HYPERVISOR: Kind.HYPERVISOR,
     OwnerKind.PER_CPU: Kind.HYPERVISOR,
@@ -29,36 +39,165 @@ _OWN = {
 def made_spaces(host: Host) -> tuple[list[Space], list[Party]]:
     """The spaces of a host's VMs, and what else has an owner there.
 
-    A region is cut where its host memory is not one run, and where nothing is populated; its permissions are the
-    declared ones.
+    Args:
+        host: with its VMs, whose tables are read; they may run.
+    """
+    return mapped_spaces(world_of(host), titles_of(host))
+
+
+def world_of(host: Host) -> World:
+    """The tables of a host's VMs as they are now; they may run."""
+    from ...vm.isolation import subject_of
+
+    with ExitStack() as held:
+        for vm in host.vms:
+            held.enter_context(vm.space.lock)
+        return World.of(subject_of(host))
+
+
+def titles_of(host: Host) -> dict[str, str]:
+    """What a host's VMs are called, by the names of their spaces."""
+    return {vm.space.name: f"VM {vm.id} {vm.name}" for vm in host.vms}
+
+
+def mapped_spaces(world: World, titles: Mapping[str, str] | None = None) -> tuple[list[Space], list[Party]]:
+    """The spaces of VMs whose tables are read, and what else has an owner.
+
+    Every region is what is declared, with what the tables map of it; what they map beside all regions is there too.
 
     Args:
-        host: with its VMs, whose tables are read.
+        world: the tables.
+        titles: what to call VMs, by the names of their spaces.
     """
     spaces = []
-    for vm in host.vms:
-        with vm.space.lock:
-            found = tuple(party for region in vm.space.memory_regions for party in _runs(vm, region))
-        spaces.append(Space(f"VM {vm.id} {vm.name}", found))
-    owned = [(span, owner) for span, owner in host.frames.owners if owner.kind in _OWN]
-    return spaces, [Party(str(owner), span, _OWN[owner.kind]) for span, owner in owned]
+    for vm in world.vms:
+        title = (titles or {}).get(vm.space.name, vm.space.who)
+        spaces.append(Space(title, tuple(_parties(vm, title))))
+    return spaces, list(_host(world))
 
 
-def _runs(vm: Vm, region: MemoryRegion) -> Iterator[Party]:
-    kind = kind_of(region)
-    if not region.map_type.is_mapped:
-        yield Party(region.label, region.range, kind)
+def _host(world: World) -> Iterator[Party]:
+    """What is the host's own; where nobody knows its owners, the frames of tables."""
+    if world.subject.owners is not None:
+        for span, owner in world.subject.owners:
+            if owner.kind in _OWN:
+                yield Party(str(owner), span, _OWN[owner.kind])
         return
-    rows = vm.space.page_table.rows(region.start, region.size).tolist()
-    at = region.start + 0
-    for number, (start, hpa, size, _) in enumerate(rows):
-        if start > at:
-            yield Party(f"{region.label}, not populated", Range(at, start), kind, region.flags)
-        if number == MAX_RUNS and len(rows) > MAX_RUNS + 1:
-            more = f"{counted(len(rows) - MAX_RUNS, 'more run')} of VM {vm.name} {region.label}"
-            yield Party(region.label, Range(start, region.end), kind, region.flags, None, more)
-            return
-        yield Party(region.label, Range.sized(start, size), kind, region.flags, Range.sized(hpa, size))
-        at = start + size
-    if at < region.end:
-        yield Party(f"{region.label}, not populated", Range(at, region.end), kind, region.flags)
+    for one in (*world.vms, *world.own):
+        for span in one.space.frames or ():
+            yield Party(f"page tables of {one.space.who}", span, Kind.TABLES)
+
+
+def _parties(vm: Scanned, title: str) -> Iterator[Party]:
+    """Regions and what lies between them, in order of GPA."""
+    at = 0
+    rows = vm.scan.rows
+    for region in vm.space.sorted_regions:
+        if region.start > at:
+            yield from _undeclared(vm, title, _clipped(rows, at, region.start))
+        flags = region.flags if region.map_type.is_mapped else None
+        part = _clipped(rows, region.start, region.end)
+        yield _party(vm, title, part, region.range, region.label, kind_of(region), flags)
+        at = max(at, region.end)
+    yield from _undeclared(vm, title, _clipped(rows, at, 1 << 64))
+
+
+def _undeclared(vm: Scanned, title: str, rows: U64Array) -> Iterator[Party]:
+    """What is mapped between two regions."""
+    spans = _spans(rows)
+    if len(spans) > MAX_RUNS:
+        spans = [Range(spans[0].start, spans[-1].end)]
+    for span in spans:
+        part = _clipped(rows, span.start, span.end)
+        yield _party(vm, title, part, span, _UNDECLARED, Kind.UNDECLARED, None)
+
+
+def _party(
+    vm: Scanned, title: str, rows: U64Array, span: Range, name: str, kind: Kind, flags: MappingFlags | None
+) -> Party:
+    runs = rows.copy()
+    runs[:, 3] = 0
+    links = tuple(_links(joined(runs), f"{title} {name}"))
+    # What is to trap looks as declared as long as it does.
+    actual = None if kind is Kind.EMULATED and not len(rows) else Actual(_cells(rows, span), _rights(vm, rows, flags))
+    if len(links) == 1 and links[0].gpa == span and links[0].hpa is not None:
+        return Party(name, span, kind, flags, links[0].hpa, actual=actual)
+    return Party(name, span, kind, flags, links=links, actual=actual)
+
+
+def _clipped(rows: U64Array, start: int, end: int) -> U64Array:
+    """The parts of rows that lie between two GPAs."""
+    first = int(np.searchsorted(rows[:, 0] + (rows[:, 2] - np.uint64(1)), np.uint64(start)))
+    last = len(rows) if end >> 64 else int(np.searchsorted(rows[:, 0], np.uint64(end)))
+    part = rows[first:last].copy()
+    if len(part):
+        ((gpa, hpa, size, _),) = part[:1].tolist()
+        before = max(0, start - gpa)
+        part[0, :3] = gpa + before, hpa + before, size - before
+        ((gpa, _, size, _),) = part[-1:].tolist()
+        part[-1, 2] = min(size, end - gpa)
+    return part
+
+
+def _spans(rows: U64Array) -> list[Range]:
+    """The GPAs of rows, joined."""
+    return spans_of(rows[:, [0, 0, 2, 3]])
+
+
+def _cells(rows: U64Array, span: Range) -> tuple[tuple[Range, int], ...]:
+    """How much of a range is mapped: its mapped stretches, or equal ones where those are many."""
+    spans = _spans(rows)
+    if len(spans) <= MAX_CELLS:
+        return tuple((one, one.size) for one in spans)
+    starts = np.array([one.start for one in spans], np.uint64)
+    sizes = np.array([one.size for one in spans], np.uint64)
+    until = np.concatenate([np.zeros(1, np.uint64), np.cumsum(sizes)])
+    borders = [span.start + span.size * place // MAX_CELLS for place in range(MAX_CELLS + 1)]
+    below = []
+    for border in borders:
+        place = int(np.searchsorted(starts, np.uint64(border)))
+        inside = min(border - int(starts[place - 1]), int(sizes[place - 1])) if place else 0
+        below.append(int(until[max(place - 1, 0)]) + inside)
+    cells = zip(borders, borders[1:], below, below[1:], strict=False)
+    return tuple((Range(start, end), after - before) for start, end, before, after in cells if after > before)
+
+
+def _rights(vm: Scanned, rows: U64Array, flags: MappingFlags | None) -> tuple[tuple[MappingFlags, int], ...]:
+    """What tables allow where that is not what is declared, with the bytes."""
+    fmt, controls = vm.space.regime.format, vm.space.regime.controls
+    found: dict[MappingFlags, int] = {}
+    for attributes in np.unique(rows[:, 3]).tolist():
+        permissions = fmt.permissions(attributes & ATTRIBUTES, controls)
+        granted = MappingFlags((permissions | permissions >> USER_SHIFT) & int(RWX))
+        if flags is None or granted != flags.permissions:
+            found[granted] = found.get(granted, 0) + int(rows[rows[:, 3] == attributes, 2].sum())
+    return tuple(sorted(found.items()))
+
+
+def _links(runs: U64Array, name: str) -> Iterator[Link]:
+    """The host memory behind runs of GPAs: run by run, or where those are many by pieces of host memory."""
+    if len(runs) <= MAX_RUNS:
+        for gpa, hpa, size, _ in runs.tolist():
+            yield Link(Range.sized(gpa, size), Range.sized(hpa, size))
+        return
+    by_hpa = runs[np.argsort(runs[:, 1], kind="stable")]
+    pieces = sorted(spans_of(by_hpa), key=lambda span: -span.size)
+    drawn, left = (pieces, []) if len(pieces) <= MAX_RUNS + 1 else (pieces[:MAX_RUNS], pieces[MAX_RUNS:])
+    for piece in sorted(drawn):
+        yield Link(_hull(_behind(by_hpa, [piece])), piece, scattered=True)
+    if left:
+        hull = _hull(_behind(by_hpa, left))
+        yield Link(hull, None, f"{counted(len(left), 'more run')} of {name}", scattered=True)
+
+
+def _behind(by_hpa: U64Array, pieces: list[Range]) -> U64Array:
+    """The rows whose memory lies in some pieces of it."""
+    starts = np.array(sorted(piece.start for piece in pieces), np.uint64)
+    ends = np.array(sorted(piece.end for piece in pieces), np.uint64)
+    place = np.searchsorted(starts, by_hpa[:, 1], "right") - 1
+    return by_hpa[(place >= 0) & (by_hpa[:, 1] < ends[np.maximum(place, 0)])]
+
+
+def _hull(rows: U64Array) -> Range:
+    """All GPAs from the first to the last of rows."""
+    return Range(int(rows[:, 0].min()), int((rows[:, 0] + rows[:, 2]).max()))

@@ -16,6 +16,7 @@ from ...forecast.map_ranges import RangeKind, Stage2Map
 from ...hypervisor.layout import of_platform
 from ...ranges import RangeMap
 from ...space.region import MemoryRegion
+from ..plain import about, percent
 
 CHOSEN = "frames not chosen yet"
 """The memory behind regions for which no declaration names an HPA."""
@@ -32,6 +33,7 @@ class Kind(Enum):
     TABLES = "page tables"
     HYPERVISOR = "hypervisor"
     RESERVED = "reserved"
+    UNDECLARED = "nothing declared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,24 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Actual:
+    """What the tables have of a range that is declared.
+
+    Args:
+        cells: stretches that are mapped, at least in part, in order; with the bytes of each that are.
+        rights: what the tables allow, where that is not what is declared; with the bytes for which it is so.
+    """
+
+    cells: tuple[tuple[Range, int], ...] = ()
+    rights: tuple[tuple[MappingFlags, int], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes that are mapped."""
+        return sum(size for _, size in self.cells)
+
+
+@dataclass(frozen=True, slots=True)
 class Party:
     """Somebody with a range of a space.
 
@@ -59,9 +79,11 @@ class Party:
         name: what it is called.
         span: its addresses: GPAs in a VM's space, HPAs in the host's.
         kind: what it is.
-        flags: what may be done there; None where nobody says.
+        flags: what may be done there, as declared; None where nobody says.
         hpa: the host memory behind it; None for none, or where it cannot be known.
         chosen: what to call the host memory behind it whose place cannot be known; empty for none.
+        links: where the host memory behind it is not one range: all of it.
+        actual: what the tables have of it; None where no tables are looked at.
     """
 
     name: str
@@ -70,11 +92,30 @@ class Party:
     flags: MappingFlags | None = None
     hpa: Range | None = None
     chosen: str = ""
+    links: tuple[Link, ...] = ()
+    actual: Actual | None = None
 
     @property
     def behind(self) -> tuple[Link, ...]:
         """All host memory behind it."""
-        return (Link(self.span, self.hpa, self.chosen),) if self.hpa or self.chosen else ()
+        if self.links or not (self.hpa or self.chosen):
+            return self.links
+        return (Link(self.span, self.hpa, self.chosen),)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In what the tables differ from the declaration."""
+        if self.actual is None:
+            return ()
+        size, whole = self.actual.size, self.span.size
+        found = []
+        if self.kind is Kind.EMULATED:
+            found += [f"to trap, and {about(size)} of it mapped"] if size else []
+        elif size < whole:
+            share = f"{about(size)} of {about(whole)}, {percent(size, whole)}" if size else "nothing"
+            found.append(f"populated: {share}")
+        found += [f"tables allow {flags.short[:3]} for {about(size)}" for flags, size in self.actual.rights]
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
