@@ -23,8 +23,9 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.prove.scan import Scan
 from stage2.prove.source import HostTables
-from stage2.prove.subject import Scanned, Subject, World
 from stage2.prove.subject import Space as ProvedSpace
+from stage2.prove.subject import Subject
+from stage2.prove.world import Scanned, World
 from stage2.render.picture.filling import STEPS, Fill, fills
 from stage2.render.picture.layout import COLUMN, LINE, Picture, fitted, lay_out, text_width
 from stage2.render.picture.made import MAX_CELLS, MAX_RUNS, mapped_spaces
@@ -403,7 +404,7 @@ def with_rows(rows: list[tuple[int, int, int]]) -> World:
     region = MemoryRegion(Gpa(GIB), GIB, R | W | X, MapType.MAP_ALLOC, name="ram")
     scanned = Scan(np.array(found, np.uint64), np.zeros((0, 2), np.uint64), len(rows), [])
     subject = Subject(HostTables(space.frames.memory), ())
-    return World(subject, (Scanned(ProvedSpace("guest", space.regime, (region,)), scanned),), (), None)
+    return World(subject, (Scanned(ProvedSpace("guest", space.regime, (region,)), scanned, subject.source),), (), None)
 
 
 def test_many_pieces_of_host_memory_are_counted_and_the_largest_drawn() -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..config.regions import PlannedVm
     from ..forecast.map_ranges import Stage2Map
     from ..processor import Processor
-    from ..prove.subject import World
     from ..prove.theorem import Proof
+    from ..prove.world import World
     from ..vm.host import Host
 
 _PAGES = (".html", ".htm")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..forecast.map_ranges import Stage2Map
-    from ..prove.subject import World
     from ..prove.theorem import Proof
+    from ..prove.world import World
     from ..render.picture.parties import Party, Space
     from ..vm.host import Host
 

@@ -72,6 +72,8 @@ def show(
         asked. May be given several times.
     svg
         File that gets a picture besides: what the VM files declare, beside the host's memory.
+    html
+        Page for browsers that gets the same picture (NAME.html), and tells what is declared at an address.
     json_output
         Print JSON instead of tables.
     """

@@ -14,7 +14,8 @@ from ...formats.outcome import USER_SHIFT
 from ...memory.owners import OwnerKind
 from ...prove.packing import U64Array
 from ...prove.scan import joined
-from ...prove.subject import Scanned, World, spans_of
+from ...prove.scattered import joined_spans
+from ...prove.world import Scanned, World
 from ...tables.mapping import ATTRIBUTES
 from ..plain import counted
 from .parties import Actual, Kind, Link, Party, Space, kind_of
@@ -91,7 +92,7 @@ def _host(world: World) -> Iterator[Party]:
 def _parties(vm: Scanned, title: str) -> Iterator[Party]:
     """Regions and what lies between them, in order of GPA."""
     at = 0
-    rows = vm.scan.rows
+    rows = _rows(vm)
     for region in vm.space.sorted_regions:
         if region.start > at:
             yield from _undeclared(vm, title, _clipped(rows, at, region.start))
@@ -100,6 +101,15 @@ def _parties(vm: Scanned, title: str) -> Iterator[Party]:
         yield _party(vm, title, part, region.range, region.label, kind_of(region), flags)
         at = max(at, region.end)
     yield from _undeclared(vm, title, _clipped(rows, at, 1 << 64))
+
+
+def _rows(vm: Scanned) -> U64Array:
+    """All that is mapped, in order of GPA; scattered leaves each by itself."""
+    scattered = [part for kind in vm.scan.scattered for part in vm.rows_of(kind)]
+    if not scattered:
+        return vm.scan.rows
+    rows = np.concatenate([vm.scan.rows, *scattered])
+    return joined(rows[np.argsort(rows[:, 0], kind="stable")])
 
 
 def _undeclared(vm: Scanned, title: str, rows: U64Array) -> Iterator[Party]:
@@ -141,7 +151,13 @@ def _clipped(rows: U64Array, start: int, end: int) -> U64Array:
 
 def _spans(rows: U64Array) -> list[Range]:
     """The GPAs of rows, joined."""
-    return spans_of(rows[:, [0, 0, 2, 3]])
+    return _joined(rows, 0)
+
+
+def _joined(rows: U64Array, column: int) -> list[Range]:
+    """The addresses in a column of rows, joined: 0 for GPAs, 1 for HPAs."""
+    starts = rows[:, column]
+    return [Range.sized(*span) for span in joined_spans(np.stack([starts, starts + rows[:, 2]], axis=1)).tolist()]
 
 
 def _cells(rows: U64Array, span: Range) -> tuple[tuple[Range, int], ...]:
@@ -181,7 +197,7 @@ def _links(runs: U64Array, name: str) -> Iterator[Link]:
             yield Link(Range.sized(gpa, size), Range.sized(hpa, size))
         return
     by_hpa = runs[np.argsort(runs[:, 1], kind="stable")]
-    pieces = sorted(spans_of(by_hpa), key=lambda span: -span.size)
+    pieces = sorted(_joined(by_hpa, 1), key=lambda span: -span.size)
     drawn, left = (pieces, []) if len(pieces) <= MAX_RUNS + 1 else (pieces[:MAX_RUNS], pieces[MAX_RUNS:])
     for piece in sorted(drawn):
         yield Link(_hull(_behind(by_hpa, [piece])), piece, scattered=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from ... import __version__
 from ...processor import Processor
-from ...prove.subject import World
 from ...prove.theorem import Proof, Seat
+from ...prove.world import World
 from ...space.region import MemoryRegion
 from ..page_frame import framed, page_text, part
 from ..plain import about, counted

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...address import Range
 from ...processor import Processor
-from ...prove.subject import World
+from ...prove.world import World
 from ...space.region import MemoryRegion
 from ..plain import plain
 from ..walk import owner_text, region_text
