@@ -32,22 +32,23 @@
 
   const stepTable = (steps) => {
     const scroll = make("div", "", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Steps of the walk" });
-    const table = make("table"), head = make("tr"), body = make("tbody");
-    for (const name of ["level", "table at HPA", "entry", "holds", "which is", "allows"]) {
-      head.append(make("th", name, { scope: "col" }));
-    }
+    // Its roles are said, since in a narrow window its rows are laid out as blocks.
+    const table = make("table", "", { role: "table" }), head = make("tr", "", { role: "row" }), body = make("tbody", "", { role: "rowgroup" });
+    const names = ["level", "table at HPA", "entry", "holds", "which is", "allows"];
+    for (const name of names) head.append(make("th", name, { scope: "col", role: "columnheader" }));
+    const cell = (nth, says, more = {}) => make("td", says, { role: "cell", "data-name": names[nth], ...more });
     for (const step of steps) {
-      const row = make("tr", "", { "data-slot": hex(step.slot), "data-entry": hex(step.word) });
-      const means = make("td", step.shape.meaning + (step.shape.address ? hex(step.output) : ""));
+      const row = make("tr", "", { role: "row", "data-slot": hex(step.slot), "data-entry": hex(step.word) });
+      const means = cell(4, step.shape.meaning + (step.shape.address ? hex(step.output) : ""));
       means.append(fields(step));
       row.append(
-        make("th", step.level, { scope: "row" }), make("td", hex(step.table), { class: "address" }),
-        make("td", step.index), make("td", "0x" + step.word.toString(16).padStart(16, "0"), { class: "address" }),
-        means, make("td", step.shape.allows ?? ""),
+        make("th", step.level, { scope: "row", role: "rowheader" }), cell(1, hex(step.table), { class: "address" }),
+        cell(2, step.index), cell(3, "0x" + step.word.toString(16).padStart(16, "0"), { class: "address" }),
+        means, cell(5, step.shape.allows ?? ""),
       );
       body.append(row);
     }
-    const heads = make("thead");
+    const heads = make("thead", "", { role: "rowgroup" });
     heads.append(head);
     table.append(make("caption", "Steps of the walk"), heads, body);
     scroll.append(table);
@@ -191,10 +192,20 @@
     const span = start === undefined ? null : [BigInt(start), BigInt(end)];
     return { group, space, kind, span, x: of("x"), y: of("y"), width: of("width"), height: of("height"), labels: [], who: [] };
   });
-  for (const text of svg.querySelectorAll("text[x]")) {
-    if (text.closest("[data-space]")) continue;
-    const x = Number(text.getAttribute("x")), y = Number(text.getAttribute("y"));
-    boxes.find((box) => box.x <= x && x < box.x + box.width && box.y <= y && y <= box.y + box.height)?.labels.push(text);
+  /* What stands in a box is its label; what stands beside the boxes of a VM, as its title and its gaps, is the VM's. */
+  const beside = data.vms.map((_, place) => {
+    const mine = boxes.filter((box) => box.space === String(place));
+    const last = Math.max(...mine.map((box) => box.y + box.height));
+    return { x: mine[0]?.x, top: Math.min(...mine.map((box) => box.y)) - 24, bottom: last, width: mine[0]?.width, elements: [] };
+  });
+  const under = (one, top, bottom, x, y) => one.x - 1 <= x && x <= one.x + one.width + 1 && top <= y && y <= bottom;
+  for (const element of svg.querySelectorAll("text[x], polyline, line")) {
+    if (element.closest("[data-space]")) continue;
+    const points = element.getAttribute("points")?.split(" ")[0].split(",");
+    const [x, y] = (points ?? ["x", "y"].map((name) => element.getAttribute(name) ?? element.getAttribute(name + "1"))).map(Number);
+    const box = element.tagName === "text" && boxes.find((one) => under(one, one.y, one.y + one.height, x, y));
+    if (box) box.labels.push(element);
+    else beside.find((one) => under(one, one.top, one.bottom, x, y))?.elements.push(element);
   }
   const bands = [...svg.querySelectorAll("path[data-vm]")];
 
@@ -223,6 +234,9 @@
     for (const box of boxes) {
       const away = box.who.length ? !box.who.some(([vm, kind]) => shown(vm, kind)) : !kinds.has(box.kind);
       for (const element of [box.group, ...box.labels]) element.classList.toggle("away", away);
+    }
+    for (const [place, { elements }] of beside.entries()) {
+      for (const element of elements) element.classList.toggle("away", !vms.has(String(place)));
     }
     for (const band of bands) band.classList.toggle("away", !shown(band.dataset.vm, band.dataset.kind));
     for (const row of document.querySelectorAll("tr[data-kind]")) row.hidden = !shown(row.dataset.vm ?? null, row.dataset.kind);
@@ -293,7 +307,7 @@
   filter.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("hashchange", asked);
   for (const id of ["ask", "filter", "view"]) by(id).hidden = false;
-  resize(Math.min(1, Math.max(0.6, fit())));
+  resize(Math.min(1, Math.max(0.8, fit()))); // smaller, its text could not be read
   show(); // browsers keep what was chosen before the page was loaded again
   asked();
 })();
