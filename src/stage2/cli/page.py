@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+from .picture import declared_picture, mapped_picture, require_vms
 
 if TYPE_CHECKING:
+    from ..check.finding import Finding
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..forecast.map_ranges import Stage2Map
+    from ..processor import Processor
+    from ..prove.theorem import Proof
+    from ..prove.world import World
     from ..vm.host import Host
 
 _PAGES = (".html", ".htm")
@@ -38,21 +43,21 @@ def write_declared_page(
     vms: Sequence[PlannedVm],
     host: PlatformConfig | BoardConfig | None,
     maps: Sequence[Stage2Map | None],
+    findings: Sequence[Sequence[Finding]] = (),
+    refused: str | None = None,
 ) -> None:
-    """Write the map of what VMs declare, as they lie on a host.
+    """Write the map of what VMs declare; the arguments are those of `declared_picture`.
 
     Raises:
         ConfigError: there is no VM, or the file cannot be written.
     """
     from ..render.picture.page import Map, map_page
-    from ..render.picture.parties import declared_spaces
-    from ..render.picture.svg import picture_svg
     from .write_whole import write_whole
 
-    if not vms:
-        raise ConfigError("there is no VM to draw: name a VM file beside --html", file=os.fspath(file))
-    spaces, own = declared_spaces(vms, host, maps)
-    write_whole(file, map_page(Map("show", picture_svg(spaces, own), spaces, own, [vm.plan.regions for vm in vms])))
+    require_vms("--html", file, vms)
+    drawn = declared_picture(vms, host, maps, findings, refused)
+    regions = [vm.plan.regions for vm in vms]
+    write_whole(file, map_page(Map("show", drawn.svg, drawn.vms, drawn.host, regions)))
 
 
 def write_made_page(file: Path, host: Host) -> None:
@@ -61,15 +66,38 @@ def write_made_page(file: Path, host: Host) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    from ..prove.world import World
-    from ..render.picture.made import made_spaces
+    from ..render.picture.made import titles_of, world_of
+
+    _write(file, "build", world_of(host), titles_of(host), [vm.space.processor for vm in host.vms])
+
+
+def write_proved_page(file: Path, world: World, proof: Proof, processors: Sequence[Processor | None]) -> None:
+    """Write the map of tables that were proved or refuted, with every theorem.
+
+    Args:
+        file: where to.
+        world: the tables.
+        proof: of them.
+        processors: what the tables of each VM are for; none where nothing says.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    _write(file, "prove", world, None, processors, proof)
+
+
+def _write(
+    file: Path,
+    command: str,
+    world: World,
+    titles: Mapping[str, str] | None,
+    processors: Sequence[Processor | None],
+    proof: Proof | None = None,
+) -> None:
     from ..render.picture.page import Map, map_page
-    from ..render.picture.svg import picture_svg
-    from ..vm.isolation import subject_of
     from .write_whole import write_whole
 
-    spaces, own = made_spaces(host)
-    world = World.of(subject_of(host))
-    processors = [vm.space.processor for vm in host.vms]
+    drawn = mapped_picture(world, proof, titles)
     regions = [vm.space.regions for vm in world.vms]
-    write_whole(file, map_page(Map("build", picture_svg(spaces, own), spaces, own, regions, world, processors)))
+    processors = processors or [None] * len(world.vms)
+    write_whole(file, map_page(Map(command, drawn.svg, drawn.vms, drawn.host, regions, world, processors, proof)))

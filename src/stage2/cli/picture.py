@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..prove.subject import Subject
     from ..prove.theorem import Proof
     from ..prove.world import World
+    from ..render.picture.parties import Party, Space
     from ..vm.host import Host
 
 
@@ -36,6 +38,67 @@ def require_svg(file: Path | None, option: str = "--svg") -> None:
         raise ConfigError(f"the picture is SVG: give {option} a name that ends in .svg", file=os.fspath(file))
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture and what it is of, as for `picture_svg`."""
+
+    vms: Sequence[Space]
+    host: Sequence[Party]
+    svg: str
+
+
+def declared_picture(
+    vms: Sequence[PlannedVm],
+    host: PlatformConfig | BoardConfig | None,
+    maps: Sequence[Stage2Map | None],
+    findings: Sequence[Sequence[Finding]] = (),
+    refused: str | None = None,
+) -> Drawn:
+    """The picture of what VMs declare, as they lie on a host, with what is found wrong marked.
+
+    Args:
+        vms, host, maps: as for `declared_spaces`.
+        findings: of each VM.
+        refused: that they cannot be run on this host together, and why.
+    """
+    from ..render.picture.marks import Mark, MarkKind, finding_marks
+    from ..render.picture.parties import declared_spaces
+    from ..render.picture.svg import picture_svg
+
+    marks = [mark for number, found in enumerate(findings) for mark in finding_marks(number, found)]
+    if refused is not None:
+        marks.append(Mark(MarkKind.FINDING, refused))
+    spaces, own = declared_spaces(vms, host, maps)
+    return Drawn(spaces, own, picture_svg(spaces, own, marks=marks))
+
+
+def mapped_picture(world: World, proof: Proof | None = None, titles: Mapping[str, str] | None = None) -> Drawn:
+    """The picture of tables, with the witnesses against them marked.
+
+    Args:
+        world: the tables.
+        proof: what was proved of them; what refutes a theorem is marked.
+        titles: what to call VMs, as for `mapped_spaces`.
+    """
+    from ..render.picture.made import mapped_spaces
+    from ..render.picture.marks import witness_marks
+    from ..render.picture.svg import picture_svg
+
+    marks = [] if proof is None else witness_marks(proof, [vm.space.who for vm in world.vms])
+    spaces, own = mapped_spaces(world, titles)
+    return Drawn(spaces, own, picture_svg(spaces, own, marks=marks))
+
+
+def require_vms(option: str, file: Path, vms: Sequence[PlannedVm]) -> None:
+    """Refuse to draw nothing.
+
+    Raises:
+        ConfigError: there is no VM.
+    """
+    if not vms:
+        raise ConfigError(f"there is no VM to draw: name a VM file beside {option}", file=os.fspath(file))
+
+
 def write_picture(
     file: Path,
     vms: Sequence[PlannedVm],
@@ -44,28 +107,15 @@ def write_picture(
     findings: Sequence[Sequence[Finding]] = (),
     refused: str | None = None,
 ) -> None:
-    """Write the picture of what VMs declare, as they lie on a host, with what is found wrong marked.
-
-    Args:
-        file: where to.
-        vms, host, maps: as for `declared_spaces`.
-        findings: of each VM.
-        refused: that they cannot be run on this host together, and why.
+    """Write `declared_picture`.
 
     Raises:
         ConfigError: there is no VM, or the file cannot be written.
     """
-    from ..render.picture.marks import Mark, MarkKind, finding_marks
-    from ..render.picture.parties import declared_spaces
-    from ..render.picture.svg import picture_svg
     from .write_whole import write_whole
 
-    if not vms:
-        raise ConfigError("there is no VM to draw: name a VM file beside --svg", file=os.fspath(file))
-    marks = [mark for number, found in enumerate(findings) for mark in finding_marks(number, found)]
-    if refused is not None:
-        marks.append(Mark(MarkKind.FINDING, refused))
-    write_whole(file, picture_svg(*declared_spaces(vms, host, maps), marks=marks))
+    require_vms("--svg", file, vms)
+    write_whole(file, declared_picture(vms, host, maps, findings, refused).svg)
 
 
 def write_made_picture(file: Path, host: Host, proof: Proof | None = None) -> None:
@@ -79,13 +129,10 @@ def write_made_picture(file: Path, host: Host, proof: Proof | None = None) -> No
     Raises:
         ConfigError: the file cannot be written.
     """
-    from ..render.picture.made import made_spaces
-    from ..render.picture.marks import witness_marks
-    from ..render.picture.svg import picture_svg
+    from ..render.picture.made import titles_of, world_of
     from .write_whole import write_whole
 
-    marks = [] if proof is None else witness_marks(proof, [f"VM {vm.space.name}" for vm in host.vms])
-    write_whole(file, picture_svg(*made_spaces(host), marks=marks))
+    write_whole(file, mapped_picture(world_of(host), proof, titles_of(host)).svg)
 
 
 def write_proved_picture(file: Path, world: World, proof: Proof) -> None:
@@ -94,13 +141,9 @@ def write_proved_picture(file: Path, world: World, proof: Proof) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    from ..render.picture.made import mapped_spaces
-    from ..render.picture.marks import witness_marks
-    from ..render.picture.svg import picture_svg
     from .write_whole import write_whole
 
-    marks = witness_marks(proof, [vm.space.who for vm in world.vms])
-    write_whole(file, picture_svg(*mapped_spaces(world), marks=marks))
+    write_whole(file, mapped_picture(world, proof).svg)
 
 
 def write_tree(file: Path, subject: Subject, titles: Mapping[str, str] | None = None) -> None:

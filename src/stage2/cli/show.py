@@ -138,7 +138,7 @@ def show(
     if svg is not None:
         write_picture(svg, vms, host, maps, findings, refused)
     if html is not None:
-        write_declared_page(html, vms, host, maps)
+        write_declared_page(html, vms, host, maps, findings, refused)
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
         described = list(zip(vms, formats, maps, strict=True))

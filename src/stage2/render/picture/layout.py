@@ -103,8 +103,9 @@ class Band:
     """From a VM's range to the host memory behind it: two edges, each an x and its two ys.
 
     Args:
-        kind, title, vm: as of a box.
+        kind, title: as of a box.
         loose: not address by address: the memory has no one place, or lies behind addresses in any order.
+        vm: the VM's number.
     """
 
     x: float
@@ -180,7 +181,7 @@ def lay_out(vms: Sequence[Space], host: Sequence[Party], marks: Sequence[Mark] =
         for number, vm in enumerate(side, first):
             titles.append(Label(x, y + _HEAD / 2, fitted(f"{plain(vm.title)}: guest physical addresses", COLUMN)))
             y, boxes = pen.space(x, y, titles[-1].text, cuts[number], number)
-            pen.bands(number, vm, boxes, at_host, chosen, x < host_x)
+            pen.bands((number, vm), boxes, at_host, chosen, x < host_x)
             drawn.append(boxes)
             y += _BETWEEN
         bottom = max(bottom, y)
@@ -256,14 +257,14 @@ class _Pen:
 
     def bands(
         self,
-        number: int,
-        vm: Space,
+        numbered: tuple[int, Space],
         boxes: Sequence[Box],
         at_host: Sequence[Box],
         chosen: dict[tuple[Kind, str], Box],
         left: bool,
     ) -> None:
         """Connect a VM's ranges with the host memory behind them."""
+        number, vm = numbered
         starts, host_starts = _starts(boxes), _starts(at_host)
         for party in vm.parties:
             for link in party.behind:
@@ -317,7 +318,8 @@ class _Pen:
             *cut.notes,
         ]
         title = plain(", ".join(parts))
-        box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, title, close, overlap, _fills(cut, height), vm)
+        kind, filled = cut.held[0].party.kind, _fills(cut, height)
+        box = Box(x, y, height, cut.span, kind, flags, title, close, overlap, filled, vm)
         self._picture.boxes.append(box)
         size += "" if close else "*"
         if height >= LINE * (len(listed) + 1) + _PAD:

@@ -44,17 +44,21 @@ def made_spaces(host: Host) -> tuple[list[Space], list[Party]]:
     Args:
         host: with its VMs, whose tables are read; they may run.
     """
+    return mapped_spaces(world_of(host), titles_of(host))
+
+
+def world_of(host: Host) -> World:
+    """The tables of a host's VMs as they are now; they may run."""
     from ...vm.isolation import subject_of
 
     with ExitStack() as held:
         for vm in host.vms:
             held.enter_context(vm.space.lock)
-        world = World.of(subject_of(host))
-    return mapped_spaces(world, titles_of(host))
+        return World.of(subject_of(host))
 
 
 def titles_of(host: Host) -> dict[str, str]:
-    """What pictures call the VMs of a host, by the names of their spaces."""
+    """What a host's VMs are called, by the names of their spaces."""
     return {vm.space.name: f"VM {vm.id} {vm.name}" for vm in host.vms}
 
 

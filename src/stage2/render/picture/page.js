@@ -1,153 +1,14 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
-  const hex = (value) => "0x" + value.toString(16);
-  const number = (text) => BigInt("0x" + text);
-  const MOST_ASKED = 64, MOST_WAYS = 64;
+  const { MOST_WAYS, walk, waysTo, ownerOf, regionsOf, links, declared } = reading(data);
+  const MOST_ASKED = 64;
 
   const make = (tag, says = "", attributes = {}) => {
     const made = document.createElement(tag);
     made.textContent = says;
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
     return made;
-  };
-
-  /* The entry of a sorted list whose span has an address. */
-  const inside = (spans, address, span = (one) => one) => {
-    let low = 0, high = spans.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (number(span(spans[middle])[0]) <= address) low = middle + 1;
-      else high = middle;
-    }
-    return low && address < number(span(spans[low - 1])[1]) ? spans[low - 1] : null;
-  };
-
-  /* The runs of a level, read when they are first asked for. */
-  const runsOf = (level) => {
-    level.read ??= level.runs === "" ? [] : level.runs.split(";").map((line) => {
-      const [first, count, grows, word, output, shape, hpa] = line.split(" ").map(number);
-      return { first, count, grows, word, output, shape: Number(shape), hpa };
-    });
-    return level.read;
-  };
-
-  const runAt = (level, place) => {
-    const runs = runsOf(level);
-    let low = 0, high = runs.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (runs[middle].first <= place) low = middle + 1;
-      else high = middle;
-    }
-    const run = runs[low - 1];
-    return run && place < run.first + run.count ? run : null;
-  };
-
-  /* What one entry of a run is: nothing but counting. */
-  const entryOf = (level, run, place) => {
-    const nth = place - run.first;
-    const output = run.output + nth * number(level.steps[run.grows]);
-    return {
-      shape: data.shapes[run.shape],
-      word: BigInt.asUintN(64, run.word + nth * number(level.words[run.grows])),
-      output,
-      hpa: run.hpa === undefined ? output : run.hpa + nth * (1n << BigInt(level.shift)),
-    };
-  };
-
-  const told = (lines, gpa, hpa) =>
-    lines.map((line) => line.replaceAll("{gpa}", hex(gpa)).replaceAll("{hpa}", hpa === null ? "" : hex(hpa)));
-
-  /* The walk of a GPA: its steps, the HPA or null, and how it ended. */
-  const walk = (tables, gpa) => {
-    const steps = [];
-    if (gpa >> BigInt(tables.bits)) return { steps, hpa: null, lines: told(tables.wide, gpa, null) };
-    if (tables.always) return { steps, hpa: null, lines: told(tables.always, gpa, null) };
-    let table = number(tables.root);
-    for (const level of [...tables.levels].reverse()) {
-      const shift = BigInt(level.shift), place = gpa >> shift;
-      const run = runAt(level, place);
-      if (!run) return leftOut(tables, level, steps, gpa);
-      const entry = entryOf(level, run, place), { shape } = entry;
-      if (shape.kind === "outside") return { steps, hpa: null, lines: told(shape.lines, gpa, null) };
-      const index = place & ((1n << BigInt(level.index)) - 1n);
-      const slot = table + index * BigInt(tables.entry);
-      steps.push({ level: level.name, table, index, slot, word: entry.word, shape, output: entry.output });
-      if (shape.kind === "leaf") {
-        const hpa = entry.hpa + (gpa & ((1n << shift) - 1n));
-        return { steps, hpa, lines: told(shape.lines, gpa, hpa) };
-      }
-      if (shape.kind !== "table") return { steps, hpa: null, lines: told(shape.lines, gpa, null) };
-      table = entry.output;
-    }
-    return { steps, hpa: null, lines: [] };
-  };
-
-  /* What is known of an address whose entries this page does not have. */
-  const leftOut = (tables, level, steps, gpa) => {
-    const said = `This page does not have the entries of ${level.name} from GPA ${hex(number(level.until))} on.`;
-    if (!tables.rows) return { steps, hpa: null, lines: [`GPA ${hex(gpa)}: ${said}`] };
-    const row = inside(tables.rows, gpa, (one) => [one[0], (number(one[0]) + number(one[2])).toString(16)]);
-    if (!row) return { steps, hpa: null, lines: [`GPA ${hex(gpa)}: nothing is mapped there.`, said] };
-    const hpa = number(row[1]) + gpa - number(row[0]);
-    return { steps, hpa, lines: [`GPA ${hex(gpa)} is HPA ${hex(hpa)} ${row[3]}, in leaves of ${row[4]}.`, said] };
-  };
-
-  /* Every GPA of a VM's tables that leads to an HPA, and whether there may be more. */
-  const waysTo = (tables, hpa) => {
-    const found = [];
-    if (tables.always) return found;
-    for (const level of tables.levels) {
-      const size = 1n << BigInt(level.shift);
-      for (const run of runsOf(level)) {
-        if (data.shapes[run.shape].kind !== "leaf") continue;
-        const moves = run.hpa !== undefined || run.grows !== 0n;
-        const start = run.hpa ?? run.output;
-        if (moves) {
-          const nth = (hpa - start) / size;
-          if (hpa >= start && nth < run.count) found.push((run.first + nth) * size + ((hpa - start) % size));
-        } else if (hpa >= start && hpa - start < size) {
-          for (let nth = 0n; nth < run.count && found.length <= MOST_WAYS; nth++) {
-            found.push((run.first + nth) * size + hpa - start);
-          }
-        }
-      }
-    }
-    for (const [start, output, size] of (tables.rows ?? []).map((row) => row.slice(0, 3).map(number))) {
-      const gpa = start + hpa - output;
-      if (hpa >= output && hpa - output < size && !found.includes(gpa)) found.push(gpa);
-    }
-    return found.sort((one, other) => (one < other ? -1 : one > other ? 1 : 0));
-  };
-
-  const ownerOf = (hpa) => {
-    if (data.owners === null) return null;
-    if (data.ownersUntil !== null && hpa >= number(data.ownersUntil)) return "This page does not have its owner.";
-    const found = inside(data.owners, hpa);
-    return found ? found[2] : "The memory belongs to nobody.";
-  };
-
-  const regionOf = (vm, gpa) => {
-    const found = inside(vm.regions, gpa);
-    return found ? found[2] : data.undeclared;
-  };
-
-  /* Links from a VM's addresses to host memory, of declarations. */
-  const links = (vm) => vm.parties.flatMap((party) => party.behind.map((link) => [party, link]));
-  const has = ([start, end], address) => number(start) <= address && address < number(end);
-
-  const declared = (vm, gpa) => {
-    const mine = links(vm).filter(([, link]) => has(link.gpa, gpa));
-    const lines = mine.map(([party, link]) => {
-      if (!link.hpa) return `${party.name}: ${link.said}.`;
-      if (link.scattered) return `${party.name}: among HPA ${hex(number(link.hpa[0]))} to ${hex(number(link.hpa[1]))}.`;
-      return `${party.name}: it would lie at HPA ${hex(number(link.hpa[0]) + gpa - number(link.gpa[0]))}.`;
-    });
-    const known = mine.filter(([, link]) => link.hpa && !link.scattered);
-    const hpa = known.length ? number(known[0][1].hpa[0]) + gpa - number(known[0][1].gpa[0]) : null;
-    return { hpa, lines: lines.length ? lines : [data.nowhere] };
   };
 
   /* --- answers ------------------------------------------------------------------------------------------------ */
@@ -171,22 +32,23 @@
 
   const stepTable = (steps) => {
     const scroll = make("div", "", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Steps of the walk" });
-    const table = make("table"), head = make("tr"), body = make("tbody");
-    for (const name of ["level", "table at HPA", "entry", "holds", "which is", "allows"]) {
-      head.append(make("th", name, { scope: "col" }));
-    }
+    // Its roles are said, since in a narrow window its rows are laid out as blocks.
+    const table = make("table", "", { role: "table" }), head = make("tr", "", { role: "row" }), body = make("tbody", "", { role: "rowgroup" });
+    const names = ["level", "table at HPA", "entry", "holds", "which is", "allows"];
+    for (const name of names) head.append(make("th", name, { scope: "col", role: "columnheader" }));
+    const cell = (nth, says, more = {}) => make("td", says, { role: "cell", "data-name": names[nth], ...more });
     for (const step of steps) {
-      const row = make("tr", "", { "data-slot": hex(step.slot), "data-entry": hex(step.word) });
-      const means = make("td", step.shape.meaning + (step.shape.address ? hex(step.output) : ""));
+      const row = make("tr", "", { role: "row", "data-slot": hex(step.slot), "data-entry": hex(step.word) });
+      const means = cell(4, step.shape.meaning + (step.shape.address ? hex(step.output) : ""));
       means.append(fields(step));
       row.append(
-        make("th", step.level, { scope: "row" }), make("td", hex(step.table), { class: "address" }),
-        make("td", step.index), make("td", "0x" + step.word.toString(16).padStart(16, "0"), { class: "address" }),
-        means, make("td", step.shape.allows ?? ""),
+        make("th", step.level, { scope: "row", role: "rowheader" }), cell(1, hex(step.table), { class: "address" }),
+        cell(2, step.index), cell(3, "0x" + step.word.toString(16).padStart(16, "0"), { class: "address" }),
+        means, cell(5, step.shape.allows ?? ""),
       );
       body.append(row);
     }
-    const heads = make("thead");
+    const heads = make("thead", "", { role: "rowgroup" });
     heads.append(head);
     table.append(make("caption", "Steps of the walk"), heads, body);
     scroll.append(table);
@@ -198,7 +60,7 @@
     const found = vm.tables ? walk(vm.tables, gpa) : { steps: [], ...declared(vm, gpa) };
     const owner = vm.tables && found.hpa !== null ? ownerOf(found.hpa) : null;
     const [first, ...rest] = found.lines;
-    const lines = vm.tables ? [first, ...(owner ? [owner] : []), ...rest, regionOf(vm, gpa)] : [regionOf(vm, gpa), ...found.lines];
+    const lines = vm.tables ? [first, ...(owner ? [owner] : []), ...rest, ...regionsOf(vm, gpa)] : [...regionsOf(vm, gpa), ...found.lines];
     return { ...found, lines, gpa };
   };
 
@@ -330,10 +192,20 @@
     const span = start === undefined ? null : [BigInt(start), BigInt(end)];
     return { group, space, kind, span, x: of("x"), y: of("y"), width: of("width"), height: of("height"), labels: [], who: [] };
   });
-  for (const text of svg.querySelectorAll("text[x]")) {
-    if (text.closest("[data-space]")) continue;
-    const x = Number(text.getAttribute("x")), y = Number(text.getAttribute("y"));
-    boxes.find((box) => box.x <= x && x < box.x + box.width && box.y <= y && y <= box.y + box.height)?.labels.push(text);
+  /* What stands in a box is its label; what stands beside the boxes of a VM, as its title and its gaps, is the VM's. */
+  const beside = data.vms.map((_, place) => {
+    const mine = boxes.filter((box) => box.space === String(place));
+    const last = Math.max(...mine.map((box) => box.y + box.height));
+    return { x: mine[0]?.x, top: Math.min(...mine.map((box) => box.y)) - 24, bottom: last, width: mine[0]?.width, elements: [] };
+  });
+  const under = (one, top, bottom, x, y) => one.x - 1 <= x && x <= one.x + one.width + 1 && top <= y && y <= bottom;
+  for (const element of svg.querySelectorAll("text[x], polyline, line")) {
+    if (element.closest("[data-space]")) continue;
+    const points = element.getAttribute("points")?.split(" ")[0].split(",");
+    const [x, y] = (points ?? ["x", "y"].map((name) => element.getAttribute(name) ?? element.getAttribute(name + "1"))).map(Number);
+    const box = element.tagName === "text" && boxes.find((one) => under(one, one.y, one.y + one.height, x, y));
+    if (box) box.labels.push(element);
+    else beside.find((one) => under(one, one.top, one.bottom, x, y))?.elements.push(element);
   }
   const bands = [...svg.querySelectorAll("path[data-vm]")];
 
@@ -362,6 +234,9 @@
     for (const box of boxes) {
       const away = box.who.length ? !box.who.some(([vm, kind]) => shown(vm, kind)) : !kinds.has(box.kind);
       for (const element of [box.group, ...box.labels]) element.classList.toggle("away", away);
+    }
+    for (const [place, { elements }] of beside.entries()) {
+      for (const element of elements) element.classList.toggle("away", !vms.has(String(place)));
     }
     for (const band of bands) band.classList.toggle("away", !shown(band.dataset.vm, band.dataset.kind));
     for (const row of document.querySelectorAll("tr[data-kind]")) row.hidden = !shown(row.dataset.vm ?? null, row.dataset.kind);
@@ -432,7 +307,7 @@
   filter.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("hashchange", asked);
   for (const id of ["ask", "filter", "view"]) by(id).hidden = false;
-  resize(Math.min(1, Math.max(0.6, fit())));
+  resize(Math.min(1, Math.max(0.8, fit()))); // smaller, its text could not be read
   show(); // browsers keep what was chosen before the page was loaded again
   asked();
 })();

@@ -76,7 +76,8 @@ def map_page(shown: Map) -> str:
         "</footer>",
         f'<script type="application/json" id="data">{data}</script>',
     ]
-    style, script = (part("page", kind, __package__) for kind in ("css", "js"))
+    style = part("page", "css", __package__)
+    script = part("page_walk", "js", __package__) + part("page", "js", __package__)
     return framed(f"{title}. stage2 {shown.command}", style, script, "\n".join(body))
 
 
@@ -190,7 +191,8 @@ def _proof(proof: Proof | None, names: Sequence[str]) -> Iterator[str]:
     """What was proved: every theorem, and the witness against it."""
     if proof is None:
         return
-    yield f'<h2>Theorems</h2>\n<p class="{_CLASSES[proof.proved]}"><strong>{page_text(str(proof))}</strong></p>\n<ul>'
+    yield f'<h2>Theorems</h2>\n<p class="{_CLASSES[proof.proved]}"><strong>{page_text(str(proof))}</strong></p>'
+    yield f'<details{"" if proof.proved else " open"}><summary>What each says</summary>\n<ul class="theorems">'
     for theorem in proof.theorems:
         facts = "".join(f"<dt>{page_text(word)}</dt><dd>{page_text(says)}</dd>" for word, says in theorem_rows(theorem))
         witness = theorem.witness
@@ -201,7 +203,7 @@ def _proof(proof: Proof | None, names: Sequence[str]) -> Iterator[str]:
             f'<li><strong class="{_CLASSES[theorem.holds]}">{said}</strong>: '
             f"{page_text(theorem.statement)}<dl>{facts}</dl>{asked}</li>"
         )
-    yield "</ul>"
+    yield "</ul>\n</details>"
 
 
 def _seat(seat: Seat, names: Sequence[str]) -> str:
