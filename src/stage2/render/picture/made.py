@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...address import Range
-from ...flags import RWX, MappingFlags
-from ...formats.outcome import USER_SHIFT
+from ...flags import MappingFlags
 from ...memory.owners import OwnerKind
 from ...prove.packing import U64Array
 from ...prove.scan import joined
 from ...prove.scattered import joined_spans
 from ...prove.world import Scanned, World
-from ...tables.mapping import ATTRIBUTES
 from ..plain import counted
 from .parties import Actual, Kind, Link, Party, Space, kind_of
 
@@ -212,11 +210,9 @@ def mapped_below(rows: U64Array, addresses: U64Array) -> U64Array:
 
 def _rights(vm: Scanned, rows: U64Array, flags: MappingFlags | None) -> tuple[tuple[MappingFlags, int], ...]:
     """What tables allow where that is not what is declared, with the bytes."""
-    fmt, controls = vm.space.regime.format, vm.space.regime.controls
     found: dict[MappingFlags, int] = {}
     for attributes in np.unique(rows[:, 3]).tolist():
-        permissions = fmt.permissions(attributes & ATTRIBUTES, controls)
-        granted = MappingFlags((permissions | permissions >> USER_SHIFT) & int(RWX))
+        granted = vm.granted(attributes)
         if flags is None or granted != flags.permissions:
             found[granted] = found.get(granted, 0) + int(rows[rows[:, 3] == attributes, 2].sum())
     return tuple(sorted(found.items()))
