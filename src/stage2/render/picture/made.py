@@ -138,9 +138,9 @@ def _rows(vm: Scanned) -> U64Array:
 
 def _undeclared(vm: Scanned, title: str, rows: U64Array) -> Iterator[Party]:
     """What is mapped between two regions."""
-    spans = _spans(rows)
+    spans = [Range.sized(start, size) for start, size in _spans(rows)[: MAX_RUNS + 1].tolist()]
     if len(spans) > MAX_RUNS:
-        spans = [Range(spans[0].start, spans[-1].end)]
+        spans = [_hull(rows)]
     for span in spans:
         part = _clipped(rows, span.start, span.end)
         yield _party(vm, title, part, span, _UNDECLARED, Kind.UNDECLARED, None)
@@ -173,22 +173,17 @@ def _clipped(rows: U64Array, start: int, end: int) -> U64Array:
     return part
 
 
-def _spans(rows: U64Array) -> list[Range]:
-    """The GPAs of rows, joined."""
-    return _joined(rows, 0)
-
-
-def _joined(rows: U64Array, column: int) -> list[Range]:
-    """The addresses in a column of rows, joined: 0 for GPAs, 1 for HPAs."""
+def _spans(rows: U64Array, column: int = 0) -> U64Array:
+    """(n, 2) start and size of the addresses in a column of rows, joined: 0 for GPAs, 1 for HPAs."""
     starts = rows[:, column]
-    return [Range.sized(*span) for span in joined_spans(np.stack([starts, starts + rows[:, 2]], axis=1)).tolist()]
+    return joined_spans(np.stack([starts, starts + rows[:, 2]], axis=1))
 
 
 def _cells(rows: U64Array, span: Range) -> tuple[tuple[Range, int], ...]:
     """How much of a range is mapped: its mapped stretches, or equal ones where those are many."""
     spans = _spans(rows)
     if len(spans) <= MAX_CELLS:
-        return tuple((one, one.size) for one in spans)
+        return tuple((Range.sized(start, size), size) for start, size in spans.tolist())
     borders = [span.start + span.size * place // MAX_CELLS for place in range(MAX_CELLS + 1)]
     below = mapped_below(rows, np.array(borders, np.uint64)).tolist()
     cells = zip(borders, borders[1:], below, below[1:], strict=False)
@@ -224,22 +219,18 @@ def _links(runs: U64Array, name: str) -> Iterator[Link]:
         for gpa, hpa, size, _ in runs.tolist():
             yield Link(Range.sized(gpa, size), Range.sized(hpa, size))
         return
-    by_hpa = runs[np.argsort(runs[:, 1], kind="stable")]
-    pieces = sorted(_joined(by_hpa, 1), key=lambda span: -span.size)
-    drawn, left = (pieces, []) if len(pieces) <= MAX_RUNS + 1 else (pieces[:MAX_RUNS], pieces[MAX_RUNS:])
-    for piece in sorted(drawn):
-        yield Link(_hull(_behind(by_hpa, [piece])), piece, scattered=True)
-    if left:
-        hull = _hull(_behind(by_hpa, left))
-        yield Link(hull, None, f"{counted(len(left), 'more run')} of {name}", scattered=True)
-
-
-def _behind(by_hpa: U64Array, pieces: list[Range]) -> U64Array:
-    """The rows whose memory lies in some pieces of it."""
-    starts = np.array(sorted(piece.start for piece in pieces), np.uint64)
-    ends = np.array(sorted(piece.end for piece in pieces), np.uint64)
-    place = np.searchsorted(starts, by_hpa[:, 1], "right") - 1
-    return by_hpa[(place >= 0) & (by_hpa[:, 1] < ends[np.maximum(place, 0)])]
+    pieces = _spans(runs, 1)
+    if len(pieces) > MAX_RUNS + 1:
+        pieces = pieces[np.sort(np.argsort(~pieces[:, 1], kind="stable")[:MAX_RUNS])]  # the largest
+    place = np.searchsorted(pieces[:, 0], runs[:, 1], "right") - 1
+    last = np.maximum(place, 0)
+    place[(place < 0) | (runs[:, 1] >= pieces[last, 0] + pieces[last, 1])] = -1
+    for number, (start, size) in enumerate(pieces.tolist()):
+        yield Link(_hull(runs[place == number]), Range.sized(start, size), scattered=True)
+    left = runs[place < 0]
+    if len(left):
+        more = counted(len(_spans(left, 1)), "more run")
+        yield Link(_hull(left), None, f"{more} of {name}", scattered=True)
 
 
 def _hull(rows: U64Array) -> Range:
