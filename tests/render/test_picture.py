@@ -30,7 +30,7 @@ from stage2.prove.world import Scanned, World
 from stage2.render.picture.filling import STEPS, Fill, fills
 from stage2.render.picture.layout import COLUMN, LINE, Picture, fitted, lay_out, text_width
 from stage2.render.picture.made import MAX_CELLS, MAX_RUNS, mapped_spaces
-from stage2.render.picture.parties import CHOSEN, Kind, Party, Space, declared_spaces
+from stage2.render.picture.parties import CHOSEN, Actual, Kind, Party, Space, declared_spaces
 from stage2.render.picture.svg import picture_svg
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion
@@ -446,6 +446,20 @@ def test_what_is_populated_of_what_is_declared_is_told_and_filled() -> None:
     assert all(fill.y + fill.height <= box.height / 2 for fill in box.fills)
 
 
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (0, ("populated: nothing",)),
+        (4 * KIB, ("populated: 4 KiB of 1 GiB, 0.0004 %",)),
+        (GIB - 4 * KIB, ("populated: all but 4 KiB",)),
+        (GIB, ()),
+    ],
+)
+def test_a_part_is_not_taken_for_all(size: int, told: tuple[str, ...]) -> None:
+    cells = ((Range.sized(0, size), size),) if size else ()
+    assert Party("ram", Range.sized(0, GIB), Kind.RAM, actual=Actual(cells)).notes == told
+
+
 def test_permissions_that_are_not_the_declared_ones_are_told() -> None:
     space, _ = scattered(16)
     space.page_table.protect_range(GIB, 8 * KIB, R)
@@ -496,6 +510,6 @@ def test_tables_of_several_vms_that_touch_are_one_box() -> None:
     _, host = mapped_spaces(world)
     assert [(one.name, one.span) for one in host] == [
         ("hypervisor", pages(6, 1)),
-        ("page tables of VM a, VM b, VM c and 2 more", pages(0, 6)),
+        ("page tables of 4 VMs and the hypervisor", pages(0, 6)),
         ("page tables of the hypervisor", pages(9, 1)),
     ]

@@ -25,8 +25,7 @@ MAX_RUNS = 8
 """Limit: runs of host memory that are drawn of one region; the rest is counted."""
 MAX_CELLS = 512
 """Limit: stretches of a region of which it is told how much is mapped; many small ones become so many equal ones."""
-_MOST_NAMES = 3
-"""Limit: VMs that are named as having tables in a stretch of memory."""
+_HYPERVISOR = "the hypervisor"
 _UNDECLARED = "mapped, not declared"
 _OWN = {
     OwnerKind.HYPERVISOR: Kind.HYPERVISOR,
@@ -83,7 +82,7 @@ def _host(world: World) -> Iterator[Party]:
         frames = [(span, one.space.who) for one in (*world.vms, *world.own) for span in one.space.frames or ()]
     else:
         frames = [
-            (span, f"VM {owner.name}" if owner.name else "the hypervisor")
+            (span, f"VM {owner.name}" if owner.name else _HYPERVISOR)
             for span, owner in owners
             if owner.kind is OwnerKind.TABLES
         ]
@@ -108,9 +107,10 @@ def _tables(frames: Iterable[tuple[Range, str]]) -> Iterator[Party]:
 
 
 def _frames(span: Range, whose: Collection[str]) -> Party:
-    names, more = list(whose)[:_MOST_NAMES], len(whose) - _MOST_NAMES
-    said = ", ".join(names) + (f" and {more} more" if more > 0 else "")
-    return Party(f"page tables of {said}", span, Kind.TABLES)
+    vms = [who for who in whose if who != _HYPERVISOR]
+    several = vms if len(vms) < 2 else [f"{len(vms)} VMs"]
+    own = [_HYPERVISOR] if len(vms) < len(whose) else []
+    return Party(f"page tables of {' and '.join([*several, *own])}", span, Kind.TABLES)
 
 
 def _parties(vm: Scanned, title: str) -> Iterator[Party]:

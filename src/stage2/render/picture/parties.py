@@ -112,10 +112,18 @@ class Party:
         if self.kind is Kind.EMULATED:
             found += [f"to trap, and {about(size)} of it mapped"] if size else []
         elif size < whole:
-            share = f"{about(size)} of {about(whole)}, {percent(size, whole)}" if size else "nothing"
-            found.append(f"populated: {share}")
+            found.append(f"populated: {_share(size, whole)}")
         found += [f"tables allow {flags.short[:3]} for {about(size)}" for flags, size in self.actual.rights]
         return tuple(found)
+
+
+def _share(size: int, whole: int) -> str:
+    """A part of a size, so that it is not taken for all of it."""
+    if not size:
+        return "nothing"
+    if about(size) == about(whole):
+        return f"all but {about(whole - size)}"
+    return f"{about(size)} of {about(whole)}, {percent(size, whole)}"
 
 
 @dataclass(frozen=True, slots=True)
