@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from stage2.render.picture.marks import Mark, MarkKind, finding_marks, witness_m
 from stage2.render.picture.parties import Actual, Kind, Link, Party, Space
 from stage2.render.picture.signs import MOST_CAPTIONS
 from stage2.render.picture.svg import picture_svg
+from waiting import HANG_S
 
 __all__ = ["vm"]
 
@@ -211,3 +214,12 @@ def test_show_marks_why_vms_cannot_be_run_together(vm: str, tmp_path: Path) -> N
     told = [text for text in shown if text.startswith("These VMs cannot be run together: ")]
     assert len(told) == 1
     assert [kind.value for kind in MarkKind if kind.value in shown] == [MarkKind.OVERLAP.value, MarkKind.FINDING.value]
+
+
+def test_a_picture_of_declarations_loads_no_numpy(vm: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom stage2.cli.main import call\n"
+        f"assert call(['show', {vm!r}, '--svg', {str(tmp_path / 'p.svg')!r}]) == 0\n"
+        "assert not {'numpy', 'numba'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANG_S, check=True)
