@@ -402,7 +402,7 @@ def with_rows(rows: list[tuple[int, int, int]]) -> World:
     space, _ = scattered(1)
     found = [(GIB + gpa * 4 * KIB, hpa * 4 * KIB, count * 4 * KIB, 0) for gpa, hpa, count in rows]
     region = MemoryRegion(Gpa(GIB), GIB, R | W | X, MapType.MAP_ALLOC, name="ram")
-    scanned = Scan(np.array(found, np.uint64), np.zeros((0, 2), np.uint64), len(rows), [])
+    scanned = Scan(np.array(found, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, np.uint64), len(rows), [])
     subject = Subject(HostTables(space.frames.memory), ())
     return World(subject, (Scanned(ProvedSpace("guest", space.regime, (region,)), scanned, subject.source),), (), None)
 

@@ -16,20 +16,26 @@ if TYPE_CHECKING:
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..forecast.map_ranges import Stage2Map
+    from ..hypervisor.space import HypervisorSpace
+    from ..prove.subject import Subject
     from ..prove.theorem import Proof
     from ..prove.world import World
     from ..render.picture.parties import Party, Space
     from ..vm.host import Host
 
 
-def require_svg(file: Path) -> None:
+def require_svg(file: Path | None, option: str = "--svg") -> None:
     """Refuse a file that other programs would not take for a picture, before any work is done.
+
+    Args:
+        file: None for no picture.
+        option: that named it.
 
     Raises:
         ConfigError: its name does not end in .svg.
     """
-    if file.suffix.lower() != ".svg":
-        raise ConfigError("the picture is SVG: give --svg a name that ends in .svg", file=os.fspath(file))
+    if file is not None and file.suffix.lower() != ".svg":
+        raise ConfigError(f"the picture is SVG: give {option} a name that ends in .svg", file=os.fspath(file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +144,38 @@ def write_proved_picture(file: Path, world: World, proof: Proof) -> None:
     from .write_whole import write_whole
 
     write_whole(file, mapped_picture(world, proof).svg)
+
+
+def write_tree(file: Path, subject: Subject, titles: Mapping[str, str] | None = None) -> None:
+    """Write the picture of the tables themselves, level by level.
+
+    Args:
+        file: where to.
+        subject: whose tables.
+        titles: what to call VMs, by the names of their spaces.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    from ..render.picture.tree import trees
+    from ..render.picture.tree_svg import tree_svg
+    from .write_whole import write_whole
+
+    write_whole(file, tree_svg(trees(subject, titles)))
+
+
+def write_made_tree(file: Path, host: Host, own: HypervisorSpace | None) -> None:
+    """Write the same of a host.
+
+    Args:
+        file: where to.
+        host: whose VMs.
+        own: the hypervisor's own tables, where it has some.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    from ..render.picture.made import titles_of
+    from ..vm.isolation import subject_of
+
+    write_tree(file, subject_of(host, own), titles_of(host))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .page import require_page, write_proved_page
-from .picture import require_svg, write_proved_picture
+from .picture import require_svg, write_proved_picture, write_tree
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def prove(
     verify: Path | None = None,
     svg: Path | None = None,
     html: Path | None = None,
+    tree: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -76,6 +77,8 @@ def prove(
     html
         Page for browsers that gets the same picture (NAME.html) and the theorems, and answers any address with its
         walk.
+    tree
+        File that gets a picture of the tables themselves, level by level: how full they are, and what they cover.
     json_output
         Print JSON instead of text.
     """
@@ -85,9 +88,9 @@ def prove(
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
 
-    if svg is not None:
-        require_svg(svg)
+    require_svg(svg)
     require_page(html)
+    require_svg(tree, "--tree")
     processors: list[Processor | None] = []
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
@@ -105,6 +108,8 @@ def prove(
         write_proved_picture(svg, world, proof)
     if html is not None:
         write_proved_page(html, world, proof, processors)
+    if tree is not None:
+        write_tree(tree, subject)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:

@@ -120,8 +120,7 @@ def run(
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
     if dirty_log is not None and not dirty_log >= _SHORTEST_LOG_MS:
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
-    if svg is not None:
-        require_svg(svg)
+    require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
     loaded = load_vms(vms, generation, define, tree)
     configs = [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]

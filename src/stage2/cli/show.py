@@ -93,8 +93,7 @@ def show(
     from ..render.stage2_map import render_map
     from ..render.tables import print_renderable, stack, text
 
-    if svg is not None:
-        require_svg(svg)
+    require_svg(svg)
     require_page(html)
     formats: list[Format | None] = []
     shown: list[RenderableType] = []

@@ -165,17 +165,23 @@ def _cells(rows: U64Array, span: Range) -> tuple[tuple[Range, int], ...]:
     spans = _spans(rows)
     if len(spans) <= MAX_CELLS:
         return tuple((one, one.size) for one in spans)
-    starts = np.array([one.start for one in spans], np.uint64)
-    sizes = np.array([one.size for one in spans], np.uint64)
-    until = np.concatenate([np.zeros(1, np.uint64), np.cumsum(sizes)])
     borders = [span.start + span.size * place // MAX_CELLS for place in range(MAX_CELLS + 1)]
-    below = []
-    for border in borders:
-        place = int(np.searchsorted(starts, np.uint64(border)))
-        inside = min(border - int(starts[place - 1]), int(sizes[place - 1])) if place else 0
-        below.append(int(until[max(place - 1, 0)]) + inside)
+    below = mapped_below(rows, np.array(borders, np.uint64)).tolist()
     cells = zip(borders, borders[1:], below, below[1:], strict=False)
     return tuple((Range(start, end), after - before) for start, end, before, after in cells if after > before)
+
+
+def mapped_below(rows: U64Array, addresses: U64Array) -> U64Array:
+    """Bytes that rows map below each of some addresses.
+
+    Args:
+        rows: in order of GPA.
+        addresses: in any order.
+    """
+    starts, sizes = (np.concatenate([np.zeros(1, np.uint64), rows[:, column]]) for column in (0, 2))
+    last = np.searchsorted(starts, addresses, "right") - 1
+    found: U64Array = (np.cumsum(sizes) - sizes)[last] + np.minimum(addresses - starts[last], sizes[last])
+    return found
 
 
 def _rights(vm: Scanned, rows: U64Array, flags: MappingFlags | None) -> tuple[tuple[MappingFlags, int], ...]:

@@ -30,11 +30,7 @@ def page_tables(world: World, processors: Sequence[Processor | None], shapes: Sh
         shapes: gets what is said of their entries.
     """
     most = max(LEAST_RUNS, MOST_RUNS // max(1, len(world.vms)))
-    source = world.subject.source
-    return [
-        tabled(vm.space.regime, source, processor, shapes, most)
-        for vm, processor in zip(world.vms, processors, strict=True)
-    ]
+    return [tabled(vm, processor, shapes, most) for vm, processor in zip(world.vms, processors, strict=True)]
 
 
 def page_data(
