@@ -166,6 +166,21 @@ def test_ranges_that_are_too_many_as_well_are_only_counted() -> None:
         assert found.left_out.endswith("joined ranges, which are many. `stage2 walk` tells of any address.")
 
 
+def test_tables_outside_memory_are_read_word_by_word_as_far_as_they_are_few() -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0x8010_0000)]) as memory:
+        space, source = AddressSpace("sv39x4", FrameAllocator(memory)), HostTables(memory)
+        first = (space.regime.root - memory.base) // 8
+        memory.words[first : first + 3] = np.uint64(space.format.table_entry(0x9000_0000))
+        entries = entries_of(space.regime, source)
+        assert entries.until is None
+        for gpa in (0, 3 << 30, (3 << 30) - 1):
+            agrees(entries, source, gpa)
+        memory.words[first : first + 100] = np.uint64(space.format.table_entry(0x9000_0000))
+        entries = entries_of(space.regime, source)
+        assert entries.left_out == {1: 64 << 30}
+        agrees(entries, source, (64 << 30) - 1)
+
+
 def test_tables_that_lead_to_themselves_end() -> None:
     with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
         space, source = AddressSpace("ept4", FrameAllocator(memory)), HostTables(memory)

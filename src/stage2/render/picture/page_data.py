@@ -19,6 +19,7 @@ from .parties import Kind, Party, Space
 MOST_OWNERS = 16_384
 """Limit: ranges of host memory of which the owner is told."""
 NO_ADDRESS = "No host memory is behind it."
+_UNCHOSEN = "Memory that has no one address yet may come to lie there too."
 
 
 def page_tables(world: World, processors: Sequence[Processor | None], shapes: Shapes) -> list[Tabled]:
@@ -69,6 +70,7 @@ def page_data(
         "shapes": shapes.listed,
         "undeclared": region_text(None),
         "nowhere": NO_ADDRESS,
+        "unchosen": _UNCHOSEN,
     }
     # Nothing of it ends the element that it stands in, whatever a name says.
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
