@@ -1,8 +1,8 @@
 """Results that show themselves in IPython and Jupyter: `%load_ext stage2.notebook`.
 
 What a cell ends with is shown as the command line would show it: a walk step by step, tables as tables, kernel layouts
-as pictures. The formatters are registered here by type, so that nothing below imports a renderer. Hosts, address spaces,
-page tables and proofs show themselves without this (`self_drawn`); page tables get every entry beside their picture.
+as pictures. The formatters are registered here by type, so that nothing below imports a renderer. Hosts, address
+spaces, page tables and proofs show themselves without this (`self_drawn`); page tables get every entry beside.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from stage2.config.load import load_vm
 from stage2.flags import MappingFlags, MapType
 from stage2.forecast.map_ranges import MapRange, RangeKind, Stage2Map
 from stage2.memory.frames import FrameAllocator
+from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.prove.scan import Scan
 from stage2.prove.source import HostTables
@@ -483,3 +484,18 @@ def test_what_is_filled_of_a_box_is_what_is_populated(numbers: set[int], height:
 def test_the_documentation_shows_this_picture() -> None:
     page = Path(__file__).parents[2] / "docs" / "images" / "memory-picture.svg"
     assert page.read_text(encoding="utf-8") == (GOLDEN / "every_kind.svg").read_text(encoding="utf-8")
+
+
+def test_tables_of_several_vms_that_touch_are_one_box() -> None:
+    space, _ = scattered(1)
+    owners = [
+        (pages(number, 1), Owner(OwnerKind.TABLES, name)) for number, name in enumerate(["a", "b", "a", "c", "", "d"])
+    ]
+    owners += [(pages(9, 1), Owner(OwnerKind.TABLES, "")), (pages(6, 1), Owner(OwnerKind.HYPERVISOR))]
+    world = World.of(Subject(HostTables(space.frames.memory), (), owners=tuple(owners)))
+    _, host = mapped_spaces(world)
+    assert [(one.name, one.span) for one in host] == [
+        ("hypervisor", pages(6, 1)),
+        ("page tables of VM a, VM b, VM c and 2 more", pages(0, 6)),
+        ("page tables of the hypervisor", pages(9, 1)),
+    ]

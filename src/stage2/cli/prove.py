@@ -36,8 +36,8 @@ def prove(
     certificate: Path | None = None,
     verify: Path | None = None,
     svg: Path | None = None,
-    html: Path | None = None,
     tree: Path | None = None,
+    html: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -74,11 +74,11 @@ def prove(
     svg
         File that gets a picture besides: what the tables map, beside the host's memory, with what refutes a theorem
         marked.
+    tree
+        File that gets a picture of the tables themselves, level by level: how full they are, and what they cover.
     html
         Page for browsers that gets the same picture (NAME.html) and the theorems, and answers any address with its
         walk.
-    tree
-        File that gets a picture of the tables themselves, level by level: how full they are, and what they cover.
     json_output
         Print JSON instead of text.
     """
@@ -89,8 +89,8 @@ def prove(
     from ..render.tables import print_renderable
 
     require_svg(svg)
-    require_page(html)
     require_svg(tree, "--tree")
+    require_page(html)
     processors: list[Processor | None] = []
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
@@ -106,10 +106,10 @@ def prove(
         _write(certificate, proof, world)
     if svg is not None:
         write_proved_picture(svg, world, proof)
-    if html is not None:
-        write_proved_page(html, world, proof, processors)
     if tree is not None:
         write_tree(tree, subject)
+    if html is not None:
+        write_proved_page(html, world, proof, processors)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:

@@ -71,7 +71,8 @@ def show(
         NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
         asked. May be given several times.
     svg
-        File that gets a picture besides: what the VM files declare, beside the host's memory.
+        File that gets a picture besides: what the VM files declare, beside the host's memory, with what is wrong
+        marked.
     html
         Page for browsers that gets the same picture (NAME.html), and tells what is declared at an address.
     json_output

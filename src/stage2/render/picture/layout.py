@@ -103,7 +103,7 @@ class Band:
     """From a VM's range to the host memory behind it: two edges, each an x and its two ys.
 
     Args:
-        kind, title, vm: as of a box.
+        kind, title: as of a box.
         loose: not address by address: the memory has no one place, or lies behind addresses in any order.
     """
 

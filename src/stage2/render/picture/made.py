@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...address import Range
-from ...flags import RWX, MappingFlags
-from ...formats.outcome import USER_SHIFT
+from ...flags import MappingFlags
 from ...memory.owners import OwnerKind
 from ...prove.packing import U64Array
 from ...prove.scan import joined
 from ...prove.scattered import joined_spans
 from ...prove.world import Scanned, World
-from ...tables.mapping import ATTRIBUTES
 from ..plain import counted
 from .parties import Actual, Kind, Link, Party, Space, kind_of
 
@@ -27,12 +25,13 @@ MAX_RUNS = 8
 """Limit: runs of host memory that are drawn of one region; the rest is counted."""
 MAX_CELLS = 512
 """Limit: stretches of a region of which it is told how much is mapped; many small ones become so many equal ones."""
+_MOST_NAMES = 3
+"""Limit: VMs that are named as having tables in a stretch of memory."""
 _UNDECLARED = "mapped, not declared"
 _OWN = {
     OwnerKind.HYPERVISOR: Kind.HYPERVISOR,
     OwnerKind.PER_CPU: Kind.HYPERVISOR,
     OwnerKind.TIMERS: Kind.HYPERVISOR,
-    OwnerKind.TABLES: Kind.TABLES,
     OwnerKind.RESERVED: Kind.RESERVED,
 }
 
@@ -79,14 +78,39 @@ def mapped_spaces(world: World, titles: Mapping[str, str] | None = None) -> tupl
 
 def _host(world: World) -> Iterator[Party]:
     """What is the host's own; where nobody knows its owners, the frames of tables."""
-    if world.subject.owners is not None:
-        for span, owner in world.subject.owners:
-            if owner.kind in _OWN:
-                yield Party(str(owner), span, _OWN[owner.kind])
-        return
-    for one in (*world.vms, *world.own):
-        for span in one.space.frames or ():
-            yield Party(f"page tables of {one.space.who}", span, Kind.TABLES)
+    owners = world.subject.owners
+    if owners is None:
+        frames = [(span, one.space.who) for one in (*world.vms, *world.own) for span in one.space.frames or ()]
+    else:
+        frames = [
+            (span, f"VM {owner.name}" if owner.name else "the hypervisor")
+            for span, owner in owners
+            if owner.kind is OwnerKind.TABLES
+        ]
+    for span, owner in owners or ():
+        if owner.kind in _OWN:
+            yield Party(str(owner), span, _OWN[owner.kind])
+    yield from _tables(sorted(frames))
+
+
+def _tables(frames: Iterable[tuple[Range, str]]) -> Iterator[Party]:
+    """Frames of tables, with whose they are; those that touch are one: with many VMs they lie mingled."""
+    joined: tuple[Range, dict[str, None]] | None = None
+    for span, who in frames:
+        if joined is not None and joined[0].end == span.start:
+            joined = Range(joined[0].start, span.end), {**joined[1], who: None}
+            continue
+        if joined is not None:
+            yield _frames(*joined)
+        joined = span, {who: None}
+    if joined is not None:
+        yield _frames(*joined)
+
+
+def _frames(span: Range, whose: Collection[str]) -> Party:
+    names, more = list(whose)[:_MOST_NAMES], len(whose) - _MOST_NAMES
+    said = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    return Party(f"page tables of {said}", span, Kind.TABLES)
 
 
 def _parties(vm: Scanned, title: str) -> Iterator[Party]:
@@ -114,9 +138,9 @@ def _rows(vm: Scanned) -> U64Array:
 
 def _undeclared(vm: Scanned, title: str, rows: U64Array) -> Iterator[Party]:
     """What is mapped between two regions."""
-    spans = _spans(rows)
+    spans = [Range.sized(start, size) for start, size in _spans(rows)[: MAX_RUNS + 1].tolist()]
     if len(spans) > MAX_RUNS:
-        spans = [Range(spans[0].start, spans[-1].end)]
+        spans = [_hull(rows)]
     for span in spans:
         part = _clipped(rows, span.start, span.end)
         yield _party(vm, title, part, span, _UNDECLARED, Kind.UNDECLARED, None)
@@ -149,22 +173,17 @@ def _clipped(rows: U64Array, start: int, end: int) -> U64Array:
     return part
 
 
-def _spans(rows: U64Array) -> list[Range]:
-    """The GPAs of rows, joined."""
-    return _joined(rows, 0)
-
-
-def _joined(rows: U64Array, column: int) -> list[Range]:
-    """The addresses in a column of rows, joined: 0 for GPAs, 1 for HPAs."""
+def _spans(rows: U64Array, column: int = 0) -> U64Array:
+    """(n, 2) start and size of the addresses in a column of rows, joined: 0 for GPAs, 1 for HPAs."""
     starts = rows[:, column]
-    return [Range.sized(*span) for span in joined_spans(np.stack([starts, starts + rows[:, 2]], axis=1)).tolist()]
+    return joined_spans(np.stack([starts, starts + rows[:, 2]], axis=1))
 
 
 def _cells(rows: U64Array, span: Range) -> tuple[tuple[Range, int], ...]:
     """How much of a range is mapped: its mapped stretches, or equal ones where those are many."""
     spans = _spans(rows)
     if len(spans) <= MAX_CELLS:
-        return tuple((one, one.size) for one in spans)
+        return tuple((Range.sized(start, size), size) for start, size in spans.tolist())
     borders = [span.start + span.size * place // MAX_CELLS for place in range(MAX_CELLS + 1)]
     below = mapped_below(rows, np.array(borders, np.uint64)).tolist()
     cells = zip(borders, borders[1:], below, below[1:], strict=False)
@@ -186,11 +205,9 @@ def mapped_below(rows: U64Array, addresses: U64Array) -> U64Array:
 
 def _rights(vm: Scanned, rows: U64Array, flags: MappingFlags | None) -> tuple[tuple[MappingFlags, int], ...]:
     """What tables allow where that is not what is declared, with the bytes."""
-    fmt, controls = vm.space.regime.format, vm.space.regime.controls
     found: dict[MappingFlags, int] = {}
     for attributes in np.unique(rows[:, 3]).tolist():
-        permissions = fmt.permissions(attributes & ATTRIBUTES, controls)
-        granted = MappingFlags((permissions | permissions >> USER_SHIFT) & int(RWX))
+        granted = vm.granted(attributes)
         if flags is None or granted != flags.permissions:
             found[granted] = found.get(granted, 0) + int(rows[rows[:, 3] == attributes, 2].sum())
     return tuple(sorted(found.items()))
@@ -202,22 +219,18 @@ def _links(runs: U64Array, name: str) -> Iterator[Link]:
         for gpa, hpa, size, _ in runs.tolist():
             yield Link(Range.sized(gpa, size), Range.sized(hpa, size))
         return
-    by_hpa = runs[np.argsort(runs[:, 1], kind="stable")]
-    pieces = sorted(_joined(by_hpa, 1), key=lambda span: -span.size)
-    drawn, left = (pieces, []) if len(pieces) <= MAX_RUNS + 1 else (pieces[:MAX_RUNS], pieces[MAX_RUNS:])
-    for piece in sorted(drawn):
-        yield Link(_hull(_behind(by_hpa, [piece])), piece, scattered=True)
-    if left:
-        hull = _hull(_behind(by_hpa, left))
-        yield Link(hull, None, f"{counted(len(left), 'more run')} of {name}", scattered=True)
-
-
-def _behind(by_hpa: U64Array, pieces: list[Range]) -> U64Array:
-    """The rows whose memory lies in some pieces of it."""
-    starts = np.array(sorted(piece.start for piece in pieces), np.uint64)
-    ends = np.array(sorted(piece.end for piece in pieces), np.uint64)
-    place = np.searchsorted(starts, by_hpa[:, 1], "right") - 1
-    return by_hpa[(place >= 0) & (by_hpa[:, 1] < ends[np.maximum(place, 0)])]
+    pieces = _spans(runs, 1)
+    if len(pieces) > MAX_RUNS + 1:
+        pieces = pieces[np.sort(np.argsort(~pieces[:, 1], kind="stable")[:MAX_RUNS])]  # the largest
+    place = np.searchsorted(pieces[:, 0], runs[:, 1], "right") - 1
+    last = np.maximum(place, 0)
+    place[(place < 0) | (runs[:, 1] >= pieces[last, 0] + pieces[last, 1])] = -1
+    for number, (start, size) in enumerate(pieces.tolist()):
+        yield Link(_hull(runs[place == number]), Range.sized(start, size), scattered=True)
+    left = runs[place < 0]
+    if len(left):
+        more = counted(len(_spans(left, 1)), "more run")
+        yield Link(_hull(left), None, f"{more} of {name}", scattered=True)
 
 
 def _hull(rows: U64Array) -> Range:
