@@ -33,7 +33,7 @@ from stage2.tables.result import Mapped, permission_text
 
 FORMATS = (
     "sv39x4", "sv48x4", "sv57x4", "ept4", "ept5", "npt4", "arm-s2-4k-40", "arm-s2-4k-48", "arm-s2-16k-40",
-    "arm-s2-64k-48",
+    "arm-s2-64k-48", "arm-s2-4k-48-lpa2", "arm-s2-64k-48-lpa", "npt5",
 )  # fmt: skip
 R, W, X, U = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE, MappingFlags.USER
 
@@ -73,8 +73,14 @@ def made(name: str, memory: PhysicalMemory) -> Made:
     space.map(MemoryRegion(Gpa(2 * GIB), 64 * MIB, R | X | U, MapType.MAP_ALLOC, name="rest"))
     damaged = explain_stage(memory, space.regime, GIB + 650 * page).steps[-1].slot
     memory.words[(damaged - memory.base) // 8] = np.uint64((1 << 64) - 1)
+    return read(space)
+
+
+def read(space: AddressSpace) -> Made:
+    """A space with its tables read."""
     tables = Tables("guest", space.regime, tuple(space.memory_regions), tuple(space.page_table.table_ranges))
-    return Made(space, World.of(Subject(HostTables(memory), (tables,), owners=tuple(space.frames.owners))))
+    source, owners = HostTables(space.frames.memory), tuple(space.frames.owners)
+    return Made(space, World.of(Subject(source, (tables,), owners=owners)))
 
 
 @pytest.fixture
@@ -140,6 +146,18 @@ def test_a_page_answers_what_the_explained_walk_says(name: str, memory: Physical
     assert [int(one.attributes["data-gpa"], 16) for one in articles] == gpas
     for article in articles:
         agrees(found, answered, article)
+
+
+@pytest.mark.parametrize("name", ["arm-s2-4k-48-lpa2", "arm-s2-64k-48-lpa"])
+def test_addresses_whose_high_bits_stand_elsewhere_are_told_field_by_field(name: str, tmp_path: Path) -> None:
+    edge = 1 << 50
+    with PhysicalMemory([Range(edge - 256 * MIB, edge + 256 * MIB)]) as memory:
+        space = AddressSpace(name, FrameAllocator(memory), populate=Populate.EAGER, name="guest")
+        space.map(MemoryRegion(Gpa(GIB), 400 * MIB, R | W | X | U, MapType.MAP_ALLOC, name="ram"))
+        found = read(space)
+        answered = asked(found.page(), "0", [GIB + part * 25 * MIB + 7 for part in range(16)], tmp_path)
+        for article in answered.all("article"):
+            agrees(found, answered, article)
 
 
 @pytest.mark.parametrize("name", ["sv39x4", "ept4"])
@@ -248,8 +266,7 @@ def test_what_is_left_out_is_answered_by_its_joined_range_and_said(
     space.map(MemoryRegion(Gpa(GIB), 600 << 12, R | W | X | U, MapType.MAP_ALLOC, name="ram"))
     for page in (*range(0, 600, 2), *range(599, 0, -2)):
         space.populate_range(Range.sized(GIB + (page << 12), 4096))
-    tables = Tables("guest", space.regime, tuple(space.memory_regions), tuple(space.page_table.table_ranges))
-    found = Made(space, World.of(Subject(HostTables(memory), (tables,), owners=tuple(space.frames.owners))))
+    found = read(space)
     gpa = GIB + (500 << 12) + 5
     answered = asked(found.page(), "0", [GIB + 5, gpa], tmp_path)
     first, later = answered.all("article")

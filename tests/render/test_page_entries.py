@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2 import AddressSpace, FrameAllocator, MappingFlags, MapType, MemoryRegion, PhysicalMemory, Populate
-from stage2.address import GIB, Gpa, Range
+from stage2.address import GIB, MIB, Gpa, Range
 from stage2.formats.outcome import LEAF, TABLE
 from stage2.prove.source import HostTables
 from stage2.prove.subject import Space as Tables
@@ -21,7 +21,7 @@ from stage2.tables.result import Mapped
 
 FORMATS = (
     "sv39x4", "sv48x4", "sv57x4", "ept4", "ept5", "npt4", "arm-s2-4k-40", "arm-s2-4k-48", "arm-s2-16k-40",
-    "arm-s2-64k-48",
+    "arm-s2-64k-48", "arm-s2-4k-52-lpa2", "arm-s2-64k-48-lpa", "npt5",
 )  # fmt: skip
 RWX = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.EXECUTE | MappingFlags.USER
 Step = tuple[int, int, int, int, int]
@@ -106,6 +106,19 @@ def test_groups_of_leaves_lead_where_a_walk_leads(name: str, switches: tuple[str
             memory.words[place] = np.uint64(fmt.group(int(memory.words[place]), 0))
         entries = entries_of(regime, source)
         assert any(run.hpa is not None for run in entries.levels[0].runs) == fmt.group_translates
+        for gpa in samples(entries):
+            agrees(entries, source, gpa)
+
+
+@pytest.mark.parametrize("name", ["arm-s2-4k-48-lpa2", "arm-s2-64k-48-lpa", "sv57x4", "ept4"])
+def test_runs_across_a_bit_that_stands_elsewhere_lead_where_a_walk_leads(name: str) -> None:
+    edge = 1 << 50
+    with PhysicalMemory([Range(edge - 256 * MIB, edge + 256 * MIB)]) as memory:
+        space, source = AddressSpace(name, FrameAllocator(memory), populate=Populate.EAGER), HostTables(memory)
+        size = 400 * MIB
+        space.map(MemoryRegion(Gpa(GIB), size, RWX, MapType.MAP_ALLOC, name="ram"))
+        assert {row[1] < edge for row in space.page_table.rows(merge=False).tolist()} == {True, False}
+        entries = entries_of(space.regime, source)
         for gpa in samples(entries):
             agrees(entries, source, gpa)
 

@@ -32,6 +32,8 @@ _MOST_OUTSIDE = 64
 """Limit: tables of a space that are not whole in memory, which are read word by word."""
 _PIECE = 2048
 """Tables that are read at once."""
+_AHEAD = 1024
+"""Runs that are made ready at once: often there is no room for all."""
 _EVEN, _LEAVES, _TABLES, _CUT = range(4)
 """How a word differs from the one before: not at all, by the size of a leaf, by that of a table, otherwise."""
 _PLAIN_WIDTH = 32
@@ -267,11 +269,13 @@ class _Reader:
         cut[1:] |= (label[1:] != label[:-1]) & (label[:-1] != _CUT)
         heads = np.concatenate([[0], np.flatnonzero(cut) + 1])
         counts = np.diff(np.concatenate([heads, [len(flat)]]))
-        for head, count in zip(heads.tolist(), counts.tolist(), strict=True):
-            table, slot = head >> bits, head & ((1 << bits) - 1)
-            address, allowed = int(here.base[table]) + (slot << shift), int(here.allowed[table])
-            grows = int(label[head]) if count > 1 else _EVEN
-            yield from self._sound(address, int(flat[head]), count, grows, level, allowed)
+        for first in range(0, len(heads), _AHEAD):
+            ahead = slice(first, first + _AHEAD)
+            for head, count in zip(heads[ahead].tolist(), counts[ahead].tolist(), strict=True):
+                table, slot = head >> bits, head & ((1 << bits) - 1)
+                address, allowed = int(here.base[table]) + (slot << shift), int(here.allowed[table])
+                grows = int(label[head]) if count > 1 else _EVEN
+                yield from self._sound(address, int(flat[head]), count, grows, level, allowed)
 
     def _sound(
         self, address: int, word: int, count: int, grows: int, level: int, allowed: int
