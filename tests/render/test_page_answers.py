@@ -17,6 +17,7 @@ from chromium import rendered
 from html_page import Element, Page
 from stage2 import AddressSpace, FrameAllocator, MappingFlags, MapType, MemoryRegion, PhysicalMemory, Populate
 from stage2.address import GIB, MIB, Gpa, Hpa, Range
+from stage2.cli.main import call
 from stage2.formats.describe import describe_entry
 from stage2.prove.source import HostTables
 from stage2.prove.subject import Space as Tables
@@ -32,7 +33,7 @@ from stage2.tables.result import Mapped, permission_text
 
 FORMATS = (
     "sv39x4", "sv48x4", "sv57x4", "ept4", "ept5", "npt4", "arm-s2-4k-40", "arm-s2-4k-48", "arm-s2-16k-40",
-    "arm-s2-64k-48",
+    "arm-s2-64k-48", "arm-s2-4k-48-lpa2", "arm-s2-64k-48-lpa", "npt5",
 )  # fmt: skip
 R, W, X, U = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE, MappingFlags.USER
 
@@ -72,8 +73,14 @@ def made(name: str, memory: PhysicalMemory) -> Made:
     space.map(MemoryRegion(Gpa(2 * GIB), 64 * MIB, R | X | U, MapType.MAP_ALLOC, name="rest"))
     damaged = explain_stage(memory, space.regime, GIB + 650 * page).steps[-1].slot
     memory.words[(damaged - memory.base) // 8] = np.uint64((1 << 64) - 1)
+    return read(space)
+
+
+def read(space: AddressSpace) -> Made:
+    """A space with its tables read."""
     tables = Tables("guest", space.regime, tuple(space.memory_regions), tuple(space.page_table.table_ranges))
-    return Made(space, World.of(Subject(HostTables(memory), (tables,), owners=tuple(space.frames.owners))))
+    source, owners = HostTables(space.frames.memory), tuple(space.frames.owners)
+    return Made(space, World.of(Subject(source, (tables,), owners=owners)))
 
 
 @pytest.fixture
@@ -139,6 +146,18 @@ def test_a_page_answers_what_the_explained_walk_says(name: str, memory: Physical
     assert [int(one.attributes["data-gpa"], 16) for one in articles] == gpas
     for article in articles:
         agrees(found, answered, article)
+
+
+@pytest.mark.parametrize("name", ["arm-s2-4k-48-lpa2", "arm-s2-64k-48-lpa"])
+def test_addresses_whose_high_bits_stand_elsewhere_are_told_field_by_field(name: str, tmp_path: Path) -> None:
+    edge = 1 << 50
+    with PhysicalMemory([Range(edge - 256 * MIB, edge + 256 * MIB)]) as memory:
+        space = AddressSpace(name, FrameAllocator(memory), populate=Populate.EAGER, name="guest")
+        space.map(MemoryRegion(Gpa(GIB), 400 * MIB, R | W | X | U, MapType.MAP_ALLOC, name="ram"))
+        found = read(space)
+        answered = asked(found.page(), "0", [GIB + part * 25 * MIB + 7 for part in range(16)], tmp_path)
+        for article in answered.all("article"):
+            agrees(found, answered, article)
 
 
 @pytest.mark.parametrize("name", ["sv39x4", "ept4"])
@@ -247,8 +266,7 @@ def test_what_is_left_out_is_answered_by_its_joined_range_and_said(
     space.map(MemoryRegion(Gpa(GIB), 600 << 12, R | W | X | U, MapType.MAP_ALLOC, name="ram"))
     for page in (*range(0, 600, 2), *range(599, 0, -2)):
         space.populate_range(Range.sized(GIB + (page << 12), 4096))
-    tables = Tables("guest", space.regime, tuple(space.memory_regions), tuple(space.page_table.table_ranges))
-    found = Made(space, World.of(Subject(HostTables(memory), (tables,), owners=tuple(space.frames.owners))))
+    found = read(space)
     gpa = GIB + (500 << 12) + 5
     answered = asked(found.page(), "0", [GIB + 5, gpa], tmp_path)
     first, later = answered.all("article")
@@ -264,3 +282,69 @@ def test_what_is_left_out_is_answered_by_its_joined_range_and_said(
     assert GIB < until <= gpa
     back = asked(found.page(), "host", [where.hpa], tmp_path)
     assert [one.attributes["data-gpa"] for one in back.all("article") if "data-gpa" in one.attributes] == [f"{gpa:#x}"]
+
+
+VM = """\
+[base]
+id = 1
+name = "guest"
+vm_type = 1
+cpu_num = 1
+arch = "riscv64"
+[kernel]
+entry_point = 0x8000_0000
+kernel_load_addr = 0x8000_0000
+memory_regions = [[0x8000_0000, 0x41_0000, 0x7, 0]]
+[devices]
+passthrough_devices = [["uart", 0x1000_0000, 0x1000_1000, 0x1000, 10]]
+"""
+
+
+@pytest.mark.parametrize("gpa", [0x8000_1234, 0x8040_0000, 0x1000_0008, 0x9000_0000])
+def test_the_page_of_build_says_what_the_command_walk_prints(
+    gpa: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("vm.toml").write_text(VM)
+    assert call(["build", "vm.toml", "-o", "out", "--html", "page.html"]) == 0
+    capsys.readouterr()
+    assert call(["walk", "vm.toml", "--gpa", f"{gpa:#x}"]) == 0
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    fragment = urlencode({"space": "0", "address": f"{gpa:#x}"})
+    answered = Page(rendered(tmp_path / "page.html", fragment, tmp_path / "profile"))
+    (article,) = answered.all("article")
+    said = [one.text for one in of(answered, article, "p")]
+    assert said[1:]
+    assert set(said[1:]) <= set(printed)
+    for row in (one.attributes for one in of(answered, article, "tr") if "data-slot" in one.attributes):
+        assert any(row["data-slot"] in line for line in printed)
+        assert any(f"{int(row['data-entry'], 16):#018x}" in line for line in printed)
+
+
+def test_a_page_of_declarations_says_what_is_declared_and_where_it_would_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vm.toml").write_text(VM)
+    assert call(["show", "vm.toml", "--html", "page.html"]) == 0
+    capsys.readouterr()
+
+    def lines(space: str, address: int) -> list[str]:
+        fragment = urlencode({"space": space, "address": f"{address:#x}"})
+        answered = Page(rendered(tmp_path / "page.html", fragment, tmp_path / "profile"))
+        return [one.text for one in answered.all("p") if "article" in one.within]
+
+    device = (
+        "Region uart: GPA [0x10000000, 0x10001000), rw--d-, MMIO (a device's registers, passed through to the guest)"
+    )
+    device += ", declared in vm.toml:12."
+    assert lines("0", 0x1000_0010) == [device, "uart: it would lie at HPA 0x10001010."]
+    region, where = lines("0", 0x8000_0000)
+    assert region.startswith("Region ram0: GPA [0x80000000, 0x80410000)")
+    assert where == "ram0: frames not chosen yet."
+    assert lines("0", 0) == ["No region is declared at this GPA.", "No host memory is behind it."]
+    assert lines("host", 0x1000_1010) == [
+        "1 GPA leads to HPA 0x10001010.", "Memory that has no one address yet may come to lie there too.",
+        device, "uart: it would lie at HPA 0x10001010.",
+    ]  # fmt: skip

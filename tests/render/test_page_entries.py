@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage2 import AddressSpace, FrameAllocator, MappingFlags, MapType, MemoryRegion, PhysicalMemory, Populate
-from stage2.address import GIB, Gpa, Range
+from stage2.address import GIB, MIB, Gpa, Range
 from stage2.formats.outcome import LEAF, TABLE
 from stage2.prove.source import HostTables
+from stage2.prove.subject import Space as Tables
+from stage2.prove.world import Scanned
 from stage2.render.picture.entries import OUTSIDE, Entries, entries_of
 from stage2.render.picture.page_tables import MOST_ROWS, Shapes, tabled
 from stage2.tables.explain import explain_stage
@@ -19,7 +21,7 @@ from stage2.tables.result import Mapped
 
 FORMATS = (
     "sv39x4", "sv48x4", "sv57x4", "ept4", "ept5", "npt4", "arm-s2-4k-40", "arm-s2-4k-48", "arm-s2-16k-40",
-    "arm-s2-64k-48",
+    "arm-s2-64k-48", "arm-s2-4k-52-lpa2", "arm-s2-64k-48-lpa", "npt5",
 )  # fmt: skip
 RWX = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.EXECUTE | MappingFlags.USER
 Step = tuple[int, int, int, int, int]
@@ -108,6 +110,19 @@ def test_groups_of_leaves_lead_where_a_walk_leads(name: str, switches: tuple[str
             agrees(entries, source, gpa)
 
 
+@pytest.mark.parametrize("name", ["arm-s2-4k-48-lpa2", "arm-s2-64k-48-lpa", "sv57x4", "ept4"])
+def test_runs_across_a_bit_that_stands_elsewhere_lead_where_a_walk_leads(name: str) -> None:
+    edge = 1 << 50
+    with PhysicalMemory([Range(edge - 256 * MIB, edge + 256 * MIB)]) as memory:
+        space, source = AddressSpace(name, FrameAllocator(memory), populate=Populate.EAGER), HostTables(memory)
+        size = 400 * MIB
+        space.map(MemoryRegion(Gpa(GIB), size, RWX, MapType.MAP_ALLOC, name="ram"))
+        assert {row[1] < edge for row in space.page_table.rows(merge=False).tolist()} == {True, False}
+        entries = entries_of(space.regime, source)
+        for gpa in samples(entries):
+            agrees(entries, source, gpa)
+
+
 def spread(memory: PhysicalMemory, pages: int, shuffled: bool) -> AddressSpace:
     """A space of single pages, in order or shuffled."""
     space = AddressSpace("sv39x4", FrameAllocator(memory), name="guest")
@@ -116,6 +131,12 @@ def spread(memory: PhysicalMemory, pages: int, shuffled: bool) -> AddressSpace:
     for page in order.tolist():
         space.populate_range(Range.sized(GIB + (page << 12), 4096))
     return space
+
+
+def read_by(space: AddressSpace) -> Scanned:
+    """The tables of a space as the prover reads them."""
+    mine = Tables("guest", space.regime, tuple(space.memory_regions))
+    return Scanned.of(mine, HostTables(space.frames.memory))
 
 
 def test_many_pages_in_order_are_few_runs() -> None:
@@ -135,7 +156,7 @@ def test_what_is_too_much_is_left_out_from_an_address_on_and_said() -> None:
         assert GIB < until < GIB + (5000 << 12)
         assert list(entries.left_out) == [0]
         agrees(entries, source, until - 1)
-        found = tabled(space.regime, source, None, Shapes(), 1000)
+        found = tabled(read_by(space), None, Shapes(), 1000)
         rows = found.data["rows"]
         assert rows is not None
         assert found.left_out == (
@@ -153,9 +174,24 @@ def test_what_is_too_much_is_left_out_from_an_address_on_and_said() -> None:
 def test_ranges_that_are_too_many_as_well_are_only_counted() -> None:
     with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
         space = spread(memory, MOST_ROWS + 2000, shuffled=True)
-        found = tabled(space.regime, HostTables(memory), None, Shapes(), 500)
+        found = tabled(read_by(space), None, Shapes(), 500)
         assert found.data["rows"] is None
-        assert found.left_out.endswith("joined ranges. `stage2 walk` tells of any address.")
+        assert found.left_out.endswith("joined ranges, which are many. `stage2 walk` tells of any address.")
+
+
+def test_tables_outside_memory_are_read_word_by_word_as_far_as_they_are_few() -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0x8010_0000)]) as memory:
+        space, source = AddressSpace("sv39x4", FrameAllocator(memory)), HostTables(memory)
+        first = (space.regime.root - memory.base) // 8
+        memory.words[first : first + 3] = np.uint64(space.format.table_entry(0x9000_0000))
+        entries = entries_of(space.regime, source)
+        assert entries.until is None
+        for gpa in (0, 3 << 30, (3 << 30) - 1):
+            agrees(entries, source, gpa)
+        memory.words[first : first + 100] = np.uint64(space.format.table_entry(0x9000_0000))
+        entries = entries_of(space.regime, source)
+        assert entries.left_out == {1: 64 << 30}
+        agrees(entries, source, (64 << 30) - 1)
 
 
 def test_tables_that_lead_to_themselves_end() -> None:

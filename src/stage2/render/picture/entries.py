@@ -28,14 +28,20 @@ MOST_SHAPES = 512
 """Limit: kinds of entry in a space."""
 _MOST_TABLES = 1 << 16
 """Limit: tables of a level that are read."""
+_MOST_OUTSIDE = 64
+"""Limit: tables of a space that are not whole in memory, which are read word by word."""
 _PIECE = 2048
 """Tables that are read at once."""
+_AHEAD = 1024
+"""Runs that are made ready at once: often there is no room for all."""
 _EVEN, _LEAVES, _TABLES, _CUT = range(4)
 """How a word differs from the one before: not at all, by the size of a leaf, by that of a table, otherwise."""
 _PLAIN_WIDTH = 32
 """Bits of addresses that no processor lacks."""
 _ALL = (1 << 64) - 1
 
+_TOO_MANY = -1
+"""Instead of the number of a shape: from here on there is no room."""
 OUTSIDE = 0xFF
 """Kind of an entry that cannot be read: its table is outside memory."""
 
@@ -149,6 +155,7 @@ class _Reader:
         self._shapes: dict[tuple[int, ...], int] = {}
         self._listed: list[Shape] = []
         self._below: list[_Tables] = []
+        self._outside_read = 0
 
     def read(self) -> Entries:
         fmt = self._format
@@ -174,7 +181,7 @@ class _Reader:
         shift = self._format.level_shift(number)
         for first in range(0, len(here.at), _PIECE):
             for run, allowed in self._piece(here.part(slice(first, first + _PIECE)), number):
-                if len(level.runs) == room or run.shape < 0:
+                if len(level.runs) == room or run.shape == _TOO_MANY:
                     level.until = run.first << shift
                     break
                 joins = bool(level.runs) and self._joined(level.runs, run, number)
@@ -231,6 +238,10 @@ class _Reader:
         """Tables that are not whole in memory: word by word."""
         shift = self._format.level_shift(level)
         for at, base, allowed in zip(here.at.tolist(), here.base.tolist(), here.allowed.tolist(), strict=True):
+            self._outside_read += 1
+            if self._outside_read > _MOST_OUTSIDE:
+                yield Run(base >> shift, 1, 0, _EVEN, 0, _TOO_MANY), allowed
+                return
             for slot in range(1 << bits):
                 address = base + (slot << shift)
                 word = self._source.word_at(at + 8 * slot)
@@ -258,11 +269,13 @@ class _Reader:
         cut[1:] |= (label[1:] != label[:-1]) & (label[:-1] != _CUT)
         heads = np.concatenate([[0], np.flatnonzero(cut) + 1])
         counts = np.diff(np.concatenate([heads, [len(flat)]]))
-        for head, count in zip(heads.tolist(), counts.tolist(), strict=True):
-            table, slot = head >> bits, head & ((1 << bits) - 1)
-            address, allowed = int(here.base[table]) + (slot << shift), int(here.allowed[table])
-            grows = int(label[head]) if count > 1 else _EVEN
-            yield from self._sound(address, int(flat[head]), count, grows, level, allowed)
+        for first in range(0, len(heads), _AHEAD):
+            ahead = slice(first, first + _AHEAD)
+            for head, count in zip(heads[ahead].tolist(), counts[ahead].tolist(), strict=True):
+                table, slot = head >> bits, head & ((1 << bits) - 1)
+                address, allowed = int(here.base[table]) + (slot << shift), int(here.allowed[table])
+                grows = int(label[head]) if count > 1 else _EVEN
+                yield from self._sound(address, int(flat[head]), count, grows, level, allowed)
 
     def _sound(
         self, address: int, word: int, count: int, grows: int, level: int, allowed: int
@@ -309,7 +322,7 @@ class _Reader:
         return Run(first, count, word, grows, output, shape, hpa), allowed & (attributes | _ALL ^ COMBINED)
 
     def _shape(self, level: int, kind: int, word: int, output: int, address: int, attributes: int) -> int:
-        """The number of a shape; -1 if there are too many."""
+        """The number of a shape, or _TOO_MANY."""
         varies = 0
         if kind == LEAF:
             varies = self._packing.mask(self._format.level_shift(level)) & ~self._worded
@@ -318,7 +331,7 @@ class _Reader:
         key = (level, kind, word & ~varies, attributes, _width(output))
         if key not in self._shapes:
             if len(self._listed) == MOST_SHAPES:
-                return -1
+                return _TOO_MANY
             self._shapes[key] = len(self._listed)
             self._listed.append(Shape(level, kind, address, word, varies))
         return self._shapes[key]

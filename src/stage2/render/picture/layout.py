@@ -105,7 +105,6 @@ class Band:
     Args:
         kind, title: as of a box.
         loose: not address by address: the memory has no one place, or lies behind addresses in any order.
-        vm: the VM's number.
     """
 
     x: float

@@ -93,6 +93,7 @@
     if (data.vms.some((vm) => vm.tables?.levels.some((level) => level.until !== null) && !vm.tables.rows)) {
       lines.push("Of tables that this page has only in part there may be more.");
     }
+    if (data.vms.some((vm) => !vm.tables && links(vm).some(([, link]) => !link.hpa))) lines.push(data.unchosen);
     for (const line of lines) article.append(make("p", line));
     for (const [nth, [place, gpa]] of ways.slice(0, MOST_WAYS).entries()) {
       const details = make("details"), found = aboutGpa(data.vms[place], gpa);

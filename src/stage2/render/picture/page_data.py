@@ -19,6 +19,7 @@ from .parties import Kind, Party, Space
 MOST_OWNERS = 16_384
 """Limit: ranges of host memory of which the owner is told."""
 NO_ADDRESS = "No host memory is behind it."
+_UNCHOSEN = "Memory that has no one address yet may come to lie there too."
 
 
 def page_tables(world: World, processors: Sequence[Processor | None], shapes: Shapes) -> list[Tabled]:
@@ -30,11 +31,7 @@ def page_tables(world: World, processors: Sequence[Processor | None], shapes: Sh
         shapes: gets what is said of their entries.
     """
     most = max(LEAST_RUNS, MOST_RUNS // max(1, len(world.vms)))
-    source = world.subject.source
-    return [
-        tabled(vm.space.regime, source, processor, shapes, most)
-        for vm, processor in zip(world.vms, processors, strict=True)
-    ]
+    return [tabled(vm, processor, shapes, most) for vm, processor in zip(world.vms, processors, strict=True)]
 
 
 def page_data(
@@ -73,6 +70,7 @@ def page_data(
         "shapes": shapes.listed,
         "undeclared": region_text(None),
         "nowhere": NO_ADDRESS,
+        "unchosen": _UNCHOSEN,
     }
     # Nothing of it ends the element that it stands in, whatever a name says.
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

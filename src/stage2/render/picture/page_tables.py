@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.text import Text
 
 from ...formats.describe import FieldValue, describe_entry
 from ...formats.outcome import LEAF, TABLE, EntryKind
 from ...formats.record import Format
 from ...processor import Processor
-from ...prove.scan import scan
+from ...prove.scan import joined
 from ...prove.source import TableSource
+from ...prove.world import Scanned
 from ...tables.explain import Walk, explain_stage
 from ...tables.mapping import ATTRIBUTES, LEVEL_FIELD
 from ...tables.regime import Regime
@@ -27,6 +29,8 @@ from .entries import OUTSIDE, Entries, Run, Shape, entries_of
 
 MOST_ROWS = 4096
 """Limit: joined ranges of a space that stand for entries that are left out."""
+_MOST_READ = 1 << 18
+"""Limit: ranges and scattered leaves that are joined to see how many are left."""
 GPA_HOLE, HPA_HOLE = "{gpa}", "{hpa}"
 """What stands for addresses in sentences: names come from outside, but not into these."""
 
@@ -60,16 +64,16 @@ class Shapes:
         return self._numbers[key]
 
 
-def tabled(regime: Regime, source: TableSource, processor: Processor | None, shapes: Shapes, most: int) -> Tabled:
+def tabled(scanned: Scanned, processor: Processor | None, shapes: Shapes, most: int) -> Tabled:
     """A space's tables.
 
     Args:
-        regime: of a stage 2.
-        source: where they are.
+        scanned: a VM's space.
         processor: what they are for; None for no particular one.
         shapes: gets what is to be said.
         most: runs that there may be.
     """
+    regime, source = scanned.space.regime, scanned.source
     fmt = regime.format
     entries = entries_of(regime, source, most)
     numbers = [shapes.number(_told(shape, regime, source, processor)) for shape in entries.shapes]
@@ -100,7 +104,7 @@ def tabled(regime: Regime, source: TableSource, processor: Processor | None, sha
     }
     left_out = ""
     if entries.until is not None:
-        data["rows"], left_out = _left_out(entries, source)
+        data["rows"], left_out = _left_out(entries, scanned)
     return Tabled(data, left_out)
 
 
@@ -164,20 +168,25 @@ def _fields(shape: Shape, regime: Regime) -> list[list[Any]]:
     return [[one.bits, one.name, one.meaning, one.reserved, one.bits in at_zero or not varies(one)] for one in every]
 
 
-def _left_out(entries: Entries, source: TableSource) -> tuple[list[list[str]] | None, str]:
+def _left_out(entries: Entries, scanned: Scanned) -> tuple[list[list[str]] | None, str]:
     """The joined ranges that stand for what is left out, if they are few, and a sentence."""
     until, regime = entries.until, entries.regime
     assert until is not None, "something is left out"
     fmt = regime.format
     levels = ", ".join(f"{level_text(fmt, number)} from GPA {at:#x} on" for number, at in entries.left_out.items())
-    found = scan(regime, source)
-    rows = found.rows[found.rows[:, 0] + found.rows[:, 2] > until]
+    found = scanned.scan
     said = (
         f"Left out, so that this page stays small: the entries of {levels} "
         f"(the space has {len(found.tables):,} tables with {found.leaves:,} leaves)"
     )
-    if len(rows) > MOST_ROWS:
-        return None, f"{said}, and their {len(rows):,} joined ranges. `stage2 walk` tells of any address."
+    many = len(found.rows) + sum(kind.leaves for kind in found.scattered)
+    rows = found.rows
+    if found.scattered and many < _MOST_READ:
+        rows = np.concatenate([rows, *(leaves for kind in found.scattered for leaves in scanned.rows_of(kind))])
+        rows = joined(rows[np.argsort(rows[:, 0])])
+    rows = rows[rows[:, 0] + rows[:, 2] > until]
+    if many >= _MOST_READ or len(rows) > MOST_ROWS:
+        return None, f"{said}, and their joined ranges, which are many. `stage2 walk` tells of any address."
     told = []
     for start, hpa, size, attributes in rows.tolist():
         granted = permission_text(fmt.permissions(attributes & ATTRIBUTES, regime.controls))
