@@ -223,3 +223,15 @@ def test_a_picture_of_declarations_loads_no_numpy(vm: str, tmp_path: Path) -> No
         "assert not {'numpy', 'numba'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANG_S, check=True)
+
+
+def test_marks_at_a_vms_addresses_say_so_for_pages_that_put_vms_away() -> None:
+    vms, host, marks = marked()
+    picture = lay_out(vms, host, marks)
+    assert [(sign.number, sign.vm) for sign in picture.marked.signs if sign.vm is not None] == [
+        (1, 0), (1, 1), (3, 1), (5, 0), (6, 1)
+    ]  # fmt: skip
+    svg = picture_svg(vms, host, marks=marks)
+    parts = [*picture.marked.signs, *picture.marked.frames, *picture.marked.ticks, *picture.marked.wires]
+    for number in (0, 1):
+        assert svg.count(f'data-of="{number}"') == sum(part.vm == number for part in parts)
