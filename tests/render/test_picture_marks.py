@@ -23,7 +23,7 @@ from stage2.prove.theorem import Proof, Seat, Theorem, Witness
 from stage2.render.picture.layout import lay_out
 from stage2.render.picture.marks import Mark, MarkKind, finding_marks, witness_marks
 from stage2.render.picture.parties import Actual, Kind, Link, Party, Space
-from stage2.render.picture.signs import MOST_CAPTIONS
+from stage2.render.picture.signs import MOST_CAPTIONS, Sign, Spot, Wire
 from stage2.render.picture.svg import picture_svg
 from waiting import HANG_S
 
@@ -232,6 +232,7 @@ def test_marks_at_a_vms_addresses_say_so_for_pages_that_put_vms_away() -> None:
         (1, 0), (1, 1), (3, 1), (5, 0), (6, 1)
     ]  # fmt: skip
     svg = picture_svg(vms, host, marks=marks)
-    parts = [*picture.marked.signs, *picture.marked.frames, *picture.marked.ticks, *picture.marked.wires]
+    signs = picture.marked
+    parts: list[Sign | Spot | Wire] = [*signs.signs, *signs.frames, *signs.ticks, *signs.wires]
     for number in (0, 1):
         assert svg.count(f'data-of="{number}"') == sum(part.vm == number for part in parts)
