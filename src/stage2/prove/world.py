@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..address import Range
+from ..flags import RWX, MappingFlags
+from ..formats.outcome import USER_SHIFT
 from ..memory.owners import Owner
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
+from ..tables.mapping import ATTRIBUTES
 from .packing import U64Array, packing_of
 from .scan import Scan, scan
 from .scattered import Scattered, joined_spans
@@ -109,6 +112,12 @@ class Scanned:
             at = both.end
         if at < guest.end:
             yield _part(Range(at, guest.end), guest, hpa, None, attributes)
+
+    def granted(self, attributes: int) -> MappingFlags:
+        """What leaves with these attributes (the level is ignored) let anybody do, privileged or not."""
+        regime = self.space.regime
+        permissions = regime.format.permissions(attributes & ATTRIBUTES, regime.controls)
+        return MappingFlags(permissions | permissions >> USER_SHIFT) & RWX
 
     def gpa_in(self, part: Part, hpa: int) -> int:
         """The first GPA that leads to an HPA of a part; for scattered leaves their tables are read again."""
