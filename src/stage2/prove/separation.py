@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -107,9 +108,19 @@ def _stranger(world: World, owners: RangeMap[Owner], vm: Scanned) -> Witness | N
         for met, owner in owners.overlapping(span):
             both = met.intersection(span)
             assert both is not None, "they overlap"
-            seat = Seat(vm.space.who, gpa + both.start - hpa)
-            region = vm.space.region_at(seat.address)
-            if region is None or not may_hold(vm.space, region, owner):
-                text = f"{vm.space.who} reaches {both}, which belongs to {owner}"
-                return Witness(text, seat, both.start, owner=str(owner), span=both, remedy="unmap it")
+            wrong = _misplaced(vm, Range.sized(gpa + both.start - hpa, both.size), owner)
+            if wrong is not None:
+                part = Range.sized(hpa + wrong.start - gpa, wrong.size)
+                text = f"{vm.space.who} reaches {part}, which belongs to {owner}"
+                seat = Seat(vm.space.who, wrong.start)
+                return Witness(text, seat, part.start, owner=str(owner), span=part, remedy="unmap it")
+    return None
+
+
+def _misplaced(vm: Scanned, span: Range, owner: Owner) -> Range | None:
+    """The first addresses of a stretch of GPAs behind which memory of an owner must not be."""
+    edges = {edge for one in vm.space.regions for edge in (int(one.start), one.end) if span.start < edge < span.end}
+    for start, end in pairwise(sorted({span.start, *edges, span.end})):
+        if not may_hold(vm.space, vm.space.region_at(start), owner):
+            return Range(start, end)
     return None

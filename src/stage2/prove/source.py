@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..address import Hpa
 from ..memory.physical import PhysicalMemory
 from .packing import U64Array
 
@@ -19,6 +20,10 @@ class TableSource(Protocol):
 
     def word_at(self, hpa: int) -> int | None:
         """The 64-bit word at an HPA; None where it is not there."""
+        ...
+
+    def bytes_at(self, hpa: int, size: int) -> bytes | None:
+        """The bytes from an HPA on; None where they are not all there."""
         ...
 
     def tables(self, addresses: U64Array, entries: int) -> U64Array:
@@ -41,6 +46,9 @@ class HostTables:
 
     def word_at(self, hpa: int) -> int | None:
         return self._memory.word_at(hpa)
+
+    def bytes_at(self, hpa: int, size: int) -> bytes | None:
+        return self._memory.read(Hpa(hpa), size) if self._memory.contains(hpa, size) else None
 
     def tables(self, addresses: U64Array, entries: int) -> U64Array:
         first = (addresses - np.uint64(self._memory.base)) >> np.uint64(3)
