@@ -13,8 +13,9 @@ from stage2.memory.owners import Owner, OwnerKind
 from stage2.prove.certificate import certificate
 from stage2.prove.prover import prove_world
 from stage2.prove.source import HostTables
-from stage2.prove.subject import Space, Subject, World
+from stage2.prove.subject import Space, Subject
 from stage2.prove.verify import verify
+from stage2.prove.world import World
 
 READ, WRITE, EXECUTE, USER = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE, MappingFlags.USER
 RAM, PAGE = 0x8000_0000, 0x1000
@@ -33,7 +34,7 @@ def judged(table: PageTable, folder: Path) -> tuple[bool | None, str]:
     """What the prover says of `wx`, and its witness; the verifier says the same."""
     frames = tuple(table.table_ranges)
     subject = Subject(HostTables(table.memory), (), (Space("", table.regime, (), frames),))
-    world = World.of(subject)
+    world = World.of(subject, by_row=True)
     proof = prove_world(world)
     text, details = certificate(proof, world, "proof.ranges")
     (folder / "proof.json").write_text(text)

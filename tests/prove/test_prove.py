@@ -19,9 +19,10 @@ from stage2.memory.owners import Owner, OwnerKind
 from stage2.prove.certificate import certificate
 from stage2.prove.packing import packing_of
 from stage2.prove.prover import prove, prove_world
-from stage2.prove.subject import GivenDevice, Subject, World
+from stage2.prove.subject import GivenDevice, Subject
 from stage2.prove.theorem import Proof
 from stage2.prove.verify import Verification, verify
+from stage2.prove.world import World
 from stage2.ranges import RangeMap
 from stage2.space.region import Populate
 from stage2.tables.explain import explain_stage
@@ -309,7 +310,7 @@ def test_a_table_that_is_its_own_parent_is_read_once(host: Host) -> None:
 
 def verified(subject: Subject, folder: Path) -> Verification:
     """What the second implementation says of a host, beside a certificate of its tables as they are."""
-    world = World.of(subject)
+    world = World.of(subject, by_row=True)
     text, details = certificate(prove_world(world), world, "proof.ranges")
     (folder / "proof.json").write_text(text)
     (folder / "proof.ranges").write_bytes(details)
@@ -360,7 +361,7 @@ def test_a_certificate_that_says_itself_that_something_does_not_hold_is_not_veri
 
 def test_the_second_implementation_notices_rows_that_the_tables_do_not_have(host: Host, tmp_path: Path) -> None:
     subject = subject_of(host)
-    world = World.of(subject)
+    world = World.of(subject, by_row=True)
     rows = world.vms[0].scan.rows
     for change in (rows[:-1], rows[1:], rows[::-1].copy(), rows + np.array([0, 0x1_0000, 0, 0], np.uint64)):
         world.vms[0].scan.rows = change

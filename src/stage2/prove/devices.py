@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .subject import World
 from .theorem import Seat, Theorem, Witness
+from .world import World
 
 _DMA = "no device in a VM's hands reaches host memory that is not the VM's"
 _TLB = "what TLBs may still hold is allowed by the tables"

@@ -72,6 +72,7 @@ class Isolation:
                 if region is not None and region.map_type is MapType.SHARE:
                     kind = shared.setdefault(row[3] & MEMORY_TYPE_MASK, Spans())
                 kind.add(hpa, hpa + size)
+        self._alone(space, chosen, [fixed, *shared.values()])
         reached: list[_Reached] = [
             (start, end, (space.who, None)) for spans in (chosen, fixed) for start, end in spans.joined
         ]
@@ -105,6 +106,13 @@ class Isolation:
             self._refute("declared", f"{space.who}: GPA {gpa:#x} leads to HPA {hpa:#x}, and {region} says another")
         elif attributes & MEMORY_TYPE_MASK != _memory_type(fmt, attributes >> 24, region.flags, controls):
             self._refute("declared", f"{space.who}: GPA {gpa:#x} has another memory type than {region}")
+
+    def _alone(self, space: Space, chosen: Spans, named: Sequence[Spans]) -> None:
+        """`declared`, of memory whose place no region names: one address leads there, so no other writes to a ROM."""
+        others = sorted(span for spans in named for span in spans.joined)
+        at = common(chosen.joined, others) if chosen.twice is None else chosen.twice
+        if at is not None:
+            self._refute("declared", f"{space.who} reaches HPA {at:#x} by two addresses, and not both regions name it")
 
     def _owned(self, space: Space, region: MemoryRegion | None, gpa: int, hpa: int, size: int) -> None:
         end = hpa + size
