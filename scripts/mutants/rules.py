@@ -30,6 +30,6 @@ RULES = {
         compiled=False,
     ),
     "prove": Rules(
-        ("src/stage2/prove",), ("tests/prove", "tests/cli/test_prove_command.py"), examples=10, compiled=True
+        ("src/stage2/prove",), ("tests/prove", "tests/cli/test_prove_command.py"), examples=20, compiled=True
     ),
 }
