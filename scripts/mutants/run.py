@@ -222,7 +222,7 @@ def main() -> None:
     why = "they fail" if rules.compiled else "they need numba"
     print(f"{len(suite.seconds)} tests in {sum(suite.seconds.values()):.0f} s; {len(suite.failed)} left out, {why}")
     running: dict[int, tuple[int, dict[str, Any], float]] = {}
-    waiting = list(reversed(mutants))
+    waiting, done = list(reversed(mutants)), 0
     while waiting or running:
         while waiting and len(running) < arguments.jobs:
             mutant = waiting.pop()
@@ -240,8 +240,9 @@ def main() -> None:
         late = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
         outcome, killer = answer_of(descriptor) or (TIMEOUT if late else KILLED, "the end of the process")
         mutant.update(outcome=outcome, killer=killer, seconds=time.monotonic() - began)
+        done += 1
         if outcome != KILLED:
-            print(describe(mutant), flush=True)
+            print(f"{done}: {describe(mutant)}", flush=True)
     arguments.report.write_text(report(mutants, time.monotonic() - started))
     print(f"{tally(mutants)}; the report is in {arguments.report}")
 

@@ -116,7 +116,7 @@ Edit = Callable[[Bench], None]
 
 def few(part: int) -> int:
     """So small a part of the examples of other properties, because there are many faults."""
-    return max(settings.default.max_examples // part, 1)
+    return max(settings().max_examples // part, 1)
 
 
 def neighbours_slot(bench: Bench, gpa: int) -> int:
