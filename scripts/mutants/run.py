@@ -53,15 +53,15 @@ class Recorder:
         self.called = self.suite.on_import
         self.files: dict[str, str | None] = {}
 
-    def profile(self, frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            name = frame.f_code.co_filename
-            if name not in self.files:
-                path = Path(name).resolve()
-                self.files[name] = str(path) if path.parent in self.folders else None
-            found = self.files[name]
-            if found is not None:
-                self.called.add((found, frame.f_code.co_firstlineno))
+    def trace(self, frame: FrameType, *_: Any) -> None:
+        """Called at every call, and for nothing in it: a profiler would be told of every C function, too."""
+        name = frame.f_code.co_filename
+        if name not in self.files:
+            path = Path(name).resolve()
+            self.files[name] = str(path) if path.parent in self.folders else None
+        found = self.files[name]
+        if found is not None:
+            self.called.add((found, frame.f_code.co_firstlineno))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.called = self.suite.calls[nodeid] = set()
@@ -156,9 +156,9 @@ def record(rules: Rules) -> Suite:
 
     def work() -> Any:
         recorder = Recorder(rules)
-        sys.setprofile(recorder.profile)
+        sys.settrace(recorder.trace)
         pytest_run(rules, list(rules.tests), recorder)
-        sys.setprofile(None)
+        sys.settrace(None)
         suite = recorder.suite
         calls = {test: sorted(called) for test, called in suite.calls.items()}
         return [suite.seconds, calls, sorted(suite.on_import), suite.failed]
@@ -220,7 +220,8 @@ def main() -> None:
     mutants = [json.loads(line) for line in arguments.drawn.read_text().splitlines()]
     suite = record(rules)
     why = "they fail" if rules.compiled else "they need numba"
-    print(f"{len(suite.seconds)} tests in {sum(suite.seconds.values()):.0f} s; {len(suite.failed)} left out, {why}")
+    told = f"{len(suite.seconds)} tests in {sum(suite.seconds.values()):.0f} s; {len(suite.failed)} left out, {why}"
+    print(told, *suite.failed, sep="\n    ", flush=True)
     running: dict[int, tuple[int, dict[str, Any], float]] = {}
     waiting, done = list(reversed(mutants)), 0
     while waiting or running:
