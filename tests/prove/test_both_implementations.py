@@ -244,9 +244,9 @@ def test_what_may_be_behind_a_region_is_by_its_kind(made: Made, one: MemoryRegio
 
 
 def test_a_range_that_goes_on_into_a_share_is_judged_in_parts(made: Made) -> None:
-    made.vm("a", region(0, 2), share(0x2000, HOST + 0x2000)).map_range(0, Hpa(HOST), 3 * PAGE, RW)
-    made.owns(A, HOST, 3)
-    assert made.problems == {"owned": f"VM a reaches HPA {HOST + 0x2000:#x}, which belongs to VM a"}
+    made.vm("a", region(0, 32), share(0x2_0000, HOST + 0x2_0000)).map_range(0, Hpa(HOST), 33 * PAGE, RW)
+    made.owns(A, HOST, 33)
+    assert made.problems == {"owned": f"VM a reaches HPA {HOST + 0x2_0000:#x}, which belongs to VM a"}
 
 
 DECLARED: dict[str, tuple[list[MemoryRegion], list[tuple[int, int, int, MappingFlags]], str | None]] = {
