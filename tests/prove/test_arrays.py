@@ -20,7 +20,7 @@ Pairs = list[tuple[int, int]]
 spans = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)), max_size=12)
 
 
-def array(rows: Sequence[tuple[int, ...]], columns: int = 2) -> np.ndarray:  # type: ignore[type-arg]
+def array(rows: Sequence[tuple[int, ...]], columns: int = 2) -> np.ndarray:
     return np.array(rows, np.uint64).reshape(-1, columns)
 
 

@@ -111,6 +111,7 @@ def test_memory_of_its_own_a_share_and_a_device_are_sound(made: Made) -> None:
     proof, found = made.judged()
     assert proof.proved
     assert (found.problem, found.leaves) == (None, 7)
+    assert str(proof) == "proved: apart, owned, declared, wellformed (wx, tlb, dma: not applicable)"
     assert proof["apart"].covered == {"vms": 2, "bytes": 7 * PAGE}
     assert proof["owned"].covered == {"vms": 2, "bytes": 7 * PAGE}
     assert proof["declared"].covered == {"vms": 2, "regions": 5, "leaves": 7}
@@ -128,9 +129,10 @@ def pair(made: Made, first: MemoryRegion, second: MemoryRegion, here: int, there
 def test_vms_that_meet_in_the_middle_are_told_where(made: Made) -> None:
     pair(made, region(0, 4), region(0x10_0000, 4), HOST, HOST + 3 * PAGE, 4)
     assert made.problems == {"apart": f"VM a and VM b both reach HPA {HOST + 3 * PAGE:#x}"}
-    witness = made.judged()[0]["apart"].witness
+    proof = made.judged()[0]
+    assert str(proof) == f"refuted: apart: VM a and VM b both reach {Range.sized(HOST + 3 * PAGE, PAGE)}"
+    witness = proof["apart"].witness
     assert witness is not None
-    assert (witness.seat, witness.other) != (None, None)
     assert witness.seat is not None
     assert witness.other is not None
     assert (witness.seat.address, witness.other.address, witness.hpa) == (3 * PAGE, 0x10_0000, HOST + 3 * PAGE)
@@ -263,6 +265,8 @@ DECLARED: dict[str, tuple[list[MemoryRegion], list[tuple[int, int, int, MappingF
                              "VM a may do more at GPA 0x0 than ram [0x0, 0x1000) r-xu-- says"),
     "more in its second part": ([region(0, 1), region(0x1000, 1, flags=RX)], [(0, 0, 2, RWX)],
                                 "VM a may do more at GPA 0x1000 than ram [0x1000, 0x2000) r-xu-- says"),
+    "reads where it may only execute": ([region(0, 1, flags=X | USER)], [(0, 0, 1, RX)],
+                                        "VM a may do more at GPA 0x0 than ram [0x0, 0x1000) --xu-- says"),
     "a ROM that is written": ([region(0, 1, MapType.ROM, RX)], [(0, 0, 1, RWX)],
                               "VM a may do more at GPA 0x0 than ram [0x0, 0x1000) r-xu-- says"),
     "a trap that is mapped": ([region(0, 1, MapType.EMULATED, RW)], [(0, 0, 1, R | USER)],
