@@ -70,7 +70,7 @@ def prove(
     certificate
         Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
     verify
-        A certificate: hold the tables against it, and prove `apart` and `declared` anew by a second implementation.
+        A certificate: hold the tables against it, and prove its theorems anew by a second implementation.
     svg
         File that gets a picture besides: what the tables map, beside the host's memory, with what refutes a theorem
         marked.
@@ -133,22 +133,17 @@ def _write(path: Path, proof: Proof, world: World) -> None:
 
 def _verify(path: Path, subject: Subject, *, json_output: bool) -> int:
     """Hold tables against a certificate."""
-    from ..prove.verify import DisagreementError, verify
+    from ..prove.verify import verify
     from ..render.json_text import json_text
-    from ..render.tables import print_renderable, text
+    from ..render.tables import print_renderable
+    from ..render.verification import render_verification, verification_json
 
-    problem, leaves = None, 0
-    try:
-        leaves = verify(path, subject)
-    except DisagreementError as error:
-        problem = str(error)
+    found = verify(path, subject)
     if json_output:
-        print(json_text("verify", {"verified": problem is None, "leaves": leaves, "problem": problem}))
-    elif problem is None:
-        print_renderable(text(f"verified: the tables are those of the certificate, {leaves:,} leaves one by one."))
+        print(json_text("verify", verification_json(found)))
     else:
-        print_renderable(text(f"not verified: {problem}", "bold red"))
-    return 0 if problem is None else 1
+        print_renderable(render_verification(found))
+    return 0 if found.problem is None else 1
 
 
 def _of_folder(folder: Path) -> Subject:

@@ -107,7 +107,7 @@ def _scattered_stranger(owners: RangeMap[Owner], vm: Scanned) -> Witness | None:
         region = vm.space.region_at(kind.first)
         owner_of = within(kind.reach[:, 0], kind.reach[:, 1], [span for span, _ in held])
         numbers = np.unique(owner_of).tolist()
-        strange = [at for at in numbers if at < 0 or region is None or not may_hold(vm.space, region, held[at][1])]
+        strange = [at for at in numbers if at < 0 or not may_hold(vm.space, region, held[at][1])]
         for start, size in kind.reach[np.isin(owner_of, strange)].tolist():
             part = Part(Range.sized(start, size), region, kind.attributes, kind=kind)
             witness = _held_by_another(owners, vm, part)
@@ -126,7 +126,7 @@ def _held_by_another(owners: RangeMap[Owner], vm: Scanned, part: Part) -> Witnes
     for met, owner in owners.overlapping(part.host):
         both = met.intersection(part.host)
         assert both is not None, "they overlap"
-        if part.region is None or not may_hold(vm.space, part.region, owner):
+        if not may_hold(vm.space, part.region, owner):
             seat = Seat(vm.space.who, vm.gpa_in(part, both.start))
             text = f"{vm.space.who} reaches {both}, which belongs to {owner}"
             return Witness(text, seat, both.start, owner=str(owner), span=both, remedy="unmap it")

@@ -82,10 +82,12 @@ class Subject:
     assumed: tuple[str, ...] = ()
 
 
-def may_hold(space: Space, region: MemoryRegion, owner: Owner) -> bool:
-    """Whether host memory of an owner may be behind a VM's region."""
+def may_hold(space: Space, region: MemoryRegion | None, owner: Owner) -> bool:
+    """Whether host memory of an owner may be behind a VM's region, or where it declares none."""
     if owner == Owner(OwnerKind.VM, space.name):
-        return region.map_type is not MapType.SHARE
+        return region is None or region.map_type is not MapType.SHARE
+    if region is None:
+        return False
     if region.map_type is MapType.SHARE:
         return owner.kind is OwnerKind.SHARE
     return region.map_type is MapType.MMIO and owner == device_owner(region, Owner(OwnerKind.VM, space.name))

@@ -37,17 +37,17 @@ class FileTables:
     def holds(self, addresses: U64Array, size: int) -> npt.NDArray[np.bool_]:
         return np.array([self.contains(int(at), size) for at in addresses.tolist()], bool)
 
-    def tables(self, addresses: U64Array, entries: int) -> U64Array:
-        rows = [self._table(int(at), 8 * entries) for at in addresses.tolist()]
-        return np.frombuffer(b"".join(rows), "<u8").astype(np.uint64).reshape(len(rows), entries)
-
-    def _table(self, at: int, size: int) -> bytes:
+    def bytes_at(self, hpa: int, size: int) -> bytes | None:
         for part in self._parts:
-            found = part.pieces.find(at)
-            if found is not None and at + size <= found[0].end:
+            found = part.pieces.find(hpa)
+            if found is not None and hpa + size <= found[0].end:
                 start, data = found[1]
-                return data[at - start : at - start + size]
-        raise AssertionError("only tables that are there are read")
+                return data[hpa - start : hpa - start + size]
+        return None
+
+    def tables(self, addresses: U64Array, entries: int) -> U64Array:
+        rows = [self.bytes_at(int(at), 8 * entries) or b"" for at in addresses.tolist()]
+        return np.frombuffer(b"".join(rows), "<u8").astype(np.uint64).reshape(len(rows), entries)
 
 
 def subject_of_folder(folder: Path) -> Subject:
