@@ -57,6 +57,16 @@ def agrees(entries: Entries, source: HostTables, gpa: int) -> None:
     steps, hpa = read(entries, gpa)
     assert steps == [(one.level, one.table, one.index, one.entry, one.output) for one in walk.steps]
     assert hpa == (walk.result.hpa if isinstance(walk.result, Mapped) else None)
+    for step in walk.steps:
+        # What is said of an entry is told at another one of its shape.
+        place = gpa >> entries.regime.format.level_shift(step.level)
+        run = next(one for one in entries.levels[step.level].runs if one.first <= place < one.first + one.count)
+        shape = entries.shapes[run.shape]
+        other = next(
+            one for one in explain_stage(source, entries.regime, shape.address).steps if one.level == step.level
+        )
+        assert (shape.kind, shape.level) == (step.kind, step.level)
+        assert (other.permissions, other.attributes) == (step.permissions, step.attributes)
 
 
 def samples(entries: Entries) -> list[int]:
@@ -177,6 +187,28 @@ def test_ranges_that_are_too_many_as_well_are_only_counted() -> None:
         found = tabled(read_by(space), None, Shapes(), 500)
         assert found.data["rows"] is None
         assert found.left_out.endswith("joined ranges, which are many. `stage2 walk` tells of any address.")
+
+
+@pytest.mark.parametrize("name", ["ept4", "npt4"])
+def test_leaves_that_go_on_under_another_table_with_fewer_rights_are_a_run_of_their_own(name: str) -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
+        space, source = (
+            AddressSpace(name, FrameAllocator(memory), largest=4096, populate=Populate.EAGER),
+            HostTables(memory),
+        )
+        space.map(MemoryRegion(Gpa(GIB), 4 * MIB, RWX, MapType.MAP_ALLOC, name="ram"))
+        below = explain_stage(memory, space.regime, GIB + 2 * MIB).steps
+        slot = (below[-2].slot - memory.base) // 8
+        memory.words[slot] &= np.uint64((1 << 64) - 1 ^ 2)  # the right to write, of EPT and NPT alike
+        # Frames of both tables' leaves go on, so that nothing but the right tells them apart.
+        for page in range(1024):
+            place = (explain_stage(memory, space.regime, GIB + (page << 12)).steps[-1].slot - memory.base) // 8
+            memory.words[place] = np.uint64(space.format.leaf_entry(0, 0x9000_0000 + (page << 12), RWX))
+        entries = entries_of(space.regime, source)
+        leaves = [run for run in entries.levels[0].runs if entries.shapes[run.shape].kind == LEAF]
+        assert [(run.first << 12, run.count) for run in leaves] == [(GIB, 512), (GIB + 2 * MIB, 512)]
+        for gpa in samples(entries):
+            agrees(entries, source, gpa)
 
 
 def test_tables_outside_memory_are_read_word_by_word_as_far_as_they_are_few() -> None:
