@@ -14,6 +14,7 @@ from .vm_files import GenerationName
 if TYPE_CHECKING:
     from ..prove.subject import Subject, World
     from ..prove.theorem import Proof
+    from ..vm.host import Host
 
 
 def prove(
@@ -73,16 +74,21 @@ def prove(
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
 
+    host = None
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
     else:
-        subject = _of_files(
+        subject, host = _of_files(
             vms, platform, host_dtb, arch, populate, page_size, stage2_format, cpu, generation, define
         )  # fmt: skip
     if verify is not None:
         return _verify(verify, subject, json_output=json_output)
     world = World.of(subject)
     proof = prove_world(world)
+    if host is not None:
+        from ..vm.reasons import with_reasons
+
+        proof = with_reasons(proof, host)
     if certificate is not None:
         _write(certificate, proof, world)
     if json_output:
@@ -144,7 +150,7 @@ def _of_files(
     cpu: str | None,
     generation: GenerationName | None,
     define: list[str] | None,
-) -> Subject:
+) -> tuple[Subject, Host]:
     """The tables of VM files, made as `stage2 build` makes them."""
     from ..config.cpu import NamedCpu
     from ..vm.isolation import subject_of
@@ -154,7 +160,7 @@ def _of_files(
     # It is not closed: the process ends, and what it had goes with it.
     host = build_host(
         vms, platform=platform, host_dtb=host_dtb, arch=arch, populate=populate, page_size=page_size,
-        stage2_format=stage2_format, cpu=cpu, generation=generation, define=define,
+        stage2_format=stage2_format, cpu=cpu, generation=generation, define=define, as_declared=True,
     )  # fmt: skip
     own = own_space(host, cpu=None if cpu is None else NamedCpu(cpu)) if says_own_space(host) else None
-    return subject_of(host, own)
+    return subject_of(host, own), host

@@ -15,6 +15,8 @@ from .tables import facts, indented, stack, text
 from .walk import WalkView
 from .walk_json import walk_json
 
+_MOST_REASONS = 3
+"""Limit: findings that are told of one theorem; JSON has all."""
 _WORDS = {True: "holds", False: "does not hold", None: "does not apply"}
 _STYLES = {True: "bold green", False: "bold red", None: "dim"}
 
@@ -58,6 +60,10 @@ def _rows(theorem: Theorem) -> list[tuple[str, str]]:
         rows.append(("owner", witness.owner))
     if witness.remedy:
         rows.append(("to mend it", witness.remedy))
+    for reason in theorem.reasons[:_MOST_REASONS]:
+        rows.append(("check says", f"{reason.code}: {reason.message}"))
+    if len(theorem.reasons) > _MOST_REASONS:
+        rows.append(("", f"and {len(theorem.reasons) - _MOST_REASONS} more"))
     return rows
 
 
@@ -85,6 +91,7 @@ def proof_json(proof: Proof, subject: Subject) -> dict[str, Any]:
                 "covered": dict(theorem.covered),
                 "assumed": list(theorem.assumed),
                 "why_not": theorem.why_not or None,
+                "reasons": [{"code": one.code, "message": one.message} for one in theorem.reasons],
                 "witness": None if theorem.witness is None else _witness_json(theorem.witness, subject),
             }
             for theorem in proof.theorems

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
+from ..config.conflict import raise_it
 from ..config.cpu import NamedCpu
 from ..config.defconfig import DefConfig
 from ..config.document import Notice
@@ -33,6 +34,7 @@ from ..ranges import RangeMap
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
+from .as_declared import Unheld, refuse_but_memory
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
@@ -63,6 +65,7 @@ class Options:
         defconfig: how the hypervisor is built: its CPUs and its ticks.
         tables_at: host memory that the VMs' tables are taken from, and nothing else is; None for anywhere.
         reserved: host memory that nothing is taken from.
+        as_declared: map regions also where their host memory is none, or another's; for proofs, never to run.
     """
 
     populate: Populate | None = None
@@ -72,6 +75,7 @@ class Options:
     defconfig: DefConfig | None = None
     tables_at: Range | None = None
     reserved: tuple[Range, ...] = ()
+    as_declared: bool = False
 
 
 class Host:
@@ -80,8 +84,8 @@ class Host:
     What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
 
     Args:
-        platform: its memory; `configs` are the files of its VMs, as they lie on it, and `tree` is its device tree,
-            where whoever made it has one.
+        platform: its memory; `configs` are the files of its VMs, as they lie on it, `tree` is its device tree, where
+            whoever made it has one, and `unheld` the regions that are mapped without being theirs to have.
         defconfig: how the hypervisor is built; None leaves it to the platform.
     """
 
@@ -100,6 +104,7 @@ class Host:
         self.vms: list[Vm] = []
         self.configs: list[PlannedVm] = []
         self.tree: HostTree | None = None
+        self.unheld = Unheld(self)
 
     def _set_kernel_aside(self, kernel: KernelLayout) -> None:
         assert kernel.hpa is not None, "a computed kernel is loaded somewhere"
@@ -172,7 +177,7 @@ def build(
     options = options or Options()
     taken = [*options.reserved, *([] if options.tables_at is None else [options.tables_at])]
     configs = on_host(configs, platform, taken)
-    together = check_together(configs)
+    together = check_together(configs, refuse_but_memory if options.as_declared else raise_it)
     known = [*archs, *[None] * (len(configs) - len(archs))]
     chosen = [
         choose_arch(vm, arch, platform, options.format) or found for vm, found in zip(configs, known, strict=True)
@@ -216,17 +221,21 @@ def _build_all(
     _reserve(host, options.reserved)
     _reserve_platforms(host, configs)
     window = None if options.tables_at is None else _window(host, options.tables_at)
-    held = [_hold(host, config) for config in configs]
+    names = [_owner_name(config, configs) for config in configs]
+    held = [
+        _hold(host, config, host.unheld if options.as_declared else None, name)
+        for config, name in zip(configs, names, strict=True)
+    ]
     shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
     vmids = _vmids(host.identifiers, configs)
-    for config, arch, fmt in zip(configs, archs, formats, strict=True):
+    for config, arch, fmt, owner in zip(configs, archs, formats, names, strict=True):
         name = config.name
         console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
         cpu = options.cpu or config.options.cpu
         space = AddressSpace(
             fmt,
             host.frames,
-            name=_owner_name(config, configs),
+            name=owner,
             identifier=vmids[config.id],
             populate=options.populate or config.options.populate,
             violation=config.options.violation,
@@ -259,8 +268,10 @@ def _build_all(
                 if region.range in spans:
                     # Each only when its turn comes: tables of the others must not land in it.
                     host.frames.free(region.range, owner=_set_aside(config))
-                _map(vm, config, options, shares, region)
+                _map(host, vm, config, options, shares, region)
     for vm, config in zip(host.vms, configs, strict=True):
+        if options.as_declared:
+            host.unheld.map_window(vm.space, config)
         _attach_devices(vm, config)
 
 
@@ -319,7 +330,12 @@ def _window(host: Host, span: Range) -> FrameWindow:
         raise ConfigError(f"--tables-at {span}: {error}") from None
 
 
-def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion) -> None:
+def _map(
+    host: Host, vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion
+) -> None:
+    largest = options.page_size or config.options.page_size
+    if host.unheld.map(vm.space, region, largest):
+        return
     if region.map_type is MapType.SHARE:
         region = replace(region, hpa=shares[config.name, region.name])
     if options.populate is not None and region.map_type.may_be_lazy:
@@ -327,7 +343,11 @@ def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str
     try:
         vm.space.map(region)
     except Stage2Error as error:
-        raise _at(region, config, f"{region} cannot be given: {error}") from None
+        refused = _at(region, config, f"{region} cannot be given: {error}")
+        if not options.as_declared or not isinstance(error, OwnerConflictError) or region.host_range is None:
+            raise refused from None
+        host.unheld.add(vm.space.name, region, refused)
+        host.unheld.map(vm.space, region, largest)
 
 
 def _set_aside(config: VmConfig) -> Owner:
@@ -357,23 +377,39 @@ def _vmids(identifiers: Identifiers, configs: Sequence[VmConfig]) -> dict[int, i
     return found
 
 
-def _hold(host: Host, config: PlannedVm) -> list[Range]:
-    """Claim the RAM behind a VM's identical and reserved regions until they are mapped."""
+def _hold(host: Host, config: PlannedVm, unheld: Unheld | None, name: str) -> list[Range]:
+    """Claim the RAM behind a VM's identical and reserved regions until they are mapped.
+
+    Args:
+        host, config: where, and whose.
+        unheld: takes what cannot be had; None refuses it.
+        name: what the VM's memory is owned under.
+    """
     spans = []
     for region in config.plan.regions:
         if not region.map_type.is_identity:
             continue
-        if not host.memory.contains(region.start, region.size):
-            if not region.map_type.owns_frames:
-                continue
-            ram = ", ".join(str(span) for span in host.memory.ranges)
-            raise _at(region, config, f"{region} needs host memory that does not exist: RAM is {ram}")
+        exists = host.memory.contains(region.start, region.size)
+        if not exists and not region.map_type.owns_frames:
+            continue
         try:
+            if not exists:
+                ram = ", ".join(str(span) for span in host.memory.ranges)
+                raise _at(region, config, f"{region} needs host memory that does not exist: RAM is {ram}")
             host.frames.claim(region.range, owner=_set_aside(config))
         except OwnerConflictError as error:
-            raise _at(region, config, f"{region} cannot be given: {error}") from None
-        spans.append(region.range)
+            _refuse(_at(region, config, f"{region} cannot be given: {error}"), unheld, name, region)
+        except ConfigError as error:
+            _refuse(error, unheld, name, region)
+        else:
+            spans.append(region.range)
     return spans
+
+
+def _refuse(error: ConfigError, unheld: Unheld | None, name: str, region: MemoryRegion) -> None:
+    if unheld is None:
+        raise error from None
+    unheld.add(name, region, error)
 
 
 def _take_shares(host: Host, together: Together, page: int) -> dict[tuple[str, str], Hpa]:

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 
 from ..address import Range
 from ..check.dma import masters_memory
+from ..check.given_devices import keeps_vms_going
+from ..check.host_devices import controller_parts
 from ..config.regions import PlannedVm
+from ..forecast.machine import LOCAL_APIC
 from ..images.host_tree import HostTree
+from ..memory.owners import Owner, OwnerKind
 from ..prove.prover import prove
 from ..prove.source import HostTables
 from ..prove.subject import GivenDevice, Space, Subject
 from ..prove.theorem import Proof
+from ..ranges import RangeMap
+from .reasons import with_reasons
 
 if TYPE_CHECKING:
     from ..hypervisor.space import HypervisorSpace
@@ -28,14 +34,17 @@ def prove_host(host: Host, own: HypervisorSpace | None = None) -> Proof:
         host: no VM of it may run meanwhile.
         own: the hypervisor's own tables, where it has some.
     """
-    return prove(subject_of(host, own))
+    return with_reasons(prove(subject_of(host, own)), host)
 
 
 def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:
     """What is proved of a host."""
     spaces = tuple(
         Space(
-            vm.space.name, vm.space.regime, tuple(vm.space.memory_regions), tuple(vm.space.page_table.table_ranges)
+            vm.space.name,
+            vm.space.regime,
+            (*vm.space.memory_regions, *host.unheld.of(vm.space.name)),
+            tuple(vm.space.page_table.table_ranges),
         )
         for vm in host.vms
     )  # fmt: skip
@@ -45,9 +54,28 @@ def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:
         for vm, config in zip(host.vms, host.configs, strict=True)
         for found in _devices(vm.space.name, config, host.tree)
     )
-    return Subject(
-        HostTables(host.memory), spaces, mine, tuple(host.frames.owners), devices, assumed=tuple(_assumed(host))
-    )
+    return Subject(HostTables(host.memory), spaces, mine, tuple(_owners(host)), devices, assumed=tuple(_assumed(host)))
+
+
+def _owners(host: Host) -> RangeMap[Owner]:
+    """Who holds what, with the devices that are the hypervisor's whomever they are given to."""
+    owners: RangeMap[Owner] = RangeMap()
+    for span, owner in host.frames.owners:
+        owners.add(span, owner)
+    for what, span in _kept(host):
+        owners.set(span, Owner(OwnerKind.HYPERVISOR, f"({what})"))
+    return owners
+
+
+def _kept(host: Host) -> Iterator[tuple[str, Range]]:
+    if any(vm.arch == "x86_64" for vm in host.vms):
+        yield "local APIC", LOCAL_APIC
+    if host.tree is not None:
+        for what, span, _ in controller_parts(host.tree):
+            yield what, span
+        for node in host.tree.nodes:
+            for span in (node.ranges or ()) if keeps_vms_going(node) and host.tree.enabled(node) else ():
+                yield node.path, span
 
 
 def _devices(vm: str, config: PlannedVm, tree: HostTree | None) -> Iterator[GivenDevice]:

@@ -1,0 +1,65 @@
+"""What `check` says of VMs whose isolation is refuted: the same faults, seen in the files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..address import Range
+from ..check.every import check_setup
+from ..check.finding import Finding
+from ..check.setup import Setup
+from ..config.together import check_together
+from ..errors import ConfigError
+from ..prove.theorem import Proof, Reason, Theorem
+
+if TYPE_CHECKING:
+    from .host import Host
+
+_ALSO_APART = ("S2403", "S2404", "S2608", "S2613")
+_RULES = {
+    "apart": _ALSO_APART,
+    "owned": ("S2110", "S2501", "S2502", "S2504", "S2505", "S2601", "S2603", "S2604", "S2611", *_ALSO_APART),
+    "dma": ("S2701", "S2702", "S2703"),
+}
+"""The rules that say of files what a refuted theorem says of tables."""
+
+
+def with_reasons(proof: Proof, host: Host) -> Proof:
+    """A proof whose refuted theorems have what `check` says of the same VMs.
+
+    Args:
+        proof: of the host.
+        host: whose VM files are checked.
+    """
+    if proof.proved:
+        return proof
+    findings = check_setup(_setup(host))
+    return Proof(tuple(_explained(theorem, findings) for theorem in proof.theorems))
+
+
+def _explained(theorem: Theorem, findings: list[Finding]) -> Theorem:
+    codes = _RULES.get(theorem.name, ())
+    if theorem.holds is not False or theorem.witness is None:
+        return theorem
+    mine = [one for one in findings if one.rule.code in codes]
+    span = theorem.witness.span
+    # Those about the witness come first; the others are no less true.
+    mine.sort(key=lambda one: not _is_about(one, span))
+    return replace(theorem, reasons=tuple(Reason(one.rule.code, one.message) for one in mine))
+
+
+def _is_about(finding: Finding, span: Range | None) -> bool:
+    spans = [party.span for party in finding.parties if party.space == "HPA"]
+    return span is not None and any(one is not None and one.overlaps(span) for one in spans)
+
+
+def _setup(host: Host) -> Setup:
+    """A host as `check` sees it, where its VMs lie as they were built."""
+    conflicts: list[ConfigError] = []
+    together = check_together(host.configs, conflicts.append)
+    platform = None if host.platform.file is None else host.platform
+    files, arch = tuple(host.configs), host.vms[0].arch
+    return Setup(
+        files, files, tuple(conflicts), platform, host.tree, arch, together=together.notices, kernel=host.kernel
+    )
