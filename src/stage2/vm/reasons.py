@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .host import Host
 
 _ALSO_APART = ("S2403", "S2404", "S2608", "S2613")
-_RULES = {
+REFUTING = {
     "apart": _ALSO_APART,
     "owned": ("S2110", "S2501", "S2502", "S2504", "S2505", "S2601", "S2603", "S2604", "S2611", *_ALSO_APART),
     "dma": ("S2701", "S2702", "S2703"),
@@ -39,7 +39,7 @@ def with_reasons(proof: Proof, host: Host) -> Proof:
 
 
 def _explained(theorem: Theorem, findings: list[Finding]) -> Theorem:
-    codes = _RULES.get(theorem.name, ())
+    codes = REFUTING.get(theorem.name, ())
     if theorem.holds is not False or theorem.witness is None:
         return theorem
     mine = [one for one in findings if one.rule.code in codes]
