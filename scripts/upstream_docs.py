@@ -49,6 +49,7 @@ TRUE = {
     "S2613": "For guest_type \"passthrough\" the present format maps the window one to one first, and takes out what "
     "the hypervisor plays.",
     "S2614": "interrupt_mode is no_irq where a file leaves it out.",
+    "S2702": "The entry \"most-devices\" is everything below the RAM, and the platform has its PCI host there.",
     "S2733": "The path is resolved on the board, by a tree that is not among these files.",
     "S2901": "Each says what it is about: keys that nobody reads, memory that moves since head, addresses that the "
     "board chooses, and oddities of the platforms' own lists.",

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from .subject import World
+from collections.abc import Iterator, Sequence
+
+from .subject import GivenDevice, World
 from .theorem import Seat, Theorem, Witness
 
 _DMA = "no device in a VM's hands reaches host memory that is not the VM's"
 _TLB = "what TLBs may still hold is allowed by the tables"
+
+
+_MOST_NAMES = 8
+"""Limit: devices that an assumption names; the rest is counted."""
 
 
 def dma(world: World) -> Theorem:
@@ -15,11 +21,7 @@ def dma(world: World) -> Theorem:
     if not devices:
         return Theorem("dma", _DMA, None, why_not="no VM is given a device")
     covered = {"devices": len(devices)}
-    assumed = tuple(
-        f"device {one.name} of VM {one.vm} does not read or write memory by itself: nothing tells"
-        for one in devices
-        if one.masters is None
-    )
+    assumed = tuple(_assumed(devices))
     master = next((one for one in devices if one.masters), None)
     if master is None:
         return Theorem("dma", _DMA, True, covered, assumed)
@@ -30,6 +32,20 @@ def dma(world: World) -> Theorem:
     seat = Seat(f"VM {master.vm}", 0)
     remedy = "put it behind an IOMMU, emulate it, or give it to a VM that is trusted"
     return Theorem("dma", _DMA, False, covered, assumed, Witness(text, seat, remedy=remedy))
+
+
+def _assumed(devices: Sequence[GivenDevice]) -> Iterator[str]:
+    """What is taken for granted of devices that are not known to master memory, a sentence for each VM and reason."""
+    for masters, why in ((None, "nothing tells"), (False, "the VM's file says so")):
+        of_vms: dict[str, list[str]] = {}
+        for one in devices:
+            if one.masters is masters:
+                of_vms.setdefault(one.vm, []).append(one.name)
+        for vm, names in of_vms.items():
+            told = ", ".join(names[:_MOST_NAMES]) + (
+                f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            )
+            yield f"of VM {vm} no device reads or writes memory by itself: {told} ({why})"
 
 
 def tlb(world: World) -> Theorem:

@@ -57,11 +57,18 @@ class GivenDevice:
         vm: the VM's name.
         name: the device's.
         masters: whether it reads and writes memory by itself; None where nothing tells.
+        span: host addresses of its registers; None where nothing says.
     """
 
     vm: str
     name: str
     masters: bool | None
+    span: Range | None = None
+
+    @property
+    def who(self) -> str:
+        """How messages call it."""
+        return f"device {self.name} of VM {self.vm}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..address import Range
-from ..check.dma import masters_memory
+from ..check.dma import given_masters
+from ..check.given import devices_by_address, spans_of
 from ..check.given_devices import keeps_vms_going
 from ..check.host_devices import controller_parts
-from ..config.regions import PlannedVm
 from ..forecast.machine import LOCAL_APIC
-from ..images.host_tree import HostTree
 from ..memory.owners import Owner, OwnerKind
 from ..prove.prover import prove
 from ..prove.source import HostTables
@@ -49,12 +48,14 @@ def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:
         for vm in host.vms
     )  # fmt: skip
     mine = () if own is None else tuple(Space("", table.regime, (), tuple(table.table_ranges)) for table in own.tables)
-    devices = tuple(
-        found
-        for vm, config in zip(host.vms, host.configs, strict=True)
-        for found in _devices(vm.space.name, config, host.tree)
+    return Subject(
+        HostTables(host.memory),
+        spaces,
+        mine,
+        tuple(_owners(host)),
+        tuple(_devices(host)),
+        assumed=tuple(_assumed(host)),
     )
-    return Subject(HostTables(host.memory), spaces, mine, tuple(_owners(host)), devices, assumed=tuple(_assumed(host)))
 
 
 def _owners(host: Host) -> RangeMap[Owner]:
@@ -78,14 +79,19 @@ def _kept(host: Host) -> Iterator[tuple[str, Range]]:
                 yield node.path, span
 
 
-def _devices(vm: str, config: PlannedVm, tree: HostTree | None) -> Iterator[GivenDevice]:
-    for device in config.devices.mapped:
-        masters: bool | None = None
-        if tree is not None:
-            span = Range.sized(device.hpa, device.size)
-            nodes = [one for one in tree.nodes if any(part.overlaps(span) for part in one.ranges or ())]
-            masters = any(masters_memory(node) for node in nodes) if nodes else None
-        yield GivenDevice(vm, device.name, masters)
+def _devices(host: Host) -> Iterator[GivenDevice]:
+    """What VMs are given, and whether it masters memory: by what their files and the host's tree say."""
+    platform = None if host.platform.file is None else host.platform
+    placed = None if host.tree is None else devices_by_address(host.tree)
+    for vm, config in zip(host.vms, host.configs, strict=True):
+        entries = [(name, span) for name, span, _ in spans_of(config)]
+        entries += [(one.name, Range.sized(one.hpa, one.size)) for one in config.devices.resolved or ()]
+        for name, span in entries:
+            met = (
+                {} if placed is None else dict(sorted((one for _, one in placed.meeting(span)), key=lambda one: one[0]))
+            )
+            masters = given_masters(config, name, span, tuple(met.values()), platform)
+            yield GivenDevice(vm.space.name, name, masters, span)
 
 
 def _assumed(host: Host) -> Iterator[str]:
