@@ -30,6 +30,7 @@ def prove(
     cpu: str | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    iommu: Annotated[list[str] | None, Parameter(negative="")] = None,
     certificate: Path | None = None,
     verify: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -61,6 +62,9 @@ def prove(
         Format of the VM files: seed, head, tg or present; without it each file says or shows its own.
     define
         NAME=VALUE: what ${NAME} stands for in paths of the VM files; without it the environment is asked.
+    iommu
+        What stands between devices and memory: DEVICE=DIR for the tables in a folder of `stage2 build`, DEVICE=shared
+        for the stage-2 tables of its VM, or `shared` for those and every device. DEVICE is a name, or VM/NAME.
     certificate
         Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
     verify
@@ -81,6 +85,8 @@ def prove(
         subject, host = _of_files(
             vms, platform, host_dtb, arch, populate, page_size, stage2_format, cpu, generation, define
         )  # fmt: skip
+    for said in iommu or ():
+        subject = _behind(subject, said)
     if verify is not None:
         return _verify(verify, subject, json_output=json_output)
     world = World.of(subject)
@@ -130,6 +136,20 @@ def _verify(path: Path, subject: Subject, *, json_output: bool) -> int:
     else:
         print_renderable(text(f"not verified: {problem}", "bold red"))
     return 0 if problem is None else 1
+
+
+def _behind(subject: Subject, said: str) -> Subject:
+    """A subject with what one --iommu says."""
+    from ..prove.iommu import behind_iommu, devices_named
+    from ..tableimage.proof import iommu_tables
+
+    device, separator, tables = said.rpartition("=")
+    if tables == "shared":
+        return behind_iommu(subject, device if separator else None, None)
+    if not device or not tables:
+        raise ConfigError(f"--iommu {said[:80]!r}: DEVICE=DIR, DEVICE=shared or shared is wanted")
+    vm = devices_named(subject, device)[0].vm
+    return behind_iommu(subject, device, iommu_tables(Path(tables), vm))
 
 
 def _of_folder(folder: Path) -> Subject:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from .iommu import assumed, reach_of, scanned, table_reached
 from .subject import GivenDevice, World
 from .theorem import Seat, Theorem, Witness
 
@@ -16,22 +17,33 @@ _MOST_NAMES = 8
 
 
 def dma(world: World) -> Theorem:
-    """Devices that master memory, where no IOMMU's tables are given."""
+    """Devices that master memory: through the tables of an IOMMU, or without one."""
     devices = world.subject.devices
     if not devices:
         return Theorem("dma", _DMA, None, why_not="no VM is given a device")
     covered = {"devices": len(devices)}
-    assumed = tuple(_assumed(devices))
-    master = next((one for one in devices if one.masters), None)
-    if master is None:
-        return Theorem("dma", _DMA, True, covered, assumed)
+    assumptions = list(_assumed(devices))
+    witness: Witness | None = None
+    vms = {vm.space.name: vm for vm in world.vms}
+    for device in devices:
+        if device.iommu is None:
+            witness = witness or (_unguarded(device) if device.masters else None)
+            continue
+        found = scanned(device, vms[device.vm])
+        for word, count in (("tables", len(found.tables)), ("leaves", found.leaves), ("bytes", found.size)):
+            covered[word] = covered.get(word, 0) + count
+        assumptions += assumed(device)
+        witness = witness or reach_of(world, device, vms[device.vm], found) or table_reached(world, device, found)
+    return Theorem("dma", _DMA, witness is None, covered, tuple(dict.fromkeys(assumptions)), witness)
+
+
+def _unguarded(device: GivenDevice) -> Witness:
     text = (
-        f"device {master.name} of VM {master.vm} reads and writes memory by itself, and no IOMMU stands between: it "
-        "reaches all of the host's memory"
+        f"{device.who} reads and writes memory by itself, and no IOMMU stands between: it reaches all of the host's "
+        "memory"
     )
-    seat = Seat(f"VM {master.vm}", 0)
     remedy = "put it behind an IOMMU, emulate it, or give it to a VM that is trusted"
-    return Theorem("dma", _DMA, False, covered, assumed, Witness(text, seat, remedy=remedy))
+    return Witness(text, Seat(f"VM {device.vm}", 0), span=device.span, remedy=remedy)
 
 
 def _assumed(devices: Sequence[GivenDevice]) -> Iterator[str]:
@@ -39,7 +51,7 @@ def _assumed(devices: Sequence[GivenDevice]) -> Iterator[str]:
     for masters, why in ((None, "nothing tells"), (False, "the VM's file says so")):
         of_vms: dict[str, list[str]] = {}
         for one in devices:
-            if one.masters is masters:
+            if one.masters is masters and one.iommu is None:
                 of_vms.setdefault(one.vm, []).append(one.name)
         for vm, names in of_vms.items():
             told = ", ".join(names[:_MOST_NAMES]) + (

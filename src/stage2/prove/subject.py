@@ -50,6 +50,21 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class IommuTables:
+    """Tables that an IOMMU walks for a device.
+
+    Args:
+        regime: what it runs them with.
+        source: the memory that they are in.
+        shared: they are the stage-2 tables of the device's VM.
+    """
+
+    regime: Regime
+    source: TableSource
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GivenDevice:
     """A device in the hands of a VM.
 
@@ -58,12 +73,14 @@ class GivenDevice:
         name: the device's.
         masters: whether it reads and writes memory by itself; None where nothing tells.
         span: host addresses of its registers; None where nothing says.
+        iommu: the tables between it and memory; None where nothing is known to be between.
     """
 
     vm: str
     name: str
     masters: bool | None
     span: Range | None = None
+    iommu: IommuTables | None = None
 
     @property
     def who(self) -> str:

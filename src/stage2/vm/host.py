@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..hypervisor.space import HypervisorSpace
     from ..prove.theorem import Proof
     from ..tlb.trace import EditTrace
+    from .isolation import Iommu
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
@@ -117,15 +118,21 @@ class Host:
             text = f"the hypervisor's kernel is taken to occupy {kernel.hpa}: [hypervisor] may say its parts' sizes"
             self.notices.append(Notice(text, place))
 
-    def prove(self, own: HypervisorSpace | None = None) -> Proof:
+    def prove(self, own: HypervisorSpace | None = None, *, iommu: Iommu | None = None) -> Proof:
         """Prove or refute the isolation of the VMs, on the bytes of the tables as they are now.
 
         Args:
             own: the hypervisor's own tables, where it has some (`own_space`).
+            iommu: what stands between devices and memory: `{"usb": table}` or `{"vm1/usb": table}` with a `PageTable`
+                on this host's memory, "shared" in its place for the stage-2 tables of the device's VM, and "shared"
+                alone for these and every device.
+
+        Raises:
+            ConfigError: `iommu` names no device of a VM, or tables that no IOMMU walks.
         """
         from .isolation import prove_host
 
-        return prove_host(self, own)
+        return prove_host(self, own, iommu)
 
     def close(self) -> None:
         """End all VMs and give the memory back. Harmless when repeated."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from ..address import Range
 from ..check.dma import given_masters
@@ -12,11 +12,13 @@ from ..check.given_devices import keeps_vms_going
 from ..check.host_devices import controller_parts
 from ..forecast.machine import LOCAL_APIC
 from ..memory.owners import Owner, OwnerKind
+from ..prove.iommu import behind_iommu
 from ..prove.prover import prove
 from ..prove.source import HostTables
 from ..prove.subject import GivenDevice, Space, Subject
 from ..prove.theorem import Proof
 from ..ranges import RangeMap
+from ..tables.pagetable import PageTable
 from .reasons import with_reasons
 
 if TYPE_CHECKING:
@@ -26,14 +28,30 @@ if TYPE_CHECKING:
 _RULES = "the rules of the table formats, which `stage2 conform` judges against real and emulated hardware"
 
 
-def prove_host(host: Host, own: HypervisorSpace | None = None) -> Proof:
+Iommu = Literal["shared"] | Mapping[str, PageTable | Literal["shared"]]
+"""What stands between devices and memory, by their names (`DEVICE`, or `VM/DEVICE`): tables that an IOMMU walks, or the
+stage-2 tables of the device's VM; "shared" alone for these and every device."""
+
+
+def prove_host(host: Host, own: HypervisorSpace | None = None, iommu: Iommu | None = None) -> Proof:
     """Prove or refute the isolation of a host's VMs, on the bytes of its tables as they are now.
 
     Args:
         host: no VM of it may run meanwhile.
         own: the hypervisor's own tables, where it has some.
+        iommu: what stands between devices and memory.
+
+    Raises:
+        ConfigError: `iommu` names no device of a VM, or tables that no IOMMU walks.
     """
-    return with_reasons(prove(subject_of(host, own)), host)
+    subject = subject_of(host, own)
+    if iommu == "shared":
+        subject = behind_iommu(subject, None, None)
+    elif iommu is not None:
+        for device, table in iommu.items():
+            given = None if isinstance(table, str) else (table.regime, subject.source)
+            subject = behind_iommu(subject, device, given)
+    return with_reasons(prove(subject), host)
 
 
 def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:
