@@ -19,8 +19,9 @@ from stage2.memory.owners import Owner, OwnerKind
 from stage2.prove.certificate import certificate
 from stage2.prove.packing import packing_of
 from stage2.prove.prover import prove, prove_world
-from stage2.prove.subject import GivenDevice, Subject, World
+from stage2.prove.subject import GivenDevice, Subject
 from stage2.prove.verify import DisagreementError, verify
+from stage2.prove.world import World
 from stage2.ranges import RangeMap
 from stage2.space.region import Populate
 from stage2.tables.explain import explain_stage

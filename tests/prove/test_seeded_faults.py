@@ -21,8 +21,9 @@ from stage2.flags import MappingFlags, MapType
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.prove.certificate import certificate
 from stage2.prove.prover import prove_world
-from stage2.prove.subject import Subject, World
+from stage2.prove.subject import Subject
 from stage2.prove.verify import DisagreementError, verify
+from stage2.prove.world import World
 from stage2.ranges import RangeMap
 from stage2.space.region import MemoryRegion, Populate
 from stage2.tables.explain import explain_stage
@@ -61,10 +62,10 @@ generation = "seed"
 {share if count > 1 else ""}"""
 
 
-def host_of(name: str, count: int) -> Host:
+def host_of(name: str, count: int, page_size: int | None = None) -> Host:
     fmt = named_format(name)
     plans = [plan_vm(read_vm(parse_document(text_of(at, count), f"vm{at}.toml"))) for at in range(1, count + 1)]
-    return build(plans, arch=fmt.arch, options=Options(populate=Populate.EAGER, format=fmt))
+    return build(plans, arch=fmt.arch, options=Options(populate=Populate.EAGER, format=fmt, page_size=page_size))
 
 
 @dataclass

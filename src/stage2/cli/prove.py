@@ -12,8 +12,9 @@ from ..errors import ConfigError
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
-    from ..prove.subject import Subject, World
+    from ..prove.subject import Subject
     from ..prove.theorem import Proof
+    from ..prove.world import World
     from ..vm.host import Host
 
 
@@ -73,7 +74,7 @@ def prove(
         Print JSON instead of text.
     """
     from ..prove.prover import prove_world
-    from ..prove.subject import World
+    from ..prove.world import World
     from ..render.json_text import json_text
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
@@ -89,7 +90,7 @@ def prove(
         subject = _behind(subject, said)
     if verify is not None:
         return _verify(verify, subject, json_output=json_output)
-    world = World.of(subject)
+    world = World.of(subject, by_row=certificate is not None)
     proof = prove_world(world)
     if host is not None:
         from ..vm.reasons import with_reasons

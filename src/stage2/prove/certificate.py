@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .subject import Scanned, Space, World
+from .subject import Space
 from .theorem import Proof
+from .world import Scanned, World
 
 KEY, VERSION = "stage2 certificate", 1
 ROW = 32

@@ -13,13 +13,16 @@ from ..formats.outcome import MEMORY_TYPE_MASK, USER_SHIFT
 from ..formats.record import Format
 from ..space.region import MemoryRegion
 from ..tables.mapping import ATTRIBUTES, LEVEL_FIELD
+from .aliases import aliases
 from .lookup import Places, distinct, within
 from .packing import U64Array
-from .subject import Scanned, World
+from .scattered import Scattered
 from .theorem import Seat, Theorem, Witness
+from .world import Scanned, World
 
 _STATEMENT = (
-    "every leaf lies in a region that its VM declares, leads where the region says, and allows no more than it does"
+    "every leaf lies in a region that its VM declares, leads where the region says and where no other leaf of the VM "
+    "leads, and allows no more than the region does"
 )
 _ANY = int(MappingFlags.READ | MappingFlags.WRITE | MappingFlags.EXECUTE)
 
@@ -43,6 +46,27 @@ def _faults(world: World, vm: Scanned) -> Iterator[Witness]:
     alike = np.flatnonzero(place >= 0)
     yield from _alike(world, vm, rows[alike], place[alike], regions)
     yield from _one_by_one(world, vm, rows[place < 0].tolist(), regions)
+    for kind in vm.scan.scattered:
+        yield from _scattered(world, vm, kind)
+    yield from aliases(world, vm)
+
+
+def _scattered(world: World, vm: Scanned, kind: Scattered) -> Iterator[Witness]:
+    """One leaf stands for its kind; where the region says where it leads, all are looked at."""
+    region = vm.space.region_at(kind.first)
+    for rows in vm.rows_of(kind):
+        gpa, hpa = (int(value) for value in rows[0, :2])
+        if region is None:
+            text = f"{vm.space.who} reaches GPA {Range.sized(gpa, kind.leaf_size)}, where it declares nothing"
+            yield _witness(world, vm, text, gpa, hpa, "unmap it, or declare a region there")
+            return
+        yield from _within(world, vm, region, gpa, hpa, kind.attributes)
+        host = region.host_range
+        if host is None:
+            return
+        astray = np.flatnonzero(rows[:, 1] - rows[:, 0] != np.uint64((host.start - region.start) % (1 << 64)))
+        for gpa, hpa in rows[astray[:1], :2].tolist():
+            yield from _within(world, vm, region, gpa, hpa, kind.attributes)
 
 
 def _alike(

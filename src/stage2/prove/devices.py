@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .iommu import assumed, reach_of, scanned, table_reached
-from .subject import GivenDevice, World
+from .subject import GivenDevice
 from .theorem import Seat, Theorem, Witness
+from .world import World
 
 _DMA = "no device in a VM's hands reaches host memory that is not the VM's"
 _TLB = "what TLBs may still hold is allowed by the tables"

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..address import Range
 from ..errors import ConfigError
-from ..flags import MappingFlags
 from ..formats.outcome import READ, USER_SHIFT, WRITE
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
@@ -19,11 +18,14 @@ from ..tables.regime import Regime
 from .lookup import within
 from .packing import U64Array
 from .scan import Scan, scan
+from .scattered import joined_spans
 from .separation import owned
 from .source import TableSource
-from .subject import GivenDevice, IommuTables, Scanned, Subject, World, spans_of
+from .subject import GivenDevice, IommuTables, Subject
 from .theorem import Seat, Witness
+from .world import Scanned, World
 
+_VERBS = {READ: "read", WRITE: "write"}
 _SMMU = "an SMMUv3's stream table has their root and VTCR's fields, with S2AA64 set (Arm IHI 0070, 5.2 and 3.4)"
 _VTD = "VT-d reads the bits of second-stage entries (its specification, 3.7 and 9.8) that EPT has too, as EPT does"
 _RISCV = "the RISC-V IOMMU's device context has their root and mode in iohgatp"
@@ -104,7 +106,7 @@ def assumed(device: GivenDevice) -> tuple[str, ...]:
 
 
 def scanned(device: GivenDevice, vm: Scanned) -> Scan:
-    """The tables of a device's IOMMU, read."""
+    """The tables of a device's IOMMU, read: every leaf is in a row, but for a VM's own tables."""
     assert device.iommu is not None, "only of such"
     return vm.scan if device.iommu.shared else scan(device.iommu.regime, device.iommu.source)
 
@@ -146,16 +148,12 @@ def table_reached(world: World, device: GivenDevice, found: Scan) -> Witness | N
     for at, level in found.tables.tolist():
         tables.set(Range.sized(at, fmt.root_size if level == fmt.levels - 1 else fmt.table_size), None)
     for vm in world.vms:
-        for span in vm.spans():
-            for met, _ in tables.overlapping(span):
-                both = met.intersection(span)
-                assert both is not None, "they overlap"
-                gpa = vm.gpa_of(both.start)
-                text = f"{vm.space.who} reaches {both}, a table of the IOMMU before {device.who}"
-                seat = None if gpa is None else Seat(vm.space.who, gpa)
-                return Witness(
-                    text, seat, both.start, owner=world.owner_of(both.start), span=both, remedy="unmap it"
-                )  # fmt: skip
+        for span, _ in tables:
+            for part in vm.parts(span):
+                text = f"{vm.space.who} reaches {part.host}, a table of the IOMMU before {device.who}"
+                hpa = part.host.start
+                seat = Seat(vm.space.who, vm.gpa_in(part, hpa))
+                return Witness(text, seat, hpa, owner=world.owner_of(hpa), span=part.host, remedy="unmap it")
     return None
 
 
@@ -177,18 +175,23 @@ def _grants(regime: Regime, attributes: int, right: int) -> bool:
 
 def _allowed(world: World, vm: Scanned, right: int) -> list[Range]:
     """Where a VM's device may access: what the VM may access itself, and what it holds and has not mapped."""
-    rows = _with_right(vm.scan.rows, vm.space.regime, right)
-    allowed: RangeMap[None] = RangeMap()
-    for span in spans_of(rows[np.argsort(rows[:, 1], kind="stable")]):
-        allowed.set(span, None)
-    mapped: RangeMap[None] = RangeMap()
-    for span in vm.spans():
-        mapped.set(span, None)
+    regime = vm.space.regime
+    rows = _with_right(vm.scan.rows, regime, right)
+    reach = [rows[:, 1:3], *(kind.reach for kind in vm.scan.scattered if _grants(regime, kind.attributes, right))]
+    ends = [np.stack([one[:, 0], one[:, 0] + one[:, 1]], axis=1) for one in reach]
+    allowed, mapped = _ranges(joined_spans(np.concatenate(ends))), _ranges(vm.spans)
     for span, owner in world.owners or ():
         if owner == Owner(OwnerKind.VM, vm.space.name):
             for gap in mapped.gaps(span):
                 allowed.set(gap, None)
     return [span for span, _ in allowed]
+
+
+def _ranges(spans: U64Array) -> RangeMap[None]:
+    found: RangeMap[None] = RangeMap()
+    for start, size in spans.tolist():
+        found.set(Range.sized(start, size), None)
+    return found
 
 
 def _first_outside(span: Range, allowed: Sequence[Range]) -> Range:
@@ -205,15 +208,12 @@ def _first_outside(span: Range, allowed: Sequence[Range]) -> Range:
 
 def _witness(world: World, device: GivenDevice, vm: Scanned, iova: int, span: Range, right: int) -> Witness:
     owner = world.owner_of(span.start)
-    if vm.gpa_of(span.start) is not None:
-        verb = MappingFlags(right).short.replace("-", "")
-        text = f"{device.who} has {verb} of {span} at IOVA {iova:#x}, which its VM has not"
-        holder: Scanned | None = vm
+    first = Range.sized(span.start, 1)
+    if any(vm.parts(first)):
+        text = f"{device.who} may {_VERBS[right]} {span} at IOVA {iova:#x}, and its VM may not"
     else:
-        whose = f", which belongs to {owner}" if world.owners is not None else ", which its VM does not reach"
-        text = f"{device.who} reaches {span} at IOVA {iova:#x}{whose}"
-        holder = next((one for one in world.vms if one.gpa_of(span.start) is not None), None)
-    gpa = None if holder is None else holder.gpa_of(span.start)
-    other = None if holder is None or gpa is None else Seat(holder.space.who, gpa)
+        whose = f"belongs to {owner}" if world.owners is not None else "its VM does not reach"
+        text = f"{device.who} reaches {span} at IOVA {iova:#x}, which {whose}"
+    seats = (Seat(one.space.who, one.gpa_in(part, span.start)) for one in (vm, *world.vms) for part in one.parts(first))
     remedy = "take it out of the IOMMU's tables"
-    return Witness(text, Seat(device.who, iova), span.start, other, owner, span=span, remedy=remedy)
+    return Witness(text, Seat(device.who, iova), span.start, next(seats, None), owner, span=span, remedy=remedy)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,3 +41,33 @@ def distinct(*columns: npt.NDArray[np.generic]) -> Places:
         values, numbers = np.unique(column, return_inverse=True)
         code = code * len(values) + numbers.ravel()
     return np.sort(np.unique(code, return_index=True)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Spans of which each meets another, in order of their start.
+
+    Args:
+        spans: (n, 2) start and size.
+        places: where they stand among all.
+    """
+
+    spans: U64Array
+    places: Places
+
+
+def clusters(spans: U64Array) -> Iterator[Cluster]:
+    """Groups of spans that overlap each other; those that meet no other are in none.
+
+    Args:
+        spans: (n, 2) start and size, in any order.
+    """
+    order = np.argsort(spans[:, 0], kind="stable")
+    sorted_spans = spans[order]
+    if len(order) < 2:
+        return
+    ends = np.maximum.accumulate(sorted_spans[:, 0] + sorted_spans[:, 1])
+    heads = np.concatenate([[0], np.flatnonzero(sorted_spans[1:, 0] >= ends[:-1]) + 1, [len(order)]])
+    counts = np.diff(heads)
+    for head, count in zip(heads[:-1][counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
+        yield Cluster(sorted_spans[head : head + count], order[head : head + count])

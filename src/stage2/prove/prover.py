@@ -10,8 +10,9 @@ from .devices import dma, tlb
 from .rights import wx
 from .separation import apart, owned
 from .structure import wellformed
-from .subject import Subject, World
+from .subject import Subject
 from .theorem import Proof, Theorem
+from .world import World
 
 THEOREMS: tuple[Callable[[World], Theorem], ...] = (apart, owned, declared, wx, wellformed, tlb, dma)
 

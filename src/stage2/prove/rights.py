@@ -6,8 +6,8 @@ from ..address import Range
 from ..formats.outcome import EXECUTE, USER_SHIFT, WRITE
 from ..ranges import RangeMap
 from ..tables.mapping import ATTRIBUTES
-from .subject import World
 from .theorem import Seat, Theorem, Witness
+from .world import World
 
 _STATEMENT = "no host memory is writable and executable through any pair of the hypervisor's own mappings"
 _EVERYONE = 1 | 1 << USER_SHIFT

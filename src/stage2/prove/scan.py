@@ -6,7 +6,7 @@ decoding depends on the address (alignment, width, groups), each by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +17,15 @@ from ..tables.descent import make_leaf_output, make_span_shift
 from ..tables.mapping import LEVEL_FIELD
 from ..tables.regime import Regime
 from .packing import Packing, U64Array, packing_of
+from .scattered import ALL, Collector, Scattered
 from .source import TableSource
 
 _PIECE = 2048
 """Tables that are read at once."""
 _FEW = 16
 """Entries to a stretch, at least, for going by stretches."""
+_MANY = 64
+"""Tables that are read at once, at least, for leaves that go on nowhere to be taken by kind."""
 _MOST_WRONG = 64
 """Limit: entries that are told; one is enough to refute."""
 
@@ -54,27 +57,30 @@ class Scan:
         tables: (n, 2) HPA and level of every table, the root first.
         leaves: entries that are leaves.
         wrong: entries that are not sound.
+        scattered: leaves that are in no row, by kind.
     """
 
     rows: U64Array
     tables: U64Array
     leaves: int
     wrong: list[WrongEntry]
+    scattered: tuple[Scattered, ...] = ()
 
     @property
     def size(self) -> int:
         """Bytes that are mapped."""
-        return int(self.rows[:, 2].sum())
+        return int(self.rows[:, 2].sum()) + sum(kind.size for kind in self.scattered)
 
 
-def scan(regime: Regime, source: TableSource) -> Scan:
+def scan(regime: Regime, source: TableSource, cuts: Sequence[int] | None = None) -> Scan:
     """Read all of a regime's tables.
 
     Args:
         regime: what hardware runs them with.
         source: where they are.
+        cuts: input addresses in order where a kind of scattered leaves ends; None for a row for every leaf.
     """
-    return _Scanner(regime, source).scan()
+    return _Scanner(regime, source, cuts).scan()
 
 
 @dataclass(slots=True)
@@ -87,7 +93,10 @@ class _Level:
 
     def part(self, first: int) -> _Level:
         piece = slice(first, first + _PIECE)
-        return _Level(self.at[piece], self.base[piece], self.allowed[piece])
+        return self.only(piece)
+
+    def only(self, which: slice | npt.NDArray[np.bool_]) -> _Level:
+        return _Level(self.at[which], self.base[which], self.allowed[which])
 
 
 @dataclass(slots=True)
@@ -104,7 +113,7 @@ class _Found:
 
 
 class _Scanner:
-    def __init__(self, regime: Regime, source: TableSource) -> None:
+    def __init__(self, regime: Regime, source: TableSource, cuts: Sequence[int] | None) -> None:
         self._regime, self._format, self._source = regime, regime.format, source
         self._packing: Packing = packing_of(regime.format)
         self._leaf_output = make_leaf_output(regime.format, make_span_shift(regime.format))
@@ -112,12 +121,11 @@ class _Scanner:
         self._rows: list[U64Array] = []
         self._tables: list[U64Array] = []
         self._leaves = 0
+        self._collector = None if cuts is None else Collector(regime, self._packing, self._leaf_group, cuts)
 
     def scan(self) -> Scan:
         fmt = self._format
-        here = _Level(
-            np.array([self._regime.root], np.uint64), np.zeros(1, np.uint64), np.array([(1 << 64) - 1], np.uint64)
-        )
+        here = _Level(np.array([self._regime.root], np.uint64), np.zeros(1, np.uint64), np.array([ALL], np.uint64))
         for level in range(fmt.levels - 1, -1, -1):
             bits = fmt.root_bits if level == fmt.levels - 1 else fmt.bits
             here = self._present(here, level, bits)
@@ -128,12 +136,14 @@ class _Scanner:
             here = below.level()
         rows = np.concatenate([np.zeros((0, 4), np.uint64), *self._rows])
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        return Scan(joined(rows), np.concatenate(self._tables), self._leaves, self._wrong)
+        kinds = () if self._collector is None else tuple(self._collector.kinds())
+        leaves = self._leaves + sum(kind.leaves for kind in kinds)
+        return Scan(joined(rows), np.concatenate(self._tables), leaves, self._wrong, kinds)
 
     def _present(self, here: _Level, level: int, bits: int) -> _Level:
         """The tables that can be read, each once; a table that two entries lead to is wrong."""
         size = 8 << bits
-        inside = np.array([self._source.contains(int(at), size) for at in here.at.tolist()], bool)
+        inside = self._source.holds(here.at, size)
         for number in np.flatnonzero(~inside)[:_MOST_WRONG].tolist():
             at = int(here.at[number])
             self._note(int(here.base[number]), at, level, 0, f"the table at {at:#x} is outside the memory of tables")
@@ -150,6 +160,11 @@ class _Scanner:
         entries = self._source.tables(here.at, 1 << bits)
         flat = entries.ravel()
         which = self._without_stretches(here, flat, level, bits)
+        if self._collector is not None and len(which) == len(flat) >= _MANY << bits:
+            taken = self._collector.take(here.at, here.base, here.allowed, entries, level)
+            if taken.any():
+                here, flat = here.only(~taken), entries[~taken].ravel()
+                which = np.arange(len(flat))
         if self._format.decode(0, level, self._regime.controls)[0] == NONE:
             which = which[flat[which] != 0]
         if not len(which):
@@ -162,7 +177,7 @@ class _Scanner:
         let_through = here.allowed[table]
         leaf = np.flatnonzero(kinds == LEAF)
         if len(leaf):
-            effective = attributes[leaf] & (let_through[leaf] | np.uint64(((1 << 64) - 1) ^ COMBINED))
+            effective = attributes[leaf] & (let_through[leaf] | np.uint64(ALL ^ COMBINED))
             keyed = effective | np.uint64(level << LEVEL_FIELD)
             outputs[leaf] = self._grouped(outputs[leaf], attributes[leaf], starts[leaf], level)
             sizes = np.full(len(leaf), self._format.leaf_size(level), np.uint64)
@@ -171,7 +186,7 @@ class _Scanner:
         down = np.flatnonzero(kinds == TABLE)
         below.at.append(outputs[down])
         below.base.append(starts[down])
-        below.allowed.append(let_through[down] & (attributes[down] | np.uint64(((1 << 64) - 1) ^ COMBINED)))
+        below.allowed.append(let_through[down] & (attributes[down] | np.uint64(ALL ^ COMBINED)))
         for number in np.flatnonzero((kinds != LEAF) & (kinds != TABLE) & (kinds != NONE))[:_MOST_WRONG].tolist():
             at = int(here.at[table[number]]) + 8 * int(slot[number])
             entry = int(values[number])
@@ -203,7 +218,7 @@ class _Scanner:
                 left.append(np.arange(head, head + count))
                 continue
             table, slot = head >> bits, head & ((1 << bits) - 1)
-            allowed = int(here.allowed[table]) | ((1 << 64) - 1) ^ COMBINED
+            allowed = int(here.allowed[table]) | ALL ^ COMBINED
             start = int(here.base[table]) + slot * size
             rows.append((start, output, count * size, attributes & allowed | level << LEVEL_FIELD))
             self._leaves += count
@@ -221,7 +236,7 @@ class _Scanner:
     def _decoded(self, values: U64Array, level: int) -> tuple[U64Array, U64Array, U64Array]:
         """Kind, output and attributes of entries that are not zero."""
         kinds, outputs, attributes = (np.zeros_like(values) for _ in range(3))
-        shapes = values & np.uint64(((1 << 64) - 1) ^ self._packing.mask())
+        shapes = values & np.uint64(ALL ^ self._packing.mask())
         for members in _alike(shapes):
             mine = values[members]
             found = self._leaf_group(mine, level)

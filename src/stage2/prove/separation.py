@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from ..flags import MapType
 from ..formats.outcome import MEMORY_TYPE_MASK
 from ..memory.owners import Owner
 from ..ranges import RangeMap
-from .lookup import distinct, within
-from .subject import Scanned, World, may_hold
+from .lookup import clusters, distinct, within
+from .packing import U64Array
+from .subject import may_hold
 from .theorem import Seat, Theorem, Witness
+from .world import Part, Scanned, World
 
 _APART = "no host memory is reachable from two VMs, except shares that both declare"
 _OWNED = "no VM reaches host memory that is not its own: no tables, no hypervisor, no other VM's, none of nobody's"
@@ -21,55 +23,48 @@ _OWNED = "no VM reaches host memory that is not its own: no tables, no hyperviso
 
 def apart(world: World) -> Theorem:
     """No two VMs reach one HPA but by a share, and then with one memory type."""
-    held: RangeMap[int] = RangeMap(merge=False)
-    covered = {"vms": len(world.vms), "bytes": 0}
-    witness: Witness | None = None
-    for number, vm in enumerate(world.vms):
-        for span in vm.spans():
-            covered["bytes"] += span.size
-            for met, other in list(held.overlapping(span)):
-                both = met.intersection(span)
-                if witness is None and both is not None:
-                    witness = _meeting(world, world.vms[other], vm, both)
-            for gap in list(held.gaps(span)):
-                held.add(gap, number)
+    spans = [vm.spans for vm in world.vms]
+    covered = {"vms": len(world.vms), "bytes": sum(int(one[:, 1].sum()) for one in spans)}
+    witness = next(_meetings(world, spans), None)
     return Theorem("apart", _APART, witness is None, covered, witness=witness)
+
+
+def _meetings(world: World, spans: Sequence[U64Array]) -> Iterator[Witness]:
+    """Where two VMs reach the same and must not. Only spans that meet others are looked at one by one."""
+    whose = np.repeat(np.arange(len(spans)), [len(one) for one in spans])
+    for cluster in clusters(np.concatenate([np.zeros((0, 2), np.uint64), *spans])):
+        held: RangeMap[set[int]] = RangeMap(merge=False)
+        for (start, size), number in zip(cluster.spans.tolist(), whose[cluster.places].tolist(), strict=True):
+            span = Range.sized(start, size)
+            for met, others in list(held.overlapping(span)):
+                both = met.intersection(span)
+                assert both is not None, "they overlap"
+                for other in sorted(others - {number}):
+                    witness = _meeting(world, world.vms[other], world.vms[number], both)
+                    if witness is not None:
+                        yield witness
+                others.add(number)
+            for gap in list(held.gaps(span)):
+                held.add(gap, {number})
 
 
 def _meeting(world: World, one: Scanned, other: Scanned, both: Range) -> Witness | None:
     """Why two VMs must not both reach some host memory; None where they share it."""
-    for hpa, _ in _pieces(one, both):
-        here, there = one.gpa_of(hpa), other.gpa_of(hpa)
-        if here is None or there is None:
-            continue
-        regions = one.space.region_at(here), other.space.region_at(there)
-        shared = all(region is not None and region.map_type is MapType.SHARE for region in regions)
-        seats = Seat(one.space.who, here), Seat(other.space.who, there)
-        if not shared:
+    for mine in one.parts(both):
+        for its in other.parts(mine.host):
+            shared = all(part.region is not None and part.region.map_type is MapType.SHARE for part in (mine, its))
+            same = (mine.attributes ^ its.attributes) & MEMORY_TYPE_MASK == 0
+            if shared and (same or one.space.regime.format is not other.space.regime.format):
+                continue
+            hpa = its.host.start
+            seats = (Seat(one.space.who, one.gpa_in(mine, hpa)), Seat(other.space.who, other.gpa_in(its, hpa)))
+            text, remedy = f"both reach {both}", "unmap it from one of them, or declare a share in both"
+            if shared:
+                text, remedy = f"share {both} with two memory types", "map the share with one memory type"
             return Witness(
-                f"{one.space.who} and {other.space.who} both reach {both}", seats[0], hpa, seats[1],
-                world.owner_of(hpa), span=both, remedy="unmap it from one of them, or declare a share in both",
+                f"{one.space.who} and {other.space.who} {text}", seats[0], hpa, seats[1], world.owner_of(hpa),
+                span=both, remedy=remedy,
             )  # fmt: skip
-        if _type_at(one, hpa) != _type_at(other, hpa) and one.space.regime.format is other.space.regime.format:
-            return Witness(
-                f"{one.space.who} and {other.space.who} share {both} with two memory types", seats[0], hpa, seats[1],
-                world.owner_of(hpa), span=both, remedy="map the share with one memory type",
-            )  # fmt: skip
-    return None
-
-
-def _pieces(vm: Scanned, within: Range) -> Iterator[tuple[int, int]]:
-    """HPA and size of every row's part of a range."""
-    for _, hpa, size, _ in vm.scan.rows.tolist():
-        both = Range.sized(hpa, size).intersection(within)
-        if both is not None:
-            yield both.start, both.size
-
-
-def _type_at(vm: Scanned, hpa: int) -> int | None:
-    for _, start, size, attributes in vm.scan.rows.tolist():
-        if start <= hpa < start + size:
-            return int(attributes & MEMORY_TYPE_MASK)
     return None
 
 
@@ -98,18 +93,41 @@ def _stranger(world: World, owners: RangeMap[Owner], vm: Scanned) -> Witness | N
     seen = known[distinct(region_of[known], owner_of[known])]
     judged = {int(at) for at in seen if not may_hold(vm.space, regions[region_of[at]], held[owner_of[at]][1])}
     for gpa, hpa, size, _ in rows[sorted({*judged, *np.flatnonzero(~plain).tolist()})].tolist():
-        span = Range.sized(hpa, size)
-        gap = next(iter(owners.gaps(span)), None)
-        if gap is not None:
-            text = f"{vm.space.who} reaches {gap}, which belongs to nobody"
-            seat = Seat(vm.space.who, gpa + gap.start - hpa)
-            return Witness(text, seat, gap.start, owner="nobody", span=gap, remedy="unmap it")
-        for met, owner in owners.overlapping(span):
-            both = met.intersection(span)
-            assert both is not None, "they overlap"
-            seat = Seat(vm.space.who, gpa + both.start - hpa)
-            region = vm.space.region_at(seat.address)
-            if region is None or not may_hold(vm.space, region, owner):
-                text = f"{vm.space.who} reaches {both}, which belongs to {owner}"
-                return Witness(text, seat, both.start, owner=str(owner), span=both, remedy="unmap it")
+        for part in vm.by_region(Range.sized(gpa, size), hpa):
+            witness = _held_by_another(owners, vm, part)
+            if witness is not None:
+                return witness
+    return _scattered_stranger(owners, vm)
+
+
+def _scattered_stranger(owners: RangeMap[Owner], vm: Scanned) -> Witness | None:
+    """The same of scattered leaves."""
+    held = list(owners)
+    for kind in vm.scan.scattered:
+        region = vm.space.region_at(kind.first)
+        owner_of = within(kind.reach[:, 0], kind.reach[:, 1], [span for span, _ in held])
+        numbers = np.unique(owner_of).tolist()
+        strange = [at for at in numbers if at < 0 or region is None or not may_hold(vm.space, region, held[at][1])]
+        for start, size in kind.reach[np.isin(owner_of, strange)].tolist():
+            part = Part(Range.sized(start, size), region, kind.attributes, kind=kind)
+            witness = _held_by_another(owners, vm, part)
+            if witness is not None:
+                return witness
+    return None
+
+
+def _held_by_another(owners: RangeMap[Owner], vm: Scanned, part: Part) -> Witness | None:
+    """What of a part its VM must not reach."""
+    gap = next(iter(owners.gaps(part.host)), None)
+    if gap is not None:
+        text = f"{vm.space.who} reaches {gap}, which belongs to nobody"
+        seat = Seat(vm.space.who, vm.gpa_in(part, gap.start))
+        return Witness(text, seat, gap.start, owner="nobody", span=gap, remedy="unmap it")
+    for met, owner in owners.overlapping(part.host):
+        both = met.intersection(part.host)
+        assert both is not None, "they overlap"
+        if part.region is None or not may_hold(vm.space, part.region, owner):
+            seat = Seat(vm.space.who, vm.gpa_in(part, both.start))
+            text = f"{vm.space.who} reaches {both}, which belongs to {owner}"
+            return Witness(text, seat, both.start, owner=str(owner), span=both, remedy="unmap it")
     return None

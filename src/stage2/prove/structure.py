@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..address import Range
 from ..memory.owners import OwnerKind
 from ..ranges import RangeMap
-from .subject import Scanned, World
+from .scattered import joined_spans
 from .theorem import Seat, Theorem, Witness
+from .world import Scanned, World
 
 _STATEMENT = (
     "no entry has reserved bits or is misconfigured, no table belongs to two spaces, and every table lies in frames "
@@ -53,18 +56,10 @@ def _faults(world: World, everybody: tuple[Scanned, ...]) -> Iterator[Witness]:
 
 def _spans(one: Scanned) -> Iterator[Range]:
     """The host memory of a space's tables, joined."""
-    fmt = one.space.regime.format
-    joined: Range | None = None
-    for at, level in sorted(one.scan.tables.tolist()):
-        size = fmt.root_size if level == fmt.levels - 1 else fmt.table_size
-        if joined is not None and at == joined.end:
-            joined = Range(joined.start, at + size)
-        else:
-            if joined is not None:
-                yield joined
-            joined = Range.sized(at, size)
-    if joined is not None:
-        yield joined
+    fmt, tables = one.space.regime.format, one.scan.tables
+    sizes = np.where(tables[:, 1] == np.uint64(fmt.levels - 1), np.uint64(fmt.root_size), np.uint64(fmt.table_size))
+    for start, size in joined_spans(np.stack([tables[:, 0], tables[:, 0] + sizes], axis=1)).tolist():
+        yield Range.sized(start, size)
 
 
 def _frames(world: World, one: Scanned, frames: RangeMap[None], span: Range) -> Iterator[Witness]:

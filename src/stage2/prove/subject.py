@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..address import Range
 from ..flags import MapType
 from ..memory.owners import Owner, OwnerKind
-from ..ranges import RangeMap
 from ..space.backing import device_owner
 from ..space.region import MemoryRegion
 from ..tables.regime import Regime
-from .packing import U64Array
-from .scan import Scan, scan
 from .source import TableSource
 
 
@@ -109,71 +104,6 @@ class Subject:
     devices: tuple[GivenDevice, ...] = ()
     stale: tuple[str, ...] | None = None
     assumed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """A space and what its tables map."""
-
-    space: Space
-    scan: Scan
-
-    @property
-    def by_hpa(self) -> U64Array:
-        """The rows in order of HPA."""
-        return self.scan.rows[np.argsort(self.scan.rows[:, 1], kind="stable")]
-
-    def spans(self) -> list[Range]:
-        """The host memory that it reaches, joined."""
-        return spans_of(self.by_hpa)
-
-    def gpa_of(self, hpa: int) -> int | None:
-        """The first GPA that leads to an HPA; None where none does."""
-        rows = self.scan.rows
-        meets = np.flatnonzero((rows[:, 1] <= np.uint64(hpa)) & (np.uint64(hpa) - rows[:, 1] < rows[:, 2]))
-        if not len(meets):
-            return None
-        start, output = (int(value) for value in rows[int(meets[0]), :2])
-        return start + hpa - output
-
-
-def spans_of(by_hpa: U64Array) -> list[Range]:
-    """The host memory of rows that are in order of HPA, joined."""
-    if not len(by_hpa):
-        return []
-    starts, ends = by_hpa[:, 1], np.maximum.accumulate(by_hpa[:, 1] + by_hpa[:, 2])
-    heads = np.concatenate([[0], np.flatnonzero(starts[1:] > ends[:-1]) + 1])
-    lasts = np.concatenate([heads[1:] - 1, [len(starts) - 1]])
-    return [Range(start, end) for start, end in zip(starts[heads].tolist(), ends[lasts].tolist(), strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """A subject, with all tables read."""
-
-    subject: Subject
-    vms: tuple[Scanned, ...]
-    own: tuple[Scanned, ...]
-    owners: RangeMap[Owner] | None
-
-    @classmethod
-    def of(cls, subject: Subject) -> World:
-        """Read the tables of a subject."""
-        owners: RangeMap[Owner] | None = None
-        if subject.owners is not None:
-            owners = RangeMap()
-            for span, owner in subject.owners:
-                owners.add(span, owner)
-        read = [
-            tuple(Scanned(space, scan(space.regime, subject.source)) for space in spaces)
-            for spaces in (subject.spaces, subject.own)
-        ]
-        return cls(subject, read[0], read[1], owners)
-
-    def owner_of(self, hpa: int) -> str:
-        """Who holds an HPA, in words."""
-        found = None if self.owners is None else self.owners.find(hpa)
-        return "nobody" if found is None else str(found[1])
 
 
 def may_hold(space: Space, region: MemoryRegion, owner: Owner) -> bool:

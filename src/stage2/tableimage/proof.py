@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..address import Range
 from ..errors import ConfigError
@@ -36,6 +37,9 @@ class FileTables:
 
     def word_at(self, hpa: int) -> int | None:
         return next((word for part in self._parts if (word := part.word_at(hpa)) is not None), None)
+
+    def holds(self, addresses: U64Array, size: int) -> npt.NDArray[np.bool_]:
+        return np.array([self.contains(int(at), size) for at in addresses.tolist()], bool)
 
     def tables(self, addresses: U64Array, entries: int) -> U64Array:
         rows = [self._table(int(at), 8 * entries) for at in addresses.tolist()]

@@ -1,0 +1,84 @@
+"""Host memory that one VM reaches from two of its addresses: a part of the theorem `declared`.
+
+What a region's bytes are is what was written at its addresses: a second way to them is sound only where both regions
+say that they lie there, and never where it lets the VM write to a ROM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..address import Range
+from ..flags import MapType
+from ..formats.outcome import USER_SHIFT, WRITE
+from ..tables.mapping import ATTRIBUTES
+from .lookup import clusters
+from .packing import U64Array
+from .scattered import Scattered
+from .theorem import Seat, Witness
+from .world import Part, Scanned, World
+
+
+def aliases(world: World, vm: Scanned) -> Iterator[Witness]:
+    """Two addresses of a VM that lead to the same and must not.
+
+    Args:
+        world: what the VM is in.
+        vm: whose leaves.
+    """
+    for kind in vm.scan.scattered:
+        if kind.repeats:
+            yield from _within_kind(world, vm, kind)
+    reach = np.concatenate([vm.scan.rows[:, 1:3], *(kind.reach for kind in vm.scan.scattered)])
+    for cluster in clusters(reach):
+        span = Range(int(cluster.spans[0, 0]), max(start + size for start, size in cluster.spans.tolist()))
+        held: list[Part] = []
+        for part in sorted(vm.parts(span), key=lambda part: part.host.start):
+            held = [other for other in held if other.host.end > part.host.start]
+            for other in held:
+                if not _both_declared(vm, part, other):
+                    yield _witness(world, vm, other, part)
+            held.append(part)
+
+
+def _both_declared(vm: Scanned, one: Part, other: Part) -> bool:
+    """Whether both regions say that they lie there, and neither lets a ROM be written."""
+    regions = one.region, other.region
+    if any(region is None or region.host_range is None for region in regions):
+        return False
+    rom = any(region is not None and region.map_type is MapType.ROM for region in regions)
+    return not (rom and (_writes(vm, one) or _writes(vm, other)))
+
+
+def _writes(vm: Scanned, part: Part) -> bool:
+    regime = vm.space.regime
+    permissions = regime.format.permissions(part.attributes & ATTRIBUTES, regime.controls)
+    return bool(permissions & (WRITE | WRITE << USER_SHIFT))
+
+
+def _witness(world: World, vm: Scanned, one: Part, other: Part) -> Witness:
+    hpa = other.host.start
+    seats = Seat(vm.space.who, vm.gpa_in(one, hpa)), Seat(vm.space.who, vm.gpa_in(other, hpa))
+    return _alias(world, seats, hpa, one.host.intersection(other.host), (one, other))
+
+
+def _within_kind(world: World, vm: Scanned, kind: Scattered) -> Iterator[Witness]:
+    """The first host memory that two scattered leaves of one kind lead to."""
+    outputs: U64Array = np.sort(np.concatenate([rows[:, 1] for rows in vm.rows_of(kind)]))
+    twice = int(outputs[1:][outputs[1:] == outputs[:-1]][0])
+    one, other, *_ = vm.gpas_of(kind, twice)
+    part = Part(Range.sized(twice, kind.leaf_size), vm.space.region_at(kind.first), kind.attributes, kind=kind)
+    seats = Seat(vm.space.who, one), Seat(vm.space.who, other)
+    yield _alias(world, seats, twice, part.host, (part, part))
+
+
+def _alias(world: World, seats: tuple[Seat, Seat], hpa: int, span: Range | None, parts: tuple[Part, Part]) -> Witness:
+    names = " and of ".join("nothing" if part.region is None else part.region.label for part in parts)
+    text = (
+        f"{seats[0].who}: GPA {seats[0].address:#x} and GPA {seats[1].address:#x}, of {names}, both lead to HPA "
+        f"{hpa:#x}, which their regions do not say"
+    )
+    remedy = "give each address memory of its own"
+    return Witness(text, seats[0], hpa, seats[1], world.owner_of(hpa), remedy=remedy, span=span)
