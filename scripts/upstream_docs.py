@@ -231,7 +231,8 @@ def require_agreement(verdict: Verdict, checked: Run) -> None:
     refuted = bool(verdict.refuted)
     unexplained = any(not theorem["reasons"] for theorem in verdict.refuted or ())
     if verdict.refuted is not None and (refuted != bool(told) or unexplained):
-        raise SystemExit(f"{verdict.files}: `prove` refutes {verdict.refuted}, and `check` says {sorted(told)}")
+        names = {theorem["name"]: theorem["reasons"] for theorem in verdict.refuted}
+        raise SystemExit(f"{verdict.files}: `prove` refutes {names}, and `check` says {sorted(told)}")
 
 
 def proofs(verdicts: list[tuple[Verdict, Run]]) -> list[str]:

@@ -79,6 +79,7 @@ class SpaceOptions:
         timer_events: room for timers on each of its CPUs.
         arch: the guest's architecture; in a file of an older format `[base] arch` may say it too.
         dma: which passed-through devices read and write memory by themselves, as far as the file says.
+        write_xor_execute: nothing that the guest may write may it execute, through any of its mappings.
     """
 
     populate: Populate | None = None
@@ -92,6 +93,7 @@ class SpaceOptions:
     timer_events: int = TIMER_EVENTS
     arch: str | None = None
     dma: tuple[DmaStatement, ...] = ()
+    write_xor_execute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def read_options(root: Table) -> SpaceOptions:
         table.integer("timer_events", TIMER_EVENTS, 1, 1 << 20),
         table.optional_choice("arch", ARCHITECTURES),
         tuple(_dma(table.table("dma"))),
+        (item := table.find("write_xor_execute")) is not None and item.boolean(),
     )
     table.note_unknown()
     return options

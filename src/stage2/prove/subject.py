@@ -22,12 +22,14 @@ class Space:
         regime: what hardware runs its tables with.
         regions: what the VM declares, in order; none for the hypervisor.
         frames: host memory that its tables lie in; None where nothing says.
+        write_xor_execute: its VM's file forbids memory that is writable and executable.
     """
 
     name: str
     regime: Regime
     regions: tuple[MemoryRegion, ...] = ()
     frames: tuple[Range, ...] | None = None
+    write_xor_execute: bool = False
 
     @property
     def who(self) -> str:

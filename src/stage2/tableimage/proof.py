@@ -62,7 +62,7 @@ def subject_of_folder(folder: Path) -> Subject:
     """
     loaded = read_folder(folder)
     own = read_own(folder) if holds_own(folder) else None
-    spaces = tuple(Space(one.name, one.regime, one.regions, _spans(one)) for one in loaded)
+    spaces = tuple(Space(one.name, one.regime, one.regions, _spans(one), one.write_xor_execute) for one in loaded)
     mine = () if own is None else tuple(Space("", regime, (), _spans(own)) for regime in own.regimes)
     source = FileTables((*loaded, *(() if own is None else (own,))))
     devices = tuple(

@@ -265,6 +265,7 @@ def _build_all(
             timer_events=config.options.timer_events,
             ticks_per_sec=host.platform.ticks_per_sec,
             identifiers=host.identifiers,
+            write_xor_execute=config.options.write_xor_execute,
         )
         host.vms.append(vm)
     for fixed in (True, False):

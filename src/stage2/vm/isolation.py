@@ -62,6 +62,7 @@ def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:
             vm.space.regime,
             (*vm.space.memory_regions, *host.unheld.of(vm.space.name)),
             tuple(vm.space.page_table.table_ranges),
+            vm.write_xor_execute,
         )
         for vm in host.vms
     )  # fmt: skip

@@ -20,6 +20,8 @@ _ALSO_APART = ("S2403", "S2404", "S2608", "S2613")
 REFUTING = {
     "apart": _ALSO_APART,
     "owned": ("S2110", "S2501", "S2502", "S2504", "S2505", "S2601", "S2603", "S2604", "S2611", *_ALSO_APART),
+    "declared": ("S2512", "S2613"),
+    "wx": ("S2309",),
     "dma": ("S2701", "S2702", "S2703"),
 }
 """The rules that say of files what a refuted theorem says of tables."""
