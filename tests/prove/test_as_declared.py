@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from faults import FAULTS, stand_in
 from json_schemas import require_schema
 from stage2.cli.main import call
 from stage2.config.document import parse_document
@@ -16,6 +17,7 @@ from stage2.config.vm import read_vm
 from stage2.errors import ConfigError
 from stage2.space.region import Populate
 from stage2.vm.host import Options, build
+from stage2.vm.reasons import REFUTING
 
 PLATFORM = """\
 arch = "{arch}"
@@ -117,6 +119,20 @@ def test_the_local_apic_is_the_hypervisors_whoever_is_given_it(capsys: pytest.Ca
     assert refuted(theorems) == {"owned"}
     assert theorems["owned"]["witness"]["owner"] == "hypervisor (local APIC)"
     assert codes(theorems["owned"]) == ["S2611"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in FAULTS if any(fault.name.partition("-")[0] in codes for codes in REFUTING.values())],
+    ids=lambda folder: folder.name,
+)
+def test_what_check_finds_of_isolation_the_tables_refute(
+    fault: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(["prove", "--json", *stand_in(fault, tmp_path, monkeypatch)]) == 1
+    theorems = [one for one in json.loads(capsys.readouterr().out)["theorems"] if one["holds"] is False]
+    assert fault.name.partition("-")[0] in {code for theorem in theorems for code in codes(theorem)}
+    assert all(theorem["reasons"] for theorem in theorems)
 
 
 def test_only_who_asks_for_it_gets_tables_of_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:

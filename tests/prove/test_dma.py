@@ -99,9 +99,24 @@ def test_a_device_with_nothing_before_it_reaches_everything(host: Host) -> None:
     assert [one.name for one in proof.theorems if one.holds is False] == ["dma"]
     witness = proof["dma"].witness
     assert witness is not None
-    assert "device net of VM vm1 reads and writes memory by itself, and no IOMMU stands between" in witness.problem
+    assert (
+        "device net of VM vm1 reads and writes memory by itself, and no tables of an IOMMU are given" in witness.problem
+    )
     assert proof["dma"].assumed[-1] == "of VM vm2 no device reads or writes memory by itself: net (nothing tells)"
     assert [one.code for one in proof["dma"].reasons] == ["S2701"]
+
+
+def test_buses_that_let_a_device_through_to_its_vms_memory_alone_are_as_good_as_an_iommu(host: Host) -> None:
+    subject = subject_of(host)
+    assert subject.owners is not None
+    mine = tuple(span for span, owner in subject.owners if owner == Owner(OwnerKind.VM, "vm1"))
+    net, other = subject.devices
+    assert prove(replace(subject, devices=(replace(net, reach=mine), other)))["dma"].holds is True
+    end = mine[-1].end
+    for reach, first in (((*mine, Range(end, end + PAGE)), end), ((Range(mine[0].start, end + PAGE),), end)):
+        witness = prove(replace(subject, devices=(replace(net, reach=reach), other)))["dma"].witness
+        assert witness is not None
+        assert (witness.hpa, "its buses let it through to" in witness.problem) == (first, True)
 
 
 def test_tables_with_what_the_vm_has_are_proved(host: Host) -> None:

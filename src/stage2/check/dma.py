@@ -132,6 +132,24 @@ def given_masters(
     return True if is_master else None
 
 
+def reach_through_buses(tree: HostTree, vm: VmConfig, name: str, nodes: Sequence[Placed]) -> tuple[Range, ...] | None:
+    """What of the host's addresses an entry's devices reach with their DMA; None for all.
+
+    Args:
+        tree: the host's.
+        vm, name, nodes: as for `given_masters`.
+
+    Raises:
+        ImageError: the dma-ranges of a bus are damaged.
+    """
+    masters = _masters_among(vm, name, nodes)
+    windows: _Windows = {}
+    found = [_dma_windows(tree, node, windows) for node in masters]
+    if not found or None in found:
+        return None
+    return tuple(dict.fromkeys(span for spans in found for span in spans or ()))
+
+
 def check_dma(setup: Setup) -> Iterator[Finding]:
     """Every entry that gives a VM devices with DMA, beside where the VM's RAM lies."""
     plans = {vm.file: vm for vm in setup.vms}
@@ -141,7 +159,7 @@ def check_dma(setup: Setup) -> Iterator[Finding]:
         return
     windows: _Windows = {}
     for gift in gifts(setup):
-        masters = _masters(gift)
+        masters = _masters_among(gift.vm, gift.name, gift.nodes)
         vm = plans.get(gift.vm.file)
         if not masters or vm is None:
             continue
@@ -165,18 +183,18 @@ def check_dma(setup: Setup) -> Iterator[Finding]:
         yield from _reach(setup, setup.tree, gift, vm, bare, windows)
 
 
-def _masters(gift: Gift) -> list[Placed]:
+def _masters_among(vm: VmConfig, name: str, nodes: Sequence[Placed]) -> list[Placed]:
     """The nodes of an entry that master memory: all of them where the file says it of the entry."""
-    of_entry = said_of(gift.vm, gift.name)
+    of_entry = said_of(vm, name)
     if of_entry is not None:
-        return list(gift.nodes) if of_entry else []
-    said = [(node, _said_of_node(gift.vm, node)) for node in gift.nodes]
+        return list(nodes) if of_entry else []
+    said = [(node, _said_of_node(vm, node)) for node in nodes]
     return [node for node, masters in said if (masters_memory(node) if masters is None else masters)]
 
 
 def _without_nodes(setup: Setup, owners: Sequence[_Owned]) -> Iterator[Finding]:
     """Entries that master memory by what their file says, or as PCI's, and that no node of a tree stands for."""
-    known = {(gift.vm.file, gift.place) for gift in gifts(setup) if _masters(gift)}
+    known = {(gift.vm.file, gift.place) for gift in gifts(setup) if _masters_among(gift.vm, gift.name, gift.nodes)}
     for vm in setup.vms:
         for name, span, place in spans_of(vm):
             if (vm.file, place) in known or not given_masters(vm, name, span, (), setup.host):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .iommu import assumed, reach_of, scanned, table_reached
+from .iommu import assumed, beyond, reach_of, scanned, table_reached
 from .subject import GivenDevice
 from .theorem import Seat, Theorem, Witness
-from .world import World
+from .world import Scanned, World
 
 _DMA = "no device in a VM's hands reaches host memory that is not the VM's"
 _TLB = "what TLBs may still hold is allowed by the tables"
 
 
+_REMEDY = "put it behind an IOMMU, emulate it, or give it to a VM that is trusted"
 _MOST_NAMES = 8
 """Limit: devices that an assumption names; the rest is counted."""
 
@@ -28,7 +29,7 @@ def dma(world: World) -> Theorem:
     vms = {vm.space.name: vm for vm in world.vms}
     for device in devices:
         if device.iommu is None:
-            witness = witness or (_unguarded(device) if device.masters else None)
+            witness = witness or (_unguarded(world, device, vms[device.vm]) if device.masters else None)
             continue
         found = scanned(device, vms[device.vm])
         for word, count in (("tables", len(found.tables)), ("leaves", found.leaves), ("bytes", found.size)):
@@ -38,13 +39,23 @@ def dma(world: World) -> Theorem:
     return Theorem("dma", _DMA, witness is None, covered, tuple(dict.fromkeys(assumptions)), witness)
 
 
-def _unguarded(device: GivenDevice) -> Witness:
+def _unguarded(world: World, device: GivenDevice, vm: Scanned) -> Witness | None:
+    """What a device without an IOMMU reaches and should not: everything, but where its buses let through less."""
+    if device.reach is not None:
+        span = beyond(world, vm, device.reach)
+        if span is None:
+            return None
+        owner = world.owner_of(span.start)
+        text = (
+            f"{device.who} reads and writes memory by itself, and its buses let it through to {span}, which belongs to "
+            f"{owner}"
+        )
+        return Witness(text, hpa=span.start, owner=owner, span=span, remedy=_REMEDY)
     text = (
-        f"{device.who} reads and writes memory by itself, and no IOMMU stands between: it reaches all of the host's "
-        "memory"
+        f"{device.who} reads and writes memory by itself, and no tables of an IOMMU are given: it reaches all of the "
+        "host's memory"
     )
-    remedy = "put it behind an IOMMU, emulate it, or give it to a VM that is trusted"
-    return Witness(text, Seat(f"VM {device.vm}", 0), span=device.span, remedy=remedy)
+    return Witness(text, Seat(f"VM {device.vm}", 0), span=device.span, remedy=_REMEDY)
 
 
 def _assumed(devices: Sequence[GivenDevice]) -> Iterator[str]:

@@ -137,7 +137,24 @@ def reach_of(world: World, device: GivenDevice, vm: Scanned, found: Scan) -> Wit
         if len(outside):
             iova, hpa, size = (int(part) for part in rows[int(outside[0]), :3])
             span = _first_outside(Range.sized(hpa, size), allowed)
+            assert span is not None, "it lies in none of them"
             return _witness(world, device, vm, iova + span.start - hpa, span, right)
+    return None
+
+
+def beyond(world: World, vm: Scanned, reach: Sequence[Range]) -> Range | None:
+    """The first host addresses of those that a device reaches which are not its VM's; None where all are.
+
+    Args:
+        world: the host.
+        vm: whose the device is.
+        reach: the host addresses.
+    """
+    allowed = _allowed(world, vm, WRITE)
+    for span in reach:
+        outside = _first_outside(span, allowed)
+        if outside is not None:
+            return outside
     return None
 
 
@@ -194,14 +211,14 @@ def _ranges(spans: U64Array) -> RangeMap[None]:
     return found
 
 
-def _first_outside(span: Range, allowed: Sequence[Range]) -> Range:
+def _first_outside(span: Range, allowed: Sequence[Range]) -> Range | None:
     """The first piece of a range that no allowed one has."""
     start = span.start
     for one in allowed:
         if one.end <= start:
             continue
-        if one.start > start:
-            return Range(start, min(span.end, one.start))
+        if one.start > start or one.end >= span.end:
+            return Range(start, min(span.end, one.start)) if one.start > start else None
         start = one.end
     return Range(start, span.end)
 

@@ -71,6 +71,7 @@ class GivenDevice:
         masters: whether it reads and writes memory by itself; None where nothing tells.
         span: host addresses of its registers; None where nothing says.
         iommu: the tables between it and memory; None where nothing is known to be between.
+        reach: the host addresses that its buses let its DMA through to; None for all.
     """
 
     vm: str
@@ -78,6 +79,7 @@ class GivenDevice:
     masters: bool | None
     span: Range | None = None
     iommu: IommuTables | None = None
+    reach: tuple[Range, ...] | None = None
 
     @property
     def who(self) -> str:

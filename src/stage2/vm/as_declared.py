@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..address import Gpa, Hpa
+from ..address import Gpa, Hpa, Range
 from ..config.conflict import ConflictError, raise_it
 from ..config.document import Notice
 from ..config.guest_config import GuestType
@@ -27,6 +27,10 @@ def refuse_but_memory(error: ConfigError) -> None:
     """End at what keeps VMs from being run together, but for host memory that two of them want."""
     if not isinstance(error, ConflictError) or error.kind != "host-memory":
         raise_it(error)
+
+
+_ROOM = 16 << 20
+"""Bytes that are left free for tables, where a VM's memory is all that the host has."""
 
 
 class Unheld:
@@ -65,8 +69,21 @@ class Unheld:
         for gap in held.gaps(span):
             for ram in self._host.memory.ranges:
                 part = ram.intersection(gap)
-                if part is not None:
-                    frames.claim(part, owner=Owner(OwnerKind.VM, vm))
+                size = 0 if part is None else min(part.size, max(0, frames.free_bytes - _ROOM))
+                if part is not None and size:
+                    frames.claim(Range.sized(part.start, size), owner=Owner(OwnerKind.VM, vm))
+
+    def add_if_ram(self, vm: str, region: MemoryRegion) -> None:
+        """Note a region of a device's registers that is RAM of the host: AxVisor sets none of it aside.
+
+        Args:
+            vm, region: as for `add`.
+        """
+        span = region.host_range
+        if region.map_type is not MapType.MMIO or span is None or self._host.platform.file is None:
+            return
+        if any(ram.overlaps(span) for ram in self._host.memory.ranges):
+            self._found.setdefault(vm, []).append(region)
 
     def map_window(self, space: AddressSpace, config: PlannedVm) -> None:
         """Map what AxVisor's `guest_type = "passthrough"` declares beside its devices: the host's RAM, one to one.

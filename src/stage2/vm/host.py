@@ -342,6 +342,8 @@ def _map(
     host: Host, vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion
 ) -> None:
     largest = options.page_size or config.options.page_size
+    if options.as_declared:
+        host.unheld.add_if_ram(vm.space.name, region)
     if host.unheld.map(vm.space, region, largest):
         return
     if region.map_type is MapType.SHARE:

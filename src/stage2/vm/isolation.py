@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from ..address import Range
-from ..check.dma import given_masters
+from ..check.dma import given_masters, reach_through_buses
 from ..check.given import devices_by_address, spans_of
 from ..check.given_devices import keeps_vms_going
 from ..check.host_devices import controller_parts
@@ -110,7 +110,10 @@ def _devices(host: Host) -> Iterator[GivenDevice]:
                 {} if placed is None else dict(sorted((one for _, one in placed.meeting(span)), key=lambda one: one[0]))
             )
             masters = given_masters(config, name, span, tuple(met.values()), platform)
-            yield GivenDevice(vm.space.name, name, masters, span)
+            reach = None
+            if masters and host.tree is not None:
+                reach = reach_through_buses(host.tree, config, name, tuple(met.values()))
+            yield GivenDevice(vm.space.name, name, masters, span, reach=reach)
 
 
 def _assumed(host: Host) -> Iterator[str]:
