@@ -29,8 +29,6 @@ from ..images.host_tree import HostTree
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
-from ..memory.window import FrameWindow
-from ..ranges import RangeMap
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
@@ -38,6 +36,7 @@ from .as_declared import Unheld, refuse_but_memory
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
+from .reserving import reserve, reserve_platforms, table_window
 from .vm import Vm
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 _VMID_BITS = 14
-_KEPT_FREE = Owner(OwnerKind.RESERVED, "reserved by the user")
 """Of VMIDs that every format has room for: hgatp's are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
@@ -225,9 +223,9 @@ def _build_all(
     trace: EditTrace | None,
 ) -> None:
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
-    _reserve(host, options.reserved)
-    _reserve_platforms(host, configs)
-    window = None if options.tables_at is None else _window(host, options.tables_at)
+    reserve(host, options.reserved)
+    reserve_platforms(host, configs)
+    window = None if options.tables_at is None else table_window(host, options.tables_at)
     names = [_owner_name(config, configs) for config in configs]
     held = [
         _hold(host, config, host.unheld if options.as_declared else None, name)
@@ -281,61 +279,6 @@ def _build_all(
         if options.as_declared:
             host.unheld.map_window(vm.space, config)
         _attach_devices(vm, config)
-
-
-def _reserve(host: Host, spans: Sequence[Range]) -> None:
-    """Keep everybody off ranges of host memory; what of them is no RAM goes without saying."""
-    for span in spans:
-        for ram in host.memory.ranges:
-            part = ram.intersection(span)
-            if part is not None:
-                try:
-                    host.frames.claim(part, owner=_KEPT_FREE)
-                except OwnerConflictError as error:
-                    raise ConfigError(f"--reserve {span}: {error}") from None
-
-
-def _reserve_platforms(host: Host, configs: Sequence[PlannedVm]) -> None:
-    """Keep everybody off what the platform reserves, but the hypervisor that lies there and VMs that are given it."""
-    given: RangeMap[None] = RangeMap()
-    for config in configs:
-        for region in config.plan.regions:
-            if region.map_type is MapType.MAP_RESERVED:
-                given.set(region.range, None)
-    for reserved in host.platform.reserved:
-        owner = Owner(OwnerKind.RESERVED, f"reserved by {reserved.who}")
-        for ram in host.memory.ranges:
-            part = ram.intersection(reserved.span)
-            for free in [] if part is None else given.gaps(part):
-                held: RangeMap[None] = RangeMap()
-                for span, _ in host.frames.owners.overlapping(free):
-                    held.set(span, None)
-                for gap in held.gaps(free):
-                    host.frames.claim(gap, owner=owner)
-
-
-def _window(host: Host, span: Range) -> FrameWindow:
-    """The host memory that tables are to lie in.
-
-    Raises:
-        ConfigError: it is not all RAM, or not free.
-    """
-    if not host.memory.contains(span.start, span.size):
-        ram = ", ".join(str(part) for part in host.memory.ranges)
-        assumed = ", which was assumed since no host was given: name yours with --platform"
-        raise ConfigError(
-            f"--tables-at {span}: not all of it is host memory: RAM is {ram}"
-            + (assumed if host.platform.file is None else "")
-        )
-    for taken, owner in host.frames.owners:
-        if owner == _KEPT_FREE and taken.overlaps(span):
-            raise ConfigError(
-                f"--tables-at {span}: {taken} of it is reserved: choose a window that no reservation reaches into"
-            )
-    try:
-        return FrameWindow(host.frames, span)
-    except OwnerConflictError as error:
-        raise ConfigError(f"--tables-at {span}: {error}") from None
 
 
 def _map(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from ..address import Range
@@ -77,12 +77,15 @@ def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:
     )
 
 
-def _owners(host: Host) -> RangeMap[Owner]:
+def _owners(host: Host) -> Iterable[tuple[Range, Owner]]:
     """Who holds what, with the devices that are the hypervisor's whomever they are given to."""
+    given = [(what, span) for what, span in _kept(host) if host.frames.owners.overlapping(span)]
+    if not given:
+        return host.frames.owners
     owners: RangeMap[Owner] = RangeMap()
     for span, owner in host.frames.owners:
         owners.add(span, owner)
-    for what, span in _kept(host):
+    for what, span in given:
         owners.set(span, Owner(OwnerKind.HYPERVISOR, f"({what})"))
     return owners
 
