@@ -9,6 +9,8 @@ import pytest
 from stage2.address import Range
 from stage2.check.dma import given_masters, reaches_pci
 from stage2.config.document import parse_document
+from stage2.config.generation import Generation
+from stage2.config.migrate import migrate
 from stage2.config.platform import PlatformConfig
 from stage2.config.vm import VmConfig, read_vm
 from stage2.errors import ConfigError
@@ -18,8 +20,8 @@ from stage2.images.fdt_walk import Placed
 NET = Range(0x1000_2000, 0x1000_3000)
 
 
-def vm(said: str) -> VmConfig:
-    text = f"""\
+def vm_source(said: str) -> str:
+    return f"""\
 [base]
 id = 1
 name = "guest"
@@ -39,7 +41,10 @@ type = "mmio"
 [stage2.dma]
 {said}
 """
-    return read_vm(parse_document(text, "vm.toml"))
+
+
+def vm(said: str) -> VmConfig:
+    return read_vm(parse_document(vm_source(said), "vm.toml"))
 
 
 def node(path: str, **properties: str) -> Placed:
@@ -71,7 +76,7 @@ def test_a_files_word_goes_before_the_trees(said: str, nodes: tuple[Placed, ...]
 
 
 def test_names_are_those_of_devices() -> None:
-    assert [one.device for one in vm("net = true\ngpu = true").options.dma] == ["net", "gpu"]
+    assert list(vm("net = true\ngpu = true").options.dma) == ["net", "gpu"]
     with pytest.raises(ConfigError) as caught:
         vm("nte = true")
     assert str(caught.value) == (
@@ -94,3 +99,14 @@ def test_pcis_windows_and_its_configuration_space_lead_to_masters() -> None:
     ):
         assert reaches_pci(Range.sized(start, size), host) is found
     assert not reaches_pci(NET, None)
+
+
+@pytest.mark.parametrize("said", ["net = true", 'net = true\n"/soc" = false', "gpu = false"])
+def test_a_migrated_file_says_nothing_of_devices_that_are_left_out(said: str) -> None:
+    text = vm_source(said)
+    document = parse_document(text, "vm.toml")
+    migrated = migrate(text, document, read_vm(document))
+    ours = parse_document(migrated.ours, "vm.stage2.toml")
+    now = read_vm(parse_document(migrated.text, "vm.toml"), Generation.PRESENT, ours)
+    assert list(now.options.dma) == [name for name in ("/soc", "gpu") if name in said]
+    assert ("left out with its device" in str(migrated.lost)) is ("net" in said)

@@ -75,9 +75,9 @@ def said_of(vm: VmConfig, name: str, nodes: Sequence[Placed] = ()) -> bool | Non
         name: of the entry.
         nodes: of the host's tree, which it gives.
     """
-    for said in vm.options.dma:
-        if said.device == name:
-            return said.masters
+    said = vm.options.dma.get(name)
+    if said is not None:
+        return said.masters
     of_nodes = [_said_of_node(vm, node) for node in nodes]
     if any(of_nodes):
         return True
@@ -86,13 +86,13 @@ def said_of(vm: VmConfig, name: str, nodes: Sequence[Placed] = ()) -> bool | Non
 
 def _said_of_node(vm: VmConfig, node: Placed) -> bool | None:
     """What a file says of a node, by its own path or the nearest above it that is named."""
-    said = {one.device: one.masters for one in vm.options.dma}
-    path = node.path
+    path = node.path if vm.options.dma else ""
     while path:
-        if path in said:
-            return said[path]
+        if path in vm.options.dma:
+            return vm.options.dma[path].masters
         path = path.rpartition("/")[0]
-    return said.get("/")
+    whole = vm.options.dma.get("/")
+    return None if whole is None else whole.masters
 
 
 def reaches_pci(span: Range, host: PlatformConfig | None) -> bool:

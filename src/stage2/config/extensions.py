@@ -7,8 +7,8 @@ keys it does not know, and there they may stand in the file itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ..address import SIZE_4K, is_power_of_two
 from ..flags import MappingFlags, MapType
@@ -78,7 +78,7 @@ class SpaceOptions:
         cpu: the processor that the tables are for, None for no particular one.
         timer_events: room for timers on each of its CPUs.
         arch: the guest's architecture; in a file of an older format `[base] arch` may say it too.
-        dma: which passed-through devices read and write memory by themselves, as far as the file says.
+        dma: which passed-through devices read and write memory by themselves, as far as the file says; by name.
         write_xor_execute: nothing that the guest may write may it execute, through any of its mappings.
     """
 
@@ -92,7 +92,7 @@ class SpaceOptions:
     cpu: NamedCpu | None = None
     timer_events: int = TIMER_EVENTS
     arch: str | None = None
-    dma: tuple[DmaStatement, ...] = ()
+    dma: Mapping[str, DmaStatement] = field(default_factory=dict)
     write_xor_execute: bool = False
 
 
@@ -179,7 +179,7 @@ def read_options(root: Table) -> SpaceOptions:
         None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
         table.integer("timer_events", TIMER_EVENTS, 1, 1 << 20),
         table.optional_choice("arch", ARCHITECTURES),
-        tuple(_dma(table.table("dma"))),
+        {said.device: said for said in _dma(table.table("dma"))},
         (item := table.find("write_xor_execute")) is not None and item.boolean(),
     )
     table.note_unknown()

@@ -311,11 +311,14 @@ def companion_name(file: str) -> str:
 
 def _require_devices(vm: VmConfig) -> None:
     """Refuse what `[stage2.dma]` says of devices that the VM is not given; any path may be of a node below one."""
-    named = [device.name for device in vm.devices.mapped] + [node.path for node in vm.devices.nodes]
-    named += [one.name for one in (*vm.memory, *vm.extensions.regions) if one.map_type is MapType.MMIO]
-    for said in vm.options.dma:
+    if not vm.options.dma:
+        return
+    names = [device.name for device in vm.devices.mapped] + [node.path for node in vm.devices.nodes]
+    names += [one.name for one in (*vm.memory, *vm.extensions.regions) if one.map_type is MapType.MMIO]
+    named = dict.fromkeys(names)
+    for said in vm.options.dma.values():
         if said.device not in named and not said.device.startswith("/"):
-            known = ", ".join(map(shown, named[:8])) or "none"
+            known = ", ".join(map(shown, list(named)[:8])) or "none"
             raise said.place.error(f"no device of this VM is called {shown(said.device)}; its devices are: {known}")
 
 
