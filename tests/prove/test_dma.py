@@ -23,7 +23,7 @@ from stage2.memory.owners import Owner, OwnerKind
 from stage2.prove.iommu import behind_iommu
 from stage2.prove.prover import prove
 from stage2.prove.source import HostTables
-from stage2.prove.theorem import Theorem
+from stage2.prove.theorem import Seat, Theorem
 from stage2.tables.explain import explain_stage
 from stage2.tables.pagetable import PageTable
 from stage2.tables.result import Mapped
@@ -102,6 +102,7 @@ def test_a_device_with_nothing_before_it_reaches_everything(host: Host) -> None:
     assert (
         "device net of VM vm1 reads and writes memory by itself, and no tables of an IOMMU are given" in witness.problem
     )
+    assert witness.seat == Seat("VM vm1", 0x1000_0000)
     assert proof["dma"].assumed[-1] == "of VM vm2 no device reads or writes memory by itself: net (nothing tells)"
     assert [one.code for one in proof["dma"].reasons] == ["S2701"]
 

@@ -55,7 +55,15 @@ def _unguarded(world: World, device: GivenDevice, vm: Scanned) -> Witness | None
         f"{device.who} reads and writes memory by itself, and no tables of an IOMMU are given: it reaches all of the "
         "host's memory"
     )
-    return Witness(text, Seat(f"VM {device.vm}", 0), span=device.span, remedy=_REMEDY)
+    return Witness(text, _registers(vm, device), span=device.span, remedy=_REMEDY)
+
+
+def _registers(vm: Scanned, device: GivenDevice) -> Seat | None:
+    """Where a VM programs a device; None where that is not mapped."""
+    if device.span is None:
+        return None
+    part = next(vm.parts(device.span), None)
+    return None if part is None else Seat(vm.space.who, vm.gpa_in(part, part.host.start))
 
 
 def _assumed(devices: Sequence[GivenDevice]) -> Iterator[str]:
