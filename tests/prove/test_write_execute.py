@@ -8,16 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from stage2.address import Gpa, Hpa
+from stage2.address import Gpa, Hpa, Range
 from stage2.cli.main import call
 from stage2.config.document import parse_document
 from stage2.config.regions import plan_vm
 from stage2.config.stage2_format import named_format
 from stage2.config.vm import read_vm
 from stage2.errors import ConfigError
-from stage2.flags import MappingFlags
+from stage2.flags import MappingFlags, MapType
+from stage2.memory.frames import FrameAllocator
+from stage2.memory.owners import Owner, OwnerKind
+from stage2.memory.physical import PhysicalMemory
+from stage2.prove import scan as scanning
 from stage2.prove.prover import prove
-from stage2.space.region import Populate
+from stage2.prove.source import HostTables
+from stage2.prove.subject import Space, Subject
+from stage2.prove.theorem import Seat
+from stage2.prove.world import World
+from stage2.space.region import MemoryRegion, Populate
+from stage2.tables.pagetable import PageTable
 from stage2.vm.host import Host, Options, build
 from stage2.vm.isolation import subject_of
 
@@ -115,3 +124,53 @@ def test_the_files_word_goes_with_the_tables(
     assert "wx does not hold" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="true or false"):
         read_vm(parse_document(vm_text(1, '"yes"'), "vm.toml"))
+
+
+@pytest.fixture
+def frames() -> Iterator[FrameAllocator]:
+    with PhysicalMemory([Range(0x8000_0000, 0x8400_0000)]) as memory:
+        yield FrameAllocator(memory)
+
+
+@pytest.mark.parametrize("fmt", ["sv39", "x86-4level", "arm-s1-4k-48"])
+@pytest.mark.parametrize("user", [MappingFlags(0), MappingFlags.USER])
+def test_two_mappings_of_the_hypervisors_are_a_pair_also_across_its_halves(
+    fmt: str, user: MappingFlags, frames: FrameAllocator
+) -> None:
+    low, high = (PageTable(fmt, frames, owner=Owner(OwnerKind.TABLES, "")) for _ in range(2))
+    low.map_range(0x10_0000, Hpa(0x9000_0000), 0x4000, MappingFlags.READ | MappingFlags.EXECUTE | user)
+    high.map_range(0x20_0000, Hpa(0x9000_4000), 0x4000, RW)
+    own = tuple(Space("", table.regime) for table in (low, high))
+    subject = Subject(HostTables(frames.memory), (), own)
+    assert prove(subject)["wx"].holds is True
+    high.map_range(0x30_0000, Hpa(0x9000_3000), 0x1000, RW)
+    witness = prove(subject)["wx"].witness
+    assert witness is not None
+    assert witness.problem == "[0x90003000, 0x90004000) is writable at HVA 0x300000 and executable at HVA 0x103000"
+
+
+@pytest.mark.parametrize("fmt", ["sv39x4", "ept4"])
+def test_leaves_here_and_there_are_pairs_as_well(
+    fmt: str, frames: FrameAllocator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages in such an order that no two continue each other: they are told by kind, not one by one."""
+    monkeypatch.setattr(scanning, "_MANY", 1)
+    table = PageTable(fmt, frames, owner=Owner(OwnerKind.TABLES, "vm"))
+    count = 1 << 12
+    order = [number * 1237 % count for number in range(count)]
+    for base, first, flags in ((CODE, 0x9000_0000, MappingFlags.READ | MappingFlags.EXECUTE), (DATA, 0xA000_0000, RW)):
+        table.map_extents([(base + at * 0x1000, first + page * 0x1000, 0x1000) for at, page in enumerate(order)], flags)
+    regions = tuple(
+        MemoryRegion(Gpa(base), count * 0x1000, flags, MapType.MAP_ALLOC)
+        for base, flags in ((CODE, MappingFlags.READ | MappingFlags.EXECUTE), (DATA, RW))
+    )
+    space = Space("vm", table.regime, regions, write_xor_execute=True)
+    subject = Subject(HostTables(frames.memory), (space,))
+    world = World.of(subject)
+    assert sum(kind.leaves for kind in world.vms[0].scan.scattered) == 2 * count
+    assert prove(subject)["wx"].holds is True
+    table.unmap_range(DATA + 77 * 0x1000, 0x1000)
+    table.map_range(DATA + 77 * 0x1000, Hpa(0x9000_0000 + order[99] * 0x1000), 0x1000, RW)
+    witness = prove(subject)["wx"].witness
+    assert witness is not None
+    assert (witness.seat, witness.other) == (Seat("VM vm", CODE + 99 * 0x1000), Seat("VM vm", DATA + 77 * 0x1000))
