@@ -135,6 +135,19 @@ def test_what_check_finds_of_isolation_the_tables_refute(
     assert all(theorem["reasons"] for theorem in theorems)
 
 
+def test_damaged_dma_ranges_let_everything_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fault,) = (one for one in FAULTS if one.name.startswith("S2704"))
+    arguments = stand_in(fault, tmp_path, monkeypatch)
+    assert call(["prove", *arguments]) == 1
+    assert "its buses let it through to [0x80000000, 0x88000000)" in " ".join(capsys.readouterr().out.split())
+    tree = Path("host.dts").read_text()
+    Path("host.dts").write_text(tree.replace("dma-ranges = <0x0 ", "dma-ranges = <"))
+    assert call(["prove", *arguments]) == 1
+    assert "it reaches all of the host's memory" in " ".join(capsys.readouterr().out.split())
+
+
 def test_only_who_asks_for_it_gets_tables_of_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     plans = [plan_vm(read_vm(parse_document(vm(number, 0x9000_0000), f"vm{number}.toml"))) for number in (1, 2)]
     with pytest.raises(ConfigError, match="one VM would reach the other's memory"):

@@ -133,7 +133,9 @@ def given_masters(
 
 
 def reach_through_buses(tree: HostTree, vm: VmConfig, name: str, nodes: Sequence[Placed]) -> tuple[Range, ...] | None:
-    """What of the host's addresses an entry's devices reach with their DMA; None for all.
+    """What of the host's addresses an entry's devices reach with their DMA; None for all, and where that is not plain.
+
+    It is plain where one bus above has dma-ranges: with several the addresses of one are translated by the next.
 
     Args:
         tree: the host's.
@@ -144,10 +146,21 @@ def reach_through_buses(tree: HostTree, vm: VmConfig, name: str, nodes: Sequence
     """
     masters = _masters_among(vm, name, nodes)
     windows: _Windows = {}
-    found = [_dma_windows(tree, node, windows) for node in masters]
-    if not found or None in found:
-        return None
-    return tuple(dict.fromkeys(span for spans in found for span in spans or ()))
+    found: list[Range] = []
+    for node in masters:
+        spans = _dma_windows(tree, node, windows)
+        if not spans or sum(bool(bus.node.properties.get("dma-ranges")) for bus in _above(tree, node)) != 1:
+            return None
+        found += spans
+    return tuple(dict.fromkeys(found)) or None
+
+
+def _above(tree: HostTree, node: Placed) -> Iterator[Placed]:
+    """The buses above a node, the nearest first."""
+    path = node.path.rpartition("/")[0]
+    while path:
+        yield tree.find(path, hint=False)
+        path = path.rpartition("/")[0]
 
 
 def check_dma(setup: Setup) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ def wx(world: World) -> Theorem:
     parties = [world.own] if world.own else []
     parties += [(vm,) for vm in world.vms if vm.space.write_xor_execute]
     names = [party[0].space.who for party in parties]
-    statement = _STATEMENT.format(" or of ".join(names) or "the hypervisor's own")
+    statement = _STATEMENT.format(" or of ".join(names) or "the hypervisor")
     if not parties:
         why_not = "the hypervisor has no tables of its own here, and no VM's file says write_xor_execute"
         return Theorem("wx", statement, None, why_not=why_not)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from ..address import Range
@@ -10,6 +11,7 @@ from ..check.dma import given_masters, reach_through_buses
 from ..check.given import devices_by_address, spans_of
 from ..check.given_devices import keeps_vms_going
 from ..check.host_devices import controller_parts
+from ..errors import ImageError
 from ..forecast.machine import LOCAL_APIC
 from ..memory.owners import Owner, OwnerKind
 from ..prove.iommu import behind_iommu
@@ -115,7 +117,9 @@ def _devices(host: Host) -> Iterator[GivenDevice]:
             masters = given_masters(config, name, span, tuple(met.values()), platform)
             reach = None
             if masters and host.tree is not None:
-                reach = reach_through_buses(host.tree, config, name, tuple(met.values()))
+                # What damaged dma-ranges let through nobody knows: it may be everything.
+                with suppress(ImageError):
+                    reach = reach_through_buses(host.tree, config, name, tuple(met.values()))
             yield GivenDevice(vm.space.name, name, masters, span, reach=reach)
 
 

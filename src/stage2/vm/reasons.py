@@ -10,7 +10,7 @@ from ..check.every import check_setup
 from ..check.finding import Finding
 from ..check.setup import Setup
 from ..config.together import check_together
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageError
 from ..prove.theorem import Proof, Reason, Theorem
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ def with_reasons(proof: Proof, host: Host) -> Proof:
     """
     if proof.proved:
         return proof
-    findings = check_setup(_setup(host))
+    try:
+        findings = check_setup(_setup(host))
+    except (ConfigError, ImageError):
+        return proof  # what `check` itself refuses is its own matter: the tables say enough
     return Proof(tuple(_explained(theorem, findings) for theorem in proof.theorems))
 
 
