@@ -32,14 +32,14 @@ def base_of(fmt: Format) -> int:
 
 @contextmanager
 def checked(
-    name: str, perform: Callable[[Operation], bool] = lambda _: True, *, hardware_ad: bool = False
+    name: str, perform: Callable[[Operation], bool] = lambda _: True, *, hardware_ad: bool = False, lean: bool = False
 ) -> Iterator[tuple[PageTable, TlbChecker]]:
     """An empty table whose every edit is checked."""
     fmt = by_name(name)
     with PhysicalMemory([Range.sized(0x8000_0000, 16 << 20)]) as memory:
         controls = fmt.default_controls | (fmt.hardware_ad if hardware_ad else 0)
         table = PageTable(fmt, FrameAllocator(memory), owner=TABLES, identifier=5, controls=controls)
-        checker = TlbChecker(table, perform)
+        checker = TlbChecker(table, perform, lean=lean)
         yield table, checker
         table.destroy()
 

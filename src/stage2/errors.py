@@ -142,6 +142,10 @@ class StaleTranslationError(Stage2Error):
     """After an edit, a TLB may hold what the table no longer says: an invalidation that was owed was left out."""
 
 
+class IsolationError(Stage2Error):
+    """What a hypervisor owes its VMs does not hold on the tables as they are: the text says the theorem and why."""
+
+
 class OwedInvalidationsWarning(ResourceWarning):
     """An edit owed operations to TLBs, nothing did them, and nobody looked at `Edit.owed` before it was dropped.
 

@@ -19,10 +19,14 @@ EDITS = 10_000 * effort.FACTOR // len(names()) + 1
 """Ten thousand in all."""
 
 
+every_model = pytest.mark.parametrize("lean", [False, True], ids=["all", "lean"])
+
+
 @every_format
-def test_random_edits_owe_enough(name: str) -> None:
+@every_model
+def test_random_edits_owe_enough(name: str, lean: bool) -> None:
     rng = np.random.default_rng(effort.seeded(names().index(name)))
-    with checked(name, hardware_ad=bool(names().index(name) % 2)) as (table, checker):
+    with checked(name, hardware_ad=bool(names().index(name) % 2), lean=lean) as (table, checker):
         done = random_edits(table, rng, EDITS)
         assert checker.edits >= done > EDITS // 2
 
@@ -44,8 +48,9 @@ def owed_by(name: str, scene: str) -> list[Operation]:
 
 
 @every_format
+@every_model
 @pytest.mark.parametrize("scene", SCENES)
-def test_leaving_out_any_one_owed_operation_is_found(name: str, scene: str) -> None:
+def test_leaving_out_any_one_owed_operation_is_found(name: str, scene: str, lean: bool) -> None:
     operations = owed_by(name, scene)
     assert operations, "these edits all owe something"
     for left_out in range(len(operations)):
@@ -56,7 +61,7 @@ def test_leaving_out_any_one_owed_operation_is_found(name: str, scene: str) -> N
             count += 1
             return count != left_out
 
-        with checked(name) as (table, checker):
+        with checked(name, lean=lean) as (table, checker):
             prepare(table)
             checker.perform = perform
             with pytest.raises(StaleTranslationError, match="contradict"):

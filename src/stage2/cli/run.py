@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..config.regions import PlannedVm
     from ..config.vm import VmConfig
     from ..engines.run import RunOutcome
+    from ..prove.theorem import Proof
     from ..vm.images import VmImages
 
 _SHORTEST_LOG_MS = 0.1
@@ -52,6 +53,7 @@ def run(
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     trace_edits: Annotated[Path | None, Parameter(name="--trace-edits")] = None,
+    paranoid: Annotated[bool, Parameter(negative="")] = False,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     json_file: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
@@ -99,6 +101,8 @@ def run(
     trace_edits
         Write every store to a stage-2 table, every TLB operation and every barrier, in order, to this file, a line
         each; "stage2 check-trace" judges it, docs/traces.md tells the format.
+    paranoid
+        Prove isolation after every edit of a table, and stop all guests where a theorem does not hold (exit code 1).
     generation
         Format of the VM files: seed, head, tg (before GuestConfig) or present (GuestConfig); without it each file says
         or shows its own.
@@ -116,6 +120,8 @@ def run(
         raise ConfigError(f"--max-seconds {max_seconds:g} must be above 0")
     if dirty_log is not None and not dirty_log >= _SHORTEST_LOG_MS:
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
+    if paranoid and trace_edits is not None:
+        raise ConfigError("--paranoid and --trace-edits both watch the tables: give one of them")
     host_platform, tree = load_machine(platform, host_dtb)
     loaded = load_vms(vms, generation, define, tree)
     configs = [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]
@@ -132,6 +138,7 @@ def run(
         max_seconds=max_seconds,
         dirty_log=dirty_log,
         trace_edits=trace_edits,
+        paranoid=paranoid,
         json_file=json_file,
         quiet=quiet,
     )
@@ -150,6 +157,7 @@ def run_configs(
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     trace_edits: Path | None = None,
+    paranoid: bool = False,
     json_file: Path | None = None,
     quiet: bool = False,
 ) -> int:
@@ -159,7 +167,6 @@ def run_configs(
     from ..engines.run import run_all
     from ..forecast.placing import on_host
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
-    from ..render.tables import print_renderable, text
     from ..space.region import Populate
     from ..vm.boot import load_images
     from ..vm.host import PAGE_SIZES, Options, build
@@ -203,17 +210,15 @@ def run_configs(
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
                 load_images(vm, config, found)
             interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
-            outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval)
+            outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval, paranoid=paranoid)
             if trace is not None:
                 # What becomes of the tables when the VMs are gone is no part of the run.
                 trace.stop()
-            proof = host.prove()
+            proof = outcome.proof or host.prove()
         if writer is not None:
             writer.finish()
-        report(outcome, host.platform, json_file, quiet)
-        if not quiet:
-            print_renderable(text(f"isolation {proof}", "" if proof.proved else "bold red"))
-    return outcome.exit_code
+        report(outcome, host.platform, json_file, quiet, proof)
+    return outcome.exit_code or (0 if proof.proved else 1)
 
 
 def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
@@ -232,15 +237,16 @@ def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
     )
 
 
-def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None, quiet: bool) -> None:
-    """Write the JSON and print the table."""
+def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None, quiet: bool, proof: Proof) -> None:
+    """Write the JSON and print the table, and whether the VMs are isolated."""
     from ..render.json_text import json_text
     from ..render.report import render_report
     from ..render.report_json import reports_json
     from ..render.tables import print_renderable
+    from ..render.tables import text as tables_text
 
     if json_file is not None:
-        text = json_text("run", reports_json(outcome.reports, outcome.cost))
+        text = json_text("run", reports_json(outcome.reports, outcome.cost, proof, outcome.proofs))
         if str(json_file) == "-":
             print(text)
         else:
@@ -250,6 +256,8 @@ def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None
                 raise ConfigError(f"--json {json_file}: {error.strerror}") from None
     if not quiet:
         print_renderable(render_report(outcome.reports, outcome.cost, platform))
+        often = f" ({outcome.proofs:,} times while the VMs ran)" if outcome.proofs and proof.proved else ""
+        print_renderable(tables_text(f"isolation {proof}{often}", "" if proof.proved else "bold red"))
 
 
 def override(

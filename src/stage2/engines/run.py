@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.extensions import TIMER_EVENTS
 from ..errors import EngineError
@@ -21,6 +21,10 @@ from ..vm.host import Host
 from ..vm.report import VmReport
 from ..vm.vm import RunResult, Vm
 from .unicorn.machine import ENGINE, Machine
+
+if TYPE_CHECKING:
+    from ..prove.theorem import Proof
+    from ..vm.paranoid import IsolationGuard
 
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _LOOK_S = 0.1
@@ -96,16 +100,28 @@ class RunOutcome:
         reports: one per VM, in order.
         cost: what the hypervisor itself needed at the end.
         signal_number: the signal that ended the run, if one did.
+        proof: of isolation at the end, or the first that failed; None where none was asked for on the way.
+        proofs: how often it was proved.
     """
 
-    def __init__(self, reports: list[VmReport], cost: HostCost, signal_number: int | None) -> None:
+    def __init__(
+        self,
+        reports: list[VmReport],
+        cost: HostCost,
+        signal_number: int | None,
+        proof: Proof | None = None,
+        proofs: int = 0,
+    ) -> None:
         self.reports, self.cost, self.signal_number = reports, cost, signal_number
+        self.proof, self.proofs = proof, proofs
 
     @property
     def exit_code(self) -> int:
-        """0 every guest powered off, 1 one was stopped, 3 time limit, 128 + n for signal n."""
+        """0 every guest powered off, 1 one was stopped or isolation refuted, 3 time limit, 128 + n for signal n."""
         if self.signal_number is not None:
             return 128 + self.signal_number
+        if self.proof is not None and not self.proof.proved:
+            return 1
         ends = {report.exit for report in self.reports}
         if ends <= {"off"}:
             return 0
@@ -113,7 +129,12 @@ class RunOutcome:
 
 
 def run_all(
-    host: Host, *, max_seconds: float | None = None, clock: Clock | None = None, dirty_log: TimeValue | None = None
+    host: Host,
+    *,
+    max_seconds: float | None = None,
+    clock: Clock | None = None,
+    dirty_log: TimeValue | None = None,
+    paranoid: bool = False,
 ) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
@@ -123,18 +144,21 @@ def run_all(
         max_seconds: stop what still runs after so long.
         clock: by which that time is measured; None for the host's monotonic clock. VMs have clocks of their own.
         dirty_log: the interval of each VM's time at which the pages that it writes are harvested; None for no log.
+        paranoid: prove isolation after every edit of a table; all VMs are stopped where it is refuted.
 
     Raises:
         EngineError: an engine cannot be had.
     """
     own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
-        return _run_all(host, own, max_seconds, dirty_log)
+        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid)
     finally:
         own.close()
 
 
-def _run_all(host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeValue | None) -> RunOutcome:
+def _run_all(
+    host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeValue | None, *, paranoid: bool
+) -> RunOutcome:
     """The same; `own` is the CPU that the main thread is."""
     done = threading.Condition()
     machines: list[Machine[Any]] = []
@@ -151,7 +175,8 @@ def _run_all(host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeVa
             for machine in machines:
                 machine.stop(exit_, reason)
 
-        with _signals(received, done):
+        guard = _guard(host, stop_all) if paranoid else None
+        with _signals(received, done), guard or nullcontext():
             for runner in runners:
                 runner.start()
             if max_seconds is not None:
@@ -170,6 +195,9 @@ def _run_all(host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeVa
                 stop_all("interrupted", f"{_SIGNALS[signal.Signals(received[0])]}")
             for runner in runners:
                 runner.join(_STOP_BOUND_S if received or max_seconds is not None else None)
+            # Of one that did not stop nothing can be proved: its tables may change meanwhile.
+            at_rest = not any(runner.is_alive() for runner in runners)
+            proof = guard.failed or (guard.prove() if at_rest else None) if guard is not None else None
         reports = [_report(runner) for runner in runners]
         cost = cost_of(host)
     finally:
@@ -177,7 +205,16 @@ def _run_all(host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeVa
             # One whose thread did not stop is left alone: freeing a CPU that executes would crash the process.
             if not any(runner.machine is machine and runner.is_alive() for runner in runners):
                 machine.close()
-    return RunOutcome(reports, cost, received[0] if received else None)
+    return RunOutcome(
+        reports, cost, received[0] if received else None, proof, 0 if guard is None else guard.proofs
+    )  # fmt: skip
+
+
+def _guard(host: Host, stop_all: Callable[[str, str], None]) -> IsolationGuard:
+    """Who proves isolation after every edit, and stops everybody where it does not hold."""
+    from ..vm.paranoid import IsolationGuard
+
+    return IsolationGuard(host, lambda proof: stop_all("stopped", f"isolation {proof}"))
 
 
 def _report(runner: _Runner) -> VmReport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,16 +140,21 @@ class World:
         Args:
             by_row: as `Scanned.of`'s; a certificate needs it.
         """
+        read = [
+            [Scanned.of(space, subject.source, by_row=by_row) for space in spaces]
+            for spaces in (subject.spaces, subject.own)
+        ]
+        return cls.made(subject, *read)
+
+    @classmethod
+    def made(cls, subject: Subject, vms: Sequence[Scanned], own: Sequence[Scanned]) -> World:
+        """A subject with its tables read already."""
         owners: RangeMap[Owner] | None = None
         if subject.owners is not None:
             owners = RangeMap()
             for span, owner in subject.owners:
                 owners.add(span, owner)
-        read = [
-            tuple(Scanned.of(space, subject.source, by_row=by_row) for space in spaces)
-            for spaces in (subject.spaces, subject.own)
-        ]
-        return cls(subject, read[0], read[1], owners)
+        return cls(subject, tuple(vms), tuple(own), owners)
 
     def owner_of(self, hpa: int) -> str:
         """Who holds an HPA, in words."""

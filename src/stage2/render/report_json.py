@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..prove.theorem import Proof
 from ..space.faults import Resolution
 from ..space.json_shapes import range_json
 from ..vm.cost import Cost, HostCost
@@ -14,8 +15,16 @@ from .walk import Outcome, WalkView
 from .walk_json import walk_json
 
 
-def reports_json(reports: Sequence[VmReport], cost: HostCost) -> dict[str, Any]:
-    """The VMs of one run, what the hypervisor costs, and who holds host memory at the end."""
+def reports_json(
+    reports: Sequence[VmReport], cost: HostCost, proof: Proof | None = None, proofs: int = 0
+) -> dict[str, Any]:
+    """The VMs of one run, what the hypervisor costs, and who holds host memory at the end.
+
+    Args:
+        reports, cost: of the run.
+        proof: of isolation at the end, or the one that failed on the way.
+        proofs: how often it was proved while VMs ran.
+    """
     return {
         "vms": [vm_report_json(report) for report in reports],
         "hypervisor": {
@@ -25,6 +34,23 @@ def reports_json(reports: Sequence[VmReport], cost: HostCost) -> dict[str, Any]:
         },
         "owners": [
             {**range_json("HPA", span), "kind": owner.kind.value, "name": owner.name} for span, owner in cost.owners
+        ],
+        "isolation": None if proof is None else _isolation_json(proof, proofs),
+    }
+
+
+def _isolation_json(proof: Proof, proofs: int) -> dict[str, Any]:
+    """What is proved of a run's tables; `stage2 prove --json` says it whole."""
+    return {
+        "proved": proof.proved,
+        "proofs": proofs,
+        "theorems": [
+            {
+                "name": theorem.name,
+                "holds": theorem.holds,
+                "problem": None if theorem.witness is None else theorem.witness.problem,
+            }
+            for theorem in proof.theorems
         ],
     }
 

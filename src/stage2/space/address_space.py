@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -107,7 +108,7 @@ class AddressSpace:
         own = (self._regions, self.page_table, self._backing, self._tracking, self.policy)
         self._resolver = FaultResolver(*own)
         self._bulk = BulkResolver(self._resolver, *own)
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[object] = threading.RLock()
         """Held during every edit and fault; hold it to read several things that belong together."""
         self.destroyed = False
 

@@ -40,14 +40,27 @@ class TlbChecker:
     Args:
         table: which; its `flush` and watcher are taken over until `stop`.
         perform: asked of each operation; False leaves it out, as a forgetful hypervisor would.
+        lean: keep in the model only what the table does not say any more. What is found is the same, and edits of
+            large tables cost far less.
+        told: is given what was found, a sentence; None to raise it.
 
     Raises:
-        StaleTranslationError: out of the edit that owed more than it did.
+        StaleTranslationError: out of the edit that owed more than it did, unless it is told.
     """
 
-    def __init__(self, table: PageTable, perform: Callable[[Operation], bool] = lambda _: True) -> None:
+    def __init__(
+        self,
+        table: PageTable,
+        perform: Callable[[Operation], bool] = lambda _: True,
+        *,
+        lean: bool = False,
+        told: Callable[[str], None] | None = None,
+    ) -> None:
         self.table, self.tlb, self.perform = table, Tlb(), perform
         self.edits = 0
+        self._lean, self._told = lean, told
+        self._rows: U64Array = np.zeros((0, 4), np.uint64)
+        self._pointers: U64Array = np.zeros((0, 3), np.uint64)
         fmt, regime = table.format, table.regime
         self._before: U64Array = np.zeros((0, 4), np.uint64)
         self._broken: list[U64Array] = []
@@ -68,20 +81,21 @@ class TlbChecker:
     def before(self) -> None:
         """Cache all that the table says."""
         self._broken, self._stale = [], None
-        self._before = self.table.rows(merge=False)
-        self.tlb.add(self._warm(self._before))
+        self._before = self._see()
 
     def between(self) -> None:
         """Cache what the edit has made so far."""
-        self.tlb.add(self._warm(self.table.rows(merge=False)))
+        self._see()
 
     def after(self, done: Edit) -> None:
         """Compare."""
         self.edits += 1
+        if self._lean:
+            self._see()
         self._note_stale()
         if self._stale is not None:
             kinds = dict.fromkeys(change.kind.value for change in done.changes)
-            raise StaleTranslationError(
+            self._tell(
                 f"cached translations contradict {self.table.format.name} after {', '.join(kinds) or 'an edit'}, among "
                 f"them a {self._stale}"
             )
@@ -90,6 +104,8 @@ class TlbChecker:
 
     def flush(self, operations: tuple[Operation, ...]) -> None:
         """Do what an edit owes, as the table's `flush`."""
+        if self._lean:
+            self._see()
         if self.table.format.break_before_make:
             self._broken.append(self.table.rows())
         for operation in operations:
@@ -100,6 +116,24 @@ class TlbChecker:
         if self._inner is not None:
             self._inner(operations)
 
+    def _see(self) -> U64Array:
+        """Cache what the table says, or of a lean model what it said and says no longer; its leaves."""
+        rows, pointers = self.table.rows(merge=False), table_pointers(self.table)
+        if not self._lean:
+            self.tlb.add(self._warm(rows, pointers))
+            return rows
+        gone = _gone(self._rows, rows), _gone(self._pointers, pointers)
+        self._rows, self._pointers = rows, pointers
+        if len(gone[0]) or len(gone[1]):
+            self.tlb.add(self._warm(*gone))
+        return rows
+
+    def _tell(self, text: str) -> None:
+        """Say what was found."""
+        if self._told is None:
+            raise StaleTranslationError(text)
+        self._told(text)
+
     def _note_stale(self) -> None:
         """Keep the first contradiction; an edit under way is not to be torn in two by an exception."""
         if self._stale is None and len(found := self.stale()):
@@ -107,11 +141,10 @@ class TlbChecker:
 
     # --- what a TLB may hold ---------------------------------------------------------------------------------
 
-    def _warm(self, rows: U64Array) -> Entries:
+    def _warm(self, rows: U64Array, pointers: U64Array) -> Entries:
         fmt, regime = self.table.format, self.table.regime
         # A leaf that was not accessed is never cached (SDM 5.10.2.3, DDI 0487 D8.17.1).
         rows = rows[rows[:, 3] & np.uint64(ACCESSED) != 0]
-        pointers = table_pointers(self.table)
         tags = {"vmid": regime.identifier, "root": regime.root} if fmt.stage == 2 else {"asid": regime.identifier}
         holds = int(Holds.STAGE_2 if fmt.stage == 2 else Holds.STAGE_1)
         attributes = rows[:, 3] & np.uint64(ATTRIBUTES)
@@ -204,14 +237,15 @@ class TlbChecker:
 
     def _require_broken(self) -> None:
         """Refuse a live leaf that became another one without having been invalid in between (DDI 0487 D8.16.1)."""
-        now = _shapes(self.table.rows(merge=False))
+        changed = _changed(self._before, self.table.rows(merge=False))
+        before, now = (_shapes(rows) for rows in changed)
         rows = self.table.rows()
-        for start, output, size, attributes in _shapes(self._before) - now:
+        for start, output, size, attributes in before - now:
             # A global leaf may become one of an ASID; not the other way round.
             if not _touches(rows, start, size) or (start, output, size, attributes & ~GLOBAL) in now:
                 continue
             if all(_touches(broken, start, size) for broken in self._broken):
-                raise StaleTranslationError(
+                self._tell(
                     f"the leaf at {start:#x} of {size:#x} bytes (to {output:#x}, attributes {attributes:#x}) was "
                     f"replaced while valid: {self.table.format.name} demands break-before-make"
                 )
@@ -220,6 +254,25 @@ class TlbChecker:
         what = "pointer to a table" if entry["table"] else "leaf"
         span = Range(int(entry["start"]), int(entry["last"]) + 1)
         return f"{Holds(int(entry['holds'])).name} {what} {span} -> {int(entry['output']):#x}"
+
+
+def _changed(before: U64Array, now: U64Array) -> tuple[U64Array, U64Array]:
+    """Rows without those that both begin with and those that both end with."""
+    both = min(len(before), len(now))
+    same = np.all(before[:both] == now[:both], axis=1)
+    head = both if same.all() else int(same.argmin())
+    left = both - head
+    same = np.all(before[len(before) - left :] == now[len(now) - left :], axis=1)[::-1]
+    tail = left if same.all() else int(same.argmin())
+    return before[head : len(before) - tail], now[head : len(now) - tail]
+
+
+def _gone(before: U64Array, now: U64Array) -> U64Array:
+    """The rows that were there and are no longer."""
+    old, new = _changed(before, now)
+    there = {tuple(row) for row in new.tolist()}
+    gone = np.array([tuple(row) not in there for row in old.tolist()], np.bool_)
+    return old[gone]
 
 
 def _shapes(rows: U64Array) -> set[tuple[int, ...]]:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from ..address import Range
-from ..check.dma import given_masters, reach_through_buses
-from ..check.given import devices_by_address, spans_of
-from ..check.given_devices import keeps_vms_going
-from ..check.host_devices import controller_parts
-from ..errors import ImageError
-from ..forecast.machine import LOCAL_APIC
 from ..memory.owners import Owner, OwnerKind
 from ..prove.iommu import behind_iommu
 from ..prove.prover import prove
 from ..prove.source import HostTables
-from ..prove.subject import GivenDevice, Space, Subject
+from ..prove.subject import Space, Subject
 from ..prove.theorem import Proof
 from ..ranges import RangeMap
 from ..tables.pagetable import PageTable
+from .given import given_of
 from .reasons import with_reasons
 
 if TYPE_CHECKING:
@@ -74,14 +68,14 @@ def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:
         spaces,
         mine,
         tuple(_owners(host)),
-        tuple(_devices(host)),
+        given_of(host).devices,
         assumed=tuple(_assumed(host)),
     )
 
 
 def _owners(host: Host) -> Iterable[tuple[Range, Owner]]:
     """Who holds what, with the devices that are the hypervisor's whomever they are given to."""
-    given = [(what, span) for what, span in _kept(host) if host.frames.owners.overlapping(span)]
+    given = [(what, span) for what, span in given_of(host).kept if host.frames.owners.overlapping(span)]
     if not given:
         return host.frames.owners
     owners: RangeMap[Owner] = RangeMap()
@@ -90,37 +84,6 @@ def _owners(host: Host) -> Iterable[tuple[Range, Owner]]:
     for what, span in given:
         owners.set(span, Owner(OwnerKind.HYPERVISOR, f"({what})"))
     return owners
-
-
-def _kept(host: Host) -> Iterator[tuple[str, Range]]:
-    if any(vm.arch == "x86_64" for vm in host.vms):
-        yield "local APIC", LOCAL_APIC
-    if host.tree is not None:
-        for what, span, _ in controller_parts(host.tree):
-            yield what, span
-        for node in host.tree.nodes:
-            for span in (node.ranges or ()) if keeps_vms_going(node) and host.tree.enabled(node) else ():
-                yield node.path, span
-
-
-def _devices(host: Host) -> Iterator[GivenDevice]:
-    """What VMs are given, and whether it masters memory: by what their files and the host's tree say."""
-    platform = None if host.platform.file is None else host.platform
-    placed = None if host.tree is None else devices_by_address(host.tree)
-    for vm, config in zip(host.vms, host.configs, strict=True):
-        entries = [(name, span) for name, span, _ in spans_of(config)]
-        entries += [(one.name, Range.sized(one.hpa, one.size)) for one in config.devices.resolved or ()]
-        for name, span in entries:
-            met = (
-                {} if placed is None else dict(sorted((one for _, one in placed.meeting(span)), key=lambda one: one[0]))
-            )
-            masters = given_masters(config, name, span, tuple(met.values()), platform)
-            reach = None
-            if masters and host.tree is not None:
-                # What damaged dma-ranges let through nobody knows: it may be everything.
-                with suppress(ImageError):
-                    reach = reach_through_buses(host.tree, config, name, tuple(met.values()))
-            yield GivenDevice(vm.space.name, name, masters, span, reach=reach)
 
 
 def _assumed(host: Host) -> Iterator[str]:
