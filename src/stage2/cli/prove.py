@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .page import require_page, write_proved_page
+from .picture import require_svg, write_proved_picture, write_tree
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ def prove(
     iommu: Annotated[list[str] | None, Parameter(negative="")] = None,
     certificate: Path | None = None,
     verify: Path | None = None,
+    svg: Path | None = None,
+    tree: Path | None = None,
+    html: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -70,6 +75,14 @@ def prove(
         Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
     verify
         A certificate: hold the tables against it, and prove `apart` and `declared` anew by a second implementation.
+    svg
+        File that gets a picture besides: what the tables map, beside the host's memory, with what refutes a theorem
+        marked.
+    tree
+        File that gets a picture of the tables themselves, level by level: how full they are, and what they cover.
+    html
+        Page for browsers that gets the same picture (NAME.html) and the theorems, and answers any address with its
+        walk.
     json_output
         Print JSON instead of text.
     """
@@ -79,7 +92,10 @@ def prove(
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
 
-    host = None
+    require_svg(svg)
+    require_svg(tree, "--tree")
+    require_page(html)
+    host: Host | None = None
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
     else:
@@ -98,6 +114,13 @@ def prove(
         proof = with_reasons(proof, host)
     if certificate is not None:
         _write(certificate, proof, world)
+    if svg is not None:
+        write_proved_picture(svg, world, proof)
+    if tree is not None:
+        write_tree(tree, subject)
+    if html is not None:
+        processors = [] if host is None else [vm.space.processor for vm in host.vms]
+        write_proved_page(html, world, proof, processors)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:

@@ -29,6 +29,7 @@ from ..images.host_tree import HostTree
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
+from ..self_drawn import SelfDrawn
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
@@ -77,7 +78,7 @@ class Options:
     as_declared: bool = False
 
 
-class Host:
+class Host(SelfDrawn):
     """The machine that VMs are built on.
 
     What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
