@@ -208,6 +208,7 @@ def test_a_seeded_fault_of_an_iommus_tables_is_refuted_where_its_walk_leads(
     assert witness.seat is not None
     assert (witness.seat.who, witness.seat.address, witness.hpa) == ("device net of VM vm1", iova, hpa)
     assert owner in (witness.owner or "")
+    assert not proof["dma"].reasons
     walk = explain_stage(host.memory, table.regime, iova)
     assert isinstance(walk.result, Mapped)
     assert walk.result.hpa == hpa

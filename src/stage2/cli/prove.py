@@ -111,7 +111,7 @@ def prove(
     if host is not None:
         from ..vm.reasons import with_reasons
 
-        proof = with_reasons(proof, host)
+        proof = with_reasons(proof, host, subject)
     if certificate is not None:
         _write(certificate, proof, world)
     if svg is not None:

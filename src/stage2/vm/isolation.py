@@ -47,7 +47,7 @@ def prove_host(host: Host, own: HypervisorSpace | None = None, iommu: Iommu | No
         for device, table in iommu.items():
             given = None if isinstance(table, str) else (table.regime, subject.source)
             subject = behind_iommu(subject, device, given)
-    return with_reasons(prove(subject), host)
+    return with_reasons(prove(subject), host, subject)
 
 
 def subject_of(host: Host, own: HypervisorSpace | None = None) -> Subject:

@@ -11,6 +11,7 @@ from ..check.finding import Finding
 from ..check.setup import Setup
 from ..config.together import check_together
 from ..errors import ConfigError, ImageError
+from ..prove.subject import Subject
 from ..prove.theorem import Proof, Reason, Theorem
 
 if TYPE_CHECKING:
@@ -29,20 +30,24 @@ _MAY_REFUTE = {"apart": ("S2604",), "owned": ("S2604",), "dma": ("S2704",)}
 """Rules whose findings are a matter of isolation only where another VM has what they are about."""
 
 
-def with_reasons(proof: Proof, host: Host) -> Proof:
+def with_reasons(proof: Proof, host: Host, subject: Subject) -> Proof:
     """A proof whose refuted theorems have what `check` says of the same VMs.
 
     Args:
         proof: of the host.
         host: whose VM files are checked.
+        subject: what was proved. `check` knows no tables of IOMMUs: where there are some, `dma` has no reasons.
     """
     if proof.proved:
         return proof
+    silent = {"dma"} if any(device.iommu is not None for device in subject.devices) else set()
     try:
         findings = check_setup(_setup(host))
     except (ConfigError, ImageError):
         return proof  # what `check` itself refuses is its own matter: the tables say enough
-    return Proof(tuple(_explained(theorem, findings) for theorem in proof.theorems))
+    return Proof(
+        tuple(_explained(theorem, findings) if theorem.name not in silent else theorem for theorem in proof.theorems)
+    )
 
 
 def _explained(theorem: Theorem, findings: list[Finding]) -> Theorem:
