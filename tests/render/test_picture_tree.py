@@ -121,6 +121,9 @@ class Endless:
     def word_at(self, hpa: int) -> int | None:
         raise AssertionError("tables are read whole")
 
+    def bytes_at(self, hpa: int, size: int) -> bytes | None:
+        raise AssertionError("tables are read as arrays")
+
     def tables(self, addresses: U64Array, entries: int) -> U64Array:
         pack = np.vectorize(self.format.pack_address, otypes=[np.uint64])
         found = np.zeros((len(addresses), entries), np.uint64)

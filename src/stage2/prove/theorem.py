@@ -106,6 +106,11 @@ class Proof(SelfTold):
         """Whether none of them is refuted."""
         return all(theorem.holds is not False for theorem in self.theorems)
 
+    @property
+    def proved_for_cpus(self) -> bool:
+        """Whether none is refuted but `dma`: what guests reach by their CPUs, whatever their devices may."""
+        return all(theorem.holds is not False for theorem in self.theorems if theorem.name != "dma")
+
     def __getitem__(self, name: str) -> Theorem:
         """A theorem by its name."""
         return next(theorem for theorem in self.theorems if theorem.name == name)
