@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .page import require_page, write_proved_page
+from .picture import require_svg, write_proved_picture, write_tree
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
+    from ..processor import Processor
     from ..prove.subject import Subject
     from ..prove.theorem import Proof
     from ..prove.world import World
@@ -32,6 +35,9 @@ def prove(
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     certificate: Path | None = None,
     verify: Path | None = None,
+    svg: Path | None = None,
+    tree: Path | None = None,
+    html: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Prove that VMs are isolated, on the bytes of their tables, or show where they are not. Needs no images.
@@ -65,6 +71,14 @@ def prove(
         Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
     verify
         A certificate: hold the tables against it, and prove its theorems anew by a second implementation.
+    svg
+        File that gets a picture besides: what the tables map, beside the host's memory, with what refutes a theorem
+        marked.
+    tree
+        File that gets a picture of the tables themselves, level by level: how full they are, and what they cover.
+    html
+        Page for browsers that gets the same picture (NAME.html) and the theorems, and answers any address with its
+        walk.
     json_output
         Print JSON instead of text.
     """
@@ -74,10 +88,14 @@ def prove(
     from ..render.proof import proof_json, render_proof
     from ..render.tables import print_renderable
 
+    require_svg(svg)
+    require_svg(tree, "--tree")
+    require_page(html)
+    processors: list[Processor | None] = []
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
     else:
-        subject = _of_files(
+        subject, processors = _of_files(
             vms, platform, host_dtb, arch, populate, page_size, stage2_format, cpu, generation, define
         )  # fmt: skip
     if verify is not None:
@@ -86,6 +104,12 @@ def prove(
     proof = prove_world(world)
     if certificate is not None:
         _write(certificate, proof, world)
+    if svg is not None:
+        write_proved_picture(svg, world, proof)
+    if tree is not None:
+        write_tree(tree, subject)
+    if html is not None:
+        write_proved_page(html, world, proof, processors)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
     else:
@@ -140,8 +164,8 @@ def _of_files(
     cpu: str | None,
     generation: GenerationName | None,
     define: list[str] | None,
-) -> Subject:
-    """The tables of VM files, made as `stage2 build` makes them."""
+) -> tuple[Subject, list[Processor | None]]:
+    """The tables of VM files, made as `stage2 build` makes them, and what those of each VM are for."""
     from ..config.cpu import NamedCpu
     from ..vm.isolation import subject_of
     from ..vm.own_space import own_space, says_own_space
@@ -153,4 +177,4 @@ def _of_files(
         stage2_format=stage2_format, cpu=cpu, generation=generation, define=define,
     )  # fmt: skip
     own = own_space(host, cpu=None if cpu is None else NamedCpu(cpu)) if says_own_space(host) else None
-    return subject_of(host, own)
+    return subject_of(host, own), [vm.space.processor for vm in host.vms]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..address import Range
+from ..self_drawn import SelfTold
+
+if TYPE_CHECKING:
+    from .world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +75,16 @@ class Theorem:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """All theorems about a host."""
+class Proof(SelfTold):
+    """All theorems about a host.
+
+    Args:
+        theorems: they.
+        world: what they were proved of, for pictures; None where nobody has it.
+    """
 
     theorems: tuple[Theorem, ...]
+    world: World | None = field(default=None, compare=False, repr=False)
 
     @property
     def proved(self) -> bool:

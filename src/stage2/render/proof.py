@@ -15,7 +15,8 @@ from .tables import facts, indented, stack, text
 from .walk import WalkView
 from .walk_json import walk_json
 
-_WORDS = {True: "holds", False: "does not hold", None: "does not apply"}
+WORDS = {True: "holds", False: "does not hold", None: "does not apply"}
+"""What is said of a theorem, by whether it holds."""
 _STYLES = {True: "bold green", False: "bold red", None: "dim"}
 
 
@@ -24,9 +25,9 @@ def render_proof(proof: Proof, subject: Subject) -> RenderableType:
     parts: list[RenderableType] = []
     for theorem in proof.theorems:
         line = Text(overflow="fold")
-        line.append(f"{theorem.name} {_WORDS[theorem.holds]}", style=_STYLES[theorem.holds])
+        line.append(f"{theorem.name} {WORDS[theorem.holds]}", style=_STYLES[theorem.holds])
         parts.append(line.append(": ").append(text(theorem.statement)))
-        rows = _rows(theorem)
+        rows = theorem_rows(theorem)
         if rows:
             parts.append(indented(facts(rows)))
     assumed = dict.fromkeys(one for theorem in proof.theorems for one in theorem.assumed)
@@ -39,7 +40,8 @@ def render_proof(proof: Proof, subject: Subject) -> RenderableType:
     return stack([*parts, Text(), text(said, "bold green" if proof.proved else "bold red")])
 
 
-def _rows(theorem: Theorem) -> list[tuple[str, str]]:
+def theorem_rows(theorem: Theorem) -> list[tuple[str, str]]:
+    """What there is to say of a theorem: what was covered, or the witness against it."""
     if theorem.holds is None:
         return [("because", theorem.why_not)] if theorem.why_not else []
     rows = [("covered", ", ".join(_counted(word, count) for word, count in theorem.covered.items()))]

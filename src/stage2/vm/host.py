@@ -30,6 +30,7 @@ from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
 from ..memory.window import FrameWindow
 from ..ranges import RangeMap
+from ..self_drawn import SelfDrawn
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
@@ -74,7 +75,7 @@ class Options:
     reserved: tuple[Range, ...] = ()
 
 
-class Host:
+class Host(SelfDrawn):
     """The machine that VMs are built on.
 
     What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
