@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stage2.address import Range
 from stage2.formats import by_name, names
+from stage2.prove import scattered
 from stage2.prove.lookup import clusters, distinct, within
 from stage2.prove.packing import packing_of
 from stage2.prove.scan import joined
@@ -75,6 +76,20 @@ def test_spans_that_meet_are_clusters_and_no_others(found: Pairs) -> None:
     assert [[tuple(one) for one in cluster.spans.tolist()] for cluster in made] == [g for g in groups if len(g) > 1]
     for cluster in made:
         assert array(found)[cluster.places].tolist() == cluster.spans.tolist()
+
+
+@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), max_size=5), st.sampled_from([4, 1 << 28]))
+def test_blocks_are_marked_piece_by_piece_in_any_order(pieces: list[list[int]], window: int) -> None:
+    kept, scattered._WINDOW = scattered._WINDOW, window
+    try:
+        reach = scattered._Reach()
+        for piece in pieces:
+            reach.add(np.array(piece, np.uint64) << np.uint64(12), 12)
+    finally:
+        scattered._WINDOW = kept
+    assert reach.count == sum(map(len, pieces))
+    wanted = joined_spans(array([(at << 12, at + 1 << 12) for piece in pieces for at in piece]))
+    assert reach.spans(12).tolist() == wanted.tolist()
 
 
 @given(spans)

@@ -315,11 +315,35 @@ def test_leaves_of_a_translated_group_lead_where_a_walk_says(made: Made) -> None
     fmt = by_name("sv39x4")
     made.owners = None
     table = made.vm("a", region(0, 32), fmt="sv39x4", controls=fmt.controls_with("napot"))
-    table.map_range(0, Hpa(HOST), 32 * PAGE, RWX)
+    table.map_range(0, Hpa(HOST + 0x1_0000), 32 * PAGE, RWX)  # an odd group behind an even one
     table.coalesce(0, 32 * PAGE, blocks=False, groups=True)
     assert table.memory.load_u64(Hpa(table.explain(0).steps[-1].slot)) >> 63
     proof, found = made.judged()
     assert (proof.proved, found.problem, found.leaves) == (True, None, 32)
+
+
+def test_an_entry_that_is_not_sound_is_told_where_it_stands(made: Made) -> None:
+    made.owners = None
+    table = made.vm("a", region(0, 8))
+    table.map_range(0, Hpa(HOST), 8 * PAGE, RWX)
+    slot = table.explain(5 * PAGE).steps[-1].slot
+    table.memory.store_u64(Hpa(slot), (1 << 64) - 1)
+    subject = made.subject()
+    world = World.of(subject, by_row=True)
+    proof = prove_world(world)
+    witness = proof["wellformed"].witness
+    assert witness is not None
+    assert witness.seat is not None
+    assert (witness.slot, witness.seat.address) == (slot, 5 * PAGE)
+    text, details = certificate(proof, world, "proof.ranges")
+    (made.folder / "proof.json").write_text(text)
+    (made.folder / "proof.ranges").write_bytes(details)
+    found = verify(made.folder / "proof.json", subject)
+    told = f"VM a: the entry {(1 << 64) - 1:#x} at {slot:#x} is not sound"
+    assert found.problem == f"`wellformed` does not hold: {told}"
+    reasons = {one.name: one.why_not for one in found.theorems if one.holds is None}
+    assert reasons["declared"] == "an entry is not sound, and nothing behind it was looked at"
+    table.memory.store_u64(Hpa(slot), 0)
 
 
 def edited(made: Made, edit: Callable[[dict[str, Any]], object]) -> str | None:
@@ -360,9 +384,10 @@ def test_a_level_that_is_left_out_is_missed(made: Made) -> None:
     assert told == "VM a: the 1 tables of level 3 are not the certificate's"
 
 
-def test_the_number_of_leaves_is_compared(made: Made) -> None:
-    told = edited(made, lambda found: found["spaces"][0].update(leaves=3))
-    assert told == "VM a: leaves is 2, and the certificate says 3"
+@pytest.mark.parametrize("leaves", [1, 3])
+def test_the_number_of_leaves_is_compared(made: Made, leaves: int) -> None:
+    told = edited(made, lambda found: found["spaces"][0].update(leaves=leaves))
+    assert told == f"VM a: leaves is 2, and the certificate says {leaves}"
 
 
 def test_a_certificate_without_ranges_misses_what_is_mapped(made: Made) -> None:
