@@ -23,7 +23,7 @@ from stage2.prove.theorem import Proof, Seat, Theorem, Witness
 from stage2.render.picture.layout import lay_out
 from stage2.render.picture.marks import Mark, MarkKind, finding_marks, witness_marks
 from stage2.render.picture.parties import Actual, Kind, Link, Party, Space
-from stage2.render.picture.signs import MOST_CAPTIONS
+from stage2.render.picture.signs import MOST_CAPTIONS, Sign, Spot, Wire
 from stage2.render.picture.svg import picture_svg
 from waiting import HANG_S
 
@@ -223,3 +223,16 @@ def test_a_picture_of_declarations_loads_no_numpy(vm: str, tmp_path: Path) -> No
         "assert not {'numpy', 'numba'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANG_S, check=True)
+
+
+def test_marks_at_a_vms_addresses_say_so_for_pages_that_put_vms_away() -> None:
+    vms, host, marks = marked()
+    picture = lay_out(vms, host, marks)
+    assert [(sign.number, sign.vm) for sign in picture.marked.signs if sign.vm is not None] == [
+        (1, 0), (1, 1), (3, 1), (5, 0), (6, 1)
+    ]  # fmt: skip
+    svg = picture_svg(vms, host, marks=marks)
+    signs = picture.marked
+    parts: list[Sign | Spot | Wire] = [*signs.signs, *signs.frames, *signs.ticks, *signs.wires]
+    for number in (0, 1):
+        assert svg.count(f'data-of="{number}"') == sum(part.vm == number for part in parts)

@@ -20,8 +20,8 @@ from .packing import Packing, U64Array, packing_of
 from .scattered import ALL, Collector, Scattered
 from .source import TableSource
 
-_PIECE = 2048
-"""Tables that are read at once."""
+_PIECE = 512
+"""Tables that are read at once: so many that what is made of them stays in a CPU's own cache."""
 _FEW = 16
 """Entries to a stretch, at least, for going by stretches."""
 _MANY = 64

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +21,9 @@ from .scan import Scan, scan
 from .scattered import Scattered, joined_spans
 from .source import TableSource
 from .subject import Space, Subject
+
+_LARGE = 32 << 20
+"""Bytes of tables from which on spaces are read by several threads: most of that is numpy's work on arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +154,18 @@ class World:
         Args:
             by_row: as `Scanned.of`'s; a certificate needs it.
         """
-        read = [
-            [Scanned.of(space, subject.source, by_row=by_row) for space in spaces]
-            for spaces in (subject.spaces, subject.own)
-        ]
-        return cls.made(subject, *read)
+        everybody = (*subject.spaces, *subject.own)
+
+        def read(space: Space) -> Scanned:
+            return Scanned.of(space, subject.source, by_row=by_row)
+
+        known = sum(span.size for space in everybody for span in space.frames or ())
+        if known < _LARGE:
+            scanned = [read(space) for space in everybody]
+        else:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                scanned = list(pool.map(read, everybody))
+        return cls.made(subject, scanned[: len(subject.spaces)], scanned[len(subject.spaces) :])
 
     @classmethod
     def made(cls, subject: Subject, vms: Sequence[Scanned], own: Sequence[Scanned]) -> World:

@@ -186,7 +186,8 @@ def lay_out(vms: Sequence[Space], host: Sequence[Party], marks: Sequence[Mark] =
         bottom = max(bottom, y)
     for mark in marks:
         seats = [_spot(drawn[number], gpa) for number, gpa in mark.seats]
-        ends = [(titles[number].x + titles[number].width, titles[number].y) for number in mark.whole]
+        whole = [(number, titles[number]) for number in mark.whole]
+        ends = [Spot(one.x, one.width, one.y, one.y, one.y, number) for number, one in whole]
         picture.marked.add(mark, seats, None if mark.hpa is None else _spot(at_host, mark.hpa), ends)
     for boxes, space in ((at_host, "HPA"), *((one, "GPA") for one in drawn)):
         for box in boxes:
@@ -362,7 +363,7 @@ def _height(box: Box, address: int) -> float:
 def _spot(boxes: Sequence[Box], address: int) -> Spot:
     """Where an address is that some box has."""
     box = boxes[bisect_right(_starts(boxes), address) - 1]
-    return Spot(box.x, COLUMN, box.y, box.y + box.height, _height(box, address))
+    return Spot(box.x, COLUMN, box.y, box.y + box.height, _height(box, address), box.vm)
 
 
 def _starts(boxes: Sequence[Box]) -> list[int]:

@@ -209,6 +209,7 @@
     else beside.find((one) => under(one, one.top, one.bottom, x, y))?.elements.push(element);
   }
   const bands = [...svg.querySelectorAll("path[data-vm]")];
+  const marks = [...svg.querySelectorAll("[data-of]")];
 
   /* Who has a box: pairs of a VM and a kind; null is the host itself. */
   const meets = (box, [start, end]) => number(start) < box.span[1] && box.span[0] < number(end);
@@ -240,6 +241,7 @@
       for (const element of elements) element.classList.toggle("away", !vms.has(String(place)));
     }
     for (const band of bands) band.classList.toggle("away", !shown(band.dataset.vm, band.dataset.kind));
+    for (const mark of marks) mark.classList.toggle("away", !vms.has(mark.dataset.of));
     for (const row of document.querySelectorAll("tr[data-kind]")) row.hidden = !shown(row.dataset.vm ?? null, row.dataset.kind);
   };
 

@@ -18,13 +18,14 @@ MOST_CAPTIONS = 40
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """The number of a mark, with its middle."""
+    """The number of a mark, with its middle; `vm` is the number of the VM whose address it stands at."""
 
     x: float
     y: float
     number: int
     kind: MarkKind
     title: str
+    vm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Spot:
         x, width: the box's left edge, and its width.
         top, bottom: the box's.
         y: the address's, within the box.
+        vm: number of the VM whose address it is; None for an HPA.
     """
 
     x: float
@@ -42,16 +44,18 @@ class Spot:
     top: float
     bottom: float
     y: float
+    vm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A line from a marked GPA to its HPA."""
+    """A line from a marked GPA of a VM to its HPA."""
 
     x: float
     y: float
     host_x: float
     host_y: float
+    vm: int | None
 
 
 @dataclass(slots=True)
@@ -75,14 +79,14 @@ class Signs:
         """Where the last of the signs ends."""
         return max((sign.x + SIGN for sign in self.signs), default=0.0)
 
-    def add(self, mark: Mark, seats: Sequence[Spot], host: Spot | None, titles: Sequence[tuple[float, float]]) -> None:
+    def add(self, mark: Mark, seats: Sequence[Spot], host: Spot | None, titles: Sequence[Spot]) -> None:
         """Mark what a mark is about.
 
         Args:
             mark: what is said of it.
             seats: the addresses of VMs.
             host: the host memory.
-            titles: right ends and middles of titles of VMs that it is about as a whole.
+            titles: of VMs that it is about as a whole.
         """
         self.captions.append(mark)
         for spot in seats:
@@ -90,24 +94,24 @@ class Signs:
             if host is not None:
                 left = spot.x < host.x
                 ends = spot.x + (spot.width if left else 0), host.x + (0 if left else host.width)
-                self.wires.append(Wire(ends[0], spot.y, ends[1], host.y))
+                self.wires.append(Wire(ends[0], spot.y, ends[1], host.y, spot.vm))
         if host is not None:
             self._mark(mark, host)
-        for x, y in titles:
-            self._sign(mark, x + SIGN + 4, y)
+        for title in titles:
+            self._sign(mark, title.x + title.width + SIGN + 4, title.y, title.vm)
 
     def _mark(self, mark: Mark, spot: Spot) -> None:
-        self._sign(mark, spot.x + spot.width, min(max(spot.y, spot.top + SIGN + 2), spot.bottom - SIGN - 2))
+        self._sign(mark, spot.x + spot.width, min(max(spot.y, spot.top + SIGN + 2), spot.bottom - SIGN - 2), spot.vm)
         if mark.kind is MarkKind.OVERLAP or spot.bottom - spot.top <= 4 * _STEP:
             if not any((one.x, one.top) == (spot.x, spot.top) for one in self.frames):
                 self.frames.append(spot)
         else:
             self.ticks.append(spot)
 
-    def _sign(self, mark: Mark, x: float, y: float) -> None:
+    def _sign(self, mark: Mark, x: float, y: float, vm: int | None) -> None:
         beside = [one for one in self.signs if abs(one.y - y) < _STEP and 0 <= one.x - x < _MOST_BESIDE * _STEP]
         free = next(
             (n for n in range(_MOST_BESIDE) if all(abs(one.x - x - n * _STEP) >= _STEP for one in beside)), None
         )
         if free is not None:
-            self.signs.append(Sign(x + free * _STEP, y, len(self.captions), mark.kind, mark.caption))
+            self.signs.append(Sign(x + free * _STEP, y, len(self.captions), mark.kind, mark.caption, vm))

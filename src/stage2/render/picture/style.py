@@ -121,11 +121,11 @@ def badge(x: float, y: float, letter: str, flags: MappingFlags | None) -> Iterat
             yield rect(x + 16 + 7 * place, y + 3, 5, 10, f'fill="{fill}" stroke="{INK}" stroke-width="0.7"')
 
 
-def sign(x: float, y: float, kind: MarkKind, said: str, title: str) -> str:
-    """A mark's sign around its middle, with its number."""
+def sign(x: float, y: float, kind: MarkKind, said: str, title: str, more: str = "") -> str:
+    """A mark's sign around its middle, with its number; `more` is attributes of it."""
     size = 11 if len(said) < 3 else 8
     return (
-        f'<g transform="translate({number(x)} {number(y)})"><title>{escape(plain(title))}</title>'
+        f'<g transform="translate({number(x)} {number(y)})"{more}><title>{escape(plain(title))}</title>'
         f'<path d="{_SIGNS[kind]}" fill="{ALARM}" stroke="#ffffff" stroke-width="1"/>'
         f'<text y="4" fill="#ffffff" font-size="{size}" font-weight="bold" text-anchor="middle">{said}</text></g>'
     )

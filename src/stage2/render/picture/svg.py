@@ -57,7 +57,7 @@ def picture_svg(vms: Sequence[Space], host: Sequence[Party], *, marks: Sequence[
         *(line for box in picture.boxes for line in _box(box)),
         *_lines(picture.marked),
         *(text(label) for label in picture.labels),
-        *(sign(one.x, one.y, one.kind, str(one.number), one.title) for one in picture.marked.signs),
+        *(sign(one.x, one.y, one.kind, str(one.number), one.title, _of(one.vm)) for one in picture.marked.signs),
         *below,
     ]
     title = f"Memory of {counted(len(vms), 'VM')} beside the host's"
@@ -122,14 +122,22 @@ def _lines(marked: Signs) -> Iterator[str]:
     for spot in marked.frames:
         # Inside the box, or the next one would hide its lower edge.
         height = spot.bottom - spot.top - 4
-        yield rect(spot.x + 2, spot.top + 2, spot.width - 4, height, f'fill="none" stroke="{ALARM}" stroke-width="3"')
+        more = f'fill="none" stroke="{ALARM}" stroke-width="3"{_of(spot.vm)}'
+        yield rect(spot.x + 2, spot.top + 2, spot.width - 4, height, more)
     for spot in marked.ticks:
-        yield f'<path d="M{number(spot.x)} {number(spot.y)}h{number(spot.width)}" stroke="{ALARM}" stroke-width="2"/>'
+        line = f"M{number(spot.x)} {number(spot.y)}h{number(spot.width)}"
+        yield f'<path d="{line}" stroke="{ALARM}" stroke-width="2"{_of(spot.vm)}/>'
     for wire in marked.wires:
         middle = number((wire.x + wire.host_x) / 2)
         y, host_y = number(wire.y), number(wire.host_y)
         path = f"M{number(wire.x)} {y}C{middle} {y} {middle} {host_y} {number(wire.host_x)} {host_y}"
-        yield f'<path d="{path}" fill="none" stroke="{ALARM}" stroke-width="2" stroke-dasharray="7 3"/>'
+        dashes = f'stroke="{ALARM}" stroke-width="2" stroke-dasharray="7 3"{_of(wire.vm)}'
+        yield f'<path d="{path}" fill="none" {dashes}/>'
+
+
+def _of(vm: int | None) -> str:
+    """Whose a mark's line or sign is, for pages that put VMs away."""
+    return "" if vm is None else f' data-of="{vm}"'
 
 
 def _below(kinds: Sequence[Kind], picture: Picture) -> tuple[list[str], float]:
