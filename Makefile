@@ -102,13 +102,15 @@ JOBS ?= $(shell nproc)
 conform: emulators
 	@$(BIN)/stage2 conform --long --jobs $(JOBS) --report docs/conformance.md
 
-# Mutants of the rules in formats/ (docs/testing.md). Cosmic Ray lives in an environment of its own.
+# Mutants of rules, WHAT=formats or prove (docs/testing.md). Cosmic Ray lives in an environment of its own.
 MUTANTS ?= 420
+WHAT    ?= formats
 mutants: setup
 	@test -x build/mutants/bin/cosmic-ray || { $(PYTHON) -m venv build/mutants && \
 		build/mutants/bin/python -m pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0; }
-	@build/mutants/bin/python scripts/mutants/draw.py --count $(MUTANTS) --seed $(or $(SEED),10) --output build/drawn.jsonl
-	@PYTHONPATH=src $(BIN)/python scripts/mutants/run.py build/drawn.jsonl --report build/mutants.txt
+	@build/mutants/bin/python scripts/mutants/draw.py --what $(WHAT) --count $(MUTANTS) --seed $(or $(SEED),10) \
+		--output build/drawn.jsonl
+	@PYTHONPATH=src $(BIN)/python scripts/mutants/run.py build/drawn.jsonl --what $(WHAT) --report build/mutants.txt
 
 # The lock names versions and hashes, no registry.
 lock: setup

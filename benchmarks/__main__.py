@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from . import checks, growth, guests, peers, report, rows_batches, rows_calls, rows_edits, starts, threads
+from . import checks, growth, guests, peers, proofs, report, rows_batches, rows_calls, rows_edits, starts, threads
 from .measure import Row, measure
 from .settings import FORMATS
 
-SECTIONS = ("rows", "peers", "threads", "boots", "starts", "checks", "growth")
+SECTIONS = ("rows", "peers", "threads", "boots", "starts", "checks", "growth", "proofs")
 
 
 def row_groups(fmt: str, count: int) -> Iterator[AbstractContextManager[list[Row]]]:
@@ -71,6 +71,11 @@ def run(options: argparse.Namespace) -> report.Results:
         for fmt in options.formats:
             results.growth.append(growth.grow(fmt))
             print(results.growth[-1], flush=True)
+    if "proofs" in only:
+        for fmt in options.formats:
+            for proved in proofs.grow(fmt):
+                results.proofs.append(proved)
+                print(proved, flush=True)
     return results
 
 
@@ -94,6 +99,8 @@ def main() -> int:
         report.write_page(results, options.report)
         if results.growth:
             growth.plot(results.growth, options.report.parent / "images" / "growth.svg")
+        if results.proofs:
+            proofs.plot(results.proofs, options.report.parent / "images" / "proofs.svg")
     return 0
 
 

@@ -14,6 +14,7 @@ from .goals import BOOT_GOAL, GOALS
 from .growth import Curves
 from .guests import Boots
 from .measure import Figure
+from .proofs import Proved, lines
 from .starts import Start
 from .threads import Scaling
 
@@ -34,6 +35,7 @@ class Results:
     peers: dict[str, dict[str, float | str]] = field(default_factory=dict)
     checks: list[Figure] = field(default_factory=list)
     check_starts: list[Start] = field(default_factory=list)
+    proofs: list[Proved] = field(default_factory=list)
 
 
 def machine() -> str:
@@ -211,6 +213,8 @@ def page(results: Results) -> str:
         parts += ["## Checks", "", *_checks(results)]
     if results.growth:
         parts += ["## Growth", "", *_growth(results.growth)]
+    if results.proofs:
+        parts += ["## Proofs of isolation", "", *lines(results.proofs)]
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Draws mutants of the rules in `formats/` with Cosmic Ray's operators; `run` tries them. See docs/testing.md.
+"""Draws mutants of rules with Cosmic Ray's operators; `run` tries them. See docs/testing.md.
 
 Runs in a virtual environment of its own that holds Cosmic Ray (`make mutants`).
 """
@@ -18,9 +18,8 @@ from typing import Any
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
+from rules import RULES
 
-FORMATS = Path("src/stage2/formats")
-FAMILIES = ("arm", "riscv", "x86")
 LEFT_OUT = ("Div", "Pow", "Mod", "Is", "IsNot")
 """What to replace an operator by says nothing: floats, huge numbers, and `is` between integers."""
 SAME = ("BitOr_Add", "BitOr_BitXor")
@@ -34,11 +33,14 @@ PUNCTUATION = ("(", ")", "[", "]", "{", "}", ",", ":", ".", "=", "->")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--what", choices=RULES, default="formats", help="the rules that are mutated")
+    parser.add_argument("--files", default="*.py", help="only in files of this name, with * and ?")
     parser.add_argument("--count", type=int, required=True, help="mutants to draw")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="a line of JSON for each mutant")
     arguments = parser.parse_args()
-    sites = sorted(site for family in FAMILIES for path in (FORMATS / family).glob("*.py") for site in _sites(path))
+    folders = map(Path, RULES[arguments.what].folders)
+    sites = sorted(site for folder in folders for path in folder.glob(arguments.files) for site in _sites(path))
     rng = random.Random(arguments.seed)
     found = 0
     with arguments.output.open("w") as output:
@@ -141,11 +143,14 @@ def _mutant(path: Path, line: int, column: int, operator: str, occurrence: int) 
 
 
 def _function(source: str, line: int) -> int:
-    """First line of the innermost function around a place, decorators included, as in its code object; 0 for none."""
+    """First line of the innermost function around a place, decorators included, as in its code object; 0 for none, and
+    for one that keeps its answers, which not every test that uses them calls."""
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     around = [node for node in functions if node.lineno <= line <= (node.end_lineno or 0)]
     inner = max(around, key=lambda node: node.lineno, default=None)
-    return 0 if inner is None else min([inner.lineno, *(item.lineno for item in inner.decorator_list)])
+    if inner is None or any("cache" in ast.dump(item) for item in inner.decorator_list):
+        return 0
+    return min([inner.lineno, *(item.lineno for item in inner.decorator_list)])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Tries the mutants that `draw` drew: each should make a test fail. See docs/testing.md.
 
 A mutant lives in memory only: a forked child imports the mutated source in place of the file, runs the tests that
-call the mutated function, the quickest first, and stops at the first that fails. numba cannot be imported there, so
-that nothing runs from machine code of the true source, and no machine code of a mutant is kept.
+call the mutated function, the quickest first, and stops at the first that fails. Where the rules are compiled numba
+cannot be imported there, so that nothing runs from machine code of the true source, and none of a mutant is kept.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from rules import RULES, Rules
 
-TESTS = ("tests/formats", "tests/processor")
-FORMATS = Path("src/stage2/formats").resolve()
 SECONDS = 240
 """Of the CPU for one mutant; all the tests together take less. Who needs more is caught in a loop."""
 BYTES = 8 << 30
-EXAMPLES = 40
 KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
 
 
@@ -47,22 +45,23 @@ class Suite:
 
 
 class Recorder:
-    """Notes which functions of `formats/` each test calls."""
+    """Notes which functions of the rules each test calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules) -> None:
+        self.folders = [Path(folder).resolve() for folder in rules.folders]
         self.suite = Suite()
         self.called = self.suite.on_import
         self.files: dict[str, str | None] = {}
 
-    def profile(self, frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            name = frame.f_code.co_filename
-            if name not in self.files:
-                path = Path(name).resolve()
-                self.files[name] = str(path) if path.is_relative_to(FORMATS) else None
-            found = self.files[name]
-            if found is not None:
-                self.called.add((found, frame.f_code.co_firstlineno))
+    def trace(self, frame: FrameType, *_: Any) -> None:
+        """Called at every call, and for nothing in it: a profiler would be told of every C function, too."""
+        name = frame.f_code.co_filename
+        if name not in self.files:
+            path = Path(name).resolve()
+            self.files[name] = str(path) if path.parent in self.folders else None
+        found = self.files[name]
+        if found is not None:
+            self.called.add((found, frame.f_code.co_firstlineno))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.called = self.suite.calls[nodeid] = set()
@@ -110,13 +109,13 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, str(self.path), "exec"), module.__dict__)
 
 
-def pytest_run(files: list[str], plugin: object, *options: str) -> int:
+def pytest_run(rules: Rules, files: list[str], plugin: object, *options: str) -> int:
     """Runs tests in this process: always the same examples, and no file left behind."""
     settings.register_profile(
         "mutants",
         database=None,
         deadline=None,
-        max_examples=EXAMPLES,
+        max_examples=rules.examples,
         phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )
@@ -152,14 +151,14 @@ def answer_of(descriptor: int) -> Any:
     return json.loads(text) if text else None
 
 
-def record() -> Suite:
+def record(rules: Rules) -> Suite:
     """Runs all tests on the true source."""
 
     def work() -> Any:
-        recorder = Recorder()
-        sys.setprofile(recorder.profile)
-        pytest_run(list(TESTS), recorder)
-        sys.setprofile(None)
+        recorder = Recorder(rules)
+        sys.settrace(recorder.trace)
+        pytest_run(rules, list(rules.tests), recorder)
+        sys.settrace(None)
         suite = recorder.suite
         calls = {test: sorted(called) for test, called in suite.calls.items()}
         return [suite.seconds, calls, sorted(suite.on_import), suite.failed]
@@ -196,36 +195,42 @@ def tests_of(mutant: dict[str, Any], suite: Suite) -> list[str]:
     return sorted(near, key=lambda test: (near[test], suite.seconds[test]))
 
 
-def attempt(mutant: dict[str, Any], tests: list[str]) -> list[str]:
+def attempt(rules: Rules, mutant: dict[str, Any], tests: list[str]) -> list[str]:
     """[outcome, the test that failed]."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     sys.meta_path.insert(0, Mutated(Path(mutant["path"]), mutant["source"]))
     chosen = Chosen(tests)
-    code = pytest_run(sorted({test.partition("::")[0] for test in tests}), chosen, "-x")
+    code = pytest_run(rules, sorted({test.partition("::")[0] for test in tests}), chosen, "-x")
     return [SURVIVED, ""] if code == 0 else [KILLED, chosen.killer or "the import"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("drawn", type=Path, help="the mutants, a line of JSON each")
+    parser.add_argument("--what", choices=RULES, default="formats", help="the rules that they are of")
     parser.add_argument("--report", type=Path, required=True, help="what became of each, in words")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     started = time.monotonic()
-    sys.modules["numba"] = None  # type: ignore[assignment]
+    rules = RULES[arguments.what]
+    if rules.compiled:
+        importlib.import_module("numba")  # once, for all children
+    else:
+        sys.modules["numba"] = None  # type: ignore[assignment]
     mutants = [json.loads(line) for line in arguments.drawn.read_text().splitlines()]
-    suite = record()
-    left_out = len(suite.failed)
-    print(f"{len(suite.seconds)} tests in {sum(suite.seconds.values()):.0f} s; {left_out} left out, they need numba")
+    suite = record(rules)
+    why = "they fail" if rules.compiled else "they need numba"
+    told = f"{len(suite.seconds)} tests in {sum(suite.seconds.values()):.0f} s; {len(suite.failed)} left out, {why}"
+    print(told, *suite.failed, sep="\n    ", flush=True)
     running: dict[int, tuple[int, dict[str, Any], float]] = {}
-    waiting = list(reversed(mutants))
+    waiting, done = list(reversed(mutants)), 0
     while waiting or running:
         while waiting and len(running) < arguments.jobs:
             mutant = waiting.pop()
             tests = tests_of(mutant, suite)
             mutant.update(tests=len(tests), outcome=SURVIVED, killer="", seconds=0.0)
             if tests:
-                pid, descriptor = forked(partial(attempt, mutant, tests))
+                pid, descriptor = forked(partial(attempt, rules, mutant, tests))
                 running[pid] = (descriptor, mutant, time.monotonic())
             else:
                 print(describe(mutant), flush=True)
@@ -236,8 +241,9 @@ def main() -> None:
         late = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
         outcome, killer = answer_of(descriptor) or (TIMEOUT if late else KILLED, "the end of the process")
         mutant.update(outcome=outcome, killer=killer, seconds=time.monotonic() - began)
+        done += 1
         if outcome != KILLED:
-            print(describe(mutant), flush=True)
+            print(f"{done}: {describe(mutant)}", flush=True)
     arguments.report.write_text(report(mutants, time.monotonic() - started))
     print(f"{tally(mutants)}; the report is in {arguments.report}")
 
@@ -258,7 +264,7 @@ def report(mutants: list[dict[str, Any]], seconds: float) -> str:
     """Counts for each file, then the survivors, then all others with their killers."""
     files: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for mutant in mutants:
-        files[mutant["path"].partition("formats/")[2]].append(mutant)
+        files[mutant["path"].removeprefix("src/stage2/")].append(mutant)
     lines = [f"{tally(mutants)}, in {seconds / 60:.0f} min", ""]
     lines += [f"{name}: {tally(found)}" for name, found in sorted(files.items())]
     order = sorted(mutants, key=lambda m: (m["outcome"] == KILLED, m["path"], m["line"]))

@@ -1,28 +1,27 @@
 """Results that show themselves in IPython and Jupyter: `%load_ext stage2.notebook`.
 
-What a cell ends with is shown as the command line would show it: a walk step by step, tables as tables, address spaces
-and kernel layouts as pictures. The formatters are registered here by type, so that nothing below imports a renderer.
+What a cell ends with is shown as the command line would show it: a walk step by step, tables as tables, kernel layouts
+as pictures. The formatters are registered here by type, so that nothing below imports a renderer. Hosts, address
+spaces, page tables and proofs show themselves without this (`self_drawn`); page tables get every entry beside.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from .formats.syndrome import FaultReport
 from .hypervisor.layout import KernelLayout
 from .render.explain import EntryView, render_entry, render_fault
+from .render.html import preformatted
 from .render.layout import layout_svg
 from .render.plain import counted
 from .render.report import render_vm_report
-from .render.space_picture import space_svg
 from .render.table_dump import render_page_table
 from .render.tables import render_text, stack, table, text
 from .render.walk import WalkView, compact_walk, render_walk
-from .space.address_space import AddressSpace
 from .tables.explain import Walk
 from .tables.mapping import Edit
 from .tables.pagetable import PageTable
@@ -45,6 +44,8 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     for kind, render in _TEXTS.items():
         plain.for_type(kind, _as_text(render))
         rich.for_type(kind, _as_html(render))
+    rich.for_type(PageTable, _page_table_html)
+    pictures.for_type(PageTable, lambda _: None)  # it is in the other
     for kind, draw in _PICTURES.items():
         pictures.for_type(kind, draw)
 
@@ -65,6 +66,12 @@ def _page_table(page_table: PageTable) -> RenderableType:
     return text(render_page_table(page_table.memory, page_table.regime).rstrip("\n"))
 
 
+def _page_table_html(page_table: PageTable) -> str:
+    """The picture of the tables, and behind a click every entry."""
+    entries = preformatted(_page_table(page_table), WIDTH)
+    return f"{page_table._repr_svg_() or ''}<details><summary>every entry</summary>{entries}</details>"
+
+
 def _as_text(render: Callable[[Any], RenderableType]) -> Callable[[Any, Any, bool], None]:
     """IPython's form of a formatter of plain text."""
 
@@ -78,23 +85,11 @@ def _as_html(render: Callable[[Any], RenderableType]) -> Callable[[Any], str]:
     """The same as HTML; rich's own way of showing things in Jupyter would show them a second time."""
 
     def show(thing: Any) -> str:
-        console = Console(
-            file=io.StringIO(),
-            record=True,
-            width=WIDTH,
-            force_terminal=True,
-            force_jupyter=False,
-            highlight=False,
-            markup=False,
-            emoji=False,
-        )
-        console.print(render(thing))
-        return console.export_html(inline_styles=True, code_format=_PREFORMATTED)
+        return preformatted(render(thing), WIDTH)
 
     return show
 
 
-_PREFORMATTED = '<pre style="white-space: pre; overflow-x: auto; line-height: 1.2">{code}</pre>'
 _TEXTS: dict[type, Callable[[Any], RenderableType]] = {
     Edit: edit_table,
     EntryView: render_entry,
@@ -104,4 +99,4 @@ _TEXTS: dict[type, Callable[[Any], RenderableType]] = {
     Walk: compact_walk,
     WalkView: render_walk,
 }
-_PICTURES: dict[type, Callable[[Any], str]] = {AddressSpace: space_svg, KernelLayout: layout_svg}
+_PICTURES: dict[type, Callable[[Any], str]] = {KernelLayout: layout_svg}

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
+from colours import contrast
 from faults import FAULTS, stand_in
 from html_page import Page
 from sarif_schema import require_sarif
@@ -370,15 +371,3 @@ def test_colours_keep_the_contrast_of_wcag_aa_in_light_and_dark(page: Page) -> N
                 assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
             assert contrast(colours["line"], colours[ground]) >= 3, "borders of controls"
         assert contrast(colours["mark-text"], colours["mark"]) >= 4.5
-
-
-def contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio of two colours, #rrggbb."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)

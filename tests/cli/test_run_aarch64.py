@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -73,3 +74,13 @@ def test_what_the_engine_cannot_run_is_one_clear_line(
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
     assert says in shown.err
+
+
+def test_a_run_draws_what_the_guest_had_at_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    svg = tmp_path / "p.svg"
+    assert ran(capsys, guest(tmp_path), "--svg", str(svg)) == ("off", "arm-s2-4k-40", 3)
+    shown = re.findall(r"populated: (\S+ KiB) of (\S+ MiB), \d+ %", svg.read_text())
+    assert len(set(shown)) == 1
+    assert "mapped, not declared" not in svg.read_text()
+    assert call(["run", guest(tmp_path / "again"), "--svg", str(tmp_path / "p.png")]) == 2
+    assert "the picture is SVG" in " ".join(capsys.readouterr().err.split())

@@ -8,9 +8,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,14 +20,20 @@ from stage2.config.load import load_vm
 from stage2.flags import MappingFlags, MapType
 from stage2.forecast.map_ranges import MapRange, RangeKind, Stage2Map
 from stage2.memory.frames import FrameAllocator
+from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
+from stage2.prove.scan import Scan
+from stage2.prove.source import HostTables
+from stage2.prove.subject import Space as ProvedSpace
+from stage2.prove.subject import Subject
+from stage2.prove.world import Scanned, World
+from stage2.render.picture.filling import STEPS, Fill, fills
 from stage2.render.picture.layout import COLUMN, LINE, Picture, fitted, lay_out, text_width
-from stage2.render.picture.made import MAX_RUNS, made_spaces
-from stage2.render.picture.parties import CHOSEN, Kind, Party, Space, declared_spaces
+from stage2.render.picture.made import MAX_CELLS, MAX_RUNS, mapped_spaces
+from stage2.render.picture.parties import CHOSEN, Actual, Kind, Party, Space, declared_spaces
 from stage2.render.picture.svg import picture_svg
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion
-from stage2.vm.host import Host
 
 GOLDEN = Path(__file__).parent / "pictures"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -185,6 +190,7 @@ def every_kind() -> tuple[list[Space], list[Party]]:
         Party("page tables of VM first", Range.sized(3 * GIB + 4 * MIB, 32 * KIB), Kind.TABLES),
         Party("hypervisor", Range.sized(3 * GIB, 4 * MIB), Kind.HYPERVISOR),
         Party("firmware", Range.sized(3 * GIB - 2 * MIB, 2 * MIB), Kind.RESERVED),
+        Party("nobody knows", Range.sized(4 * GIB, 64 * KIB), Kind.UNDECLARED),
     ]
     return [first, second], host
 
@@ -234,7 +240,7 @@ def test_it_can_be_read_without_eyes_and_loads_nothing() -> None:
 def test_every_kind_has_its_own_letter_and_pattern_in_the_legend() -> None:
     svg = picture_svg(*every_kind())
     assert {kind.value for kind in Kind} <= set(texts(svg))
-    assert {"M", "R", "S", "D", "E", "T", "H", "X"} <= set(texts(svg))
+    assert {"M", "R", "S", "D", "E", "T", "H", "X", "U"} <= set(texts(svg))
     patterns = [ET.tostring(one).partition(b">")[2] for one in ET.fromstring(svg).iter(f"{SVG}pattern")]
     assert len(patterns) == len(set(patterns)) == len(Kind)
 
@@ -359,7 +365,8 @@ def test_build_draws_what_the_tables_have(vm: str, tmp_path: Path) -> None:
 
 def test_build_draws_what_is_not_populated(vm: str, tmp_path: Path) -> None:
     assert call(["build", vm, "-o", str(tmp_path / "o"), "--populate", "lazy", "--svg", str(tmp_path / "p.svg")]) == 0
-    assert "16 MiB rwx--- ram0, not populated" in texts((tmp_path / "p.svg").read_text())
+    shown = texts((tmp_path / "p.svg").read_text())
+    assert "populated: nothing" in shown[shown.index("16 MiB rwx--- ram0") :]
 
 
 def test_build_refuses_another_kind_of_picture_before_it_writes(vm: str, tmp_path: Path) -> None:
@@ -367,22 +374,142 @@ def test_build_refuses_another_kind_of_picture_before_it_writes(vm: str, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_many_runs_of_host_memory_are_counted() -> None:
+def scattered(pages: int) -> tuple[AddressSpace, World]:
+    """A VM with every second page of 64 KiB populated, upwards and then downwards."""
     frames = FrameAllocator(PhysicalMemory([Range.sized(2 * GIB, 64 * MIB)]))
     space = AddressSpace("sv39x4", frames, name="guest")
     space.map(MemoryRegion(Gpa(GIB), 64 * KIB, R | W | X, MapType.MAP_ALLOC, name="ram"))
-    for page in range(0, 16, 2):
+    order = [*range(0, 16, 2), *range(15, 0, -2)][:pages]
+    for page in order:
         space.populate_range(Range.sized(GIB + page * 4 * KIB, 4 * KIB))
-    for page in range(15, 0, -2):
-        space.populate_range(Range.sized(GIB + page * 4 * KIB, 4 * KIB))
-    vm = SimpleNamespace(id=1, name="guest", space=space)
-    (made,), _ = made_spaces(cast(Host, SimpleNamespace(vms=[vm], frames=frames)))
-    assert len(made.parties) == MAX_RUNS + 1
-    assert all(party.hpa is not None for party in made.parties[:-1])
-    last = made.parties[-1]
-    assert (last.hpa, last.chosen, last.span.end) == (None, "7 more runs of VM guest ram", GIB + 64 * KIB)
+    mine = ProvedSpace("guest", space.regime, space.memory_regions, tuple(space.page_table.table_ranges))
+    return space, World.of(Subject(HostTables(frames.memory), (mine,), owners=tuple(frames.owners)))
+
+
+def test_many_runs_are_one_piece_of_host_memory_where_they_lie_together() -> None:
+    _, world = scattered(16)
+    (made,), host = mapped_spaces(world, {"guest": "VM 1 guest"})
+    (party,) = made.parties
+    assert (made.title, party.name, party.span, party.hpa) == ("VM 1 guest", "ram", Range.sized(GIB, 64 * KIB), None)
+    assert len(party.links) == 2  # two tables lie between
+    assert all(link.scattered for link in party.links)
+    assert sum(link.hpa.size for link in party.links if link.hpa is not None) == 64 * KIB
+    assert [one.kind for one in host] == [Kind.TABLES] * len(host) != []
+    assert party.notes == ()
+
+
+def with_rows(rows: list[tuple[int, int, int]]) -> World:
+    """A VM whose tables map so many pages from a page to a page, with 1 GiB declared."""
+    space, _ = scattered(1)
+    found = [(GIB + gpa * 4 * KIB, hpa * 4 * KIB, count * 4 * KIB, 0) for gpa, hpa, count in rows]
+    region = MemoryRegion(Gpa(GIB), GIB, R | W | X, MapType.MAP_ALLOC, name="ram")
+    scanned = Scan(np.array(found, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, np.uint64), len(rows), [])
+    subject = Subject(HostTables(space.frames.memory), ())
+    return World(subject, (Scanned(ProvedSpace("guest", space.regime, (region,)), scanned, subject.source),), (), None)
+
+
+def test_many_pieces_of_host_memory_are_counted_and_the_largest_drawn() -> None:
+    pieces = [(2 * number, 1000 + 10 * number, 1 if number < 12 else 2) for number in range(20)]
+    (made,), _ = mapped_spaces(with_rows(pieces))
+    (party,) = made.parties
+    drawn, left = party.links[:-1], party.links[-1]
+    assert len(drawn) == MAX_RUNS
+    assert all(link.hpa is not None and link.hpa.size == 8 * KIB for link in drawn)
+    assert (left.hpa, left.chosen) == (None, "12 more runs of VM guest ram")
+    assert left.gpa == Range.sized(GIB, 23 * 4 * KIB)
+    assert party.actual is not None
+    assert party.actual.size == 28 * 4 * KIB
+
+
+def test_how_much_is_mapped_is_told_of_few_stretches_and_is_exact() -> None:
+    (made,), _ = mapped_spaces(with_rows([(2 * number, 7 * number, 1) for number in range(5000)]))
+    actual = made.parties[0].actual
+    assert actual is not None
+    assert len(actual.cells) <= MAX_CELLS
+    assert actual.size == 5000 * 4 * KIB
+    assert all(size <= span.size for span, size in actual.cells)
+    assert all(one.end <= two.start for (one, _), (two, _) in pairwise(actual.cells))
+
+
+def test_what_is_populated_of_what_is_declared_is_told_and_filled() -> None:
+    _, world = scattered(4)
+    (made,), host = mapped_spaces(world)
+    (party,) = made.parties
+    assert party.notes == ("populated: 16 KiB of 64 KiB, 25 %",)
+    assert [link.gpa.start for link in party.links] == [GIB + page * 4 * KIB for page in (0, 2, 4, 6)]
+    shown = texts(picture_svg([made], host))
+    assert "64 KiB rwx--- ram" in shown
+    assert party.notes[0] in shown
+    (box,) = (box for box in lay_out([made], host).boxes if box.kind is Kind.RAM and box.fills is not None)
+    assert box.fills is not None
+    assert box.fills[0].step == STEPS
+    assert all(fill.y + fill.height <= box.height / 2 for fill in box.fills)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (0, ("populated: nothing",)),
+        (4 * KIB, ("populated: 4 KiB of 1 GiB, 0.0004 %",)),
+        (GIB - 4 * KIB, ("populated: all but 4 KiB",)),
+        (GIB, ()),
+    ],
+)
+def test_a_part_is_not_taken_for_all(size: int, told: tuple[str, ...]) -> None:
+    cells = ((Range.sized(0, size), size),) if size else ()
+    assert Party("ram", Range.sized(0, GIB), Kind.RAM, actual=Actual(cells)).notes == told
+
+
+def test_permissions_that_are_not_the_declared_ones_are_told() -> None:
+    space, _ = scattered(16)
+    space.page_table.protect_range(GIB, 8 * KIB, R)
+    owned = ProvedSpace("guest", space.regime, space.memory_regions)
+    world = World.of(Subject(HostTables(space.frames.memory), (owned,)))
+    ((made,), _) = mapped_spaces(world)
+    assert made.parties[0].notes == ("tables allow r-- for 8 KiB",)
+
+
+def test_what_is_mapped_and_not_declared_is_drawn() -> None:
+    space, _ = scattered(16)
+    bare = ProvedSpace("guest", space.regime)
+    world = World.of(Subject(HostTables(space.frames.memory), (bare,)))
+    (made,), _ = mapped_spaces(world)
+    (party,) = made.parties
+    assert (party.kind, party.span, party.name) == (Kind.UNDECLARED, Range.sized(GIB, 64 * KIB), "mapped, not declared")
+    assert party.notes == ("tables allow rwx for 64 KiB",)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(0, 3000), max_size=1500), st.floats(16, 400))
+def test_what_is_filled_of_a_box_is_what_is_populated(numbers: set[int], height: float) -> None:
+    span = pages(0, 3001)
+    cells = [(pages(number, 1), 4 * KIB) for number in sorted(numbers)]
+    found = fills(span, height, cells)
+    assert bool(found) == bool(numbers)
+    assert all(one.y + one.height <= two.y + 1e-6 for one, two in pairwise(found))
+    assert all(one.y >= 0 and one.y + one.height <= height + 1e-6 and 1 <= one.step <= STEPS for one in found)
+    if len(numbers) == 3001:
+        assert found == (Fill(0, height, STEPS),)
+    for number in numbers:
+        middle = (number + 0.5) / 3001 * height
+        assert any(one.y - 2 <= middle <= one.y + one.height + 2 for one in found)
 
 
 def test_the_documentation_shows_this_picture() -> None:
     page = Path(__file__).parents[2] / "docs" / "images" / "memory-picture.svg"
     assert page.read_text(encoding="utf-8") == (GOLDEN / "every_kind.svg").read_text(encoding="utf-8")
+
+
+def test_tables_of_several_vms_that_touch_are_one_box() -> None:
+    space, _ = scattered(1)
+    owners = [
+        (pages(number, 1), Owner(OwnerKind.TABLES, name)) for number, name in enumerate(["a", "b", "a", "c", "", "d"])
+    ]
+    owners += [(pages(9, 1), Owner(OwnerKind.TABLES, "")), (pages(6, 1), Owner(OwnerKind.HYPERVISOR))]
+    world = World.of(Subject(HostTables(space.frames.memory), (), owners=tuple(owners)))
+    _, host = mapped_spaces(world)
+    assert [(one.name, one.span) for one in host] == [
+        ("hypervisor", pages(6, 1)),
+        ("page tables of 4 VMs and the hypervisor", pages(0, 6)),
+        ("page tables of the hypervisor", pages(9, 1)),
+    ]

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_span
-from .picture import require_svg, write_made_picture
+from .page import require_page, write_made_page
+from .picture import require_svg, write_made_picture, write_made_tree
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def build(
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     svg: Path | None = None,
+    tree: Path | None = None,
+    html: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Write the stage-2 tables of VMs as files: raw bytes, an ELF object, a C header and a manifest. Needs no images.
@@ -93,6 +96,10 @@ def build(
         asked. May be given several times.
     svg
         File that gets a picture besides: the VMs' memory beside the host's, as the tables have it.
+    tree
+        File that gets a picture of the tables themselves, level by level: how full they are, and what they cover.
+    html
+        Page for browsers that gets the same picture (NAME.html), and answers any address with its walk.
     json_output
         Print the manifest instead of a summary.
     """
@@ -107,8 +114,9 @@ def build(
     from ..vm.own_space import own_space, says_own_space
     from .hosts import build_host
 
-    if svg is not None:
-        require_svg(svg)
+    require_svg(svg)
+    require_svg(tree, "--tree")
+    require_page(html)
     # It is not closed: the process ends, and what it had goes with it.
     make = partial(
         build_host,
@@ -126,7 +134,7 @@ def build(
         reserved=[_whole("--reserve", span) for span in reserve or ()],
     )
     host = make() if tables_at is None else _placed(make, tables_at)
-    own = None
+    own = mine = None
     asked = [
         name
         for name, given in (
@@ -138,7 +146,8 @@ def build(
     ]
     if says_own_space(host):
         named = None if cpu is None else NamedCpu(cpu)
-        own = collect_own(own_space(host, fmt=hypervisor_format, cpu=named, protect_tables=protect_tables))
+        mine = own_space(host, fmt=hypervisor_format, cpu=named, protect_tables=protect_tables)
+        own = collect_own(mine)
     elif asked:
         raise ConfigError(
             f"{asked[0]} is about the hypervisor's own tables, and nothing says where they map what: give a "
@@ -148,6 +157,10 @@ def build(
     write_folder(output, files_of(contents, own))
     if svg is not None:
         write_made_picture(svg, host)
+    if tree is not None:
+        write_made_tree(tree, host, mine)
+    if html is not None:
+        write_made_page(html, host)
     if json_output:
         print(json_text("build", parts_of(contents, own)))
         return 0

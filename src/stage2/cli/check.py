@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .page import require_page
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ def check(
         raise ConfigError("no VM file is given: stage2 check VM.toml... (or --explain S2301)")
     if json_output and sarif:
         raise ConfigError("--json and --sarif exclude one another: standard output has room for one of them")
-    if html is not None and html.suffix.lower() not in _PAGES:
-        raise ConfigError("--html wants the name of a page to write, NAME.html", file=os.fspath(html))
+    require_page(html)
 
     def look() -> list[Finding]:
         setup = _setup(vms, platform, host_dtb, hypervisor, cpu, arch, generation, define)
@@ -171,10 +171,6 @@ def _mended(look: Callable[[], list[Finding]]) -> list[Finding]:
             break
         findings = look()
     return findings
-
-
-_PAGES = (".html", ".htm")
-"""Ends of names that --html writes to, so that a forgotten name does not cost a VM file."""
 
 
 def _write_page(page: Path, findings: Sequence[Finding], checked: Sequence[Path]) -> None:

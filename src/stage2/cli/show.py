@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import ImageError, Stage2Error
+from .page import require_page, write_declared_page
 from .picture import require_svg, write_picture
 from .vm_files import GenerationName, load_machine, load_vms
 
@@ -44,6 +45,7 @@ def show(
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
     svg: Path | None = None,
+    html: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what configuration files were understood to say. Needs neither images nor an architecture.
@@ -69,7 +71,10 @@ def show(
         NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
         asked. May be given several times.
     svg
-        File that gets a picture besides: what the VM files declare, beside the host's memory.
+        File that gets a picture besides: what the VM files declare, beside the host's memory, with what is wrong
+        marked.
+    html
+        Page for browsers that gets the same picture (NAME.html), and tells what is declared at an address.
     json_output
         Print JSON instead of tables.
     """
@@ -89,8 +94,8 @@ def show(
     from ..render.stage2_map import render_map
     from ..render.tables import print_renderable, stack, text
 
-    if svg is not None:
-        require_svg(svg)
+    require_svg(svg)
+    require_page(html)
     formats: list[Format | None] = []
     shown: list[RenderableType] = []
     listed: list[Json] = []
@@ -126,10 +131,15 @@ def show(
             shown.append(render_vm(vm, _fetched(vm), formats[-1]))
         listed.append(file_json(str(path), kind.name.lower(), facts))
     maps = _maps(vms, formats, host, tree)
-    if svg is not None:
-        write_picture(svg, vms, host, maps)
     problem, notices = _together(vms, formats, host, named, named_cpu)
-    found = [finding for vm, fmt in zip(vms, formats, strict=True) for finding in _of_images(vm, fmt)]
+    subject = "These VMs cannot be run together" if len(vms) > 1 else "This VM cannot be run on this host"
+    refused = None if problem is None else f"{subject}: {problem}"
+    findings = [_of_images(vm, fmt) for vm, fmt in zip(vms, formats, strict=True)]
+    found = [finding for one in findings for finding in one]
+    if svg is not None:
+        write_picture(svg, vms, host, maps, findings, refused)
+    if html is not None:
+        write_declared_page(html, vms, host, maps, findings, refused)
     if json_output:
         board_host = host if isinstance(host, BoardConfig) else None
         described = list(zip(vms, formats, maps, strict=True))
@@ -140,9 +150,8 @@ def show(
         shown.append(stack((text("Images", "bold"), render_findings(found))))
     if notices:
         shown.append(stack((text("Together", "bold"), *(text(str(notice)) for notice in notices))))
-    if problem is not None:
-        subject = "These VMs cannot be run together" if len(vms) > 1 else "This VM cannot be run on this host"
-        shown.append(text(f"{subject}: {problem}", "yellow"))
+    if refused is not None:
+        shown.append(text(refused, "yellow"))
     for number, item in enumerate(shown):
         print_renderable(item if number == 0 else stack((text(""), item)))
     return 0

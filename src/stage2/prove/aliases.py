@@ -11,9 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..address import Range
-from ..flags import MapType
-from ..formats.outcome import USER_SHIFT, WRITE
-from ..tables.mapping import ATTRIBUTES
 from .lookup import clusters
 from .packing import U64Array
 from .scattered import Scattered
@@ -38,24 +35,14 @@ def aliases(world: World, vm: Scanned) -> Iterator[Witness]:
         for part in sorted(vm.parts(span), key=lambda part: part.host.start):
             held = [other for other in held if other.host.end > part.host.start]
             for other in held:
-                if not _both_declared(vm, part, other):
+                if not _both_declared(part, other):
                     yield _witness(world, vm, other, part)
             held.append(part)
 
 
-def _both_declared(vm: Scanned, one: Part, other: Part) -> bool:
-    """Whether both regions say that they lie there, and neither lets a ROM be written."""
-    regions = one.region, other.region
-    if any(region is None or region.host_range is None for region in regions):
-        return False
-    rom = any(region is not None and region.map_type is MapType.ROM for region in regions)
-    return not (rom and (_writes(vm, one) or _writes(vm, other)))
-
-
-def _writes(vm: Scanned, part: Part) -> bool:
-    regime = vm.space.regime
-    permissions = regime.format.permissions(part.attributes & ATTRIBUTES, regime.controls)
-    return bool(permissions & (WRITE | WRITE << USER_SHIFT))
+def _both_declared(one: Part, other: Part) -> bool:
+    """Whether both regions say that they lie there. A ROM's never does, so that nothing else leads to its frames."""
+    return all(part.region is not None and part.region.host_range is not None for part in (one, other))
 
 
 def _witness(world: World, vm: Scanned, one: Part, other: Part) -> Witness:

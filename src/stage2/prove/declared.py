@@ -9,7 +9,7 @@ import numpy as np
 
 from ..address import Range
 from ..flags import MappingFlags, MapType
-from ..formats.outcome import MEMORY_TYPE_MASK, USER_SHIFT
+from ..formats.outcome import MEMORY_TYPE_MASK
 from ..formats.record import Format
 from ..space.region import MemoryRegion
 from ..tables.mapping import ATTRIBUTES, LEVEL_FIELD
@@ -24,7 +24,6 @@ _STATEMENT = (
     "every leaf lies in a region that its VM declares, leads where the region says and where no other leaf of the VM "
     "leads, and allows no more than the region does"
 )
-_ANY = int(MappingFlags.READ | MappingFlags.WRITE | MappingFlags.EXECUTE)
 
 
 def declared(world: World) -> Theorem:
@@ -111,14 +110,12 @@ def _within(world: World, vm: Scanned, region: MemoryRegion, gpa: int, hpa: int,
     if not region.map_type.is_mapped:
         yield _witness(world, vm, f"{what} is to trap, and is mapped", gpa, hpa, "unmap it")
         return
-    allowed = int(region.flags) & _ANY
+    allowed = region.flags.permissions
     if region.map_type is MapType.ROM:
-        allowed &= ~int(MappingFlags.WRITE)
-    permissions = fmt.permissions(found, controls)
-    granted = (permissions | permissions >> USER_SHIFT) & _ANY
-    if granted & ~allowed:
-        more = MappingFlags(granted & ~allowed).short.replace("-", "")
-        text = f"{what} allows {more}, which the region does not"
+        allowed &= ~MappingFlags.WRITE
+    more = vm.granted(attributes) & ~allowed
+    if more:
+        text = f"{what} allows {more.short.replace('-', '')}, which the region does not"
         yield _witness(world, vm, text, gpa, hpa, f"map it {region.flags.short}")
     wanted = _target(region, gpa)
     if wanted is not None and wanted != hpa:

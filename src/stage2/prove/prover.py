@@ -29,4 +29,4 @@ def prove(subject: Subject) -> Proof:
 def prove_world(world: World) -> Proof:
     """The same of a subject whose tables are read already."""
     found = (theorem(world) for theorem in THEOREMS)
-    return Proof(tuple(replace(one, assumed=(*world.subject.assumed, *one.assumed)) for one in found))
+    return Proof(tuple(replace(one, assumed=(*world.subject.assumed, *one.assumed)) for one in found), world)

@@ -20,8 +20,8 @@ from .packing import Packing, U64Array, packing_of
 from .scattered import ALL, Collector, Scattered
 from .source import TableSource
 
-_PIECE = 2048
-"""Tables that are read at once."""
+_PIECE = 512
+"""Tables that are read at once: so many that what is made of them stays in a CPU's own cache."""
 _FEW = 16
 """Entries to a stretch, at least, for going by stretches."""
 _MANY = 64
@@ -55,6 +55,7 @@ class Scan:
         rows: (n, 4) start, HPA, size, attributes with the level in bits 31:24; in order, neighbours joined that
             continue each other.
         tables: (n, 2) HPA and level of every table, the root first.
+        bases: (n,) the first input address that each of them is for.
         leaves: entries that are leaves.
         wrong: entries that are not sound.
         scattered: leaves that are in no row, by kind.
@@ -62,6 +63,7 @@ class Scan:
 
     rows: U64Array
     tables: U64Array
+    bases: U64Array
     leaves: int
     wrong: list[WrongEntry]
     scattered: tuple[Scattered, ...] = ()
@@ -120,6 +122,7 @@ class _Scanner:
         self._wrong: list[WrongEntry] = []
         self._rows: list[U64Array] = []
         self._tables: list[U64Array] = []
+        self._bases: list[U64Array] = []
         self._leaves = 0
         self._collector = None if cuts is None else Collector(regime, self._packing, self._leaf_group, cuts)
 
@@ -130,6 +133,7 @@ class _Scanner:
             bits = fmt.root_bits if level == fmt.levels - 1 else fmt.bits
             here = self._present(here, level, bits)
             self._tables.append(np.stack([here.at, np.full_like(here.at, level)], axis=1))
+            self._bases.append(here.base)
             below = _Found()
             for first in range(0, len(here.at), _PIECE):
                 self._read(here.part(first), level, bits, below)
@@ -138,7 +142,8 @@ class _Scanner:
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         kinds = () if self._collector is None else tuple(self._collector.kinds())
         leaves = self._leaves + sum(kind.leaves for kind in kinds)
-        return Scan(joined(rows), np.concatenate(self._tables), leaves, self._wrong, kinds)
+        tables, bases = np.concatenate(self._tables), np.concatenate(self._bases)
+        return Scan(joined(rows), tables, bases, leaves, self._wrong, kinds)
 
     def _present(self, here: _Level, level: int, bits: int) -> _Level:
         """The tables that can be read, each once; a table that two entries lead to is wrong."""

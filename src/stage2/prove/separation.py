@@ -52,7 +52,7 @@ def _meeting(world: World, one: Scanned, other: Scanned, both: Range) -> Witness
     """Why two VMs must not both reach some host memory; None where they share it."""
     for mine in one.parts(both):
         for its in other.parts(mine.host):
-            shared = all(part.region is not None and part.region.map_type is MapType.SHARE for part in (mine, its))
+            shared = _of_share(mine) and _of_share(its)
             same = (mine.attributes ^ its.attributes) & MEMORY_TYPE_MASK == 0
             if shared and (same or one.space.regime.format is not other.space.regime.format):
                 continue
@@ -66,6 +66,14 @@ def _meeting(world: World, one: Scanned, other: Scanned, both: Range) -> Witness
                 span=both, remedy=remedy,
             )  # fmt: skip
     return None
+
+
+def _of_share(part: Part) -> bool:
+    """Whether a part is memory that its VM declares as shared, and not merely reached from such a region."""
+    region = part.region
+    if region is None or region.map_type is not MapType.SHARE:
+        return False
+    return region.host_range is not None and region.host_range.covers(part.host)
 
 
 def owned(world: World) -> Theorem:
@@ -107,7 +115,7 @@ def _scattered_stranger(owners: RangeMap[Owner], vm: Scanned) -> Witness | None:
         region = vm.space.region_at(kind.first)
         owner_of = within(kind.reach[:, 0], kind.reach[:, 1], [span for span, _ in held])
         numbers = np.unique(owner_of).tolist()
-        strange = [at for at in numbers if at < 0 or region is None or not may_hold(vm.space, region, held[at][1])]
+        strange = [at for at in numbers if at < 0 or not may_hold(vm.space, region, held[at][1])]
         for start, size in kind.reach[np.isin(owner_of, strange)].tolist():
             part = Part(Range.sized(start, size), region, kind.attributes, kind=kind)
             witness = _held_by_another(owners, vm, part)
@@ -126,7 +134,7 @@ def _held_by_another(owners: RangeMap[Owner], vm: Scanned, part: Part) -> Witnes
     for met, owner in owners.overlapping(part.host):
         both = met.intersection(part.host)
         assert both is not None, "they overlap"
-        if part.region is None or not may_hold(vm.space, part.region, owner):
+        if not may_hold(vm.space, part.region, owner):
             seat = Seat(vm.space.who, vm.gpa_in(part, both.start))
             text = f"{vm.space.who} reaches {both}, which belongs to {owner}"
             return Witness(text, seat, both.start, owner=str(owner), span=both, remedy="unmap it")

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..address import Hpa
 from ..memory.physical import PhysicalMemory
 from .lookup import within
 from .packing import U64Array
@@ -21,6 +22,10 @@ class TableSource(Protocol):
 
     def word_at(self, hpa: int) -> int | None:
         """The 64-bit word at an HPA; None where it is not there."""
+        ...
+
+    def bytes_at(self, hpa: int, size: int) -> bytes | None:
+        """The bytes from an HPA on; None where they are not all there."""
         ...
 
     def holds(self, addresses: U64Array, size: int) -> npt.NDArray[np.bool_]:
@@ -47,6 +52,9 @@ class HostTables:
 
     def word_at(self, hpa: int) -> int | None:
         return self._memory.word_at(hpa)
+
+    def bytes_at(self, hpa: int, size: int) -> bytes | None:
+        return self._memory.read(Hpa(hpa), size) if self._memory.contains(hpa, size) else None
 
     def holds(self, addresses: U64Array, size: int) -> npt.NDArray[np.bool_]:
         return within(addresses, np.full_like(addresses, size), self._memory.ranges) >= 0

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..address import Range
+from ..self_drawn import SelfTold
+
+if TYPE_CHECKING:
+    from .world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,19 @@ class Witness:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """What `check` says of the files whose tables refute a theorem.
+
+    Args:
+        code: of the rule.
+        message: the finding's sentence.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Theorem:
     """One statement about all tables of a host.
 
@@ -58,6 +76,7 @@ class Theorem:
         assumed: what it takes for granted.
         witness: why it does not hold.
         why_not: why it does not apply.
+        reasons: what `check` says of the same, where it does not hold and there are files.
     """
 
     name: str
@@ -67,18 +86,30 @@ class Theorem:
     assumed: tuple[str, ...] = ()
     witness: Witness | None = None
     why_not: str = ""
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """All theorems about a host."""
+class Proof(SelfTold):
+    """All theorems about a host.
+
+    Args:
+        theorems: they.
+        world: what they were proved of, for pictures; None where nobody has it.
+    """
 
     theorems: tuple[Theorem, ...]
+    world: World | None = field(default=None, compare=False, repr=False)
 
     @property
     def proved(self) -> bool:
         """Whether none of them is refuted."""
         return all(theorem.holds is not False for theorem in self.theorems)
+
+    @property
+    def proved_for_cpus(self) -> bool:
+        """Whether none is refuted but `dma`: what guests reach by their CPUs, whatever their devices may."""
+        return all(theorem.holds is not False for theorem in self.theorems if theorem.name != "dma")
 
     def __getitem__(self, name: str) -> Theorem:
         """A theorem by its name."""

@@ -1,190 +1,169 @@
 """A second look at tables, beside a certificate: small, one entry after the other, and with none of the prover's code.
 
-What both have in common are the formats' `decode` and `permissions`, and nothing else: an error in how
-the prover reads tables as arrays, joins leaves or compares ranges does not hide here too.
+What both have in common are the formats' `decode`, `permissions` and `encode_leaf`, and nothing else: an error in how
+the prover reads tables as arrays, joins leaves or compares ranges does not hide here too. `verify_tables` goes through
+tables, `verify_theorems` proves, `verify_spans` has the arithmetic of ranges for that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import struct
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config.regular_file import read_regular
 from ..errors import ConfigError
-from ..flags import MapType
-from ..formats.outcome import COMBINED, GROUPED, LEAF, NONE, TABLE, USER_SHIFT
-from ..tables.mapping import ATTRIBUTES
 from .certificate import KEY, ROW, VERSION, details_of, identity
-from .source import TableSource
 from .subject import Space, Subject
+from .verify_tables import DisagreementError, UnsoundError, Visit, held_against
+from .verify_theorems import Isolation, Wellformed, WriteOrExecute
 
-_MASK = (1 << 64) - 1
 _MOST = 1 << 30
 """Limit: bytes of a certificate, or of its details."""
-_RIGHTS = 7
-
-Leaf = tuple[int, int, int, int]
-"""Start, HPA, size, attributes with the level in bits 31:24."""
+_NAMES = ("apart", "owned", "declared", "wx", "wellformed", "tlb", "dma")
+_ELSEWHERE = {"tlb": "what TLBs hold is not in the tables", "dma": "what devices do is not in the tables"}
 
 
-class DisagreementError(Exception):
-    """The tables are not what the certificate says, or do not hold what it says; the text is a sentence."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of a theorem.
+
+    Args:
+        name: the theorem's.
+        claimed: what the certificate says of it, as `Theorem.holds`.
+        holds: what was found; None where it was not proved anew.
+        problem: why it does not hold, a sentence.
+        why_not: why it was not proved anew.
+    """
+
+    name: str
+    claimed: bool | None
+    holds: bool | None
+    problem: str | None = None
+    why_not: str = ""
+
+    @property
+    def disagreement(self) -> str | None:
+        """Why the certificate is not verified, a sentence."""
+        if self.holds is False and self.claimed:
+            return f"the certificate says that `{self.name}` holds, and it does not: {self.problem}"
+        if self.holds is False:
+            return f"`{self.name}` does not hold: {self.problem}"
+        return f"the certificate says itself that `{self.name}` does not hold" if self.claimed is False else None
 
 
-def verify(path: Path, subject: Subject) -> int:
-    """Hold tables against a certificate, and prove `apart` and `declared` anew.
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """A certificate held against tables.
+
+    Args:
+        leaves: how many were looked at.
+        theorems: what became of each; none where the tables are not the certificate's.
+        problem: why it is not verified, a sentence; None where all is well.
+    """
+
+    leaves: int
+    theorems: tuple[Checked, ...]
+    problem: str | None
+
+
+def verify(path: Path, subject: Subject) -> Verification:
+    """Hold tables against a certificate, and prove its theorems anew.
 
     Args:
         path: the certificate.
-        subject: where the tables are, and what is declared.
-
-    Returns:
-        How many leaves were looked at.
+        subject: where the tables are, what is declared, and who owns the host's memory.
 
     Raises:
         ConfigError: the certificate cannot be read, or is none.
-        DisagreementError: the tables are not those of the certificate, or are not sound.
     """
-    claimed, details = _read(path)
-    spaces = (*subject.spaces, *subject.own)
-    if len(claimed) != len(spaces):
-        raise DisagreementError(f"the certificate is about {len(claimed)} spaces, and here are {len(spaces)}")
-    reached: list[tuple[int, int, Space, int]] = []
-    count = 0
-    for space, claim in zip(spaces, claimed, strict=True):
-        for key, value in identity(space).items():
-            if claim.get(key) != value:
-                raise DisagreementError(f"{space.who}: {key} is {value!r}, and the certificate says {claim.get(key)!r}")
-        visit = _Visit(space, subject.source)
-        leaves = list(visit.leaves())
-        _compare_levels(space, visit, claim)
-        _compare_rows(space, leaves, details[int(claim["first"]) * ROW :], int(claim["rows"]))
+    claimed, spaces, details = _read(path)
+    second = _Second(subject)
+    try:
+        second.look(spaces, details)
+    except DisagreementError as error:
+        return Verification(second.leaves, (), str(error))
+    theorems = second.theorems(claimed)
+    problem = next((found for one in theorems if (found := one.disagreement) is not None), None)
+    return Verification(second.leaves, theorems, problem)
+
+
+class _Second:
+    """One look at a subject."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._isolation = Isolation(subject.owners)
+        self._rights: dict[str, WriteOrExecute] = {}
+        self._wellformed = Wellformed(subject.owners)
+        self._unsound: str | None = None
+        self.leaves = 0
+
+    def look(self, claims: list[dict[str, Any]], details: bytes) -> None:
+        """Go through all tables."""
+        spaces = (*self._subject.spaces, *self._subject.own)
+        if len(claims) != len(spaces):
+            raise DisagreementError(f"the certificate is about {len(claims)} spaces, and here are {len(spaces)}")
+        for space, claim in zip(spaces, claims, strict=True):
+            try:
+                self._space(space, claim, details)
+            except UnsoundError as error:
+                self._unsound = str(error)
+                return
+
+    def _space(self, space: Space, claim: dict[str, Any], details: bytes) -> None:
+        _same(space, claim, identity(space))
+        visit = Visit(space, self._subject.source)
+        first = ROW * claim["first"]
+        rows = struct.iter_unpack("<4Q", memoryview(details)[first : first + ROW * claim["rows"]])
+        leaves = held_against(space, visit.leaves(), rows)
+        if not space.name or space.write_xor_execute:
+            leaves = self._rights.setdefault(space.who, WriteOrExecute(space.who)).passing(space, leaves)
         if space.name:
-            for leaf in leaves:
-                _declared(space, leaf)
-            reached += [(hpa, hpa + size, space, gpa) for gpa, hpa, size, _ in leaves]
-        count += len(leaves)
-    _apart(reached)
-    return count
+            self._isolation.see(space, leaves)
+        # Of the hypervisor's mappings nothing but their rights is looked at.
+        deque(leaves, maxlen=0)
+        self.leaves += visit.leaves_seen
+        self._wellformed.see(space, visit)
+        _same(space, claim, {"leaves": visit.leaves_seen})
+        for level in visit.levels():
+            if level not in claim["levels"]:
+                text = f"{space.who}: the {level['tables']} tables of level {level['level']} are not the certificate's"
+                raise DisagreementError(text)
+
+    def theorems(self, claimed: dict[str, bool | None]) -> tuple[Checked, ...]:
+        """What became of each theorem, whether the certificate names it or not."""
+        self._isolation.end()
+        unsound = "an entry is not sound, and nothing behind it was looked at"
+        rights = next((problem for one in self._rights.values() if (problem := one.end()) is not None), None)
+        wrong = dict(self._isolation.wrong, wellformed=self._unsound or self._wellformed.end(), wx=rights)
+        why_not = dict(_ELSEWHERE)
+        if self._subject.owners is None:
+            why_not["owned"] = "nothing says who owns the host's memory"
+        if not self._rights:
+            why_not["wx"] = "the hypervisor has no tables of its own here, and no VM's file says write_xor_execute"
+        found = []
+        for name in dict.fromkeys((*_NAMES, *claimed)):
+            problem = wrong.get(name)
+            reason = why_not.get(name) or (unsound if self._unsound and problem is None else "")
+            if name not in _NAMES:
+                reason = "this program knows no such theorem"
+            found.append(Checked(name, claimed.get(name), None if reason else problem is None, problem, reason))
+        return tuple(found)
 
 
-@dataclass
-class _Visit:
-    """One way through all tables of a space, from the lowest address to the highest."""
-
-    space: Space
-    source: TableSource
-    tables: dict[int, dict[int, bytes]] = field(default_factory=dict)
-    """By level, by address."""
-
-    def leaves(self) -> Iterator[Leaf]:
-        regime = self.space.regime
-        yield from self._table(regime.root, regime.format.levels - 1, 0, _MASK)
-
-    def _table(self, at: int, level: int, base: int, allowed: int) -> Iterator[Leaf]:
-        fmt, controls = self.space.regime.format, self.space.regime.controls
-        entries = 1 << (fmt.root_bits if level == fmt.levels - 1 else fmt.bits)
-        known = self.tables.setdefault(level, {})
-        if at in known:
-            raise DisagreementError(f"{self.space.who}: two entries lead to the table at {at:#x}")
-        words = []
-        for index in range(entries):
-            word = self.source.word_at(at + 8 * index)
-            if word is None:
-                raise DisagreementError(f"{self.space.who}: the table at {at:#x} is outside the memory of tables")
-            words.append(word)
-        known[at] = b"".join(word.to_bytes(8, "little") for word in words)
-        size = 1 << fmt.level_shift(level)
-        for index, word in enumerate(words):
-            kind, output, attributes = (int(part) for part in fmt.decode(word, level, controls))
-            start = base + index * size
-            if kind == TABLE:
-                yield from self._table(output, level - 1, start, allowed & (attributes | _MASK ^ COMBINED))
-            elif kind == LEAF:
-                if fmt.group_translates and fmt.group_bits_at(level):
-                    output |= _within_group(fmt.group_bits_at(level), attributes, start, size)
-                yield start, output, size, attributes & (allowed | _MASK ^ COMBINED) | level << 24
-            elif kind != NONE:
-                raise DisagreementError(f"{self.space.who}: the entry {word:#x} at {at + 8 * index:#x} is not sound")
+def _same(space: Space, claim: dict[str, Any], found: dict[str, Any]) -> None:
+    for key, value in found.items():
+        if claim.get(key) != value:
+            raise DisagreementError(f"{space.who}: {key} is {value!r}, and the certificate says {claim.get(key)!r}")
 
 
-def _within_group(bits: int, attributes: int, start: int, size: int) -> int:
-    """What a leaf of a translated group adds to the group's address."""
-    return start & (((1 << bits) - 1) * size) if attributes & GROUPED else 0
-
-
-def _compare_levels(space: Space, visit: _Visit, claim: dict[str, Any]) -> None:
-    for level in claim["levels"]:
-        found = visit.tables.get(level["level"], {})
-        digest = hashlib.sha256()
-        for at in sorted(found):
-            digest.update(at.to_bytes(8, "little") + found[at])
-        if (len(found), digest.hexdigest()) != (level["tables"], level["sha256"]):
-            text = f"{space.who}: the {len(found)} tables of level {level['level']} are not the certificate's"
-            raise DisagreementError(text)
-
-
-def _compare_rows(space: Space, leaves: list[Leaf], data: bytes, rows: int) -> None:
-    """The certificate's ranges are made of these leaves, in order, and of no others."""
-    at = 0
-    for number in range(rows):
-        words = [
-            int.from_bytes(data[number * ROW + 8 * part : number * ROW + 8 * part + 8], "little") for part in range(4)
-        ]
-        start, hpa, size, attributes = words
-        done = 0
-        while done < size and at < len(leaves):
-            if leaves[at][:2] != (start + done, hpa + done) or leaves[at][3] != attributes:
-                break
-            done += leaves[at][2]
-            at += 1
-        if done != size:
-            raise DisagreementError(f"{space.who}: the certificate's range at {start:#x} is not what the tables map")
-    if at != len(leaves):
-        raise DisagreementError(f"{space.who}: the tables map {leaves[at][0]:#x}, and the certificate does not say so")
-
-
-def _declared(space: Space, leaf: Leaf) -> None:
-    gpa, hpa, size, attributes = leaf
-    fmt, controls = space.regime.format, space.regime.controls
-    end = gpa + size
-    while gpa < end:
-        region = space.region_at(gpa)
-        if region is None:
-            raise DisagreementError(f"{space.who} reaches GPA {gpa:#x}, where it declares nothing")
-        granted = int(fmt.permissions(attributes & ATTRIBUTES, controls))
-        granted = (granted | granted >> USER_SHIFT) & _RIGHTS
-        if not region.map_type.is_mapped or granted & ~int(region.flags) & _RIGHTS:
-            raise DisagreementError(f"{space.who} may do more at GPA {gpa:#x} than {region} says")
-        if region.host_range is not None and hpa - gpa != region.host_range.start - region.start:
-            raise DisagreementError(f"{space.who}: GPA {gpa:#x} leads to HPA {hpa:#x}, and {region} says another")
-        step = min(end, region.end) - gpa
-        gpa, hpa = gpa + step, hpa + step
-
-
-def _apart(reached: list[tuple[int, int, Space, int]]) -> None:
-    """Leaves of two VMs that meet are both of shares."""
-    reached.sort(key=lambda leaf: leaf[:2])
-    open_leaves: list[tuple[int, int, Space, int]] = []
-    for leaf in reached:
-        start, _, space, gpa = leaf
-        open_leaves = [other for other in open_leaves if other[1] > start]
-        for other in open_leaves:
-            if other[2] is space:
-                continue
-            pair = ((space, gpa), (other[2], other[3] + start - other[0]))
-            regions = [one.region_at(address) for one, address in pair]
-            if any(region is None or region.map_type is not MapType.SHARE for region in regions):
-                raise DisagreementError(f"{space.who} and {other[2].who} both reach HPA {start:#x}")
-        open_leaves.append(leaf)
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], bytes]:
-    """The spaces of a certificate, and its details."""
+def _read(path: Path) -> tuple[dict[str, bool | None], list[dict[str, Any]], bytes]:
+    """The theorems and spaces of a certificate, and its details."""
     try:
         found = json.loads(_bytes(path))
         if found[KEY] != VERSION:
@@ -195,14 +174,17 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], bytes]:
         if hashlib.sha256(details).hexdigest() != found["details"]["sha256"]:
             raise ConfigError("is not what the certificate says: its SHA-256 differs", file=str(details_of(path)))
         spaces: list[dict[str, Any]] = found["spaces"]
+        claimed = {str(one["name"]): one["holds"] for one in found["theorems"]}
+        sound = all(holds in (True, False, None) for holds in claimed.values())
         for space in spaces:
-            _ = (
-                space["first"] + space["rows"],
-                [(one["level"], one["tables"], one["sha256"]) for one in space["levels"]],
-            )
+            first, rows, levels = space["first"], space["rows"], space["levels"]
+            sound &= isinstance(first, int) and isinstance(rows, int) and isinstance(levels, list)
+            sound &= 0 <= first <= first + rows <= len(details) // ROW
+        if not sound:
+            raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError("is no certificate of `stage2 prove`", file=str(path)) from None
-    return spaces, details
+    return claimed, spaces, details
 
 
 def _bytes(path: Path) -> bytes:

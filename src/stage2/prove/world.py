@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..address import Range
+from ..flags import RWX, MappingFlags
+from ..formats.outcome import USER_SHIFT
 from ..memory.owners import Owner
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
+from ..tables.mapping import ATTRIBUTES
 from .packing import U64Array, packing_of
 from .scan import Scan, scan
 from .scattered import Scattered, joined_spans
 from .source import TableSource
 from .subject import Space, Subject
+
+_LARGE = 32 << 20
+"""Bytes of tables from which on spaces are read by several threads: most of that is numpy's work on arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,12 @@ class Scanned:
         if at < guest.end:
             yield _part(Range(at, guest.end), guest, hpa, None, attributes)
 
+    def granted(self, attributes: int) -> MappingFlags:
+        """What leaves with these attributes (the level is ignored) let anybody do, privileged or not."""
+        regime = self.space.regime
+        permissions = regime.format.permissions(attributes & ATTRIBUTES, regime.controls)
+        return MappingFlags(permissions | permissions >> USER_SHIFT) & RWX
+
     def gpa_in(self, part: Part, hpa: int) -> int:
         """The first GPA that leads to an HPA of a part; for scattered leaves their tables are read again."""
         if part.gpa is not None:
@@ -140,11 +154,18 @@ class World:
         Args:
             by_row: as `Scanned.of`'s; a certificate needs it.
         """
-        read = [
-            [Scanned.of(space, subject.source, by_row=by_row) for space in spaces]
-            for spaces in (subject.spaces, subject.own)
-        ]
-        return cls.made(subject, *read)
+        everybody = (*subject.spaces, *subject.own)
+
+        def read(space: Space) -> Scanned:
+            return Scanned.of(space, subject.source, by_row=by_row)
+
+        known = sum(span.size for space in everybody for span in space.frames or ())
+        if known < _LARGE:
+            scanned = [read(space) for space in everybody]
+        else:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                scanned = list(pool.map(read, everybody))
+        return cls.made(subject, scanned[: len(subject.spaces)], scanned[len(subject.spaces) :])
 
     @classmethod
     def made(cls, subject: Subject, vms: Sequence[Scanned], own: Sequence[Scanned]) -> World:

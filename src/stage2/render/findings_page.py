@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from html import escape
-from importlib import resources
 
 from .. import __version__
 from ..check.file_lines import lines_of
 from ..check.finding import Finding, Location, Severity
 from .excerpt import facts_of, summary
 from .identity import fingerprints
-from .plain import about, counted, plain
+from .page_frame import framed, part
+from .page_frame import page_text as _text
+from .plain import about, counted
 
 _BESIDE = 2
 """Lines of a file that are shown before and after the one that is meant."""
@@ -35,21 +33,10 @@ def findings_page(findings: Sequence[Finding], checked: Iterable[str]) -> str:
         checked: the files that were looked at, as the user named them.
     """
     lines = cache(lines_of)
-    style, script = _part("css"), _part("js")
-    # Hashes instead of 'unsafe-inline': what slips in with a name of somebody's VM does not run.
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; "
-        "form-action 'none'"
-    )
     files = {file: number for number, file in enumerate(_files(findings, checked))}
     anchors = [f"{f.code}-{mark[:12]}" for f, mark in zip(findings, fingerprints(findings, lines), strict=True)]
     told = summary(findings) if findings else "Nothing is wrong."
     parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        f"<title>{_text(told)} stage2 check</title>\n<style>{style}</style>\n</head>\n<body>",
         '<a class="skip" href="#findings">Skip to the findings</a>',
         f"<header>\n<h1>Findings of stage2 check</h1>\n<p><strong>{_text(told)}</strong></p>\n</header>\n<main>",
         _overview(findings, files, anchors),
@@ -62,23 +49,10 @@ def findings_page(findings: Sequence[Finding], checked: Iterable[str]) -> str:
         parts.append("<p>Nothing is wrong.</p>")
     parts.append(
         f'</main>\n<footer class="quiet"><p>Made by stage2 {_text(__version__)}. '
-        f"<code>stage2 check --explain CODE</code> tells of a rule.</p></footer>\n"
-        f"<script>{script}</script>\n</body>\n</html>\n"
+        "<code>stage2 check --explain CODE</code> tells of a rule.</p></footer>"
     )
-    return "\n".join(parts)
-
-
-def _part(kind: str) -> str:
-    return resources.files(__package__).joinpath(f"findings_page.{kind}").read_text(encoding="utf-8")
-
-
-def _hash(inline: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
-
-
-def _text(value: str) -> str:
-    """Text from outside, for an element or a quoted attribute."""
-    return escape(plain(value))
+    style, script = part("findings_page", "css"), part("findings_page", "js")
+    return framed(f"{told} stage2 check", style, script, "\n".join(parts))
 
 
 def _files(findings: Iterable[Finding], checked: Iterable[str]) -> list[str]:

@@ -132,7 +132,7 @@ def _runs(
         shown = kind == TABLE and (output, level - 1) in seen
         missing = kind == TABLE and not source.contains(output, fmt.table_size)
         run = EntryRun(
-            depth, level, index, 1, _outward(regime, start), size, entry, EntryKind(kind), output, attributes,
+            depth, level, index, 1, outward(regime, start), size, entry, EntryKind(kind), output, attributes,
             shown, missing,
         )  # fmt: skip
         if kind == LEAF:
@@ -154,7 +154,7 @@ def _longer(run: EntryRun, size: int) -> EntryRun:
     )  # fmt: skip
 
 
-def _outward(regime: Regime, address: int) -> int:
+def outward(regime: Regime, address: int) -> int:
     """An input address with the bits above the width that the format demands."""
     fmt = regime.format
     upper = address >> fmt.input_bits - 1 if fmt.sign_extended else fmt.high_half

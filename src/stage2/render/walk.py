@@ -176,6 +176,11 @@ def _the(owner: str) -> str:
     return f"the {owner}" if owner == OwnerKind.HYPERVISOR else owner
 
 
+def owner_text(owner: str) -> str:
+    """Whose memory it is, as a sentence."""
+    return f"The memory belongs to {_the(owner)}."
+
+
 def _a(access: str) -> str:
     """An access with its article: a read, an hlvx."""
     return f"{'an' if access.startswith('h') else 'a'} {access}"
@@ -214,7 +219,7 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         subject = f"GPA {result.gpa:#x}" if view.own is None else f"HVA {walk.address:#x}"
         lines.append(text(f"Result: {subject} is {result}.", "bold green"))
         if view.owner:
-            lines.append(text(f"The memory belongs to {_the(view.owner)}."))
+            lines.append(text(owner_text(view.owner)))
         if (found := view.memory_type) is not None:
             lines.append(text(f"{found.text} ({found.manual})"))
     else:
@@ -234,7 +239,7 @@ def result_lines(view: WalkView) -> list[RenderableType]:
     if view.own is not None:
         lines.append(text(_piece_text(view.own)))
     elif view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
-        lines.append(text(_region_text(view.region)))
+        lines.append(text(region_text(view.region)))
     if walk.steps and (legend := level_legend(view.stage_2.format)) is not None:
         lines.append(text(legend, "dim"))
     if view.outcome is not None and not view.outcome.done:
@@ -317,7 +322,8 @@ def step_fields(view: WalkView, step: Step) -> list[FieldValue]:
     return describe_entry(regime.format, step.entry, step.level, step.kind, regime.controls)
 
 
-def _region_text(region: MemoryRegion | None) -> str:
+def region_text(region: MemoryRegion | None) -> str:
+    """What is declared at an address, as a sentence."""
     if region is None:
         return "No region is declared at this GPA."
     declared = "" if region.place is None else f", declared in {region.place}"

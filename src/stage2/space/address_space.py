@@ -18,6 +18,7 @@ from ..formats.outcome import ACCESSED, DIRTY
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
 from ..processor import Processor
+from ..self_drawn import SelfDrawn
 from ..tables.batch import Batch, TwoStageBatch
 from ..tables.editor import Flush
 from ..tables.explain import Walk, explain_two_stage
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ..memory.window import TableFrames
 
 
-class AddressSpace:
+class AddressSpace(SelfDrawn):
     """The guest physical memory of one VM.
 
     Args:

@@ -22,6 +22,7 @@ from ..formats.invalidation import FEW
 from ..formats.outcome import DIRTY
 from ..formats.record import Format
 from ..formats.u64 import MASK_64
+from ..self_drawn import SelfDrawn
 from . import sweep
 from .batch import Batch, TwoStageBatch, translate_batch, translate_two_stage_batch
 from .compiled import HostMemory, host_memory
@@ -44,7 +45,7 @@ _FEW = 64
 """Lookups that are made by the explained walk before the compiled one is made ready."""
 
 
-class PageTable:
+class PageTable(SelfDrawn):
     """A table of one format.
 
     Args:

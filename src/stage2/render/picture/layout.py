@@ -7,16 +7,19 @@ A range that several parties have is a box of its own.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from unicodedata import combining, east_asian_width
 
 from ...address import Range
 from ...flags import MappingFlags
 from ..plain import about, plain
+from .cutting import Cut, Held, cut_up, together
+from .filling import Fill, fills
+from .marks import Mark, MarkKind, with_marked
 from .parties import Kind, Party, Space
+from .signs import Signs, Spot
 
 COLUMN, GUTTER, MARGIN, STRIP = 380.0, 110.0, 20.0, 46.0
 """Widths: of a space, between two spaces, around all, and of a box's strip with colour, letter and permissions."""
@@ -33,6 +36,8 @@ _ROOMY = 48
 """Boxes up to which each has two lines and the largest is tall."""
 _MOST_NAMES = 4
 """Limit: parties that a box names; its title names all."""
+_LEAST_BAND = 0.5
+"""Height of a band's end whose range is too small to be seen."""
 _CLOSE_TO = 0.5
 """Pixels that a box may be off and still be called to scale."""
 
@@ -64,6 +69,8 @@ class Box:
         title: all there is to say of it, in one line.
         to_scale: its height is.
         overlap: several have it, and not all as a declared share.
+        fills: what of it the tables have; None where no tables are looked at, and it is drawn as if all.
+        vm: number of the VM whose space it is in; None in the host's.
     """
 
     x: float
@@ -75,6 +82,8 @@ class Box:
     title: str
     to_scale: bool
     overlap: bool
+    fills: tuple[Fill, ...] | None = None
+    vm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,12 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """From a VM's range to the host memory behind it: two edges, each an x and its two ys."""
+    """From a VM's range to the host memory behind it: two edges, each an x and its two ys.
+
+    Args:
+        kind, title: as of a box.
+        loose: not address by address: the memory has no one place, or lies behind addresses in any order.
+    """
 
     x: float
     top: float
@@ -101,7 +115,8 @@ class Band:
     host_bottom: float
     kind: Kind
     title: str
-    chosen: bool
+    loose: bool
+    vm: int
 
 
 @dataclass(slots=True)
@@ -120,27 +135,7 @@ class Picture:
     gaps: list[Gap] = field(default_factory=list)
     bands: list[Band] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A party, whose it is, and where its addresses are in the space that is laid out."""
-
-    party: Party
-    owner: str
-    span: Range
-
-    @property
-    def name(self) -> str:
-        return f"{self.owner} {self.party.name}".strip()
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """A range, and all who have it."""
-
-    span: Range
-    held: tuple[_Held, ...]
+    marked: Signs = field(default_factory=Signs)
 
 
 def text_width(text: str) -> float:
@@ -157,16 +152,19 @@ def fitted(text: str, width: float) -> str:
     return text.rstrip() + "…"
 
 
-def lay_out(vms: Sequence[Space], host: Sequence[Party]) -> Picture:
+def lay_out(vms: Sequence[Space], host: Sequence[Party], marks: Sequence[Mark] = ()) -> Picture:
     """Place all of a picture.
 
     Args:
         vms: the VMs' spaces; the first half stands left of the host, the others right of it.
         host: what the host has besides the memory of the VMs.
+        marks: what is to be marked besides overlaps.
     """
-    cuts = [_cut([_Held(party, "", party.span) for party in vm.parties]) for vm in vms]
-    placed = [_Held(party, vm.title, party.hpa) for vm in vms for party in vm.parties if party.hpa is not None]
-    host_cuts = _cut([*(_Held(party, "", party.span) for party in host), *placed])
+    spaces, own = with_marked(vms, host, marks)
+    cuts = [cut_up([Held(party, party.span) for party in vm.parties]) for vm in spaces]
+    links = [(vm, party, link) for vm in spaces for party in vm.parties for link in party.behind]
+    placed = [Held(party, link.hpa, vm.title, True) for vm, party, link in links if link.hpa is not None]
+    host_cuts = cut_up([*(Held(party, party.span) for party in own), *placed])
     every = [one for space in (*cuts, host_cuts) for one in space]
     roomy = len(every) <= _ROOMY
     picture = Picture(scale=max((one.span.size for one in every), default=1) / (300.0 if roomy else 90.0))
@@ -174,34 +172,32 @@ def lay_out(vms: Sequence[Space], host: Sequence[Party]) -> Picture:
     host_x = MARGIN + COLUMN + GUTTER
     pen = _Pen(picture, _TWO_LINES if roomy else LINE + _PAD)
     bottom, at_host = pen.space(host_x, TOP, "Host physical addresses", host_cuts)
-    bottom, chosen = pen.chosen(host_x, bottom, vms)
-    for first, x, side in ((0, MARGIN, vms[:left]), (left, host_x + COLUMN + GUTTER, vms[left:])):
+    bottom, chosen = pen.chosen(host_x, bottom, spaces)
+    drawn: list[list[Box]] = []
+    titles: list[Label] = []
+    for first, x, side in ((0, MARGIN, spaces[:left]), (left, host_x + COLUMN + GUTTER, spaces[left:])):
         y = TOP
         for number, vm in enumerate(side, first):
-            y, boxes = pen.space(x, y, f"{plain(vm.title)}: guest physical addresses", cuts[number])
-            pen.bands(vm, boxes, at_host, chosen, x < host_x)
+            titles.append(Label(x, y + _HEAD / 2, fitted(f"{plain(vm.title)}: guest physical addresses", COLUMN)))
+            y, boxes = pen.space(x, y, titles[-1].text, cuts[number], number)
+            pen.bands((number, vm), boxes, at_host, chosen, x < host_x)
+            drawn.append(boxes)
             y += _BETWEEN
         bottom = max(bottom, y)
+    for mark in marks:
+        seats = [_spot(drawn[number], gpa) for number, gpa in mark.seats]
+        whole = [(number, titles[number]) for number in mark.whole]
+        ends = [Spot(one.x, one.width, one.y, one.y, one.y, number) for number, one in whole]
+        picture.marked.add(mark, seats, None if mark.hpa is None else _spot(at_host, mark.hpa), ends)
+    for boxes, space in ((at_host, "HPA"), *((one, "GPA") for one in drawn)):
+        for box in boxes:
+            if box.overlap and box.span is not None:
+                mark = Mark(MarkKind.OVERLAP, f"{space} {box.title}")
+                picture.marked.add(mark, [], _spot(boxes, box.span.start), [])
     picture.width = 2 * MARGIN + COLUMN + (COLUMN + GUTTER) * min(2, len(vms))
+    picture.width = max(picture.width, picture.marked.right + MARGIN / 2)
     picture.height = bottom + MARGIN
     return picture
-
-
-def _cut(held: Sequence[_Held]) -> list[_Cut]:
-    """Ranges that the same parties have, sorted."""
-    borders = sorted({border for one in held for border in (one.span.start, one.span.end)})
-    starts = sorted(held, key=lambda one: (one.span.start, one.span.end))
-    found: list[_Cut] = []
-    here: list[_Held] = []
-    following = 0
-    for start, end in pairwise(borders):
-        while following < len(starts) and starts[following].span.start <= start:
-            here.append(starts[following])
-            following += 1
-        here = [one for one in here if one.span.end > start]
-        if here:
-            found.append(_Cut(Range(start, end), tuple(here)))
-    return found
 
 
 class _Pen:
@@ -215,7 +211,9 @@ class _Pen:
     def __init__(self, picture: Picture, least: float) -> None:
         self._picture, self._least = picture, least
 
-    def space(self, x: float, y: float, title: str, cuts: Sequence[_Cut]) -> tuple[float, list[Box]]:
+    def space(
+        self, x: float, y: float, title: str, cuts: Sequence[Cut], vm: int | None = None
+    ) -> tuple[float, list[Box]]:
         """Draw one space; answers where it ends, and its boxes."""
         picture = self._picture
         picture.labels.append(Label(x, y + LINE - 3, fitted(title, COLUMN), strong=True))
@@ -225,7 +223,7 @@ class _Pen:
         for cut in cuts:
             if last is not None and cut.span.start > last:
                 y = self._gap(x, y, Range(last, cut.span.start))
-            boxes.append(self._box(x, y, cut))
+            boxes.append(self._box(x, y, cut, vm))
             y += boxes[-1].height
             last = cut.span.end
         if not cuts:
@@ -235,11 +233,12 @@ class _Pen:
 
     def chosen(self, x: float, y: float, vms: Sequence[Space]) -> tuple[float, dict[tuple[Kind, str], Box]]:
         """Draw host memory whose place cannot be known, below that whose place is."""
-        found: dict[tuple[Kind, str], list[_Held]] = {}
+        found: dict[tuple[Kind, str], list[Held]] = {}
         for vm in vms:
             for party in vm.parties:
-                if party.chosen:
-                    found.setdefault((party.kind, party.chosen), []).append(_Held(party, vm.title, party.span))
+                for link in party.behind:
+                    if link.hpa is None:
+                        found.setdefault((party.kind, link.chosen), []).append(Held(party, link.gpa, vm.title))
         boxes: dict[tuple[Kind, str], Box] = {}
         if found:
             y += _BETWEEN
@@ -248,7 +247,7 @@ class _Pen:
         for (kind, name), held in found.items():
             height = _TWO_LINES
             names = ", ".join(one.name for one in held)
-            flags = _flags(held)
+            flags = together(held)
             box = Box(x, y, height, None, kind, flags, plain(f"{name}: {names}"), False, False)
             boxes[kind, name] = box
             self._picture.boxes.append(box)
@@ -257,25 +256,32 @@ class _Pen:
         return y, boxes
 
     def bands(
-        self, vm: Space, boxes: Sequence[Box], at_host: Sequence[Box], chosen: dict[tuple[Kind, str], Box], left: bool
+        self,
+        numbered: tuple[int, Space],
+        boxes: Sequence[Box],
+        at_host: Sequence[Box],
+        chosen: dict[tuple[Kind, str], Box],
+        left: bool,
     ) -> None:
         """Connect a VM's ranges with the host memory behind them."""
+        number, vm = numbered
         starts, host_starts = _starts(boxes), _starts(at_host)
         for party in vm.parties:
-            if party.hpa is not None:
-                ends = _within(at_host, host_starts, party.hpa)
-            elif party.chosen:
-                ends = [chosen[party.kind, party.chosen]]
-            else:
-                continue
-            begins = _within(boxes, starts, party.span)
-            first, last, host_first, host_last = begins[0], begins[-1], ends[0], ends[-1]
-            self._picture.bands.append(Band(
-                first.x + (COLUMN if left else 0), first.y, last.y + last.height,
-                host_first.x + (0 if left else COLUMN), host_first.y, host_last.y + host_last.height, party.kind,
-                plain(f"{vm.title} {party.name} GPA {party.span}: {f'HPA {party.hpa}' if party.hpa else party.chosen}"),
-                party.hpa is None,
-            ))  # fmt: skip
+            for link in party.behind:
+                top, bottom = _edges(boxes, starts, link.gpa)
+                if link.hpa is None:
+                    end = chosen[party.kind, link.chosen]
+                    host_x, host_top, host_bottom = end.x, end.y, end.y + end.height
+                else:
+                    host_x = at_host[0].x
+                    host_top, host_bottom = _edges(at_host, host_starts, link.hpa)
+                behind = link.chosen if link.hpa is None else f"HPA {link.hpa}"
+                self._picture.bands.append(Band(
+                    boxes[0].x + (COLUMN if left else 0), top, bottom,
+                    host_x + (0 if left else COLUMN), host_top, host_bottom, party.kind,
+                    plain(f"{vm.title} {party.name} {'among ' if link.scattered else ''}GPA {link.gpa}: {behind}"),
+                    link.hpa is None or link.scattered, number,
+                ))  # fmt: skip
 
     def _gap(self, x: float, y: float, span: Range) -> float:
         true = span.size / self._picture.scale
@@ -287,15 +293,15 @@ class _Pen:
         self._label(x + STRIP + _PAD, y + height / 2 + 4, words, COLUMN - STRIP - _PAD)
         return y + height
 
-    def _box(self, x: float, y: float, cut: _Cut) -> Box:
+    def _box(self, x: float, y: float, cut: Cut, vm: int | None) -> Box:
         true = cut.span.size / self._picture.scale
         kinds = {one.party.kind for one in cut.held}
         overlap = len(cut.held) > 1 and kinds != {Kind.SHARE}
-        flags = _flags(cut.held)
+        flags = cut.flags
         rights = "" if flags is None else f" {flags.short}"
         several = [f"OVERLAP of {len(cut.held)}" if overlap else f"shared by {len(cut.held)}"]
         names = [one.name for one in cut.held]
-        listed = names if len(names) == 1 else [*several, *names[:_MOST_NAMES]]
+        listed = [*names, *cut.notes] if len(names) == 1 else [*several, *names[:_MOST_NAMES]]
         if len(names) > _MOST_NAMES:
             listed.append(f"and {len(names) - _MOST_NAMES} more")
         size = about(cut.span.size)
@@ -305,8 +311,15 @@ class _Pen:
         height = max(true, least + LINE * (len(listed) - 1))
         close = abs(true - height) < _CLOSE_TO
         said = ", ".join(names) if len(names) == 1 else f"{several[0]}: {', '.join(names)}"
-        title = f"{said}: {cut.span}, {size}{rights}, {' and '.join(sorted(kind.value for kind in kinds))}"
-        box = Box(x, y, height, cut.span, cut.held[0].party.kind, flags, plain(title), close, overlap)
+        parts = [
+            f"{said}: {cut.span}",
+            f"{size}{rights}",
+            " and ".join(sorted(kind.value for kind in kinds)),
+            *cut.notes,
+        ]
+        title = plain(", ".join(parts))
+        kind, filled = cut.held[0].party.kind, _fills(cut, height)
+        box = Box(x, y, height, cut.span, kind, flags, title, close, overlap, filled, vm)
         self._picture.boxes.append(box)
         size += "" if close else "*"
         if height >= LINE * (len(listed) + 1) + _PAD:
@@ -324,19 +337,33 @@ class _Pen:
         self._picture.labels.append(Label(x, y, fitted(plain(text), width), strong))
 
 
-def _flags(held: Sequence[_Held]) -> MappingFlags | None:
-    known = [one.party.flags for one in held if one.party.flags is not None]
-    if not known:
+def _fills(cut: Cut, height: float) -> tuple[Fill, ...] | None:
+    """What the tables have of a range, where all who have it say so."""
+    if cut.actual is None:
         return None
-    together = MappingFlags(0)
-    for flags in known:
-        together |= flags
-    return together
+    cells = sorted((cell for one in cut.actual for cell in one.cells), key=lambda cell: cell[0])
+    return fills(cut.span, height, cells)
 
 
-def _within(boxes: Sequence[Box], starts: Sequence[int], span: Range) -> Sequence[Box]:
-    """Those of a space's boxes that a range consists of."""
-    return boxes[bisect_left(starts, span.start) : bisect_left(starts, span.end)]
+def _edges(boxes: Sequence[Box], starts: Sequence[int], span: Range) -> tuple[float, float]:
+    """The heights at which a range of a space begins and ends."""
+    first = boxes[bisect_right(starts, span.start) - 1]
+    last = boxes[bisect_left(starts, span.end) - 1]
+    top = _height(first, span.start)
+    return top, max(_height(last, span.end), top + _LEAST_BAND)
+
+
+def _height(box: Box, address: int) -> float:
+    assert box.span is not None, "it lies in a space"
+    if address == box.span.end:
+        return box.y + box.height
+    return box.y + box.height * ((address - box.span.start) / box.span.size)
+
+
+def _spot(boxes: Sequence[Box], address: int) -> Spot:
+    """Where an address is that some box has."""
+    box = boxes[bisect_right(_starts(boxes), address) - 1]
+    return Spot(box.x, COLUMN, box.y, box.y + box.height, _height(box, address), box.vm)
 
 
 def _starts(boxes: Sequence[Box]) -> list[int]:

@@ -16,6 +16,7 @@ from ...forecast.map_ranges import RangeKind, Stage2Map
 from ...hypervisor.layout import of_platform
 from ...ranges import RangeMap
 from ...space.region import MemoryRegion
+from ..plain import about, percent
 
 CHOSEN = "frames not chosen yet"
 """The memory behind regions for which no declaration names an HPA."""
@@ -32,6 +33,42 @@ class Kind(Enum):
     TABLES = "page tables"
     HYPERVISOR = "hypervisor"
     RESERVED = "reserved"
+    UNDECLARED = "nothing declared"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Host memory behind addresses of a VM.
+
+    Args:
+        gpa: the addresses.
+        hpa: the memory; None where its place cannot be known.
+        chosen: what to call memory whose place cannot be known.
+        scattered: the memory lies behind some of the addresses, in any order.
+    """
+
+    gpa: Range
+    hpa: Range | None
+    chosen: str = ""
+    scattered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What the tables have of a range that is declared.
+
+    Args:
+        cells: stretches that are mapped, at least in part, in order; with the bytes of each that are.
+        rights: what the tables allow, where that is not what is declared; with the bytes for which it is so.
+    """
+
+    cells: tuple[tuple[Range, int], ...] = ()
+    rights: tuple[tuple[MappingFlags, int], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes that are mapped."""
+        return sum(size for _, size in self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +79,11 @@ class Party:
         name: what it is called.
         span: its addresses: GPAs in a VM's space, HPAs in the host's.
         kind: what it is.
-        flags: what may be done there; None where nobody says.
+        flags: what may be done there, as declared; None where nobody says.
         hpa: the host memory behind it; None for none, or where it cannot be known.
         chosen: what to call the host memory behind it whose place cannot be known; empty for none.
+        links: where the host memory behind it is not one range: all of it.
+        actual: what the tables have of it; None where no tables are looked at.
     """
 
     name: str
@@ -53,6 +92,38 @@ class Party:
     flags: MappingFlags | None = None
     hpa: Range | None = None
     chosen: str = ""
+    links: tuple[Link, ...] = ()
+    actual: Actual | None = None
+
+    @property
+    def behind(self) -> tuple[Link, ...]:
+        """All host memory behind it."""
+        if self.links or not (self.hpa or self.chosen):
+            return self.links
+        return (Link(self.span, self.hpa, self.chosen),)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In what the tables differ from the declaration."""
+        if self.actual is None:
+            return ()
+        size, whole = self.actual.size, self.span.size
+        found = []
+        if self.kind is Kind.EMULATED:
+            found += [f"to trap, and {about(size)} of it mapped"] if size else []
+        elif size < whole:
+            found.append(f"populated: {_share(size, whole)}")
+        found += [f"tables allow {flags.short[:3]} for {about(size)}" for flags, size in self.actual.rights]
+        return tuple(found)
+
+
+def _share(size: int, whole: int) -> str:
+    """A part of a size, so that it is not taken for all of it."""
+    if not size:
+        return "nothing"
+    if about(size) == about(whole):
+        return f"all but {about(whole - size)}"
+    return f"{about(size)} of {about(whole)}, {percent(size, whole)}"
 
 
 @dataclass(frozen=True, slots=True)
