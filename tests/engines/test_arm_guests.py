@@ -19,10 +19,10 @@ from guest_bench import (
 import stage2.engines.unicorn.arm.abi as arm_abi
 from stage2.address import MIB, Gpa
 from stage2.engines.unicorn.arm.machine import ArmMachine
-from stage2.engines.unicorn.arm.psci import Psci
 from stage2.errors import EngineError
 from stage2.flags import MappingFlags, MapType
 from stage2.space.region import MemoryRegion, ViolationPolicy
+from stage2.vm.psci import Psci
 from stage2.vm.vm import RunResult, Vm
 
 PREFIX = "aarch64-linux-gnu-"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from ..address import Hpa, Range
@@ -26,8 +27,27 @@ OWN = Range(0x4000_0000, 0x4040_0000)
 RAM_BASE = 0x4000_0000
 REGISTERS = ("HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1")
 """The order of LOAD's registers."""
-_ELR, _SPSR = 31, 32
-"""Where they stand among the guest's words."""
+_TAKEN = 1
+"""Bit of RUN's flags: EL1 takes an exception."""
+
+
+class Context(IntEnum):
+    """What stands behind the guest's x0 to x30, by the number of the word."""
+
+    PC = 31
+    SPSR = 32
+    VBAR_EL1 = 33
+    ESR_EL1 = 34
+    FAR_EL1 = 35
+    ELR_EL1 = 36
+    SPSR_EL1 = 37
+    SCTLR_EL1 = 38
+    TCR_EL1 = 39
+    TTBR0_EL1 = 40
+    TTBR1_EL1 = 41
+    MAIR_EL1 = 42
+
+
 _SPINS = 5.0
 
 
@@ -71,6 +91,7 @@ class ArmBoard(QemuMachine):
         self.console, self._theirs = socket.socketpair()
         self.console.setblocking(False)
         self._pending: list[tuple[int, int]] = []
+        self._flags = 0
         super().__init__(emulator, memory)
         self._theirs.close()
 
@@ -92,9 +113,6 @@ class ArmBoard(QemuMachine):
             "-device", f"loader,addr={MONITOR:#x},cpu-num=0",
         ]  # fmt: skip
 
-    def load(self, registers: Sequence[int], *, keep_tlb: bool = False) -> None:
-        super().load(registers, keep_tlb=keep_tlb)
-
     # --- the guest ---------------------------------------------------------------------------------------------
 
     def guest(self, number: int) -> int:
@@ -104,21 +122,16 @@ class ArmBoard(QemuMachine):
     def set_guest(self, number: int, value: int) -> None:
         self.set_word(mailbox.GUEST + 8 * number, value)
 
-    @property
-    def pc(self) -> int:
-        return self.guest(_ELR)
+    def context(self, which: Context) -> int:
+        """Another word of the guest."""
+        return self.guest(which)
 
-    @pc.setter
-    def pc(self, value: int) -> None:
-        self.set_guest(_ELR, value)
+    def set_context(self, which: Context, value: int) -> None:
+        self.set_guest(which, value)
 
-    @property
-    def spsr(self) -> int:
-        return self.guest(_SPSR)
-
-    @spsr.setter
-    def spsr(self, value: int) -> None:
-        self.set_guest(_SPSR, value)
+    def take_exception(self) -> None:
+        """Let EL1 take the exception whose registers were set, when the guest runs on."""
+        self._flags |= _TAKEN
 
     def owe(self, operations: Iterable[Operation]) -> None:
         """Note what edits owe: it is done before the guest runs on."""
@@ -140,6 +153,8 @@ class ArmBoard(QemuMachine):
             del self._pending[:count]
         self.set_word(mailbox.LIST, LIST.start)
         self.set_word(mailbox.COUNT, count)
+        self.set_word(mailbox.FLAGS, self._flags)
+        self._flags = 0
         self.set_word(mailbox.COMMAND, Command.RUN)
         self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
 
@@ -153,11 +168,16 @@ class ArmBoard(QemuMachine):
         if self.word(mailbox.EVENT) != Event.EXIT:
             raise MachineError(f"{self.PROGRAM}: the monitor answers with event {self.word(mailbox.EVENT)}")
         esr, far, hpfar = (self.word(mailbox.INFO + 8 * number) for number in range(3))
-        return Exit(esr, far, hpfar, self.pc, self.spsr)
+        return Exit(esr, far, hpfar, self.context(Context.PC), self.context(Context.SPSR))
 
-    def ready(self, seconds: float) -> tuple[bool, bytes]:
-        """Wait for the doorbell or the console, whichever comes first; whether the door rang, and what was printed."""
-        found, _, _ = select.select([self._door, self.console], [], [], seconds)
+    def ready(self, seconds: float, wake: int) -> tuple[bool, bytes]:
+        """Wait for the doorbell, the console, or a descriptor that wakes us.
+
+        Returns:
+            Whether the door rang, and what was printed.
+        """
+        waiting: list[socket.socket | int] = [self._door, self.console, wake]
+        found, _, _ = select.select(waiting, [], [], seconds)
         text = b""
         if self.console in found:
             try:

@@ -8,6 +8,8 @@ AArch64.SetLSInstructionSyndrome). Encodings: C4.1.94 "Loads and Stores".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 _ISV, _SAS_SHIFT, _SSE, _SRT_SHIFT, _SF, _AR = 1 << 24, 22, 1 << 21, 16, 1 << 15, 1 << 14
 _WNR = 1 << 6
 
@@ -51,6 +53,42 @@ def instruction_syndrome(instruction: int) -> int:
     if size + (opc == 3) > 2:
         return 0
     return _syndrome(size, register, signed=True, wide=opc == 2, ordered=acquiring)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStore:
+    """What a data abort says of its instruction.
+
+    Args:
+        width: bytes of the access.
+        register: number of the register, 31 the zero register.
+        write: whether it stores.
+        signed: whether what is loaded is extended by its sign.
+        wide: whether the register has 64 bits.
+    """
+
+    width: int
+    register: int
+    write: bool
+    signed: bool
+    wide: bool
+
+    def extended(self, value: int) -> int:
+        """A loaded value as the register holds it: a register of 32 bits has zeros above them."""
+        bits = 8 * self.width
+        value &= (1 << bits) - 1
+        if self.signed and value >> bits - 1:
+            value |= -1 << bits
+        return value & ((1 << 64) - 1 if self.wide else (1 << 32) - 1)
+
+
+def load_store(esr: int) -> LoadStore | None:
+    """The load or store that a data abort tells of; None where ISV is 0."""
+    if not esr & _ISV:
+        return None
+    return LoadStore(
+        1 << (esr >> _SAS_SHIFT & 3), esr >> _SRT_SHIFT & 31, bool(esr & _WNR), bool(esr & _SSE), bool(esr & _SF)
+    )
 
 
 def describe(esr: int) -> str:

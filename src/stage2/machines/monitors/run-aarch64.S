@@ -5,13 +5,16 @@
 // anything, as it could with semihosting. While Python deals with an exit the CPU spins on ACKNOWLEDGE; a guest that
 // waits for an interrupt sleeps in QEMU.
 //
-// A guest's x0 to x30, ELR_EL2 and SPSR_EL2 stand at GUEST; all other registers of EL1 and EL0 stay in the CPU.
+// A guest's x0 to x30, ELR_EL2 and SPSR_EL2 stand at GUEST, and behind them what an exception of EL1 and a walk of its
+// tables need; all other registers of EL1 and EL0 stay in the CPU.
 
     // The mailbox: offsets of machines/mailbox.py.
     .equ MAILBOX,     0x40100000
     .equ MAILBOX_AT, 0
     .include "mailbox.inc"
     .equ GUEST, 0x300
+    .equ EL1, 0x108                 // from GUEST on: VBAR, ESR, FAR, ELR, SPSR, SCTLR, TCR, TTBR0, TTBR1, MAIR of EL1
+    .equ TAKEN, 0                   // bit of RUN's FLAGS: EL1 takes an exception: load its ESR, FAR, ELR and SPSR
     .equ EXIT,  1                   // event
     .equ RUN,   4                   // command: do LIST's COUNT operations, then let the guest run
     .equ DOOR_CONFIG, 0x4010008000  // configuration space of PCI device 1 (QEMU virt: ECAM at 0x40_1000_0000)
@@ -119,7 +122,15 @@ operations:
     b       1b
 3:  isb
 4:  add     x30, x28, #GUEST
-    ldp     x0, x1, [x30, #248]
+    ldr     x0, [x28, #FLAGS]
+    tbz     x0, #TAKEN, 5f
+    ldp     x0, x1, [x30, #EL1 + 8]
+    msr     esr_el1, x0
+    msr     far_el1, x1
+    ldp     x0, x1, [x30, #EL1 + 24]
+    msr     elr_el1, x0
+    msr     spsr_el1, x1
+5:  ldp     x0, x1, [x30, #248]
     msr     elr_el2, x0
     msr     spsr_el2, x1
     ldp     x0, x1, [x30]
@@ -162,7 +173,22 @@ lower:
     mrs     x1, elr_el2
     stp     x0, x1, [x30, #240]
     mrs     x0, spsr_el2
-    str     x0, [x30, #256]
+    mrs     x1, vbar_el1
+    stp     x0, x1, [x30, #EL1 - 8]
+    mrs     x0, esr_el1
+    mrs     x1, far_el1
+    stp     x0, x1, [x30, #EL1 + 8]
+    mrs     x0, elr_el1
+    mrs     x1, spsr_el1
+    stp     x0, x1, [x30, #EL1 + 24]
+    mrs     x0, sctlr_el1
+    mrs     x1, tcr_el1
+    stp     x0, x1, [x30, #EL1 + 40]
+    mrs     x0, ttbr0_el1
+    mrs     x1, ttbr1_el1
+    stp     x0, x1, [x30, #EL1 + 56]
+    mrs     x0, mair_el1
+    str     x0, [x30, #EL1 + 72]
     mov     x28, #MAILBOX
     mrs     x0, esr_el2
     mrs     x1, far_el2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ....vm.psci import Psci
 from ....vm.vm import Vm
 from ..machine import Machine
 from ..state import Reason, Word
-from .psci import Psci
 from .vcpu import ArmVcpu
 
 

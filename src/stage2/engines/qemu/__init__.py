@@ -1,0 +1,1 @@
+"""The engine that runs guests on QEMU, whose emulated MMU walks our tables."""
