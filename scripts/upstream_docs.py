@@ -1,4 +1,5 @@
-"""Writes docs/upstream-findings.md: what `stage2 check` finds in AxVisor's own files; --check compares only.
+"""Writes docs/upstream-findings.md: what `stage2 check` finds in AxVisor's own files, and what `stage2 prove` says of
+their tables; --check compares only.
 
 The files are data beside the repository, as for tests/config/test_upstream_files.py.
 """
@@ -18,6 +19,7 @@ from made_page import write_or_check
 
 from stage2.check.every import rule_of
 from stage2.cli.main import call
+from stage2.vm.reasons import REFUTING
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FOLDERS = ("axvisor-configs/seed/vms", "axvisor-configs/head/vms", "axvisor-guest-configs")
@@ -47,6 +49,7 @@ TRUE = {
     "S2613": "For guest_type \"passthrough\" the present format maps the window one to one first, and takes out what "
     "the hypervisor plays.",
     "S2614": "interrupt_mode is no_irq where a file leaves it out.",
+    "S2702": "The entry \"most-devices\" is everything below the RAM, and the platform has its PCI host there.",
     "S2733": "The path is resolved on the board, by a tree that is not among these files.",
     "S2901": "Each says what it is about: keys that nobody reads, memory that moves since head, addresses that the "
     "board chooses, and oddities of the platforms' own lists.",
@@ -95,6 +98,38 @@ def run(files: tuple[str, ...]) -> Run:
     return Run(files, options, tuple(finding for finding in found if finding["code"] != "S2210"))
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `stage2 prove` says of files.
+
+    Args:
+        files: they.
+        refuted: the theorems that do not hold, as JSON has them; None where it is bad input.
+        problem: why it is bad input.
+    """
+
+    files: tuple[str, ...]
+    refuted: tuple[dict[str, Any], ...] | None
+    problem: str = ""
+
+
+def architecture_of(file: str) -> str:
+    """The architecture in a file's name; the few without one are Arm's."""
+    return next((arch for arch in ("x86_64", "riscv64") if arch in Path(file).name), "aarch64")
+
+
+def prove(files: tuple[str, ...]) -> Verdict:
+    """Prove files, with their platform where they have one."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = call(["prove", "--json", "--arch", architecture_of(files[0]), *platform_of(files[0]), *files])
+    if code == 2:
+        (error,) = (line for line in err.getvalue().splitlines() if line.startswith("stage2: error: "))
+        return Verdict(files, None, error.removeprefix("stage2: error: "))
+    theorems = json.loads(out.getvalue())["theorems"]
+    return Verdict(files, tuple(theorem for theorem in theorems if theorem["holds"] is False))
+
+
 def short(path: str) -> str:
     """A file's name in the page."""
     return path.removeprefix("axvisor-configs/")
@@ -114,16 +149,18 @@ def page() -> str:
         files = [f"{folder}/{path.name}" for folder in FOLDERS for path in sorted(Path(folder).glob("*.toml"))]
         alone = [run((file,)) for file in files]
         together = [run(pair) for pair in TOGETHER]
+        verdicts = [(prove(one.files), one) for one in (*alone, *together)]
     finally:
         os.chdir(before)
-    return "\n".join([*opening(alone), *summary(alone), *details(alone), *pairs(together)]).rstrip() + "\n"
+    parts = (opening(alone), summary(alone), details(alone), pairs(together), proofs(verdicts))
+    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
 
 def opening(alone: list[Run]) -> list[str]:
     """What was done."""
     clean = [short(one.files[0]) for one in alone if not one.findings]
     return [
-        "# What `stage2 check` finds in AxVisor's own files",
+        "# What `stage2 check` and `stage2 prove` find in AxVisor's own files",
         "",
         f"The {len(alone)} VM files of AxVisor's seed and head, and of its present format, each checked alone: the",
         "seed's with the platform file they belong to (`--platform`), the others with nothing, for they have none.",
@@ -186,6 +223,54 @@ def pairs(together: list[Run]) -> list[str]:
         lines += [] if errors else ["* no error"]
         lines.append("")
     return lines
+
+
+def require_agreement(verdict: Verdict, checked: Run) -> None:
+    """End where prover and checker disagree: one of them is wrong, and no page is to hide it."""
+    told = {finding["code"] for finding in checked.findings} & {code for codes in REFUTING.values() for code in codes}
+    refuted = bool(verdict.refuted)
+    unexplained = any(not theorem["reasons"] for theorem in verdict.refuted or ())
+    if verdict.refuted is not None and (refuted != bool(told) or unexplained):
+        names = {theorem["name"]: theorem["reasons"] for theorem in verdict.refuted}
+        raise SystemExit(f"{verdict.files}: `prove` refutes {names}, and `check` says {sorted(told)}")
+
+
+def proofs(verdicts: list[tuple[Verdict, Run]]) -> list[str]:
+    """What `stage2 prove` says, beside what `stage2 check` said."""
+    for pair in verdicts:
+        require_agreement(*pair)
+    refuted = sum(bool(one.refuted) for one, _ in verdicts)
+    bad = sum(one.refuted is None for one, _ in verdicts)
+    lines = [
+        "## What `stage2 prove` says of their tables",
+        "",
+        "`check` judges what files declare, [`prove`](prove.md) the tables that they become. The seed's files have",
+        "their platform, the others their architecture and a host that is assumed to be large enough; where the",
+        "host's device tree is not at hand, its nodes are in nobody's tables. What a file declares and cannot have is",
+        "mapped all the same, so that the tables show it.",
+        "",
+        f"Of {len(verdicts)} runs {len(verdicts) - refuted - bad} are proved, {refuted} refuted, each for what `check` "
+        f"says too, and {bad} is of VMs",
+        "that could never run together.",
+        "",
+        "| files | verdict | witness | `check` says |",
+        "|---|---|---|---|",
+    ]
+    for one, checked in verdicts:
+        names = ", ".join(f"`{short(file)}`" for file in one.files)
+        if one.refuted is None:
+            problem = one.problem.replace("axvisor-configs/", "")
+            errors = dict.fromkeys(each["code"] for each in checked.findings if each["severity"] == "error")
+            lines.append(f"| {names} | bad input | {problem} | {', '.join(errors)} |")
+            continue
+        if not one.refuted:
+            lines.append(f"| {names} | proved | | |")
+        for theorem in one.refuted:
+            codes = dict.fromkeys(reason["code"] for reason in theorem["reasons"])
+            links = ", ".join(codes)
+            witness = theorem["witness"]["problem"]
+            lines.append(f"| {names} | refuted: `{theorem['name']}` | {witness} | {links} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 MEMBERS = [
     "Access", "AddressSpace", "Batch", "ConfigError", "Edit", "EncodingError", "Fault", "FaultResult", "Format",
-    "FrameAllocator", "FrameWindow", "Gpa", "GuestAccessError", "GuestMemory", "GuestTables",
-    "GuestVirtualMemory", "Gva", "Host", "Hpa", "Hva", "MapType", "Mapped", "Mapping", "MappingFlags",
+    "FrameAllocator", "FrameWindow", "Gpa", "GuestAccessError", "GuestMemory", "GuestTables", "GuestVirtualMemory",
+    "Gva", "Host", "Hpa", "Hva", "IsolationError", "IsolationGuard", "MapType", "Mapped", "Mapping", "MappingFlags",
     "MemoryRegion", "MemoryType", "NotMappedError", "Options", "OutOfMemoryError", "OverlapError",
     "OwedInvalidationsWarning", "Owner", "OwnerKind", "OwnerMap", "PageTable", "PhysicalMemory", "Populate",
-    "Processor", "Range", "Regime", "Resolution", "ReverseMap", "Stage2Error", "Step", "TimeValue", "TimerList",
-    "TwoStageBatch", "ViolationPolicy", "Vm", "VmmTimerEvent", "Walk", "__version__", "build", "by_name",
-    "cancel_timer", "check_events", "explain_stage", "explain_two_stage", "load_images", "load_platform",
-    "load_vm", "read_images", "register_by_name", "register_timer", "reverse", "run_all",
-    "scheduler_next_event",
+    "Processor", "Proof", "Range", "Regime", "Resolution", "ReverseMap", "Stage2Error", "Step", "Theorem",
+    "TimeValue", "TimerList", "TwoStageBatch", "ViolationPolicy", "Vm", "VmmTimerEvent", "Walk", "Witness",
+    "__version__", "build", "by_name", "cancel_timer", "check_events", "explain_stage", "explain_two_stage",
+    "load_images", "load_platform", "load_vm", "read_images", "register_by_name", "register_timer", "reverse",
+    "run_all", "scheduler_next_event",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ConfigError,
         EncodingError,
         GuestAccessError,
+        IsolationError,
         NotMappedError,
         OutOfMemoryError,
         OverlapError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .memory.physical import PhysicalMemory
     from .memory.window import FrameWindow
     from .processor import Processor
+    from .prove.theorem import Proof, Theorem, Witness
     from .space.address_space import AddressSpace
     from .space.faults import FaultResult, Resolution
     from .space.region import MemoryRegion, Populate, ViolationPolicy
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from .vm.boot import load_images
     from .vm.host import Host, Options, build
     from .vm.images import read_images
+    from .vm.paranoid import IsolationGuard
     from .vm.vm import Vm
 
     __version__: str
@@ -74,6 +77,8 @@ __all__ = [
     "Host",
     "Hpa",
     "Hva",
+    "IsolationError",
+    "IsolationGuard",
     "MapType",
     "Mapped",
     "Mapping",
@@ -92,12 +97,14 @@ __all__ = [
     "PhysicalMemory",
     "Populate",
     "Processor",
+    "Proof",
     "Range",
     "Regime",
     "Resolution",
     "ReverseMap",
     "Stage2Error",
     "Step",
+    "Theorem",
     "TimeValue",
     "TimerList",
     "TwoStageBatch",
@@ -105,6 +112,7 @@ __all__ = [
     "Vm",
     "VmmTimerEvent",
     "Walk",
+    "Witness",
     "__version__",
     "build",
     "by_name",
@@ -144,6 +152,8 @@ _MODULES = {
     "Host": "vm.host",
     "Hpa": "address",
     "Hva": "address",
+    "IsolationError": "errors",
+    "IsolationGuard": "vm.paranoid",
     "MapType": "flags",
     "Mapped": "tables.result",
     "Mapping": "tables.mapping",
@@ -162,12 +172,14 @@ _MODULES = {
     "PhysicalMemory": "memory.physical",
     "Populate": "space.region",
     "Processor": "processor",
+    "Proof": "prove.theorem",
     "Range": "address",
     "Regime": "tables.regime",
     "Resolution": "space.faults",
     "ReverseMap": "space.reverse",
     "Stage2Error": "errors",
     "Step": "tables.explain",
+    "Theorem": "prove.theorem",
     "TimeValue": "hypervisor.time",
     "TimerList": "hypervisor.timers",
     "TwoStageBatch": "tables.batch",
@@ -175,6 +187,7 @@ _MODULES = {
     "Vm": "vm.vm",
     "VmmTimerEvent": "hypervisor.timers",
     "Walk": "tables.explain",
+    "Witness": "prove.theorem",
     "build": "vm.host",
     "by_name": "formats",
     "cancel_timer": "hypervisor.current",

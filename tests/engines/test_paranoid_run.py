@@ -61,10 +61,12 @@ def test_a_foreign_page_that_gets_into_a_table_stops_every_guest_at_the_next_edi
         fault = hostile.space.handle_page_fault
 
         def sabotaged(gpa: int, access: object):  # type: ignore[no-untyped-def]
-            found = victim.space.hpa_of(Gpa(0x8000_0000))
-            if found is not None and hostile.space.hpa_of(0x4000_0000) is None:
-                hostile.space.page_table.map_page(0x4000_0000, found, RWX)
-            return fault(gpa, access)  # type: ignore[arg-type]
+            # In one operation: what is half done when another VM's is over is nothing to be proved.
+            with hostile.space.lock:
+                found = victim.space.hpa_of(Gpa(0x8000_0000))
+                if found is not None and hostile.space.hpa_of(0x4000_0000) is None:
+                    hostile.space.page_table.map_page(0x4000_0000, found, RWX)
+                return fault(gpa, access)  # type: ignore[arg-type]
 
         hostile.space.handle_page_fault = sabotaged  # type: ignore[method-assign]
         victim.space.handle_page_fault(Gpa(0x8000_0000), 0)  # type: ignore[arg-type]

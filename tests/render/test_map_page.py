@@ -84,6 +84,8 @@ def test_hostile_names_are_text_in_the_page_the_picture_and_the_data(source: str
     data = data_of(page)
     assert [vm["title"] for vm in data["vms"]] == [f"VM 1 {SHOWN}", f"VM 2 {SHOWN}"]
     assert data["vms"][0]["regions"][0][2].startswith(f"Region {SHOWN}: ")
+    assert [party["name"] for vm in data["vms"] for party in vm["parties"]] == [SHOWN] * 4
+    assert data["vms"][0]["parties"][1]["behind"][0]["said"] == f"frames of {SHOWN}"
     assert SHOWN in [one.text for one in page.all("th")]
     assert f"GPA of VM 1 {SHOWN}" in [one.text for one in page.all("option")]
     assert f"frames of {SHOWN}" in [one.text for one in page.all("td")]

@@ -29,6 +29,7 @@ from stage2.render.picture.page import Map, map_page
 from stage2.render.picture.svg import picture_svg
 from stage2.render.walk import WalkView, entry_text, result_lines
 from stage2.tables.explain import explain_stage
+from stage2.tables.regime import Regime
 from stage2.tables.result import Mapped, permission_text
 
 FORMATS = (
@@ -49,18 +50,22 @@ class Made:
     def source(self) -> HostTables:
         return HostTables(self.space.frames.memory)
 
+    @property
+    def regime(self) -> Regime:
+        return self.world.vms[0].space.regime
+
     def page(self) -> str:
         spaces, host = mapped_spaces(self.world)
         regions = [vm.space.regions for vm in self.world.vms]
         return map_page(Map("build", picture_svg(spaces, host), spaces, host, regions, self.world, [None]))
 
     def view(self, gpa: int) -> WalkView:
-        walk = explain_stage(self.source, self.space.regime, gpa)
+        walk = explain_stage(self.source, self.regime, gpa)
         owner = None
         if isinstance(walk.result, Mapped):
             holder = self.space.frames.owners.at(walk.result.hpa)
             owner = "nobody" if holder is None else str(holder)
-        return WalkView(walk, self.space.regime, region=self.space.region_at(Gpa(gpa)), owner=owner)
+        return WalkView(walk, self.regime, region=self.space.region_at(Gpa(gpa)), owner=owner)
 
 
 def made(name: str, memory: PhysicalMemory) -> Made:
@@ -69,6 +74,7 @@ def made(name: str, memory: PhysicalMemory) -> Made:
     page = space.format.page_size
     device = R | W | MappingFlags.DEVICE
     space.map(MemoryRegion(Gpa(16 * page), page, device, MapType.MMIO, hpa=Hpa(16 * page), name="uart"))
+    space.map(MemoryRegion(Gpa(32 * page), page, device, MapType.MMIO, hpa=Hpa(0), name="first"))
     space.map(MemoryRegion(Gpa(GIB), 700 * page, R | W | X | U, MapType.MAP_ALLOC, name="ram"))
     space.map(MemoryRegion(Gpa(2 * GIB), 64 * MIB, R | X | U, MapType.MAP_ALLOC, name="rest"))
     damaged = explain_stage(memory, space.regime, GIB + 650 * page).steps[-1].slot
@@ -76,9 +82,9 @@ def made(name: str, memory: PhysicalMemory) -> Made:
     return read(space)
 
 
-def read(space: AddressSpace) -> Made:
-    """A space with its tables read."""
-    tables = Tables("guest", space.regime, tuple(space.memory_regions), tuple(space.page_table.table_ranges))
+def read(space: AddressSpace, regime: Regime | None = None) -> Made:
+    """A space with its tables read, by its own regime or another."""
+    tables = Tables("guest", regime or space.regime, tuple(space.memory_regions), tuple(space.page_table.table_ranges))
     source, owners = HostTables(space.frames.memory), tuple(space.frames.owners)
     return Made(space, World.of(Subject(source, (tables,), owners=owners)))
 
@@ -137,7 +143,7 @@ def test_a_page_answers_what_the_explained_walk_says(name: str, memory: Physical
     found = made(name, memory)
     page, top = found.space.format.page_size, 1 << found.space.format.input_bits
     random = Random(name)
-    gpas = [0, 16 * page, 17 * page - 1, 17 * page, GIB, GIB + 650 * page + 3, GIB + 700 * page]
+    gpas = [0, 32 * page + 1, 16 * page, 17 * page - 1, 17 * page, GIB, GIB + 650 * page + 3, GIB + 700 * page]
     gpas += [top - 1, top, (1 << 64) - 1]
     gpas += [GIB + random.randrange(700 * page) for _ in range(16)]
     gpas += [2 * GIB + random.randrange(64 * MIB) for _ in range(8)] + [random.randrange(top) for _ in range(8)]
@@ -148,9 +154,12 @@ def test_a_page_answers_what_the_explained_walk_says(name: str, memory: Physical
         agrees(found, answered, article)
 
 
-@pytest.mark.parametrize("name", ["arm-s2-4k-48-lpa2", "arm-s2-64k-48-lpa"])
-def test_addresses_whose_high_bits_stand_elsewhere_are_told_field_by_field(name: str, tmp_path: Path) -> None:
-    edge = 1 << 50
+@pytest.mark.parametrize(
+    ("name", "edge"), [("arm-s2-4k-48-lpa2", 1 << 50), ("arm-s2-64k-48-lpa", 1 << 50), ("ept4", 1 << 39)]
+)
+def test_addresses_are_told_on_both_sides_of_where_a_field_ends_or_a_processor(
+    name: str, edge: int, tmp_path: Path
+) -> None:
     with PhysicalMemory([Range(edge - 256 * MIB, edge + 256 * MIB)]) as memory:
         space = AddressSpace(name, FrameAllocator(memory), populate=Populate.EAGER, name="guest")
         space.map(MemoryRegion(Gpa(GIB), 400 * MIB, R | W | X | U, MapType.MAP_ALLOC, name="ram"))
@@ -170,9 +179,16 @@ def test_an_hpa_is_answered_with_every_gpa_that_leads_to_it(name: str, memory: P
     found = Made(found.space, World.of(found.world.subject))
     hpa = found.space.page_table.translate(GIB + 600 * page + 5)
     assert isinstance(hpa, Mapped)
-    answered = asked(found.page(), "host", [hpa.hpa, found.space.regime.root, 0x10], tmp_path)
+    answered = asked(found.page(), "host", [hpa.hpa, found.space.regime.root, 0x5000], tmp_path)
     ways = [one for one in answered.all("article") if "data-gpa" in one.attributes]
     assert [int(one.attributes["data-gpa"], 16) for one in ways] == [GIB + 600 * page + 5, GIB + 620 * page + 5]
+    beside = [hpa.hpa - 5 + page, hpa.hpa - 6]
+    walks = {
+        gpa: found.view(gpa).walk.result for at in range(700) for gpa in (GIB + at * page, GIB + at * page + page - 1)
+    }
+    expected = [gpa for one in beside for gpa, its in walks.items() if isinstance(its, Mapped) and its.hpa == one]
+    neighbours = asked(found.page(), "host", beside, tmp_path).all("article")
+    assert [int(one.attributes["data-gpa"], 16) for one in neighbours if "data-gpa" in one.attributes] == expected
     for article in ways:
         agrees(found, answered, article)
     lines = [one.text for one in answered.all("p")]
@@ -180,6 +196,24 @@ def test_an_hpa_is_answered_with_every_gpa_that_leads_to_it(name: str, memory: P
     assert f"No GPAs lead to HPA {found.space.regime.root:#x}." in lines
     assert "The memory belongs to page tables of VM guest." in lines
     assert "The memory belongs to nobody." in lines
+
+
+def test_groups_of_leaves_are_answered_as_they_are_walked(memory: PhysicalMemory, tmp_path: Path) -> None:
+    space = AddressSpace("sv39x4", FrameAllocator(memory), populate=Populate.EAGER, name="guest")
+    space.map(MemoryRegion(Gpa(GIB), 64 << 12, R | W | X | U, MapType.MAP_ALLOC, name="ram"))
+    regime = Regime.of(space.format, space.regime.root, controls=space.format.controls_with("napot"))
+    for page in range(64):
+        place = (explain_stage(memory, regime, GIB + (page << 12)).steps[-1].slot - memory.base) // 8
+        memory.words[place] = np.uint64(space.format.group(int(memory.words[place]), 0))
+    found = read(space, regime)
+    gpas = [GIB + (page << 12) + 9 for page in (0, 1, 15, 16, 17, 40, 63)]
+    answered = asked(found.page(), "0", gpas, tmp_path)
+    for article in answered.all("article"):
+        agrees(found, answered, article)
+    where = [found.view(gpa).walk.result for gpa in gpas]
+    hpas = [one.hpa for one in where if isinstance(one, Mapped)]
+    back = asked(found.page(), "host", hpas, tmp_path)
+    assert [int(one.attributes["data-gpa"], 16) for one in back.all("article") if "data-gpa" in one.attributes] == gpas
 
 
 def test_what_is_no_address_is_one_sentence_and_no_markup(memory: PhysicalMemory, tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def agrees(entries: Entries, source: HostTables, gpa: int) -> None:
     steps, hpa = read(entries, gpa)
     assert steps == [(one.level, one.table, one.index, one.entry, one.output) for one in walk.steps]
     assert hpa == (walk.result.hpa if isinstance(walk.result, Mapped) else None)
+    for step in walk.steps:
+        # What is said of an entry is told at another one of its shape.
+        place = gpa >> entries.regime.format.level_shift(step.level)
+        run = next(one for one in entries.levels[step.level].runs if one.first <= place < one.first + one.count)
+        shape = entries.shapes[run.shape]
+        other = next(
+            one for one in explain_stage(source, entries.regime, shape.address).steps if one.level == step.level
+        )
+        assert (shape.kind, shape.level) == (step.kind, step.level)
+        assert (other.permissions, other.attributes) == (step.permissions, step.attributes)
 
 
 def samples(entries: Entries) -> list[int]:
@@ -177,6 +187,77 @@ def test_ranges_that_are_too_many_as_well_are_only_counted() -> None:
         found = tabled(read_by(space), None, Shapes(), 500)
         assert found.data["rows"] is None
         assert found.left_out.endswith("joined ranges, which are many. `stage2 walk` tells of any address.")
+
+
+@pytest.mark.parametrize("name", ["ept4", "npt4"])
+def test_leaves_that_go_on_under_another_table_with_fewer_rights_are_a_run_of_their_own(name: str) -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
+        space, source = (
+            AddressSpace(name, FrameAllocator(memory), largest=4096, populate=Populate.EAGER),
+            HostTables(memory),
+        )
+        space.map(MemoryRegion(Gpa(GIB), 4 * MIB, RWX, MapType.MAP_ALLOC, name="ram"))
+        below = explain_stage(memory, space.regime, GIB + 2 * MIB).steps
+        slot = (below[-2].slot - memory.base) // 8
+        memory.words[slot] &= np.uint64((1 << 64) - 1 ^ 2)  # the right to write, of EPT and NPT alike
+        # Frames of both tables' leaves go on, so that nothing but the right tells them apart.
+        for page in range(1024):
+            place = (explain_stage(memory, space.regime, GIB + (page << 12)).steps[-1].slot - memory.base) // 8
+            memory.words[place] = np.uint64(space.format.leaf_entry(0, 0x9000_0000 + (page << 12), RWX))
+        entries = entries_of(space.regime, source)
+        leaves = [run for run in entries.levels[0].runs if entries.shapes[run.shape].kind == LEAF]
+        assert [(run.first << 12, run.count) for run in leaves] == [(GIB, 512), (GIB + 2 * MIB, 512)]
+        for gpa in samples(entries):
+            agrees(entries, source, gpa)
+
+
+def written(memory: PhysicalMemory, space: AddressSpace, gpa: int, words: list[int]) -> Entries:
+    """The entries of a space after those of its pages from a GPA on are overwritten."""
+    for number, word in enumerate(words):
+        slot = explain_stage(memory, space.regime, gpa + number * space.format.page_size).steps[-1].slot
+        memory.words[(slot - memory.base) // 8] = np.uint64(word)
+    return entries_of(space.regime, HostTables(memory))
+
+
+def small_pages(name: str, memory: PhysicalMemory, *spans: Range) -> AddressSpace:
+    space = AddressSpace(name, FrameAllocator(memory), largest=4096, populate=Populate.EAGER)
+    for span in spans:
+        space.map(MemoryRegion(Gpa(span.start), span.size, RWX, MapType.MAP_ALLOC, name=f"{span.start:x}"))
+    return space
+
+
+def test_leaves_on_both_sides_of_a_gap_between_tables_are_two_runs() -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
+        spans = (Range.sized(GIB, 2 * MIB), Range.sized(GIB + 4 * MIB, 2 * MIB))
+        space = small_pages("sv39x4", memory, *spans)
+        leaves = [space.format.leaf_entry(0, 0x9000_0000 + (page << 12), RWX) for page in range(1024)]
+        written(memory, space, GIB, leaves[:512])
+        entries = written(memory, space, GIB + 4 * MIB, leaves[512:])
+        for gpa in (GIB, GIB + 2 * MIB - 1, GIB + 4 * MIB, GIB + 6 * MIB - 1):
+            agrees(entries, HostTables(memory), gpa)
+
+
+@pytest.mark.parametrize("name", ["sv39x4", "ept4", "npt4", "arm-s2-4k-40"])
+def test_leaves_that_grow_beyond_what_addresses_may_have_are_cut_there(name: str) -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
+        space = small_pages(name, memory, Range.sized(GIB, 64 << 12))
+        fmt = space.format
+        first = fmt.leaf_entry(0, (1 << fmt.output_bits) - (32 << 12), RWX)
+        words = [(first + page * fmt.pack_address(1 << 12)) & (1 << 64) - 1 for page in range(64)]
+        entries = written(memory, space, GIB, words)
+        for page in range(64):
+            agrees(entries, HostTables(memory), GIB + (page << 12))
+
+
+def test_groups_that_all_lead_to_one_are_told_apart() -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
+        space = small_pages("sv39x4", memory, Range.sized(GIB, 64 << 12))
+        regime = Regime.of(space.format, space.regime.root, controls=space.format.controls_with("napot"))
+        word = space.format.group(space.format.leaf_entry(0, 0x9000_0000, RWX), 0)
+        written(memory, space, GIB, [word] * 64)
+        entries = entries_of(regime, HostTables(memory))
+        for page in range(64):
+            agrees(entries, HostTables(memory), GIB + (page << 12) + 5)
 
 
 def test_tables_outside_memory_are_read_word_by_word_as_far_as_they_are_few() -> None:

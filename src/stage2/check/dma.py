@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..address import Range
+from ..config.platform import PlatformConfig
 from ..config.regions import PlannedVm
+from ..config.vm import VmConfig
+from ..config.wording import shown
 from ..errors import ImageError
 from ..flags import MapType
 from ..images.fdt_walk import Placed, dma_windows
 from ..images.host_tree import HostTree
-from .finding import Finding, Rule, Severity
-from .given import Gift, about_nodes, gifts, named
+from .finding import Finding, Party, Rule, Severity, found_at
+from .given import Gift, about_nodes, gifts, named, spans_of
 from .setup import Setup
 
 ELSEWHERE = Rule(
@@ -34,6 +37,7 @@ REACH = Rule(
 )  # fmt: skip
 RULES = (ELSEWHERE, UNGUARDED, WITHOUT_IOMMU, REACH)
 
+_TRUST = "give it only to a guest that you trust, or emulate it"
 _NAMES = ("ethernet", "sata", "usb", "dma-controller", "gpu")
 """Generic names of devices that master memory (Devicetree Specification, generic names)."""
 _COMPATIBLE = (
@@ -63,15 +67,112 @@ def masters_memory(placed: Placed) -> bool:
     return bool(known or is_pci or placed.node.properties.keys() & set(_PROPERTIES))
 
 
+def said_of(vm: VmConfig, name: str, nodes: Sequence[Placed] = ()) -> bool | None:
+    """Whether a VM's file says that an entry's device masters memory, or that one of its nodes does; None for nothing.
+
+    Args:
+        vm: the VM.
+        name: of the entry.
+        nodes: of the host's tree, which it gives.
+    """
+    said = vm.options.dma.get(name)
+    if said is not None:
+        return said.masters
+    of_nodes = [_said_of_node(vm, node) for node in nodes]
+    if any(of_nodes):
+        return True
+    return False if of_nodes and False in of_nodes and None not in of_nodes else None
+
+
+def _said_of_node(vm: VmConfig, node: Placed) -> bool | None:
+    """What a file says of a node, by its own path or the nearest above it that is named."""
+    path = node.path if vm.options.dma else ""
+    while path:
+        if path in vm.options.dma:
+            return vm.options.dma[path].masters
+        path = path.rpartition("/")[0]
+    whole = vm.options.dma.get("/")
+    return None if whole is None else whole.masters
+
+
+def reaches_pci(span: Range, host: PlatformConfig | None) -> bool:
+    """Whether host addresses have PCI's configuration space, or a window to its devices, which master memory.
+
+    Of the configuration space the beginning counts: that of all 256 buses would cover other devices on some boards.
+
+    Args:
+        span: the addresses.
+        host: as a platform file or the host's tree describes it.
+    """
+    if host is None:
+        return False
+    has_config = bool(host.pci_ecam_base) and span.contains(host.pci_ecam_base or 0)
+    return has_config or any(one.overlaps(span) for one in host.pci_ranges)
+
+
+def given_masters(
+    vm: VmConfig, name: str, span: Range | None, nodes: Sequence[Placed], host: PlatformConfig | None
+) -> bool | None:
+    """Whether what an entry gives a VM reads or writes memory by itself; None where nothing tells.
+
+    What the VM's file says goes before what the host's tree, and its platform file, say.
+
+    Args:
+        vm: the VM.
+        name: of the entry.
+        span: its host addresses; None where only its nodes have some.
+        nodes: of the host's tree, as far as there is one.
+        host: the same host.
+    """
+    said = said_of(vm, name, nodes)
+    if said is not None:
+        return said
+    spans = [span] if span is not None else [one for node in nodes for one in node.ranges or ()]
+    is_master = any(masters_memory(node) for node in nodes) or any(reaches_pci(one, host) for one in spans)
+    return True if is_master else None
+
+
+def reach_through_buses(tree: HostTree, vm: VmConfig, name: str, nodes: Sequence[Placed]) -> tuple[Range, ...] | None:
+    """What of the host's addresses an entry's devices reach with their DMA; None for all, and where that is not plain.
+
+    It is plain where one bus above has dma-ranges: with several the addresses of one are translated by the next.
+
+    Args:
+        tree: the host's.
+        vm, name, nodes: as for `given_masters`.
+
+    Raises:
+        ImageError: the dma-ranges of a bus are damaged.
+    """
+    masters = _masters_among(vm, name, nodes)
+    windows: _Windows = {}
+    found: list[Range] = []
+    for node in masters:
+        spans = _dma_windows(tree, node, windows)
+        if not spans or sum(bool(bus.node.properties.get("dma-ranges")) for bus in _above(tree, node)) != 1:
+            return None
+        found += spans
+    return tuple(dict.fromkeys(found)) or None
+
+
+def _above(tree: HostTree, node: Placed) -> Iterator[Placed]:
+    """The buses above a node, the nearest first."""
+    path = node.path.rpartition("/")[0]
+    while path:
+        yield tree.find(path, hint=False)
+        path = path.rpartition("/")[0]
+
+
 def check_dma(setup: Setup) -> Iterator[Finding]:
     """Every entry that gives a VM devices with DMA, beside where the VM's RAM lies."""
-    if setup.tree is None:
-        return
     plans = {vm.file: vm for vm in setup.vms}
     owners = tuple(_owners(setup))
+    yield from _without_nodes(setup, owners)
+    if setup.tree is None:
+        return
     windows: _Windows = {}
     for gift in gifts(setup):
-        masters = [node for node in gift.nodes if masters_memory(node)]
+        masters = _masters_among(gift.vm, gift.name, gift.nodes)
         vm = plans.get(gift.vm.file)
         if not masters or vm is None:
             continue
@@ -85,16 +186,45 @@ def check_dma(setup: Setup) -> Iterator[Finding]:
             )
         moved = [one.range for one in vm.plan.regions if one.map_type is MapType.MAP_ALLOC]
         if bare and moved:
-            meets = _meets(owners, setup.tree, gift, moved)
+            meets = _meets(owners, setup, vm, moved)
             text = f"gives {named(bare)}, whose DMA to the VM's RAM at GPA {moved[0]} goes to the same HPA: {meets}"
             yield about_nodes(setup, ELSEWHERE, gift, text, bare, "map the VM's RAM one to one (map_type 1)", moved[0])
         free = [node for node in bare if _dma_windows(setup.tree, node, windows) is None]
         if free and not moved:
             text = f"gives {named(free)}, whose DMA reaches all of the host's RAM{_others(owners, vm)}"
-            yield about_nodes(
-                setup, UNGUARDED, gift, text, free, "give it only to a guest that you trust, or emulate it"
-            )
+            yield about_nodes(setup, UNGUARDED, gift, text, free, _TRUST)
         yield from _reach(setup, setup.tree, gift, vm, bare, windows)
+
+
+def _masters_among(vm: VmConfig, name: str, nodes: Sequence[Placed]) -> list[Placed]:
+    """The nodes of an entry that master memory: all of them where the file says it of the entry."""
+    of_entry = said_of(vm, name)
+    if of_entry is not None:
+        return list(nodes) if of_entry else []
+    said = [(node, _said_of_node(vm, node)) for node in nodes]
+    return [node for node, masters in said if (masters_memory(node) if masters is None else masters)]
+
+
+def _without_nodes(setup: Setup, owners: Sequence[_Owned]) -> Iterator[Finding]:
+    """Entries that master memory by what their file says, or as PCI's, and that no node of a tree stands for."""
+    known = {(gift.vm.file, gift.place) for gift in gifts(setup) if _masters_among(gift.vm, gift.name, gift.nodes)}
+    for vm in setup.vms:
+        for name, span, place in spans_of(vm):
+            if (vm.file, place) in known or not given_masters(vm, name, span, (), setup.host):
+                continue
+            party = Party(f"device {shown(name)} of {vm.label}", span)
+            ram = [one.range for one in vm.plan.regions if one.map_type is MapType.MAP_ALLOC]
+            if ram:
+                text = (
+                    f"{party} reads and writes memory by itself, and its DMA to the VM's RAM at GPA {ram[0]} goes to "
+                    f"the same HPA: {_meets(owners, setup, vm, ram)}"
+                )
+                yield found_at(ELSEWHERE, text, place, (party,), "map the VM's RAM one to one (map_type 1)")
+            else:
+                text = (
+                    f"{party} reads and writes memory by itself: it reaches all of the host's RAM{_others(owners, vm)}"
+                )
+                yield found_at(UNGUARDED, text, place, (party,), _TRUST)
 
 
 def _owners(setup: Setup) -> Iterator[_Owned]:
@@ -109,12 +239,17 @@ def _owners(setup: Setup) -> Iterator[_Owned]:
                 yield vm.file, f"RAM of {vm.label}", span
 
 
-def _meets(owners: Sequence[_Owned], tree: HostTree, gift: Gift, spans: Sequence[Range]) -> str:
+def _meets(owners: Sequence[_Owned], setup: Setup, vm: VmConfig, spans: Sequence[Range]) -> str:
     """What lies in host memory at a VM's guest physical addresses."""
     for file, what, held in owners:
-        if file != gift.vm.file and any(held.overlaps(span) for span in spans):
+        if file != vm.file and any(held.overlaps(span) for span in spans):
             return what
-    if any(bank.span.overlaps(span) for bank in tree.ram for span in spans):
+    ram = [bank.span for bank in setup.tree.ram] if setup.tree is not None else []
+    if setup.tree is None:
+        if setup.host is None:
+            return "memory that is not the VM's, but by chance"
+        ram = list(setup.host.memory)
+    if any(bank.overlaps(span) for bank in ram for span in spans):
         return "RAM of the host that is not the VM's, but by chance"
     return "no RAM of the host"
 

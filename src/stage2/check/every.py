@@ -23,6 +23,7 @@ from . import (
     left_out,
     names,
     readings,
+    write_execute,
     x86_holes,
 )
 from .allow import without_allowed
@@ -34,6 +35,7 @@ CHECKS: tuple[Callable[[Setup], Iterable[Finding]], ...] = (
     conflicts.check_conflicts,
     host_memory.check_host_memory,
     host_memory.check_width,
+    write_execute.check_write_execute,
     huge_pages.check_huge_pages,
     host_devices.check_host_devices,
     given_devices.check_given_devices,
@@ -53,6 +55,7 @@ RULES: tuple[Rule, ...] = (
     *guest_tree.RULES,
     *conflicts.RULES,
     *host_memory.RULES,
+    *write_execute.RULES,
     *huge_pages.RULES,
     *host_devices.RULES,
     *given_devices.RULES,

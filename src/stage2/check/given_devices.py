@@ -84,12 +84,15 @@ def _without(gift: Gift, nodes: Sequence[Placed]) -> FixIt | None:
     return FixIt.of(Rewrite(gift.place, "")) if gift.is_one_of(nodes) else None
 
 
+def keeps_vms_going(node: Placed) -> bool:
+    """Whether a device is a timer or IOMMU that the hypervisor needs for itself."""
+    return "#iommu-cells" in node.node.properties or bool(set(node.compatible) & set(_TIMERS))
+
+
 def _kept(setup: Setup, gift: Gift) -> Iterator[Finding]:
     if gift.name == "/":
         return
-    kept = [
-        node for node in gift.nodes if "#iommu-cells" in node.node.properties or set(node.compatible) & set(_TIMERS)
-    ]
+    kept = [node for node in gift.nodes if keeps_vms_going(node)]
     if kept:
         text = f"gives {named(kept)}, which the hypervisor needs for itself"
         yield about_nodes(setup, KEPT, gift, text, kept, "take it out", edit=_without(gift, kept))

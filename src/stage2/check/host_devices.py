@@ -65,21 +65,20 @@ class _Kept:
     fix: str
 
 
+def controller_parts(tree: HostTree) -> Iterator[tuple[str, Range, TreePlace]]:
+    """The host's interrupt controllers, but for what of them is made for guests: what, where, by which node."""
+    for controller in tree.controllers:
+        for name, span in controller.regions:
+            if name != _GUESTS_OWN:
+                what = controller.kind if name == controller.kind else f"the {controller.kind}'s {name}"
+                yield what, span, controller.place
+
+
 def _kept(tree: HostTree) -> RangeIndex[tuple[int, _Kept]]:
     """The interrupt controllers, and the console, in order."""
     kept = [
-        (
-            span,
-            _Kept(
-                CONTROLLER,
-                controller.kind if name == controller.kind else f"the {controller.kind}'s {name}",
-                controller.place,
-                "leave it out: the hypervisor plays it",
-            ),
-        )
-        for controller in tree.controllers
-        for name, span in controller.regions
-        if name != _GUESTS_OWN
+        (span, _Kept(CONTROLLER, what, place, "leave it out: the hypervisor plays it"))
+        for what, span, place in controller_parts(tree)
     ]
     if tree.console is not None:
         console = _Kept(

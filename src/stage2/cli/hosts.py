@@ -31,6 +31,7 @@ def build_host(
     generation: GenerationName | None = None,
     define: Sequence[str] | None = None,
     quiet: bool = False,
+    as_declared: bool = False,
 ) -> Host:
     """A host with the VMs on it; what is to be noticed about their files is printed.
 
@@ -43,6 +44,7 @@ def build_host(
         tables_at, reserved: host memory for tables, and for nobody.
         generation, define: as on the command line.
         quiet: print no notices.
+        as_declared: map also what VMs cannot have, for proofs.
     """
     from ..config.cpu import NamedCpu
     from ..config.load import choose_arch
@@ -69,6 +71,7 @@ def build_host(
         None if cpu is None else NamedCpu(cpu),
         tables_at=tables_at,
         reserved=tuple(reserved),
+        as_declared=as_declared,
     )
     archs = [
         _header_arch(config) if choose_arch(config, arch, host_platform, fmt) is None else None for config in configs

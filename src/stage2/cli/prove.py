@@ -14,10 +14,10 @@ from .picture import require_svg, write_proved_picture, write_tree
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
-    from ..processor import Processor
     from ..prove.subject import Subject
     from ..prove.theorem import Proof
     from ..prove.world import World
+    from ..vm.host import Host
 
 
 def prove(
@@ -33,6 +33,7 @@ def prove(
     cpu: str | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    iommu: Annotated[list[str] | None, Parameter(negative="")] = None,
     certificate: Path | None = None,
     verify: Path | None = None,
     svg: Path | None = None,
@@ -67,6 +68,9 @@ def prove(
         Format of the VM files: seed, head, tg or present; without it each file says or shows its own.
     define
         NAME=VALUE: what ${NAME} stands for in paths of the VM files; without it the environment is asked.
+    iommu
+        What stands between devices and memory: DEVICE=DIR for the tables in a folder of `stage2 build`, DEVICE=shared
+        for the stage-2 tables of its VM, or `shared` for those and every device. DEVICE is a name, or VM/NAME.
     certificate
         Write the proof into this file (NAME.json), and every range of leaves beside it (NAME.ranges).
     verify
@@ -91,17 +95,23 @@ def prove(
     require_svg(svg)
     require_svg(tree, "--tree")
     require_page(html)
-    processors: list[Processor | None] = []
+    host: Host | None = None
     if len(vms) == 1 and vms[0].is_dir():
         subject = _of_folder(vms[0])
     else:
-        subject, processors = _of_files(
+        subject, host = _of_files(
             vms, platform, host_dtb, arch, populate, page_size, stage2_format, cpu, generation, define
         )  # fmt: skip
+    for said in iommu or ():
+        subject = _behind(subject, said)
     if verify is not None:
         return _verify(verify, subject, json_output=json_output)
     world = World.of(subject, by_row=certificate is not None)
     proof = prove_world(world)
+    if host is not None:
+        from ..vm.reasons import with_reasons
+
+        proof = with_reasons(proof, host, subject)
     if certificate is not None:
         _write(certificate, proof, world)
     if svg is not None:
@@ -109,6 +119,7 @@ def prove(
     if tree is not None:
         write_tree(tree, subject)
     if html is not None:
+        processors = [] if host is None else [vm.space.processor for vm in host.vms]
         write_proved_page(html, world, proof, processors)
     if json_output:
         print(json_text("prove", proof_json(proof, subject)))
@@ -146,6 +157,20 @@ def _verify(path: Path, subject: Subject, *, json_output: bool) -> int:
     return 0 if found.problem is None else 1
 
 
+def _behind(subject: Subject, said: str) -> Subject:
+    """A subject with what one --iommu says."""
+    from ..prove.iommu import behind_iommu, devices_named
+    from ..tableimage.proof import iommu_tables
+
+    device, separator, tables = said.rpartition("=")
+    if tables == "shared":
+        return behind_iommu(subject, device if separator else None, None)
+    if not device or not tables:
+        raise ConfigError(f"--iommu {said[:80]!r}: DEVICE=DIR, DEVICE=shared or shared is wanted")
+    vm = devices_named(subject, device)[0].vm
+    return behind_iommu(subject, device, iommu_tables(Path(tables), vm))
+
+
 def _of_folder(folder: Path) -> Subject:
     """The tables in a folder of `stage2 build`."""
     from ..tableimage.proof import subject_of_folder
@@ -164,8 +189,8 @@ def _of_files(
     cpu: str | None,
     generation: GenerationName | None,
     define: list[str] | None,
-) -> tuple[Subject, list[Processor | None]]:
-    """The tables of VM files, made as `stage2 build` makes them, and what those of each VM are for."""
+) -> tuple[Subject, Host]:
+    """The tables of VM files, made as `stage2 build` makes them."""
     from ..config.cpu import NamedCpu
     from ..vm.isolation import subject_of
     from ..vm.own_space import own_space, says_own_space
@@ -174,7 +199,7 @@ def _of_files(
     # It is not closed: the process ends, and what it had goes with it.
     host = build_host(
         vms, platform=platform, host_dtb=host_dtb, arch=arch, populate=populate, page_size=page_size,
-        stage2_format=stage2_format, cpu=cpu, generation=generation, define=define,
+        stage2_format=stage2_format, cpu=cpu, generation=generation, define=define, as_declared=True,
     )  # fmt: skip
     own = own_space(host, cpu=None if cpu is None else NamedCpu(cpu)) if says_own_space(host) else None
-    return subject_of(host, own), [vm.space.processor for vm in host.vms]
+    return subject_of(host, own), host

@@ -7,7 +7,8 @@ keys it does not know, and there they may stand in the file itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ..address import SIZE_4K, is_power_of_two
 from ..flags import MappingFlags, MapType
@@ -48,6 +49,21 @@ _MMIO_FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.DEVICE
 
 
 @dataclass(frozen=True, slots=True)
+class DmaStatement:
+    """What a file says of a device's DMA.
+
+    Args:
+        device: the name of its entry, or a node of the host's tree.
+        masters: whether it reads and writes memory by itself.
+        place: where that stands.
+    """
+
+    device: str
+    masters: bool
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class SpaceOptions:
     """`[stage2]`: defaults for the whole address space; None leaves them to the command line or to us.
 
@@ -62,6 +78,8 @@ class SpaceOptions:
         cpu: the processor that the tables are for, None for no particular one.
         timer_events: room for timers on each of its CPUs.
         arch: the guest's architecture; in a file of an older format `[base] arch` may say it too.
+        dma: which passed-through devices read and write memory by themselves, as far as the file says; by name.
+        write_xor_execute: nothing that the guest may write may it execute, through any of its mappings.
     """
 
     populate: Populate | None = None
@@ -74,6 +92,8 @@ class SpaceOptions:
     cpu: NamedCpu | None = None
     timer_events: int = TIMER_EVENTS
     arch: str | None = None
+    dma: Mapping[str, DmaStatement] = field(default_factory=dict)
+    write_xor_execute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +179,17 @@ def read_options(root: Table) -> SpaceOptions:
         None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
         table.integer("timer_events", TIMER_EVENTS, 1, 1 << 20),
         table.optional_choice("arch", ARCHITECTURES),
+        {said.device: said for said in _dma(table.table("dma"))},
+        (item := table.find("write_xor_execute")) is not None and item.boolean(),
     )
     table.note_unknown()
     return options
+
+
+def _dma(table: Table) -> Iterator[DmaStatement]:
+    for name in table.unknown():
+        item = table.need(name)
+        yield DmaStatement(name, item.boolean(), item.place)
 
 
 def _bytes(item: Item | None, *, power_of_two: bool) -> int | None:

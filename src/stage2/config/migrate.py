@@ -328,6 +328,7 @@ class _Migrator:
             if isinstance(item, Table | AoT):
                 beside.append(key, item)
             del self._toml[key]
+        self._forget_dma(beside.get("stage2"))
         if self._vm.arch is not None and self._vm.options.arch is None:
             found = beside.get("stage2")
             stage2 = edited(
@@ -340,6 +341,19 @@ class _Migrator:
             else:
                 beside["stage2"] = stage2
         return without_generation(beside.as_string())
+
+    def _forget_dma(self, options: object) -> None:
+        """Take out of `[stage2.dma]` what is said of devices that are left out."""
+        said = options.get("dma") if isinstance(options, Table) else None
+        if not isinstance(options, Table) or not isinstance(said, Mapping):
+            return
+        gone = {device.name for device in (*self._vm.devices.passthrough, *self._vm.devices.addresses)}
+        for statement in self._vm.options.dma.values():
+            if statement.device in gone:
+                options["dma"].remove(statement.device)
+                self._lose(statement.place, "left out with its device: [stage2.dma] may name its node instead")
+        if not said:
+            options.remove("dma")
 
     def _check(self, text: str) -> None:
         """Say what upstream would not take of the new file."""

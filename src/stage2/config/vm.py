@@ -167,6 +167,7 @@ def read_vm(document: Document, generation: Generation | None = None, ours: Docu
         vm = _read_present(document, tables if ours is not None else None, options)
     else:
         vm = _read_older(document, tables, options, generations)
+    _require_devices(vm)
     if ours is None:
         return vm
     ours.root.note_unknown()
@@ -306,6 +307,19 @@ def _note_undecided(kernel: Table, generations: tuple[Generation, ...], memory: 
 def companion_name(file: str) -> str:
     """The file of our own tables that belongs to a VM file: `NAME.stage2.toml` beside `NAME.toml`."""
     return str(Path(file).with_suffix(".stage2.toml"))
+
+
+def _require_devices(vm: VmConfig) -> None:
+    """Refuse what `[stage2.dma]` says of devices that the VM is not given; any path may be of a node below one."""
+    if not vm.options.dma:
+        return
+    names = [device.name for device in vm.devices.mapped] + [node.path for node in vm.devices.nodes]
+    names += [one.name for one in (*vm.memory, *vm.extensions.regions) if one.map_type is MapType.MMIO]
+    named = dict.fromkeys(names)
+    for said in vm.options.dma.values():
+        if said.device not in named and not said.device.startswith("/"):
+            known = ", ".join(map(shown, list(named)[:8])) or "none"
+            raise said.place.error(f"no device of this VM is called {shown(said.device)}; its devices are: {known}")
 
 
 def _require_memory(kernel: Table, memory: tuple[RegionDeclaration, ...], extensions: Extensions) -> None:

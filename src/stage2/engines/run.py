@@ -120,7 +120,7 @@ class RunOutcome:
         """0 every guest powered off, 1 one was stopped or isolation refuted, 3 time limit, 128 + n for signal n."""
         if self.signal_number is not None:
             return 128 + self.signal_number
-        if self.proof is not None and not self.proof.proved:
+        if self.proof is not None and not self.proof.proved_for_cpus:
             return 1
         ends = {report.exit for report in self.reports}
         if ends <= {"off"}:

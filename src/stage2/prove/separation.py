@@ -52,7 +52,7 @@ def _meeting(world: World, one: Scanned, other: Scanned, both: Range) -> Witness
     """Why two VMs must not both reach some host memory; None where they share it."""
     for mine in one.parts(both):
         for its in other.parts(mine.host):
-            shared = all(part.region is not None and part.region.map_type is MapType.SHARE for part in (mine, its))
+            shared = _of_share(mine) and _of_share(its)
             same = (mine.attributes ^ its.attributes) & MEMORY_TYPE_MASK == 0
             if shared and (same or one.space.regime.format is not other.space.regime.format):
                 continue
@@ -66,6 +66,14 @@ def _meeting(world: World, one: Scanned, other: Scanned, both: Range) -> Witness
                 span=both, remedy=remedy,
             )  # fmt: skip
     return None
+
+
+def _of_share(part: Part) -> bool:
+    """Whether a part is memory that its VM declares as shared, and not merely reached from such a region."""
+    region = part.region
+    if region is None or region.map_type is not MapType.SHARE:
+        return False
+    return region.host_range is not None and region.host_range.covers(part.host)
 
 
 def owned(world: World) -> Theorem:

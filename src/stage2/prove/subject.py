@@ -22,12 +22,14 @@ class Space:
         regime: what hardware runs its tables with.
         regions: what the VM declares, in order; none for the hypervisor.
         frames: host memory that its tables lie in; None where nothing says.
+        write_xor_execute: its VM's file forbids memory that is writable and executable.
     """
 
     name: str
     regime: Regime
     regions: tuple[MemoryRegion, ...] = ()
     frames: tuple[Range, ...] | None = None
+    write_xor_execute: bool = False
 
     @property
     def who(self) -> str:
@@ -45,6 +47,21 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class IommuTables:
+    """Tables that an IOMMU walks for a device.
+
+    Args:
+        regime: what it runs them with.
+        source: the memory that they are in.
+        shared: they are the stage-2 tables of the device's VM.
+    """
+
+    regime: Regime
+    source: TableSource
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GivenDevice:
     """A device in the hands of a VM.
 
@@ -52,11 +69,22 @@ class GivenDevice:
         vm: the VM's name.
         name: the device's.
         masters: whether it reads and writes memory by itself; None where nothing tells.
+        span: host addresses of its registers; None where nothing says.
+        iommu: the tables between it and memory; None where nothing is known to be between.
+        reach: the host addresses that its buses let its DMA through to; None for all.
     """
 
     vm: str
     name: str
     masters: bool | None
+    span: Range | None = None
+    iommu: IommuTables | None = None
+    reach: tuple[Range, ...] | None = None
+
+    @property
+    def who(self) -> str:
+        """How messages call it."""
+        return f"device {self.name} of VM {self.vm}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,19 @@ class Witness:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """What `check` says of the files whose tables refute a theorem.
+
+    Args:
+        code: of the rule.
+        message: the finding's sentence.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Theorem:
     """One statement about all tables of a host.
 
@@ -63,6 +76,7 @@ class Theorem:
         assumed: what it takes for granted.
         witness: why it does not hold.
         why_not: why it does not apply.
+        reasons: what `check` says of the same, where it does not hold and there are files.
     """
 
     name: str
@@ -72,6 +86,7 @@ class Theorem:
     assumed: tuple[str, ...] = ()
     witness: Witness | None = None
     why_not: str = ""
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,11 @@ class Proof(SelfTold):
     def proved(self) -> bool:
         """Whether none of them is refuted."""
         return all(theorem.holds is not False for theorem in self.theorems)
+
+    @property
+    def proved_for_cpus(self) -> bool:
+        """Whether none is refuted but `dma`: what guests reach by their CPUs, whatever their devices may."""
+        return all(theorem.holds is not False for theorem in self.theorems if theorem.name != "dma")
 
     def __getitem__(self, name: str) -> Theorem:
         """A theorem by its name."""

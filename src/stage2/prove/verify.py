@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ class _Second:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._isolation, self._rights = Isolation(subject.owners), WriteOrExecute()
+        self._isolation = Isolation(subject.owners)
+        self._rights: dict[str, WriteOrExecute] = {}
         self._wellformed = Wellformed(subject.owners)
         self._unsound: str | None = None
         self.leaves = 0
@@ -118,7 +120,13 @@ class _Second:
         visit = Visit(space, self._subject.source)
         first = ROW * claim["first"]
         rows = struct.iter_unpack("<4Q", memoryview(details)[first : first + ROW * claim["rows"]])
-        (self._isolation if space.name else self._rights).see(space, held_against(space, visit.leaves(), rows))
+        leaves = held_against(space, visit.leaves(), rows)
+        if not space.name or space.write_xor_execute:
+            leaves = self._rights.setdefault(space.who, WriteOrExecute(space.who)).passing(space, leaves)
+        if space.name:
+            self._isolation.see(space, leaves)
+        # Of the hypervisor's mappings nothing but their rights is looked at.
+        deque(leaves, maxlen=0)
         self.leaves += visit.leaves_seen
         self._wellformed.see(space, visit)
         _same(space, claim, {"leaves": visit.leaves_seen})
@@ -131,12 +139,13 @@ class _Second:
         """What became of each theorem, whether the certificate names it or not."""
         self._isolation.end()
         unsound = "an entry is not sound, and nothing behind it was looked at"
-        wrong = dict(self._isolation.wrong, wellformed=self._unsound or self._wellformed.end(), wx=self._rights.end())
+        rights = next((problem for one in self._rights.values() if (problem := one.end()) is not None), None)
+        wrong = dict(self._isolation.wrong, wellformed=self._unsound or self._wellformed.end(), wx=rights)
         why_not = dict(_ELSEWHERE)
         if self._subject.owners is None:
             why_not["owned"] = "nothing says who owns the host's memory"
-        if not self._subject.own:
-            why_not["wx"] = "the hypervisor has no tables of its own here"
+        if not self._rights:
+            why_not["wx"] = "the hypervisor has no tables of its own here, and no VM's file says write_xor_execute"
         found = []
         for name in dict.fromkeys((*_NAMES, *claimed)):
             problem = wrong.get(name)

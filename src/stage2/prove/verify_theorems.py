@@ -69,7 +69,10 @@ class Isolation:
                 self._declared(space, region, gpa, hpa, row[3])
                 self._owned(space, region, gpa, hpa, size)
                 kind = chosen if region is None or region.host_range is None else fixed
-                if region is not None and region.map_type is MapType.SHARE:
+                host = None if region is None else region.host_range
+                # What is reached from a share's region, and is not that share, is no share.
+                named = host is not None and host.start <= hpa and hpa + size <= host.end
+                if named and region is not None and region.map_type is MapType.SHARE:
                     kind = shared.setdefault(row[3] & MEMORY_TYPE_MASK, Spans())
                 kind.add(hpa, hpa + size)
         self._alone(space, chosen, [fixed, *shared.values()])
@@ -144,24 +147,27 @@ def _memory_type(fmt: Format, level: int, flags: MappingFlags, controls: int) ->
 
 
 class WriteOrExecute:
-    """`wx`, of the hypervisor's own mappings."""
+    """`wx`, of one party: the hypervisor, or a VM whose file says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, who: str) -> None:
+        self._who = who
         self._writable, self._executable = Spans(), Spans()
 
-    def see(self, space: Space, rows: Iterable[Leaf]) -> None:
-        """All ranges of a half of the hypervisor's addresses."""
-        for _, hpa, size, attributes in rows:
+    def passing(self, space: Space, rows: Iterable[Leaf]) -> Iterator[Leaf]:
+        """All ranges of a space of the party, each handed on when it was seen."""
+        for row in rows:
+            _, hpa, size, attributes = row
             granted = int(space.regime.format.permissions(attributes & ATTRIBUTES, space.regime.controls))
             granted |= granted >> USER_SHIFT
             for right, spans in ((WRITE, self._writable), (EXECUTE, self._executable)):
                 if granted & right:
                     spans.add(hpa, hpa + size)
+            yield row
 
     def end(self) -> str | None:
         """What is wrong."""
         both = common(self._writable.joined, self._executable.joined)
-        return None if both is None else f"HPA {both:#x} is writable and executable for the hypervisor"
+        return None if both is None else f"HPA {both:#x} is writable and executable for {self._who}"
 
 
 class Wellformed:

@@ -8,13 +8,15 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ..address import format_size
-from ..prove.subject import Space, Subject
+from ..prove.subject import Subject
 from ..prove.theorem import Proof, Seat, Theorem, Witness
 from ..tables.explain import explain_stage
 from .tables import facts, indented, stack, text
 from .walk import WalkView
 from .walk_json import walk_json
 
+_MOST_REASONS = 3
+"""Limit: findings that are told of one theorem; JSON has all."""
 WORDS = {True: "holds", False: "does not hold", None: "does not apply"}
 """What is said of a theorem, by whether it holds."""
 _STYLES = {True: "bold green", False: "bold red", None: "dim"}
@@ -60,6 +62,10 @@ def theorem_rows(theorem: Theorem) -> list[tuple[str, str]]:
         rows.append(("owner", witness.owner))
     if witness.remedy:
         rows.append(("to mend it", witness.remedy))
+    for reason in theorem.reasons[:_MOST_REASONS]:
+        rows.append(("check says", f"{reason.code}: {reason.message}"))
+    if len(theorem.reasons) > _MOST_REASONS:
+        rows.append(("", f"and {len(theorem.reasons) - _MOST_REASONS} more"))
     return rows
 
 
@@ -72,7 +78,8 @@ def _counted(word: str, count: int) -> str:
 
 
 def _space_of(seat: Seat) -> str:
-    return "GPA" if seat.who.startswith("VM ") else "HVA"
+    words = {"VM": "GPA", "device": "IOVA"}
+    return words.get(seat.who.split(" ")[0], "HVA")
 
 
 def proof_json(proof: Proof, subject: Subject) -> dict[str, Any]:
@@ -87,6 +94,7 @@ def proof_json(proof: Proof, subject: Subject) -> dict[str, Any]:
                 "covered": dict(theorem.covered),
                 "assumed": list(theorem.assumed),
                 "why_not": theorem.why_not or None,
+                "reasons": [{"code": one.code, "message": one.message} for one in theorem.reasons],
                 "witness": None if theorem.witness is None else _witness_json(theorem.witness, subject),
             }
             for theorem in proof.theorems
@@ -110,16 +118,23 @@ def _witness_json(witness: Witness, subject: Subject) -> dict[str, Any]:
 
 def _seat_json(seat: Seat, subject: Subject) -> dict[str, Any]:
     """An address, and the walk that leads from it."""
-    space = next((one for one in (*subject.spaces, *subject.own) if one.who == seat.who), None)
     return {
         "who": seat.who,
         "space": _space_of(seat),
         "address": seat.address,
         "address_hex": f"{seat.address:#x}",
-        "walk": None if space is None or not space.name else _walk(space, seat.address, subject),
+        "walk": _walk(seat, subject),
     }
 
 
-def _walk(space: Space, gpa: int, subject: Subject) -> dict[str, Any]:
-    walk = explain_stage(subject.source, space.regime, gpa)
-    return walk_json(WalkView(walk, space.regime, vm=space.name, region=space.region_at(gpa)))
+def _walk(seat: Seat, subject: Subject) -> dict[str, Any] | None:
+    """The walk of a VM's address, or of a device's by its IOMMU's tables; None where there are none."""
+    space = next((one for one in subject.spaces if one.who == seat.who), None)
+    if space is not None:
+        walk = explain_stage(subject.source, space.regime, seat.address)
+        return walk_json(WalkView(walk, space.regime, vm=space.name, region=space.region_at(seat.address)))
+    device = next((one for one in subject.devices if one.who == seat.who and one.iommu is not None), None)
+    if device is None or device.iommu is None:
+        return None
+    walk = explain_stage(device.iommu.source, device.iommu.regime, seat.address)
+    return walk_json(WalkView(walk, device.iommu.regime, vm=device.vm))

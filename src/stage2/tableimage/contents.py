@@ -29,6 +29,7 @@ class TableContents:
         name, id, vmid: the VM.
         registers: what to load, by the manual's names.
         regions: what the VM declares, with the HPAs behind it.
+        write_xor_execute: its file forbids memory that is writable and executable.
     """
 
     files: TableFiles
@@ -37,6 +38,7 @@ class TableContents:
     vmid: int
     registers: dict[str, int]
     regions: tuple[RegionReport, ...]
+    write_xor_execute: bool
 
     def manifest(self) -> dict[str, Any]:
         """This VM's part of the manifest."""
@@ -45,6 +47,7 @@ class TableContents:
             "id": self.id,
             "arch": self.files.arch,
             "vmid": self.vmid,
+            "write_xor_execute": self.write_xor_execute,
             **registers_json(self.registers),
             **self.files.manifest(),
             "regions": [region_report_json(region) for region in self.regions],
@@ -69,6 +72,7 @@ def collect(vms: Sequence[Vm]) -> list[TableContents]:
                     regime.format, regime.root, regime.controls, regime.identifier
                 ),
                 regions=vm.region_reports(),
+                write_xor_execute=vm.write_xor_execute,
             )
         )
     return found

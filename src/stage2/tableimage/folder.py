@@ -133,12 +133,14 @@ class LoadedTables(LoadedWords):
         name, id: the VM.
         regime: its stage 2.
         regions: what it declared.
+        write_xor_execute: its file forbids memory that is writable and executable.
     """
 
     name: str
     id: int
     regime: Regime
     regions: tuple[MemoryRegion, ...]
+    write_xor_execute: bool = False
 
     def region_at(self, gpa: int) -> MemoryRegion | None:
         """The region declared at a GPA."""
@@ -246,7 +248,10 @@ def _load(folder: Path, vm: dict[str, Any], room: _Room) -> LoadedTables:
     name = _name(vm["name"])
     regime = _tables(folder, vm, pieces, room, stage=2, identifier=_number(vm["vmid"], "vmid"), whose=f"VM {name}")
     regions = tuple(_region(part) for part in vm["regions"])
-    return LoadedTables(pieces, name, _number(vm["id"], "id"), regime, regions)
+    policy = vm.get("write_xor_execute", False)  # folders of versions before have no such key
+    if not isinstance(policy, bool):
+        raise ValueError(f"write_xor_execute {policy!r} is neither true nor false")
+    return LoadedTables(pieces, name, _number(vm["id"], "id"), regime, regions, policy)
 
 
 def _load_own(folder: Path, part: dict[str, Any], room: _Room) -> LoadedOwn:

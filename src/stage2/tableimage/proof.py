@@ -8,8 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import Range
+from ..errors import ConfigError
+from ..flags import MapType
 from ..prove.packing import U64Array
-from ..prove.subject import Space, Subject
+from ..prove.source import TableSource
+from ..prove.subject import GivenDevice, Space, Subject
+from ..tables.regime import Regime
 from .folder import LoadedWords, holds_own, read_folder, read_own
 
 _ASSUMED = (
@@ -58,10 +62,36 @@ def subject_of_folder(folder: Path) -> Subject:
     """
     loaded = read_folder(folder)
     own = read_own(folder) if holds_own(folder) else None
-    spaces = tuple(Space(one.name, one.regime, one.regions, _spans(one)) for one in loaded)
+    spaces = tuple(Space(one.name, one.regime, one.regions, _spans(one), one.write_xor_execute) for one in loaded)
     mine = () if own is None else tuple(Space("", regime, (), _spans(own)) for regime in own.regimes)
     source = FileTables((*loaded, *(() if own is None else (own,))))
-    return Subject(source, spaces, mine, assumed=_ASSUMED)
+    devices = tuple(
+        GivenDevice(one.name, region.label, None, region.host_range)
+        for one in loaded
+        for region in one.regions
+        if region.map_type is MapType.MMIO
+    )
+    return Subject(source, spaces, mine, devices=devices, assumed=_ASSUMED)
+
+
+def iommu_tables(folder: Path, vm: str) -> tuple[Regime, TableSource]:
+    """The tables in a folder as an IOMMU walks them.
+
+    Args:
+        folder: of `stage2 build`.
+        vm: the VM whose tables are taken where there are several.
+
+    Raises:
+        ConfigError: it has several, and none of that name.
+        TableImageError: it is no such folder, or damaged.
+    """
+    loaded = read_folder(folder)
+    found = [one for one in loaded if one.name == vm] or loaded
+    if len(found) != 1:
+        names = ", ".join(one.name for one in found) or "none"
+        problem = f"has tables of several VMs ({names}), and none of {vm}: build one VM into it"
+        raise ConfigError(problem, file=str(folder))
+    return found[0].regime, FileTables((found[0],))
 
 
 def _spans(words: LoadedWords) -> tuple[Range, ...]:

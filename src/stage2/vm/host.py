@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from ..config.board import BoardConfig
+from ..config.conflict import raise_it
 from ..config.cpu import NamedCpu
 from ..config.defconfig import DefConfig
 from ..config.document import Notice
@@ -28,26 +29,26 @@ from ..images.host_tree import HostTree
 from ..memory.frames import FrameAllocator
 from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
-from ..memory.window import FrameWindow
-from ..ranges import RangeMap
 from ..self_drawn import SelfDrawn
 from ..space.address_space import AddressSpace
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
+from .as_declared import Unheld, refuse_but_memory
 from .channels import ChannelTable
 from .console import Console
 from .devices import Device, Silent, Uart
+from .reserving import reserve, reserve_platforms, table_window
 from .vm import Vm
 
 if TYPE_CHECKING:
     from ..hypervisor.space import HypervisorSpace
     from ..prove.theorem import Proof
     from ..tlb.trace import EditTrace
+    from .isolation import Iommu
 
 PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 _VMID_BITS = 14
-_KEPT_FREE = Owner(OwnerKind.RESERVED, "reserved by the user")
 """Of VMIDs that every format has room for: hgatp's are the fewest."""
 _CONSOLE_TYPES = ("Console", "VirtioConsole")
 
@@ -64,6 +65,7 @@ class Options:
         defconfig: how the hypervisor is built: its CPUs and its ticks.
         tables_at: host memory that the VMs' tables are taken from, and nothing else is; None for anywhere.
         reserved: host memory that nothing is taken from.
+        as_declared: map regions also where their host memory is none, or another's; for proofs, never to run.
     """
 
     populate: Populate | None = None
@@ -73,6 +75,7 @@ class Options:
     defconfig: DefConfig | None = None
     tables_at: Range | None = None
     reserved: tuple[Range, ...] = ()
+    as_declared: bool = False
 
 
 class Host(SelfDrawn):
@@ -81,8 +84,8 @@ class Host(SelfDrawn):
     What the hypervisor's own kernel occupies is given to no VM; its layout is computed from the platform.
 
     Args:
-        platform: its memory; `configs` are the files of its VMs, as they lie on it, and `tree` is its device tree,
-            where whoever made it has one.
+        platform: its memory; `configs` are the files of its VMs, as they lie on it, `tree` is its device tree, where
+            whoever made it has one, and `unheld` the regions that are mapped without being theirs to have.
         defconfig: how the hypervisor is built; None leaves it to the platform.
     """
 
@@ -101,6 +104,7 @@ class Host(SelfDrawn):
         self.vms: list[Vm] = []
         self.configs: list[PlannedVm] = []
         self.tree: HostTree | None = None
+        self.unheld = Unheld(self)
 
     def _set_kernel_aside(self, kernel: KernelLayout) -> None:
         assert kernel.hpa is not None, "a computed kernel is loaded somewhere"
@@ -113,15 +117,21 @@ class Host(SelfDrawn):
             text = f"the hypervisor's kernel is taken to occupy {kernel.hpa}: [hypervisor] may say its parts' sizes"
             self.notices.append(Notice(text, place))
 
-    def prove(self, own: HypervisorSpace | None = None) -> Proof:
+    def prove(self, own: HypervisorSpace | None = None, *, iommu: Iommu | None = None) -> Proof:
         """Prove or refute the isolation of the VMs, on the bytes of the tables as they are now.
 
         Args:
             own: the hypervisor's own tables, where it has some (`own_space`).
+            iommu: what stands between devices and memory: `{"usb": table}` or `{"vm1/usb": table}` with a `PageTable`
+                on this host's memory, "shared" in its place for the stage-2 tables of the device's VM, and "shared"
+                alone for these and every device.
+
+        Raises:
+            ConfigError: `iommu` names no device of a VM, or tables that no IOMMU walks.
         """
         from .isolation import prove_host
 
-        return prove_host(self, own)
+        return prove_host(self, own, iommu)
 
     def close(self) -> None:
         """End all VMs and give the memory back. Harmless when repeated."""
@@ -173,7 +183,7 @@ def build(
     options = options or Options()
     taken = [*options.reserved, *([] if options.tables_at is None else [options.tables_at])]
     configs = on_host(configs, platform, taken)
-    together = check_together(configs)
+    together = check_together(configs, refuse_but_memory if options.as_declared else raise_it)
     known = [*archs, *[None] * (len(configs) - len(archs))]
     chosen = [
         choose_arch(vm, arch, platform, options.format) or found for vm, found in zip(configs, known, strict=True)
@@ -214,20 +224,24 @@ def _build_all(
     trace: EditTrace | None,
 ) -> None:
     # Memory at fixed HPAs is set aside before anything is allocated, so that nothing else lands in it.
-    _reserve(host, options.reserved)
-    _reserve_platforms(host, configs)
-    window = None if options.tables_at is None else _window(host, options.tables_at)
-    held = [_hold(host, config) for config in configs]
+    reserve(host, options.reserved)
+    reserve_platforms(host, configs)
+    window = None if options.tables_at is None else table_window(host, options.tables_at)
+    names = [_owner_name(config, configs) for config in configs]
+    held = [
+        _hold(host, config, host.unheld if options.as_declared else None, name)
+        for config, name in zip(configs, names, strict=True)
+    ]
     shares = _take_shares(host, together, max(fmt.page_size for fmt in formats))
     vmids = _vmids(host.identifiers, configs)
-    for config, arch, fmt in zip(configs, archs, formats, strict=True):
+    for config, arch, fmt, owner in zip(configs, archs, formats, names, strict=True):
         name = config.name
         console = Console(None if sink is None else (lambda text, name=name: sink(name, text)))  # type: ignore[misc]
         cpu = options.cpu or config.options.cpu
         space = AddressSpace(
             fmt,
             host.frames,
-            name=_owner_name(config, configs),
+            name=owner,
             identifier=vmids[config.id],
             populate=options.populate or config.options.populate,
             violation=config.options.violation,
@@ -250,6 +264,7 @@ def _build_all(
             timer_events=config.options.timer_events,
             ticks_per_sec=host.platform.ticks_per_sec,
             identifiers=host.identifiers,
+            write_xor_execute=config.options.write_xor_execute,
         )
         host.vms.append(vm)
     for fixed in (True, False):
@@ -260,67 +275,21 @@ def _build_all(
                 if region.range in spans:
                     # Each only when its turn comes: tables of the others must not land in it.
                     host.frames.free(region.range, owner=_set_aside(config))
-                _map(vm, config, options, shares, region)
+                _map(host, vm, config, options, shares, region)
     for vm, config in zip(host.vms, configs, strict=True):
+        if options.as_declared:
+            host.unheld.map_window(vm.space, config)
         _attach_devices(vm, config)
 
 
-def _reserve(host: Host, spans: Sequence[Range]) -> None:
-    """Keep everybody off ranges of host memory; what of them is no RAM goes without saying."""
-    for span in spans:
-        for ram in host.memory.ranges:
-            part = ram.intersection(span)
-            if part is not None:
-                try:
-                    host.frames.claim(part, owner=_KEPT_FREE)
-                except OwnerConflictError as error:
-                    raise ConfigError(f"--reserve {span}: {error}") from None
-
-
-def _reserve_platforms(host: Host, configs: Sequence[PlannedVm]) -> None:
-    """Keep everybody off what the platform reserves, but the hypervisor that lies there and VMs that are given it."""
-    given: RangeMap[None] = RangeMap()
-    for config in configs:
-        for region in config.plan.regions:
-            if region.map_type is MapType.MAP_RESERVED:
-                given.set(region.range, None)
-    for reserved in host.platform.reserved:
-        owner = Owner(OwnerKind.RESERVED, f"reserved by {reserved.who}")
-        for ram in host.memory.ranges:
-            part = ram.intersection(reserved.span)
-            for free in [] if part is None else given.gaps(part):
-                held: RangeMap[None] = RangeMap()
-                for span, _ in host.frames.owners.overlapping(free):
-                    held.set(span, None)
-                for gap in held.gaps(free):
-                    host.frames.claim(gap, owner=owner)
-
-
-def _window(host: Host, span: Range) -> FrameWindow:
-    """The host memory that tables are to lie in.
-
-    Raises:
-        ConfigError: it is not all RAM, or not free.
-    """
-    if not host.memory.contains(span.start, span.size):
-        ram = ", ".join(str(part) for part in host.memory.ranges)
-        assumed = ", which was assumed since no host was given: name yours with --platform"
-        raise ConfigError(
-            f"--tables-at {span}: not all of it is host memory: RAM is {ram}"
-            + (assumed if host.platform.file is None else "")
-        )
-    for taken, owner in host.frames.owners:
-        if owner == _KEPT_FREE and taken.overlaps(span):
-            raise ConfigError(
-                f"--tables-at {span}: {taken} of it is reserved: choose a window that no reservation reaches into"
-            )
-    try:
-        return FrameWindow(host.frames, span)
-    except OwnerConflictError as error:
-        raise ConfigError(f"--tables-at {span}: {error}") from None
-
-
-def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion) -> None:
+def _map(
+    host: Host, vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str], Hpa], region: MemoryRegion
+) -> None:
+    largest = options.page_size or config.options.page_size
+    if options.as_declared:
+        host.unheld.add_if_ram(vm.space.name, region)
+    if host.unheld.map(vm.space, region, largest):
+        return
     if region.map_type is MapType.SHARE:
         region = replace(region, hpa=shares[config.name, region.name])
     if options.populate is not None and region.map_type.may_be_lazy:
@@ -328,7 +297,11 @@ def _map(vm: Vm, config: VmConfig, options: Options, shares: dict[tuple[str, str
     try:
         vm.space.map(region)
     except Stage2Error as error:
-        raise _at(region, config, f"{region} cannot be given: {error}") from None
+        refused = _at(region, config, f"{region} cannot be given: {error}")
+        if not options.as_declared or not isinstance(error, OwnerConflictError) or region.host_range is None:
+            raise refused from None
+        host.unheld.add(vm.space.name, region, refused)
+        host.unheld.map(vm.space, region, largest)
 
 
 def _set_aside(config: VmConfig) -> Owner:
@@ -358,23 +331,39 @@ def _vmids(identifiers: Identifiers, configs: Sequence[VmConfig]) -> dict[int, i
     return found
 
 
-def _hold(host: Host, config: PlannedVm) -> list[Range]:
-    """Claim the RAM behind a VM's identical and reserved regions until they are mapped."""
+def _hold(host: Host, config: PlannedVm, unheld: Unheld | None, name: str) -> list[Range]:
+    """Claim the RAM behind a VM's identical and reserved regions until they are mapped.
+
+    Args:
+        host, config: where, and whose.
+        unheld: takes what cannot be had; None refuses it.
+        name: what the VM's memory is owned under.
+    """
     spans = []
     for region in config.plan.regions:
         if not region.map_type.is_identity:
             continue
-        if not host.memory.contains(region.start, region.size):
-            if not region.map_type.owns_frames:
-                continue
-            ram = ", ".join(str(span) for span in host.memory.ranges)
-            raise _at(region, config, f"{region} needs host memory that does not exist: RAM is {ram}")
+        exists = host.memory.contains(region.start, region.size)
+        if not exists and not region.map_type.owns_frames:
+            continue
         try:
+            if not exists:
+                ram = ", ".join(str(span) for span in host.memory.ranges)
+                raise _at(region, config, f"{region} needs host memory that does not exist: RAM is {ram}")
             host.frames.claim(region.range, owner=_set_aside(config))
         except OwnerConflictError as error:
-            raise _at(region, config, f"{region} cannot be given: {error}") from None
-        spans.append(region.range)
+            _refuse(_at(region, config, f"{region} cannot be given: {error}"), unheld, name, region)
+        except ConfigError as error:
+            _refuse(error, unheld, name, region)
+        else:
+            spans.append(region.range)
     return spans
+
+
+def _refuse(error: ConfigError, unheld: Unheld | None, name: str, region: MemoryRegion) -> None:
+    if unheld is None:
+        raise error from None
+    unheld.add(name, region, error)
 
 
 def _take_shares(host: Host, together: Together, page: int) -> dict[tuple[str, str], Hpa]:

@@ -26,6 +26,7 @@ class IsolationGuard:
 
     All VMs get one lock, so that no other is in the midst of something while a proof goes on; guests run meanwhile, and
     wait where they fault. Each table is watched by the checker of invalidations, whose findings the theorem `tlb` has.
+    `dma` alone refutes nothing here: no edit of a table changes it.
 
     Args:
         host: whose VMs; none of them may run while the guard starts or stops.
@@ -77,7 +78,7 @@ class IsolationGuard:
             self._edited = False
             proof = prove_world(self._reader.world(replace(subject_of(self._host), stale=tuple(self._stale))))
             self.proofs += 1
-            if not proof.proved and self.failed is None:
+            if not proof.proved_for_cpus and self.failed is None:
                 self.failed = proof
                 if self._tell is None:
                     raise IsolationError(f"isolation {proof}")

@@ -101,10 +101,12 @@ class Vm:
         timer_events: int = TIMER_EVENTS,
         ticks_per_sec: int = TICKS_PER_SEC,
         identifiers: Identifiers | None = None,
+        write_xor_execute: bool = False,
     ) -> None:
         self.name, self.id, self.arch, self.space = name, id, arch, space
         self.console = console or Console()
         self.cpu_count = cpu_count
+        self.write_xor_execute = write_xor_execute
         self.timer_events = timer_events
         self.ticks_per_sec = ticks_per_sec
         self.cpus: Cpus | None = None
