@@ -222,6 +222,21 @@ def test_nobody_owns_anything_where_no_owner_is_known_of(made: Made) -> None:
     assert found["owned"].problem == f"VM a reaches HPA {HOST:#x}, which belongs to nobody"
 
 
+def test_the_first_of_all_owners_counts(made: Made) -> None:
+    made.vm("a", region(0, 1)).map_page(0, Hpa(HOST), RWX)
+    made.owns(A, HOST)
+    made.judged()
+    subject = replace(made.subject(), owners=((Range.sized(HOST, PAGE), A),))
+    found = {one.name: one.holds for one in verify(made.folder / "proof.json", subject).theorems}
+    assert (found["owned"], found["wellformed"]) == (True, False)
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "f" * 64])
+def test_details_of_another_certificate_are_bad_input(made: Made, digest: str) -> None:
+    with pytest.raises(ConfigError, match="its SHA-256 differs"):
+        edited(made, lambda found: found["details"].update(sha256=digest))
+
+
 REGION_OWNERS = (
     (region(0, 1), A, True),
     (region(0, 1, MapType.ROM, RX), A, True),
