@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -220,6 +222,21 @@ def test_nobody_owns_anything_where_no_owner_is_known_of(made: Made) -> None:
     assert found["owned"].problem == f"VM a reaches HPA {HOST:#x}, which belongs to nobody"
 
 
+def test_the_first_of_all_owners_counts(made: Made) -> None:
+    made.vm("a", region(0, 1)).map_page(0, Hpa(HOST), RWX)
+    made.owns(A, HOST)
+    made.judged()
+    subject = replace(made.subject(), owners=((Range.sized(HOST, PAGE), A),))
+    found = {one.name: one.holds for one in verify(made.folder / "proof.json", subject).theorems}
+    assert (found["owned"], found["wellformed"]) == (True, False)
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "f" * 64])
+def test_details_of_another_certificate_are_bad_input(made: Made, digest: str) -> None:
+    with pytest.raises(ConfigError, match="its SHA-256 differs"):
+        edited(made, lambda found: found["details"].update(sha256=digest))
+
+
 REGION_OWNERS = (
     (region(0, 1), A, True),
     (region(0, 1, MapType.ROM, RX), A, True),
@@ -393,6 +410,28 @@ def test_the_number_of_leaves_is_compared(made: Made, leaves: int) -> None:
 def test_a_certificate_without_ranges_misses_what_is_mapped(made: Made) -> None:
     told = edited(made, lambda found: found["spaces"][0].update(rows=0))
     assert told == "VM a: the tables map 0x0, and the certificate does not say so"
+
+
+@pytest.mark.parametrize("column", ["start", "HPA", "size", "attributes"])
+@pytest.mark.parametrize("by", [-PAGE, PAGE])
+def test_a_range_that_is_another_is_not_what_the_tables_map(made: Made, column: str, by: int) -> None:
+    made.owners = None
+    made.vm("a", region(0x4000, 2)).map_range(0x4000, Hpa(HOST), 2 * PAGE, RWX)
+    made.judged()
+    words = list(struct.unpack("<4Q", (made.folder / "proof.ranges").read_bytes()))
+    words[["start", "HPA", "size", "attributes"].index(column)] += by
+    data = struct.pack("<4Q", *words)
+    (made.folder / "proof.ranges").write_bytes(data)
+    found = json.loads((made.folder / "proof.json").read_text())
+    found["details"]["sha256"] = hashlib.sha256(data).hexdigest()
+    (made.folder / "proof.json").write_text(json.dumps(found))
+    answer = verify(made.folder / "proof.json", made.subject())
+    # A range that is too short is right as far as it goes.
+    told = f"the certificate's range at {words[0]:#x} is not what the tables map"
+    if (column, by) == ("size", -PAGE):
+        told = "the tables map 0x5000, and the certificate does not say so"
+    assert answer.problem == f"VM a: {told}"
+    assert answer.theorems == ()
 
 
 DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
