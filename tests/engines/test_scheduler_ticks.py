@@ -13,6 +13,7 @@ from stage2.cli.main import call
 from stage2.config.defconfig import DefConfig
 from stage2.config.platform import PlatformConfig
 from stage2.engines import run as running
+from stage2.engines.unicorn.machine import Machine
 from stage2.hypervisor.cpus import Cpus
 from stage2.hypervisor.time import NANOS_PER_MS, TimeValue
 from stage2.vm.host import Options, build
@@ -30,6 +31,7 @@ def test_a_guests_cpus_tick_as_the_defconfig_says_or_else_the_platform(
 ) -> None:
     with build([hostile_config()], platform=platform, options=Options(defconfig=defconfig)) as host:
         machine = running.machine_for(host.vms[0])
+        assert isinstance(machine, Machine)
         try:
             first = machine.timers.scheduler_next_event()
             assert machine.timers.next_deadline == TimeValue(period_ms * NANOS_PER_MS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,7 @@ def run(
     page_size: Literal["auto", "4k", "2m", "1g"] = "auto",
     stage2_format: Annotated[str | None, Parameter(name="--stage2-format")] = None,
     cpu: str | None = None,
+    engine: Literal["auto", "unicorn", "qemu"] = "auto",
     defconfig: Path | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
@@ -94,6 +95,9 @@ def run(
     cpu
         Processor that the tables are for (cortex-a72, "cortex-a72,pa=40"; "--cpu list" names all); without it they are
         for no particular one.
+    engine
+        What runs the guests: unicorn, in this process; qemu, a whole board whose emulated MMU walks the tables
+        (AArch64). With auto the one that can: qemu for AArch64 Linux, unicorn for all else.
     defconfig
         AxVisor's defconfig, which says how the hypervisor is built: its CPUs (smp) and its ticks (ticks-per-sec).
     max_seconds
@@ -139,6 +143,7 @@ def run(
         page_size=page_size,
         stage2_format=stage2_format,
         cpu=cpu,
+        engine=engine,
         defconfig=built_as,
         max_seconds=max_seconds,
         dirty_log=dirty_log,
@@ -159,6 +164,7 @@ def run_configs(
     page_size: str = "auto",
     stage2_format: str | None = None,
     cpu: str | None = None,
+    engine: str = "auto",
     defconfig: DefConfig | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
@@ -182,16 +188,24 @@ def run_configs(
 
     # Standard output is the JSON's alone when it goes there.
     quiet = quiet or str(json_file) == "-"
+    images = [read_images(config) for config in configs]
+    engine = _engine_for(configs, images, arch, platform) if engine == "auto" else engine
+    board = None
+    if engine == "qemu":
+        from ..engines.qemu.board import board_of, board_platform
+
+        board = board_of(configs)
+        platform = platform if platform is not None else board_platform(configs)
     configs = on_host(configs, platform)
     print_notices([notice for config in configs for notice in config.notices])
     print_notices([] if defconfig is None else defconfig.notices)
-    images = [read_images(config) for config in configs]
     options = Options(
         None if populate is None else Populate(populate),
         PAGE_SIZES[page_size],
         None if stage2_format is None else named_format(stage2_format),
         None if cpu is None else NamedCpu(cpu),
         defconfig,
+        shared_memory=engine == "qemu",
     )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
     trace = None
@@ -213,11 +227,12 @@ def run_configs(
             print_notices(host.notices)
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
                 print_findings(check_images(config, found, vm.arch), config.place)
-                require_interrupts(vm.arch, config, found)
+                if engine == "unicorn":
+                    require_interrupts(vm.arch, config, found)
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
-                load_images(vm, config, found)
+                load_images(vm, config, found, board)
             interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
-            outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval, paranoid=paranoid)
+            outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval, paranoid=paranoid, engine=engine)
             if trace is not None:
                 # What becomes of the tables when the VMs are gone is no part of the run.
                 trace.stop()
@@ -228,6 +243,22 @@ def run_configs(
             writer.finish()
         report(outcome, host.platform, json_file, quiet, proof)
     return outcome.exit_code or (0 if proof.proved_for_cpus else 1)
+
+
+def _engine_for(
+    configs: Sequence[PlannedVm],
+    images: Sequence[VmImages],
+    arch: str | None,
+    platform: PlatformConfig | BoardConfig | None,
+) -> str:
+    """The engine that can run these guests."""
+    from ..config.vm import VmType
+
+    for config, found in zip(configs, images, strict=True):
+        said = arch or config.arch or found.arch or (None if platform is None else platform.arch)
+        if said == "aarch64" and (config.vm_type is VmType.LINUX or found.is_linux):
+            return "qemu"
+    return "unicorn"
 
 
 def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from ..config.extensions import TIMER_EVENTS
 from ..errors import EngineError
@@ -20,7 +20,6 @@ from ..vm.cost import HostCost, cost_of
 from ..vm.host import Host
 from ..vm.report import VmReport
 from ..vm.vm import RunResult, Vm
-from .unicorn.machine import ENGINE, Machine
 
 if TYPE_CHECKING:
     from ..prove.theorem import Proof
@@ -40,18 +39,48 @@ _MACHINES = {
 }
 
 
-def machine_for(vm: Vm) -> Machine[Any]:
+class Runs(Protocol):
+    """What runs one VM, whatever engine it is of."""
+
+    ENGINE: str
+    """The engine's name."""
+
+    def run(self) -> RunResult:
+        """Run the guest until it ends; once."""
+
+    def stop(self, exit_: str, reason: str) -> None:
+        """End the run soon, from any thread."""
+
+    def log_writes(self, interval: TimeValue) -> None:
+        """Keep a dirty log while the guest runs."""
+
+    def close(self) -> None:
+        """Give everything back. Harmless when repeated."""
+
+
+ENGINES = ("unicorn", "qemu")
+
+
+def machine_for(vm: Vm, engine: str = "unicorn") -> Runs:
     """The machine that runs a VM of its architecture.
+
+    Args:
+        vm: it.
+        engine: of `ENGINES`.
 
     Raises:
         EngineError: there is none, or the engine cannot be had.
     """
+    if engine == "qemu":
+        from .qemu.arm import ArmQemu
+
+        return ArmQemu(vm)
     if vm.arch not in _MACHINES:
         raise EngineError(f"the unicorn engine runs {', '.join(_MACHINES)} guests; VM {vm.name} is {vm.arch}")
     _require_shown(vm)
     # Only the VM's own architecture is imported, and so compiled.
     module, _, name = _MACHINES[vm.arch].partition(":")
-    machine: Machine[Any] = getattr(import_module(f".unicorn.{module}", __package__), name)(vm)
+    machine: Runs = getattr(import_module(f".unicorn.{module}", __package__), name)(vm)
     return machine
 
 
@@ -77,7 +106,7 @@ def _require_shown(vm: Vm) -> None:
 class _Runner(threading.Thread):
     """One VM on its own thread."""
 
-    def __init__(self, vm: Vm, machine: Machine[Any], done: threading.Condition) -> None:
+    def __init__(self, vm: Vm, machine: Runs, done: threading.Condition) -> None:
         super().__init__(name=f"VM {vm.name}", daemon=True)
         self.vm, self.machine = vm, machine
         self.result: RunResult | None = None
@@ -135,6 +164,7 @@ def run_all(
     clock: Clock | None = None,
     dirty_log: TimeValue | None = None,
     paranoid: bool = False,
+    engine: str = "unicorn",
 ) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
@@ -145,27 +175,28 @@ def run_all(
         clock: by which that time is measured; None for the host's monotonic clock. VMs have clocks of their own.
         dirty_log: the interval of each VM's time at which the pages that it writes are harvested; None for no log.
         paranoid: prove isolation after every edit of a table; all VMs are stopped where it is refuted.
+        engine: what runs the guests, of `ENGINES`.
 
     Raises:
         EngineError: an engine cannot be had.
     """
     own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
-        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid)
+        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine)
     finally:
         own.close()
 
 
 def _run_all(
-    host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeValue | None, *, paranoid: bool
+    host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeValue | None, *, paranoid: bool, engine: str
 ) -> RunOutcome:
     """The same; `own` is the CPU that the main thread is."""
     done = threading.Condition()
-    machines: list[Machine[Any]] = []
+    machines: list[Runs] = []
     runners: list[_Runner] = []
     received: list[int] = []
     try:
-        machines.extend(machine_for(vm) for vm in host.vms)
+        machines.extend(machine_for(vm, engine) for vm in host.vms)
         if dirty_log is not None:
             for machine in machines:
                 machine.log_writes(dirty_log)
@@ -222,7 +253,7 @@ def _report(runner: _Runner) -> VmReport:
         raise runner.failure
     if runner.result is None:
         raise EngineError(f"VM {runner.vm.name} did not stop within {_STOP_BOUND_S:g} s")
-    return runner.vm.report(ENGINE, runner.result)
+    return runner.vm.report(runner.machine.ENGINE, runner.result)
 
 
 @contextmanager

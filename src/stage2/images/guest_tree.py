@@ -20,9 +20,12 @@ _WITHOUT_REGISTERS = ("arm,armv8-timer", "arm,armv7-timer", "fixed-clock", "fixe
 facts."""
 _REFERENCES = ("interrupt-parent", "clocks", "power-domains", "resets", "dmas", "iommus", "phys", "msi-parent")
 """Properties that begin with another node's phandle (Devicetree Specification 2.4; Linux, bindings)."""
-_GIC = ("arm,gic-v3", "arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a9-gic")
-"""Interrupt controllers of which a guest has the first two ranges: the others are the hypervisor's (bindings,
-interrupt-controller/arm,gic.yaml and arm,gic-v3.yaml)."""
+_GIC_V2 = ("arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a9-gic")
+_GIC_V3 = "arm,gic-v3"
+"""Interrupt controllers of which a guest has the first two ranges: distributor, and CPU interface or redistributors.
+The others are the hypervisor's (Linux, bindings, interrupt-controller/arm,gic.yaml and arm,gic-v3.yaml)."""
+_REDISTRIBUTOR = 0x2_0000
+"""Bytes of a CPU's redistributor: two frames of 64 KiB (Arm IHI 0069, 12.10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,12 @@ def guest_tree(board: Node, guest: GuestBoard) -> Node:
             _addressed(held, "reserved", span, board).set("no-map")
     root.child("psci").set("compatible", ["arm,psci-1.0", "arm,psci-0.2"]).set("method", "hvc")
     _cpus(root, board, guest.cpus)
-    backed = _backed(board, guest.backed)
+    backed = _backed(board, guest)
     kept = [found for node in board.children if (found := _kept(node, backed)) is not None]
+    for node in kept:
+        for controller in node.walk():
+            if _is_gic(controller):
+                _give_gic(controller, board, guest.cpus)
     while True:
         there = {handle for node in (*kept, root) for below in node.walk() for handle in below.cells("phandle")}
         left = [node for node in kept if _satisfied(node, there)]
@@ -79,8 +86,6 @@ def guest_tree(board: Node, guest: GuestBoard) -> Node:
             break
         kept = left
     root.children += kept
-    if not any(node.find("") is node and made.text("stdout-path") for node in kept):
-        made.properties.pop("stdout-path", None)
     path = made.text("stdout-path")
     if path is not None and root.find(path.partition(":")[0]) is None:
         del made.properties["stdout-path"]
@@ -90,11 +95,15 @@ def guest_tree(board: Node, guest: GuestBoard) -> Node:
 def _addressed(parent: Node, name: str, span: Range, board: Node) -> Node:
     """A child with one range of registers, as wide as the board's cells."""
     node = parent.child(f"{name}@{span.start:x}")
-    widths = [(board.cells(key) or (default,))[0] for key, default in (("#address-cells", 2), ("#size-cells", 1))]
-    node.properties["reg"] = b"".join(
-        value.to_bytes(4 * width, "big") for value, width in zip((span.start, span.size), widths, strict=True)
-    )
+    node.properties["reg"] = _reg(span, board)
     return node
+
+
+def _reg(span: Range, board: Node) -> bytes:
+    """An entry of `reg` below the root."""
+    widths = [(board.cells(key) or (default,))[0] for key, default in (("#address-cells", 2), ("#size-cells", 1))]
+    values = zip((span.start, span.size), widths, strict=True)
+    return b"".join(value.to_bytes(4 * width, "big") for value, width in values)
 
 
 def _cpus(root: Node, board: Node, count: int) -> None:
@@ -112,13 +121,38 @@ def _cpus(root: Node, board: Node, count: int) -> None:
         cpus.children.append(mine)
 
 
-def _backed(board: Node, backed: Callable[[Range], bool]) -> dict[int, bool]:
+def _compatible(node: Node) -> set[str]:
+    return set(node.properties.get("compatible", b"").decode("ascii", "replace").split("\0"))
+
+
+def _is_gic(node: Node) -> bool:
+    return bool(_compatible(node) & {*_GIC_V2, _GIC_V3})
+
+
+def _gic_ranges(node: Node, ranges: Sequence[Range], cpus: int) -> list[Range]:
+    """What a guest has of an interrupt controller: of redistributors those of its CPUs."""
+    first, second = ranges[:2] if len(ranges) > 1 else (ranges[0], ranges[0])
+    if _GIC_V3 in _compatible(node):
+        second = Range.sized(second.start, min(second.size, cpus * _REDISTRIBUTOR))
+    return [first, second]
+
+
+def _give_gic(node: Node, board: Node, cpus: int) -> None:
+    """Leave an interrupt controller the ranges that the guest has. What is below it are ITS and MSI frames, whose DMA
+    and doorbells are nothing that stage 2 backs by itself."""
+    placed = next(one for one in nodes(board) if one.node.name == node.name and one.ranges)
+    node.properties["reg"] = b"".join(_reg(span, board) for span in _gic_ranges(node, placed.ranges or (), cpus))
+    node.children.clear()
+
+
+def _backed(board: Node, guest: GuestBoard) -> dict[int, bool]:
     """By node, whether its registers are the guest's; nodes without any are not in it."""
     found = {}
     for placed in nodes(board):
         if placed.ranges:
-            ranges = placed.ranges[:2] if set(placed.compatible) & set(_GIC) else placed.ranges
-            found[id(placed.node)] = all(backed(span) for span in ranges)
+            gic = _is_gic(placed.node)
+            ranges = _gic_ranges(placed.node, placed.ranges, guest.cpus) if gic else placed.ranges
+            found[id(placed.node)] = all(guest.backed(span) for span in ranges)
     return found
 
 
@@ -126,12 +160,8 @@ def _kept(node: Node, backed: dict[int, bool]) -> Node | None:
     """A node as the guest has it, with what it has below it; None where the guest does not have it."""
     if node.name.split("@")[0] in _ANEW or node.text("status") not in (None, "okay", "ok"):
         return None
-    compatible = node.properties.get("compatible", b"").decode("ascii", "replace").split("\0")
     below = [found for child in node.children if (found := _kept(child, backed)) is not None]
-    if set(compatible) & set(_GIC):
-        # What is below are ITS and MSI frames: their DMA and doorbells are nothing that stage 2 backs by itself.
-        below = []
-    if not backed.get(id(node), False) and not set(compatible) & set(_WITHOUT_REGISTERS):
+    if not backed.get(id(node), False) and not _compatible(node) & set(_WITHOUT_REGISTERS):
         bus = id(node) not in backed and below
         if not bus:
             return None

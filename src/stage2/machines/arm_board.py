@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..address import Hpa, Range
 from ..errors import EncodingError, MachineError
@@ -17,6 +18,7 @@ from . import mailbox
 from .aarch64 import OPERATIONS
 from .emulator import OWN_QEMU, Emulator
 from .mailbox import Command, Event
+from .process import Child
 from .qemu import QemuMachine
 
 MONITOR = Hpa(0x4020_0000)
@@ -48,7 +50,7 @@ class Context(IntEnum):
     MAIR_EL1 = 42
 
 
-_SPINS = 5.0
+_EXIT_S, _DUMP_S = 5.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class ArmBoard(QemuMachine):
         Raises:
             MachineError: QEMU ended, or the monitor met an exception of its own.
         """
-        self._wait(_SPINS, "run")
+        self._wait(_EXIT_S, "run")
         if self.word(mailbox.EVENT) != Event.EXIT:
             raise MachineError(f"{self.PROGRAM}: the monitor answers with event {self.word(mailbox.EVENT)}")
         esr, far, hpfar = (self.word(mailbox.INFO + 8 * number) for number in range(3))
@@ -192,3 +194,26 @@ class ArmBoard(QemuMachine):
         self.set_word(mailbox.COMMAND, command)
         self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
         self._wait(seconds, command.name.lower())
+
+
+def board_tree(*, gic_version: int = 3, cpu: str = "cortex-a72", emulator: Emulator = OWN_QEMU) -> bytes:
+    """The board's own device tree, as QEMU makes it.
+
+    Raises:
+        HostToolError: QEMU is not there.
+        MachineError: it made none.
+    """
+    program = emulator.program(ArmBoard.PROGRAM, ArmBoard.PACKAGE)
+    with TemporaryDirectory(prefix="stage2-") as folder:
+        file = Path(folder) / "board.dtb"
+        machine = f"virt,virtualization=on,gic-version={gic_version},dumpdtb={file}"
+        command = [*program.command, "-machine", machine, "-cpu", cpu, "-nodefaults", "-display", "none"]
+        child = Child(command)
+        try:
+            child.wait(_DUMP_S)
+        finally:
+            child.end()
+        try:
+            return file.read_bytes()
+        except OSError:
+            raise MachineError(f"{ArmBoard.PROGRAM} made no device tree") from None

@@ -9,6 +9,8 @@ from ..config.vm import VmConfig
 from ..errors import ConfigError, ImageError, Stage2Error
 from ..flags import MapType
 from ..images.devicetree import Description, SerialPort, riscv_blob
+from ..images.fdt import Node, flatten
+from ..images.guest_tree import GuestBoard, guest_tree
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .images import VmImages
@@ -16,17 +18,23 @@ from .vm import Boot, Vm
 
 DEFAULT_CMDLINE = "earlycon=sbi console=hvc0 panic=-1"
 """Kernel command line where neither file nor command line gives one."""
+BOARD_CMDLINE = "earlycon panic=-1"
+"""The same on a board, whose tree says where the console is."""
 TIMER_HZ = 10_000_000
 """Frequency of the guest's `time` CSR."""
 
 
-def load_images(vm: Vm, config: VmConfig, images: VmImages) -> None:
+def load_images(vm: Vm, config: VmConfig, images: VmImages, board: Node | None = None) -> None:
     """Copy the images into the VM's memory, make a device tree if none is given, and set where the guest starts.
+
+    Args:
+        vm, config, images: the VM and what it is given.
+        board: the device tree of the board whose parts it has; None where the engine is no board.
 
     Raises:
         ImageError: an image does not fit into the VM's memory, or two of them overlap.
     """
-    loader = _Loader(vm, config)
+    loader = _Loader(vm, config, board)
     kernel = config.kernel
     for gpa, data in images.roms.items():
         rom = next(rom for rom in config.extensions.roms if rom.gpa == gpa)
@@ -49,8 +57,8 @@ def load_images(vm: Vm, config: VmConfig, images: VmImages) -> None:
 class _Loader:
     """Places images in one VM's memory and keeps them apart."""
 
-    def __init__(self, vm: Vm, config: VmConfig) -> None:
-        self._vm, self._config = vm, config
+    def __init__(self, vm: Vm, config: VmConfig, board: Node | None) -> None:
+        self._vm, self._config, self._board = vm, config, board
         self._taken: RangeMap[str] = RangeMap(merge=False)
         self._ram = [region for region in vm.space.memory_regions if region.map_type.is_ram]
 
@@ -87,14 +95,34 @@ class _Loader:
     def device_tree(self, image: GuestImage | None, data: bytes | None, ramdisk: Range | None) -> Gpa | None:
         """Load the DTB that the file names, or one made for the VM."""
         if data is None:
-            if self._vm.arch != "riscv64":
+            if self._board is not None:
+                data = flatten(guest_tree(self._board, self._of_board(ramdisk)))
+            elif self._vm.arch == "riscv64":
+                data = riscv_blob(self._description(ramdisk))
+            else:
                 return None
-            data = riscv_blob(self._description(ramdisk))
         address = image.load_addr if image is not None else None
         if address is None:
             address = self._high("device tree", len(data), SIZE_2M, image)
         path = image.path if image is not None else None
         return Gpa(self.put("device tree", address, data, len(data), path).start)
+
+    def _of_board(self, ramdisk: Range | None) -> GuestBoard:
+        config = self._config
+        return GuestBoard(
+            memory=[region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED],
+            cpus=config.cpu_num,
+            bootargs=BOARD_CMDLINE if config.kernel.cmdline is None else config.kernel.cmdline,
+            ramdisk=ramdisk,
+            reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],
+            backed=self._backed,
+        )
+
+    def _backed(self, span: Range) -> bool:
+        """Whether stage 2 leads all of a device's registers to themselves."""
+        regions = self._vm.space.regions_in(span)
+        mapped = all(region.map_type.is_mapped and region.host_range == region.range for region in regions)
+        return mapped and not self._vm.space.undeclared(span)
 
     def _description(self, ramdisk: Range | None) -> Description:
         config = self._config

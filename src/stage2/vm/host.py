@@ -65,6 +65,7 @@ class Options:
         defconfig: how the hypervisor is built: its CPUs and its ticks.
         tables_at: host memory that the VMs' tables are taken from, and nothing else is; None for anywhere.
         reserved: host memory that nothing is taken from.
+        shared_memory: host memory is a memory file, which another process may have as its RAM.
         as_declared: map regions also where their host memory is none, or another's; for proofs, never to run.
     """
 
@@ -75,6 +76,7 @@ class Options:
     defconfig: DefConfig | None = None
     tables_at: Range | None = None
     reserved: tuple[Range, ...] = ()
+    shared_memory: bool = False
     as_declared: bool = False
 
 
@@ -87,13 +89,16 @@ class Host(SelfDrawn):
         platform: its memory; `configs` are the files of its VMs, as they lie on it, `tree` is its device tree, where
             whoever made it has one, and `unheld` the regions that are mapped without being theirs to have.
         defconfig: how the hypervisor is built; None leaves it to the platform.
+        shared_memory: its memory is a memory file.
     """
 
-    def __init__(self, platform: PlatformConfig, defconfig: DefConfig | None = None) -> None:
+    def __init__(
+        self, platform: PlatformConfig, defconfig: DefConfig | None = None, *, shared_memory: bool = False
+    ) -> None:
         if defconfig is not None:
             platform = replace(platform.with_cpus(defconfig.smp), ticks_per_sec=defconfig.ticks_per_sec)
         self.platform = platform
-        self.memory = PhysicalMemory(platform.memory)
+        self.memory = PhysicalMemory(platform.memory, backing="memfd" if shared_memory else "anonymous")
         self.frames = FrameAllocator(self.memory)
         self.kernel = None if platform.kernel_paddr is None else of_platform(platform)
         self.notices: list[Notice] = []
@@ -201,7 +206,9 @@ def build(
         choose_format(vm, name, platform, options.format, options.cpu) for vm, name in zip(configs, names, strict=True)
     ]
     host = Host(
-        platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]), options.defconfig
+        platform if isinstance(platform, PlatformConfig) else default_platform(configs, chosen[0]),
+        options.defconfig,
+        shared_memory=options.shared_memory,
     )
     try:
         host.configs = configs

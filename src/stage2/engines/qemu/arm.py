@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from ...address import Gpa, Gva, Range
+from ...address import Gpa, Gva
 from ...errors import EngineError, MachineError
 from ...flags import Access
 from ...formats.arm.esr_fields import DABT_LOWER, IABT_LOWER
@@ -21,6 +21,7 @@ from ...tables.result import Fault
 from ...vm.exits import Action, MemoryFault
 from ...vm.psci import Psci
 from ...vm.vm import RunResult, Vm
+from .board import gic_version
 
 ENGINE = "qemu"
 _TSC = 1 << 19
@@ -34,8 +35,6 @@ _DEVICE_TREE = 0
 _HVC, _SMC = 0x16, 0x17
 _S1PTW, _WNR = 1 << 7, 1 << 6
 _FIPA = 0xFF_FFFF_FFFF_F0
-_GICR = Range.sized(0x80A_0000, 0x2_0000)
-"""The first redistributor of QEMU's board: whoever is given it has a GICv3."""
 _LOOK_S = 0.5
 _ZERO_REGISTER = 31
 
@@ -62,9 +61,8 @@ class ArmQemu:
         self._stop_exit: tuple[str, str] | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = threading.Lock()
-        gic = 3 if _has(vm, _GICR) else 2
         try:
-            self._board = ArmBoard(vm.space.frames.memory, gic_version=gic)
+            self._board = ArmBoard(vm.space.frames.memory, gic_version=gic_version([vm.space.memory_regions]))
         except MachineError as error:
             os.close(self._wake)
             raise EngineError(f"VM {vm.name}: {error}") from None
@@ -239,9 +237,3 @@ class ArmQemu:
         board.set_context(Context.PC, board.context(Context.VBAR_EL1) + offset)
         board.set_context(Context.SPSR, _EL1H_MASKED)
         board.take_exception()
-
-
-def _has(vm: Vm, span: Range) -> bool:
-    """Whether a VM's stage 2 leads a range to itself."""
-    region = vm.space.region_at(span.start)
-    return region is not None and region.host_range == region.range and region.range.covers(span)

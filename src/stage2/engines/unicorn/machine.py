@@ -43,6 +43,7 @@ class Machine(ABC, Generic[Cpu]):
             not the known one.
     """
 
+    ENGINE = ENGINE
     ARCH: ClassVar[str]
     SEVERAL_CPUS: ClassVar[bool] = False
 
