@@ -23,6 +23,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.prove.prover import prove
 from stage2.prove.source import HostTables
 from stage2.prove.subject import Space, Subject
+from stage2.render.plain import about
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, Populate
 
@@ -172,7 +173,7 @@ def lines(found: Sequence[Proved]) -> list[str]:
             f"* {one.format}, {one.vms} VMs of {format_size(one.size)} in leaves of 4 KiB ({one.leaves:,}), frames "
             f"{one.way}: {one.cpu_s:.1f} s of processor time (wanted: under {GOALS_S[one.way]:.0f} s), "
             f"{one.cpu_s / one.read_s:.1f} times what looking at every word of the tables once takes, and "
-            f"{format_size(one.more)} beside the tables' {format_size(one.tables)}."
+            f"{about(one.more)} beside the tables' {about(one.tables)}."
             for one in found
             if (one.vms, one.size) == LARGEST
         ),
