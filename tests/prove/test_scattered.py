@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
+from by_kind import all_by_kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_seeded_faults import PAIR_FAULTS, RAM, RW, TABLE_FAULTS, Bench, Edit, confirmed, few, host_of, hosts
 
 from stage2 import AddressSpace, FrameAllocator, MappingFlags, MapType, MemoryRegion, PhysicalMemory, Populate
 from stage2.address import Gpa, Hpa, Range
-from stage2.prove import scan as scanning
-from stage2.prove import scattered as scattering
 from stage2.prove.packing import packing_of
 from stage2.prove.prover import prove_world
 from stage2.prove.scan import Scan, scan
@@ -25,17 +21,6 @@ from stage2.vm.isolation import subject_of
 
 FORMATS = ("sv39x4", "ept4", "npt4", "arm-s2-4k-40", "arm-s2-16k-40")
 FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.USER
-
-
-@contextmanager
-def all_by_kind(window: int = 1 << 28) -> Iterator[None]:
-    """However few leaves there are, and however evenly they go on."""
-    before = scanning._MANY, scanning._FEW, scattering._WINDOW
-    try:
-        scanning._MANY, scanning._FEW, scattering._WINDOW = 0, 1 << 40, window
-        yield
-    finally:
-        scanning._MANY, scanning._FEW, scattering._WINDOW = before
 
 
 def every_leaf(space: AddressSpace, found: Scan) -> np.ndarray:
@@ -102,7 +87,7 @@ def test_leaves_by_kind_are_those_by_row(name: str, window: int, data: st.DataOb
 
 
 def own_page_twice(bench: Bench) -> None:
-    bench.point(RAM + 0x1_0000, bench.at(RAM), RW | MappingFlags.EXECUTE)
+    bench.point(RAM + 0x1_0000, bench.at(RAM + 0x10_0000), RW | MappingFlags.EXECUTE)
 
 
 FAULTS: dict[str, Edit] = TABLE_FAULTS | PAIR_FAULTS | {"two pages of RAM lead to one frame": own_page_twice}
