@@ -86,6 +86,23 @@ def test_leaves_by_kind_are_those_by_row(name: str, window: int, data: st.DataOb
             assert found.scattered[0].repeats == twice
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_blocks_by_kind_are_those_by_row(name: str) -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
+        space = AddressSpace(name, FrameAllocator(memory), populate=Populate.EAGER)
+        block = space.format.leaf_size(1)
+        space.map(MemoryRegion(Gpa(8 * block), 8 * block, FLAGS, MapType.MAP_ALLOC, name="ram"))
+        slots = [Hpa(space.page_table.explain(at * block).steps[-1].slot) for at in range(8, 16)]
+        words = [memory.load_u64(slot) for slot in slots]
+        for slot, number in zip(slots, (3, 1, 7, 5, 0, 2, 6, 4), strict=True):
+            memory.store_u64(slot, words[number])
+        with all_by_kind():
+            found = scan(space.regime, HostTables(memory), [])
+        (kind,) = found.scattered
+        assert (kind.level, kind.leaf_size, kind.leaves, kind.repeats) == (1, block, 8, False)
+        assert every_leaf(space, found).tolist() == scan(space.regime, HostTables(memory)).rows.tolist()
+
+
 def own_page_twice(bench: Bench) -> None:
     bench.point(RAM + 0x1_0000, bench.at(RAM + 0x10_0000), RW | MappingFlags.EXECUTE)
 
