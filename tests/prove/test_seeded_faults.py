@@ -134,7 +134,19 @@ def last_page_elsewhere(bench: Bench) -> None:
     bench.point(DEVICE + PAGE - page, target, RW | MappingFlags.DEVICE)
 
 
+def pages_change_places(bench: Bench) -> None:
+    """Two pages behind the device's first; where there is but one page, it leads to the next device."""
+    page = bench.vm.space.format.page_size
+    if page == PAGE:
+        return bench.point(DEVICE, bench.at(DEVICE) + 0x80_0000, RW | MappingFlags.DEVICE)
+    targets = [bench.at(DEVICE + number * page) for number in (2, 3)]
+    for number, target in zip((3, 2), targets, strict=True):
+        bench.point(DEVICE + number * page, target, RW | MappingFlags.DEVICE)
+    return None
+
+
 TABLE_FAULTS: dict[str, Edit] = {
+    "pages of the device change places": pages_change_places,
     "the device's last page leads to its first": last_page_elsewhere,
     "device leads to own RAM": lambda b: b.point(DEVICE, b.at(RAM), RW | MappingFlags.DEVICE),
     "the device's last page leads to own RAM": lambda b: b.point(
