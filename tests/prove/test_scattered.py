@@ -16,6 +16,8 @@ from stage2.prove.prover import prove_world
 from stage2.prove.scan import Scan, scan
 from stage2.prove.scattered import joined_spans
 from stage2.prove.source import HostTables
+from stage2.prove.subject import Space, Subject
+from stage2.prove.theorem import Theorem
 from stage2.prove.world import World
 from stage2.vm.isolation import subject_of
 
@@ -101,6 +103,40 @@ def test_blocks_by_kind_are_those_by_row(name: str) -> None:
         (kind,) = found.scattered
         assert (kind.level, kind.leaf_size, kind.leaves, kind.repeats) == (1, block, 8, False)
         assert every_leaf(space, found).tolist() == scan(space.regime, HostTables(memory)).rows.tolist()
+
+
+@pytest.mark.parametrize("name", ["sv39x4", "ept4", "npt4", "arm-s2-4k-40"])
+@pytest.mark.parametrize("beyond", [0, 1 << 30], ids=["one to one", "elsewhere"])
+def test_every_leaf_of_a_region_that_says_where_it_leads_is_held_against_that(name: str, beyond: int) -> None:
+    """A whole table of a device's pages, two of which change places: nothing else is wrong with them."""
+    with PhysicalMemory([Range(0x8000_0000, 0x9000_0000)]) as memory:
+        frames = FrameAllocator(memory)
+        space = AddressSpace(name, frames, name="vm", populate=Populate.EAGER, largest=1)
+        page, block = space.format.page_size, space.format.leaf_size(1)
+        device = MemoryRegion(
+            Gpa(16 * block), block, FLAGS | MappingFlags.DEVICE, MapType.MMIO, Hpa(16 * block + beyond), name="disk"
+        )
+        space.map(device)
+
+        def theorem() -> Theorem:
+            mine = Space("vm", space.regime, space.memory_regions, tuple(space.page_table.table_ranges))
+            with all_by_kind():
+                world = World.of(Subject(HostTables(memory), (mine,), owners=tuple(frames.owners)))
+            assert len(world.vms[0].scan.scattered) == 1
+            return prove_world(world)["declared"]
+
+        assert theorem().holds
+        gpas = [device.start + number * page for number in (5, 9)]
+        slots = [Hpa(space.page_table.explain(gpa).steps[-1].slot) for gpa in gpas]
+        words = [memory.load_u64(slot) for slot in slots]
+        for slot, word in zip(slots, reversed(words), strict=True):
+            memory.store_u64(slot, word)
+        witness = theorem().witness
+        assert witness is not None
+        assert witness.problem == (
+            f"VM vm: GPA {gpas[0]:#x} of passed-through device disk leads to HPA {gpas[1] + beyond:#x}, and the region "
+            f"says {gpas[0] + beyond:#x}"
+        )
 
 
 def own_page_twice(bench: Bench) -> None:
