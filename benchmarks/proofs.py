@@ -23,6 +23,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.prove.prover import prove
 from stage2.prove.source import HostTables
 from stage2.prove.subject import Space, Subject
+from stage2.render.plain import about
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, Populate
 
@@ -133,12 +134,13 @@ def plot(found: Sequence[Proved], file: Path) -> None:
     for number, (fmt, way) in enumerate(sorted({(one.format, one.way) for one in found})):
         mine = [one for one in found if (one.format, one.way) == (fmt, way)]
         style = {"color": f"C{number}", "marker": "os"[number % 2], "label": f"{fmt}, frames {way}"}
-        by_vms = sorted((one for one in mine if one.size == LARGEST[1]), key=lambda one: one.vms)
-        by_leaves = sorted((one for one in mine if one.vms == BY_LEAVES[0][0]), key=lambda one: one.leaves)
+        by_vms = sorted({one.vms: one for one in mine if one.size == LARGEST[1]}.values(), key=lambda one: one.vms)
+        alike = {one.leaves: one for one in mine if one.vms == BY_LEAVES[0][0]}
+        by_leaves = sorted(alike.values(), key=lambda one: one.leaves)
         left.plot([one.vms for one in by_vms], [one.cpu_s for one in by_vms], **style)
         middle.plot([one.leaves for one in by_leaves], [one.cpu_s for one in by_leaves], **style)
         every = sorted(mine, key=lambda one: one.leaves)
-        right.plot([one.leaves for one in every], [max(one.more, 1) / MIB for one in every], **style)
+        right.plot([one.leaves for one in every], [max(one.more, MIB) / MIB for one in every], **style)
         goal = GOALS_S[way]
         left.axhline(goal, color=f"C{number}", alpha=0.4, linestyle=":")
     every = sorted(found, key=lambda one: one.leaves)
@@ -171,7 +173,7 @@ def lines(found: Sequence[Proved]) -> list[str]:
             f"* {one.format}, {one.vms} VMs of {format_size(one.size)} in leaves of 4 KiB ({one.leaves:,}), frames "
             f"{one.way}: {one.cpu_s:.1f} s of processor time (wanted: under {GOALS_S[one.way]:.0f} s), "
             f"{one.cpu_s / one.read_s:.1f} times what looking at every word of the tables once takes, and "
-            f"{format_size(one.more)} beside the tables' {format_size(one.tables)}."
+            f"{about(one.more)} beside the tables' {about(one.tables)}."
             for one in found
             if (one.vms, one.size) == LARGEST
         ),

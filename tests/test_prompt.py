@@ -11,6 +11,7 @@ import pytest
 import stage2
 from stage2.hypervisor.clock import VirtualClock
 from stage2.processor import named
+from stage2.prove.theorem import Seat
 
 RAM = 0x8000_0000
 VM = f"""
@@ -51,8 +52,17 @@ def _examples(folder: Path) -> list[object]:
         space.translate_many([RAM, 1]), space.translate_many([[RAM] * 512] * 512), host.vms[0], host, stage2.Options(),
         space.translate_gva_many([RAM] * 100_000, guest.regime), stage2.GuestMemory(space),
         frames.owners.at(table.root), stage2.GuestVirtualMemory(space, guest.regime), stage2.ReverseMap([space]),
-        *named("riscv64").values(),
+        *named("riscv64").values(), stage2.IsolationGuard(host), *_proved(host),
     ]  # fmt: skip
+
+
+def _proved(host: stage2.Host) -> list[object]:
+    """A proof that holds, and one that fails with its witness."""
+    sound = host.prove()
+    seat = Seat("VM linux", RAM)
+    witness = stage2.Witness("VM linux reaches what belongs to nobody", seat, RAM, span=stage2.Range.sized(RAM, 4096))
+    theorem = stage2.Theorem("owned", "no VM reaches host memory that is not its own", False, witness=witness)
+    return [sound, *sound.theorems, stage2.Proof((theorem,)), theorem, witness, seat]
 
 
 def test_every_exported_class_shows_itself_on_one_short_line_with_addresses_in_hexadecimal(tmp_path: Path) -> None:

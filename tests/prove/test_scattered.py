@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
+from by_kind import all_by_kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_seeded_faults import PAIR_FAULTS, RAM, RW, TABLE_FAULTS, Bench, Edit, confirmed, few, host_of, hosts
 
 from stage2 import AddressSpace, FrameAllocator, MappingFlags, MapType, MemoryRegion, PhysicalMemory, Populate
 from stage2.address import Gpa, Hpa, Range
-from stage2.prove import scan as scanning
-from stage2.prove import scattered as scattering
 from stage2.prove.packing import packing_of
 from stage2.prove.prover import prove_world
 from stage2.prove.scan import Scan, scan
 from stage2.prove.scattered import joined_spans
 from stage2.prove.source import HostTables
+from stage2.prove.subject import Space, Subject
+from stage2.prove.theorem import Theorem
 from stage2.prove.world import World
 from stage2.vm.isolation import subject_of
 
 FORMATS = ("sv39x4", "ept4", "npt4", "arm-s2-4k-40", "arm-s2-16k-40")
 FLAGS = MappingFlags.READ | MappingFlags.WRITE | MappingFlags.USER
-
-
-@contextmanager
-def all_by_kind(window: int = 1 << 28) -> Iterator[None]:
-    """However few leaves there are, and however evenly they go on."""
-    before = scanning._MANY, scanning._FEW, scattering._WINDOW
-    try:
-        scanning._MANY, scanning._FEW, scattering._WINDOW = 0, 1 << 40, window
-        yield
-    finally:
-        scanning._MANY, scanning._FEW, scattering._WINDOW = before
 
 
 def every_leaf(space: AddressSpace, found: Scan) -> np.ndarray:
@@ -101,8 +88,59 @@ def test_leaves_by_kind_are_those_by_row(name: str, window: int, data: st.DataOb
             assert found.scattered[0].repeats == twice
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_blocks_by_kind_are_those_by_row(name: str) -> None:
+    with PhysicalMemory([Range(0x8000_0000, 0xC000_0000)]) as memory:
+        space = AddressSpace(name, FrameAllocator(memory), populate=Populate.EAGER)
+        block = space.format.leaf_size(1)
+        space.map(MemoryRegion(Gpa(8 * block), 8 * block, FLAGS, MapType.MAP_ALLOC, name="ram"))
+        slots = [Hpa(space.page_table.explain(at * block).steps[-1].slot) for at in range(8, 16)]
+        words = [memory.load_u64(slot) for slot in slots]
+        for slot, number in zip(slots, (3, 1, 7, 5, 0, 2, 6, 4), strict=True):
+            memory.store_u64(slot, words[number])
+        with all_by_kind():
+            found = scan(space.regime, HostTables(memory), [])
+        (kind,) = found.scattered
+        assert (kind.level, kind.leaf_size, kind.leaves, kind.repeats) == (1, block, 8, False)
+        assert every_leaf(space, found).tolist() == scan(space.regime, HostTables(memory)).rows.tolist()
+
+
+@pytest.mark.parametrize("name", ["sv39x4", "ept4", "npt4", "arm-s2-4k-40"])
+@pytest.mark.parametrize("beyond", [0, 1 << 30], ids=["one to one", "elsewhere"])
+def test_every_leaf_of_a_region_that_says_where_it_leads_is_held_against_that(name: str, beyond: int) -> None:
+    """A whole table of a device's pages, two of which change places: nothing else is wrong with them."""
+    with PhysicalMemory([Range(0x8000_0000, 0x9000_0000)]) as memory:
+        frames = FrameAllocator(memory)
+        space = AddressSpace(name, frames, name="vm", populate=Populate.EAGER, largest=1)
+        page, block = space.format.page_size, space.format.leaf_size(1)
+        device = MemoryRegion(
+            Gpa(16 * block), block, FLAGS | MappingFlags.DEVICE, MapType.MMIO, Hpa(16 * block + beyond), name="disk"
+        )
+        space.map(device)
+
+        def theorem() -> Theorem:
+            mine = Space("vm", space.regime, space.memory_regions, tuple(space.page_table.table_ranges))
+            with all_by_kind():
+                world = World.of(Subject(HostTables(memory), (mine,), owners=tuple(frames.owners)))
+            assert len(world.vms[0].scan.scattered) == 1
+            return prove_world(world)["declared"]
+
+        assert theorem().holds
+        gpas = [device.start + number * page for number in (5, 9)]
+        slots = [Hpa(space.page_table.explain(gpa).steps[-1].slot) for gpa in gpas]
+        words = [memory.load_u64(slot) for slot in slots]
+        for slot, word in zip(slots, reversed(words), strict=True):
+            memory.store_u64(slot, word)
+        witness = theorem().witness
+        assert witness is not None
+        assert witness.problem == (
+            f"VM vm: GPA {gpas[0]:#x} of passed-through device disk leads to HPA {gpas[1] + beyond:#x}, and the region "
+            f"says {gpas[0] + beyond:#x}"
+        )
+
+
 def own_page_twice(bench: Bench) -> None:
-    bench.point(RAM + 0x1_0000, bench.at(RAM), RW | MappingFlags.EXECUTE)
+    bench.point(RAM + 0x1_0000, bench.at(RAM + 0x10_0000), RW | MappingFlags.EXECUTE)
 
 
 FAULTS: dict[str, Edit] = TABLE_FAULTS | PAIR_FAULTS | {"two pages of RAM lead to one frame": own_page_twice}

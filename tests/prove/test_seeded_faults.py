@@ -127,8 +127,31 @@ def neighbours_slot(bench: Bench, gpa: int) -> int:
     return next(at for at in range(table, table + size, 8) if bench.host.memory.load_u64(Hpa(at)) == 0)
 
 
+def last_page_elsewhere(bench: Bench) -> None:
+    """All but the last page are right; where there is but one page, it leads to the next device."""
+    page = bench.vm.space.format.page_size
+    target = bench.at(DEVICE) if page < PAGE else bench.at(DEVICE) + 0x80_0000
+    bench.point(DEVICE + PAGE - page, target, RW | MappingFlags.DEVICE)
+
+
+def pages_change_places(bench: Bench) -> None:
+    """Two pages behind the device's first; where there is but one page, it leads to the next device."""
+    page = bench.vm.space.format.page_size
+    if page == PAGE:
+        return bench.point(DEVICE, bench.at(DEVICE) + 0x80_0000, RW | MappingFlags.DEVICE)
+    targets = [bench.at(DEVICE + number * page) for number in (2, 3)]
+    for number, target in zip((3, 2), targets, strict=True):
+        bench.point(DEVICE + number * page, target, RW | MappingFlags.DEVICE)
+    return None
+
+
 TABLE_FAULTS: dict[str, Edit] = {
+    "pages of the device change places": pages_change_places,
+    "the device's last page leads to its first": last_page_elsewhere,
     "device leads to own RAM": lambda b: b.point(DEVICE, b.at(RAM), RW | MappingFlags.DEVICE),
+    "the device's last page leads to own RAM": lambda b: b.point(
+        DEVICE + PAGE - b.vm.space.format.page_size, b.at(RAM), RW | MappingFlags.DEVICE
+    ),
     "device leads to own tables": lambda b: b.point(DEVICE, b.vm.space.page_table.table_ranges[0].start),
     "device leads to the next device": lambda b: b.point(DEVICE, b.at(DEVICE) + 0x80_0000, RW | MappingFlags.DEVICE),
     "device leads to memory of nobody": lambda b: b.point(DEVICE, b.host.memory.ranges[-1].end - PAGE),

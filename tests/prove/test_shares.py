@@ -13,13 +13,13 @@ from stage2.config.document import parse_document
 from stage2.config.regions import plan_vm
 from stage2.config.stage2_format import named_format
 from stage2.config.vm import read_vm
-from stage2.flags import MappingFlags
+from stage2.flags import MappingFlags, MapType
 from stage2.prove.certificate import certificate
 from stage2.prove.prover import prove_world
 from stage2.prove.subject import Subject
 from stage2.prove.verify import Verification, verify
 from stage2.prove.world import World
-from stage2.space.region import Populate
+from stage2.space.region import MemoryRegion, Populate
 from stage2.tables.explain import explain_stage
 from stage2.vm.host import Host, Options, build
 from stage2.vm.isolation import subject_of
@@ -88,6 +88,24 @@ def test_a_share_that_leads_to_a_share_of_others_refutes_apart(host: Host, tmp_p
     assert theorem.witness.hpa == target
     assert theorem.witness.problem.startswith("VM vm1 and VM vm3 both reach ")
     assert (found["apart"], found["declared"]) == (False, False)
+
+
+def test_a_region_that_declares_a_share_of_others_refutes_owned(host: Host, tmp_path: Path) -> None:
+    """The tables and the declaration agree: only the owner says that the third VM has no part in it."""
+    third, first = host.vms[2].space, host.vms[0].space
+    flags = RW ^ MappingFlags.USER
+    target = first.hpa_of(Gpa(ONE))
+    assert target is not None
+    wrong = third.map(MemoryRegion(Gpa(ONE), 0x1_0000, flags, MapType.SHARE, Hpa(target), name="mine"))
+    subject = subject_of(host)
+    proof = prove_world(World.of(subject))
+    found = {one.name: one.holds for one in verification(subject, tmp_path).theorems}
+    third.unmap(wrong.start, wrong.size)
+    assert {one.name for one in proof.theorems if one.holds is False} == {"owned"}
+    witness = proof["owned"].witness
+    assert witness is not None
+    assert witness.owner == "share one"
+    assert {name for name, holds in found.items() if holds is False} == {"owned"}
 
 
 def test_the_verifier_proves_wx_of_vms_that_forbid_it(host: Host, tmp_path: Path) -> None:

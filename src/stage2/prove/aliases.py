@@ -47,8 +47,8 @@ def _both_declared(one: Part, other: Part) -> bool:
 
 def _witness(world: World, vm: Scanned, one: Part, other: Part) -> Witness:
     hpa = other.host.start
-    seats = Seat(vm.space.who, vm.gpa_in(one, hpa)), Seat(vm.space.who, vm.gpa_in(other, hpa))
-    return _alias(world, seats, hpa, one.host.intersection(other.host), (one, other))
+    found = (vm.gpa_in(one, hpa), one), (vm.gpa_in(other, hpa), other)
+    return _alias(world, vm, found, hpa, one.host.intersection(other.host))
 
 
 def _within_kind(world: World, vm: Scanned, kind: Scattered) -> Iterator[Witness]:
@@ -57,15 +57,19 @@ def _within_kind(world: World, vm: Scanned, kind: Scattered) -> Iterator[Witness
     twice = int(outputs[1:][outputs[1:] == outputs[:-1]][0])
     one, other, *_ = vm.gpas_of(kind, twice)
     part = Part(Range.sized(twice, kind.leaf_size), vm.space.region_at(kind.first), kind.attributes, kind=kind)
-    seats = Seat(vm.space.who, one), Seat(vm.space.who, other)
-    yield _alias(world, seats, twice, part.host, (part, part))
+    yield _alias(world, vm, ((one, part), (other, part)), twice, part.host)
 
 
-def _alias(world: World, seats: tuple[Seat, Seat], hpa: int, span: Range | None, parts: tuple[Part, Part]) -> Witness:
-    names = " and of ".join("nothing" if part.region is None else part.region.label for part in parts)
+def _alias(
+    world: World, vm: Scanned, found: tuple[tuple[int, Part], tuple[int, Part]], hpa: int, span: Range | None
+) -> Witness:
+    """The witness for an HPA and the two GPAs that lead there, the lower one first."""
+    (low, one), (high, other) = sorted(found, key=lambda pair: pair[0])
+    names = " and of ".join("nothing" if part.region is None else part.region.label for part in (one, other))
     text = (
-        f"{seats[0].who}: GPA {seats[0].address:#x} and GPA {seats[1].address:#x}, of {names}, both lead to HPA "
-        f"{hpa:#x}, which their regions do not say"
+        f"{vm.space.who}: GPA {low:#x} and GPA {high:#x}, of {names}, both lead to HPA {hpa:#x}, which their "
+        "regions do not say"
     )
     remedy = "give each address memory of its own"
+    seats = Seat(vm.space.who, low), Seat(vm.space.who, high)
     return Witness(text, seats[0], hpa, seats[1], world.owner_of(hpa), remedy=remedy, span=span)

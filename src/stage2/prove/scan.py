@@ -141,6 +141,8 @@ class _Scanner:
         rows = np.concatenate([np.zeros((0, 4), np.uint64), *self._rows])
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         kinds = () if self._collector is None else tuple(self._collector.kinds())
+        # It knows this scanner's method: what both have marked is to go now, and not when cycles are looked for.
+        self._collector = None
         leaves = self._leaves + sum(kind.leaves for kind in kinds)
         tables, bases = np.concatenate(self._tables), np.concatenate(self._bases)
         return Scan(joined(rows), tables, bases, leaves, self._wrong, kinds)

@@ -117,5 +117,5 @@ def may_hold(space: Space, region: MemoryRegion | None, owner: Owner) -> bool:
     if region is None:
         return False
     if region.map_type is MapType.SHARE:
-        return owner.kind is OwnerKind.SHARE
+        return owner == Owner(OwnerKind.SHARE, region.name)
     return region.map_type is MapType.MMIO and owner == device_owner(region, Owner(OwnerKind.VM, space.name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from ..address import Range
@@ -11,6 +12,10 @@ from ..self_drawn import SelfTold
 
 if TYPE_CHECKING:
     from .world import World
+
+
+_SHOWN = 120
+"""Characters of a sentence that a prompt shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,9 @@ class Seat:
 
     who: str
     address: int
+
+    def __repr__(self) -> str:
+        return f"Seat({self.who!r}, {self.address:#x})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,9 @@ class Witness:
     slot: int | None = None
     remedy: str = ""
     span: Range | None = None
+
+    def __repr__(self) -> str:
+        return f"Witness({shorten(self.problem, _SHOWN, placeholder='...')!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,9 @@ class Theorem:
     why_not: str = ""
     reasons: tuple[Reason, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Theorem({self.name!r}, holds={self.holds})"
+
 
 @dataclass(frozen=True, slots=True)
 class Proof(SelfTold):
@@ -110,6 +124,9 @@ class Proof(SelfTold):
     def proved_for_cpus(self) -> bool:
         """Whether none is refuted but `dma`: what guests reach by their CPUs, whatever their devices may."""
         return all(theorem.holds is not False for theorem in self.theorems if theorem.name != "dma")
+
+    def __repr__(self) -> str:
+        return f"Proof({shorten(str(self), _SHOWN, placeholder='...')!r})"
 
     def __getitem__(self, name: str) -> Theorem:
         """A theorem by its name."""

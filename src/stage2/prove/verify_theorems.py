@@ -132,10 +132,10 @@ class Isolation:
 
 
 def _may_be_behind(region: MemoryRegion | None, owner: Owner, vm: Owner) -> bool:
-    """A share leads to shares, a device to itself or to the VM's own, and all else to the VM's own."""
+    """A share leads to what is held under its name, a device to itself or the VM's own, all else to the VM's own."""
     kind = None if region is None else region.map_type
-    if kind is MapType.SHARE:
-        return owner.kind is OwnerKind.SHARE
+    if region is not None and kind is MapType.SHARE:
+        return owner.kind is OwnerKind.SHARE and owner.name == region.name
     return owner == vm or (region is not None and kind is MapType.MMIO and owner == device_owner(region, vm))
 
 

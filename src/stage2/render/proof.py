@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from ..address import format_size
 from ..prove.subject import Subject
 from ..prove.theorem import Proof, Seat, Theorem, Witness
 from ..tables.explain import explain_stage
+from .plain import about
 from .tables import facts, indented, stack, text
 from .walk import WalkView
 from .walk_json import walk_json
@@ -72,7 +72,7 @@ def theorem_rows(theorem: Theorem) -> list[tuple[str, str]]:
 def _counted(word: str, count: int) -> str:
     """A number of something: bytes as sizes, one thing without its s."""
     if word == "bytes":
-        return format_size(count)
+        return about(count)
     said = "VMs" if word == "vms" else word
     return f"{count:,} {said.removesuffix('s') if count == 1 else said}"
 

@@ -234,7 +234,8 @@ class ChannelTable:
                     break
             else:
                 raise OutOfMemoryError(f"VM {vm} has no {channel.span.size:#x} bytes of GPA free for a channel")
-            name = f"channel {channel.key:#x} of VM {channel.publisher}"
+            # A region of a share is named as its memory is owned: that is how proofs know that it is this one.
+            name = channel.owner.name
             try:
                 space.map(
                     MemoryRegion(gpa, channel.span.size, flags, MapType.SHARE, Hpa(channel.span.start), name=name)

@@ -85,6 +85,10 @@ class IsolationGuard:
                 self._tell(proof)
         return proof
 
+    def __repr__(self) -> str:
+        state = "" if self.failed is None else ", refuted"
+        return f"IsolationGuard({len(self._host.vms)} VMs, proved {self.proofs} times{state})"
+
     def note_edit(self) -> None:
         """A table was changed: it is proved when the operation is over."""
         self._edited = True

@@ -45,9 +45,8 @@ def with_reasons(proof: Proof, host: Host, subject: Subject) -> Proof:
         findings = check_setup(_setup(host))
     except (ConfigError, ImageError):
         return proof  # what `check` itself refuses is its own matter: the tables say enough
-    return Proof(
-        tuple(_explained(theorem, findings) if theorem.name not in silent else theorem for theorem in proof.theorems)
-    )
+    found = (_explained(one, findings) if one.name not in silent else one for one in proof.theorems)
+    return replace(proof, theorems=tuple(found))
 
 
 def _explained(theorem: Theorem, findings: list[Finding]) -> Theorem:
