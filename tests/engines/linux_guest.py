@@ -12,11 +12,11 @@ from stage2.images.fetch import fetch, fetched
 GUEST = "linux-riscv64"
 
 
-def require_linux() -> None:
-    """Have the guest: CI fetches it, a user's machine skips the test unless it was fetched before."""
+def require_linux(guest: str = GUEST) -> None:
+    """Have a guest: CI fetches it, a user's machine skips the test unless it was fetched before."""
     try:
-        fetched(GUEST)
+        fetched(guest)
     except ImageError as error:
         if not os.environ.get("CI"):
             pytest.skip(str(error))
-        fetch(GUEST)
+        fetch(guest)

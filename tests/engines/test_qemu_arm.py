@@ -1,0 +1,110 @@
+"""The qemu engine: Debian's arm64 kernel at EL1, by our tables, on QEMU's emulated MMU."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from linux_guest import require_linux
+
+from stage2.config.document import parse_document
+from stage2.config.load import load_vm
+from stage2.config.regions import PlannedVm, plan_vm
+from stage2.config.vm import read_vm
+from stage2.engines.qemu.board import board_of, board_platform
+from stage2.engines.run import RunOutcome, run_all
+from stage2.space.region import Populate
+from stage2.vm.boot import load_images
+from stage2.vm.host import Options, build
+from stage2.vm.images import read_images
+from waiting import HANG_S
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-aarch64.toml"
+
+
+@pytest.fixture(autouse=True)
+def board() -> None:
+    require_linux("linux-aarch64")
+    if shutil.which("qemu-system-aarch64") is None:
+        pytest.skip("qemu-system-aarch64 is not installed")
+
+
+def run(config: PlannedVm, populate: Populate, *, paranoid: bool = False) -> RunOutcome:
+    options = Options(populate, 4096 if populate is Populate.LAZY else None, shared_memory=True)
+    with build([config], platform=board_platform([config]), options=options) as host:
+        (vm,) = host.vms
+        load_images(vm, config, read_images(config), board_of([config]))
+        return run_all(host, max_seconds=HANG_S, engine="qemu", paranoid=paranoid)
+
+
+@pytest.mark.parametrize("populate", list(Populate), ids=lambda one: one.value)
+def test_linux_boots_to_power_off(populate: Populate) -> None:
+    outcome = run(load_vm(EXAMPLE), populate)
+    (report,) = outcome.reports
+    assert (report.exit, report.reason) == ("off", "the guest asked for shutdown"), report.console[-2000:]
+    assert report.engine == "qemu"
+    assert "stage2-guest: memory work ok" in report.console
+    assert bool(report.stage2_faults) is (populate is Populate.LAZY)
+    if populate is Populate.LAZY:
+        assert report.stage2_faults > 5000
+
+
+def test_faults_around_make_fewer_of_them_and_every_edit_is_proved() -> None:
+    config = load_vm(EXAMPLE)
+    options = replace(config.options, fault_around=0x1_0000)
+    around = replace(config, extensions=replace(config.extensions, options=options))
+    outcome = run(around, Populate.LAZY, paranoid=True)
+    (report,) = outcome.reports
+    assert report.exit == "off", report.reason
+    assert report.stage2_faults < 2000
+    assert outcome.proofs > report.stage2_faults // 2
+    assert outcome.proof is not None
+    assert outcome.proof.proved
+
+
+GICV2 = """\
+[base]
+id = 1
+name = "linux"
+vm_type = 2
+cpu_num = 1
+arch = "aarch64"
+[kernel]
+entry_point = 0x8020_0000
+image_location = "fs"
+kernel_path = "fetched:linux-aarch64"
+kernel_load_addr = 0x8020_0000
+ramdisk_path = "fetched:linux-aarch64"
+memory_regions = [[0x8000_0000, 0x2000_0000, 0x7, 1]]
+[devices]
+passthrough_devices = [
+    ["intc@8000000", 0x800_0000, 0x800_0000, 0x5_0000, 0],
+    ["pl011@9000000", 0x900_0000, 0x900_0000, 0x1000, 0],
+]
+[stage2]
+generation = "seed"
+"""
+
+
+def test_a_guest_with_identity_memory_has_a_gicv2_where_it_is_given_no_redistributor() -> None:
+    outcome = run(plan_vm(read_vm(parse_document(GICV2, "linux.toml"))), Populate.EAGER)
+    (report,) = outcome.reports
+    assert report.exit == "off", report.console[-2000:]
+    assert "GICv2" in report.console or "GIC: Using split EOI/Deactivate mode" in report.console
+
+
+def test_semihosting_is_no_way_to_the_host() -> None:
+    """HLT 0xF000 in a guest is an exception of the guest's, for QEMU was not told to answer it."""
+    config = load_vm(EXAMPLE)
+    with build(
+        [config], platform=board_platform([config]), options=Options(Populate.EAGER, shared_memory=True)
+    ) as host:
+        (vm,) = host.vms
+        words = (0xD280_0300, 0xD45E_0000, 0xD53E_1100)  # mov x0, #0x18 (SYS_EXIT); hlt #0xf000; mrs x0, hcr_el2
+        vm.memory.write(0x8020_0000, b"".join(word.to_bytes(4, "little") for word in words))
+        vm.boot = replace(vm.boot, entry=0x8020_0000)  # type: ignore[arg-type]
+        outcome = run_all(host, max_seconds=3, engine="qemu")
+    (report,) = outcome.reports
+    assert report.exit == "time limit", "it loops in its own vectors, and QEMU lives on"
