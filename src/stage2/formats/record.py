@@ -267,10 +267,13 @@ class Format:
         """Bytes that one entry at `level` covers."""
         return 1 << self.level_shift(level)
 
+    def index_bits(self, level: int) -> int:
+        """Address bits that index a table at `level`: it has 2 to the power of so many entries."""
+        return self.root_bits if level == self.levels - 1 else self.bits
+
     def index(self, address: int, level: int) -> int:
         """Index of `address` in its table at `level`."""
-        bits = self.root_bits if level == self.levels - 1 else self.bits
-        return (address >> self.level_shift(level)) & ((1 << bits) - 1)
+        return (address >> self.level_shift(level)) & ((1 << self.index_bits(level)) - 1)
 
     def controls_with(self, *names: str, base: int | None = None) -> int:
         """The default controls, or others, with some of `switches` on.

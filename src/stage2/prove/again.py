@@ -54,6 +54,6 @@ def _read(space: Space, source: TableSource) -> _Known:
     words = []
     for level in range(fmt.levels - 1, -1, -1):
         at = scanned.scan.tables[scanned.scan.tables[:, 1] == np.uint64(level), 0]
-        bits = fmt.root_bits if level == fmt.levels - 1 else fmt.bits
+        bits = fmt.index_bits(level)
         words.append((at, source.tables(at, 1 << bits).copy()))
     return _Known(scanned, tuple(words))

@@ -57,7 +57,7 @@ def _space(one: Scanned, world: World) -> dict[str, Any]:
     levels = []
     for level in range(fmt.levels - 1, -1, -1):
         addresses = np.sort(one.scan.tables[one.scan.tables[:, 1] == np.uint64(level), 0])
-        bits = fmt.root_bits if level == fmt.levels - 1 else fmt.bits
+        bits = fmt.index_bits(level)
         digest = hashlib.sha256()
         for first in range(0, len(addresses), 512):
             piece = addresses[first : first + 512]

@@ -9,23 +9,21 @@ import numpy as np
 
 from ..address import Range
 from ..errors import ConfigError
-from ..formats.outcome import READ, USER_SHIFT, WRITE
+from ..flags import MappingFlags
 from ..formats.record import Format
 from ..memory.owners import Owner, OwnerKind
 from ..ranges import RangeMap
-from ..tables.mapping import ATTRIBUTES
 from ..tables.regime import Regime
 from .lookup import within
 from .packing import U64Array
 from .scan import Scan, scan
-from .scattered import joined_spans
 from .separation import owned
 from .source import TableSource
 from .subject import GivenDevice, IommuTables, Subject
 from .theorem import Seat, Witness
-from .world import Scanned, World
+from .world import Scanned, World, granting
 
-_VERBS = {READ: "read", WRITE: "write"}
+_VERBS = {MappingFlags.WRITE: "write", MappingFlags.READ: "read"}
 _SMMU = "an SMMUv3's stream table has their root and VTCR's fields, with S2AA64 set (Arm IHI 0070, 5.2 and 3.4)"
 _VTD = "VT-d reads the bits of second-stage entries (its specification, 3.7 and 9.8) that EPT has too, as EPT does"
 _RISCV = "the RISC-V IOMMU's device context has their root and mode in iohgatp"
@@ -130,8 +128,8 @@ def reach_of(world: World, device: GivenDevice, vm: Scanned, found: Scan) -> Wit
     if device.iommu is not None and device.iommu.shared:
         return None
     regime = _regime(device)
-    for right in (WRITE, READ):
-        rows = _with_right(found.rows, regime, right)
+    for right in _VERBS:
+        rows = granting(found.rows, regime, right)
         allowed = _allowed(world, vm, right)
         outside = np.flatnonzero(within(rows[:, 1], rows[:, 2], allowed) < 0)
         if len(outside):
@@ -150,7 +148,7 @@ def beyond(world: World, vm: Scanned, reach: Sequence[Range]) -> Range | None:
         vm: whose the device is.
         reach: the host addresses.
     """
-    allowed = _allowed(world, vm, WRITE)
+    allowed = _allowed(world, vm, MappingFlags.WRITE)
     for span in reach:
         outside = _first_outside(span, allowed)
         if outside is not None:
@@ -160,10 +158,7 @@ def beyond(world: World, vm: Scanned, reach: Sequence[Range]) -> Range | None:
 
 def table_reached(world: World, device: GivenDevice, found: Scan) -> Witness | None:
     """Whether a VM reaches a table of a device's IOMMU: it could give the device all of memory."""
-    fmt = _regime(device).format
-    tables: RangeMap[None] = RangeMap()
-    for at, level in found.tables.tolist():
-        tables.set(Range.sized(at, fmt.root_size if level == fmt.levels - 1 else fmt.table_size), None)
+    tables = _ranges(found.table_spans(_regime(device).format))
     for vm in world.vms:
         for span, _ in tables:
             for part in vm.parts(span):
@@ -179,24 +174,9 @@ def _regime(device: GivenDevice) -> Regime:
     return device.iommu.regime
 
 
-def _with_right(rows: U64Array, regime: Regime, right: int) -> U64Array:
-    """The rows that allow an access."""
-    granting = [value for value in np.unique(rows[:, 3]).tolist() if _grants(regime, value, right)]
-    return rows[np.isin(rows[:, 3], np.array(granting, np.uint64))]
-
-
-def _grants(regime: Regime, attributes: int, right: int) -> bool:
-    permissions = regime.format.permissions(attributes & ATTRIBUTES, regime.controls)
-    return bool((permissions | permissions >> USER_SHIFT) & right)
-
-
-def _allowed(world: World, vm: Scanned, right: int) -> list[Range]:
+def _allowed(world: World, vm: Scanned, right: MappingFlags) -> list[Range]:
     """Where a VM's device may access: what the VM may access itself, and what it holds and has not mapped."""
-    regime = vm.space.regime
-    rows = _with_right(vm.scan.rows, regime, right)
-    reach = [rows[:, 1:3], *(kind.reach for kind in vm.scan.scattered if _grants(regime, kind.attributes, right))]
-    ends = [np.stack([one[:, 0], one[:, 0] + one[:, 1]], axis=1) for one in reach]
-    allowed, mapped = _ranges(joined_spans(np.concatenate(ends))), _ranges(vm.spans)
+    allowed, mapped = _ranges(vm.spans_with(right)), _ranges(vm.spans)
     for span, owner in world.owners or ():
         if owner == Owner(OwnerKind.VM, vm.space.name):
             for gap in mapped.gaps(span):
@@ -223,7 +203,7 @@ def _first_outside(span: Range, allowed: Sequence[Range]) -> Range | None:
     return Range(start, span.end)
 
 
-def _witness(world: World, device: GivenDevice, vm: Scanned, iova: int, span: Range, right: int) -> Witness:
+def _witness(world: World, device: GivenDevice, vm: Scanned, iova: int, span: Range, right: MappingFlags) -> Witness:
     owner = world.owner_of(span.start)
     first = Range.sized(span.start, 1)
     if any(vm.parts(first)):

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..address import Range
-from ..formats.outcome import EXECUTE, USER_SHIFT, WRITE
-from ..tables.mapping import ATTRIBUTES
+from ..flags import MappingFlags
 from .packing import U64Array
-from .scattered import joined_spans
+from .scattered import joined_reach
 from .theorem import Seat, Theorem, Witness
 from .world import Scanned, World
 
 _STATEMENT = "no host memory is writable and executable through any pair of the mappings of {}"
-_EVERYONE = 1 | 1 << USER_SHIFT
+_WRITE, _EXECUTE = MappingFlags.WRITE, MappingFlags.EXECUTE
 
 
 def wx(world: World) -> Theorem:
@@ -38,7 +37,7 @@ def wx(world: World) -> Theorem:
 
 def _faults(world: World, party: Sequence[Scanned]) -> Iterator[Witness]:
     """Host memory that one party may write at one address and execute at another, or the same."""
-    writable, executable = _reach(party, WRITE), _reach(party, EXECUTE)
+    writable, executable = _reach(party, _WRITE), _reach(party, _EXECUTE)
     if not len(writable):
         return
     last = np.searchsorted(writable[:, 0], executable[:, 0] + executable[:, 1]) - 1
@@ -48,7 +47,7 @@ def _faults(world: World, party: Sequence[Scanned]) -> Iterator[Witness]:
         first = int(np.searchsorted(writable[:, 0] + writable[:, 1], np.uint64(span.start), "right"))
         both = Range.sized(int(writable[first, 0]), int(writable[first, 1])).intersection(span)
         assert both is not None, "the first that ends behind its start meets it, for one does"
-        seats = [_seat(party, both.start, right) for right in (EXECUTE, WRITE)]
+        seats = [_seat(party, both.start, right) for right in (_EXECUTE, _WRITE)]
         who, word = (f"{seats[0].who}: ", "GPA") if party[0].space.name else ("", "HVA")
         text = f"{who}{both} is writable at {word} {seats[1].address:#x} and executable at {word} {seats[0].address:#x}"
         yield Witness(
@@ -57,28 +56,16 @@ def _faults(world: World, party: Sequence[Scanned]) -> Iterator[Witness]:
         )  # fmt: skip
 
 
-def _reach(party: Sequence[Scanned], right: int) -> U64Array:
+def _reach(party: Sequence[Scanned], right: MappingFlags) -> U64Array:
     """(n, 2) start and size of the host memory that somebody may access so, in order and joined."""
-    reach = [np.zeros((0, 2), np.uint64)]
-    for one in party:
-        rows = one.scan.rows
-        granting = [value for value in np.unique(rows[:, 3]).tolist() if _grants(one, value, right)]
-        reach.append(rows[np.isin(rows[:, 3], np.array(granting, np.uint64)), 1:3])
-        reach += [kind.reach for kind in one.scan.scattered if _grants(one, kind.attributes, right)]
-    spans = np.concatenate(reach)
-    return joined_spans(np.stack([spans[:, 0], spans[:, 0] + spans[:, 1]], axis=1))
+    return joined_reach(np.concatenate([one.spans_with(right) for one in party]))
 
 
-def _grants(one: Scanned, attributes: int, right: int) -> bool:
-    regime = one.space.regime
-    return bool(regime.format.permissions(attributes & ATTRIBUTES, regime.controls) & _EVERYONE * right)
-
-
-def _seat(party: Sequence[Scanned], hpa: int, right: int) -> Seat:
+def _seat(party: Sequence[Scanned], hpa: int, right: MappingFlags) -> Seat:
     """The first address that gives a right to an HPA."""
     return next(
         Seat(one.space.who, one.gpa_in(part, hpa))
         for one in party
         for part in one.parts(Range.sized(hpa, 1))
-        if _grants(one, part.attributes, right)
+        if one.granted(part.attributes) & right
     )

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..formats.outcome import COMBINED, GROUPED, LEAF, NONE, TABLE
+from ..formats.record import Format
 from ..tables.descent import make_leaf_output, make_span_shift
 from ..tables.mapping import LEVEL_FIELD
 from ..tables.regime import Regime
 from .packing import Packing, U64Array, packing_of
-from .scattered import ALL, Collector, Scattered
+from .scattered import ALL, Collector, Scattered, joined_reach
 from .source import TableSource
 
 _PIECE = 512
@@ -72,6 +73,12 @@ class Scan:
     def size(self) -> int:
         """Bytes that are mapped."""
         return int(self.rows[:, 2].sum()) + sum(kind.size for kind in self.scattered)
+
+    def table_spans(self, fmt: Format) -> U64Array:
+        """(n, 2) start and size of the host memory that the tables lie in, in order and joined."""
+        root = self.tables[:, 1] == np.uint64(fmt.levels - 1)
+        sizes = np.where(root, np.uint64(fmt.root_size), np.uint64(fmt.table_size))
+        return joined_reach(np.stack([self.tables[:, 0], sizes], axis=1))
 
 
 def scan(regime: Regime, source: TableSource, cuts: Sequence[int] | None = None) -> Scan:
@@ -130,7 +137,7 @@ class _Scanner:
         fmt = self._format
         here = _Level(np.array([self._regime.root], np.uint64), np.zeros(1, np.uint64), np.array([ALL], np.uint64))
         for level in range(fmt.levels - 1, -1, -1):
-            bits = fmt.root_bits if level == fmt.levels - 1 else fmt.bits
+            bits = fmt.index_bits(level)
             here = self._present(here, level, bits)
             self._tables.append(np.stack([here.at, np.full_like(here.at, level)], axis=1))
             self._bases.append(here.base)

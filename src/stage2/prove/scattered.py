@@ -70,7 +70,7 @@ class Scattered:
             regime, source, packing: of the tables.
         """
         fmt = regime.format
-        bits = fmt.root_bits if self.level == fmt.levels - 1 else fmt.bits
+        bits = fmt.index_bits(self.level)
         shift, size = np.uint64(fmt.level_shift(self.level)), np.uint64(fmt.leaf_size(self.level))
         for first in range(0, len(self.at), 256):
             piece = slice(first, first + 256)
@@ -244,3 +244,8 @@ def joined_spans(ranges: U64Array) -> U64Array:
     lasts = np.concatenate([heads[1:] - 1, [len(ranges) - 1]])
     starts = ranges[heads, 0]
     return np.stack([starts, ends[lasts] - starts], axis=1)
+
+
+def joined_reach(spans: U64Array) -> U64Array:
+    """The same of ranges given as start and size."""
+    return joined_spans(np.stack([spans[:, 0], spans[:, 0] + spans[:, 1]], axis=1))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from ..address import Range
 from ..memory.owners import OwnerKind
 from ..ranges import RangeMap
-from .scattered import joined_spans
 from .theorem import Seat, Theorem, Witness
 from .world import Scanned, World
 
@@ -43,7 +40,8 @@ def _faults(world: World, everybody: tuple[Scanned, ...]) -> Iterator[Witness]:
         frames: RangeMap[None] = RangeMap()
         for part in one.space.frames or ():
             frames.set(part, None)
-        for span in _spans(one):
+        for start, size in one.scan.table_spans(one.space.regime.format).tolist():
+            span = Range.sized(start, size)
             for met, other in held.overlapping(span):
                 both = met.intersection(span)
                 assert both is not None, "they overlap"
@@ -52,14 +50,6 @@ def _faults(world: World, everybody: tuple[Scanned, ...]) -> Iterator[Witness]:
             for gap in held.gaps(span):
                 held.add(gap, number)
             yield from _frames(world, one, frames, span)
-
-
-def _spans(one: Scanned) -> Iterator[Range]:
-    """The host memory of a space's tables, joined."""
-    fmt, tables = one.space.regime.format, one.scan.tables
-    sizes = np.where(tables[:, 1] == np.uint64(fmt.levels - 1), np.uint64(fmt.root_size), np.uint64(fmt.table_size))
-    for start, size in joined_spans(np.stack([tables[:, 0], tables[:, 0] + sizes], axis=1)).tolist():
-        yield Range.sized(start, size)
 
 
 def _frames(world: World, one: Scanned, frames: RangeMap[None], span: Range) -> Iterator[Witness]:

@@ -44,7 +44,7 @@ class Visit:
 
     def size(self, level: int) -> int:
         """Bytes of a table."""
-        return 8 << (self._format.root_bits if level == self._format.levels - 1 else self._format.bits)
+        return 8 << self._format.index_bits(level)
 
     def _table(self, at: int, level: int, base: int, allowed: int) -> Iterator[Leaf]:
         fmt = self._format

@@ -16,9 +16,10 @@ from ..memory.owners import Owner
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from ..tables.mapping import ATTRIBUTES
+from ..tables.regime import Regime
 from .packing import U64Array, packing_of
 from .scan import Scan, scan
-from .scattered import Scattered, joined_spans
+from .scattered import Scattered, joined_reach
 from .source import TableSource
 from .subject import Space, Subject
 
@@ -50,6 +51,18 @@ def _part(part: Range, guest: Range, hpa: int, region: MemoryRegion | None, attr
     return Part(host, region, attributes, part.start)
 
 
+def granted(regime: Regime, attributes: int) -> MappingFlags:
+    """What leaves with these attributes (the level is ignored) let anybody do, privileged or not."""
+    permissions = regime.format.permissions(attributes & ATTRIBUTES, regime.controls)
+    return MappingFlags(permissions | permissions >> USER_SHIFT) & RWX
+
+
+def granting(rows: U64Array, regime: Regime, right: MappingFlags) -> U64Array:
+    """The rows of leaves that let somebody access so."""
+    kinds = [value for value in np.unique(rows[:, 3]).tolist() if granted(regime, value) & right]
+    return rows[np.isin(rows[:, 3], np.array(kinds, np.uint64))]
+
+
 @dataclass(frozen=True, slots=True)
 class Scanned:
     """A space and what its tables map.
@@ -77,9 +90,13 @@ class Scanned:
     @property
     def spans(self) -> U64Array:
         """(n, 2) start and size of the host memory that it reaches, in order and joined."""
-        rows = self.scan.rows
-        reach = [rows[:, 1:3], *(kind.reach for kind in self.scan.scattered)]
-        return joined_spans(np.concatenate([np.stack([one[:, 0], one[:, 0] + one[:, 1]], axis=1) for one in reach]))
+        return joined_reach(np.concatenate([self.scan.rows[:, 1:3], *(kind.reach for kind in self.scan.scattered)]))
+
+    def spans_with(self, right: MappingFlags) -> U64Array:
+        """The same of what somebody may access so, privileged or not."""
+        rows = granting(self.scan.rows, self.space.regime, right)
+        kinds = [kind.reach for kind in self.scan.scattered if self.granted(kind.attributes) & right]
+        return joined_reach(np.concatenate([rows[:, 1:3], *kinds]))
 
     def parts(self, span: Range) -> Iterator[Part]:
         """What of a range of host memory it reaches, and how."""
@@ -115,9 +132,7 @@ class Scanned:
 
     def granted(self, attributes: int) -> MappingFlags:
         """What leaves with these attributes (the level is ignored) let anybody do, privileged or not."""
-        regime = self.space.regime
-        permissions = regime.format.permissions(attributes & ATTRIBUTES, regime.controls)
-        return MappingFlags(permissions | permissions >> USER_SHIFT) & RWX
+        return granted(self.space.regime, attributes)
 
     def gpa_in(self, part: Part, hpa: int) -> int:
         """The first GPA that leads to an HPA of a part; for scattered leaves their tables are read again."""

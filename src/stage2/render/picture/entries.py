@@ -224,7 +224,7 @@ class _Reader:
 
     def _piece(self, here: _Tables, level: int) -> Iterator[tuple[Run, int]]:
         """The runs of some tables with what is let through below them, in order."""
-        bits = self._format.root_bits if level == self._format.levels - 1 else self._format.bits
+        bits = self._format.index_bits(level)
         inside = np.array([self._source.contains(at, 8 << bits) for at in here.at.tolist()], bool)
         change = np.flatnonzero(inside[1:] != inside[:-1]) + 1
         for first, end in zip([0, *change.tolist()], [*change.tolist(), len(inside)], strict=True):

@@ -13,7 +13,7 @@ from ...flags import MappingFlags
 from ...memory.owners import OwnerKind
 from ...prove.packing import U64Array
 from ...prove.scan import joined
-from ...prove.scattered import joined_spans
+from ...prove.scattered import joined_reach
 from ...prove.world import Scanned, World
 from ..plain import counted
 from .parties import Actual, Kind, Link, Party, Space, kind_of
@@ -175,8 +175,7 @@ def _clipped(rows: U64Array, start: int, end: int) -> U64Array:
 
 def _spans(rows: U64Array, column: int = 0) -> U64Array:
     """(n, 2) start and size of the addresses in a column of rows, joined: 0 for GPAs, 1 for HPAs."""
-    starts = rows[:, column]
-    return joined_spans(np.stack([starts, starts + rows[:, 2]], axis=1))
+    return joined_reach(rows[:, [column, 2]])
 
 
 def _cells(rows: U64Array, span: Range) -> tuple[tuple[Range, int], ...]:

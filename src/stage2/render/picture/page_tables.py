@@ -92,7 +92,7 @@ def tabled(scanned: Scanned, processor: Processor | None, shapes: Shapes, most: 
             {
                 "name": level_text(fmt, number),
                 "shift": fmt.level_shift(number),
-                "index": fmt.root_bits if number == fmt.levels - 1 else fmt.bits,
+                "index": fmt.index_bits(number),
                 "words": [f"{fmt.pack_address(step):x}" for step in _steps(fmt, number)],
                 "steps": [f"{step:x}" for step in _steps(fmt, number)],
                 "until": None if level.until is None else f"{level.until:x}",

@@ -160,7 +160,7 @@ def tree(space: Space, source: TableSource, title: str) -> Tree:
 
 def _level(regime: Regime, read: Scan, level: int) -> TreeLevel:
     fmt = regime.format
-    entries = 1 << (fmt.root_bits if level == fmt.levels - 1 else fmt.bits)
+    entries = 1 << fmt.index_bits(level)
     mine = np.flatnonzero(read.tables[:, 1] == level)
     mine = mine[np.argsort(read.bases[mine], kind="stable")]
     at, base = read.tables[mine, 0], read.bases[mine]
