@@ -39,7 +39,6 @@ GDT_BYTES = b"".join(word.to_bytes(8, "little") for word in (0, 0, 0x00AF_9B00_0
 CODE_SELECTOR, DATA_SELECTOR = 0x10, 0x18
 LEGACY = Range(0xA_0000, 0x10_0000)
 """Where a PC has no RAM that an operating system may use."""
-LOW = Range(GDT, LEGACY.start)
 _MAPPED = 4 * GIB
 """What the first tables map to itself."""
 _P, _RW, _PS = 1 << 0, 1 << 1, 1 << 7
@@ -85,14 +84,13 @@ def unpack_bzimage(data: bytes) -> BzImage:
 
 
 def boot_params(
-    image: BzImage, *, memory: Sequence[Range], reserved: Sequence[Range], ramdisk: Range | None, rsdp: int
+    image: BzImage, *, memory: Sequence[Range], ramdisk: Range | None, rsdp: int
 ) -> bytes:
     """The page that the kernel is given ("zero page").
 
     Args:
         image: the kernel.
         memory: RAM, GPAs.
-        reserved: parts of RAM that are not the kernel's to use.
         ramdisk: where it lies, below 4 GiB.
         rsdp: GPA of the ACPI tables' root pointer.
 
@@ -115,8 +113,7 @@ def boot_params(
         put(_RAMDISK_IMAGE, 4, ramdisk.start)
         put(_RAMDISK_SIZE, 4, ramdisk.size)
     held: RangeMap[int] = RangeMap()
-    for span in (LEGACY, *reserved):
-        held.add(span, _RESERVED)
+    held.add(LEGACY, _RESERVED)
     entries = list(held)
     entries += [(piece, _USABLE) for span in memory for piece in held.gaps(span)]
     if len(entries) > _E820_MOST:

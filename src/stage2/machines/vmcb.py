@@ -70,9 +70,9 @@ class Exit(IntEnum):
     SMI = 0x62
     INIT = 0x63
     NMI = 0x61
-    IDTR_READ = 0x66
     CPUID = 0x72
     INVD = 0x76
+    HLT = 0x78
     SHUTDOWN = 0x7F
     IOIO = 0x7B
     MSR = 0x7C
@@ -97,7 +97,7 @@ EVENT_TYPE, EVENT_TYPE_SHIFT, EVENT_VECTOR = 7 << 8, 8, 0xFF
 EXTERNAL, NMI, EXCEPTION, SOFTWARE = 0, 2, 3, 4
 
 
-def intercepts(*codes: Exit) -> tuple[int, int]:
+def intercepts(*codes: int) -> tuple[int, int]:
     """The words INTERCEPTS and INTERCEPTS_2 for exit codes from 0x60 on."""
     first = sum(1 << code - 0x60 for code in codes if code < 0x80)
     return first, sum(1 << code - 0x80 for code in codes if 0x80 <= code < 0xA0)

@@ -84,7 +84,7 @@ class X86Board(Board):
     def descriptors(self) -> tuple[int, ...]:
         return (*super().descriptors(), self._rom)
 
-    def arguments(self, ram: str) -> list[str]:
+    def arguments(self, ram: str, door: int) -> list[str]:
         return [
             "-machine", "q35,memory-backend=ram", "-vga", "none", "-bios", f"/proc/self/fd/{self._rom}",
             *self.common_arguments(ram),
@@ -106,8 +106,8 @@ class X86Board(Board):
         return self._features
 
     def started(self) -> None:
-        self._features = self.cores[0].info(1)
         super().started()
+        self._features = self.cores[0].info(0)
 
     def allow_ports(self, span: Range) -> None:
         """Let the guest use ports without an exit."""

@@ -48,10 +48,12 @@ class Boot:
     Args:
         entry: first PC, a GPA.
         device_tree: GPA of the flattened device tree, if there is one.
+        boot_params: GPA of what an x86 Linux is told, if it is one: then it starts in 64-bit mode.
     """
 
     entry: Gpa
     device_tree: Gpa | None = None
+    boot_params: Gpa | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,12 @@ class Vm:
         if self.cpus is None or self._identifiers is None:
             return False
         return self.cpus.enter(cpu, self._identifiers)
+
+    def has_registers(self, span: Range) -> bool:
+        """Whether stage 2 leads all of a device's registers to themselves."""
+        regions = self.space.regions_in(span)
+        mapped = all(region.map_type.is_mapped and region.host_range == region.range for region in regions)
+        return mapped and not self.space.undeclared(span)
 
     # --- policy ------------------------------------------------------------------------------------------
 

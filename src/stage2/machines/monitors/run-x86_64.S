@@ -13,9 +13,11 @@
     .equ MAILBOX_AT, 0
     .include "mailbox.inc"
     .equ MAGIC_VALUE, 0x5354414745320001
+    .equ WAITED, 0x58
     .equ GUEST, 0x300
     .equ EXIT, 1                        # event
-    .equ RUN,  4                        # command
+    .equ RUN,  4                        # commands
+    .equ PARK, 6
     .equ OF_CORE, 0x1000                # bytes of each core in every list of pages
     .equ DOOR, 0xe00                    # ports of the first core's doorbell; 8 of each
 
@@ -30,6 +32,10 @@
     .equ MSR_VM_HSAVE_PA, 0xc0010117
     .equ CONFIG_ADDRESS, 0xcf8          # of PCI
     .equ CONFIG_DATA, 0xcfc
+    .equ HPET, 0xfed00000               # IA-PC HPET Specification 1.0a, 2.3
+    .equ HPET_PERIOD, 0x004
+    .equ HPET_CONFIG, 0x010
+    .equ HPET_COUNTER, 0x0f0
     .equ MEMORY_MAP, 0x80000090         # of the memory controller: what lies behind 0xc0000 to 0xfffff
 
     .text
@@ -62,14 +68,33 @@ _start:
     mov $0x00333333, %eax
     mov $CONFIG_DATA, %dx
     out %eax, %dx
-    # Features: SVM revision and features, physical and virtual address widths.
+    # INFO: SVM features, physical and virtual address widths, ticks of the time-stamp counter in a second.
     mov $0x8000000a, %eax
     cpuid
-    mov %rax, INFO + 0x00(%rbp)
-    mov %rdx, INFO + 0x08(%rbp)
+    mov %rdx, INFO + 0x00(%rbp)
     mov $0x80000008, %eax
     cpuid
+    mov %rax, INFO + 0x08(%rbp)
+    mov $HPET, %esi
+    mov HPET_PERIOD(%rsi), %ecx         # femtoseconds of a tick
+    movabs $1000000000000, %rax         # of a millisecond
+    xor %edx, %edx
+    div %rcx
+    mov %rax, %rdi
+    orl $1, HPET_CONFIG(%rsi)
+    mov HPET_COUNTER(%rsi), %rbx
+    add %rbx, %rdi
+    call read_ticks
+    mov %rax, %r8
+1:  mov HPET_COUNTER(%rsi), %rbx
+    cmp %rdi, %rbx
+    jb 1b
+    call read_ticks
+    sub %r8, %rax
+    imul $1000, %rax, %rax
     mov %rax, INFO + 0x10(%rbp)
+    andl $~1, HPET_CONFIG(%rsi)
+    movq $0, HPET_COUNTER(%rsi)
     movabs $MAGIC_VALUE, %rax
     mov %rax, MAGIC(%rbp)
 ready:
@@ -81,13 +106,23 @@ announce:                               # EDI is the event
     sub $MAILBOXES, %edx
     shr $9, %edx
     add $DOOR, %edx
+    mov %edx, %esi
+    call read_ticks
+    mov %rax, %rdi
+    mov %esi, %edx
     mov $'.', %al
     out %al, %dx
 1:  pause
     mov ACKNOWLEDGE(%rbp), %rax
     cmp %rax, SEQUENCE(%rbp)
     jne 1b
-    cmpq $RUN, COMMAND(%rbp)
+    call read_ticks
+    sub %rdi, %rax
+    mov %rax, WAITED(%rbp)
+    mov COMMAND(%rbp), %rax
+    cmp $PARK, %rax
+    je park
+    cmp $RUN, %rax
     jne ready
     lea BLOCK(%rbp), %rax
     vmload %rax
@@ -139,6 +174,17 @@ announce:                               # EDI is the event
     mov %rcx, INFO + 0x10(%rbp)
     mov %rdx, INFO + 0x18(%rbp)
     jmp announce
+
+park:                                   # GIF is clear: nothing wakes it
+    cli
+    hlt
+    jmp park
+
+read_ticks:                             # the time-stamp counter in RAX
+    rdtsc
+    shl $32, %rdx
+    or %rdx, %rax
+    ret
 
 take_nmi:                               # it stays pending until GIF is set (APM 15.13.3)
     stgi

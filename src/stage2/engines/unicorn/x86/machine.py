@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....vm.vm import Vm
 from ..machine import Machine
 from ..state import Reason, Word
-from .ports import Ports
+from ....vm.pc_ports import Ports
 from .vcpu import X86Vcpu
 
 
