@@ -32,6 +32,9 @@ _SHORTEST_LOG_MS = 0.1
 _INTERRUPTS = ("riscv64",)
 """Architectures whose machine has a timer and interrupts."""
 
+_BOARDS = ("aarch64", "x86_64")
+"""Architectures whose Linux needs the qemu engine: unicorn's machine has no interrupts."""
+
 Architecture = Literal["riscv64", "aarch64", "x86_64"]
 
 
@@ -194,8 +197,11 @@ def run_configs(
     if engine == "qemu":
         from ..engines.qemu.board import board_of, board_platform
 
-        board = board_of(configs)
-        platform = platform if platform is not None else board_platform(configs)
+        of_guests = _arch_of(configs[0], images[0], arch, platform) or "aarch64"
+        board = board_of(configs, of_guests)
+        platform = platform if platform is not None else board_platform(configs, of_guests)
+        if of_guests == "x86_64" and stage2_format is None and configs[0].options.format is None:
+            stage2_format = "npt4"
     configs = on_host(configs, platform)
     print_notices([notice for config in configs for notice in config.notices])
     print_notices([] if defconfig is None else defconfig.notices)
@@ -255,10 +261,17 @@ def _engine_for(
     from ..config.vm import VmType
 
     for config, found in zip(configs, images, strict=True):
-        said = arch or config.arch or found.arch or (None if platform is None else platform.arch)
-        if said == "aarch64" and (config.vm_type is VmType.LINUX or found.is_linux):
+        said = _arch_of(config, found, arch, platform)
+        if said in _BOARDS and (config.vm_type is VmType.LINUX or found.is_linux):
             return "qemu"
     return "unicorn"
+
+
+def _arch_of(
+    config: PlannedVm, found: VmImages, arch: str | None, platform: PlatformConfig | BoardConfig | None
+) -> str | None:
+    """A guest's architecture, as far as anybody says it."""
+    return arch or config.arch or found.arch or (None if platform is None else platform.arch)
 
 
 def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:

@@ -6,7 +6,13 @@ ACPI Specification 6.5, chapter 5 "ACPI Software Programming Model"; IA-PC HPET 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from ..address import SIZE_4K, Range
+
+LOCAL_APIC, IO_APIC, HPET = (Range.sized(at, SIZE_4K) for at in (0xFEE0_0000, 0xFEC0_0000, 0xFED0_0000))
+"""Where every PC has these registers."""
 
 _OEM, _OEM_TABLE, _CREATOR = b"STAGE2", b"STAGE2VM", b"STG2"
 _FACP_MINOR, _FACP_REVISION, _MADT_REVISION = 4, 6, 5
@@ -46,6 +52,15 @@ class Pc:
     control: int
     reset: tuple[int, int]
     clock: bool
+
+
+def is_pc(has: Callable[[Range], bool]) -> bool:
+    """Whether a guest is given a PC's interrupt controllers, and with them its timers and its first serial port.
+
+    Args:
+        has: whether the guest has a device's registers.
+    """
+    return has(LOCAL_APIC) and has(IO_APIC)
 
 
 def acpi_tables(pc: Pc, base: int) -> bytes:

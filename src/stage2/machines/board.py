@@ -104,7 +104,7 @@ class Board(QemuMachine):
             for core in self.cores
             for word in (
                 "-chardev", f"socket,id=door{core.number},fd={core.bell}",
-                "-device", f"pci-serial,chardev=door{core.number},addr={core.number + 1:#x}",
+                "-device", self.door(core.number),
             )
         ]  # fmt: skip
         return [
@@ -113,6 +113,10 @@ class Board(QemuMachine):
             "-nodefaults", "-display", "none", "-monitor", "none",
             "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", "chardev:console", *doors,
         ]  # fmt: skip
+
+    def door(self, number: int) -> str:
+        """The device that is a core's doorbell, whose chardev is `door` and the core's number."""
+        return f"pci-serial,chardev=door{number},addr={number + 1:#x}"
 
     def close(self) -> None:
         super().close()

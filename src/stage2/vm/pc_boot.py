@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ..address import SIZE_4K, Range
+from ..address import Range
 from ..config.vm import VmConfig
 from ..errors import ImageError
 from ..images import linux_x86
-from ..images.acpi import Pc, acpi_tables
+from ..images.acpi import HPET, IO_APIC, LOCAL_APIC, Pc, acpi_tables, is_pc
 from .pc_ports import EVENTS, POWER, RESET, RESET_VALUE
 
 DEFAULT_CMDLINE = "console=ttyS0 panic=-1"
-LOCAL_APIC, IO_APIC, HPET = (Range.sized(at, SIZE_4K) for at in (0xFEE0_0000, 0xFEC0_0000, 0xFED0_0000))
-"""Where every PC has them."""
 _ACPI = 0xE_0000
-
-
-def is_pc(backed: Callable[[Range], bool]) -> bool:
-    """Whether a guest is given a PC's interrupt controllers, and with them its timers and its first serial port.
-
-    Args:
-        backed: whether the guest has a device's registers.
-    """
-    return backed(LOCAL_APIC) and backed(IO_APIC)
 
 
 def pieces(

@@ -13,6 +13,7 @@ from ...errors import EncodingError, EngineError, MachineError
 from ...images.fdt import Node, parse
 from ...machines.arm_board import ArmBoard, board_tree
 from ...machines.board import Board
+from ...machines.x86_board import X86Board
 from ...space.region import MemoryRegion
 from ...vm.vm import Vm
 from .machine import QemuVm
@@ -25,12 +26,20 @@ _TABLES = 64 * MIB
 """Room for tables and everything else of the hypervisor's."""
 
 
-def board_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
-    """The host that VMs get on the board, when no platform file names one: RAM from 1 GiB on, as large as they need.
+def board_platform(configs: Sequence[PlannedVm], arch: str = "aarch64") -> PlatformConfig:
+    """The host that VMs get on the board, when no platform file names one: RAM as large as they need.
+
+    Args:
+        configs: the VMs.
+        arch: their architecture.
 
     Raises:
-        ConfigError: they want more than any host has.
+        ConfigError: they want more than the board has.
     """
+    if arch == "x86_64":
+        from .x86_host import x86_platform
+
+        return x86_platform(configs)
     wanted = default_platform(configs, "aarch64").memory_size
     base, own = ArmBoard.RAM.start, ArmBoard.OWN
     ends = [
@@ -50,13 +59,15 @@ def board_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
     )
 
 
-def board_of(configs: Sequence[PlannedVm]) -> Node:
-    """The device tree of the board that VMs are given parts of.
+def board_of(configs: Sequence[PlannedVm], arch: str = "aarch64") -> Node | None:
+    """The device tree of the board that VMs are given parts of; None of a board that has none.
 
     Raises:
         ConfigError: they want cores that the board does not have.
         HostToolError, MachineError: QEMU does not tell it.
     """
+    if arch == "x86_64":
+        return None
     version = gic_version(config.plan.regions for config in configs)
     return parse(board_tree(cores=core_count(place(configs)), gic_version=version))
 
@@ -143,8 +154,16 @@ def open_machines(vms: Sequence[Vm], configs: Sequence[VmConfig]) -> tuple[Board
         ConfigError: there are not as many cores as they want.
     """
     archs = sorted({vm.arch for vm in vms})
-    if archs != ["aarch64"]:
-        raise EngineError(f"the qemu engine runs aarch64 guests; these are {', '.join(archs)}")
+    if archs not in (["aarch64"], ["x86_64"]):
+        raise EngineError(f"the qemu engine runs aarch64 or x86_64 guests; these are {', '.join(archs)}")
+    if archs == ["x86_64"]:
+        from .x86_host import open_x86
+
+        cores = place(configs, X86Board.CORES_MOST)
+        try:
+            return open_x86(vms, cores, core_count(cores))
+        except (EncodingError, MachineError) as error:
+            raise EngineError(f"the board does not start: {error}") from None
     from .arm import ArmQemu
 
     placed = place(configs)

@@ -15,6 +15,7 @@ from ...formats.x86.registers import stage_2_registers
 from ...formats.x86.syndromes import DOUBLE_FAULT, GENERAL_PROTECTION, INVALID_OPCODE, nested_page_fault
 from ...guest.x86_regime import regime_of
 from ...images import linux_x86
+from ...images.acpi import is_pc
 from ...machines.core import Core
 from ...machines.vmcb import (
     CODE_32,
@@ -40,7 +41,6 @@ from ...machines.x86_board import FLUSH_BY_ASID, MSR_MAP, PORT_MAP, X86Board
 from ...space.faults import FaultResult
 from ...tables.result import Fault, Mapped
 from ...vm.exits import MemoryFault
-from ...vm.pc_boot import is_pc
 from ...vm.pc_ports import COM1, Ports
 from ...vm.vm import Vm
 from .machine import Ended, QemuVm
