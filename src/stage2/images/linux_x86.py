@@ -83,9 +83,7 @@ def unpack_bzimage(data: bytes) -> BzImage:
     return BzImage(kernel, data[_HEADER_AT:end], number(_CMDLINE_SIZE, 4))
 
 
-def boot_params(
-    image: BzImage, *, memory: Sequence[Range], ramdisk: Range | None, rsdp: int
-) -> bytes:
+def boot_params(image: BzImage, *, memory: Sequence[Range], ramdisk: Range | None, rsdp: int) -> bytes:
     """The page that the kernel is given ("zero page").
 
     Args:

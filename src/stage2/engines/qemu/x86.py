@@ -27,7 +27,6 @@ from ...machines.vmcb import (
     EVENT_VALID,
     EVENT_VECTOR,
     EXCEPTION,
-    EXTERNAL,
     LDT,
     SOFTWARE,
     TASK,

@@ -36,6 +36,7 @@ def x86_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
         platform="qemu-q35",
         family="qemu-q35",
         memory=(ram,),
+        takes_no_interrupts=True,
         reserved=(
             ReservedMemory(LEGACY_HOLE, "the window of a display adapter, where QEMU's q35 has no RAM"),
             ReservedMemory(OWN, "the hypervisor's monitor on QEMU's q35"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ....vm.pc_ports import Ports
 from ....vm.vm import Vm
 from ..machine import Machine
 from ..state import Reason, Word
-from ....vm.pc_ports import Ports
 from .vcpu import X86Vcpu
 
 

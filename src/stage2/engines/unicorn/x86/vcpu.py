@@ -23,6 +23,7 @@ from ....tables.regime import Regime
 from ....tables.result import Mapped
 from ....tables.walk import AT_STAGE_2, KIND_MASK
 from ....vm.exits import MemoryFault
+from ....vm.pc_ports import Ports
 from ....vm.vm import Vm
 from ..abi import symbol, unicorn
 from ..state import Reason, Word
@@ -30,7 +31,6 @@ from ..vcpu import Vcpu, new_cpu
 from ..windows import Windows
 from . import abi
 from .callbacks import block_callback, fill_callback, invalid_callback, trap_callback
-from ....vm.pc_ports import Ports
 from .segments import reads_descriptor
 
 PHYSICAL_BITS = 40
