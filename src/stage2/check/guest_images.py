@@ -22,7 +22,7 @@ WRONG_ARCH = Rule(
 )  # fmt: skip
 BZ_IMAGE = Rule(
     "S2202", Severity.ERROR, "a bzImage without a PC's interrupt controllers",
-    "Linux on x86 needs the local APIC and the I/O APIC of the CPU that it runs on: without them no time passes for it.",
+    "Linux on x86 needs the local APIC and the I/O APIC of the CPU that it runs on: without them no time passes there.",
 )  # fmt: skip
 ARM_BASE = Rule(
     "S2203", Severity.WARNING, "an arm64 kernel does not lie text_offset above a multiple of 2 MiB",

@@ -15,8 +15,9 @@ from .board import Board
 from .emulator import OWN_QEMU, Emulator
 from .vmcb import Vmcb
 
-RAM_BASE, RAM_END = 0, 2 * GIB
-OWN = Range.sized(RAM_END - 4 * MIB, 4 * MIB)
+RAM = Range(0, 0xAFC0_0000)
+"""All that the board has below its PCI registers, but for less than what makes it move RAM above 4 GiB."""
+OWN = Range.sized(2 * GIB - 4 * MIB, 4 * MIB)
 """What of RAM is the hypervisor's, as in monitors/run-x86_64.inc."""
 _MAILBOXES = OWN.start + 0x10_0000
 _VMCBS = OWN.start + 0x11_0000
@@ -43,7 +44,7 @@ class X86Board(Board):
     """The board.
 
     Args:
-        memory: its RAM, 2 GiB from 0.
+        memory: its RAM, which is `RAM`.
         cores: how many.
         cpu: QEMU's name of the CPU.
         emulator: which QEMU.
@@ -51,7 +52,7 @@ class X86Board(Board):
 
     PROGRAM = "qemu-system-x86_64"
     PACKAGE = "qemu-system-x86"
-    RAM = Range(RAM_BASE, RAM_END)
+    RAM = RAM
     CPU = "max"
     MAILBOX = _MAILBOXES
     MONITOR = OWN.start

@@ -44,7 +44,7 @@ from ...vm.pc_ports import COM1, Ports
 from ...vm.vm import Vm
 from .machine import Ended, QemuVm
 from .x86_cpuid import Cpuid, shown
-from .x86_instruction import LONGEST, Move, decode
+from .x86_instruction import LONGEST, STATUS_FLAGS, Move, Verb, decode
 from .x86_msrs import OWN, READ_ONLY, Msrs
 
 _RAX, _RCX, _RDX, _RBX, _RSP, _RSI = 0, 1, 2, 3, 4, 6
@@ -363,7 +363,10 @@ class X86Qemu(QemuVm[X86Board]):
 
     def _make(self, move: Move, value: int) -> None:
         """The access is made; a load gets a value."""
-        if not move.write and move.register is not None:
+        if move.verb is not Verb.MOVE:
+            flags = self._vmcb.get(Field.RFLAGS) & ~STATUS_FLAGS
+            self._vmcb.set(Field.RFLAGS, flags | move.flags(value, move.other(self._register)))
+        elif not move.write and move.register is not None:
             before = self._register(move.register)
             self._set_register(move.register, move.loaded(value, before))
         self._step_over(self._vmcb.get(Field.RIP) + move.length)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ...config.platform import PlatformConfig, ReservedMemory, default_platform
 from ...config.regions import PlannedVm
 from ...errors import ConfigError, EngineError
 from ...images.acpi import is_pc
+from ...machines.board import Board
 from ...machines.x86_board import LEGACY_HOLE, OWN, X86Board
 from ...vm.vm import Vm
+from .machine import QemuVm
 from .x86 import X86Qemu
 
 FORMAT = "npt4"
@@ -44,7 +47,7 @@ def x86_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
     )
 
 
-def open_x86(vms: Sequence[Vm], placed: Iterable[Iterable[int]], cores: int) -> tuple[X86Board, list[X86Qemu]]:
+def open_x86(vms: Sequence[Vm], placed: Iterable[Iterable[int]], cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """The board and a machine for each VM (`board.open_machines`).
 
     Raises:
