@@ -28,6 +28,7 @@ from ...machines.vmcb import (
     EVENT_VECTOR,
     EXCEPTION,
     LDT,
+    NMI,
     SOFTWARE,
     TASK,
     Exit,
@@ -71,6 +72,7 @@ _PAT = 0x0007_0406_0007_0406
 _FLAT = 0xFFFF_FFFF
 _LONG_ATTRIBUTE = 1 << 9
 _TWO_BYTES = 2
+_NMI_VECTOR = 2
 _FITS = {Access.READ: MappingFlags.READ, Access.WRITE: MappingFlags.WRITE, Access.FETCH: MappingFlags.EXECUTE}
 
 
@@ -80,13 +82,13 @@ class X86Qemu(QemuVm[X86Board]):
     ARCH = "x86_64"
 
     def __init__(self, vm: Vm, board: X86Board, cores: Sequence[Core], *, console: bool) -> None:
-        super().__init__(vm, board, cores, console=console)
         if vm.space.format.name != "npt4":
             raise EngineError(
                 f"VM {vm.name}: the qemu engine runs x86-64 guests on npt4 tables, not {vm.space.format.name}: "
                 "leave the format out, or give --stage2-format npt4"
             )
-        self._vmcb: Vmcb = board.vmcb(self.cores[0].number)
+        self._vmcb: Vmcb = board.vmcb(cores[0].number)
+        super().__init__(vm, board, cores, console=console)
         self._ports = Ports(vm, self.power_off)
         self._msrs = Msrs(self._vmcb)
         self._is_pc = is_pc(vm.has_registers)
@@ -197,7 +199,9 @@ class X86Qemu(QemuVm[X86Board]):
             self._is(core, "msr", pc=rip)
             self._msr(rip)
         elif code == Exit.NMI:
-            self._is(core, "kicked")
+            # Nobody of ours sends one: it is the guest's own, and the monitor has taken it (APM 15.13.3).
+            self._is(core, "NMI", pc=rip)
+            self._vmcb.set(Field.EVENTINJ, EVENT_VALID | NMI << EVENT_TYPE_SHIFT | _NMI_VECTOR)
         elif code == Exit.INVD:
             self._is(core, "invd", pc=rip)
             self._step_over(rip + _TWO_BYTES)

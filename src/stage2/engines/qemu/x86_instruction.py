@@ -1,4 +1,4 @@
-"""The instructions of x86 by which programs reach device registers: MOV in its forms, MOVZX, MOVSX, MOVSXD, TEST and CMP.
+"""The instructions of x86 that programs reach device registers by: MOV in its forms, MOVZX, MOVSX, MOVSXD, TEST, CMP.
 
 AMD APM Vol. 3, chapter 1 "Instruction Encoding" and these instructions. A nested page fault says which address
 and whether it was a write; which register, and how wide, only the instruction says.

@@ -1,0 +1,217 @@
+"""The qemu engine: Debian's amd64 kernel and bare-metal guests under SVM, by our nested tables."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from linux_guest import require_linux
+
+from stage2.config.document import parse_document
+from stage2.config.load import load_vm
+from stage2.config.regions import PlannedVm, plan_vm
+from stage2.config.stage2_format import named_format
+from stage2.config.vm import read_vm
+from stage2.engines.qemu.board import board_platform, open_machines
+from stage2.engines.run import run_all
+from stage2.errors import EngineError, OwnerConflictError
+from stage2.machines.x86_board import DOORS, LEGACY_HOLE, OWN
+from stage2.memory.owners import Owner, OwnerKind
+from stage2.space.region import Populate
+from stage2.vm.boot import load_images
+from stage2.vm.host import Options, build
+from stage2.vm.images import read_images
+from stage2.vm.report import VmReport
+from waiting import HANG_S
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-x86_64.toml"
+DEMO = Path(__file__).parents[2] / "src" / "stage2" / "vm" / "guests" / "demo-x86_64.toml"
+POWER_OFF = "ba04060000 b800200000 66ef"  # mov $0x604,%edx; mov $0x2000,%eax; out %ax,%dx
+HALT = "f4"
+GUEST = """\
+[base]
+id = 1
+name = "bare"
+vm_type = 1
+cpu_num = 1
+arch = "x86_64"
+[kernel]
+entry_point = 0x8000_0000
+image_location = "memory"
+kernel_path = "bare.bin"
+kernel_load_addr = 0x8000_0000
+memory_regions = [[0x8000_0000, 0x10_0000, 0x7, 0]]
+[stage2]
+generation = "seed"
+on_violation = "{policy}"
+[devices]
+emu_devices = [["uart", 0x1000_0000, 0x1000, 10, 0, []]]
+"""
+
+
+@pytest.fixture(autouse=True)
+def board() -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("qemu-system-x86_64 is not installed")
+
+
+def options(populate: Populate | None = None, page: int | None = None, fmt: str = "npt4") -> Options:
+    return Options(populate, page, named_format(fmt), shared_memory=True)
+
+
+def run(config: PlannedVm, populate: Populate | None = None, page: int | None = None) -> VmReport:
+    platform = board_platform([config], "x86_64")
+    with build([config], platform=platform, options=options(populate, page)) as host:
+        load_images(host.vms[0], config, read_images(config))
+        (report,) = run_all(host, max_seconds=HANG_S, engine="qemu").reports
+        proof = host.prove()
+    assert proof.proved_for_cpus, str(proof)
+    return report
+
+
+def bare(code: str, folder: Path, policy: str = "stop") -> VmReport:
+    """Run code that begins in 32-bit protected mode, at 0x8000_0000."""
+    (folder / "bare.bin").write_bytes(bytes.fromhex(code))
+    (folder / "bare.toml").write_text(GUEST.format(policy=policy))
+    return run(load_vm(folder / "bare.toml"))
+
+
+@pytest.mark.parametrize("populate", list(Populate), ids=lambda one: one.value)
+def test_linux_boots_to_power_off(populate: Populate) -> None:
+    require_linux("linux-x86_64")
+    report = run(load_vm(EXAMPLE), populate, 4096 if populate is Populate.LAZY else None)
+    assert (report.exit, report.reason) == ("off", "the guest asked for shutdown"), report.console[-2000:]
+    assert (report.engine, report.format) == ("qemu", "npt4")
+    assert "stage2-guest: memory work ok" in report.console
+    assert "Hypervisor detected" not in report.console, "it knows none by that name, and finds what it has by itself"
+    assert (report.stage2_faults > 5000) is (populate is Populate.LAZY)
+    assert not report.violations
+
+
+def test_the_demo_guest_finds_every_kind_of_region_as_on_the_other_engine() -> None:
+    report = run(load_vm(DEMO))
+    assert report.console.endswith("demo guest: done\n"), report.console
+    assert "FAILED" not in report.console
+    assert [(one.access, one.gpa, one.action) for one in report.violations] == [
+        ("write", 0x2000_0000, "discarded"), ("read", 0x3000_0008, "injected"), ("fetch", 0x1000_0000, "injected"),
+    ]  # fmt: skip
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+# mov $1,%eax; mov 0x30000000,%eax; cmp $-1,%eax; jne halt; power off; halt: hlt
+READ_HOLE = f"b801000000 a100000030 83f8ff 750d {POWER_OFF} 9090 {HALT}"
+
+
+def test_a_hole_stops_a_guest(tmp_path: Path) -> None:
+    report = bare(READ_HOLE, tmp_path)
+    assert (report.exit, report.reason) == ("stopped", "read of GPA 0x30000000 (hole: no region) at PC 0x80000005")
+
+
+def test_a_read_of_a_hole_that_is_discarded_gets_ones(tmp_path: Path) -> None:
+    report = bare(READ_HOLE, tmp_path, "discard")
+    assert report.exit == "off", report.reason
+    assert [(one.gpa, one.gva, one.action) for one in report.violations] == [(0x3000_0000, 0x3000_0000, "discarded")]
+
+
+def test_an_injected_fault_is_a_general_protection_fault(tmp_path: Path) -> None:
+    """Without an IDT it becomes a double fault and then a shutdown."""
+    report = bare(READ_HOLE, tmp_path, "inject")
+    assert report.exit == "stopped"
+    assert report.reason == "a triple fault at RIP 0x80000005: the guest's IDT leads nowhere"
+
+
+def test_the_monitors_own_memory_is_a_hole_to_a_guest(tmp_path: Path) -> None:
+    mailbox = (OWN.start + 0x10_0000).to_bytes(4, "little").hex()
+    report = bare(f"c705{mailbox}01000000 {POWER_OFF}", tmp_path)
+    assert report.exit == "stopped"
+    assert report.reason.startswith(f"write of GPA {OWN.start + 0x10_0000:#x} (hole: no region)"), report.reason
+
+
+# --- ports ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_doorbell_is_not_for_a_guest_to_ring(tmp_path: Path) -> None:
+    """A hundred writes to each of its ports exit as any other port's do, and read as ones."""
+    first, last = DOORS.start.to_bytes(4, "little").hex(), DOORS.end.to_bytes(4, "little").hex()
+    # mov $first,%edx; 1: mov $100,%ecx; 2: out %al,%dx; loop 2b; in %dx,%al; cmp $0xff,%al; jne halt; inc %edx;
+    # cmp $last,%edx; jne 1b; power off; halt: hlt
+    code = f"ba{first} b964000000 ee e2fd ec 3cff 7519 42 81fa{last} 75ea {POWER_OFF} 90909090 {HALT}"
+    report = bare(code, tmp_path)
+    assert (report.exit, report.reason) == ("off", "the guest asked for shutdown")
+
+
+def test_a_port_is_emulated_and_its_register_keeps_what_the_access_does_not_reach(tmp_path: Path) -> None:
+    """mov $0x55aa0000,%eax; mov $0x604,%edx; in %dx,%ax; cmp $0x55aa0001,%eax; jne halt; power off; halt: hlt."""
+    report = bare(f"b80000aa55 ba04060000 66ed 3d0100aa55 750d {POWER_OFF} 9090 {HALT}", tmp_path)
+    assert report.exit == "off", report.reason
+
+
+def test_what_a_guest_prints_on_com1_is_its_console(tmp_path: Path) -> None:
+    # mov $0x3f8,%edx; mov $'!',%al; out %al,%dx; power off
+    assert bare(f"baf8030000 b021 ee {POWER_OFF}", tmp_path).console == "!"
+
+
+def test_a_string_instruction_at_an_emulated_port_stops_a_guest(tmp_path: Path) -> None:
+    report = bare("baf8030000 6c", tmp_path)  # mov $0x3f8,%edx; insb
+    assert report.exit == "stopped"
+    assert report.reason == "INS at port 0x3f8, RIP 0x80000005: string instructions reach no emulated port"
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_emulated_device_is_reached_by_stores_loads_and_tests(tmp_path: Path) -> None:
+    """A UART whose LSR is tested and read before each letter."""
+    code = (
+        "bf00000010"  # mov $0x10000000,%edi
+        "f6470520 7417"  # testb $0x20,5(%rdi); jz halt
+        "0fb64705 3c60 750f"  # movzbl 5(%edi),%eax; cmp $0x60,%al; jne halt
+        "c6074f"  # movb $'O',(%edi)
+        "b84b000000 8807"  # mov $'K',%eax; mov %al,(%edi)
+        f"{POWER_OFF}"
+        f"{HALT}"
+    )
+    report = bare(code, tmp_path)
+    assert (report.exit, report.console) == ("off", "OK"), report.reason
+    assert report.devices["uart"] == 4
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("f4", "HLT at RIP 0x80000000: there is no interrupt that could wake the guest"),
+        ("0f0b", "a triple fault at RIP 0x80000000: the guest's IDT leads nowhere"),
+        ("0f01d8", "a triple fault at RIP 0x80000000: the guest's IDT leads nowhere"),  # VMRUN is #UD
+    ],
+    ids=["hlt", "ud2", "vmrun"],
+)
+def test_a_guest_that_cannot_go_on_is_stopped(code: str, reason: str, tmp_path: Path) -> None:
+    report = bare(code, tmp_path)
+    assert (report.exit, report.reason) == ("stopped", reason)
+
+
+def test_tables_of_another_format_are_refused() -> None:
+    config = plan_vm(read_vm(parse_document(GUEST.format(policy="stop"), "bare.toml")))
+    with (
+        build([config], platform=board_platform([config], "x86_64"), options=options(fmt="ept4")) as host,
+        pytest.raises(EngineError) as caught,
+    ):
+        open_machines(host.vms, host.configs)
+    assert str(caught.value) == (
+        "VM bare: the qemu engine runs x86-64 guests on npt4 tables, not ept4: leave the format out, or give "
+        "--stage2-format npt4"
+    )
+
+
+def test_where_a_pc_has_its_display_the_host_has_no_memory_to_give() -> None:
+    config = load_vm(DEMO)
+    with (
+        build([config], platform=board_platform([config], "x86_64"), options=options()) as host,
+        pytest.raises(OwnerConflictError),
+    ):
+        host.frames.claim(LEGACY_HOLE, owner=Owner(OwnerKind.VM, "somebody"))
