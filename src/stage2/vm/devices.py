@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 from ..address import Gpa, Range
@@ -22,14 +24,42 @@ class Device(Protocol):
         """Take `width` bytes at an offset."""
 
 
+class BankedDevice(ABC):
+    """An emulated device that shows each CPU registers of its own."""
+
+    name: str
+
+    @abstractmethod
+    def read_by(self, cpu: int, offset: int, width: int) -> int:
+        """The value that a CPU reads."""
+
+    @abstractmethod
+    def write_by(self, cpu: int, offset: int, width: int, value: int) -> None:
+        """Take what a CPU writes."""
+
+
+class RegisterBlock:
+    """A device of two functions, which take offset and width, and the value."""
+
+    def __init__(self, name: str, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        self.name = name
+        self._read, self._write = read, write
+
+    def read(self, offset: int, width: int) -> int:
+        return self._read(offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        self._write(offset, width, value)
+
+
 class DeviceBus:
     """Which device answers at which GPA."""
 
     def __init__(self) -> None:
-        self._devices: RangeMap[Device] = RangeMap(merge=False)
+        self._devices: RangeMap[Device | BankedDevice] = RangeMap(merge=False)
         self.accesses: dict[str, int] = {}
 
-    def attach(self, span: Range, device: Device) -> None:
+    def attach(self, span: Range, device: Device | BankedDevice) -> None:
         """Let a device answer in `span`.
 
         Raises:
@@ -48,23 +78,28 @@ class DeviceBus:
         """Where in `span` a device answers, and its name."""
         return [(held, device.name) for held, device in self._devices.overlapping(span)]
 
-    def read(self, gpa: Gpa, width: int) -> int | None:
-        """What the device at `gpa` answers; None where nobody does."""
+    def read(self, gpa: Gpa, width: int, cpu: int = 0) -> int | None:
+        """What the device at `gpa` answers a CPU; None where nobody does."""
         found = self._devices.find(gpa)
         if found is None:
             return None
         span, device = found
         self.accesses[device.name] += 1
-        return device.read(gpa - span.start, width) & ((1 << 8 * width) - 1)
+        offset = gpa - span.start
+        value = device.read_by(cpu, offset, width) if isinstance(device, BankedDevice) else device.read(offset, width)
+        return value & ((1 << 8 * width) - 1)
 
-    def write(self, gpa: Gpa, width: int, value: int) -> bool:
-        """Give a value to the device at `gpa`; False where nobody answers."""
+    def write(self, gpa: Gpa, width: int, value: int, cpu: int = 0) -> bool:
+        """Give a CPU's value to the device at `gpa`; False where nobody answers."""
         found = self._devices.find(gpa)
         if found is None:
             return False
         span, device = found
         self.accesses[device.name] += 1
-        device.write(gpa - span.start, width, value)
+        if isinstance(device, BankedDevice):
+            device.write_by(cpu, gpa - span.start, width, value)
+        else:
+            device.write(gpa - span.start, width, value)
         return True
 
 
