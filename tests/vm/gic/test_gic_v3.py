@@ -256,22 +256,22 @@ def test_a_line_that_does_not_exist_is_refused() -> None:
         Board().gic.set_level(0, 128, True)
 
 
-_INTIDS = st.sampled_from([0, 1, 15, 16, 27, 31, 32, 33, 63, 64, 127])
+_INTIDS = st.sampled_from([0, 15, 16, 27, 32, 127])
 _CPUS = st.integers(0, 1)
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("level"), _CPUS, _INTIDS, st.booleans()),
-        st.tuples(st.sampled_from(["enable", "disable", "pend", "unpend", "activate", "deactivate", "group"]), _CPUS,
-                  _INTIDS, st.just(0)),
+        st.tuples(st.sampled_from(["pend", "deactivate"]), _CPUS, _INTIDS, st.just(0)),
+        st.tuples(st.sampled_from(["enable", "disable", "unpend", "activate", "group"]), _CPUS, _INTIDS, st.just(0)),
         st.tuples(st.just("priority"), _CPUS, _INTIDS, st.integers(0, 255)),
         st.tuples(st.just("edge"), _CPUS, _INTIDS, st.booleans()),
         st.tuples(st.just("route"), _CPUS, _INTIDS, st.just(0)),
         st.tuples(st.just("groups"), st.just(0), st.just(32), st.integers(0, 3)),
         st.tuples(st.just("sgi"), _CPUS, st.sampled_from([0, 1, 15]), st.integers(0, 1)),
-        st.tuples(st.just("take"), _CPUS, st.just(0), st.integers(0, 256)),
+        st.tuples(st.just("take"), _CPUS, st.just(0), st.sampled_from([0x80, 256])),
         st.tuples(st.just("run"), _CPUS, st.integers(0, 3), st.integers(1, 4)),
     ),
-    min_size=1,
+    min_size=20,
     max_size=60,
 )  # fmt: skip
 
@@ -363,6 +363,10 @@ class _Pair:
         pending = [one for one in listed if one.pending and not one.active]
         if pending and wanted is not None:
             assert (pending[0].priority, pending[0].intid) == wanted
+        for one in listed:
+            model = self.model.of(cpu, one.intid)
+            able = model.pending and model.enabled and bool(self.model.groups >> model.group & 1)
+            assert (one.pending, one.active) == (able and (model.edge or not model.active), model.active)
         for number, one in enumerate(pending[:acknowledged]):
             self.model.acknowledge(cpu, one.intid)
             states[one.intid] = (False, True)
@@ -386,8 +390,10 @@ class _Pair:
 @given(_STEPS)
 def test_states_and_priorities_are_those_of_a_model(steps: list[tuple[str, int, int, int]]) -> None:
     pair = _Pair()
+    pair.do("groups", 0, 32, 3)
     for cpu in (0, 1):
-        pair.board.set_r(cpu, WAKER, 0)
+        for intid in (0, 15, 16, 27, 32, 127):
+            pair.do("enable", cpu, intid, 0)
     for step in steps:
         pair.do(*step)
         pair.compare()

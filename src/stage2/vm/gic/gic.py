@@ -56,14 +56,6 @@ class Listed:
     source: int = 0
 
 
-@dataclass(slots=True)
-class _Held:
-    """What went into a list register."""
-
-    latch: bool
-    source: int
-
-
 class Gic(ABC):
     """An interrupt controller.
 
@@ -91,7 +83,8 @@ class Gic(ABC):
         self._shared = Bank(PRIVATE, spis)
         self._routed = [0] * cpus
         """Of each CPU, the bits of the SPIs that go to it."""
-        self._held: list[dict[int, _Held]] = [{} for _ in range(cpus)]
+        self._held: list[dict[int, int]] = [{} for _ in range(cpus)]
+        """Of each CPU, what is in its list registers: INTID to the sender of an SGI."""
         self._served_by: dict[int, int] = {}
         """Of active SPIs, the CPU that acknowledged it."""
         self._lock = threading.Lock()
@@ -234,7 +227,7 @@ class Gic(ABC):
         bank.listed |= bit
         if latch:
             bank.listed_pending |= bit
-        self._held[cpu][intid] = _Held(latch, source)
+        self._held[cpu][intid] = source
         group = int(bool(bank.group & bit))
         return Listed(intid, bank.priority[intid - bank.first], group, pending, active, level or again, source)
 
@@ -249,7 +242,7 @@ class Gic(ABC):
         with self._edit():
             became = {intid: (pending, active) for intid, pending, active in states}
             held, self._held[cpu] = self._held[cpu], {}
-            for intid, was in held.items():
+            for intid, source in held.items():
                 bank, bit = self._of(cpu, intid)
                 pending, active = became.get(intid, (False, False))
                 wanted = bool(bank.listed_pending & bit)
@@ -257,12 +250,12 @@ class Gic(ABC):
                 bank.listed &= ~bit
                 bank.listed_pending &= ~bit
                 bank.dropped &= ~bit
-                if was.latch and pending and wanted:
-                    self._put(cpu, bank, intid, was.source)
+                if pending and wanted:
+                    self._put(cpu, bank, intid, source)
                 bank.active = bank.active | bit if active else bank.active & ~bit
                 if active:
                     self._serve(cpu, intid)
-                    self._note_source(cpu, intid, was.source)
+                    self._note_source(cpu, intid, source)
                 if bank is self._shared:
                     self._touch(bank, cpu, bit)
 
