@@ -154,14 +154,17 @@ class Gic(ABC):
         bank, bit = self._of(cpu, found[1])
         return Signal(found[1], found[0], int(bool(bank.group & bit)))
 
-    def acknowledge(self, cpu: int, intid: int) -> int:
+    def acknowledge(self, cpu: int, intid: int) -> int | None:
         """A CPU takes an interrupt that `best` told of: it becomes active, and pending no more unless its line says so.
 
         Returns:
-            The CPU that sent it, for a GICv2's SGI; otherwise 0.
+            The CPU that sent it, for a GICv2's SGI; otherwise 0. None where it cannot be taken any more, since another
+            CPU was faster or its line is lowered.
         """
         bank, bit = self._of(cpu, intid)
         with self._edit():
+            if not bank.deliverable(self.groups) & bit:
+                return None
             source = self._take(cpu, bank, intid)
             bank.active |= bit
             self._serve(cpu, intid)
