@@ -39,6 +39,11 @@ _LAST = 1 << 4
 _PROCESSOR_SLEEP, _CHILDREN_ASLEEP = 1 << 1, 1 << 2
 
 
+def affinities_of(cpus: int) -> list[int]:
+    """Affinities of so many CPUs: 16 in a cluster, so that one SGI may reach all of a cluster (ICC_SGI1R_EL1)."""
+    return [number // 16 << 8 | number % 16 for number in range(cpus)]
+
+
 class GicV3(Gic):
     """A GICv3.
 
