@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..hypervisor.cpus import Cpus
     from .dirty_log import DirtyLog
     from .exit_log import ExitReport
+    from .gic.gic import Gic
     from .report import RegionReport, ViolationReport, VmReport
 
 _VIOLATIONS_KEPT = 256
@@ -124,6 +125,8 @@ class Vm:
             channels.join(id, space)
         self.memory = GuestMemory(space)
         self.bus = DeviceBus()
+        self.gic: Gic | None = None
+        """Its emulated interrupt controller, if it has one."""
         self.boot = Boot(Gpa(0))
         self.violations_dropped = 0
         self._violations: dict[tuple[int, str, int, str], ViolationReport] = {}
