@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..images.devicetree import SerialPort
     from ..images.guest_tree import GicPlace
     from .dirty_log import DirtyLog
+    from .exit_log import ExitReport
     from .gic.gic import Gic
     from .report import RegionReport, ViolationReport, VmReport
 
@@ -67,6 +68,7 @@ class RunResult:
         wall_s: seconds of running.
         guest_faults: stage-1 faults delivered to the guest.
         fills: translations asked of the walker.
+        exits: what stopped the guest, by kind, where the engine tells.
     """
 
     exit: str
@@ -74,6 +76,7 @@ class RunResult:
     wall_s: float
     guest_faults: int
     fills: int
+    exits: tuple[ExitReport, ...] = ()
 
 
 class Vm:
@@ -112,6 +115,8 @@ class Vm:
         self.write_xor_execute = write_xor_execute
         self.timer_events = timer_events
         self.ticks_per_sec = ticks_per_sec
+        self.cores: tuple[int, ...] = ()
+        """The host's core that each vCPU has to itself; none where vCPUs are nowhere in particular."""
         self.cpus: Cpus | None = None
         """The CPUs that it runs on, as long as an engine has made any."""
         self.dirty_log: DirtyLog | None = None
@@ -278,6 +283,7 @@ class Vm:
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
             dirty_log=None if self.dirty_log is None else self.dirty_log.report,
+            exits=result.exits,
         )
 
     def region_reports(self) -> tuple[RegionReport, ...]:
