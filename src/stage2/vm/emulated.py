@@ -8,6 +8,8 @@ from functools import partial
 from ..address import Range
 from ..config.devices import EmulatedDevice
 from ..config.vm import VmConfig
+from ..images.devicetree import SerialPort
+from ..images.guest_tree import GicPlace
 from .devices import Device, Silent, TestDevice
 from .gic import v2, v3
 from .gic.bank import PRIVATE
@@ -37,11 +39,13 @@ def attach_devices(vm: Vm, config: VmConfig) -> None:
     """
     devices = [device for device in config.devices.emulated if device.size and not device.on_ports]
     if vm.arch == "aarch64":
-        vm.gic = _attach_gic(vm, devices)
+        _attach_gic(vm, devices)
     for device in devices:
         span = Range.sized(device.gpa, device.size)
         if not vm.bus.answers(span):
             vm.bus.attach(span, _model(vm, device))
+            if "Console" in device.type_names:
+                vm.serial.append(SerialPort(device.name, span, device.irq))
 
 
 def is_one_of(device: EmulatedDevice, names: tuple[str, ...]) -> bool:
@@ -63,16 +67,17 @@ def _line(gic: Gic | None, irq: int) -> Callable[[bool], None] | None:
     return partial(gic.set_level, 0, irq)
 
 
-def _attach_gic(vm: Vm, devices: list[EmulatedDevice]) -> Gic | None:
+def _attach_gic(vm: Vm, devices: list[EmulatedDevice]) -> None:
     for device in devices:
         if is_one_of(device, V2_DISTRIBUTORS):
-            return _attach_v2(vm, device)
+            _attach_v2(vm, device)
+            return
     distributor = next((one for one in devices if is_one_of(one, V3_DISTRIBUTORS)), None)
     redistributor = next((one for one in devices if is_one_of(one, V3_REDISTRIBUTORS)), None)
     if distributor is None or redistributor is None:
         # One without the other belongs to a controller that is passed through in part.
-        return None
-    gic = GicV3(affinities_of(vm.cpu_count))
+        return
+    vm.gic = gic = GicV3(affinities_of(vm.cpu_count))
     for device, bytes_, part in (
         (distributor, v3.DISTRIBUTOR_BYTES, gic.distributor),
         (redistributor, gic.redistributors_bytes, gic.redistributors),
@@ -82,10 +87,14 @@ def _attach_gic(vm: Vm, devices: list[EmulatedDevice]) -> Gic | None:
                 f"{device.name} has {device.size:#x} bytes; the GICv3 of {vm.cpu_count} CPUs needs {bytes_:#x} there"
             )
         vm.bus.attach(Range.sized(device.gpa, device.size), part)
-    return gic
+    spans = (
+        Range.sized(one.gpa, size)
+        for one, size in ((distributor, v3.DISTRIBUTOR_BYTES), (redistributor, gic.redistributors_bytes))
+    )
+    vm.gic_place = GicPlace(3, *spans)
 
 
-def _attach_v2(vm: Vm, device: EmulatedDevice) -> Gic:
+def _attach_v2(vm: Vm, device: EmulatedDevice) -> None:
     """A distributor, and the CPU interfaces behind it where the declared range reaches so far."""
     if device.size < v2.DISTRIBUTOR_BYTES:
         raise device.place.error(
@@ -93,9 +102,10 @@ def _attach_v2(vm: Vm, device: EmulatedDevice) -> Gic:
         )
     if vm.cpu_count > v2.MOST_CPUS:
         raise device.place.error(f"a GICv2 is for {v2.MOST_CPUS} CPUs; VM {vm.name} has {vm.cpu_count}: give a GICv3")
-    gic = GicV2(vm.cpu_count)
-    vm.bus.attach(Range.sized(device.gpa, min(device.size, CPU_INTERFACE_AT)), gic.distributor)
+    vm.gic = gic = GicV2(vm.cpu_count)
+    distributor, interface = Range.sized(device.gpa, min(device.size, CPU_INTERFACE_AT)), None
+    vm.bus.attach(distributor, gic.distributor)
     if device.size >= CPU_INTERFACE_AT + v2.CPU_INTERFACE_BYTES:
-        span = Range.sized(device.gpa + CPU_INTERFACE_AT, device.size - CPU_INTERFACE_AT)
-        vm.bus.attach(span, gic.cpu_interface)
-    return gic
+        interface = Range.sized(device.gpa + CPU_INTERFACE_AT, device.size - CPU_INTERFACE_AT)
+        vm.bus.attach(interface, gic.cpu_interface)
+    vm.gic_place = GicPlace(2, distributor, interface)

@@ -27,6 +27,8 @@ from .exits import Action, MemoryFault
 if TYPE_CHECKING:
     # What only a VM that runs needs is imported when it does.
     from ..hypervisor.cpus import Cpus
+    from ..images.devicetree import SerialPort
+    from ..images.guest_tree import GicPlace
     from .dirty_log import DirtyLog
     from .exit_log import ExitReport
     from .gic.gic import Gic
@@ -127,6 +129,10 @@ class Vm:
         self.bus = DeviceBus()
         self.gic: Gic | None = None
         """Its emulated interrupt controller, if it has one."""
+        self.gic_place: GicPlace | None = None
+        """Where that is."""
+        self.serial: list[SerialPort] = []
+        """Its emulated serial ports."""
         self.boot = Boot(Gpa(0))
         self.violations_dropped = 0
         self._violations: dict[tuple[int, str, int, str], ViolationReport] = {}
