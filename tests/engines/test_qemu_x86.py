@@ -10,10 +10,11 @@ from linux_guest import require_linux
 
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm
+from stage2.config.platform import PlatformConfig
 from stage2.config.regions import PlannedVm, plan_vm
 from stage2.config.stage2_format import named_format
 from stage2.config.vm import read_vm
-from stage2.engines.qemu.board import board_platform, open_machines
+from stage2.engines.qemu.board import board_host, give_cores, open_machines
 from stage2.engines.run import run_all
 from stage2.errors import EngineError, OwnerConflictError
 from stage2.machines.x86_board import DOORS, LEGACY_HOLE, OWN
@@ -60,9 +61,13 @@ def options(populate: Populate | None = None, page: int | None = None, fmt: str 
     return Options(populate, page, named_format(fmt), shared_memory=True)
 
 
+def platform_of(config: PlannedVm) -> PlatformConfig:
+    return board_host([config], "x86_64")[0]
+
+
 def run(config: PlannedVm, populate: Populate | None = None, page: int | None = None) -> VmReport:
-    platform = board_platform([config], "x86_64")
-    with build([config], platform=platform, options=options(populate, page)) as host:
+    with build([config], platform=platform_of(config), options=options(populate, page)) as host:
+        give_cores(host)
         load_images(host.vms[0], config, read_images(config))
         (report,) = run_all(host, max_seconds=HANG_S, engine="qemu").reports
         proof = host.prove()
@@ -197,11 +202,10 @@ def test_a_guest_that_cannot_go_on_is_stopped(code: str, reason: str, tmp_path: 
 
 def test_tables_of_another_format_are_refused() -> None:
     config = plan_vm(read_vm(parse_document(GUEST.format(policy="stop"), "bare.toml")))
-    with (
-        build([config], platform=board_platform([config], "x86_64"), options=options(fmt="ept4")) as host,
-        pytest.raises(EngineError) as caught,
-    ):
-        open_machines(host.vms, host.configs)
+    with build([config], platform=platform_of(config), options=options(fmt="ept4")) as host:
+        give_cores(host)
+        with pytest.raises(EngineError) as caught:
+            open_machines(host)
     assert str(caught.value) == (
         "VM bare: the qemu engine runs x86-64 guests on npt4 tables, not ept4: leave the format out, or give "
         "--stage2-format npt4"
@@ -211,7 +215,7 @@ def test_tables_of_another_format_are_refused() -> None:
 def test_where_a_pc_has_its_display_the_host_has_no_memory_to_give() -> None:
     config = load_vm(DEMO)
     with (
-        build([config], platform=board_platform([config], "x86_64"), options=options()) as host,
+        build([config], platform=platform_of(config), options=options()) as host,
         pytest.raises(OwnerConflictError),
     ):
         host.frames.claim(LEGACY_HOLE, owner=Owner(OwnerKind.VM, "somebody"))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..address import Gpa, Range
-from .devices import DeviceBus, Uart
+from .devices import DeviceBus
+from .uart16550 import Uart
 from .vm import Vm
 
 COM1 = Range.sized(0x3F8, 8)

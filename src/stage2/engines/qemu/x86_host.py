@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...config.platform import PlatformConfig, ReservedMemory, default_platform
 from ...config.regions import PlannedVm
-from ...errors import ConfigError, EngineError
+from ...errors import ConfigError, EncodingError, EngineError, MachineError
 from ...images.acpi import is_pc
 from ...machines.board import Board
 from ...machines.x86_board import LEGACY_HOLE, OWN, X86Board
-from ...vm.vm import Vm
+from ...vm.host import Host
 from .machine import QemuVm
 from .x86 import X86Qemu
-
-FORMAT = "npt4"
-"""Of the tables where neither file nor command line names one: the board's processor is AMD's kind."""
 
 
 def x86_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
@@ -47,21 +44,24 @@ def x86_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
     )
 
 
-def open_x86(vms: Sequence[Vm], placed: Iterable[Iterable[int]], cores: int) -> tuple[Board, list[QemuVm[Any]]]:
+def open_x86(host: Host) -> tuple[Board, list[QemuVm[Any]]]:
     """The board and a machine for each VM (`board.open_machines`).
 
     Raises:
-        EngineError: more than one of them is given the board's interrupt controllers, or has tables of another kind.
+        EngineError: QEMU is not there, or cannot run these VMs.
     """
+    vms = host.vms
     owners = [vm for vm in vms if is_pc(vm.has_registers)]
     if len(owners) > 1:
-        raise EngineError(f"VMs {owners[0].name} and {owners[1].name} are both given the one local APIC of a core")
-    board = X86Board(vms[0].space.frames.memory, cores=cores)
+        raise EngineError(f"VMs {owners[0].name} and {owners[1].name} are both given the board's interrupt controllers")
+    wanted = max(core for vm in vms for core in vm.cores) + 1
     try:
-        return board, [
-            X86Qemu(vm, board, [board.cores[core] for core in own], console=vm in owners)
-            for vm, own in zip(vms, placed, strict=True)
-        ]
+        board = X86Board(host.memory, cores=wanted)
+    except (EncodingError, MachineError) as error:
+        raise EngineError(f"the board does not start: {error}") from None
+    try:
+        cores = [[board.cores[core] for core in vm.cores] for vm in vms]
+        return board, [X86Qemu(vm, board, own, console=vm in owners) for vm, own in zip(vms, cores, strict=True)]
     except BaseException:
         board.close()
         raise
