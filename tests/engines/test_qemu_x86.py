@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from linux_guest import require_linux
 
+from stage2.cli.run import run as run_command
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm
 from stage2.config.platform import PlatformConfig
 from stage2.config.regions import PlannedVm, plan_vm
 from stage2.config.stage2_format import named_format
 from stage2.config.vm import read_vm
+from stage2.engines.qemu import x86_host
 from stage2.engines.qemu.board import board_host, give_cores, open_machines
 from stage2.engines.run import run_all
-from stage2.errors import EngineError, OwnerConflictError
-from stage2.machines.x86_board import DOORS, LEGACY_HOLE, OWN
+from stage2.errors import EngineError, HostToolError, OwnerConflictError
+from stage2.images.acpi import HPET, IO_APIC, LOCAL_APIC
+from stage2.machines.emulator import Emulator
+from stage2.machines.x86_board import DOORS, LEGACY_HOLE, OWN, X86Board
 from stage2.memory.owners import Owner, OwnerKind
+from stage2.memory.physical import PhysicalMemory
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images
 from stage2.vm.host import Options, build
@@ -65,21 +71,23 @@ def platform_of(config: PlannedVm) -> PlatformConfig:
     return board_host([config], "x86_64")[0]
 
 
-def run(config: PlannedVm, populate: Populate | None = None, page: int | None = None) -> VmReport:
+def run(
+    config: PlannedVm, populate: Populate | None = None, page: int | None = None, *, seconds: float = HANG_S
+) -> VmReport:
     with build([config], platform=platform_of(config), options=options(populate, page)) as host:
         give_cores(host)
         load_images(host.vms[0], config, read_images(config))
-        (report,) = run_all(host, max_seconds=HANG_S, engine="qemu").reports
+        (report,) = run_all(host, max_seconds=seconds, engine="qemu").reports
         proof = host.prove()
     assert proof.proved_for_cpus, str(proof)
     return report
 
 
-def bare(code: str, folder: Path, policy: str = "stop") -> VmReport:
+def bare(code: str, folder: Path, policy: str = "stop", *, seconds: float = HANG_S) -> VmReport:
     """Run code that begins in 32-bit protected mode, at 0x8000_0000."""
     (folder / "bare.bin").write_bytes(bytes.fromhex(code))
     (folder / "bare.toml").write_text(GUEST.format(policy=policy))
-    return run(load_vm(folder / "bare.toml"))
+    return run(load_vm(folder / "bare.toml"), seconds=seconds)
 
 
 @pytest.mark.parametrize("populate", list(Populate), ids=lambda one: one.value)
@@ -219,3 +227,67 @@ def test_where_a_pc_has_its_display_the_host_has_no_memory_to_give() -> None:
         pytest.raises(OwnerConflictError),
     ):
         host.frames.claim(LEGACY_HOLE, owner=Owner(OwnerKind.VM, "somebody"))
+
+
+def test_a_guest_in_a_tight_loop_is_stopped_by_the_time_limit(tmp_path: Path) -> None:
+    report = bare("ebfe", tmp_path, seconds=1)
+    assert (report.exit, report.reason) == ("time limit", "still running after 1 s")
+
+
+# --- upstream's own file ----------------------------------------------------------------------------------------------
+
+UPSTREAM = """\
+[base]
+id = 1
+name = "linux-x86_64-qemu"
+guest_type = "passthrough"
+cpu_num = 1
+phys_cpu_sets = [1]
+[kernel]
+entry_point = 0x8000
+image_location = "fs"
+kernel_path = "fetched:linux-x86_64"
+ramdisk_path = "fetched:linux-x86_64"
+kernel_load_addr = 0x20_0000
+enable_bios = false
+cmdline = "console=ttyS0"
+memory_regions = [
+  [0x0000_0000, 0x0800_0000, 0x7, 1],
+  [0x0000_0000, 0x0010_0000, 0x7, 0],
+]
+[devices]
+passthrough = []
+disabled = []
+"""
+
+
+def test_upstreams_passthrough_guest_is_given_the_boards_devices(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """AxVisor's Linux for x86-64: nothing is added to its file but where the images are."""
+    require_linux("linux-x86_64")
+    file, told = tmp_path / "linux.toml", tmp_path / "told.json"
+    file.write_text(UPSTREAM)
+    code = run_command([file], arch="x86_64", max_seconds=HANG_S, json_file=told)
+    (vm,) = json.loads(told.read_text())["vms"]
+    assert (code, vm["exit"], vm["engine"], vm["format"]) == (0, "off", "qemu", "npt4"), capfd.readouterr()
+    given = [region["start"] for region in vm["regions"] if region["map_type"] == "MMIO"]
+    assert given == [IO_APIC.start, HPET.start, LOCAL_APIC.start]
+
+
+# --- either QEMU ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generation", [7, 10])
+def test_either_qemu_runs_a_guest(generation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chosen(X86Board):
+        def __init__(self, memory: PhysicalMemory, *, cores: int = 1) -> None:
+            super().__init__(memory, cores=cores, emulator=Emulator("qemu", generation))
+            assert self.version.startswith(f"{generation}.")
+
+    try:
+        Emulator("qemu", generation).program(X86Board.PROGRAM, X86Board.PACKAGE)
+    except HostToolError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(x86_host, "X86Board", Chosen)
+    assert run(load_vm(DEMO)).console.endswith("demo guest: done\n")

@@ -38,7 +38,8 @@ def load_images(vm: Vm, config: VmConfig, images: VmImages, board: Node | None =
     Raises:
         ImageError: an image does not fit into the VM's memory, or two of them overlap.
     """
-    loader = _Loader(vm, config, board)
+    # Of an x86 board the tree is ours alone: ACPI tells its guest.
+    loader = _Loader(vm, config, None if vm.arch == "x86_64" else board)
     kernel = config.kernel
     for gpa, data in images.roms.items():
         rom = next(rom for rom in config.extensions.roms if rom.gpa == gpa)
@@ -50,6 +51,7 @@ def load_images(vm: Vm, config: VmConfig, images: VmImages, board: Node | None =
     segments = images.kernel.segments
     if images.kernel.kind == BZIMAGE:
         bz_image = _unpacked(images, kernel.kernel)
+        loader.entry = bz_image.kernel.entry or 0
         base, segments = 0, bz_image.kernel.segments
     for segment in segments:
         loader.put("kernel", base + segment.address, segment.data, segment.size, kernel.kernel.path)
@@ -78,6 +80,8 @@ class _Loader:
 
     def __init__(self, vm: Vm, config: VmConfig, board: Node | None) -> None:
         self._vm, self._config, self._board = vm, config, board
+        self.entry = config.kernel.entry_point
+        """Where the kernel begins, whose RAM the other images are put into."""
         self._taken: RangeMap[str] = RangeMap(merge=False)
         self._ram = [region for region in vm.space.memory_regions if region.map_type.is_ram]
 
@@ -169,7 +173,7 @@ class _Loader:
     def _high(self, what: str, size: int, align: int, image: GuestImage | None) -> int:
         """The highest free place of an image in the region that holds the kernel's entry."""
         place = self._config.place if image is None else image.place
-        region = self._vm.space.region_at(self._config.kernel.entry_point)
+        region = self._vm.space.region_at(self.entry)
         if region is None or not region.map_type.is_ram:
             raise place.error(f"no place for the {what}: the entry point is not in RAM", ImageError)
         for gap in reversed(self._taken.gaps(region.range)):

@@ -17,6 +17,7 @@ from .vm import Vm
 COM1 = Range.sized(0x3F8, 8)
 EVENTS = 0x600
 """The PM1a event block: status and enable registers (ACPI Specification 6.5, 4.8.3.1). No event ever happens."""
+ENABLE = EVENTS + 2
 POWER = 0x604
 _SLEEP_ENABLE = 1 << 13
 _ACPI_MODE = 1 << 0
@@ -38,6 +39,8 @@ class Ports:
         self._power_off = power_off
         self.is_off = False
         """The guest has asked for its end."""
+        self._enabled = 0
+        """Events that are to interrupt."""
         self._bus = DeviceBus()
         # The report counts accesses of ports and of memory alike.
         self._bus.accesses = vm.bus.accesses
@@ -45,8 +48,10 @@ class Ports:
 
     def read(self, port: int, width: int) -> int:
         """What `width` (1, 2 or 4) bytes of an IN instruction are."""
-        if EVENTS <= port < POWER:
+        if EVENTS <= port < ENABLE:
             return 0
+        if ENABLE <= port < POWER:
+            return self._enabled >> 8 * (port - ENABLE) & (1 << 8 * width) - 1
         if port == POWER:
             return _ACPI_MODE
         value = self._bus.read(Gpa(port), width)
@@ -56,7 +61,10 @@ class Ports:
         """Take `width` bytes of an OUT instruction."""
         if self._bus.write(Gpa(port), width, value):
             return
-        if port == POWER and value & _SLEEP_ENABLE:
+        if ENABLE <= port < POWER:
+            mask = (1 << 8 * width) - 1 << 8 * (port - ENABLE)
+            self._enabled = (self._enabled & ~mask | value << 8 * (port - ENABLE) & mask) & 0xFFFF
+        elif port == POWER and value & _SLEEP_ENABLE:
             self._end("shutdown")
         elif port == RESET and value & _RESET_CPU:
             self._end("reboot")

@@ -50,9 +50,9 @@ def board_host(configs: Sequence[PlannedVm], arch: str) -> tuple[PlatformConfig,
         HostToolError, MachineError: QEMU does not tell its board's tree.
     """
     if arch == "x86_64":
-        from .x86_host import x86_platform
+        from .x86_host import x86_platform, x86_tree
 
-        return x86_platform(configs), None
+        return x86_platform(configs), x86_tree()
     return arm_host(configs)
 
 

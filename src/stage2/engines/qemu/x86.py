@@ -88,6 +88,10 @@ class X86Qemu(QemuVm[X86Board]):
                 "leave the format out, or give --stage2-format npt4"
             )
         self._vmcb: Vmcb = board.vmcb(cores[0].number)
+        self._owes = True
+        """Something is to be flushed before the guest runs on."""
+        self._flushes = False
+        """The control block asks for a flush."""
         super().__init__(vm, board, cores, console=console)
         self._ports = Ports(vm, self.power_off)
         self._msrs = Msrs(self._vmcb)
@@ -97,8 +101,16 @@ class X86Qemu(QemuVm[X86Board]):
     def _owe(self, operations: Iterable[Operation]) -> None:
         # By address there is INVLPGA only, which takes a GVA: an ASID's entries go together (APM 15.16).
         if any(True for _ in operations):
-            this = self.board.svm_features & FLUSH_BY_ASID
-            self._vmcb.set(Field.TLB_CONTROL, _FLUSH_THIS if this else _FLUSH_ALL)
+            self._owes = True
+
+    def _run(self, core: Core) -> None:
+        """Let the guest run on, after the invalidation that is owed."""
+        owes, self._owes = self._owes, False
+        if owes or self._flushes:
+            this = _FLUSH_THIS if self.board.svm_features & FLUSH_BY_ASID else _FLUSH_ALL
+            self._vmcb.set(Field.TLB_CONTROL, this if owes else 0)
+            self._flushes = owes
+        core.resume()
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -114,7 +126,7 @@ class X86Qemu(QemuVm[X86Board]):
             self._start_protected(block)
             core.set_guest(_RBX, boot.device_tree or 0)
         block.set(Field.RIP, boot.entry)
-        core.resume()
+        self._run(core)
 
     def _control(self, block: Vmcb) -> None:
         space = self.vm.space
@@ -124,7 +136,7 @@ class X86Qemu(QemuVm[X86Board]):
         block.clear()
         for field, value in (
             (Field.INTERCEPTS, first), (Field.INTERCEPTS_2, second), (Field.IOPM_BASE, PORT_MAP),
-            (Field.MSRPM_BASE, MSR_MAP), (Field.ASID, values["ASID"]), (Field.TLB_CONTROL, _FLUSH_ALL),
+            (Field.MSRPM_BASE, MSR_MAP), (Field.ASID, values["ASID"]),
             (Field.NP_ENABLE, values["NP_ENABLE"]), (Field.N_CR3, values["N_CR3"]), (Field.DR6, 0xFFFF_0FF0),
             (Field.DR7, 0x400), (Field.RFLAGS, _FLAGS), (Field.G_PAT, _PAT),
         ):  # fmt: skip
@@ -184,7 +196,7 @@ class X86Qemu(QemuVm[X86Board]):
         if ended is None:
             ended = self._by_code(core, code, rip)
         if ended is None and self._off is None:
-            core.resume()
+            self._run(core)
         return ended
 
     def _by_code(self, core: Core, code: int, rip: int) -> Ended | None:
@@ -193,10 +205,10 @@ class X86Qemu(QemuVm[X86Board]):
         if code == Exit.IOIO:
             return self._port(core, rip)
         if code == Exit.CPUID:
-            self._is(core, "cpuid", pc=rip)
+            self._is(core, "CPUID", pc=rip)
             self._cpuid(core, rip)
         elif code == Exit.MSR:
-            self._is(core, "msr", pc=rip)
+            self._is(core, "MSR", pc=rip)
             self._msr(rip)
         elif code == Exit.NMI:
             # Nobody of ours sends one: it is the guest's own, and the monitor has taken it (APM 15.13.3).
@@ -286,7 +298,7 @@ class X86Qemu(QemuVm[X86Board]):
         """IN and OUT (APM 15.10.2)."""
         info = self._vmcb.get(Field.EXITINFO1)
         port, width, read = info >> 16 & 0xFFFF, info >> 4 & 7, bool(info & 1)
-        self._is(core, "port", port=port, width=width, access="read" if read else "write", pc=rip)
+        self._is(core, "I/O port", port=port, width=width, access="read" if read else "write", pc=rip)
         if info & 1 << 2:
             name = "INS" if read else "OUTS"
             return "stopped", f"{name} at port {port:#x}, RIP {rip:#x}: string instructions reach no emulated port"

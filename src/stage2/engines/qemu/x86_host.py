@@ -8,12 +8,21 @@ from typing import Any
 from ...config.platform import PlatformConfig, ReservedMemory, default_platform
 from ...config.regions import PlannedVm
 from ...errors import ConfigError, EncodingError, EngineError, MachineError
-from ...images.acpi import is_pc
+from ...images.acpi import HPET, IO_APIC, LOCAL_APIC, is_pc
+from ...images.fdt import Node
+from ...images.host_tree import HostTree
+from ...images.tree_file import TreeFile
 from ...machines.board import Board
 from ...machines.x86_board import LEGACY_HOLE, OWN, X86Board
 from ...vm.host import Host
 from .machine import QemuVm
 from .x86 import X86Qemu
+
+_COMPATIBLE = {
+    IO_APIC: "intel,ce4100-ioapic",
+    HPET: "intel,ce4100-hpet",
+    LOCAL_APIC: "intel,ce4100-lapic",
+}
 
 
 def x86_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
@@ -42,6 +51,20 @@ def x86_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
             ReservedMemory(OWN, "the hypervisor's monitor on QEMU's q35"),
         ),
     )
+
+
+def x86_tree() -> HostTree:
+    """What of the board a guest may be given, as a device tree: a PC has none of its own.
+
+    Names of devices are those of Linux, Documentation/devicetree/bindings/x86. PCI and DMA are nobody's, for they lead
+    to all of memory.
+    """
+    root = Node("").set("model", "QEMU q35").set("#address-cells", 2).set("#size-cells", 2)
+    root.child("memory@0").set("device_type", "memory").set_u64("reg", X86Board.RAM.start, X86Board.RAM.size)
+    for name, span in (("interrupt-controller", IO_APIC), ("timer", HPET), ("interrupt-controller", LOCAL_APIC)):
+        node = root.child(f"{name}@{span.start:x}").set("compatible", _COMPATIBLE[span])
+        node.set_u64("reg", span.start, span.size)
+    return HostTree(TreeFile(f"the q35 of {X86Board.PROGRAM}", root, (OWN, LEGACY_HOLE)))
 
 
 def open_x86(host: Host) -> tuple[Board, list[QemuVm[Any]]]:

@@ -23,8 +23,8 @@ _EFER_FREE = 1 << 0 | 1 << 8 | 1 << 11 | 1 << 14
 """SCE, LME, NXE and FFXSR."""
 _APIC_BASE_VALUE = 0xFEE0_0000 | 1 << 11 | 1 << 8
 """Enabled, of the first CPU: where the board has it, which a guest cannot change."""
-_PLAIN = {0x17: 0, 0x8B: 0, 0xCE: 0, 0x1A0: 1, 0xC001_0015: 0, 0xC001_001F: 0}
-"""Platform, microcode, MISC_ENABLE (fast strings), HWCR, NB_CFG: what they read as; writes are dropped."""
+_PLAIN = {0x17: 0, 0x8B: 0, 0xCE: 0, 0x1A0: 1, 0xC001_0015: 0, 0xC001_001F: 0, 0xC001_0055: 0}
+"""Platform, microcode, MISC_ENABLE (fast strings), HWCR, NB_CFG, IntPend: what they read as; writes are dropped."""
 
 
 class Msrs:

@@ -23,7 +23,6 @@
 
     # The VMCB (APM Vol. 2, appendix B), from a mailbox on.
     .equ BLOCK, VMCBS - MAILBOXES
-    .equ TLB_CONTROL, 0x05c
     .equ EXITCODE, 0x070
     .equ RAX, 0x5f8
     .equ EXIT_NMI, 0x61
@@ -158,7 +157,6 @@ announce:                               # EDI is the event
     mov %r14, GUEST + 8 * 14(%rbp)
     mov %r15, GUEST + 8 * 15(%rbp)
     mov %rax, %rsi
-    movb $0, TLB_CONTROL(%rsi)
     mov $EXIT, %edi
     mov EXITCODE(%rsi), %rax
     cmp $EXIT_NMI, %rax
