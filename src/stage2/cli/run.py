@@ -194,8 +194,9 @@ def run_configs(
     if engine == "qemu":
         from ..engines.qemu.board import board_of, board_platform
 
-        board = board_of(configs)
-        platform = platform if platform is not None else board_platform(configs)
+        of_guests = _arch_of(configs[0], images[0], arch, platform) or "aarch64"
+        board = board_of(configs, of_guests)
+        platform = platform if platform is not None else board_platform(configs, of_guests)
     configs = on_host(configs, platform)
     print_notices([notice for config in configs for notice in config.notices])
     print_notices([] if defconfig is None else defconfig.notices)
@@ -255,10 +256,17 @@ def _engine_for(
     from ..config.vm import VmType
 
     for config, found in zip(configs, images, strict=True):
-        said = arch or config.arch or found.arch or (None if platform is None else platform.arch)
+        said = _arch_of(config, found, arch, platform)
         if said == "aarch64" and (config.vm_type is VmType.LINUX or found.is_linux):
             return "qemu"
     return "unicorn"
+
+
+def _arch_of(
+    config: PlannedVm, found: VmImages, arch: str | None, platform: PlatformConfig | BoardConfig | None
+) -> str | None:
+    """A guest's architecture, as far as anybody says it."""
+    return arch or config.arch or found.arch or (None if platform is None else platform.arch)
 
 
 def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:

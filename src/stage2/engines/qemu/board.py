@@ -25,12 +25,20 @@ _TABLES = 64 * MIB
 """Room for tables and everything else of the hypervisor's."""
 
 
-def board_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
-    """The host that VMs get on the board, when no platform file names one: RAM from 1 GiB on, as large as they need.
+def board_platform(configs: Sequence[PlannedVm], arch: str = "aarch64") -> PlatformConfig:
+    """The host that VMs get on the board, when no platform file names one: RAM as large as they need.
+
+    Args:
+        configs: the VMs.
+        arch: their architecture.
 
     Raises:
-        ConfigError: they want more than any host has.
+        ConfigError: they want more than the board has.
     """
+    if arch == "riscv64":
+        from .riscv_host import riscv_platform
+
+        return riscv_platform(configs)
     wanted = default_platform(configs, "aarch64").memory_size
     base, own = ArmBoard.RAM.start, ArmBoard.OWN
     ends = [
@@ -50,13 +58,15 @@ def board_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
     )
 
 
-def board_of(configs: Sequence[PlannedVm]) -> Node:
-    """The device tree of the board that VMs are given parts of.
+def board_of(configs: Sequence[PlannedVm], arch: str = "aarch64") -> Node | None:
+    """The device tree of the board that VMs are given parts of; None of a board that has none.
 
     Raises:
         ConfigError: they want cores that the board does not have.
         HostToolError, MachineError: QEMU does not tell it.
     """
+    if arch == "riscv64":
+        return None
     version = gic_version(config.plan.regions for config in configs)
     return parse(board_tree(cores=core_count(place(configs)), gic_version=version))
 
@@ -143,11 +153,18 @@ def open_machines(vms: Sequence[Vm], configs: Sequence[VmConfig]) -> tuple[Board
         ConfigError: there are not as many cores as they want.
     """
     archs = sorted({vm.arch for vm in vms})
-    if archs != ["aarch64"]:
-        raise EngineError(f"the qemu engine runs aarch64 guests; these are {', '.join(archs)}")
+    if archs not in (["aarch64"], ["riscv64"]):
+        raise EngineError(f"the qemu engine runs aarch64 or riscv64 guests; these are {', '.join(archs)}")
+    placed = place(configs)
+    if archs == ["riscv64"]:
+        from .riscv_host import open_riscv
+
+        try:
+            return open_riscv(vms, placed, core_count(placed))
+        except (EncodingError, MachineError) as error:
+            raise EngineError(f"the board does not start: {error}") from None
     from .arm import ArmQemu
 
-    placed = place(configs)
     owner = _console_owner(vms)
     try:
         board = ArmBoard(
