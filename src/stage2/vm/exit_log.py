@@ -18,19 +18,21 @@ class Spread:
     Args:
         p50, p90, p99: half, 90 % and 99 % of the times were at most so long.
         longest: all were.
+        total: of all together.
     """
 
     p50: float
     p90: float
     p99: float
     longest: float
+    total: float
 
     @classmethod
     def of(cls, nanos: array[int]) -> Spread:
         """The spread of times in nanoseconds, of which there are some."""
         ordered = sorted(nanos)
         at = [ordered[min(len(ordered) * point // 100, len(ordered) - 1)] for point in _POINTS.values()]
-        return cls(*[time / _NANOS_PER_US for time in (*at, ordered[-1])])
+        return cls(*[time / _NANOS_PER_US for time in (*at, ordered[-1], sum(ordered))])
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     # What only a VM that runs needs is imported when it does.
     from ..hypervisor.cpus import Cpus
     from .dirty_log import DirtyLog
+    from .exit_log import ExitReport
     from .report import RegionReport, ViolationReport, VmReport
 
 _VIOLATIONS_KEPT = 256
@@ -64,6 +65,7 @@ class RunResult:
         wall_s: seconds of running.
         guest_faults: stage-1 faults delivered to the guest.
         fills: translations asked of the walker.
+        exits: what stopped the guest, by kind, where the engine tells.
     """
 
     exit: str
@@ -71,6 +73,7 @@ class RunResult:
     wall_s: float
     guest_faults: int
     fills: int
+    exits: tuple[ExitReport, ...] = ()
 
 
 class Vm:
@@ -269,6 +272,7 @@ class Vm:
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
             dirty_log=None if self.dirty_log is None else self.dirty_log.report,
+            exits=result.exits,
         )
 
     def region_reports(self) -> tuple[RegionReport, ...]:

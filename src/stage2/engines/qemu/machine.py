@@ -80,7 +80,7 @@ class QemuVm(ABC, Generic[AnyBoard]):
         except MachineError as error:
             exit_, reason = self._stop_exit or ("error", str(error))
         wall = clock.now().since(began).nanos / NANOS_PER_SEC
-        return RunResult(exit=exit_, reason=reason, wall_s=wall, guest_faults=0, fills=0)
+        return RunResult(exit=exit_, reason=reason, wall_s=wall, guest_faults=0, fills=0, exits=self.log.reports())
 
     def stop(self, exit_: str, reason: str) -> None:
         """End the run soon; callable from any thread, any time."""
