@@ -185,10 +185,10 @@ ring:                                   # t0: the event
     fence   rw, rw
     sd      s1, SEQUENCE(s0)
     fence   iorw, iorw
-    ld      t1, DOOR(s0)
-    li      t0, '.'
-    sb      t0, 0(t1)
     rdtime  t1
+    ld      t2, DOOR(s0)
+    li      t0, '.'
+    sb      t0, 0(t2)
 1:  ld      t0, ACKNOWLEDGE(s0)
     beq     t0, s1, 2f
     .word   0x0100000f                  # pause
