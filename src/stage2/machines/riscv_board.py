@@ -47,7 +47,7 @@ class Exit:
 
     Args:
         scause, stval, htval, htinst: the trap's registers.
-        instruction: of a refused load or store whose htinst is 0, the instruction; 0 where it is not known.
+        instruction: of a refused load or store that htinst does not tell, the instruction; 0 where it is not known.
         pc: the guest's.
     """
 

@@ -8,7 +8,7 @@ from ...address import Gpa, Gva
 from ...flags import Access
 from ...formats.invalidation import Holds, Operation
 from ...formats.outcome import FaultKind
-from ...formats.riscv.instruction import load_store
+from ...formats.riscv.instruction import attempted, load_store
 from ...formats.riscv.invalidation import MANUAL_SFENCE, hfence_vvma_all
 from ...formats.riscv.registers import stage_2_registers
 from ...formats.riscv.syndromes import (
@@ -58,6 +58,7 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         self._started = [False] * self.count
         self._caller = self.cores[0]
         self._exit: Exit
+        self._attempted: Access
 
     def _start(self) -> None:
         space = self.vm.space
@@ -147,7 +148,7 @@ class RiscvQemu(QemuVm[RiscvBoard]):
 
     def _page_fault(self, core: Core, exit_: Exit) -> Ended | None:
         on_table = exit_.htinst in WALK_READS | WALK_WRITES
-        access = _ACCESSES[exit_.scause]
+        access = self._attempted = _attempted(exit_, on_table)
         if on_table:
             access = Access.WRITE if exit_.htinst in WALK_WRITES else Access.READ
         gpa = exit_.htval << 2 | (0 if on_table else exit_.stval & 3)
@@ -180,7 +181,7 @@ class RiscvQemu(QemuVm[RiscvBoard]):
 
     def _inject(self, core: Core, fault: MemoryFault) -> None:
         """Give the guest an access fault, as from a bus that answers with an error."""
-        self._take(core, ACCESS_FAULTS[_ACCESSES[self._exit.scause]], self._exit.stval)
+        self._take(core, ACCESS_FAULTS[self._attempted], self._exit.stval)
 
     def _take(self, core: Core, cause: int, value: int) -> None:
         """Let VS-mode take an exception (Privileged, "Trap Entry")."""
@@ -192,3 +193,17 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         core.set_guest(Context.VSEPC, self._exit.pc)
         core.set_guest(Context.PC, core.guest(Context.VSTVEC) & ~3)
         core.set_guest(Context.SSTATUS, status | _SPP)
+
+
+def _attempted(exit_: Exit, on_table: bool) -> Access:
+    """What the guest's instruction wanted.
+
+    QEMU reports atomic instructions as loads, and QEMU 7 all refused accesses to tables of the guest. No load does that
+    at its own address, from where it has just been fetched; what else it is the instruction says.
+    """
+    access = _ACCESSES[exit_.scause]
+    if access is not Access.READ:
+        return access
+    if on_table and exit_.stval - exit_.pc in (0, 2):
+        return Access.FETCH
+    return attempted(exit_.htinst | 2 if exit_.htinst & 1 else exit_.instruction)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ...address import GIB, MIB, Range, align_up
 from ...config.platform import PlatformConfig, ReservedMemory, default_platform
 from ...config.regions import PlannedVm
+from ...machines.board import Board
 from ...machines.riscv_board import RiscvBoard
 from ...vm.vm import Vm
+from .machine import QemuVm
 from .riscv import RiscvQemu
 
 _TABLES = 64 * MIB
@@ -43,7 +46,7 @@ def riscv_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
     )
 
 
-def open_riscv(vms: Sequence[Vm], placed: Iterable[Iterable[int]], cores: int) -> tuple[RiscvBoard, list[RiscvQemu]]:
+def open_riscv(vms: Sequence[Vm], placed: Iterable[Iterable[int]], cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """The board and a machine for each VM (`board.open_machines`)."""
     board = RiscvBoard(vms[0].space.frames.memory, cores=cores)
     return board, [

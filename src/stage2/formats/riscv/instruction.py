@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_LOAD, _STORE = 0x03, 0x23
+from ...flags import Access
+
+_LOAD, _STORE, _STORE_FLOAT, _ATOMIC = 0x03, 0x23, 0x27, 0x2F
+_LOAD_RESERVED = 2
+"""funct5 of an atomic instruction that only loads."""
 _MASK_64 = (1 << 64) - 1
 
 _COMPRESSED = {
@@ -61,6 +65,22 @@ def load_store(htinst: int, instruction: int = 0) -> LoadStore | None:
     if instruction & 3 == 3:
         return _wide(instruction, 4)
     return _compressed(instruction & 0xFFFF)
+
+
+def attempted(instruction: int) -> Access:
+    """What a load or store wanted: an atomic instruction stores, too (Privileged, "Trap Cause Codes").
+
+    Args:
+        instruction: its 32 or 16 bits.
+    """
+    if instruction & 3 != 3:
+        # C.FSD, C.SW and C.SD, relative to a register or to the stack pointer; Zcb's stores.
+        plain = instruction >> 13 & 7 in (5, 6, 7) and not instruction & 1
+        found = _ZCB.get(instruction >> 10 & 0x3F) if instruction & 3 == 0 else None
+        return Access.WRITE if plain or (found is not None and found[1]) else Access.READ
+    opcode = instruction & 0x7F
+    atomic = opcode == _ATOMIC and instruction >> 27 & 31 != _LOAD_RESERVED
+    return Access.WRITE if atomic or opcode in (_STORE, _STORE_FLOAT) else Access.READ
 
 
 def _wide(word: int, size: int) -> LoadStore | None:

@@ -111,7 +111,9 @@ _CAUSES = {
     19: _Cause("hardware error", "The hardware found an error, such as corrupted data."),
     20: _Cause("instruction guest-page fault", _GUEST, Access.FETCH, 2),
     21: _Cause("load guest-page fault", _GUEST, Access.READ, 2),
-    VIRTUAL_INSTRUCTION: _Cause("virtual instruction", "The guest used an instruction or a CSR that the hypervisor must emulate."),
+    VIRTUAL_INSTRUCTION: _Cause(
+        "virtual instruction", "The guest used an instruction or a CSR that the hypervisor must emulate."
+    ),
     23: _Cause("store/AMO guest-page fault", _GUEST, Access.WRITE, 2),
 }
 

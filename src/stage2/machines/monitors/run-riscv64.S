@@ -361,7 +361,8 @@ exit:                                   # s1: scause
     sd      t0, CLOCK(s0)
 1:  la      t0, failed
     csrw    stvec, t0
-    bnez    t1, 3f                      # htinst tells the instruction, or that it was hardware's own access
+    andi    t1, t1, 1
+    bnez    t1, 3f                      # htinst tells the instruction
     li      t0, LOAD_FAULT
     beq     s1, t0, 1f
     li      t0, STORE_FAULT
