@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm
-from stage2.engines.qemu.board import board_of, board_platform
+from stage2.engines.qemu.board import board_host, give_cores
 from stage2.engines.run import run_all
 from stage2.images.fetch import fetched
 from stage2.machines.arm_board import ArmBoard
@@ -101,8 +101,10 @@ def by_our_tables(config: PlannedVm, populate: Populate, largest: int | None) ->
         if not marks and _MARK in tail:
             marks.append(time.perf_counter())
 
-    with build([config], platform=board_platform([config]), options=options, sink=sink) as host:
-        load_images(host.vms[0], config, read_images(config), board_of([config]))
+    platform, tree = board_host([config])
+    with build([config], platform=platform, options=options, sink=sink) as host:
+        give_cores(host)
+        load_images(host.vms[0], config, read_images(config), tree.root)
         began = time.perf_counter()
         (report,) = run_all(host, max_seconds=_BOUND_S, engine="qemu").reports
     if report.exit != "off" or not marks:

@@ -15,7 +15,7 @@ from linux_guest import require_linux
 
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm
-from stage2.engines.qemu.board import board_platform
+from stage2.engines.qemu.board import board_host, give_cores
 from stage2.engines.run import run_all
 from stage2.machines.riscv_board import RiscvBoard
 from stage2.space.region import Populate, ViolationPolicy
@@ -46,7 +46,9 @@ def run(
 ) -> VmReport:  # fmt: skip
     """A VM's report; `prepare` sees it before it runs, `look` its host afterwards."""
     options = Options(populate, 4096 if populate is Populate.LAZY else None, shared_memory=True)
-    with build([config], platform=board_platform([config], "riscv64"), options=options) as host:
+    platform, _ = board_host([config], "riscv64")
+    with build([config], platform=platform, options=options) as host:
+        give_cores(host)
         load_images(host.vms[0], config, read_images(config))
         prepare(host.vms[0])
         outcome = run_all(host, max_seconds=max_seconds, engine="qemu", paranoid=paranoid)

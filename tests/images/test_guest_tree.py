@@ -42,7 +42,7 @@ def board(gic: str = "arm,gic-v3") -> Node:
 def guest(*given: Range, cpus: int = 1) -> GuestBoard:
     ranges = [RAM, *given]
     return GuestBoard(
-        memory=[RAM], cpus=cpus, bootargs="console=x", ramdisk=Range(0x8800_0000, 0x8800_1234), reserved=[],
+        memory=[RAM], cpus=range(cpus), bootargs="console=x", ramdisk=Range(0x8800_0000, 0x8800_1234), reserved=[],
         backed=lambda span: any(one.covers(span) for one in ranges),
     )  # fmt: skip
 

@@ -194,7 +194,7 @@ def _run_all(
         if engine == "qemu":
             from .qemu.board import open_machines
 
-            board, of_board = open_machines(host.vms, host.configs)
+            board, of_board = open_machines(host)
             boards.append(board)
             machines.extend(of_board)
         else:

@@ -34,7 +34,7 @@ class GuestBoard:
 
     Args:
         memory: its RAM, in GPA.
-        cpus: how many.
+        cpus: the board's CPUs that are its, by their place in the board's tree.
         bootargs: kernel command line.
         ramdisk: where the ramdisk lies, if there is one.
         reserved: parts of RAM that it must leave alone.
@@ -42,7 +42,7 @@ class GuestBoard:
     """
 
     memory: Sequence[Range]
-    cpus: int
+    cpus: Sequence[int]
     bootargs: str
     ramdisk: Range | None
     reserved: Sequence[Range]
@@ -106,14 +106,15 @@ def _reg(span: Range, board: Node) -> bytes:
     return b"".join(value.to_bytes(4 * width, "big") for value, width in values)
 
 
-def _cpus(root: Node, board: Node, count: int) -> None:
-    """The first CPUs of the board, started by PSCI."""
+def _cpus(root: Node, board: Node, numbers: Sequence[int]) -> None:
+    """The guest's CPUs, started by PSCI."""
     theirs = board.find("cpus")
     cpus = root.child("cpus")
     if theirs is None:
         return
     cpus.properties.update(theirs.properties)
-    for node in [node for node in theirs.children if node.text("device_type") == "cpu"][:count]:
+    there = [node for node in theirs.children if node.text("device_type") == "cpu"]
+    for node in [there[number] for number in numbers]:
         mine = Node(node.name, dict(node.properties))
         mine.set("enable-method", "psci")
         for name in ("cpu-idle-states", "next-level-cache", "power-domains", "clocks"):
@@ -129,15 +130,15 @@ def _is_gic(node: Node) -> bool:
     return bool(_compatible(node) & {*_GIC_V2, _GIC_V3})
 
 
-def _gic_ranges(node: Node, ranges: Sequence[Range], cpus: int) -> list[Range]:
-    """What a guest has of an interrupt controller: of redistributors those of its CPUs."""
+def _gic_ranges(node: Node, ranges: Sequence[Range], cpus: Sequence[int]) -> list[Range]:
+    """What a guest has of an interrupt controller: of redistributors those up to its last CPU's."""
     first, second = ranges[:2] if len(ranges) > 1 else (ranges[0], ranges[0])
     if _GIC_V3 in _compatible(node):
-        second = Range.sized(second.start, min(second.size, cpus * _REDISTRIBUTOR))
+        second = Range.sized(second.start, min(second.size, (max(cpus) + 1) * _REDISTRIBUTOR))
     return [first, second]
 
 
-def _give_gic(node: Node, board: Node, cpus: int) -> None:
+def _give_gic(node: Node, board: Node, cpus: Sequence[int]) -> None:
     """Leave an interrupt controller the ranges that the guest has. What is below it are ITS and MSI frames, whose DMA
     and doorbells are nothing that stage 2 backs by itself."""
     placed = next(one for one in nodes(board) if one.node.name == node.name and one.ranges)

@@ -132,7 +132,8 @@ class ArmBoard(Board):
 
 
 def _machine(gic_version: int) -> str:
-    return f"virt,virtualization=on,gic-version={gic_version}"
+    # Without an ITS: it would write memory by itself for whoever has the interrupt controller.
+    return f"virt,virtualization=on,its=off,gic-version={gic_version}"
 
 
 def board_tree(

@@ -111,7 +111,7 @@ class _Loader:
         config = self._config
         return GuestBoard(
             memory=[region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED],
-            cpus=config.cpu_num,
+            cpus=self._vm.cores or range(config.cpu_num),
             bootargs=BOARD_CMDLINE if config.kernel.cmdline is None else config.kernel.cmdline,
             ramdisk=ramdisk,
             reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],

@@ -112,6 +112,8 @@ class Vm:
         self.write_xor_execute = write_xor_execute
         self.timer_events = timer_events
         self.ticks_per_sec = ticks_per_sec
+        self.cores: tuple[int, ...] = ()
+        """The host's core that each vCPU has to itself; none where vCPUs are nowhere in particular."""
         self.cpus: Cpus | None = None
         """The CPUs that it runs on, as long as an engine has made any."""
         self.dirty_log: DirtyLog | None = None

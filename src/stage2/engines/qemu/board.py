@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...address import GIB, MIB, Range, align_up
-from ...config.platform import PlatformConfig, ReservedMemory, default_platform
+from ...config.platform import PlatformConfig, default_platform
 from ...config.regions import PlannedVm
 from ...config.vm import VmConfig
 from ...errors import EncodingError, EngineError, MachineError
-from ...images.fdt import Node, parse
+from ...images.fdt import parse
+from ...images.host_platform import platform_of
+from ...images.host_tree import HostTree
+from ...images.tree_file import TreeFile
 from ...machines.arm_board import ArmBoard, board_tree
 from ...machines.board import Board
 from ...space.region import MemoryRegion
+from ...vm.host import Host
 from ...vm.vm import Vm
 from .machine import QemuVm
 
+BOARD = "virt board"
+_HYPERVISORS = ("pcie", "fw-cfg", "flash", "platform-bus")
+"""Nodes of the board that no guest is given, by the name before the unit address."""
+_LOW = 0xFFFF_FFFF
+_CPU_INTERFACE = Range.sized(0x801_0000, 0x1000)
+"""Of a GICv2."""
 _REDISTRIBUTOR = Range.sized(0x80A_0000, 0x2_0000)
 """Of a GICv3, the first CPU's."""
 _CONSOLE = Range.sized(0x900_0000, 0x1000)
@@ -25,56 +36,46 @@ _TABLES = 64 * MIB
 """Room for tables and everything else of the hypervisor's."""
 
 
-def board_platform(configs: Sequence[PlannedVm], arch: str = "aarch64") -> PlatformConfig:
-    """The host that VMs get on the board, when no platform file names one: RAM as large as they need.
+def board_host(configs: Sequence[PlannedVm], arch: str = "aarch64") -> tuple[PlatformConfig, HostTree | None]:
+    """The board as the host of VMs: RAM as large as they need, and what a guest may be given of it, if anything.
+
+    PCI is the hypervisor's, for its doorbells are there, and so is fw_cfg, which writes memory by itself.
 
     Args:
-        configs: the VMs.
+        configs: the VMs, as far as their files alone say what they are.
         arch: their architecture.
 
     Raises:
-        ConfigError: they want more than the board has.
+        ConfigError: they want more memory than any host has, or cores that the board does not have.
+        HostToolError, MachineError: QEMU does not tell its board's tree.
     """
     if arch == "riscv64":
         from .riscv_host import riscv_platform
 
-        return riscv_platform(configs)
+        return riscv_platform(configs), None
     wanted = default_platform(configs, "aarch64").memory_size
     base, own = ArmBoard.RAM.start, ArmBoard.OWN
     ends = [
         region.end
         for config in configs
         for region in config.plan.regions
-        if region.map_type.is_identity and region.map_type.is_mapped
+        if region.map_type.is_identity and region.map_type.is_ram
     ]
-    end = align_up(max([base + own.size + wanted + _TABLES, *ends]), GIB)
-    return PlatformConfig(
-        file=None,
-        arch="aarch64",
-        platform="qemu-virt",
-        family="qemu-virt",
-        memory=(Range(base, end),),
-        reserved=(ReservedMemory(own, "the hypervisor's monitor on QEMU's board"),),
-    )
-
-
-def board_of(configs: Sequence[PlannedVm], arch: str = "aarch64") -> Node | None:
-    """The device tree of the board that VMs are given parts of; None of a board that has none.
-
-    Raises:
-        ConfigError: they want cores that the board does not have.
-        HostToolError, MachineError: QEMU does not tell it.
-    """
-    if arch == "riscv64":
-        return None
+    ram = Range(base, align_up(max([base + own.size + wanted + _TABLES, *ends]), GIB))
     version = gic_version(config.plan.regions for config in configs)
-    return parse(board_tree(cores=core_count(place(configs)), gic_version=version))
+    root = parse(board_tree(cores=core_count(place(configs)), gic_version=version))
+    root.children[:] = [node for node in root.children if node.name.partition("@")[0] not in _HYPERVISORS]
+    for node in root.children:
+        if node.name.startswith("memory@"):
+            node.set("reg", [ram.start >> 32, ram.start & _LOW, ram.size >> 32, ram.size & _LOW])
+    tree = HostTree(TreeFile(f"the {BOARD} of {ArmBoard.PROGRAM}", root, (own,)))
+    return replace(platform_of(tree), platform="qemu-virt", family="qemu-virt"), tree
 
 
 def gic_version(regions: Iterable[Iterable[MemoryRegion]]) -> int:
-    """The interrupt controller that the board must have: 3 where a VM is given a redistributor, else 2."""
-    given = (region.host_range for of_one in regions for region in of_one if region.host_range == region.range)
-    return 3 if any(span is not None and span.covers(_REDISTRIBUTOR) for span in given) else 2
+    """The interrupt controller that the board must have: 2 where a VM is given one's CPU interface, else 3."""
+    given = [region.range for of_one in regions for region in of_one if region.host_range == region.range]
+    return 2 if any(span.covers(_CPU_INTERFACE) and not span.covers(_REDISTRIBUTOR) for span in given) else 3
 
 
 def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tuple[int, ...]]:
@@ -125,6 +126,16 @@ def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tup
     return [tuple(cores_of[next(numbers)] for _ in range(vm.cpu_num)) for vm in configs]
 
 
+def give_cores(host: Host) -> None:
+    """Give each vCPU of a host's VMs its core of the board.
+
+    Raises:
+        ConfigError: there are not as many cores as they want.
+    """
+    for vm, cores in zip(host.vms, place(host.configs), strict=True):
+        vm.cores = cores
+
+
 def _cores_for(vm: VmConfig, number: int, most: int) -> list[int]:
     """The cores that a vCPU may be on, the one that it is best on first."""
     if vm.phys_cpu_sets:
@@ -138,29 +149,27 @@ def core_count(placed: Iterable[Iterable[int]]) -> int:
     return max(core for of_one in placed for core in of_one) + 1
 
 
-def open_machines(vms: Sequence[Vm], configs: Sequence[VmConfig]) -> tuple[Board, list[QemuVm[Any]]]:
+def open_machines(host: Host) -> tuple[Board, list[QemuVm[Any]]]:
     """Make the board on which VMs run side by side.
 
     Args:
-        vms: they lie in one host's memory, a memory file that begins where the board's RAM does.
-        configs: their files.
+        host: its memory is a memory file that begins where the board's RAM does, and its VMs have their cores.
 
     Returns:
         The board, to be closed when they are done, and a machine for each VM.
 
     Raises:
         EngineError: QEMU is not there, or cannot run these VMs.
-        ConfigError: there are not as many cores as they want.
     """
+    vms = host.vms
     archs = sorted({vm.arch for vm in vms})
     if archs not in (["aarch64"], ["riscv64"]):
         raise EngineError(f"the qemu engine runs aarch64 or riscv64 guests; these are {', '.join(archs)}")
-    placed = place(configs)
     if archs == ["riscv64"]:
         from .riscv_host import open_riscv
 
         try:
-            return open_riscv(vms, placed, core_count(placed))
+            return open_riscv(host, core_count(vm.cores for vm in vms))
         except (EncodingError, MachineError) as error:
             raise EngineError(f"the board does not start: {error}") from None
     from .arm import ArmQemu
@@ -168,16 +177,13 @@ def open_machines(vms: Sequence[Vm], configs: Sequence[VmConfig]) -> tuple[Board
     owner = _console_owner(vms)
     try:
         board = ArmBoard(
-            vms[0].space.frames.memory,
-            cores=core_count(placed),
+            host.memory,
+            cores=core_count(vm.cores for vm in vms),
             gic_version=gic_version(vm.space.memory_regions for vm in vms),
         )
     except (EncodingError, MachineError) as error:
         raise EngineError(f"the board does not start: {error}") from None
-    return board, [
-        ArmQemu(vm, board, [board.cores[core] for core in cores], console=vm is owner)
-        for vm, cores in zip(vms, placed, strict=True)
-    ]
+    return board, [ArmQemu(vm, board, [board.cores[core] for core in vm.cores], console=vm is owner) for vm in vms]
 
 
 def _console_owner(vms: Sequence[Vm]) -> Vm | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...address import GIB, MIB, Range, align_up
@@ -10,7 +10,7 @@ from ...config.platform import PlatformConfig, ReservedMemory, default_platform
 from ...config.regions import PlannedVm
 from ...machines.board import Board
 from ...machines.riscv_board import RiscvBoard
-from ...vm.vm import Vm
+from ...vm.host import Host
 from .machine import QemuVm
 from .riscv import RiscvQemu
 
@@ -46,10 +46,7 @@ def riscv_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
     )
 
 
-def open_riscv(vms: Sequence[Vm], placed: Iterable[Iterable[int]], cores: int) -> tuple[Board, list[QemuVm[Any]]]:
+def open_riscv(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """The board and a machine for each VM (`board.open_machines`)."""
-    board = RiscvBoard(vms[0].space.frames.memory, cores=cores)
-    return board, [
-        RiscvQemu(vm, board, [board.cores[core] for core in own], console=False)
-        for vm, own in zip(vms, placed, strict=True)
-    ]
+    board = RiscvBoard(host.memory, cores=cores)
+    return board, [RiscvQemu(vm, board, [board.cores[core] for core in vm.cores], console=False) for vm in host.vms]
