@@ -36,10 +36,8 @@ _TABLES = 64 * MIB
 """Room for tables and everything else of the hypervisor's."""
 
 
-def board_host(configs: Sequence[PlannedVm], arch: str = "aarch64") -> tuple[PlatformConfig, HostTree | None]:
-    """The board as the host of VMs: RAM as large as they need, and what a guest may be given of it, if anything.
-
-    PCI is the hypervisor's, for its doorbells are there, and so is fw_cfg, which writes memory by itself.
+def board_host(configs: Sequence[PlannedVm], arch: str) -> tuple[PlatformConfig, HostTree | None]:
+    """The board of an architecture as the host of VMs, and its tree, if guests may be given parts of it.
 
     Args:
         configs: the VMs, as far as their files alone say what they are.
@@ -53,6 +51,21 @@ def board_host(configs: Sequence[PlannedVm], arch: str = "aarch64") -> tuple[Pla
         from .riscv_host import riscv_platform
 
         return riscv_platform(configs), None
+    return arm_host(configs)
+
+
+def arm_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
+    """The AArch64 board: RAM from 1 GiB on, as large as they need, and what a guest may be given of it.
+
+    PCI is the hypervisor's, for its doorbells are there, and so is fw_cfg, which writes memory by itself.
+
+    Args:
+        configs: the VMs, as far as their files alone say what they are.
+
+    Raises:
+        ConfigError: they want more memory than any host has, or cores that the board does not have.
+        HostToolError, MachineError: QEMU does not tell its board's tree.
+    """
     wanted = default_platform(configs, "aarch64").memory_size
     base, own = ArmBoard.RAM.start, ArmBoard.OWN
     ends = [
