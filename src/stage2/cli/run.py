@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .picture import require_svg, write_made_picture
-from .vm_files import GenerationName, load_machine, load_vms
+from .vm_files import GenerationName, load_machine, load_vms, read_vms
 
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
@@ -100,7 +100,7 @@ def run(
         for no particular one.
     engine
         What runs the guests: unicorn, in this process; qemu, a whole board whose emulated MMU walks the tables
-        (AArch64, x86-64). With auto the one that can: qemu for AArch64 and x86-64 Linux, unicorn for all else.
+        (AArch64, RISC-V, x86-64). With auto the one that can: qemu for AArch64 and x86-64 Linux, unicorn for all else.
     defconfig
         AxVisor's defconfig, which says how the hypervisor is built: its CPUs (smp) and its ticks (ticks-per-sec).
     max_seconds
@@ -136,11 +136,10 @@ def run(
     require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
 
-    def load() -> list[PlannedVm]:
-        loaded = load_vms(vms, generation, define, tree)
+    def given(loaded: Sequence[PlannedVm]) -> list[PlannedVm]:
         return [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]
 
-    configs = load()
+    configs = given(load_vms(vms, generation, define, tree))
     chosen = engine_for(configs, arch, host_platform) if engine == "auto" else engine
     if chosen == "qemu" and host_platform is None:
         from ..engines.qemu.board import BOARD_FORMATS, board_host
@@ -148,7 +147,12 @@ def run(
         # The host is the board, in whose tree the nodes are that files pass through.
         of_guests = _arch_of(configs[0], arch) or "aarch64"
         host_platform, tree = board_host(configs, of_guests)
-        configs = load()
+        if tree is not None:
+            from ..config.regions import plan_vm
+            from ..engines.qemu.sharing import share_out
+
+            shared = share_out(read_vms(vms, generation, define, tree), tree)
+            configs = given([plan_vm(vm) for vm in shared])
         if stage2_format is None and all(config.options.format is None for config in configs):
             stage2_format = BOARD_FORMATS.get(of_guests)
     built_as = None if defconfig is None else load_defconfig(defconfig)

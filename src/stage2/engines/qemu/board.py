@@ -49,6 +49,10 @@ def board_host(configs: Sequence[PlannedVm], arch: str) -> tuple[PlatformConfig,
         ConfigError: they want more memory than any host has, or cores that the board does not have.
         HostToolError, MachineError: QEMU does not tell its board's tree.
     """
+    if arch == "riscv64":
+        from .riscv_host import riscv_platform
+
+        return riscv_platform(configs), None
     if arch == "x86_64":
         from .x86_host import x86_platform, x86_tree
 
@@ -88,9 +92,14 @@ def arm_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
 
 
 def gic_version(regions: Iterable[Iterable[MemoryRegion]]) -> int:
-    """The interrupt controller that the board must have: 2 where a VM is given one's CPU interface, else 3."""
-    given = [region.range for of_one in regions for region in of_one if region.host_range == region.range]
-    return 2 if any(span.covers(_CPU_INTERFACE) and not span.covers(_REDISTRIBUTOR) for span in given) else 3
+    """The interrupt controller that the board must have: that of the first VM that is given one, else version 3."""
+    for of_one in regions:
+        given = [region.range for region in of_one if region.host_range == region.range]
+        if any(span.overlaps(_REDISTRIBUTOR) for span in given):
+            return 3
+        if any(span.overlaps(_CPU_INTERFACE) for span in given):
+            return 2
+    return 3
 
 
 def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tuple[int, ...]]:
@@ -178,13 +187,20 @@ def open_machines(host: Host) -> tuple[Board, list[QemuVm[Any]]]:
     """
     vms = host.vms
     archs = sorted({vm.arch for vm in vms})
-    if archs == ["x86_64"]:
-        from .x86_host import open_x86
+    known = ("aarch64", "riscv64", "x86_64")
+    if len(archs) != 1 or archs[0] not in known:
+        raise EngineError(f"the qemu engine runs guests of one of {', '.join(known)}; these are {', '.join(archs)}")
+    try:
+        if archs == ["x86_64"]:
+            from .x86_host import open_x86
 
-        return open_x86(host)
-    if archs != ["aarch64"]:
-        known = "aarch64 or x86_64"
-        raise EngineError(f"the qemu engine runs guests of one architecture, {known}; these are {', '.join(archs)}")
+            return open_x86(host, core_count(vm.cores for vm in vms))
+        if archs == ["riscv64"]:
+            from .riscv_host import open_riscv
+
+            return open_riscv(host, core_count(vm.cores for vm in vms))
+    except (EncodingError, MachineError) as error:
+        raise EngineError(f"the board does not start: {error}") from None
     from .arm import ArmQemu
 
     owner = _console_owner(vms)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...config.platform import PlatformConfig, ReservedMemory, default_platform
 from ...config.regions import PlannedVm
-from ...errors import ConfigError, EncodingError, EngineError, MachineError
+from ...errors import ConfigError, EngineError
 from ...images.acpi import HPET, IO_APIC, LOCAL_APIC, is_pc
 from ...images.fdt import Node
 from ...images.host_tree import HostTree
@@ -67,24 +67,20 @@ def x86_tree() -> HostTree:
     return HostTree(TreeFile(f"the q35 of {X86Board.PROGRAM}", root, (OWN, LEGACY_HOLE)))
 
 
-def open_x86(host: Host) -> tuple[Board, list[QemuVm[Any]]]:
+def open_x86(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """The board and a machine for each VM (`board.open_machines`).
 
     Raises:
-        EngineError: QEMU is not there, or cannot run these VMs.
+        EngineError: it cannot run these VMs.
+        EncodingError, MachineError: it does not start.
     """
     vms = host.vms
     owners = [vm for vm in vms if is_pc(vm.has_registers)]
     if len(owners) > 1:
         raise EngineError(f"VMs {owners[0].name} and {owners[1].name} are both given the board's interrupt controllers")
-    wanted = max(core for vm in vms for core in vm.cores) + 1
+    board = X86Board(host.memory, cores=cores)
     try:
-        board = X86Board(host.memory, cores=wanted)
-    except (EncodingError, MachineError) as error:
-        raise EngineError(f"the board does not start: {error}") from None
-    try:
-        cores = [[board.cores[core] for core in vm.cores] for vm in vms]
-        return board, [X86Qemu(vm, board, own, console=vm in owners) for vm, own in zip(vms, cores, strict=True)]
+        return board, [X86Qemu(vm, board, [board.cores[core] for core in vm.cores], console=vm in owners) for vm in vms]
     except BaseException:
         board.close()
         raise
