@@ -172,6 +172,46 @@ def test_a_string_instruction_at_an_emulated_port_stops_a_guest(tmp_path: Path) 
     assert report.reason == "INS at port 0x3f8, RIP 0x80000005: string instructions reach no emulated port"
 
 
+# --- what the processor tells -----------------------------------------------------------------------------------------
+
+
+def test_cpuid_names_the_hypervisor_and_hides_what_is_the_hosts(tmp_path: Path) -> None:
+    code = (
+        "b800000040 0fa2 81fb53544147 7535"  # leaf 4000_0000: EBX is "STAG"
+        "b801000080 0fa2 f7c104000000 7526"  # no SVM,
+        "b80a000080 0fa2 09d0 751b"  # and nothing to tell of it
+        "b801000000 0fa2 f7c128002000 750c"  # no MONITOR, VMX, x2APIC
+        f"{POWER_OFF} {HALT}"
+    )
+    assert bare(code, tmp_path).exit == "off"
+
+
+def test_efer_shows_no_svme_and_the_apic_base_takes_its_own_value_only(tmp_path: Path) -> None:
+    code = (
+        "b9800000c0 0f32 a900100000 752c"  # EFER: SVME is clear;
+        "0d01080000 0f30 0f32 3d01080000 751c"  # SCE and NXE can be set
+        "b91b000000 0f32 0f30 3d0009e0fe 750c"  # APIC_BASE: written as it was read
+        f"{POWER_OFF} {HALT}"
+    )
+    assert bare(code, tmp_path).exit == "off"
+
+
+@pytest.mark.parametrize(
+    ("code", "rip"),
+    [
+        ("b9170101c0 0f32", 0x8000_0005),  # RDMSR of VM_HSAVE_PA
+        ("b91b000000 b80009d07f 31d2 0f30", 0x8000_000C),  # the local APIC over the monitor's mailbox
+        ("b9800000c0 b800200000 31d2 0f30", 0x8000_000C),  # a reserved bit of EFER
+    ],
+    ids=["VM_HSAVE_PA", "APIC_BASE", "EFER"],
+)
+def test_other_registers_are_a_general_protection_fault(code: str, rip: int, tmp_path: Path) -> None:
+    report = bare(code, tmp_path)
+    assert (report.exit, report.reason) == (
+        "stopped", f"a triple fault at RIP {rip:#x}: the guest's IDT leads nowhere",
+    )  # fmt: skip
+
+
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 

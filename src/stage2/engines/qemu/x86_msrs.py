@@ -5,7 +5,7 @@ AMD APM Vol. 2, appendix A "MSR Cross-Reference" and 15.11 "MSR Intercepts".
 
 from __future__ import annotations
 
-from ...formats.x86.paging import EFER_LMA
+from ...formats.x86.paging import CR0_PG, EFER_LMA, EFER_LME
 from ...machines.vmcb import Field, Vmcb
 
 OWN = (
@@ -50,7 +50,8 @@ class Msrs:
     def write(self, number: int, value: int) -> bool:
         """Whether WRMSR may do it."""
         if number == _EFER:
-            if value & ~(_EFER_FREE | EFER_LMA):
+            paging = self._vmcb.get(Field.CR0) & CR0_PG
+            if value & ~(_EFER_FREE | EFER_LMA) or (paging and (value ^ self._vmcb.get(Field.EFER)) & EFER_LME):
                 return False
             # LMA is the processor's to set; without SVME VMRUN would refuse the guest.
             self._vmcb.set(Field.EFER, value & _EFER_FREE | self._vmcb.get(Field.EFER) & EFER_LMA | _SVME)
