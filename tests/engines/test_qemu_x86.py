@@ -219,8 +219,8 @@ def test_an_emulated_device_is_reached_by_stores_loads_and_tests(tmp_path: Path)
     """A UART whose LSR is tested and read before each letter."""
     code = (
         "bf00000010"  # mov $0x10000000,%edi
-        "f6470520 7417"  # testb $0x20,5(%rdi); jz halt
-        "0fb64705 3c60 750f"  # movzbl 5(%edi),%eax; cmp $0x60,%al; jne halt
+        "f6470520 741e"  # testb $0x20,5(%rdi); jz halt
+        "0fb64705 3c60 7516"  # movzbl 5(%edi),%eax; cmp $0x60,%al; jne halt
         "c6074f"  # movb $'O',(%edi)
         "b84b000000 8807"  # mov $'K',%eax; mov %al,(%edi)
         f"{POWER_OFF}"
@@ -272,6 +272,57 @@ def test_where_a_pc_has_its_display_the_host_has_no_memory_to_give() -> None:
 def test_a_guest_in_a_tight_loop_is_stopped_by_the_time_limit(tmp_path: Path) -> None:
     report = bare("ebfe", tmp_path, seconds=1)
     assert (report.exit, report.reason) == ("time limit", "still running after 1 s")
+
+
+# --- several cores ----------------------------------------------------------------------------------------------------
+
+
+def test_linux_starts_a_second_cpu(tmp_path: Path) -> None:
+    require_linux("linux-x86_64")
+    (tmp_path / "linux.toml").write_text(EXAMPLE.read_text().replace("cpu_num = 1", "cpu_num = 2"))
+    report = run(load_vm(tmp_path / "linux.toml"))
+    assert report.exit == "off", report.console[-2000:]
+    assert "smp: Brought up 1 node, 2 CPUs" in report.console
+    assert "x86_64, 2 cpu" in report.console
+    assert "stage2-guest: memory work ok" in report.console
+
+
+def test_two_guests_run_side_by_side_and_neither_reaches_the_other(tmp_path: Path) -> None:
+    """Both have RAM at the same GPA, write their own letter into it a thousand times, and find no other."""
+    configs = []
+    for letter in "AB":
+        code = (
+            f"b9e8030000 bf00000180 c607{ord(letter):02x} 803f{ord(letter):02x} 7517 e2f6"  # store and compare
+            f"baf8030000 b0{ord(letter):02x} ee {POWER_OFF} 90 {HALT}"
+        )
+        (tmp_path / f"{letter}.bin").write_bytes(bytes.fromhex(code))
+        text = GUEST.format(policy="stop").replace("bare", letter).replace("id = 1", f"id = {ord(letter)}")
+        (tmp_path / f"{letter}.toml").write_text(text)
+        configs.append(load_vm(tmp_path / f"{letter}.toml"))
+    with build(configs, platform=board_host(configs, "x86_64")[0], options=options()) as host:
+        give_cores(host)
+        for vm, config in zip(host.vms, configs, strict=True):
+            load_images(vm, config, read_images(config))
+        reports = run_all(host, max_seconds=HANG_S, engine="qemu").reports
+        assert host.prove().proved_for_cpus
+        (first, second) = (vm.space.hpa_of(0x8001_0000) for vm in host.vms)
+    assert [(one.exit, one.console) for one in reports] == [("off", "A"), ("off", "B")], [one.reason for one in reports]
+    assert first != second
+
+
+def test_who_has_the_local_apics_runs_alone(tmp_path: Path) -> None:
+    (tmp_path / "bare.bin").write_bytes(b"\xf4")
+    (tmp_path / "bare.toml").write_text(GUEST.format(policy="stop").replace("id = 1", "id = 2"))
+    owner = EXAMPLE.read_text().replace("vm_type = 2", "vm_type = 1")
+    (tmp_path / "owner.toml").write_text(owner)
+    configs = [load_vm(tmp_path / "owner.toml"), load_vm(tmp_path / "bare.toml")]
+    with build(configs, platform=board_host(configs, "x86_64")[0], options=options()) as host:
+        give_cores(host)
+        with pytest.raises(EngineError) as caught:
+            open_machines(host)
+    assert str(caught.value) == (
+        "VM linux is given the cores' local APICs, by which it could stop those of VM bare: run it alone"
+    )
 
 
 # --- upstream's own file ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ ACPI Specification 6.5, chapter 5 "ACPI Software Programming Model"; IA-PC HPET 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..address import SIZE_4K, Range
@@ -23,7 +23,7 @@ _WBINVD, _PROC_C1, _RESET_REGISTER = 1 << 0, 1 << 2, 1 << 10
 _IO, _MEMORY = 1, 0
 _PCAT = 1 << 0
 """There are two 8259s as well."""
-_LOCAL_APIC, _IO_APIC, _OVERRIDE = 0, 1, 2
+_LOCAL_APIC, _IO_APIC, _OVERRIDE, _WAKEUP = 0, 1, 2, 16
 _TIMER_PIN, _SCI, _LEVEL_HIGH = 2, 9, 0xD
 SLEEP_OFF = 5
 """SLP_TYP of S5, soft off."""
@@ -36,7 +36,8 @@ class Pc:
     """What the tables tell of.
 
     Args:
-        cpus: number of CPUs; their local APICs have the numbers from 0.
+        cpus: the numbers of the CPUs' local APICs, the first CPU's first.
+        wakeup: GPA of the mailbox by which the others are started, a page; of no use to a single CPU.
         local_apic, io_apic: GPAs of their registers.
         hpet: the same, None where the guest is given none.
         events, control: ports of the PM1a event and control blocks.
@@ -44,7 +45,8 @@ class Pc:
         clock: there is a CMOS clock.
     """
 
-    cpus: int
+    cpus: Sequence[int]
+    wakeup: int
     local_apic: int
     io_apic: int
     hpet: int | None
@@ -131,11 +133,13 @@ def _fadt(pc: Pc, dsdt: int) -> bytes:
 
 
 def _madt(pc: Pc) -> bytes:
-    """5.2.12: the CPUs, the I/O APIC, and where the PIT's and the SCI's lines go."""
+    """5.2.12: the CPUs, the I/O APIC, where the PIT's and the SCI's lines go, and how CPUs are started (5.2.12.19)."""
     body = struct.pack("<II", pc.local_apic, _PCAT)
-    for number in range(pc.cpus):
+    for number in pc.cpus:
         body += struct.pack("<BBBBI", _LOCAL_APIC, 8, number, number, 1)
     body += struct.pack("<BBBBII", _IO_APIC, 12, 0, 0, pc.io_apic, 0)
     body += struct.pack("<BBBBIH", _OVERRIDE, 10, 0, 0, _TIMER_PIN, 0)
     body += struct.pack("<BBBBIH", _OVERRIDE, 10, 0, _SCI, _SCI, _LEVEL_HIGH)
+    if len(pc.cpus) > 1:
+        body += struct.pack("<BBHIQ", _WAKEUP, 16, 0, 0, pc.wakeup)
     return _table(b"APIC", _MADT_REVISION, body)

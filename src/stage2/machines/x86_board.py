@@ -13,6 +13,7 @@ from ..address import GIB, MIB, SIZE_1G, Hpa, Range
 from ..memory.physical import PhysicalMemory
 from .board import Board
 from .emulator import OWN_QEMU, Emulator
+from .mailbox import Command
 from .vmcb import Vmcb
 
 RAM = Range(0, 0xAFC0_0000)
@@ -26,14 +27,18 @@ PORT_MAP, PORT_MAP_SIZE = OWN.start + 0x14_0000, 0x3000
 MSR_MAP, MSR_MAP_SIZE = OWN.start + 0x14_4000, 0x2000
 """MSR permission map (15.11): two bits for each MSR, reads and writes that exit."""
 _PML4, _PDPT = OWN.start + 0x15_0000, OWN.start + 0x15_1000
+_CORES_MOST = 3
+"""QEMU has four serial ports on ISA: the console's, and a doorbell for each core."""
 _DOOR, _DOOR_SIZE = 0xE00, 8
-DOORS = Range.sized(_DOOR, 8 * _DOOR_SIZE)
+DOORS = Range.sized(_DOOR, _CORES_MOST * _DOOR_SIZE)
 """Ports of the doorbells."""
 LEGACY_HOLE = Range(0xA_0000, 0xC_0000)
 """Where the board has no RAM but a display adapter's window."""
 FLUSH_BY_ASID = 1 << 6
 """Of CPUID 8000_000A EDX."""
 _ROM_SIZE = 0x1_0000
+_START_AT, _START = 0xF000, bytes.fromhex("ea 00ff 00f0")
+"""Where in the ROM a core begins that another starts, and a jump to F000:FF00, where the reset's code is seen too."""
 _P, _RW, _PS = 1 << 0, 1 << 1, 1 << 7
 _MSR_BANKS = {0x0000_0000: 0x0000, 0xC000_0000: 0x0800, 0xC001_0000: 0x1000}
 """First MSR of a bank of 8192 -> where its bits begin in the map."""
@@ -59,7 +64,7 @@ class X86Board(Board):
     MONITOR_FILE = "run-x86_64.bin"
     LISTS = Range(OWN.start + 0x20_0000, OWN.end)
     OWN = OWN
-    CORES_MOST = 1
+    CORES_MOST = _CORES_MOST
 
     def __init__(
         self, memory: PhysicalMemory, *, cores: int = 1, cpu: str | None = None, emulator: Emulator = OWN_QEMU
@@ -67,6 +72,7 @@ class X86Board(Board):
         code = (Path(__file__).parent / "monitors" / "reset-x86_64.bin").read_bytes()
         self._rom = os.memfd_create("reset", os.MFD_CLOEXEC)
         os.pwrite(self._rom, code.rjust(_ROM_SIZE, b"\xff"), 0)
+        os.pwrite(self._rom, _START, _START_AT)
         try:
             super().__init__(memory, cores=cores, cpu=cpu, emulator=emulator)
         finally:
@@ -110,6 +116,8 @@ class X86Board(Board):
     def started(self) -> None:
         super().started()
         self._features = self.cores[0].info(0)
+        # All cores have begun: now RAM may be where the ROM was that they began in.
+        self.cores[0].command(Command.LOAD)
 
     def allow_ports(self, span: Range) -> None:
         """Let the guest use ports without an exit."""

@@ -135,7 +135,9 @@ class _Loader:
 
     def pc_linux(self, image: BzImage, ramdisk: Range | None) -> Boot:
         """Tell an x86 Linux what it has, and where it starts."""
-        for what, gpa, data in pieces(image, self._config, self._memory(), ramdisk, self._vm.has_registers):
+        for what, gpa, data in pieces(
+            image, self._config, self._memory(), ramdisk, self._vm.cores, self._vm.has_registers
+        ):
             self.put(what, gpa, data, len(data), None)
         assert image.kernel.entry is not None, "unpack_bzimage asks for one"
         return Boot(Gpa(image.kernel.entry), boot_params=Gpa(BOOT_PARAMS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ..address import Range
+from ..address import SIZE_4K, Range
 from ..config.vm import VmConfig
 from ..errors import ImageError
 from ..images import linux_x86
@@ -13,6 +13,8 @@ from .pc_ports import EVENTS, POWER, RESET, RESET_VALUE
 
 DEFAULT_CMDLINE = "console=ttyS0 panic=-1"
 _ACPI = 0xE_0000
+WAKEUP = Range.sized(0xFEC1_0000, SIZE_4K)
+"""GPA of the mailbox by which a guest starts its other CPUs: among a PC's own devices, where no RAM is."""
 
 
 def pieces(
@@ -20,6 +22,7 @@ def pieces(
     config: VmConfig,
     memory: Sequence[Range],
     ramdisk: Range | None,
+    cores: Sequence[int],
     backed: Callable[[Range], bool],
 ) -> Iterator[tuple[str, int, bytes]]:
     """What to put into memory besides kernel and ramdisk: its name, GPA and bytes.
@@ -28,6 +31,7 @@ def pieces(
         image, config: the kernel and the VM's file.
         memory: RAM, GPAs.
         ramdisk: where it lies.
+        cores: the board's core of each CPU; empty where that is not known.
         backed: whether the guest has a device's registers.
 
     Raises:
@@ -43,7 +47,8 @@ def pieces(
             f"the command line has {len(line)} bytes; this kernel takes {image.cmdline_most}", ImageError
         )
     pc = Pc(
-        cpus=config.cpu_num,
+        cpus=cores or range(config.cpu_num),
+        wakeup=WAKEUP.start,
         local_apic=LOCAL_APIC.start,
         io_apic=IO_APIC.start,
         hpet=HPET.start if backed(HPET) else None,

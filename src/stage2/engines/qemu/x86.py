@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ...address import SIZE_4K, Gpa, Gva, Range, align_offset
 from ...errors import EngineError
-from ...flags import Access, MappingFlags
+from ...flags import Access, MappingFlags, MapType
 from ...formats.invalidation import Operation
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
@@ -39,9 +39,12 @@ from ...machines.vmcb import (
 )
 from ...machines.x86_board import FLUSH_BY_ASID, MSR_MAP, PORT_MAP, X86Board
 from ...space.faults import FaultResult
+from ...space.region import MemoryRegion
 from ...tables.result import Fault, Mapped
 from ...vm.exits import MemoryFault
+from ...vm.pc_boot import WAKEUP
 from ...vm.pc_ports import COM1, Ports
+from ...vm.pc_wakeup import WakeupMailbox
 from ...vm.vm import Vm
 from .machine import Ended, QemuVm
 from .x86_cpuid import Cpuid, shown
@@ -66,13 +69,15 @@ them leads to memory; PCI configuration, DMA and firmware's ports do, and are no
 _FLUSH_ALL, _FLUSH_THIS = 1, 3
 """TLB_CONTROL (APM 15.16.1)."""
 _CR0_PROTECTED, _CR0_LONG, _CR4_LONG = 0x11, 0x8000_0031, 0x20
-_EFER_LONG, _SVME = 0x500, 1 << 12
+_EFER_LONG, _SVME = 0xD00, 1 << 12
+"""EFER.LME, LMA and NXE; Linux begins on other CPUs by tables of its own that have NX set."""
 _FLAGS = 2
 _PAT = 0x0007_0406_0007_0406
 _FLAT = 0xFFFF_FFFF
 _LONG_ATTRIBUTE = 1 << 9
 _TWO_BYTES = 2
 _NMI_VECTOR = 2
+_MAILBOX = MemoryRegion(Gpa(WAKEUP.start), WAKEUP.size, MappingFlags(0), MapType.EMULATED, name="wakeup mailbox")
 _FITS = {Access.READ: MappingFlags.READ, Access.WRITE: MappingFlags.WRITE, Access.FETCH: MappingFlags.EXECUTE}
 
 
@@ -87,46 +92,73 @@ class X86Qemu(QemuVm[X86Board]):
                 f"VM {vm.name}: the qemu engine runs x86-64 guests on npt4 tables, not {vm.space.format.name}: "
                 "leave the format out, or give --stage2-format npt4"
             )
-        self._vmcb: Vmcb = board.vmcb(cores[0].number)
-        self._owes = True
-        """Something is to be flushed before the guest runs on."""
-        self._flushes = False
-        """The control block asks for a flush."""
+        self._owing = {core.number for core in cores}
+        """Cores that have something to flush before their guest CPU runs on."""
+        self._flushing: set[int] = set()
+        """Cores whose control block asks for a flush."""
         super().__init__(vm, board, cores, console=console)
         self._ports = Ports(vm, self.power_off)
-        self._msrs = Msrs(self._vmcb)
+        self._core, self._vmcb = cores[0], board.vmcb(cores[0].number)
+        """The core that is dealt with, and its control block."""
+        if is_pc(vm.has_registers) and len(cores) > 1:
+            vm.space.map(_MAILBOX)
+            vm.bus.attach(WAKEUP, WakeupMailbox([core.number for core in cores], self.wake))
         self._is_pc = is_pc(vm.has_registers)
         self._move: Move | None = None
 
     def _owe(self, operations: Iterable[Operation]) -> None:
         # By address there is INVLPGA only, which takes a GVA: an ASID's entries go together (APM 15.16).
         if any(True for _ in operations):
-            self._owes = True
+            self._owing |= {core.number for core in self.cores}
 
-    def _run(self, core: Core) -> None:
+    def _take(self, core: Core) -> None:
+        """Deal with this core from now on."""
+        self._core, self._vmcb = core, self.board.vmcb(core.number)
+
+    def _run(self) -> None:
         """Let the guest run on, after the invalidation that is owed."""
-        owes, self._owes = self._owes, False
-        if owes or self._flushes:
+        number = self._core.number
+        owes = number in self._owing
+        if owes or number in self._flushing:
+            self._owing.discard(number)
             this = _FLUSH_THIS if self.board.svm_features & FLUSH_BY_ASID else _FLUSH_ALL
             self._vmcb.set(Field.TLB_CONTROL, this if owes else 0)
-            self._flushes = owes
-        core.resume()
+            (self._flushing.add if owes else self._flushing.discard)(number)
+        self._core.resume()
 
     # --- start -------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        core, boot, block = self.cores[0], self.vm.boot, self._vmcb
+        for number in OWN:
+            self.board.allow_msr(number)
+        for number in READ_ONLY:
+            self.board.allow_msr(number, write=False)
+        for span in _PC_PORTS if self._is_pc else ():
+            self.board.allow_ports(span)
+        boot = self.vm.boot
+        self._begin(0, boot.entry, boot.boot_params, boot.device_tree or 0)
+
+    def wake(self, cpu: int, address: int) -> None:
+        """A guest CPU that is off is to begin at a GPA (`WakeupMailbox`)."""
+        before = self._core
+        self._begin(cpu, address, 0, 0)
+        self._take(before)
+
+    def _begin(self, cpu: int, address: int, boot_params: int | None, argument: int) -> None:
+        """Let a guest CPU start: in 64-bit mode with `boot_params`, or in protected mode with an argument."""
+        self._take(self.cores[cpu])
+        block = self._vmcb
         self._control(block)
         for number in range(16):
-            core.set_guest(number, 0)
-        if boot.boot_params is not None:
+            self._set_register(number, 0)
+        if boot_params is not None:
             self._start_long(block)
-            core.set_guest(_RSI, boot.boot_params)
+            self._set_register(_RSI, boot_params)
         else:
             self._start_protected(block)
-            core.set_guest(_RBX, boot.device_tree or 0)
-        block.set(Field.RIP, boot.entry)
-        self._run(core)
+            self._set_register(_RBX, argument)
+        block.set(Field.RIP, address)
+        self._run()
 
     def _control(self, block: Vmcb) -> None:
         space = self.vm.space
@@ -141,12 +173,6 @@ class X86Qemu(QemuVm[X86Board]):
             (Field.DR7, 0x400), (Field.RFLAGS, _FLAGS), (Field.G_PAT, _PAT),
         ):  # fmt: skip
             block.set(field, value)
-        for number in OWN:
-            self.board.allow_msr(number)
-        for number in READ_ONLY:
-            self.board.allow_msr(number, write=False)
-        for span in _PC_PORTS if self._is_pc else ():
-            self.board.allow_ports(span)
 
     def _start_long(self, block: Vmcb) -> None:
         """Linux's 64-bit boot protocol."""
@@ -178,25 +204,26 @@ class X86Qemu(QemuVm[X86Board]):
     def _register(self, number: int) -> int:
         if number == _RAX:
             return self._vmcb.get(Field.RAX)
-        return self._vmcb.get(Field.RSP) if number == _RSP else self.cores[0].guest(number)
+        return self._vmcb.get(Field.RSP) if number == _RSP else self._core.guest(number)
 
     def _set_register(self, number: int, value: int) -> None:
         if number in (_RAX, _RSP):
             self._vmcb.set(Field.RAX if number == _RAX else Field.RSP, value)
         else:
-            self.cores[0].set_guest(number, value)
+            self._core.set_guest(number, value)
 
     # --- exits -------------------------------------------------------------------------------------------------
 
     def _serve(self, core: Core) -> Ended | None:
         core.exit()
+        self._take(core)
         block = self._vmcb
         code, rip = block.get(Field.EXITCODE), block.get(Field.RIP)
         ended = self._deliver_again(block)
         if ended is None:
             ended = self._by_code(core, code, rip)
         if ended is None and self._off is None:
-            self._run(core)
+            self._run()
         return ended
 
     def _by_code(self, core: Core, code: int, rip: int) -> Ended | None:
@@ -280,11 +307,12 @@ class X86Qemu(QemuVm[X86Board]):
 
     def _msr(self, rip: int) -> None:
         number, write = self._register(_RCX) & _MASK_32, self._vmcb.get(Field.EXITINFO1) & 1
+        msrs = Msrs(self._vmcb, first=self._core is self.cores[0])
         if write:
             value = (self._register(_RDX) & _MASK_32) << 32 | self._register(_RAX) & _MASK_32
-            done = self._msrs.write(number, value)
+            done = msrs.write(number, value)
         else:
-            found = self._msrs.read(number)
+            found = msrs.read(number)
             done = found is not None
             if found is not None:
                 self._set_register(_RAX, found & _MASK_32)
@@ -331,7 +359,7 @@ class X86Qemu(QemuVm[X86Board]):
                     self._move = None
                 gva = 0 if self._move is None else self._move.address
         fault = Fault(said.kind or FaultKind.TRANSLATION, 2, 0, gpa, Gva(gva), access, on_table)
-        refused = MemoryFault(0, Gpa(gpa), Gva(gva), access, rip, fault)
+        refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(gva), access, rip, fault)
         return self._refused(core, refused, known=self._move is not None)
 
     @property

@@ -76,8 +76,12 @@ def open_x86(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """
     vms = host.vms
     owners = [vm for vm in vms if is_pc(vm.has_registers)]
-    if len(owners) > 1:
-        raise EngineError(f"VMs {owners[0].name} and {owners[1].name} are both given the board's interrupt controllers")
+    if owners and len(vms) > 1:
+        other = next(vm for vm in vms if vm is not owners[0])
+        raise EngineError(
+            f"VM {owners[0].name} is given the cores' local APICs, by which it could stop those of VM {other.name}: "
+            "run it alone"
+        )
     board = X86Board(host.memory, cores=cores)
     try:
         return board, [X86Qemu(vm, board, [board.cores[core] for core in vm.cores], console=vm in owners) for vm in vms]

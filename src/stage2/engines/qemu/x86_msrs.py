@@ -21,8 +21,8 @@ _APIC_BASE, _TSC, _TSC_ADJUST, _PAT, _EFER = 0x1B, 0x10, 0x3B, 0x277, 0xC000_008
 _SVME = 1 << 12
 _EFER_FREE = 1 << 0 | 1 << 8 | 1 << 11 | 1 << 14
 """SCE, LME, NXE and FFXSR."""
-_APIC_BASE_VALUE = 0xFEE0_0000 | 1 << 11 | 1 << 8
-"""Enabled, of the first CPU: where the board has it, which a guest cannot change."""
+_APIC_BASE_VALUE, _FIRST_CPU = 0xFEE0_0000 | 1 << 11, 1 << 8
+"""Enabled: where the board has it, which a guest cannot change."""
 _PLAIN = {0x17: 0, 0x8B: 0, 0xCE: 0, 0x1A0: 1, 0xC001_0015: 0, 0xC001_001F: 0, 0xC001_0055: 0}
 """Platform, microcode, MISC_ENABLE (fast strings), HWCR, NB_CFG, IntPend: what they read as; writes are dropped."""
 
@@ -32,10 +32,12 @@ class Msrs:
 
     Args:
         vmcb: its control block.
+        first: it is the guest's first CPU.
     """
 
-    def __init__(self, vmcb: Vmcb) -> None:
+    def __init__(self, vmcb: Vmcb, *, first: bool) -> None:
         self._vmcb = vmcb
+        self._apic_base = _APIC_BASE_VALUE | (_FIRST_CPU if first else 0)
 
     def read(self, number: int) -> int | None:
         """The value; None where RDMSR is to fail."""
@@ -44,7 +46,7 @@ class Msrs:
         if number == _PAT:
             return self._vmcb.get(Field.G_PAT)
         if number == _APIC_BASE:
-            return _APIC_BASE_VALUE
+            return self._apic_base
         return _PLAIN.get(number)
 
     def write(self, number: int, value: int) -> bool:
@@ -62,5 +64,5 @@ class Msrs:
             self._vmcb.set(Field.G_PAT, value)
             return True
         if number == _APIC_BASE:
-            return value == _APIC_BASE_VALUE
+            return value == self._apic_base
         return number in _PLAIN

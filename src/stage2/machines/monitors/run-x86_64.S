@@ -17,7 +17,8 @@
     .equ GUEST, 0x300
     .equ EXIT, 1                        # event
     .equ RUN,  4                        # commands
-    .equ PARK, 6
+    .equ START, 5                       # let the core begin whose number FLAGS is
+    .equ PARK, 6                        # and LOAD: all cores have begun
     .equ OF_CORE, 0x1000                # bytes of each core in every list of pages
     .equ DOOR, 0xe00                    # ports of the first core's doorbell; 8 of each
 
@@ -31,6 +32,12 @@
     .equ MSR_VM_HSAVE_PA, 0xc0010117
     .equ CONFIG_ADDRESS, 0xcf8          # of PCI
     .equ CONFIG_DATA, 0xcfc
+    .equ LOCAL_APIC, 0xfee00000
+    .equ ICR_LOW, 0x300
+    .equ ICR_HIGH, 0x310
+    .equ PENDING, 1 << 12
+    .equ INIT, 0x4500
+    .equ SIPI, 0x46ff                   # to begin at 0xff000: the board's ROM has a jump to reset-x86_64.S there
     .equ HPET, 0xfed00000               # IA-PC HPET Specification 1.0a, 2.3
     .equ HPET_PERIOD, 0x004
     .equ HPET_CONFIG, 0x010
@@ -54,19 +61,6 @@ _start:
     wrmsr
     add $MAILBOXES, %ebp                # RBP is the core's mailbox from here on
     call fill_idt
-    # RAM from 0xc0000 on, where a PC has shadows of its firmware.
-    mov $MEMORY_MAP, %eax
-    mov $CONFIG_ADDRESS, %dx
-    out %eax, %dx
-    mov $0x33333330, %eax
-    mov $CONFIG_DATA, %dx
-    out %eax, %dx
-    mov $MEMORY_MAP + 4, %eax
-    mov $CONFIG_ADDRESS, %dx
-    out %eax, %dx
-    mov $0x00333333, %eax
-    mov $CONFIG_DATA, %dx
-    out %eax, %dx
     # INFO: SVM features, physical and virtual address widths, ticks of the time-stamp counter in a second.
     mov $0x8000000a, %eax
     cpuid
@@ -74,6 +68,8 @@ _start:
     mov $0x80000008, %eax
     cpuid
     mov %rax, INFO + 0x08(%rbp)
+    cmp $MAILBOXES, %ebp                # the first core measures for all
+    jne 2f
     mov $HPET, %esi
     mov HPET_PERIOD(%rsi), %ecx         # femtoseconds of a tick
     movabs $1000000000000, %rax         # of a millisecond
@@ -94,7 +90,7 @@ _start:
     mov %rax, INFO + 0x10(%rbp)
     andl $~1, HPET_CONFIG(%rsi)
     movq $0, HPET_COUNTER(%rsi)
-    movabs $MAGIC_VALUE, %rax
+2:  movabs $MAGIC_VALUE, %rax
     mov %rax, MAGIC(%rbp)
 ready:
     mov $READY, %edi
@@ -121,6 +117,10 @@ announce:                               # EDI is the event
     mov COMMAND(%rbp), %rax
     cmp $PARK, %rax
     je park
+    cmp $LOAD, %rax
+    je load
+    cmp $START, %rax
+    je start
     cmp $RUN, %rax
     jne ready
     lea BLOCK(%rbp), %rax
@@ -172,6 +172,42 @@ announce:                               # EDI is the event
     mov %rcx, INFO + 0x10(%rbp)
     mov %rdx, INFO + 0x18(%rbp)
     jmp announce
+
+start:                                  # INIT and SIPI (Intel SDM Vol. 3A, 10.4.4.1)
+    mov $LOCAL_APIC, %esi
+    mov FLAGS(%rbp), %eax
+    shl $24, %eax
+    mov %eax, ICR_HIGH(%rsi)
+    movl $INIT, ICR_LOW(%rsi)
+    call delivered
+    mov FLAGS(%rbp), %eax
+    shl $24, %eax
+    mov %eax, ICR_HIGH(%rsi)
+    movl $SIPI, ICR_LOW(%rsi)
+    call delivered
+    jmp ready
+delivered:                              # wait until the interrupt is on its way, and a while
+    mov $0x1000, %ecx
+1:  pause
+    testl $PENDING, ICR_LOW(%rsi)
+    jnz 1b
+    loop 1b
+    ret
+
+load:                                   # RAM from 0xc0000 on, where a PC's firmware is, and ours for cores that begin
+    mov $MEMORY_MAP, %eax
+    mov $CONFIG_ADDRESS, %dx
+    out %eax, %dx
+    mov $0x33333330, %eax
+    mov $CONFIG_DATA, %dx
+    out %eax, %dx
+    mov $MEMORY_MAP + 4, %eax
+    mov $CONFIG_ADDRESS, %dx
+    out %eax, %dx
+    mov $0x00333333, %eax
+    mov $CONFIG_DATA, %dx
+    out %eax, %dx
+    jmp ready
 
 park:                                   # GIF is clear: nothing wakes it
     cli
