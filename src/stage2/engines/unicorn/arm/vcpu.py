@@ -19,6 +19,7 @@ from ....tables.explain import Walk
 from ....tables.regime import Regime
 from ....tables.result import Fault, Mapped
 from ....tables.walk import KIND_MASK, LEVEL_SHIFT
+from ....vm.boot import TIMER_HZ
 from ....vm.exits import Action, MemoryFault
 from ....vm.vm import Vm
 from ..abi import unicorn
@@ -30,6 +31,7 @@ from . import abi
 from .at import decode_at, par_of
 from .callbacks import fill_callback, trap_callback
 from .stage1 import granule_of, make_select, stage_1_format
+from .timer import install_timer
 
 _RETRIES = 64
 """An AT instruction touches at most 4 stage-1 tables; far beyond that something is wrong."""
@@ -43,6 +45,8 @@ _SECURE_STATE = 1 << 10 | 1 << 8 | 1 << 0
 _HYPERVISOR = HCR_RW | HCR_VM
 """HCR_EL2. The CPU's own stage 2 never translates an access, but without it an AT instruction would walk
 the engine's physical memory, which holds every VM's."""
+_HCR_IMO, _HCR_VI = 1 << 4, 1 << 7
+"""HCR_EL2: IRQs are virtual, and one is pending."""
 _NOWHERE = 0xFFF_FFFF_0000
 """VTTBR_EL2: a table where the engine has no memory, so that AT ends in an exception to EL2."""
 _SMALL_STAGE_2 = vtcr_el2(_USUAL_GRANULE, 40, 3, pa_bits=40)
@@ -74,6 +78,11 @@ class ArmVcpu(Vcpu):
             (abi.HCR_EL2, _HYPERVISOR),
         ):
             self._cpu.set_system(register, value)
+        if vm.gic is not None:
+            install_timer(self._cpu, self.state.address, TIMER_HZ)
+        self.interrupted = False
+        """Whether its virtual interrupt is raised."""
+        self.waiting = False
 
     def _change_walker(self, page: int) -> None:
         reason = Reason(self.state[Word.REASON])
@@ -164,6 +173,17 @@ class ArmVcpu(Vcpu):
         if not isinstance(found, Mapped) or not memory.contains(found.hpa, 4):
             return None
         return int.from_bytes(memory.read(found.hpa, 4), "little")
+
+    def interrupt(self, raised: bool) -> None:
+        """Raise or lower the virtual IRQ (HCR_EL2.VI)."""
+        if raised != self.interrupted:
+            self.interrupted = raised
+            self._cpu.set_system(abi.HCR_EL2, _HYPERVISOR | _HCR_IMO | (_HCR_VI if raised else 0))
+
+    @property
+    def timer(self) -> tuple[int, int]:
+        """CNTV_CTL_EL0 without ISTATUS, and CNTV_CVAL_EL0."""
+        return self._cpu.get(abi.ENV_CNTV_CTL), self._cpu.get(abi.ENV_CNTV_CVAL)
 
     # --- registers ---------------------------------------------------------------------------------------
 
