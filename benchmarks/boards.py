@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm
-from stage2.engines.qemu.board import board_host, give_cores
+from stage2.engines.qemu.board import arm_host, give_cores
 from stage2.engines.run import run_all
 from stage2.images.fetch import fetched
 from stage2.machines.arm_board import ArmBoard
@@ -101,7 +101,7 @@ def by_our_tables(config: PlannedVm, populate: Populate, largest: int | None) ->
         if not marks and _MARK in tail:
             marks.append(time.perf_counter())
 
-    platform, tree = board_host([config])
+    platform, tree = arm_host([config])
     with build([config], platform=platform, options=options, sink=sink) as host:
         give_cores(host)
         load_images(host.vms[0], config, read_images(config), tree.root)

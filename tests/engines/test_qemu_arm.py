@@ -14,7 +14,7 @@ from stage2.config.document import parse_document
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm, plan_vm
 from stage2.config.vm import read_vm
-from stage2.engines.qemu.board import board_host, give_cores
+from stage2.engines.qemu.board import arm_host, give_cores
 from stage2.engines.run import RunOutcome, run_all
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images
@@ -34,7 +34,7 @@ def board() -> None:
 
 def run(config: PlannedVm, populate: Populate, *, paranoid: bool = False) -> RunOutcome:
     options = Options(populate, 4096 if populate is Populate.LAZY else None, shared_memory=True)
-    platform, tree = board_host([config])
+    platform, tree = arm_host([config])
     with build([config], platform=platform, options=options) as host:
         (vm,) = host.vms
         give_cores(host)
@@ -104,7 +104,7 @@ def test_semihosting_is_no_way_to_the_host() -> None:
     options = Options(Populate.EAGER, shared_memory=True)
     # mov x0, #0x18 (SYS_EXIT); hlt #0xf000. The exception goes to VBAR_EL1, 0: nothing of the guest's is there.
     words = (0xD280_0300, 0xD45E_0000)
-    with build([config], platform=board_host([config])[0], options=options) as host:
+    with build([config], platform=arm_host([config])[0], options=options) as host:
         (vm,) = host.vms
         give_cores(host)
         vm.memory.write(Gpa(0x8020_0000), b"".join(word.to_bytes(4, "little") for word in words))

@@ -98,7 +98,7 @@ def run(
         for no particular one.
     engine
         What runs the guests: unicorn, in this process; qemu, a whole board whose emulated MMU walks the tables
-        (AArch64). With auto the one that can: qemu for AArch64 Linux, unicorn for all else.
+        (AArch64, RISC-V). With auto the one that can: qemu for AArch64 Linux, unicorn for all else.
     defconfig
         AxVisor's defconfig, which says how the hypervisor is built: its CPUs (smp) and its ticks (ticks-per-sec).
     max_seconds
@@ -144,7 +144,7 @@ def run(
         from ..engines.qemu.board import board_host
 
         # The host is the board, in whose tree the nodes are that files pass through.
-        host_platform, tree = board_host(configs)
+        host_platform, tree = board_host(configs, _arch_of(configs[0], arch) or "aarch64")
         configs = load()
     built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
@@ -271,6 +271,13 @@ def engine_for(
         if (said or kernel.arch == "aarch64") and (config.vm_type is VmType.LINUX or kernel.is_linux):
             return "qemu"
     return "unicorn"
+
+
+def _arch_of(config: PlannedVm, arch: str | None) -> str | None:
+    """A guest's architecture, as far as anybody says it."""
+    from ..vm.images import read_kernel
+
+    return arch or config.arch or read_kernel(config).arch
 
 
 def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:

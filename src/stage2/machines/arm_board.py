@@ -46,7 +46,9 @@ class RunFlag(IntFlag):
     """EL1 takes an exception: its ESR, FAR, ELR and SPSR are loaded."""
     INTERRUPT = 2
     """A virtual interrupt is pending (HCR_EL2.VI)."""
-    DONE = 4
+    FAST = 4
+    """A virtual fast interrupt is pending (HCR_EL2.VF)."""
+    DONE = 8
     """The guest has dealt with the interrupt of its timer: the physical one may come again."""
 
 

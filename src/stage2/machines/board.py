@@ -51,6 +51,8 @@ class Board(QemuMachine):
     OWN: ClassVar[Range]
     """What of RAM is the hypervisor's: mailboxes, lists and monitor, and what the board itself puts there."""
     CORES_MOST: ClassVar[int] = 8
+    SERIAL: ClassVar[str] = "chardev:console"
+    """QEMU's argument for the board's serial port."""
 
     def __init__(
         self, memory: PhysicalMemory, *, cores: int = 1, cpu: str | None = None, emulator: Emulator = OWN_QEMU
@@ -111,7 +113,7 @@ class Board(QemuMachine):
             "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on",
             "-m", str(size >> 20), "-smp", str(self.core_count), "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
             "-nodefaults", "-display", "none", "-monitor", "none",
-            "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", "chardev:console", *doors,
+            "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", self.SERIAL, *doors,
         ]  # fmt: skip
 
     def close(self) -> None:

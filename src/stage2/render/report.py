@@ -125,7 +125,8 @@ def _exits(exits: Sequence[ExitReport]) -> list[tuple[str, str]]:
         took = one.handled if one.waited is None else one.waited
         times = f"{took.p50:,.0f} µs (90 %: {took.p90:,.0f}, 99 %: {took.p99:,.0f}, all: {took.longest:,.0f})"
         parts = "" if one.doorbell_us is None else f", {one.handled.p50:,.0f} of them in Python"
-        rows.append(f"{counted(one.count, plain(one.kind))}: half took at most {times}{parts}")
+        kinds = counted(one.count, plain(one.kind), plain(one.kind) + ("es" if one.kind.endswith("s") else "s"))
+        rows.append(f"{kinds}: half took at most {times}{parts}")
     return [("exits" if not number else "", row) for number, row in enumerate(rows)]
 
 

@@ -17,8 +17,11 @@ from ...machines.core import Core
 from ...space.faults import FaultResult
 from ...tables.result import Fault
 from ...vm.exits import MemoryFault
+from ...vm.gic.v2 import GicV2
 from ...vm.psci import MASK_64, Psci
 from ...vm.vm import Vm
+from . import arm_interrupts
+from .arm_interrupts import ArmInterrupts
 from .machine import Ended, QemuVm
 
 _TSC = 1 << 19
@@ -44,6 +47,7 @@ class ArmQemu(QemuVm[ArmBoard]):
     def __init__(self, vm: Vm, board: ArmBoard, cores: Sequence[Core], *, console: bool) -> None:
         super().__init__(vm, board, cores, console=console)
         self._psci = Psci(self)
+        self._interrupts = ArmInterrupts(vm.gic, self.cores) if isinstance(vm.gic, GicV2) else None
         self._exit: Exit
 
     def _start(self) -> None:
@@ -56,7 +60,8 @@ class ArmQemu(QemuVm[ArmBoard]):
         space = self.vm.space
         values = stage_2_registers(space.format, space.regime.root, space.regime.controls, space.regime.identifier)
         affinity = _MPIDR_RES1 | core.number
-        core.load([values["HCR_EL2"] | _TSC, values["VTCR_EL2"], values["VTTBR_EL2"], _SCTLR, affinity])
+        hypervisor = _TSC | (0 if self._interrupts is None else arm_interrupts.HCR_EL2)
+        core.load([values["HCR_EL2"] | hypervisor, values["VTCR_EL2"], values["VTTBR_EL2"], _SCTLR, affinity])
 
     def _begin(self, core: Core, entry: int, argument: int) -> None:
         """Let a vCPU start, as PSCI's CPU_ON has it and Linux's first CPU too."""
@@ -65,6 +70,11 @@ class ArmQemu(QemuVm[ArmBoard]):
         core.set_guest(_DEVICE_TREE, argument)
         core.set_guest(Context.PC, entry)
         core.set_guest(Context.SPSR, _EL1H_MASKED)
+        self._go_on(core)
+
+    def _go_on(self, core: Core) -> None:
+        if self._interrupts is not None:
+            self._interrupts.before_entry(self.cores.index(core))
         core.resume()
 
     def _serve(self, core: Core) -> Ended | None:
@@ -72,6 +82,8 @@ class ArmQemu(QemuVm[ArmBoard]):
         code = exit_.esr >> 26
         if exit_.why is not Why.EXCEPTION:
             self._is(core, exit_.why.name.lower())
+            if exit_.why is Why.TIMER and self._interrupts is not None:
+                self._interrupts.timer_fired(self.cores.index(core))
         elif code in (DABT_LOWER, IABT_LOWER):
             ended = self._abort(core, exit_)
             if ended is not None:
@@ -83,7 +95,7 @@ class ArmQemu(QemuVm[ArmBoard]):
             self._is(core, "exception", esr=exit_.esr, pc=exit_.pc)
             said = report(exit_.esr, exit_.far, exit_.hpfar)
             return "stopped", f"{said.title} (ESR_EL2 {exit_.esr:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
-        core.resume()
+        self._go_on(core)
         return None
 
     # --- firmware ----------------------------------------------------------------------------------------------

@@ -36,8 +36,26 @@ _TABLES = 64 * MIB
 """Room for tables and everything else of the hypervisor's."""
 
 
-def board_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
-    """The board as the host of VMs: RAM from 1 GiB on, as large as they need, and what a guest may be given of it.
+def board_host(configs: Sequence[PlannedVm], arch: str) -> tuple[PlatformConfig, HostTree | None]:
+    """The board of an architecture as the host of VMs, and its tree, if guests may be given parts of it.
+
+    Args:
+        configs: the VMs, as far as their files alone say what they are.
+        arch: their architecture.
+
+    Raises:
+        ConfigError: they want more memory than any host has, or cores that the board does not have.
+        HostToolError, MachineError: QEMU does not tell its board's tree.
+    """
+    if arch == "riscv64":
+        from .riscv_host import riscv_platform
+
+        return riscv_platform(configs), None
+    return arm_host(configs)
+
+
+def arm_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
+    """The AArch64 board: RAM from 1 GiB on, as large as they need, and what a guest may be given of it.
 
     PCI is the hypervisor's, for its doorbells are there, and so is fw_cfg, which writes memory by itself.
 
@@ -158,8 +176,15 @@ def open_machines(host: Host) -> tuple[Board, list[QemuVm[Any]]]:
     """
     vms = host.vms
     archs = sorted({vm.arch for vm in vms})
-    if archs != ["aarch64"]:
-        raise EngineError(f"the qemu engine runs aarch64 guests; these are {', '.join(archs)}")
+    if archs not in (["aarch64"], ["riscv64"]):
+        raise EngineError(f"the qemu engine runs aarch64 or riscv64 guests; these are {', '.join(archs)}")
+    if archs == ["riscv64"]:
+        from .riscv_host import open_riscv
+
+        try:
+            return open_riscv(host, core_count(vm.cores for vm in vms))
+        except (EncodingError, MachineError) as error:
+            raise EngineError(f"the board does not start: {error}") from None
     from .arm import ArmQemu
 
     owner = _console_owner(vms)

@@ -243,9 +243,9 @@ class QemuVm(ABC, Generic[AnyBoard]):
         """
         ones = (1 << 8 * width) - 1
         if fault.access is Access.WRITE:
-            answer = 0 if self.vm.bus.write(fault.gpa, width, (value or 0) & ones) else None
+            answer = 0 if self.vm.bus.write(fault.gpa, width, (value or 0) & ones, fault.vcpu) else None
         else:
-            answer = self.vm.bus.read(fault.gpa, width)
+            answer = self.vm.bus.read(fault.gpa, width, fault.vcpu)
         if answer is not None:
             return answer
         action = self.vm.unanswered(result)

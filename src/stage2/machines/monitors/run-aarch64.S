@@ -29,7 +29,8 @@
     .equ PARK,  6
     .equ TAKEN, 0                   // bits of RUN's FLAGS: EL1 takes an exception: load its ESR, FAR, ELR and SPSR
     .equ INTERRUPT, 1               // a virtual interrupt is pending
-    .equ DONE,  2                   // the timer's interrupt is dealt with
+    .equ FAST,  2                   // a virtual fast interrupt is
+    .equ DONE,  3                   // the timer's interrupt is dealt with
     .equ TIMER, 1                   // why a guest stopped, where it was no exception
     .equ KICKED, 2
     .equ DOOR_CONFIG, 0x4010008000  // configuration space of PCI device 1 (QEMU virt: ECAM at 0x40_1000_0000)
@@ -233,6 +234,8 @@ operations:
     tbz     x0, #4, 5f              // HCR_EL2.IMO
     ubfx    x1, x2, #INTERRUPT, #1
     bfi     x0, x1, #7, #1          // HCR_EL2.VI
+    ubfx    x1, x2, #FAST, #1
+    bfi     x0, x1, #6, #1          // HCR_EL2.VF
     msr     hcr_el2, x0
     ldr     x0, [x28, #SEND]
     cbz     x0, 6f

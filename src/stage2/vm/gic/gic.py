@@ -120,6 +120,12 @@ class Gic(ABC):
             bank.set_line(bit, level=False)
             self._touch(bank, cpu, bit)
 
+    def is_active(self, cpu: int, intid: int) -> bool:
+        """Whether a CPU is in the midst of an interrupt: it was acknowledged and is not deactivated."""
+        with self._lock:
+            bank, bit = self._of(cpu, intid)
+            return bool(bank.active & bit)
+
     def _line(self, cpu: int, intid: int) -> tuple[Bank, int]:
         if not 0 <= cpu < self.cpus or not SGIS <= intid < PRIVATE + self.spis:
             raise OutOfRangeError(
