@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from gic_model import Model
 from hypothesis import given
@@ -167,6 +169,48 @@ def test_a_split_end_drops_the_priority_first() -> None:
     assert (board.c(0, RPR), board.d(0, ISACTIVER), board.c(0, IAR)) == (0xFF, 1 << 27, NONE)
     board.set_c(0, DIR, 27)
     assert (board.d(0, ISACTIVER), board.c(0, IAR)) == (0, 27)
+
+
+def test_an_end_drops_the_highest_priority_in_service_of_either_group() -> None:
+    board = Board()
+    board.set_c(0, CTLR, 3 | 1 << 2)
+    board.set_d(0, IGROUPR + 4, 1 << 8)
+    for intid, priority in ((40, 0x80), (41, 0x40), (42, 0x20)):
+        board.set_d(0, IPRIORITYR + intid, priority, 1)
+        board.gic.pulse(0, intid)
+        board.set_d(0, ISPENDR + 4, 1 << intid - 32)
+        assert board.c(0, IAR) == intid
+        board.set_d(0, IGROUPR + 4, 1 << 8 if intid == 40 else 1 << 10 | 1 << 8)
+    assert (board.c(0, 0xD0), board.c(0, 0xE0)) == (1 << 8, 1 << 16 | 1 << 4)
+    for intid, running in ((42, 0x40), (41, 0x80), (40, 0xFF)):
+        board.set_c(0, EOIR, intid)
+        assert board.c(0, RPR) == running
+
+
+def test_an_interrupt_with_several_targets_is_taken_by_one_of_them_however_they_race() -> None:
+    board = Board()
+    board.set_d(0, ITARGETSR + 40, 3, 1)
+    taken: list[int] = []
+    ready = threading.Barrier(2)
+
+    def serve(cpu: int) -> None:
+        for _ in range(300):
+            ready.wait()
+            if board.c(cpu, IAR) == 40:
+                taken.append(cpu)
+            ready.wait()
+            if cpu == 0:
+                for number in (0, 1):
+                    board.set_c(number, EOIR, 40)
+                board.set_d(0, ISPENDR + 4, 1 << 8)
+
+    board.set_d(0, ISPENDR + 4, 1 << 8)
+    threads = [threading.Thread(target=serve, args=(cpu,)) for cpu in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 300
 
 
 def test_a_list_register_names_one_sender_after_the_other() -> None:
