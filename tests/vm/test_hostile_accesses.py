@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stage2.address import Gpa, Range
 from stage2.vm.console import Console
-from stage2.vm.devices import DeviceBus, TestDevice
+from stage2.vm.devices import BankedDevice, Device, DeviceBus, TestDevice
 from stage2.vm.gic.v2 import GicV2
 from stage2.vm.gic.v3 import GicV3
 from stage2.vm.pl011 import Pl011
@@ -33,7 +33,7 @@ _ACCESSES = st.lists(
 def test_no_access_is_too_much(accesses: list[tuple[int, int, int, int, int | None]]) -> None:
     console, bus = Console(), DeviceBus()
     old, new = GicV2(2), GicV3([0, 1])
-    devices = (
+    devices: tuple[Device | BankedDevice, ...] = (
         old.distributor, old.cpu_interface, new.distributor, new.redistributors,
         Pl011("p", console, lambda level: old.set_level(0, 33, level)), Uart("u", console, lambda level: None),
         TestDevice("t"),
