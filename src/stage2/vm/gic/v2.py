@@ -221,6 +221,7 @@ class _CpuInterfaces(BankedDevice):
         if offset in (_C_IAR, _C_AIAR):
             alias = offset == _C_AIAR
             intid, sender = own.acknowledge(int(alias), either=either and not alias)
+            self._gic.tell(cpu)
             return intid | sender << _SENDER
         if offset in (_C_HPPIR, _C_AHPPIR):
             alias = offset == _C_AHPPIR
@@ -256,3 +257,4 @@ class _CpuInterfaces(BankedDevice):
             own.deactivate(value & 0x3FF)
         elif offset in (_C_APR, _C_NSAPR):
             own.active[offset == _C_NSAPR] = value
+        self._gic.tell(cpu)
