@@ -382,3 +382,35 @@ def test_either_qemu_runs_a_guest(generation: int, monkeypatch: pytest.MonkeyPat
         pytest.skip(str(error))
     monkeypatch.setattr(x86_host, "X86Board", Chosen)
     assert run(load_vm(DEMO)).console.endswith("demo guest: done\n")
+
+
+# --- who has the local APIC -------------------------------------------------------------------------------------------
+
+OWNER = (
+    GUEST
+    + """\
+passthrough_devices = [
+    ["IO APIC", 0xfec0_0000, 0xfec0_0000, 0x1000, 0],
+    ["Local APIC", 0xfee0_0000, 0xfee0_0000, 0x1000, 0],
+]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        (0x4_4500, "the guest sent its own CPU an INIT, at RIP "),
+        (0x4_4200, "the guest sent its own CPU an SMI, at RIP "),
+        (0x4_4400, "a triple fault at RIP "),  # an NMI is the guest's own, and there is no IDT
+    ],
+    ids=["INIT", "SMI", "NMI"],
+)
+def test_what_a_guest_sends_to_its_own_cpu_ends_nobody_else(order: int, reason: str, tmp_path: Path) -> None:
+    # mov $0x10f,0xfee000f0 (APIC on); mov $order,0xfee00300; 1: jmp 1b
+    code = f"c705f000e0fe0f010000 c7050003e0fe{order.to_bytes(4, 'little').hex()} ebfe"
+    (tmp_path / "bare.bin").write_bytes(bytes.fromhex(code))
+    (tmp_path / "bare.toml").write_text(OWNER.format(policy="stop"))
+    report = run(load_vm(tmp_path / "bare.toml"), seconds=20)
+    assert report.exit == "stopped", report.reason
+    assert report.reason.startswith(reason), report.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ...address import SIZE_4K, Gpa, Gva, Range, align_offset
-from ...errors import EngineError
+from ...errors import EngineError, MachineError
 from ...flags import Access, MappingFlags, MapType
 from ...formats.invalidation import Operation
 from ...formats.outcome import FaultKind
@@ -215,9 +215,15 @@ class X86Qemu(QemuVm[X86Board]):
     # --- exits -------------------------------------------------------------------------------------------------
 
     def _serve(self, core: Core) -> Ended | None:
-        core.exit()
         self._take(core)
         block = self._vmcb
+        try:
+            core.exit()
+        except MachineError:
+            # GIF should hold the INIT back (APM 15.17), but QEMU resets the core, and its monitor begins anew.
+            if block.get(Field.EXITCODE) != Exit.INIT:
+                raise
+            return self._end(Exit.INIT, block.get(Field.RIP))
         code, rip = block.get(Field.EXITCODE), block.get(Field.RIP)
         ended = self._deliver_again(block)
         if ended is None:
