@@ -142,6 +142,25 @@ def test_the_monitors_own_memory_is_a_hole_to_a_guest(tmp_path: Path) -> None:
     assert report.reason.startswith(f"write of GPA {OWN.start + 0x10_0000:#x} (hole: no region)"), report.reason
 
 
+def test_pages_whose_writes_are_tracked_are_found_and_written_to(tmp_path: Path) -> None:
+    """Each takes one fault, whose relaxed entry owes a flush of the ASID."""
+    # movl $1,0x80010000; movl $2,0x80012000; movl $3,0x80012000; cmpl $3,0x80012000; jne halt; power off; halt: hlt
+    code = f"c7050000018001000000 c7050020018002000000 c7050020018003000000 833d0020018003 750c{POWER_OFF} {HALT}"
+    (tmp_path / "bare.bin").write_bytes(bytes.fromhex(code))
+    (tmp_path / "bare.toml").write_text(GUEST.format(policy="stop"))
+    config = load_vm(tmp_path / "bare.toml")
+    with build([config], platform=platform_of(config), options=options(Populate.EAGER, 4096)) as host:
+        give_cores(host)
+        (vm,) = host.vms
+        load_images(vm, config, read_images(config))
+        vm.space.track_writes(0x8000_0000, 0x10_0000)
+        (report,) = run_all(host, max_seconds=HANG_S, engine="qemu").reports
+        written = vm.space.harvest_writes(0x8000_0000, 0x10_0000)
+    assert report.exit == "off", report.reason
+    assert [page for page, dirty in enumerate(written) if dirty] == [0x10, 0x12]
+    assert report.stage2_faults == 2
+
+
 # --- ports ------------------------------------------------------------------------------------------------------------
 
 
