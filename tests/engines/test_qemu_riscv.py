@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,11 @@ from assembler import BASE, assemble, require_assembler
 from demo_guest import GUESTS, require_demo
 from linux_guest import require_linux
 
+from stage2.address import Gpa
+from stage2.config.document import parse_document
 from stage2.config.load import load_vm
-from stage2.config.regions import PlannedVm
+from stage2.config.regions import PlannedVm, plan_vm
+from stage2.config.vm import read_vm
 from stage2.engines.qemu.board import board_host, give_cores
 from stage2.engines.run import run_all
 from stage2.machines.riscv_board import RiscvBoard
@@ -23,8 +27,9 @@ from stage2.vm.boot import load_images
 from stage2.vm.host import Host, Options, build
 from stage2.vm.images import read_images
 from stage2.vm.report import VmReport
+from stage2.vm.uart16550 import Uart
 from stage2.vm.vm import Vm
-from waiting import HANG_S
+from waiting import HANG_S, until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
 SCRATCH = 0x8030_0000
@@ -86,6 +91,67 @@ def test_faults_around_make_fewer_of_them_and_every_edit_is_proved() -> None:
     report = run(with_options(load_vm(EXAMPLE), fault_around=0x1_0000), Populate.LAZY, paranoid=True)
     assert report.exit == "off", report.reason
     assert report.stage2_faults < 2500
+
+
+WITH_SHELL = """\
+[base]
+id = 1
+name = "shell"
+vm_type = 2
+cpu_num = 1
+arch = "riscv64"
+[kernel]
+entry_point = 0x8020_0000
+image_location = "fs"
+kernel_path = "fetched:linux-riscv64"
+kernel_load_addr = 0x8020_0000
+ramdisk_path = "fetched:linux-riscv64"
+cmdline = "quiet console=ttyS0 panic=-1 cryptomgr.notests stage2.init=shell"
+memory_regions = [[0x8000_0000, 0x1000_0000, 0x7, 0]]
+[devices]
+emu_devices = [
+    ["plic", 0x0c00_0000, 0x60_0000, 0, 0x1, []],
+    ["uart", 0x1000_0000, 0x1000, 10, 0x2, []],
+]
+passthrough_devices = []
+[stage2]
+generation = "head"
+"""
+
+
+def test_a_shell_listens_to_an_emulated_uart_that_interrupts_through_an_emulated_plic() -> None:
+    require_linux()
+    typed: list[threading.Thread] = []
+
+    def prepare(vm: Vm) -> None:
+        console, uart = vm.console, vm.bus.device_at(Gpa(0x1000_0000))
+        assert isinstance(uart, Uart)
+
+        def type_in() -> None:
+            until(lambda: "~ # " in console.text, "no prompt")
+            uart.receive(b"/bin/busybox grep ttyS0 /proc/interrupts\r")
+            until(lambda: console.text.count("~ # ") > 1, "no answer")
+            uart.receive(b"/bin/busybox poweroff -f\r")
+
+        typed.append(threading.Thread(target=type_in, daemon=True))
+        typed[0].start()
+
+    report = run(plan_vm(read_vm(parse_document(WITH_SHELL, "shell.toml"))), prepare=prepare)
+    assert (report.exit, report.reason) == ("off", "the guest asked for shutdown"), report.console[-2000:]
+    (line,) = (line for line in report.console.splitlines() if "SiFive PLIC" in line)
+    assert int(line.split()[1]) > 10
+    assert report.devices["plic"] > 20
+
+
+TWO_HARTS = WITH_SHELL.replace("cpu_num = 1", "cpu_num = 2").replace(" stage2.init=shell", "")
+
+
+def test_two_harts_are_started_interrupt_each_other_and_drop_each_others_translations() -> None:
+    require_linux()
+    report = run(plan_vm(read_vm(parse_document(TWO_HARTS, "two.toml"))))
+    assert report.exit == "off", report.console[-2000:]
+    assert "riscv64, 2 cpu," in report.console
+    assert "stage2-guest: memory work ok" in report.console
 
 
 # --- small guests -----------------------------------------------------------------------------------------------
