@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .picture import require_svg, write_made_picture
-from .vm_files import GenerationName, load_machine, load_vms
+from .vm_files import GenerationName, load_machine, load_vms, read_vms
 
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
@@ -134,18 +134,22 @@ def run(
     require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
 
-    def load() -> list[PlannedVm]:
-        loaded = load_vms(vms, generation, define, tree)
+    def given(loaded: Sequence[PlannedVm]) -> list[PlannedVm]:
         return [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]
 
-    configs = load()
+    configs = given(load_vms(vms, generation, define, tree))
     chosen = engine_for(configs, arch, host_platform) if engine == "auto" else engine
     if chosen == "qemu" and host_platform is None:
         from ..engines.qemu.board import board_host
 
         # The host is the board, in whose tree the nodes are that files pass through.
         host_platform, tree = board_host(configs, _arch_of(configs[0], arch) or "aarch64")
-        configs = load()
+        if tree is not None:
+            from ..config.regions import plan_vm
+            from ..engines.qemu.sharing import share_out
+
+            shared = share_out(read_vms(vms, generation, define, tree), tree)
+            configs = given([plan_vm(vm) for vm in shared])
     built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
         configs,

@@ -86,9 +86,14 @@ def arm_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
 
 
 def gic_version(regions: Iterable[Iterable[MemoryRegion]]) -> int:
-    """The interrupt controller that the board must have: 2 where a VM is given one's CPU interface, else 3."""
-    given = [region.range for of_one in regions for region in of_one if region.host_range == region.range]
-    return 2 if any(span.covers(_CPU_INTERFACE) and not span.covers(_REDISTRIBUTOR) for span in given) else 3
+    """The interrupt controller that the board must have: that of the first VM that is given one, else version 3."""
+    for of_one in regions:
+        given = [region.range for region in of_one if region.host_range == region.range]
+        if any(span.overlaps(_REDISTRIBUTOR) for span in given):
+            return 3
+        if any(span.overlaps(_CPU_INTERFACE) for span in given):
+            return 2
+    return 3
 
 
 def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tuple[int, ...]]:
