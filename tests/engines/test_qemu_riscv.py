@@ -239,7 +239,7 @@ def test_the_hostile_guest_comes_nowhere(kind: str) -> None:
         "3 reads, 2 writes, 1 fetches refused",
         "257 reads, 0 writes, 0 fetches refused",
     ]
-    # Entries whose accessed and dirty bits are clear, in ROM, lead to its own memory: QEMU 7 sets the bits all the same.
+    # Entries in ROM without accessed and dirty bits lead to its own memory. QEMU 7 sets the bits: docs/conformance.md.
     marks, through = lines["accessed and dirty marks in ROM"], report.console.splitlines()[-1].rsplit(" ", 1)[1]
     old = ("0 reads, 0 writes, 0 fetches refused", "6")
     assert (marks, through) == (("3 reads, 2 writes, 1 fetches refused", "0") if kind == "QEMU 10" else old)
