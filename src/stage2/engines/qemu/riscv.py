@@ -158,7 +158,8 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         core.set_guest(_A0, hart)
         core.set_guest(_A1, opaque)
         for which in Context:
-            core.set_guest(which, 0)
+            if which < Context.F0:
+                core.set_guest(which, 0)
         core.set_guest(Context.PC, address)
         core.set_guest(Context.SSTATUS, _SPP | _FLOATING_POINT | _UXL_64)
         core.set_guest(Context.HSTATUS, _SPV | _SPVP | _VSXL_64)
