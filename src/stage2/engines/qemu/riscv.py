@@ -182,9 +182,9 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         if on_table:
             access = Access.WRITE if exit_.htinst in WALK_WRITES else Access.READ
         gpa = exit_.htval << 2 | (0 if on_table else exit_.stval & 3)
-        found = self.vm.space.translate(gpa)
-        kind, level = (found.kind, found.level) if isinstance(found, Fault) else (FaultKind.PERMISSION, 0)
-        fault = Fault(kind, 2, level, gpa, Gva(exit_.stval), access, on_table)
+        # The registers do not say why.
+        kind = FaultKind.TRANSLATION if self.vm.space.hpa_of(gpa) is None else FaultKind.PERMISSION
+        fault = Fault(kind, 2, 0, gpa, Gva(exit_.stval), access, on_table)
         refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.stval), access, exit_.pc, fault)
         return self._refused(core, refused, known=load_store(exit_.htinst, exit_.instruction) is not None)
 
