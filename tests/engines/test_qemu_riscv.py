@@ -14,7 +14,7 @@ from assembler import BASE, assemble, require_assembler
 from demo_guest import GUESTS, require_demo
 from linux_guest import require_linux
 
-from stage2.address import Gpa
+from stage2.address import Gpa, Range
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm, plan_vm
@@ -26,8 +26,10 @@ from stage2.errors import HostToolError
 from stage2.machines.emulator import OWN_QEMU, Emulator
 from stage2.machines.riscv_board import RiscvBoard
 from stage2.memory.physical import PhysicalMemory
+from stage2.space.address_space import AddressSpace
 from stage2.space.region import Populate, ViolationPolicy
 from stage2.vm.boot import load_images
+from stage2.vm.devices import DeviceBus
 from stage2.vm.host import Host, Options, build
 from stage2.vm.images import read_images
 from stage2.vm.report import VmReport
@@ -303,6 +305,108 @@ def test_a_violation_that_stops_says_what_was_tried_and_where() -> None:
     report, _ = run_code("li s1, 0x30000000\n sd s1, 8(s1)", ViolationPolicy.STOP)
     assert report.exit == "stopped"
     assert report.reason == "write of GPA 0x30000008 (hole: no region) at PC 0x80000004"
+
+
+class Doorbell:
+    """A device that does something when it is written, while the guest stands still."""
+
+    name = "doorbell"
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+
+    def read(self, offset: int, width: int) -> int:
+        return 0
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        self._work()
+
+
+EDITED = """
+        la t0, trap
+        csrw stvec, t0
+        li s0, 0x80300000
+        li s1, 0x80310000
+        li s2, 0x10000800
+        sd s1, 0(s1)
+        sd s1, 8(s1)
+        sd zero, 0(s2)
+        sd s2, 0(s1)
+        ld t0, 0(s1)
+        sd t0, 8(s0)
+        off
+        .align 2
+trap:   csrr t0, scause
+        sd t0, 0(s0)
+        off
+"""
+
+
+def run_edited(edit: Callable[[AddressSpace], object], harts: int, body: str = EDITED) -> tuple[VmReport, int]:
+    """Run a guest with an edit in the middle: the report, and the cause of the exception that it ended in."""
+    require_assembler()
+    cause: list[int] = []
+
+    def prepare(vm: Vm) -> None:
+        vm.bus = DeviceBus()
+        vm.bus.attach(Range.sized(0x1000_0000, 0x1000), Doorbell(lambda: edit(vm.space)))
+        vm.memory.write(BASE, assemble(body))
+
+    def look(host: Host) -> None:
+        cause.append(int.from_bytes(host.vms[0].memory.read(SCRATCH, 8), "little"))
+
+    config = replace(demo(), cpu_num=harts)
+    report = run(config, prepare=prepare, look=look)
+    assert report.exit == "off", report.reason
+    return report, cause[0]
+
+
+@pytest.mark.parametrize("harts", [1, 2])
+def test_an_edit_under_a_running_guest_is_fenced_before_it_goes_on(harts: int) -> None:
+    """What QEMU's TLB holds still allows the accesses, until it is told: on one hart by itself, on two by OpenSBI."""
+    report, cause = run_edited(lambda space: space.track_writes(Gpa(0x8031_0000), 4096), harts)
+    assert (report.resolutions["tracked"], cause) == (1, 0)
+    report, cause = run_edited(lambda space: space.unmap(Gpa(0x8031_0000), 4096), harts)
+    assert cause == 7, "a store access fault"
+
+
+STALE = """
+        li s0, 0x80300000
+        li s1, 0x80310000
+        li s2, 0x10000800
+        li a7, 0x48534d         # hart 1, which writes a page again and again
+        li a6, 0
+        li a0, 1
+        la a1, other
+        ecall
+1:      ld t0, 8(s0)
+        beqz t0, 1b
+        sd zero, 0(s2)          # the page is taken away
+        rdtime t1
+        li t2, 1200000000       # two minutes
+        add t1, t1, t2
+2:      ld t0, 0(s0)
+        bnez t0, 3f
+        rdtime t0
+        bltu t0, t1, 2b
+3:      off
+other:  la t0, trap
+        csrw stvec, t0
+        li s0, 0x80300000
+        li s1, 0x80310000
+4:      sd s1, 0(s1)
+        sd s1, 8(s0)
+        j 4b
+        .align 2
+trap:   csrr t0, scause
+        sd t0, 0(s0)
+5:      j 5b
+"""
+
+
+def test_what_another_harts_tlb_holds_is_fenced_too() -> None:
+    _, cause = run_edited(lambda space: space.unmap(Gpa(0x8031_0000), 4096), 2, STALE)
+    assert cause == 7, "a store access fault"
 
 
 def test_an_instruction_of_hypervisors_is_illegal_to_a_guest() -> None:
