@@ -23,8 +23,9 @@ from stage2.engines.qemu import riscv_host
 from stage2.engines.qemu.board import board_host, give_cores
 from stage2.engines.run import run_all
 from stage2.errors import HostToolError
+from stage2.machines.core import Core
 from stage2.machines.emulator import OWN_QEMU, Emulator
-from stage2.machines.riscv_board import RiscvBoard
+from stage2.machines.riscv_board import OPERATIONS, RiscvBoard
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import Populate, ViolationPolicy
@@ -362,12 +363,26 @@ def run_edited(edit: Callable[[AddressSpace], object], harts: int, body: str = E
 
 
 @pytest.mark.parametrize("harts", [1, 2])
-def test_an_edit_under_a_running_guest_is_fenced_before_it_goes_on(harts: int) -> None:
-    """What QEMU's TLB holds still allows the accesses, until it is told: on one hart by itself, on two by OpenSBI."""
+def test_an_edit_under_a_running_guest_is_fenced_at_once(monkeypatch: pytest.MonkeyPatch, harts: int) -> None:
+    """QEMU drops all translations whenever a hart changes between guest and monitor, so that a missing fence would not
+    be seen in what the guest can do."""
+    done: list[list[tuple[str, int]]] = []
+    settle = Core.settle
+
+    def noted(core: Core) -> None:
+        done.append([(OPERATIONS[number], operand) for number, operand in core._owed])
+        settle(core)
+        assert not core._owed
+        assert core.waits
+
+    monkeypatch.setattr(Core, "settle", noted)
     report, cause = run_edited(lambda space: space.track_writes(Gpa(0x8031_0000), 4096), harts)
     assert (report.resolutions["tracked"], cause) == (1, 0)
+    assert done[0] == [("HFENCE.GVMA gpa, vmid", 0x8031_0000 >> 2)]
+    done.clear()
     report, cause = run_edited(lambda space: space.unmap(Gpa(0x8031_0000), 4096), harts)
     assert cause == 7, "a store access fault"
+    assert done == [[("HFENCE.GVMA x0, vmid", 0)]], "its table, which held no other page, is gone too"
 
 
 STALE = """
@@ -404,7 +419,7 @@ trap:   csrr t0, scause
 """
 
 
-def test_what_another_harts_tlb_holds_is_fenced_too() -> None:
+def test_what_another_hart_is_about_to_write_is_gone_for_it_too() -> None:
     _, cause = run_edited(lambda space: space.unmap(Gpa(0x8031_0000), 4096), 2, STALE)
     assert cause == 7, "a store access fault"
 
