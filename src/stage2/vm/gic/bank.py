@@ -13,6 +13,8 @@ SGIS = 16
 """INTIDs 0 to 15 are software generated interrupts."""
 PRIVATE = 32
 """INTIDs below are a CPU's own: SGIs, and peripherals' from 16 on (PPIs)."""
+VIRTUAL_TIMER = 27
+"""The INTID of the virtual timer (Arm BSA, "PPI assignments")."""
 FIRST_SPECIAL = 1020
 SPURIOUS = 1023
 PRIORITY_BITS = 5

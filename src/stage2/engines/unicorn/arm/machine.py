@@ -8,6 +8,7 @@ from ....errors import EngineError
 from ....hypervisor.time import TimeValue
 from ....hypervisor.timers import LATEST
 from ....vm.boot import TIMER_HZ
+from ....vm.gic.bank import VIRTUAL_TIMER
 from ....vm.gic.v2 import GicV2
 from ....vm.psci import Psci
 from ....vm.vm import Vm
@@ -75,7 +76,7 @@ class ArmMachine(Machine[ArmVcpu]):
         on = bool(control & timer.ENABLE and not control & timer.IMASK)
         due = TimeValue.of_ticks(compare, TIMER_HZ)
         met = on and due.nanos <= self.clock.now().nanos
-        self._gic.set_level(0, timer.INTERRUPT, met)
+        self._gic.set_level(0, VIRTUAL_TIMER, met)
         if on and not met and due.nanos <= LATEST:
             self._armed = timers.register_timer(due, self._ring)
 
@@ -83,7 +84,7 @@ class ArmMachine(Machine[ArmVcpu]):
         """The virtual timer is due."""
         assert self._gic is not None, "without it there is no timer"
         self._armed = None
-        self._gic.set_level(0, timer.INTERRUPT, True)
+        self._gic.set_level(0, VIRTUAL_TIMER, True)
 
     def _wait(self, cpu: ArmVcpu) -> tuple[str, str] | None:
         if self._gic is None:

@@ -18,8 +18,6 @@ from . import abi
 
 ENABLE, IMASK = 1 << 0, 1 << 1
 """CNTV_CTL_EL0; ISTATUS is bit 2."""
-INTERRUPT = 27
-"""The virtual timer's PPI (Arm BSA, "PPI assignments")."""
 _CLOCK_AT, _SLICE_END = int(Word.CLOCK_AT), int(Word.SLICE_END)
 _CVAL, _CTL, _OPAQUE = abi.ENV_CNTV_CVAL, abi.ENV_CNTV_CTL, abi.REGISTER_OPAQUE
 

@@ -12,7 +12,7 @@ from ....flags import Access
 from ....formats.arm import layout
 from ....formats.arm.fault_status import EXTERNAL_ABORT, encode_status
 from ....formats.arm.stage1_control import TCR_TBI_SHIFT
-from ....formats.arm.stage2_control import HCR_RW, HCR_VM, vtcr_el2
+from ....formats.arm.stage2_control import HCR_IMO, HCR_RW, HCR_VI, HCR_VM, vtcr_el2
 from ....formats.arm.syndromes import encode_abort
 from ....formats.outcome import FaultKind
 from ....tables.explain import Walk
@@ -45,8 +45,6 @@ _SECURE_STATE = 1 << 10 | 1 << 8 | 1 << 0
 _HYPERVISOR = HCR_RW | HCR_VM
 """HCR_EL2. The CPU's own stage 2 never translates an access, but without it an AT instruction would walk
 the engine's physical memory, which holds every VM's."""
-_HCR_IMO, _HCR_VI = 1 << 4, 1 << 7
-"""HCR_EL2: IRQs are virtual, and one is pending."""
 _NOWHERE = 0xFFF_FFFF_0000
 """VTTBR_EL2: a table where the engine has no memory, so that AT ends in an exception to EL2."""
 _SMALL_STAGE_2 = vtcr_el2(_USUAL_GRANULE, 40, 3, pa_bits=40)
@@ -178,7 +176,7 @@ class ArmVcpu(Vcpu):
         """Raise or lower the virtual IRQ (HCR_EL2.VI)."""
         if raised != self.interrupted:
             self.interrupted = raised
-            self._cpu.set_system(abi.HCR_EL2, _HYPERVISOR | _HCR_IMO | (_HCR_VI if raised else 0))
+            self._cpu.set_system(abi.HCR_EL2, _HYPERVISOR | HCR_IMO | (HCR_VI if raised else 0))
 
     @property
     def timer(self) -> tuple[int, int]:
