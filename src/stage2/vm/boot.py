@@ -18,6 +18,7 @@ from ..space.region import MemoryRegion
 from .gic.v3 import affinities_of
 from .images import VmImages
 from .pc_boot import pieces
+from .plic import SOURCES
 from .vm import Boot, Vm
 
 DEFAULT_CMDLINE = "earlycon=sbi console=hvc0 panic=-1"
@@ -170,6 +171,7 @@ class _Loader:
             ramdisk=ramdisk,
             serial=self._vm.serial,
             reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],
+            plic=None if self._vm.plic_place is None else (self._vm.plic_place, SOURCES),
         )
 
     def _high(self, what: str, size: int, align: int, image: GuestImage | None) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .dirty_log import DirtyLog
     from .exit_log import ExitReport
     from .gic.gic import Gic
+    from .plic import Plic
     from .report import RegionReport, ViolationReport, VmReport
 
 _VIOLATIONS_KEPT = 256
@@ -133,6 +134,10 @@ class Vm:
         """Its emulated interrupt controller, if it has one."""
         self.gic_place: GicPlace | None = None
         """Where that is."""
+        self.plic: Plic | None = None
+        """The same of RISC-V,"""
+        self.plic_place: Range | None = None
+        """and where that is."""
         self.serial: list[SerialPort] = []
         """Its emulated serial ports."""
         self.boot = Boot(Gpa(0))

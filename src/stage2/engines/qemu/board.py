@@ -159,25 +159,27 @@ def give_cores(host: Host) -> None:
     Raises:
         ConfigError: there are not as many cores as they want.
     """
-    for vm, config, cores in zip(host.vms, host.configs, place(host.configs), strict=True):
+    placed = place(host.configs)
+    for vm, config, cores in zip(host.vms, host.configs, placed, strict=True):
         vm.cores = cores
         if vm.arch == "aarch64":
-            _require_redistributors(vm, config)
+            _require_redistributors(vm, config, core_count(placed))
 
 
-def _require_redistributors(vm: Vm, config: VmConfig) -> None:
-    """Refuse a guest that owns a GICv3 without the redistributor of a core that it runs on: it would find no CPU."""
+def _require_redistributors(vm: Vm, config: VmConfig, cores: int) -> None:
+    """Refuse a guest that owns a GICv3 without the redistributors of all cores of the board.
+
+    Systems look for theirs from the first on until one says that it is the last (IHI 0069, GICR_TYPER.Last).
+    """
     given = [region.range for region in vm.space.memory_regions if region.host_range == region.range]
     if not any(span.covers(_DISTRIBUTOR) for span in given) or gic_version([vm.space.memory_regions]) == 2:
         return
-    for core in vm.cores:
-        own = Range.sized(_REDISTRIBUTOR.start + core * _REDISTRIBUTOR.size, _REDISTRIBUTOR.size)
-        if not any(span.covers(own) for span in given):
-            raise config.place.error(
-                f"{config.label} runs on core {core} and is not given its redistributor at {own}: pass "
-                f"{_REDISTRIBUTOR.start:#x} through with {own.end - _REDISTRIBUTOR.start:#x} bytes, or name other "
-                "cores in phys_cpu_sets"
-            )
+    all_ = Range.sized(_REDISTRIBUTOR.start, cores * _REDISTRIBUTOR.size)
+    if not any(span.covers(all_) for span in given):
+        raise config.place.error(
+            f"{config.label} has the GICv3 of a board with {cores} cores, and of its redistributors not all: "
+            f"pass {all_.start:#x} through with {all_.size:#x} bytes"
+        )
 
 
 def _cores_for(vm: VmConfig, number: int, most: int) -> list[int]:
