@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,32 @@ def test_pages_whose_writes_are_tracked_are_found_and_written_to(tmp_path: Path)
     assert report.exit == "off", report.reason
     assert [page for page, dirty in enumerate(written) if dirty] == [0x10, 0x12]
     assert report.stage2_faults == 2
+
+
+def test_a_page_that_is_taken_away_is_gone_for_a_guest_that_reads_it_in_a_loop(tmp_path: Path) -> None:
+    """Its translation is in the TLB, and nothing but the edit makes the guest exit."""
+    # movb $0x4f,%al; mov $0x3f8,%edx; out %al,%dx; 1: mov 0x80010000,%eax; jmp 1b
+    (tmp_path / "bare.bin").write_bytes(bytes.fromhex("b04f baf8030000 ee a100000180 ebf9"))
+    (tmp_path / "bare.toml").write_text(GUEST.format(policy="stop"))
+    config = load_vm(tmp_path / "bare.toml")
+    runs = threading.Event()
+    with build(
+        [config], platform=platform_of(config), options=options(Populate.EAGER, 4096), sink=lambda *_: runs.set()
+    ) as host:
+        give_cores(host)
+        (vm,) = host.vms
+        load_images(vm, config, read_images(config))
+
+        def take_away() -> None:
+            assert runs.wait(HANG_S)
+            time.sleep(0.5)
+            vm.space.unmap(0x8001_0000, 0x1000)
+
+        thread = threading.Thread(target=take_away)
+        thread.start()
+        (report,) = run_all(host, max_seconds=HANG_S, engine="qemu").reports
+        thread.join()
+    assert (report.exit, report.reason) == ("stopped", "read of GPA 0x80010000 (hole: no region) at PC 0x80000008")
 
 
 # --- ports ------------------------------------------------------------------------------------------------------------

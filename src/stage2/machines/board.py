@@ -111,10 +111,14 @@ class Board(QemuMachine):
         ]  # fmt: skip
         return [
             "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on",
-            "-m", str(size >> 20), "-smp", str(self.core_count), "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
+            "-m", str(size >> 20), "-smp", self.processors(), "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
             "-nodefaults", "-display", "none", "-monitor", "none",
             "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", self.SERIAL, *doors,
         ]  # fmt: skip
+
+    def processors(self) -> str:
+        """QEMU's argument for how many CPUs there are."""
+        return str(self.core_count)
 
     def door(self, number: int) -> str:
         """The device that is a core's doorbell, whose chardev is `door` and the core's number."""

@@ -83,6 +83,8 @@ class Command(IntEnum):
     """Put that back into the core, and drop all translations."""
     RENEW = 9
     """Forget the code that was translated from COUNT pages of LIST: they were written behind the machine's back."""
+    WATCH = 10
+    """Make cores exit whose KICK is set, for ever: for a core without a guest, where a machine needs one for that."""
 
 
 PROBE_ENTRY = np.dtype([("address", np.uint64), ("value", np.uint64), ("kind", np.uint64), ("reserved", np.uint64)])

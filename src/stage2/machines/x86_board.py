@@ -7,11 +7,15 @@ is not a guest's.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from ..address import GIB, MIB, SIZE_1G, Hpa, Range
+from ..errors import MachineError
 from ..memory.physical import PhysicalMemory
+from . import mailbox
 from .board import Board
+from .core import Core
 from .emulator import OWN_QEMU, Emulator
 from .mailbox import Command
 from .vmcb import Vmcb
@@ -39,6 +43,9 @@ FLUSH_BY_ASID = 1 << 6
 _ROM_SIZE = 0x1_0000
 _START_AT, _START = 0xF000, bytes.fromhex("ea 00ff 00f0")
 """Where in the ROM a core begins that another starts, and a jump to F000:FF00, where the reset's code is seen too."""
+_START_S, _LOOK_S = 120.0, 0.001
+_ASKED, _SENT = 1, 2
+"""Of KICK: an exit is asked for; the NMI is on its way."""
 _P, _RW, _PS = 1 << 0, 1 << 1, 1 << 7
 _MSR_BANKS = {0x0000_0000: 0x0000, 0xC000_0000: 0x0800, 0xC001_0000: 0x1000}
 """First MSR of a bank of 8192 -> where its bits begin in the map."""
@@ -80,6 +87,8 @@ class X86Board(Board):
 
     def prepare(self) -> None:
         super().prepare()
+        for offset in (mailbox.SEQUENCE, mailbox.ACKNOWLEDGE):
+            self.memory.store_u64(Hpa(self.MAILBOX + self.core_count * mailbox.SIZE + offset), 0)
         store = self.memory.store_u64
         store(Hpa(_PML4), _PDPT | _P | _RW)
         for gigabyte in range(4):
@@ -96,6 +105,10 @@ class X86Board(Board):
             "-machine", "q35,memory-backend=ram", "-vga", "none", "-bios", f"/proc/self/fd/{self._rom}",
             *self.common_arguments(ram),
         ]  # fmt: skip
+
+    def processors(self) -> str:
+        # One more than run guests: it watches (`kick`).
+        return f"{self.core_count + 1},sockets={self.core_count + 1},cores=1,threads=1"
 
     def door(self, number: int) -> str:
         # Its interrupt is never enabled.
@@ -116,8 +129,44 @@ class X86Board(Board):
     def started(self) -> None:
         super().started()
         self._features = self.cores[0].info(0)
-        # All cores have begun: now RAM may be where the ROM was that they began in.
+        at = self.MAILBOX + self.core_count * mailbox.SIZE
+        self._start_watcher(at)
+        # All cores have begun: now RAM may be where the ROM was that they began in. None of them uses a device now,
+        # for QEMU before 8.2 does not bear that its map of devices changes beside one that does.
         self.cores[0].command(Command.LOAD)
+        self.memory.store_u64(Hpa(at + mailbox.COMMAND), Command.WATCH)
+        self.memory.store_u64(Hpa(at + mailbox.ACKNOWLEDGE), 1)
+
+    def _start_watcher(self, at: int) -> None:
+        """Start the core behind the others, which has no doorbell: it is to watch for those that are to exit.
+
+        Args:
+            at: HPA of its mailbox.
+
+        Raises:
+            MachineError: it does not start.
+        """
+        self.cores[0].command(Command.START, flags=self.core_count)
+        gives_up = time.monotonic() + _START_S
+        while self.memory.load_u64(Hpa(at + mailbox.SEQUENCE)) != 1:
+            if time.monotonic() > gives_up:
+                raise MachineError(f"{self.PROGRAM}: core {self.core_count} did not start within {_START_S:g} s")
+            time.sleep(_LOOK_S)
+
+    def kick(self, core: Core) -> None:
+        """Make a core's guest exit soon, by an NMI that its control block intercepts.
+
+        It exits so once, also when it was kicked several times before, or has exited for another reason meanwhile.
+        """
+        if core.word(mailbox.KICK) == 0:
+            core.set_word(mailbox.KICK, _ASKED)
+
+    def was_kicked(self, core: Core) -> bool:
+        """Whether the NMI for which a core exited was ours; the core may be kicked again then."""
+        ours = core.word(mailbox.KICK) == _SENT
+        if ours:
+            core.set_word(mailbox.KICK, 0)
+        return ours
 
     def allow_ports(self, span: Range) -> None:
         """Let the guest use ports without an exit."""

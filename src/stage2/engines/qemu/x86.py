@@ -110,6 +110,9 @@ class X86Qemu(QemuVm[X86Board]):
         # By address there is INVLPGA only, which takes a GVA: an ASID's entries go together (APM 15.16).
         if any(True for _ in operations):
             self._owing |= {core.number for core in self.cores}
+            for core in self.cores:
+                if not core.waits:
+                    self.board.kick(core)
 
     def _take(self, core: Core) -> None:
         """Deal with this core from now on."""
@@ -244,9 +247,12 @@ class X86Qemu(QemuVm[X86Board]):
             self._is(core, "MSR", pc=rip)
             self._msr(rip)
         elif code == Exit.NMI:
-            # Nobody of ours sends one: it is the guest's own, and the monitor has taken it (APM 15.13.3).
-            self._is(core, "NMI", pc=rip)
-            self._vmcb.set(Field.EVENTINJ, EVENT_VALID | NMI << EVENT_TYPE_SHIFT | _NMI_VECTOR)
+            if self.board.was_kicked(core):
+                self._is(core, "kick", pc=rip)
+            else:
+                # The guest's own, which the monitor has taken (APM 15.13.3).
+                self._is(core, "NMI", pc=rip)
+                self._vmcb.set(Field.EVENTINJ, EVENT_VALID | NMI << EVENT_TYPE_SHIFT | _NMI_VECTOR)
         elif code == Exit.INVD:
             self._is(core, "invd", pc=rip)
             self._step_over(rip + _TWO_BYTES)

@@ -13,12 +13,17 @@
     .equ MAILBOX_AT, 0
     .include "mailbox.inc"
     .equ MAGIC_VALUE, 0x5354414745320001
+    .equ KICK, 0x48
     .equ WAITED, 0x58
     .equ GUEST, 0x300
     .equ EXIT, 1                        # event
     .equ RUN,  4                        # commands
     .equ START, 5                       # let the core begin whose number FLAGS is
     .equ PARK, 6                        # and LOAD: all cores have begun
+    .equ WATCH, 10                      # kick the cores that Python wants to exit, for ever
+    .equ ASKED, 1                       # of KICK: Python wants it; the NMI is on its way
+    .equ SENT, 2
+    .equ CORES, 3                       # that may run guests
     .equ OF_CORE, 0x1000                # bytes of each core in every list of pages
     .equ DOOR, 0xe00                    # ports of the first core's doorbell; 8 of each
 
@@ -37,6 +42,13 @@
     .equ ICR_HIGH, 0x310
     .equ PENDING, 1 << 12
     .equ INIT, 0x4500
+    .equ KICKED, 0x4400                 # an NMI
+    .equ EOI, 0x0b0
+    .equ SPURIOUS, 0x0f0                # and the APIC is on
+    .equ TIMER, 0x320                   # periodic
+    .equ TIMER_COUNT, 0x380
+    .equ TIMER_DIVIDE, 0x3e0
+    .equ TICK_NS, 5000000               # QEMU's local APICs count nanoseconds
     .equ SIPI, 0x46ff                   # to begin at 0xff000: the board's ROM has a jump to reset-x86_64.S there
     .equ HPET, 0xfed00000               # IA-PC HPET Specification 1.0a, 2.3
     .equ HPET_PERIOD, 0x004
@@ -119,6 +131,8 @@ announce:                               # EDI is the event
     je park
     cmp $LOAD, %rax
     je load
+    cmp $WATCH, %rax
+    je watch
     cmp $START, %rax
     je start
     cmp $RUN, %rax
@@ -209,6 +223,32 @@ load:                                   # RAM from 0xc0000 on, where a PC's firm
     out %eax, %dx
     jmp ready
 
+# A core without a guest: its own timer wakes it to look at every core's KICK. A guest that runs has no way to hold an
+# NMI back: it exits (APM 15.13.3).
+watch:
+    mov $LOCAL_APIC, %esi
+    movl $0x120, SPURIOUS(%rsi)
+    movl $0xb, TIMER_DIVIDE(%rsi)
+    movl $0x20021, TIMER(%rsi)
+    movl $TICK_NS, TIMER_COUNT(%rsi)
+    stgi
+1:  sti
+    hlt
+    cli
+    xor %ecx, %ecx
+2:  imul $OF_CORE, %ecx, %edi
+    cmpq $ASKED, MAILBOXES + KICK(%rdi)
+    jne 3f
+    movq $SENT, MAILBOXES + KICK(%rdi)
+    mov %ecx, %eax
+    shl $24, %eax
+    mov %eax, ICR_HIGH(%rsi)
+    movl $KICKED, ICR_LOW(%rsi)
+3:  inc %ecx
+    cmp $CORES, %ecx
+    jne 2b
+    jmp 1b
+
 park:                                   # GIF is clear: nothing wakes it
     cli
     hlt
@@ -256,6 +296,14 @@ entries:
     jmp exception
     .set vector, vector + 1
     .endr
+    .align 16
+    iretq                               # spurious
+    .align 16
+    push %rax                           # the timer
+    mov $LOCAL_APIC, %eax
+    movl $0, EOI(%rax)
+    pop %rax
+    iretq
     .align 16
 entries_end:
 
