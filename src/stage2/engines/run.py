@@ -158,6 +158,7 @@ def run_all(
     dirty_log: TimeValue | None = None,
     paranoid: bool = False,
     engine: str = "unicorn",
+    trace: Callable[[str], None] | None = None,
 ) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
@@ -169,19 +170,27 @@ def run_all(
         dirty_log: the interval of each VM's time at which the pages that it writes are harvested; None for no log.
         paranoid: prove isolation after every edit of a table; all VMs are stopped where it is refuted.
         engine: what runs the guests, of `ENGINES`.
+        trace: called with a line of JSON for each exit of a guest, on the qemu engine; None where nobody wants them.
 
     Raises:
         EngineError: an engine cannot be had.
     """
     own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
-        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine)
+        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, trace=trace)
     finally:
         own.close()
 
 
 def _run_all(
-    host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeValue | None, *, paranoid: bool, engine: str
+    host: Host,
+    own: Cpus,
+    max_seconds: float | None,
+    dirty_log: TimeValue | None,
+    *,
+    paranoid: bool,
+    engine: str,
+    trace: Callable[[str], None] | None,
 ) -> RunOutcome:
     """The same; `own` is the CPU that the main thread is."""
     done = threading.Condition()
@@ -194,7 +203,7 @@ def _run_all(
         if engine == "qemu":
             from .qemu.board import open_machines
 
-            board, of_board = open_machines(host)
+            board, of_board = open_machines(host, trace)
             boards.append(board)
             machines.extend(of_board)
         else:
