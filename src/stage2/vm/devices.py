@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from ..address import Gpa, Range
 from ..errors import OverlapError
@@ -47,6 +48,10 @@ class DeviceBus:
     def spans(self, span: Range) -> list[tuple[Range, str]]:
         """Where in `span` a device answers, and its name."""
         return [(held, device.name) for held, device in self._devices.overlapping(span)]
+
+    def __iter__(self) -> Iterator[Device]:
+        """The devices in order of address."""
+        return iter([device for _, device in self._devices])
 
     def read(self, gpa: Gpa, width: int) -> int | None:
         """What the device at `gpa` answers; None where nobody does."""
@@ -95,6 +100,15 @@ class Uart:
         elif offset <= self._SCR:
             self._registers[offset] = value & 0xFF
 
+    def save(self) -> dict[str, Any]:
+        return {"registers": self._registers.hex()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        registers = bytearray.fromhex(state["registers"])
+        if len(registers) != len(self._registers):
+            raise ValueError(f"{len(registers)} registers")
+        self._registers = registers
+
 
 class Silent:
     """A device whose model does not exist here: reads as zero, takes writes, counts both."""
@@ -106,4 +120,10 @@ class Silent:
         return 0
 
     def write(self, offset: int, width: int, value: int) -> None:
+        return None
+
+    def save(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
         return None

@@ -5,8 +5,11 @@ The harts share memory, so they never run at the same time: the library's atomic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
+from ....errors import SnapshotError
 from ....hypervisor.time import TimeValue
 from ....hypervisor.timers import LATEST
 from ....vm.boot import TIMER_HZ
@@ -31,8 +34,8 @@ class RiscvMachine(Machine[RiscvVcpu]):
     def __init__(self, vm: Vm) -> None:
         self._time = take_clock()
         self._turn = 0
-        self._armed: list[int | None] = [None] * vm.cpu_count
-        """Of each hart the token of its timer, if it is set."""
+        self._armed: list[tuple[int, TimeValue] | None] = [None] * vm.cpu_count
+        """Of each hart the token of its timer and when it is due, if it is set."""
         self.count = vm.cpu_count
         super().__init__(vm)
         channels = None if vm.channels is None else (vm.channels, vm.id)
@@ -79,14 +82,17 @@ class RiscvMachine(Machine[RiscvVcpu]):
     # --- what the firmware asks for (vm.sbi.Harts) -------------------------------------------------------
 
     def set_timer(self, hart: int, deadline: int) -> None:
-        timers, armed = self.timers.lists[hart], self._armed[hart]
-        if armed is not None:
-            timers.cancel_timer(armed)
         self._cpus[hart].clear_timer()
         when = TimeValue.of_ticks(deadline, TIMER_HZ)
         # All ones stands for never (SBI, "Set Timer"); no clock comes to what an event does not hold.
-        never = when.nanos > LATEST
-        self._armed[hart] = None if never else timers.register_timer(when, partial(self._ring, hart))
+        self._arm(hart, None if when.nanos > LATEST else when)
+
+    def _arm(self, hart: int, when: TimeValue | None) -> None:
+        """Let a hart's timer be due then, or not at all."""
+        timers, armed = self.timers.lists[hart], self._armed[hart]
+        if armed is not None:
+            timers.cancel_timer(armed[0])
+        self._armed[hart] = None if when is None else (timers.register_timer(when, partial(self._ring, hart)), when)
 
     def _ring(self, hart: int, _now: TimeValue) -> None:
         """A hart's timer is due."""
@@ -108,7 +114,37 @@ class RiscvMachine(Machine[RiscvVcpu]):
     def state(self, hart: int) -> HartState:
         return HartState.STARTED if self._cpus[hart].running else HartState.STOPPED
 
+    # --- saved and put back ------------------------------------------------------------------------------
+
+    def _save_more(self) -> dict[str, Any]:
+        harts = [
+            {"running": hart.running, "waiting": hart.waiting, "timer_ns": None if armed is None else armed[1].nanos}
+            for hart, armed in zip(self._cpus, self._armed, strict=True)
+        ]
+        return {"turn": self._turn, "harts": harts}
+
+    def _require_more(self, more: Mapping[str, Any]) -> None:
+        harts, turn = more.get("harts"), more.get("turn")
+        if not isinstance(harts, list) or len(harts) != self.count or not isinstance(turn, int):
+            raise SnapshotError(f"it says {harts!r} of the harts")
+        for hart in harts:
+            due = hart.get("timer_ns", -1) if isinstance(hart, dict) else -1
+            flags = [hart.get(name) for name in ("running", "waiting")] if isinstance(hart, dict) else []
+            if not all(isinstance(flag, bool) for flag in flags) or not (due is None or _is_time(due)):
+                raise SnapshotError(f"it says {hart!r} of a hart")
+
+    def _load_more(self, more: Mapping[str, Any]) -> None:
+        self._turn = more["turn"]
+        for number, saved in enumerate(more["harts"]):
+            hart, due = self._cpus[number], saved["timer_ns"]
+            hart.running, hart.waiting = saved["running"], saved["waiting"]
+            self._arm(number, None if due is None else TimeValue(due))
+
     def close(self) -> None:
         if not self._closed:
             super().close()
             give_clock(self._time)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= LATEST
