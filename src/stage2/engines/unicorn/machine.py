@@ -268,6 +268,9 @@ class Machine(ABC, Generic[Cpu]):
     def at_rest(self, work: Callable[[], T]) -> T:
         return self._resting.at_rest(work)
 
+    def when(self, nanos: int, work: Callable[[], object]) -> None:
+        self.timers.lists[0].register_timer(nanos, lambda _now: work())
+
     @property
     def unsaved(self) -> str | None:
         # The engine has no passed-through devices; nobody can have written to one.

@@ -42,6 +42,9 @@ class SavedMachine(Protocol):
             What `work` returns; what it raises is raised.
         """
 
+    def when(self, nanos: int, work: Callable[[], object]) -> None:
+        """Let `work` be done at rest once the guest's clock has reached a time; at once where it has."""
+
     @property
     def unsaved(self) -> str | None:
         """Something with state that cannot be had, such as a passed-through controller, named; None for nothing."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...address import format_size
 from ...flags import MappingFlags, MapType
 from ...space.region import MemoryRegion
 from .pages import PAGE
@@ -45,8 +44,8 @@ class RegionShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One VM at one moment.
+class VmState:
+    """One VM at one moment, but for the bytes of its memory.
 
     Args:
         vm: its name.
@@ -54,8 +53,6 @@ class Snapshot:
         format: name of its stage-2 format.
         regions: what was declared.
         leaves: (start, size) of each leaf of memory in its tables, in order, shape (n, 2).
-        pages: the populated pages.
-        copied: how many of them were copied for it; the others are shared with the snapshot before.
         machine: CPUs, clock, timers.
         devices: state of each emulated device, by its name.
         console_position: bytes that the guest had printed.
@@ -67,12 +64,25 @@ class Snapshot:
     format: str
     regions: tuple[RegionShape, ...]
     leaves: U64Array
-    pages: Pages
-    copied: int
     machine: MachineState
     devices: Mapping[str, Mapping[str, Any]]
     console_position: int
     console: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One VM at one moment.
+
+    Args:
+        state: all but the bytes of its memory.
+        pages: the populated pages.
+        copied: how many of them were copied for it; the others are shared with the snapshot before.
+    """
+
+    state: VmState
+    pages: Pages
+    copied: int
 
     @property
     def size(self) -> int:
@@ -105,6 +115,4 @@ class Snapshot:
         return read_snapshot(path)
 
     def __repr__(self) -> str:
-        return (
-            f"Snapshot({self.vm!r}, {len(self.pages)} pages ({format_size(self.size)}), {self.copied} of them copied)"
-        )
+        return f"Snapshot({self.state.vm!r}, {len(self.pages)} pages, {self.copied} of them copied)"

@@ -11,10 +11,11 @@ import numpy as np
 from ...errors import MappingError, SnapshotError, Stage2Error
 from ...flags import MappingFlags, MapType
 from ...space.leaves import runs_of
+from ..written import NO_PAGES
 from .machine import SavedDevice, SavedMachine
 from .memory import PagesOfMemory, pages_in
 from .pages import Pages
-from .snapshot import RegionShape, Snapshot
+from .snapshot import RegionShape, Snapshot, VmState
 
 if TYPE_CHECKING:
     from ...tables.mapping import U64Array
@@ -91,7 +92,7 @@ class Snapshots:
                 reader = self._reader
                 fresh = self._fresh(memory, self._last.pages, reader)
                 pages, copied = self._last.pages.renewed(memory.gpas, fresh, memory.copy(fresh)), len(fresh)
-            snapshot = state_of(vm, machine, leaves, pages, copied)
+            snapshot = Snapshot(state_of(vm, machine, leaves), pages, copied)
         if reader is not None:
             self._last, self._reader = snapshot, reader
         return snapshot
@@ -101,14 +102,9 @@ class Snapshots:
         written = pages_in(reader.take(), self._vm.space.format.page_size)
         here, _ = before.index(memory.gpas)
         changed = [memory.gpas[~here], np.intersect1d(written, memory.gpas)]
-        # Nobody is told of what is written where this guest may not write, or by others.
-        for region in self._vm.space.memory_regions:
-            kind = region.map_type
-            if kind.holds_bytes and (kind is MapType.SHARE or not region.flags & MappingFlags.WRITE):
-                low, high = np.searchsorted(memory.gpas, np.array([region.start, region.end], np.uint64)).tolist()
-                inside = memory.gpas[low:high][here[low:high]]
-                differ = (memory.copy(inside) != before.of_gpas(inside)).any(axis=1)
-                changed.append(inside[differ])
+        others = untold(self._vm, memory.gpas)
+        others = others[before.index(others)[0]]
+        changed.append(others[(memory.copy(others) != before.of_gpas(others)).any(axis=1)])
         fresh: U64Array = np.unique(np.concatenate(changed))
         return fresh
 
@@ -117,17 +113,18 @@ class Snapshots:
     def _restore(self, machine: SavedMachine, snapshot: Snapshot) -> Restored:
         vm = self._vm
         require_saveable(vm, machine)
-        require_same_layout(vm, snapshot)
-        machine.require(snapshot.machine)
-        before = _load_devices(vm, snapshot.devices)
+        state = snapshot.state
+        require_same_layout(vm, state)
+        machine.require(state.machine)
+        before = _load_devices(vm, state.devices)
         try:
             with vm.space.lock:
                 done = self._restore_memory(snapshot)
         except BaseException:
             _load_devices(vm, before)
             raise
-        vm.console.rewind(snapshot.console_position, snapshot.console)
-        machine.load(snapshot.machine)
+        vm.console.rewind(state.console_position, state.console)
+        machine.load(state.machine)
         if vm.dirty_log is not None:
             vm.dirty_log.restart()
         return done
@@ -141,7 +138,7 @@ class Snapshots:
             fresh = self._fresh(PagesOfMemory(host, space.leaves_of_memory()), last.pages, reader)
             changed = np.union1d(fresh, snapshot.pages.differing(last.pages))
         try:
-            new = space.set_leaves_of_memory(snapshot.leaves)
+            new = space.set_leaves_of_memory(snapshot.state.leaves)
         except Stage2Error as error:
             if reader is not None:
                 # What was written since the last snapshot still was.
@@ -169,28 +166,40 @@ def _firsts(gpas: U64Array, page: int) -> U64Array:
     return found
 
 
-def state_of(vm: Vm, machine: SavedMachine, leaves: U64Array, pages: Pages, copied: int) -> Snapshot:
-    """A snapshot of a VM at rest whose memory has been copied.
+def state_of(vm: Vm, machine: SavedMachine, leaves: U64Array) -> VmState:
+    """The state of a VM at rest.
 
     Args:
         vm, machine: it.
         leaves: (start, HPA, size) of its memory.
-        pages: the bytes.
-        copied: pages that were copied for it.
     """
-    return Snapshot(
+    return VmState(
         vm=vm.name,
         arch=vm.arch,
         format=vm.space.format.name,
         regions=tuple(RegionShape.of(region) for region in vm.space.memory_regions),
         leaves=leaves[:, [0, 2]],
-        pages=pages,
-        copied=copied,
         machine=machine.save(),
         devices=_save_devices(vm),
         console_position=vm.console.position,
         console=vm.console.data,
     )
+
+
+def untold(vm: Vm, gpas: U64Array) -> U64Array:
+    """The pages of which nobody is told that they are written: where this guest may not write, or others may too.
+
+    Args:
+        vm: whose.
+        gpas: its populated pages, in order.
+    """
+    found: list[U64Array] = [NO_PAGES]
+    for region in vm.space.memory_regions:
+        kind = region.map_type
+        if kind.holds_bytes and (kind is MapType.SHARE or not region.flags & MappingFlags.WRITE):
+            low, high = np.searchsorted(gpas, np.array([region.start, region.end], np.uint64)).tolist()
+            found.append(gpas[low:high])
+    return np.concatenate(found)
 
 
 def require_saveable(vm: Vm, machine: SavedMachine) -> None:
@@ -219,7 +228,7 @@ def require_saveable(vm: Vm, machine: SavedMachine) -> None:
                 )
 
 
-def require_same_layout(vm: Vm, snapshot: Snapshot) -> None:
+def require_same_layout(vm: Vm, state: VmState) -> None:
     """Make sure that a snapshot was taken of such a VM.
 
     Raises:
@@ -227,19 +236,19 @@ def require_same_layout(vm: Vm, snapshot: Snapshot) -> None:
     """
     space = vm.space
     for what, of_it, here in (
-        ("name", snapshot.vm, vm.name),
-        ("architecture", snapshot.arch, vm.arch),
-        ("stage-2 format", snapshot.format, space.format.name),
+        ("name", state.vm, vm.name),
+        ("architecture", state.arch, vm.arch),
+        ("stage-2 format", state.format, space.format.name),
     ):
         if of_it != here:
             raise SnapshotError(f"the snapshot is of a VM whose {what} is {of_it}; that of this one is {here}")
     shapes = [RegionShape.of(region) for region in space.memory_regions]
-    for theirs, own in zip(snapshot.regions, shapes, strict=False):
+    for theirs, own in zip(state.regions, shapes, strict=False):
         if theirs != own:
             raise SnapshotError(f"the snapshot of VM {vm.name} has the memory {theirs}, where it now has {own}")
-    if len(snapshot.regions) != len(shapes):
+    if len(state.regions) != len(shapes):
         raise SnapshotError(
-            f"the snapshot of VM {vm.name} has {len(snapshot.regions)} regions, and it now has {len(shapes)}"
+            f"the snapshot of VM {vm.name} has {len(state.regions)} regions, and it now has {len(shapes)}"
         )
 
 
