@@ -22,6 +22,7 @@ class PagesOfMemory:
 
     def __init__(self, memory: PhysicalMemory, leaves: U64Array) -> None:
         which, offset = expand(leaves[:, START], leaves[:, SIZE], np.full(len(leaves), PAGE, np.uint64))
+        self.leaves = leaves
         self.gpas: U64Array = leaves[which, START] + offset
         self._memory = memory
         self._index: U64Array = (leaves[which, HPA] + offset - np.uint64(memory.base)) >> np.uint64(_SHIFT)

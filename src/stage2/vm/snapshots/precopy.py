@@ -119,6 +119,8 @@ class _Copy:
         self._machine = machine_of(vm)
         self.gpas: U64Array = NO_PAGES
         """Of each page of the file."""
+        # The guest will stand still for a listing of the tables.
+        vm.space.page_table.editor.hasten()
         self._reader = self._machine.at_rest(self._begin)
 
     def _begin(self) -> WrittenReader:
@@ -143,12 +145,11 @@ class _Copy:
         def rest() -> tuple[Round, VmState, int]:
             began = time.perf_counter()
             with self._vm.space.lock:
-                leaves = self._vm.space.leaves_of_memory()
                 memory, pages = self._due()
                 pages = np.union1d(pages, untold(self._vm, memory.gpas))
                 self._copy(memory, pages)
                 self.gpas[~np.isin(self.gpas, memory.gpas)] = NO_GPA
-                state = state_of(self._vm, self._machine, leaves)
+                state = state_of(self._vm, self._machine, memory.leaves)
             if then is not None:
                 then()
             return Round(len(pages), time.perf_counter() - began), state, len(memory.gpas)
