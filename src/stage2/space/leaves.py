@@ -10,7 +10,7 @@ from ..address import Range
 from ..errors import MappingError, OutOfMemoryError
 from ..flags import MappingFlags
 from ..ranges import RangeMap
-from ..tables.mapping import LEVEL_FIELD, U64Array
+from ..tables.mapping import U64Array
 from .backing import Backing
 from .region import MemoryRegion
 from .region_map import RegionMap
@@ -65,14 +65,9 @@ class Leaves:
 
     def of_memory(self) -> U64Array:
         """(start, HPA, size) of every leaf of memory, in order, shape (n, 3)."""
-        sizes = np.array([self._table.format.leaf_size(level) for level in range(self._table.format.levels)], np.uint64)
-        parts: list[U64Array] = []
-        for region in self._memory():
-            rows = self._table.rows(region.start, region.size)
-            leaf = sizes[rows[:, 3] >> np.uint64(LEVEL_FIELD)]
-            which, offset = expand(rows[:, 0], rows[:, 2], leaf)
-            parts.append(np.stack((rows[which, 0] + offset, rows[which, 1] + offset, leaf[which]), axis=1))
-        return np.concatenate(parts) if parts else np.zeros((0, 3), np.uint64)
+        parts: list[U64Array] = [np.zeros((0, 3), np.uint64)]
+        parts += [self._table.rows(region.start, region.size, merge=False)[:, :3] for region in self._memory()]
+        return np.concatenate(parts)
 
     def set(self, wanted: U64Array) -> U64Array:
         """Let the leaves of memory be `wanted`, with their regions' permissions.

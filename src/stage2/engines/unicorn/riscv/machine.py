@@ -34,6 +34,8 @@ class RiscvMachine(Machine[RiscvVcpu]):
     def __init__(self, vm: Vm) -> None:
         self._time = take_clock()
         self._turn = 0
+        self._unfinished: int | None = None
+        """The hart whose slice was interrupted, by a timer or by somebody who wanted the machine at rest."""
         self._armed: list[tuple[int, TimeValue] | None] = [None] * vm.cpu_count
         """Of each hart the token of its timer and when it is due, if it is set."""
         self.count = vm.cpu_count
@@ -62,14 +64,24 @@ class RiscvMachine(Machine[RiscvVcpu]):
         cpu.waiting = not cpu.has_interrupt
 
     def _next(self) -> RiscvVcpu | None:
-        """The next hart that can run, for a slice if there are others."""
+        """The next hart that can run, for a slice if there are others. A slice that was interrupted goes on, so that
+        what the harts do does not hang on who looked at them when."""
         ready = [hart for hart in self._cpus if hart.running and not hart.waiting]
         if not ready:
             return None
+        if self._unfinished is not None and self._slice_end != NEVER and len(ready) > 1:
+            hart = self._cpus[self._unfinished]
+            if hart in ready:
+                return hart
         hart = next((hart for hart in ready if hart.number >= self._turn), ready[0])
         self._turn = hart.number + 1
         self._slice_end = NEVER if len(ready) == 1 else self.clock.code + _SLICE
         return hart
+
+    def _end_of_turn(self, cpu: RiscvVcpu, reason: Reason) -> tuple[str, str] | None:
+        interrupted = reason in (Reason.SLICE, Reason.FAULT) and self.clock.code < self._slice_end
+        self._unfinished = cpu.number if interrupted else None
+        return super()._end_of_turn(cpu, reason)
 
     def _idle(self) -> None:
         """Every hart waits: let virtual time jump to the next timer, or wait for somebody to stop us."""
@@ -121,12 +133,15 @@ class RiscvMachine(Machine[RiscvVcpu]):
             {"running": hart.running, "waiting": hart.waiting, "timer_ns": None if armed is None else armed[1].nanos}
             for hart, armed in zip(self._cpus, self._armed, strict=True)
         ]
-        return {"turn": self._turn, "harts": harts}
+        return {"turn": self._turn, "unfinished": self._unfinished, "slice_end": self._slice_end, "harts": harts}
 
     def _require_more(self, more: Mapping[str, Any]) -> None:
-        harts, turn = more.get("harts"), more.get("turn")
-        if not isinstance(harts, list) or len(harts) != self.count or not isinstance(turn, int):
+        harts, unfinished = more.get("harts"), more.get("unfinished")
+        if not isinstance(harts, list) or len(harts) != self.count:
             raise SnapshotError(f"it says {harts!r} of the harts")
+        known = unfinished is None or (isinstance(unfinished, int) and 0 <= unfinished < self.count)
+        if not known or not all(isinstance(more.get(name), int) for name in ("turn", "slice_end")):
+            raise SnapshotError("it does not say whose turn it is")
         for hart in harts:
             due = hart.get("timer_ns", -1) if isinstance(hart, dict) else -1
             flags = [hart.get(name) for name in ("running", "waiting")] if isinstance(hart, dict) else []
@@ -134,7 +149,7 @@ class RiscvMachine(Machine[RiscvVcpu]):
                 raise SnapshotError(f"it says {hart!r} of a hart")
 
     def _load_more(self, more: Mapping[str, Any]) -> None:
-        self._turn = more["turn"]
+        self._turn, self._unfinished, self._slice_end = more["turn"], more["unfinished"], more["slice_end"]
         for number, saved in enumerate(more["harts"]):
             hart, due = self._cpus[number], saved["timer_ns"]
             hart.running, hart.waiting = saved["running"], saved["waiting"]

@@ -11,8 +11,10 @@ from ..abi import unicorn
 from ..registers import Register
 from . import abi
 
-_OWN_CSRS = ("stvec", "scounteren", "sscratch", "sepc", "scause", "stval", "fcsr")
-"""CSRs behind which stands a register of their own. Writing fcsr sets mstatus.FS, so mstatus comes later."""
+_OWN_CSRS = ("stvec", "scounteren", "sscratch", "sepc", "scause", "stval")
+"""CSRs behind which stands a register of their own."""
+_FLOATS_ON = 3 << 13
+"""mstatus.FS: without it fcsr cannot be reached."""
 _MSTATUS = 1 << 1 | 1 << 5 | 1 << 8 | 3 << 13 | 1 << 18 | 1 << 19 | 1 << 63
 """SIE, SPIE, SPP, FS, SUM, MXR and SD: what a supervisor may change (Privileged, "sstatus")."""
 _INTERRUPTS = 1 << 1 | 1 << 5 | 1 << 9
@@ -45,6 +47,21 @@ def hart_registers(uc: Any, cpu: abi.RiscvAbi) -> list[Register]:
         number = getattr(names, f"UC_RISCV_REG_{upper}")
         return Register(name, partial(uc.reg_read, number), partial(uc.reg_write, number))
 
+    floats = public("fcsr", "FCSR")
+
+    def get_floats() -> int:
+        status = cpu.get(abi.ENV_MSTATUS)
+        cpu.set(abi.ENV_MSTATUS, status | _FLOATS_ON)
+        value = floats.get()
+        cpu.set(abi.ENV_MSTATUS, status)
+        return value
+
+    def put_floats(value: int) -> None:
+        status = cpu.get(abi.ENV_MSTATUS)
+        cpu.set(abi.ENV_MSTATUS, status | _FLOATS_ON)
+        floats.put(value)
+        cpu.set(abi.ENV_MSTATUS, status)
+
     fixed = cpu.get(abi.ENV_MSTATUS) & ~_MSTATUS
     return [
         *(private(f"x{number}", abi.ENV_GPR + 8 * number) for number in range(1, 32)),
@@ -59,6 +76,7 @@ def hart_registers(uc: Any, cpu: abi.RiscvAbi) -> list[Register]:
         private("reservation", abi.ENV_RESERVATION),
         private("reservation_value", abi.ENV_RESERVATION + 8),
         *(public(name, name.upper()) for name in _OWN_CSRS),
+        Register("fcsr", get_floats, put_floats, 8),
         Register("satp", partial(cpu.get, abi.ENV_SATP), partial(cpu.set, abi.ENV_SATP), allows=_is_satp),
         Register(
             "sie", partial(cpu.get, abi.ENV_MIE), partial(cpu.set, abi.ENV_MIE), allows=lambda v: not v & ~_INTERRUPTS

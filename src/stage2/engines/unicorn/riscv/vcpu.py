@@ -81,6 +81,8 @@ class RiscvVcpu(Vcpu):
         uc.reg_write(registers.UC_RISCV_REG_MCOUNTEREN, 7)
         uc.reg_write(registers.UC_RISCV_REG_SCOUNTEREN, 7)
         self._cpu.set_time_source(clock.function)
+        # The library's CPU begins in M-mode, which is ours; one that is yet to be started is not to be in it either.
+        self._cpu.set(abi.ENV_PRIV, abi.PRIV_SUPERVISOR)
 
     def _walk(self, gva: int, access: Access, *, user: bool) -> Walk:
         return self._vm.space.walk(gva, self.stage_1, access, user=user)
