@@ -69,7 +69,7 @@ class RiscvMachine(Machine[RiscvVcpu]):
         ready = [hart for hart in self._cpus if hart.running and not hart.waiting]
         if not ready:
             return None
-        if self._unfinished is not None and self._slice_end != NEVER and len(ready) > 1:
+        if self._unfinished is not None and len(ready) > 1:
             hart = self._cpus[self._unfinished]
             if hart in ready:
                 return hart
@@ -79,7 +79,7 @@ class RiscvMachine(Machine[RiscvVcpu]):
         return hart
 
     def _end_of_turn(self, cpu: RiscvVcpu, reason: Reason) -> tuple[str, str] | None:
-        interrupted = reason in (Reason.SLICE, Reason.FAULT) and self.clock.code < self._slice_end
+        interrupted = reason in (Reason.SLICE, Reason.FAULT) and self.clock.code < self._slice_end != NEVER
         self._unfinished = cpu.number if interrupted else None
         return super()._end_of_turn(cpu, reason)
 
