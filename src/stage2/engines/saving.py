@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Stage2Error
+from ..errors import SnapshotError, Stage2Error
 from ..hypervisor.time import TimeValue
 from ..vm.snapshots.precopy import ROUNDS, UNTIL, PrecopyReport, precopy
 from ..vm.snapshots.snapshot import Snapshot
@@ -148,6 +148,16 @@ class Saver:
 
 
 def _restored(vm: Vm, file: Path) -> SnapshotReport:
+    """Put a file's snapshot back.
+
+    Raises:
+        SnapshotError: it cannot be read, does not fit, or leaves nothing to run.
+    """
     snapshot = Snapshot.open(file)
-    vm.restore(snapshot)
+    if snapshot.state.machine.off is not None:
+        raise SnapshotError(f"{file}: VM {snapshot.state.vm} had powered off: there is nothing to go on from")
+    try:
+        vm.restore(snapshot)
+    except SnapshotError as error:
+        raise SnapshotError(f"{file}: {error}") from None
     return SnapshotReport(file, len(snapshot.pages), snapshot.state.machine.nanos)

@@ -116,13 +116,10 @@ class Leaves:
         memory: RangeMap[bool] = RangeMap(merge=False)
         for region in self._memory():
             memory.add(region.range, True)
-        odd = (
-            wanted[(wanted[:, 0] % wanted[:, 1] != 0) | ~np.isin(wanted[:, 1], self._table.leaf_sizes)]
-            if len(wanted)
-            else wanted
-        )
-        if len(odd):
-            raise MappingError(f"a leaf of {int(odd[0, 1]):#x} bytes at {int(odd[0, 0]):#x} is none of the format")
+        known = np.isin(wanted[:, 1], np.array(self._table.leaf_sizes, np.uint64))
+        aligned = wanted[:, 0] & (wanted[:, 1] - np.uint64(1)) == 0
+        for start, size in wanted[~(known & aligned)].tolist():
+            raise MappingError(f"a leaf of {size:#x} bytes at {start:#x} is none of {self._table.format.name}")
         if (wanted[1:, 0] < wanted[:-1, 0] + wanted[:-1, 1]).any():
             raise MappingError("the leaves overlap, or are out of order")
         for span in runs_of(wanted[:, 0], wanted[:, 1]):

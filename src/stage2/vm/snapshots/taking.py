@@ -217,8 +217,7 @@ def require_saveable(vm: Vm, machine: SavedMachine) -> None:
         return
     if vm.channels.mapped_by(vm.id):
         raise SnapshotError(
-            f"VM {vm.name} cannot be saved while it takes part in a channel of another moment: unpublish or "
-            "unsubscribe it first"
+            f"VM {vm.name} takes part in a channel, which no snapshot holds: unpublish or unsubscribe it first"
         )
     for region in vm.space.memory_regions:
         if region.map_type is MapType.SHARE and region.host_range is not None:
