@@ -204,6 +204,31 @@ def test_a_dirty_log_goes_on_beside_snapshots_and_counts_what_a_restore_writes()
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("arch", "register", "value"),
+    [
+        ("riscv64", "privilege", 0),
+        ("aarch64", "pstate", 0),
+        # The privilege of x86 is that of the stack segment's descriptor.
+        ("x86_64", "ss_flags", 0x00CF_F300),
+    ],
+)
+def test_a_cpu_in_user_mode_is_saved_and_put_back_like_any_other(arch: str, register: str, value: int) -> None:
+    writer = Writer(arch)
+    try:
+        writer.run_until(MOMENT)
+        (cpu,) = writer.machine._cpus
+        odd = {"stvec": 0x8000_1000, "vbar_el1": 0x8000_1000, "sepc": 0x1234, "elr_el1": 0x1234, "ia32_lstar": 0x1234}
+        kernel = cpu.save()
+        kernel |= {name: number for name, number in odd.items() if name in kernel}
+        user = {**kernel, register: value}
+        for values in (user, kernel, user):
+            cpu.load(values)
+            assert cpu.save() == values
+    finally:
+        writer.close()
+
+
 # --- refused ----------------------------------------------------------------------------------------------------
 
 

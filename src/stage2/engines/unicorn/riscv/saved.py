@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,8 +13,8 @@ from ..abi import unicorn
 from ..registers import Register
 from . import abi
 
-_OWN_CSRS = ("stvec", "scounteren", "sscratch", "sepc", "scause", "stval")
-"""CSRs behind which stands a register of their own."""
+_OWN_CSRS = {"stvec": 64, "scounteren": 32, "sscratch": 64, "sepc": 64, "scause": 64, "stval": 64, "fcsr": 8}
+"""CSRs behind which stands a register of their own, and their bits."""
 _FLOATS_ON = 3 << 13
 """mstatus.FS: without it fcsr cannot be reached."""
 _MSTATUS = 1 << 1 | 1 << 5 | 1 << 8 | 3 << 13 | 1 << 18 | 1 << 19 | 1 << 63
@@ -47,20 +49,30 @@ def hart_registers(uc: Any, cpu: abi.RiscvAbi) -> list[Register]:
         number = getattr(names, f"UC_RISCV_REG_{upper}")
         return Register(name, partial(uc.reg_read, number), partial(uc.reg_write, number))
 
-    floats = public("fcsr", "FCSR")
-
-    def get_floats() -> int:
-        status = cpu.get(abi.ENV_MSTATUS)
+    @contextmanager
+    def as_machine() -> Iterator[None]:
+        """The library answers for a CSR with whatever was in its memory where the hart itself could not read it now."""
+        status, privilege = cpu.get(abi.ENV_MSTATUS), cpu.get(abi.ENV_PRIV)
         cpu.set(abi.ENV_MSTATUS, status | _FLOATS_ON)
-        value = floats.get()
-        cpu.set(abi.ENV_MSTATUS, status)
-        return value
+        cpu.set(abi.ENV_PRIV, abi.PRIV_MACHINE)
+        try:
+            yield
+        finally:
+            cpu.set(abi.ENV_MSTATUS, status)
+            cpu.set(abi.ENV_PRIV, privilege)
 
-    def put_floats(value: int) -> None:
-        status = cpu.get(abi.ENV_MSTATUS)
-        cpu.set(abi.ENV_MSTATUS, status | _FLOATS_ON)
-        floats.put(value)
-        cpu.set(abi.ENV_MSTATUS, status)
+    def csr(name: str, bits: int) -> Register:
+        known = public(name, name.upper())
+
+        def get() -> int:
+            with as_machine():
+                return known.get()
+
+        def put(value: int) -> None:
+            with as_machine():
+                known.put(value)
+
+        return Register(name, get, put, bits)
 
     fixed = cpu.get(abi.ENV_MSTATUS) & ~_MSTATUS
     return [
@@ -75,8 +87,7 @@ def hart_registers(uc: Any, cpu: abi.RiscvAbi) -> list[Register]:
         ),
         private("reservation", abi.ENV_RESERVATION),
         private("reservation_value", abi.ENV_RESERVATION + 8),
-        *(public(name, name.upper()) for name in _OWN_CSRS),
-        Register("fcsr", get_floats, put_floats, 8),
+        *(csr(name, bits) for name, bits in _OWN_CSRS.items()),
         Register("satp", partial(cpu.get, abi.ENV_SATP), partial(cpu.set, abi.ENV_SATP), allows=_is_satp),
         Register(
             "sie", partial(cpu.get, abi.ENV_MIE), partial(cpu.set, abi.ENV_MIE), allows=lambda v: not v & ~_INTERRUPTS
