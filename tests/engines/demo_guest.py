@@ -12,8 +12,9 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, ViolationPolicy
-from stage2.vm.devices import Uart
+from stage2.vm.pl011 import Pl011
 from stage2.vm.report import VmReport
+from stage2.vm.uart16550 import Uart
 from stage2.vm.vm import Boot, Vm
 
 GUESTS = Path(stage2.vm.__file__).parent / "guests"
@@ -34,7 +35,7 @@ def run_demo(arch: str, fmt: str) -> VmReport:
     ):
         space.map(region)
     vm = Vm("demo", 1, arch, space)
-    vm.bus.attach(Range.sized(UART, 0x1000), Uart("uart", vm.console))
+    vm.bus.attach(Range.sized(UART, 0x1000), (Pl011 if arch == "aarch64" else Uart)("uart", vm.console))
     vm.boot = Boot(BASE)
     vm.memory.write(BASE, (GUESTS / f"demo-{arch}.bin").read_bytes())
     vm.memory.write(ROM, (GUESTS / "demo-rom.bin").read_bytes())

@@ -22,7 +22,6 @@ from stage2.engines.unicorn.arm.machine import ArmMachine
 from stage2.errors import EngineError
 from stage2.flags import MappingFlags, MapType
 from stage2.space.region import MemoryRegion, ViolationPolicy
-from stage2.vm.psci import Psci
 from stage2.vm.vm import RunResult, Vm
 
 PREFIX = "aarch64-linux-gnu-"
@@ -594,23 +593,6 @@ def test_a_guest_can_ask_psci_for_a_restart_by_smc(bench: Bench) -> None:
     result = bench.run(bench.vm_with(), body)
     assert (result.exit, result.reason) == ("off", "the guest asked for reboot")
     assert bench.word(RESULTS) == 0x10001
-
-
-@pytest.mark.parametrize(
-    ("arguments", "answer"),
-    [
-        ((0x8400_0000, 0, 0, 0), 0x10001),
-        ((0x8400_000A, 0x8400_0008, 0, 0), 0),
-        ((0x8400_000A, 0x8400_0002, 0, 0), -1),
-        ((0xC400_0003, 0, 0x8000_0000, 0), -4),
-        ((0xC400_0003, 1, 0x8000_0000, 0), -2),
-        ((0x1234, 0, 0, 0), -1),
-    ],
-)
-def test_psci_answers_as_its_specification_says(arguments: tuple[int, ...], answer: int) -> None:
-    said: list[str] = []
-    assert Psci(said.append).call(arguments) == answer & (1 << 64) - 1
-    assert not said
 
 
 def test_a_guest_that_goes_to_aarch32_is_stopped_with_one_sentence(bench: Bench) -> None:

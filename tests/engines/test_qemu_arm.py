@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from linux_guest import require_linux
 
+from stage2.address import Gpa
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm, plan_vm
 from stage2.config.vm import read_vm
-from stage2.engines.qemu.board import board_of, board_platform
+from stage2.engines.qemu.board import arm_host, give_cores
 from stage2.engines.run import RunOutcome, run_all
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images
@@ -33,9 +34,11 @@ def board() -> None:
 
 def run(config: PlannedVm, populate: Populate, *, paranoid: bool = False) -> RunOutcome:
     options = Options(populate, 4096 if populate is Populate.LAZY else None, shared_memory=True)
-    with build([config], platform=board_platform([config]), options=options) as host:
+    platform, tree = arm_host([config])
+    with build([config], platform=platform, options=options) as host:
         (vm,) = host.vms
-        load_images(vm, config, read_images(config), board_of([config]))
+        give_cores(host)
+        load_images(vm, config, read_images(config), tree.root)
         return run_all(host, max_seconds=HANG_S, engine="qemu", paranoid=paranoid)
 
 
@@ -92,19 +95,20 @@ def test_a_guest_with_identity_memory_has_a_gicv2_where_it_is_given_no_redistrib
     outcome = run(plan_vm(read_vm(parse_document(GICV2, "linux.toml"))), Populate.EAGER)
     (report,) = outcome.reports
     assert report.exit == "off", report.console[-2000:]
-    assert "GICv2" in report.console or "GIC: Using split EOI/Deactivate mode" in report.console
+    assert "GICv3" not in report.console
 
 
 def test_semihosting_is_no_way_to_the_host() -> None:
     """HLT 0xF000 in a guest is an exception of the guest's, for QEMU was not told to answer it."""
     config = load_vm(EXAMPLE)
-    with build(
-        [config], platform=board_platform([config]), options=Options(Populate.EAGER, shared_memory=True)
-    ) as host:
+    options = Options(Populate.EAGER, shared_memory=True)
+    # mov x0, #0x18 (SYS_EXIT); hlt #0xf000. The exception goes to VBAR_EL1, 0: nothing of the guest's is there.
+    words = (0xD280_0300, 0xD45E_0000)
+    with build([config], platform=arm_host([config])[0], options=options) as host:
         (vm,) = host.vms
-        words = (0xD280_0300, 0xD45E_0000, 0xD53E_1100)  # mov x0, #0x18 (SYS_EXIT); hlt #0xf000; mrs x0, hcr_el2
-        vm.memory.write(0x8020_0000, b"".join(word.to_bytes(4, "little") for word in words))
-        vm.boot = replace(vm.boot, entry=0x8020_0000)  # type: ignore[arg-type]
-        outcome = run_all(host, max_seconds=3, engine="qemu")
-    (report,) = outcome.reports
-    assert report.exit == "time limit", "it loops in its own vectors, and QEMU lives on"
+        give_cores(host)
+        vm.memory.write(Gpa(0x8020_0000), b"".join(word.to_bytes(4, "little") for word in words))
+        vm.boot = replace(vm.boot, entry=Gpa(0x8020_0000))
+        (report,) = run_all(host, max_seconds=HANG_S, engine="qemu").reports
+    assert report.exit == "stopped"
+    assert report.reason.startswith("fetch of GPA 0x200 "), report.reason

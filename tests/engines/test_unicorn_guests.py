@@ -26,8 +26,8 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.region import MemoryRegion, ViolationPolicy
 from stage2.tables.compiled import Callback
-from stage2.vm.devices import Uart
 from stage2.vm.host import build
+from stage2.vm.uart16550 import Uart
 from stage2.vm.vm import Boot, RunResult, Vm
 from waiting import HANG_S
 

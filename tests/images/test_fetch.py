@@ -130,6 +130,8 @@ def test_a_shell_without_a_console_is_explained_and_no_panic(console: Console) -
 
 def test_the_sums_that_init_compares_with_are_those_of_the_content_it_writes() -> None:
     script = (files("stage2.vm") / "guests" / "linux-init.sh").read_text()
-    for content in (bytes(4 << 20), (b"stage2\n" * (1 << 18))[: 1 << 20]):
+    pattern = (b"stage2\n" * (1 << 18))[: 1 << 20]
+    large = b"".join(b"%d\n" % number + pattern for number in range(1, 101))
+    for content in (bytes(4 << 20), pattern, large):
         assert hashlib.md5(content, usedforsecurity=False).hexdigest() in script
     subprocess.run(["sh", "-n"], input=script.encode(), check=True, timeout=HANG_S)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stage2.address import Range
+from stage2.images.devicetree import SerialPort
 from stage2.images.fdt import Node, flatten, parse
-from stage2.images.guest_tree import GuestBoard, guest_tree
+from stage2.images.guest_tree import GicPlace, GuestBoard, bare_board, guest_tree
 
 RAM = Range(0x8000_0000, 0x9000_0000)
 
@@ -42,7 +45,7 @@ def board(gic: str = "arm,gic-v3") -> Node:
 def guest(*given: Range, cpus: int = 1) -> GuestBoard:
     ranges = [RAM, *given]
     return GuestBoard(
-        memory=[RAM], cpus=cpus, bootargs="console=x", ramdisk=Range(0x8800_0000, 0x8800_1234), reserved=[],
+        memory=[RAM], cpus=range(cpus), bootargs="console=x", ramdisk=Range(0x8800_0000, 0x8800_1234), reserved=[],
         backed=lambda span: any(one.covers(span) for one in ranges),
     )  # fmt: skip
 
@@ -104,3 +107,49 @@ def test_the_boards_own_tree_stays_as_it_is() -> None:
     before = flatten(mine)
     guest_tree(mine, guest(DISTRIBUTOR, FIRST, PORT))
     assert flatten(mine) == before
+
+
+def test_an_emulated_controller_has_the_place_of_the_boards_own() -> None:
+    place = GicPlace(3, Range.sized(0x3000_0000, 0x1_0000), Range.sized(0x3010_0000, 0x2_0000))
+    port = SerialPort("console", Range.sized(0x3020_0000, 0x1000), 35)
+    tree = guest_tree(board(), replace(guest(PORT), gic=place, serial=[port]))
+    assert names(tree) == {
+        "chosen", "memory@80000000", "psci", "cpus", "intc@30000000", "apb-pclk", "timer", "pl011@9000000",
+        "serial-clock", "pl011@30200000",
+    }  # fmt: skip
+    controller, serial, clock = tree.find("intc"), tree.find("pl011@30200000"), tree.find("serial-clock")
+    assert controller is not None
+    assert serial is not None
+    assert clock is not None
+    assert controller.cells("phandle") == tree.cells("interrupt-parent") == (0x8002,)
+    assert controller.cells("reg") == (0, 0x3000_0000, 0, 0x1_0000, 0, 0x3010_0000, 0, 0x2_0000)
+    assert serial.cells("interrupts") == (0, 3, 4)
+    assert serial.cells("clocks") == clock.cells("phandle") * 2
+    assert clock.cells("phandle")[0] not in (0x8000, 0x8002)
+
+
+def test_an_emulated_distributor_goes_with_the_boards_virtual_cpu_interface() -> None:
+    place = GicPlace(2, Range.sized(0x800_0000, 0x1_0000), None)
+    controller = guest_tree(board("arm,cortex-a15-gic"), replace(guest(), gic=place)).find("intc")
+    assert controller is not None
+    assert controller.text("compatible") == "arm,cortex-a15-gic"
+    assert controller.cells("reg") == (0, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x1_0000)
+
+
+def test_a_guest_without_a_board_has_what_is_played_for_it() -> None:
+    place = GicPlace(2, Range.sized(0x800_0000, 0x1_0000), Range.sized(0x801_0000, 0x1_0000))
+    port = SerialPort("console", PORT, 33)
+    tree = guest_tree(bare_board([0, 1]), replace(guest(cpus=2), gic=place, serial=[port]))
+    assert names(tree) == {
+        "chosen", "memory@80000000", "psci", "cpus", "intc@8000000", "timer", "serial-clock", "pl011@9000000",
+    }  # fmt: skip
+    chosen, cpus, timer = tree.find("chosen"), tree.find("cpus"), tree.find("timer")
+    assert chosen is not None
+    assert cpus is not None
+    assert timer is not None
+    assert chosen.text("stdout-path") == "/pl011@9000000"
+    assert [(cpu.cells("reg"), cpu.text("enable-method")) for cpu in cpus.children] == [
+        ((0, 0), "psci"), ((0, 1), "psci"),
+    ]  # fmt: skip
+    assert timer.cells("interrupts") == (1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4)
+    assert parse(flatten(tree)).find("intc") is not None

@@ -70,7 +70,7 @@ def test_a_monitor_that_waits_uses_no_cpu(machine: X86SvmMachine) -> None:
 
 def test_a_stray_byte_is_no_command(machine: X86SvmMachine) -> None:
     sequence = machine.word(mailbox.SEQUENCE)
-    machine._door.send(b"..")
+    machine.cores[0].door.send(b"..")
     # Its byte comes behind the stray ones; had one of them been taken for a command, there were more answers than one.
     machine.command(Command.NOTHING)
     assert machine.word(mailbox.SEQUENCE) == sequence + 1

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from ..errors import ConfigError
 from .picture import require_svg, write_made_picture
 from .saving import print_saved, saving_of
-from .vm_files import GenerationName, load_machine, load_vms
+from .vm_files import GenerationName, load_machine, load_vms, read_vms
 
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..config.vm import VmConfig
     from ..engines.run import RunOutcome
     from ..engines.saving import Saving
+    from ..images.host_tree import HostTree
     from ..prove.theorem import Proof
     from ..vm.images import VmImages
 
@@ -106,7 +107,7 @@ def run(
         for no particular one.
     engine
         What runs the guests: unicorn, in this process; qemu, a whole board whose emulated MMU walks the tables
-        (AArch64). With auto the one that can: qemu for AArch64 Linux, unicorn for all else.
+        (AArch64, RISC-V). With auto the one that can: qemu for AArch64 Linux, unicorn for all else.
     defconfig
         AxVisor's defconfig, which says how the hypervisor is built: its CPUs (smp) and its ticks (ticks-per-sec).
     max_seconds
@@ -156,8 +157,23 @@ def run(
     saving = saving_of(restore, snapshot, precopy, save_at, precopy_rounds, precopy_until, several=len(vms) > 1)
     require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
-    loaded = load_vms(vms, generation, define, tree)
-    configs = [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]
+
+    def given(loaded: Sequence[PlannedVm]) -> list[PlannedVm]:
+        return [override(vm, kernel, ramdisk, dtb, cmdline, alone=len(vms) == 1) for vm in loaded]
+
+    configs = given(load_vms(vms, generation, define, tree))
+    chosen = engine_for(configs, arch, host_platform) if engine == "auto" else engine
+    if chosen == "qemu" and host_platform is None:
+        from ..engines.qemu.board import board_host
+
+        # The host is the board, in whose tree the nodes are that files pass through.
+        host_platform, tree = board_host(configs, _arch_of(configs[0], arch) or "aarch64")
+        if tree is not None:
+            from ..config.regions import plan_vm
+            from ..engines.qemu.sharing import share_out
+
+            shared = share_out(read_vms(vms, generation, define, tree), tree)
+            configs = given([plan_vm(vm) for vm in shared])
     built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
         configs,
@@ -167,7 +183,8 @@ def run(
         page_size=page_size,
         stage2_format=stage2_format,
         cpu=cpu,
-        engine=engine,
+        engine=chosen,
+        tree=tree,
         defconfig=built_as,
         max_seconds=max_seconds,
         dirty_log=dirty_log,
@@ -189,7 +206,8 @@ def run_configs(
     page_size: str = "auto",
     stage2_format: str | None = None,
     cpu: str | None = None,
-    engine: str = "auto",
+    engine: str = "unicorn",
+    tree: HostTree | None = None,
     defconfig: DefConfig | None = None,
     max_seconds: float | None = None,
     dirty_log: float | None = None,
@@ -215,13 +233,6 @@ def run_configs(
     # Standard output is the JSON's alone when it goes there.
     quiet = quiet or str(json_file) == "-"
     images = [read_images(config) for config in configs]
-    engine = _engine_for(configs, images, arch, platform) if engine == "auto" else engine
-    board = None
-    if engine == "qemu":
-        from ..engines.qemu.board import board_of, board_platform
-
-        board = board_of(configs)
-        platform = platform if platform is not None else board_platform(configs)
     configs = on_host(configs, platform)
     print_notices([notice for config in configs for notice in config.notices])
     print_notices([] if defconfig is None else defconfig.notices)
@@ -255,8 +266,12 @@ def run_configs(
                 print_findings(check_images(config, found, vm.arch), config.place)
                 if engine == "unicorn":
                     require_interrupts(vm.arch, config, found)
+            if engine == "qemu":
+                from ..engines.qemu.board import give_cores
+
+                give_cores(host)
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
-                load_images(vm, config, found, board)
+                load_images(vm, config, found, tree.root if engine == "qemu" and tree is not None else None)
             interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
             outcome = run_all(
                 host, max_seconds=max_seconds, dirty_log=interval, paranoid=paranoid, engine=engine, saving=saving
@@ -273,20 +288,28 @@ def run_configs(
     return outcome.exit_code or (0 if proof.proved_for_cpus else 1)
 
 
-def _engine_for(
-    configs: Sequence[PlannedVm],
-    images: Sequence[VmImages],
-    arch: str | None,
-    platform: PlatformConfig | BoardConfig | None,
-) -> str:
-    """The engine that can run these guests."""
+def engine_for(
+    configs: Sequence[PlannedVm], arch: str | None, platform: PlatformConfig | BoardConfig | None
+) -> Literal["unicorn", "qemu"]:
+    """The engine that can run these guests: QEMU where one is Linux for AArch64."""
     from ..config.vm import VmType
+    from ..vm.images import read_kernel
 
-    for config, found in zip(configs, images, strict=True):
-        said = arch or config.arch or found.arch or (None if platform is None else platform.arch)
-        if said == "aarch64" and (config.vm_type is VmType.LINUX or found.is_linux):
+    for config in configs:
+        said = arch or config.arch or (None if platform is None else platform.arch)
+        if said not in (None, "aarch64"):
+            continue
+        kernel = read_kernel(config)
+        if (said or kernel.arch == "aarch64") and (config.vm_type is VmType.LINUX or kernel.is_linux):
             return "qemu"
     return "unicorn"
+
+
+def _arch_of(config: PlannedVm, arch: str | None) -> str | None:
+    """A guest's architecture, as far as anybody says it."""
+    from ..vm.images import read_kernel
+
+    return arch or config.arch or read_kernel(config).arch
 
 
 def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
@@ -337,6 +360,7 @@ def override(
     Raises:
         ConfigError: images are named for several VMs at once.
     """
+    from ..config.document import Notice
     from ..config.images import ImagePath
     from ..config.kernel_config import GuestImage
     from ..place import Place
@@ -356,13 +380,20 @@ def override(
 
     parts = config.kernel
     new_kernel = replaced("kernel", parts.kernel, kernel)
+    notices, tree = config.notices, replaced("dtb", parts.dtb, dtb)
+    if kernel is not None and tree is not None and tree.path is not None and tree.path.missing:
+        # Another kernel was named, and the tree of the file's own is not there.
+        said = f"'{tree.path}' is not there, and --kernel names another kernel: a tree is made; --dtb names one"
+        notices = (*notices, Notice(said, tree.path.place))
+        tree = replace(tree, path=None)
     return replace(
         config,
+        notices=notices,
         kernel=replace(
             parts,
             kernel=new_kernel or parts.kernel,
             ramdisk=replaced("ramdisk", parts.ramdisk, ramdisk),
-            dtb=replaced("dtb", parts.dtb, dtb),
+            dtb=tree,
             cmdline=parts.cmdline if cmdline is None else cmdline,
         ),
     )

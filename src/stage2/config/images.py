@@ -84,6 +84,11 @@ class ImagePath:
                 continue
         return None
 
+    @property
+    def missing(self) -> bool:
+        """Whether it names a file that is nowhere."""
+        return self.fetched is None and self.unknown is None and self.find() is None
+
     def resolve(self) -> Path:
         """The file.
 

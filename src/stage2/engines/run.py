@@ -23,6 +23,7 @@ from ..vm.vm import RunResult, Vm
 from .saving import Saved, Saver, Saving
 
 if TYPE_CHECKING:
+    from ..machines.board import Board
     from ..prove.theorem import Proof
     from ..vm.paranoid import IsolationGuard
 
@@ -62,20 +63,12 @@ class Runs(Protocol):
 ENGINES = ("unicorn", "qemu")
 
 
-def machine_for(vm: Vm, engine: str = "unicorn") -> Runs:
-    """The machine that runs a VM of its architecture.
-
-    Args:
-        vm: it.
-        engine: of `ENGINES`.
+def machine_for(vm: Vm) -> Runs:
+    """The machine of the unicorn engine that runs a VM of its architecture.
 
     Raises:
         EngineError: there is none, or the engine cannot be had.
     """
-    if engine == "qemu":
-        from .qemu.arm import ArmQemu
-
-        return ArmQemu(vm)
     if vm.arch not in _MACHINES:
         raise EngineError(f"the unicorn engine runs {', '.join(_MACHINES)} guests; VM {vm.name} is {vm.arch}")
     _require_shown(vm)
@@ -209,10 +202,19 @@ def _run_all(
     """The same; `own` is the CPU that the main thread is."""
     done = threading.Condition()
     machines: list[Runs] = []
+    boards: list[Board] = []
+    """What the machines stand on, to be closed after them."""
     runners: list[_Runner] = []
     received: list[int] = []
     try:
-        machines.extend(machine_for(vm, engine) for vm in host.vms)
+        if engine == "qemu":
+            from .qemu.board import open_machines
+
+            board, of_board = open_machines(host)
+            boards.append(board)
+            machines.extend(of_board)
+        else:
+            machines.extend(machine_for(vm) for vm in host.vms)
         if dirty_log is not None:
             for machine in machines:
                 machine.log_writes(dirty_log)
@@ -257,6 +259,8 @@ def _run_all(
             # One whose thread did not stop is left alone: freeing a CPU that executes would crash the process.
             if not any(runner.machine is machine and runner.is_alive() for runner in runners):
                 machine.close()
+        for board in boards:
+            board.close()
     return RunOutcome(
         reports, cost, received[0] if received else None, proof, 0 if guard is None else guard.proofs,
         None if saver is None else saver.saved,

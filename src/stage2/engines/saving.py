@@ -86,6 +86,8 @@ class Saver:
     def __init__(self, vm: Vm, machine: Runs, saving: Saving) -> None:
         self._vm, self._machine, self._saving = vm, machine, saving
         self.saved = Saved()
+        if vm.machine is None:
+            raise SnapshotError(f"the {machine.ENGINE} engine cannot save VM {vm.name} yet; unicorn can")
         saved_machine = machine_of(vm)
         require_saveable(vm, saved_machine)
         if saving.restore is not None:

@@ -14,7 +14,13 @@ RISCV_ISA = "rv64imafdc"
 
 @dataclass(frozen=True, slots=True)
 class SerialPort:
-    """A 16550 that the guest may print to."""
+    """A serial port that the guest may print to: a 16550, or a PL011 on Arm.
+
+    Args:
+        name: as in the file.
+        registers: where it is.
+        irq: its interrupt; 0 for none.
+    """
 
     name: str
     registers: Range

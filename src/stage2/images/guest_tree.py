@@ -1,7 +1,8 @@
 """The device tree of a guest that is given parts of a board: the board's own tree, less what the guest does not have.
 
 Nothing stays that stage 2 does not back: a node whose registers are not all the guest's is left out, and so is one that
-needs such a node for its interrupts, clocks or power.
+needs such a node for its interrupts, clocks or power. What the hypervisor plays stands in its place: an interrupt
+controller, to which all that stays refers then, and serial ports.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..address import Range
+from .devicetree import SerialPort
 from .fdt import Node
 from .fdt_walk import nodes
 
@@ -28,25 +30,70 @@ _REDISTRIBUTOR = 0x2_0000
 """Bytes of a CPU's redistributor: two frames of 64 KiB (Arm IHI 0069, 12.10)."""
 
 
+_CLOCK_HZ = 24_000_000
+"""Of an emulated serial port, whose wire takes no time anyway."""
+_SPI, _PPI, _LEVEL_HIGH = 0, 1, 4
+"""Cells of `interrupts` (Linux, bindings, interrupt-controller/arm,gic.yaml)."""
+_FIRST_SPI = 32
+_TIMERS = (13, 14, 11, 10)
+"""PPIs of the secure and non-secure physical, the virtual and the hypervisor's timer, from INTID 16 on (Arm BSA)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GicPlace:
+    """Where a guest has an emulated interrupt controller.
+
+    Args:
+        version: 2 or 3.
+        distributor: its distributor.
+        cpus: the redistributors, or a GICv2's CPU interface; None where that one is the board's: its GICV, at the GPA
+            of the board's own CPU interface.
+    """
+
+    version: int
+    distributor: Range
+    cpus: Range | None
+
+
 @dataclass(frozen=True, slots=True)
 class GuestBoard:
     """What a guest has of a board.
 
     Args:
         memory: its RAM, in GPA.
-        cpus: how many.
+        cpus: the board's CPUs that are its, by their place in the board's tree.
         bootargs: kernel command line.
         ramdisk: where the ramdisk lies, if there is one.
         reserved: parts of RAM that it must leave alone.
         backed: whether stage 2 leads all of a range to the same host addresses.
+        gic: its emulated interrupt controller, if it has one.
+        serial: its emulated serial ports (PL011).
     """
 
     memory: Sequence[Range]
-    cpus: int
+    cpus: Sequence[int]
     bootargs: str
     ramdisk: Range | None
     reserved: Sequence[Range]
     backed: Callable[[Range], bool]
+    gic: GicPlace | None = None
+    serial: Sequence[SerialPort] = ()
+
+
+def bare_board(affinities: Sequence[int]) -> Node:
+    """A board that has CPUs with their timers, and nothing else.
+
+    Args:
+        affinities: of each CPU, as in MPIDR_EL1.
+    """
+    root = Node("").set("#address-cells", 2).set("#size-cells", 2).set("compatible", "linux,dummy-virt")
+    cpus = root.child("cpus").set("#address-cells", 2).set("#size-cells", 0)
+    for affinity in affinities:
+        cpu = cpus.child(f"cpu@{affinity:x}").set("device_type", "cpu").set("compatible", "arm,armv8")
+        cpu.set_u64("reg", affinity)
+    timer = root.child("timer").set("compatible", "arm,armv8-timer").set("always-on")
+    timer.set("interrupts", [cell for number in _TIMERS for cell in (_PPI, number, _LEVEL_HIGH)])
+    return root
 
 
 def guest_tree(board: Node, guest: GuestBoard) -> Node:
@@ -75,10 +122,15 @@ def guest_tree(board: Node, guest: GuestBoard) -> Node:
     _cpus(root, board, guest.cpus)
     backed = _backed(board, guest)
     kept = [found for node in board.children if (found := _kept(node, backed)) is not None]
-    for node in kept:
-        for controller in node.walk():
-            if _is_gic(controller):
-                _give_gic(controller, board, guest.cpus)
+    if guest.gic is None:
+        for node in kept:
+            for controller in node.walk():
+                if _is_gic(controller):
+                    _give_gic(controller, board, guest.cpus)
+    else:
+        kept = [node for node in kept if not _is_gic(node)]
+        kept.insert(0, _made_gic(root, board, guest.gic))
+    kept += _made_serial(board, guest.serial)
     while True:
         there = {handle for node in (*kept, root) for below in node.walk() for handle in below.cells("phandle")}
         left = [node for node in kept if _satisfied(node, there)]
@@ -89,7 +141,52 @@ def guest_tree(board: Node, guest: GuestBoard) -> Node:
     path = made.text("stdout-path")
     if path is not None and root.find(path.partition(":")[0]) is None:
         del made.properties["stdout-path"]
+    if guest.serial and "stdout-path" not in made.properties:
+        made.set("stdout-path", f"/{_serial_name(guest.serial[0])}")
     return root
+
+
+def _handles(board: Node) -> set[int]:
+    return {handle for node in board.walk() for handle in node.cells("phandle")}
+
+
+def _made_gic(root: Node, board: Node, place: GicPlace) -> Node:
+    """An emulated interrupt controller, under the handle of the board's own, to which other nodes refer."""
+    own = next((one for one in nodes(board) if _is_gic(one.node) and one.ranges), None)
+    handle = next(iter(own.node.cells("phandle")), None) if own is not None else None
+    if handle is None:
+        handle = max(_handles(board), default=0) + 1
+    root.set("interrupt-parent", handle)
+    node = Node(f"intc@{place.distributor.start:x}").set("phandle", handle)
+    node.set("compatible", _GIC_V3 if place.version == 3 else _GIC_V2[0])
+    node.set("interrupt-controller").set("#interrupt-cells", 3)
+    second = place.cpus
+    if second is None and own is not None and own.ranges is not None and len(own.ranges) > 1:
+        second = own.ranges[1]
+    spans = [place.distributor] if second is None else [place.distributor, second]
+    node.properties["reg"] = b"".join(_reg(span, board) for span in spans)
+    return node
+
+
+def _serial_name(port: SerialPort) -> str:
+    return f"pl011@{port.registers.start:x}"
+
+
+def _made_serial(board: Node, ports: Sequence[SerialPort]) -> list[Node]:
+    """Emulated serial ports, and the clock that their driver wants to see."""
+    if not ports:
+        return []
+    handle = max(_handles(board), default=0) + 2
+    clock = Node("serial-clock").set("compatible", "fixed-clock").set("#clock-cells", 0).set("phandle", handle)
+    made = [clock.set("clock-frequency", _CLOCK_HZ)]
+    for port in ports:
+        node = Node(_serial_name(port)).set("compatible", ["arm,pl011", "arm,primecell"])
+        node.properties["reg"] = _reg(port.registers, board)
+        node.set("clocks", [handle, handle]).set("clock-names", ["uartclk", "apb_pclk"])
+        if port.irq >= _FIRST_SPI:
+            node.set("interrupts", [_SPI, port.irq - _FIRST_SPI, _LEVEL_HIGH])
+        made.append(node)
+    return made
 
 
 def _addressed(parent: Node, name: str, span: Range, board: Node) -> Node:
@@ -106,14 +203,15 @@ def _reg(span: Range, board: Node) -> bytes:
     return b"".join(value.to_bytes(4 * width, "big") for value, width in values)
 
 
-def _cpus(root: Node, board: Node, count: int) -> None:
-    """The first CPUs of the board, started by PSCI."""
+def _cpus(root: Node, board: Node, numbers: Sequence[int]) -> None:
+    """The guest's CPUs, started by PSCI."""
     theirs = board.find("cpus")
     cpus = root.child("cpus")
     if theirs is None:
         return
     cpus.properties.update(theirs.properties)
-    for node in [node for node in theirs.children if node.text("device_type") == "cpu"][:count]:
+    there = [node for node in theirs.children if node.text("device_type") == "cpu"]
+    for node in [there[number] for number in numbers]:
         mine = Node(node.name, dict(node.properties))
         mine.set("enable-method", "psci")
         for name in ("cpu-idle-states", "next-level-cache", "power-domains", "clocks"):
@@ -129,15 +227,15 @@ def _is_gic(node: Node) -> bool:
     return bool(_compatible(node) & {*_GIC_V2, _GIC_V3})
 
 
-def _gic_ranges(node: Node, ranges: Sequence[Range], cpus: int) -> list[Range]:
-    """What a guest has of an interrupt controller: of redistributors those of its CPUs."""
+def _gic_ranges(node: Node, ranges: Sequence[Range], cpus: Sequence[int]) -> list[Range]:
+    """What a guest has of an interrupt controller: of redistributors those up to its last CPU's."""
     first, second = ranges[:2] if len(ranges) > 1 else (ranges[0], ranges[0])
     if _GIC_V3 in _compatible(node):
-        second = Range.sized(second.start, min(second.size, cpus * _REDISTRIBUTOR))
+        second = Range.sized(second.start, min(second.size, (max(cpus) + 1) * _REDISTRIBUTOR))
     return [first, second]
 
 
-def _give_gic(node: Node, board: Node, cpus: int) -> None:
+def _give_gic(node: Node, board: Node, cpus: Sequence[int]) -> None:
     """Leave an interrupt controller the ranges that the guest has. What is below it are ITS and MSI frames, whose DMA
     and doorbells are nothing that stage 2 backs by itself."""
     placed = next(one for one in nodes(board) if one.node.name == node.name and one.ranges)

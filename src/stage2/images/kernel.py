@@ -13,6 +13,7 @@ from .wrappers import MAX_IMAGE, unwrap
 
 _MAX_SEGMENTS = 64
 _LINUX_HEADER = 64
+_LINUX_BANNER = b"Linux version "
 BZIMAGE = "Linux bzImage (x86_64)"
 _ELF_MACHINES = {"EM_RISCV": "riscv64", "EM_AARCH64": "aarch64", "EM_X86_64": "x86_64"}
 
@@ -68,6 +69,11 @@ class KernelImage:
     entry: int | None = None
     header: LinuxHeader | None = None
     wrappers: tuple[str, ...] = ()
+
+    @property
+    def is_linux(self) -> bool:
+        """Whether it holds Linux's banner; other kernels have the same header."""
+        return any(_LINUX_BANNER in segment.data for segment in self.segments)
 
 
 def inspect(data: bytes) -> KernelImage:

@@ -1,36 +1,25 @@
-"""QEMU's AArch64 board as a whole machine: a guest at EL1 owns what its stage 2 maps, our monitor has EL2."""
+"""QEMU's AArch64 board: a guest at EL1 owns what its stage 2 maps, our monitor has EL2."""
 
 from __future__ import annotations
 
-import select
-import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
-from ..address import Hpa, Range
-from ..errors import EncodingError, MachineError
-from ..formats.invalidation import Operation
+from ..address import Range
+from ..errors import MachineError
 from ..memory.physical import PhysicalMemory
-from . import mailbox
 from .aarch64 import OPERATIONS
+from .board import Board
+from .core import Core
 from .emulator import OWN_QEMU, Emulator
-from .mailbox import Command, Event
 from .process import Child
-from .qemu import QemuMachine
 
-MONITOR = Hpa(0x4020_0000)
-LIST = Range(0x4011_0000, 0x4020_0000)
-"""Where lists of operations are put."""
-OWN = Range(0x4000_0000, 0x4040_0000)
-"""What of RAM is the hypervisor's: the board's own device tree, mailbox, lists and monitor."""
-RAM_BASE = 0x4000_0000
-REGISTERS = ("HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1")
+REGISTERS = ("HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1", "VMPIDR_EL2")
 """The order of LOAD's registers."""
-_TAKEN = 1
-"""Bit of RUN's flags: EL1 takes an exception."""
+_DUMP_S = 30.0
 
 
 class Context(IntEnum):
@@ -50,19 +39,41 @@ class Context(IntEnum):
     MAIR_EL1 = 42
 
 
-_EXIT_S, _DUMP_S = 5.0, 30.0
+class RunFlag(IntFlag):
+    """Bits of RUN's FLAGS."""
+
+    TAKEN = 1
+    """EL1 takes an exception: its ESR, FAR, ELR and SPSR are loaded."""
+    INTERRUPT = 2
+    """A virtual interrupt is pending (HCR_EL2.VI)."""
+    FAST = 4
+    """A virtual fast interrupt is pending (HCR_EL2.VF)."""
+    DONE = 8
+    """The guest has dealt with the interrupt of its timer: the physical one may come again."""
+
+
+class Why(IntEnum):
+    """Why a guest stopped."""
+
+    EXCEPTION = 0
+    TIMER = 1
+    """Its virtual timer's interrupt."""
+    KICKED = 2
+    """It was asked to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """Why a guest stopped.
+    """How a guest stopped.
 
     Args:
-        esr, far, hpfar: of EL2.
+        why: the reason.
+        esr, far, hpfar: of EL2, where it is an exception.
         pc: the guest's.
         spsr: its state.
     """
 
+    why: Why
     esr: int
     far: int
     hpfar: int
@@ -70,11 +81,23 @@ class Exit:
     spsr: int
 
 
-class ArmBoard(QemuMachine):
-    """The `virt` board with one CPU.
+def exit_of(core: Core) -> Exit:
+    """Take the event that a core's door told of.
+
+    Raises:
+        MachineError: QEMU ended, or the monitor met an exception of its own.
+    """
+    core.exit()
+    esr, far, hpfar, why = (core.info(number) for number in range(4))
+    return Exit(Why(why), esr, far, hpfar, core.guest(Context.PC), core.guest(Context.SPSR))
+
+
+class ArmBoard(Board):
+    """The `virt` board.
 
     Args:
-        memory: its RAM, which begins at `RAM_BASE`.
+        memory: its RAM, which begins at 1 GiB.
+        cores: how many.
         gic_version: 2 or 3.
         cpu: QEMU's name of the CPU.
         emulator: which QEMU.
@@ -82,121 +105,42 @@ class ArmBoard(QemuMachine):
 
     PROGRAM = "qemu-system-aarch64"
     PACKAGE = "qemu-system-arm"
+    CPU = "cortex-a72"
+    RAM: ClassVar[Range] = Range(0x4000_0000, 1 << 40)
     MAILBOX = 0x4010_0000
+    LISTS = Range(0x4011_0000, 0x4020_0000)
+    MONITOR = 0x4020_0000
+    MONITOR_FILE = "run-aarch64.bin"
+    OWN = Range(0x4000_0000, 0x4040_0000)
+    OPERATIONS = OPERATIONS[:5]
 
     def __init__(
-        self, memory: PhysicalMemory, *, gic_version: int = 3, cpu: str = "cortex-a72", emulator: Emulator = OWN_QEMU
+        self,
+        memory: PhysicalMemory,
+        *,
+        cores: int = 1,
+        gic_version: int = 3,
+        cpu: str | None = None,
+        emulator: Emulator = OWN_QEMU,
     ) -> None:
-        if memory.base != RAM_BASE or len(memory.ranges) != 1:
-            raise EncodingError(f"this board's RAM is one range from {RAM_BASE:#x} on")
-        self._gic_version, self._cpu = gic_version, cpu
-        self.console, self._theirs = socket.socketpair()
-        self.console.setblocking(False)
-        self._pending: list[tuple[int, int]] = []
-        self._flags = 0
-        super().__init__(emulator, memory)
-        self._theirs.close()
-
-    def prepare(self) -> None:
-        self.memory.write(MONITOR, (Path(__file__).parent / "monitors" / "run-aarch64.bin").read_bytes())
-
-    def descriptors(self) -> tuple[int, ...]:
-        return (self._theirs.fileno(),)
+        self._gic_version = gic_version
+        super().__init__(memory, cores=cores, cpu=cpu, emulator=emulator)
 
     def arguments(self, ram: str, door: int) -> list[str]:
-        size = self.memory.span
         return [
-            "-machine", f"virt,virtualization=on,gic-version={self._gic_version},memory-backend=ram",
-            "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on",
-            "-m", str(size >> 20), "-smp", "1", "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
-            "-nodefaults", "-display", "none", "-monitor", "none",
-            "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", "chardev:console",
-            "-chardev", f"socket,id=door,fd={door}", "-device", "pci-serial,chardev=door,addr=1",
-            "-device", f"loader,addr={MONITOR:#x},cpu-num=0",
+            "-machine", f"{_machine(self._gic_version)},memory-backend=ram", *self.common_arguments(ram),
+            "-device", f"loader,addr={self.MONITOR:#x},cpu-num=0",
         ]  # fmt: skip
 
-    # --- the guest ---------------------------------------------------------------------------------------------
 
-    def guest(self, number: int) -> int:
-        """A word of the guest's registers: x0 to x30."""
-        return self.word(mailbox.GUEST + 8 * number)
-
-    def set_guest(self, number: int, value: int) -> None:
-        self.set_word(mailbox.GUEST + 8 * number, value)
-
-    def context(self, which: Context) -> int:
-        """Another word of the guest."""
-        return self.guest(which)
-
-    def set_context(self, which: Context, value: int) -> None:
-        self.set_guest(which, value)
-
-    def take_exception(self) -> None:
-        """Let EL1 take the exception whose registers were set, when the guest runs on."""
-        self._flags |= _TAKEN
-
-    def owe(self, operations: Iterable[Operation]) -> None:
-        """Note what edits owe: it is done before the guest runs on."""
-        for operation in operations:
-            if operation.name not in OPERATIONS:
-                raise EncodingError(f"{operation.name} is none of {', '.join(OPERATIONS)}")
-            number = OPERATIONS.index(operation.name)
-            self._pending += [(number, operand) for operand in operation.operands()]
-
-    def resume(self) -> None:
-        """Let the guest run, after the operations that are owed."""
-        count = min(len(self._pending), LIST.size // mailbox.OPERATION_ENTRY.itemsize)
-        if count:
-            at = LIST.start
-            for number, operand in self._pending[:count]:
-                self.memory.store_u64(Hpa(at), number)
-                self.memory.store_u64(Hpa(at + 8), operand & (1 << 64) - 1)
-                at += mailbox.OPERATION_ENTRY.itemsize
-            del self._pending[:count]
-        self.set_word(mailbox.LIST, LIST.start)
-        self.set_word(mailbox.COUNT, count)
-        self.set_word(mailbox.FLAGS, self._flags)
-        self._flags = 0
-        self.set_word(mailbox.COMMAND, Command.RUN)
-        self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
-
-    def exit(self) -> Exit:
-        """Take the event that the doorbell told of.
-
-        Raises:
-            MachineError: QEMU ended, or the monitor met an exception of its own.
-        """
-        self._wait(_EXIT_S, "run")
-        if self.word(mailbox.EVENT) != Event.EXIT:
-            raise MachineError(f"{self.PROGRAM}: the monitor answers with event {self.word(mailbox.EVENT)}")
-        esr, far, hpfar = (self.word(mailbox.INFO + 8 * number) for number in range(3))
-        return Exit(esr, far, hpfar, self.context(Context.PC), self.context(Context.SPSR))
-
-    def ready(self, seconds: float, wake: int) -> tuple[bool, bytes]:
-        """Wait for the doorbell, the console, or a descriptor that wakes us.
-
-        Returns:
-            Whether the door rang, and what was printed.
-        """
-        waiting: list[socket.socket | int] = [self._door, self.console, wake]
-        found, _, _ = select.select(waiting, [], [], seconds)
-        text = b""
-        if self.console in found:
-            try:
-                text = self.console.recv(1 << 16)
-            except BlockingIOError:
-                text = b""
-        return self._door in found, text
-
-    def command(self, command: Command, *, seconds: float = 120.0, **words: int) -> None:
-        for name, offset in {"list": mailbox.LIST, "count": mailbox.COUNT, "flags": mailbox.FLAGS}.items():
-            self.set_word(offset, words.get(name, 0))
-        self.set_word(mailbox.COMMAND, command)
-        self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
-        self._wait(seconds, command.name.lower())
+def _machine(gic_version: int) -> str:
+    # Without an ITS: it would write memory by itself for whoever has the interrupt controller.
+    return f"virt,virtualization=on,its=off,gic-version={gic_version}"
 
 
-def board_tree(*, gic_version: int = 3, cpu: str = "cortex-a72", emulator: Emulator = OWN_QEMU) -> bytes:
+def board_tree(
+    *, cores: int = 1, gic_version: int = 3, cpu: str = ArmBoard.CPU, emulator: Emulator = OWN_QEMU
+) -> bytes:
     """The board's own device tree, as QEMU makes it.
 
     Raises:
@@ -206,9 +150,9 @@ def board_tree(*, gic_version: int = 3, cpu: str = "cortex-a72", emulator: Emula
     program = emulator.program(ArmBoard.PROGRAM, ArmBoard.PACKAGE)
     with TemporaryDirectory(prefix="stage2-") as folder:
         file = Path(folder) / "board.dtb"
-        machine = f"virt,virtualization=on,gic-version={gic_version},dumpdtb={file}"
-        command = [*program.command, "-machine", machine, "-cpu", cpu, "-nodefaults", "-display", "none"]
-        child = Child(command)
+        machine = f"{_machine(gic_version)},dumpdtb={file}"
+        command = [*program.command, "-machine", machine, "-cpu", cpu, "-smp", str(cores), "-nodefaults"]
+        child = Child([*command, "-display", "none"])
         try:
             child.wait(_DUMP_S)
         finally:

@@ -6,7 +6,9 @@ The monitor is a small program that runs as the hypervisor of an emulated machin
 2. Python reads the event, writes COMMAND and its arguments, sets ACKNOWLEDGE to SEQUENCE, and rings back.
 3. The monitor, awake, checks ACKNOWLEDGE (a stray byte changes nothing), does the command, and goes on at 1.
 
-Nobody spins: a vCPU that waits uses no CPU time. Words of a command that it does not use are ignored.
+A monitor that only probes sleeps: a vCPU that waits uses no CPU time. One that runs guests (`board`) watches
+ACKNOWLEDGE instead, for an exit is answered in less time than it takes to wake. Words of a command that it does not use
+are ignored.
 
 | word | offset | who writes | what |
 |---|---|---|---|
@@ -19,6 +21,9 @@ Nobody spins: a vCPU that waits uses no CPU time. Words of a command that it doe
 | COUNT | 0x30 | Python | its entries |
 | RESULTS | 0x38 | Python | physical address of where its results go |
 | FLAGS | 0x40 | Python | bits of the command |
+| KICK | 0x48 | Python | not 0: the guest is to stop soon, whatever it does (where the machine can) |
+| SEND | 0x50 | Python | RUN: cores that are to stop at once, a bit each; the monitor clears it |
+| WAITED | 0x58 | monitor | after ACKNOWLEDGE: ticks of the core's counter since it rang |
 | INFO | 0x80-0xff | monitor | after a failure: what it saw, in the architecture's order; after start: features |
 | REGISTERS | 0x100-0x2ff | Python | for LOAD: values in the machine's order, 64 at most |
 | GUEST | 0x300-0x5ff | both | for RUN: the guest's registers in the machine's order |
@@ -38,7 +43,9 @@ import numpy as np
 MAGIC_VALUE = 0x5354_4147_4532_0001
 """\"STAGE2\" and the version of the protocol."""
 
-MAGIC, SEQUENCE, ACKNOWLEDGE, EVENT, COMMAND, LIST, COUNT, RESULTS, FLAGS = (8 * word for word in range(9))
+MAGIC, SEQUENCE, ACKNOWLEDGE, EVENT, COMMAND, LIST, COUNT, RESULTS, FLAGS, KICK, SEND, WAITED = (
+    8 * word for word in range(12)
+)
 INFO, REGISTERS, GUEST = 0x80, 0x100, 0x300
 SIZE = 0x1000
 
@@ -65,7 +72,11 @@ class Command(IntEnum):
     INVALIDATE = 3
     """Do COUNT operations of LIST, with the barriers that belong to them."""
     RUN = 4
-    """Let the guest run until it exits (kept for an engine that boots whole systems)."""
+    """Do COUNT operations of LIST, then let the guest run until it exits."""
+    START = 5
+    """Start the core whose number FLAGS is: it rings its own doorbell."""
+    PARK = 6
+    """Do nothing any more: the guest is done."""
 
 
 PROBE_ENTRY = np.dtype([("address", np.uint64), ("value", np.uint64), ("kind", np.uint64), ("reserved", np.uint64)])

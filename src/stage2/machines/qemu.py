@@ -6,30 +6,28 @@ are gone with the processes, whatever ends them.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 from collections.abc import Sequence
 from types import TracebackType
 from typing import ClassVar, Self
 
 import numpy as np
 
-from ..address import Hpa, Range
+from ..address import Range
 from ..errors import MachineError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
+from .core import COMMAND_S, Core
 from .emulator import OWN_QEMU, Emulator
-from .mailbox import Command, Event
+from .mailbox import Command
 from .process import Child
 
 _START_S = 120.0
-_COMMAND_S = 120.0
 _LOG_KEPT = 4096
 
 
 class QemuMachine:
-    """A machine with one CPU that runs a monitor.
+    """A machine whose CPUs run a monitor.
 
     Subclasses say which program, which arguments, where RAM is, and put their monitor into memory.
 
@@ -54,29 +52,36 @@ class QemuMachine:
         self.memory = PhysicalMemory([self.RAM], backing="memfd") if memory is None else memory
         self._log = os.memfd_create("qemu-log", os.MFD_CLOEXEC)
         self._child: Child | None = None
+        self.cores: list[Core] = []
         self._words = self.memory.words
         self._start()
 
     def _start(self) -> None:
-        self._door, theirs = socket.socketpair()
-        self._sequence = 0
+        self.cores = self.make_cores()
         try:
             self.prepare()
-            for offset in (mailbox.MAGIC, mailbox.SEQUENCE, mailbox.ACKNOWLEDGE):
-                self.set_word(offset, 0)
-            ram, bell = self.memory.fileno, theirs.fileno()
+            ram, bells = self.memory.fileno, [core.bell for core in self.cores]
             assert ram is not None
             data = [word for folder in self._program.share("qemu", "seabios") for word in ("-L", str(folder))]
-            command = [*self._program.command, *data, *self.arguments(f"/proc/self/fd/{ram}", bell)]
-            self._child = Child(command, keep=(ram, bell, *self.descriptors()), log=self._log)
-            theirs.close()
-            self._wait(_START_S, "start")
-            if self.word(mailbox.MAGIC) != mailbox.MAGIC_VALUE:
-                raise MachineError(f"{self.PROGRAM}: the monitor speaks another protocol")
+            command = [*self._program.command, *data, *self.arguments(f"/proc/self/fd/{ram}", bells[0])]
+            self._child = Child(command, keep=(ram, *bells, *self.descriptors()), log=self._log)
+            for core in self.cores:
+                core.hand_over()
+            self.started()
         except BaseException:
-            theirs.close()
             self.close()
             raise
+
+    def started(self) -> None:
+        """Wait until the machine is up.
+
+        Raises:
+            MachineError: it does not come up.
+        """
+        first = self.cores[0]
+        first.wait(_START_S, "start")
+        if first.word(mailbox.MAGIC) != mailbox.MAGIC_VALUE:
+            raise MachineError(f"{self.PROGRAM}: the monitor speaks another protocol")
 
     def restart(self) -> None:
         """Start QEMU anew on the same RAM, for a subclass whose arguments have changed.
@@ -89,6 +94,10 @@ class QemuMachine:
 
     # --- for subclasses ------------------------------------------------------------------------------------
 
+    def make_cores(self) -> list[Core]:
+        """The machine's cores, none of which runs yet."""
+        return [Core(0, self.memory, self.MAILBOX, self.PROGRAM, self.said)]
+
     def prepare(self) -> None:
         """Put the monitor, and whatever it needs, into memory; nothing runs yet."""
         raise NotImplementedError
@@ -98,62 +107,25 @@ class QemuMachine:
         raise NotImplementedError
 
     def descriptors(self) -> tuple[int, ...]:
-        """What QEMU inherits besides memory and doorbell, under the same numbers."""
+        """What QEMU inherits besides memory and doorbells, under the same numbers."""
         return ()
 
     # --- commands --------------------------------------------------------------------------------------------
 
     def word(self, offset: int) -> int:
-        """A word of the mailbox."""
-        return self.memory.load_u64(Hpa(self.MAILBOX + offset))
+        """A word of the first core's mailbox."""
+        return self.cores[0].word(offset)
 
-    def set_word(self, offset: int, value: int) -> None:
-        self.memory.store_u64(Hpa(self.MAILBOX + offset), value & (1 << 64) - 1)
-
-    def command(self, command: Command, *, seconds: float = _COMMAND_S, **words: int) -> None:
-        """Let the monitor do a command and wait until it is done.
-
-        Args:
-            seconds: how long it may take.
-            words: LIST, COUNT, RESULTS, FLAGS by name in lower case: `list`, `count`, `results`, `flags`.
-
-        Raises:
-            MachineError: it took too long, QEMU ended, or the monitor met an exception of its own.
-        """
-        offsets = {"list": mailbox.LIST, "count": mailbox.COUNT, "results": mailbox.RESULTS, "flags": mailbox.FLAGS}
-        for name, offset in offsets.items():
-            self.set_word(offset, words.get(name, 0))
-        self.set_word(mailbox.COMMAND, command)
-        self.set_word(mailbox.ACKNOWLEDGE, self._sequence)
-        # When QEMU has ended, waiting for it says so.
-        with contextlib.suppress(OSError):
-            self._door.send(b".")
-        self._wait(seconds, command.name.lower())
+    def command(self, command: Command, *, seconds: float = COMMAND_S, **words: int) -> None:
+        """`Core.command` of the first core."""
+        self.cores[0].command(command, seconds=seconds, **words)
 
     def load(self, registers: Sequence[int], *, keep_tlb: bool = False) -> None:
-        """Load the machine's registers, in its order."""
-        for index, value in enumerate(registers):
-            self.set_word(mailbox.REGISTERS + 8 * index, value)
-        self.command(Command.LOAD, flags=int(keep_tlb))
+        """`Core.load` of the first core."""
+        self.cores[0].load(registers, keep_tlb=keep_tlb)
 
-    def _wait(self, seconds: float, what: str) -> None:
-        self._door.settimeout(seconds)
-        try:
-            rung = self._door.recv(1)
-        except ConnectionError:
-            rung = b""
-        except TimeoutError:
-            raise MachineError(f"{self.PROGRAM} did not answer within {seconds:g} s ({what}){self._said()}") from None
-        except OSError as error:
-            raise MachineError(f"{self.PROGRAM}: {error.strerror}{self._said()}") from None
-        if not rung:
-            raise MachineError(f"{self.PROGRAM} ended ({what}){self._said()}")
-        self._sequence = self.word(mailbox.SEQUENCE)
-        if self.word(mailbox.EVENT) == Event.FAILED:
-            info = " ".join(f"{self.word(mailbox.INFO + 8 * i):#x}" for i in range(6))
-            raise MachineError(f"{self.PROGRAM}: the monitor met an exception ({what}): {info}")
-
-    def _said(self) -> str:
+    def said(self) -> str:
+        """What QEMU has printed, for the end of a message."""
         text = os.pread(self._log, _LOG_KEPT, 0).decode(errors="replace").strip()
         return f": {text}" if text else ""
 
@@ -182,7 +154,8 @@ class QemuMachine:
         if self._child is not None:
             self._child.end()
             self._child = None
-        self._door.close()
+        for core in self.cores:
+            core.close()
 
     def __enter__(self) -> Self:
         return self

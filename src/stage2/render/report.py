@@ -13,6 +13,7 @@ from ..config.platform import PlatformConfig
 from ..hypervisor.time import TimeValue
 from ..vm.cost import HostCost
 from ..vm.dirty_log import DirtyLogReport
+from ..vm.exit_log import ExitReport
 from ..vm.report import RegionReport, ViolationReport, VmReport
 from .host import assumed_host
 from .levels import level_legend
@@ -88,7 +89,8 @@ def _numbers(report: VmReport) -> list[tuple[str, str]]:
         ),
         ("stage 2", _tables(report)),
         ("faults", _faults(report)),
-        ("TLB fills", f"{report.fills:,} served by the two-stage walker"),
+        ("TLB fills", f"{report.fills:,} served by the two-stage walker" if report.engine == "unicorn" else ""),
+        *_exits(report.exits),
     ]
     if report.dirty_log is not None:
         rows.append(("dirty log", _dirty_log(report.dirty_log)))
@@ -114,6 +116,18 @@ def _faults(report: VmReport) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.resolutions.items() if count)
     stage_2 = f"{report.stage2_faults:,} at stage 2" + (f" ({kinds})" if kinds else "")
     return f"{stage_2}; {report.guest_faults:,} of the guest's own stage 1"
+
+
+def _exits(exits: Sequence[ExitReport]) -> list[tuple[str, str]]:
+    """What the guest stopped for, and how long: half of the times were below the first number, and so on."""
+    rows = []
+    for one in exits:
+        took = one.handled if one.waited is None else one.waited
+        times = f"{took.p50:,.0f} µs (90 %: {took.p90:,.0f}, 99 %: {took.p99:,.0f}, all: {took.longest:,.0f})"
+        parts = "" if one.doorbell_us is None else f", {one.handled.p50:,.0f} of them in Python"
+        kinds = counted(one.count, plain(one.kind), plain(one.kind) + ("es" if one.kind.endswith("s") else "s"))
+        rows.append(f"{kinds}: half took at most {times}{parts}")
+    return [("exits" if not number else "", row) for number, row in enumerate(rows)]
 
 
 def _region_table(regions: Sequence[RegionReport]) -> RenderableType:

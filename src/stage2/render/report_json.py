@@ -10,6 +10,7 @@ from ..prove.theorem import Proof
 from ..space.faults import Resolution
 from ..space.json_shapes import range_json
 from ..vm.cost import Cost, HostCost
+from ..vm.exit_log import ExitReport
 from ..vm.report import ViolationReport, VmReport, region_report_json
 from .walk import Outcome, WalkView
 from .walk_json import walk_json
@@ -125,7 +126,19 @@ def vm_report_json(report: VmReport) -> dict[str, Any]:
         "violations_dropped": report.violations_dropped,
         "devices": report.devices,
         "dirty_log": None if report.dirty_log is None else asdict(report.dirty_log),
+        "exits": [_exit_json(one) for one in report.exits],
         "console": report.console,
+    }
+
+
+def _exit_json(exit_: ExitReport) -> dict[str, Any]:
+    """One kind of exit."""
+    return {
+        "kind": exit_.kind,
+        "count": exit_.count,
+        "waited_us": None if exit_.waited is None else asdict(exit_.waited),
+        "handled_us": asdict(exit_.handled),
+        "doorbell_us": exit_.doorbell_us,
     }
 
 

@@ -8,11 +8,12 @@ from ..config.kernel_config import GuestImage
 from ..config.vm import VmConfig
 from ..errors import ConfigError, ImageError, Stage2Error
 from ..flags import MapType
-from ..images.devicetree import Description, SerialPort, riscv_blob
+from ..images.devicetree import Description, riscv_blob
 from ..images.fdt import Node, flatten
-from ..images.guest_tree import GuestBoard, guest_tree
+from ..images.guest_tree import GuestBoard, bare_board, guest_tree
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
+from .gic.v3 import affinities_of
 from .images import VmImages
 from .vm import Boot, Vm
 
@@ -95,8 +96,11 @@ class _Loader:
     def device_tree(self, image: GuestImage | None, data: bytes | None, ramdisk: Range | None) -> Gpa | None:
         """Load the DTB that the file names, or one made for the VM."""
         if data is None:
-            if self._board is not None:
-                data = flatten(guest_tree(self._board, self._of_board(ramdisk)))
+            board = self._board
+            if board is None and self._vm.gic is not None:
+                board = bare_board(affinities_of(self._vm.cpu_count))
+            if board is not None:
+                data = flatten(guest_tree(board, self._of_board(ramdisk)))
             elif self._vm.arch == "riscv64":
                 data = riscv_blob(self._description(ramdisk))
             else:
@@ -111,11 +115,13 @@ class _Loader:
         config = self._config
         return GuestBoard(
             memory=[region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED],
-            cpus=config.cpu_num,
+            cpus=self._vm.cores or range(config.cpu_num),
             bootargs=BOARD_CMDLINE if config.kernel.cmdline is None else config.kernel.cmdline,
             ramdisk=ramdisk,
             reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],
             backed=self._backed,
+            gic=self._vm.gic_place,
+            serial=self._vm.serial,
         )
 
     def _backed(self, span: Range) -> bool:
@@ -126,11 +132,6 @@ class _Loader:
 
     def _description(self, ramdisk: Range | None) -> Description:
         config = self._config
-        serial = [
-            SerialPort(device.name, Range.sized(device.gpa, device.size), device.irq)
-            for device in config.devices.emulated
-            if not device.on_ports and "Console" in device.type_names and device.size
-        ]
         return Description(
             model=f"stage2 VM {config.name}",
             memory=[region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED],
@@ -138,7 +139,7 @@ class _Loader:
             timer_hz=TIMER_HZ,
             bootargs=DEFAULT_CMDLINE if config.kernel.cmdline is None else config.kernel.cmdline,
             ramdisk=ramdisk,
-            serial=serial,
+            serial=self._vm.serial,
             reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],
         )
 

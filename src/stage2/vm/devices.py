@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ..address import Gpa, Range
 from ..errors import OverlapError
 from ..ranges import RangeMap
-from .console import Console
 
 
 class Device(Protocol):
@@ -23,14 +23,42 @@ class Device(Protocol):
         """Take `width` bytes at an offset."""
 
 
+class BankedDevice(ABC):
+    """An emulated device that shows each CPU registers of its own."""
+
+    name: str
+
+    @abstractmethod
+    def read_by(self, cpu: int, offset: int, width: int) -> int:
+        """The value that a CPU reads."""
+
+    @abstractmethod
+    def write_by(self, cpu: int, offset: int, width: int, value: int) -> None:
+        """Take what a CPU writes."""
+
+
+class RegisterBlock:
+    """A device of two functions, which take offset and width, and the value."""
+
+    def __init__(self, name: str, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        self.name = name
+        self._read, self._write = read, write
+
+    def read(self, offset: int, width: int) -> int:
+        return self._read(offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        self._write(offset, width, value)
+
+
 class DeviceBus:
     """Which device answers at which GPA."""
 
     def __init__(self) -> None:
-        self._devices: RangeMap[Device] = RangeMap(merge=False)
+        self._devices: RangeMap[Device | BankedDevice] = RangeMap(merge=False)
         self.accesses: dict[str, int] = {}
 
-    def attach(self, span: Range, device: Device) -> None:
+    def attach(self, span: Range, device: Device | BankedDevice) -> None:
         """Let a device answer in `span`.
 
         Raises:
@@ -49,65 +77,33 @@ class DeviceBus:
         """Where in `span` a device answers, and its name."""
         return [(held, device.name) for held, device in self._devices.overlapping(span)]
 
-    def __iter__(self) -> Iterator[Device]:
+    def __iter__(self) -> Iterator[Device | BankedDevice]:
         """The devices in order of address."""
         return iter([device for _, device in self._devices])
 
-    def read(self, gpa: Gpa, width: int) -> int | None:
-        """What the device at `gpa` answers; None where nobody does."""
+    def read(self, gpa: Gpa, width: int, cpu: int = 0) -> int | None:
+        """What the device at `gpa` answers a CPU; None where nobody does."""
         found = self._devices.find(gpa)
         if found is None:
             return None
         span, device = found
         self.accesses[device.name] += 1
-        return device.read(gpa - span.start, width) & ((1 << 8 * width) - 1)
+        offset = gpa - span.start
+        value = device.read_by(cpu, offset, width) if isinstance(device, BankedDevice) else device.read(offset, width)
+        return value & ((1 << 8 * width) - 1)
 
-    def write(self, gpa: Gpa, width: int, value: int) -> bool:
-        """Give a value to the device at `gpa`; False where nobody answers."""
+    def write(self, gpa: Gpa, width: int, value: int, cpu: int = 0) -> bool:
+        """Give a CPU's value to the device at `gpa`; False where nobody answers."""
         found = self._devices.find(gpa)
         if found is None:
             return False
         span, device = found
         self.accesses[device.name] += 1
-        device.write(gpa - span.start, width, value)
+        if isinstance(device, BankedDevice):
+            device.write_by(cpu, gpa - span.start, width, value)
+        else:
+            device.write(gpa - span.start, width, value)
         return True
-
-
-class Uart:
-    """The part of a 16550 that a guest needs to print: THR, and an LSR that is always ready.
-
-    Register numbers as in the PC16550D data sheet; registers are one byte apart.
-    """
-
-    _THR, _IER, _FCR, _LCR, _LSR, _SCR = 0, 1, 2, 3, 5, 7
-    _DIVISOR_ACCESS = 0x80
-    _TRANSMITTER_EMPTY = 0x60
-
-    def __init__(self, name: str, console: Console) -> None:
-        self.name = name
-        self._console = console
-        self._registers = bytearray(8)
-
-    def read(self, offset: int, width: int) -> int:
-        if offset == self._LSR:
-            return self._TRANSMITTER_EMPTY
-        return self._registers[offset] if self._IER <= offset <= self._SCR and offset != self._FCR else 0
-
-    def write(self, offset: int, width: int, value: int) -> None:
-        if offset == self._THR:
-            if not self._registers[self._LCR] & self._DIVISOR_ACCESS:
-                self._console.write(bytes([value & 0xFF]))
-        elif offset <= self._SCR:
-            self._registers[offset] = value & 0xFF
-
-    def save(self) -> dict[str, Any]:
-        return {"registers": self._registers.hex()}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        registers = bytearray.fromhex(state["registers"])
-        if len(registers) != len(self._registers):
-            raise ValueError(f"{len(registers)} registers")
-        self._registers = registers
 
 
 class Silent:
@@ -127,3 +123,50 @@ class Silent:
 
     def load(self, state: Mapping[str, Any]) -> None:
         return None
+
+
+class TestDevice:
+    """Two registers of 8 bytes: at 0 a counter that says how often it was read, at 8 one that keeps what is written.
+
+    They may be accessed in any width; the rest reads as zero.
+    """
+
+    __test__ = False  # pytest takes it for a class of tests otherwise
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.reads = 0
+        self.scratch = bytearray(8)
+
+    def read(self, offset: int, width: int) -> int:
+        if offset < 8:
+            self.reads += 1
+            return self.reads >> 8 * offset
+        return int.from_bytes(self.scratch[offset - 8 : offset - 8 + width], "little")
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        if offset >= 8 and offset + width <= 16:
+            self.scratch[offset - 8 : offset - 8 + width] = value.to_bytes(width, "little")
+
+    def save(self) -> dict[str, Any]:
+        return {"reads": self.reads, "scratch": self.scratch.hex()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        reads, scratch = int(state["reads"]), octets(state["scratch"], 8)
+        self.reads, self.scratch = reads, scratch
+
+
+def octets(text: Any, count: int | None = None, most: int = 1 << 16) -> bytearray:
+    """The bytes that a saved state has as hexadecimal digits.
+
+    Args:
+        text: the digits.
+        count: how many bytes there must be; None for any number up to `most`.
+
+    Raises:
+        ValueError, TypeError: it is something else.
+    """
+    found = bytearray.fromhex(text)
+    if (count is not None and len(found) != count) or len(found) > most:
+        raise ValueError(f"{len(found)} bytes")
+    return found

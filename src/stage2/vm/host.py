@@ -36,7 +36,7 @@ from ..tlb.identifiers import Identifiers
 from .as_declared import Unheld, refuse_but_memory
 from .channels import ChannelTable
 from .console import Console
-from .devices import Device, Silent, Uart
+from .emulated import attach_devices
 from .reserving import reserve, reserve_platforms, table_window
 from .vm import Vm
 
@@ -50,7 +50,6 @@ PAGE_SIZES = {"auto": None, "4k": SIZE_4K, "2m": SIZE_2M, "1g": SIZE_1G}
 """The values of --page-size and what they mean in bytes; None leaves the choice to the address space."""
 _VMID_BITS = 14
 """Of VMIDs that every format has room for: hgatp's are the fewest."""
-_CONSOLE_TYPES = ("Console", "VirtioConsole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +285,7 @@ def _build_all(
     for vm, config in zip(host.vms, configs, strict=True):
         if options.as_declared:
             host.unheld.map_window(vm.space, config)
-        _attach_devices(vm, config)
+        attach_devices(vm, config)
 
 
 def _map(
@@ -382,16 +381,6 @@ def _take_shares(host: Host, together: Together, page: int) -> dict[tuple[str, s
         for config, _ in share.members:
             taken[config.name, share.name] = hpa
     return taken
-
-
-def _attach_devices(vm: Vm, config: VmConfig) -> None:
-    """Put a model behind each emulated device; what has none reads as zero."""
-    for device in config.devices.emulated:
-        if device.on_ports or not device.size:
-            continue
-        is_console = any(name in _CONSOLE_TYPES for name in device.type_names)
-        model: Device = Uart(device.name, vm.console) if is_console else Silent(device.name)
-        vm.bus.attach(Range.sized(device.gpa, device.size), model)
 
 
 def _at(region: MemoryRegion, config: VmConfig, problem: str) -> ConfigError:

@@ -31,7 +31,6 @@ from ..images.kernel import KernelImage, inspect
 from ..images.wrappers import MAX_IMAGE
 
 _FETCHED_ROLES = ("kernel", "ramdisk")
-_LINUX_BANNER = b"Linux version "
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,22 @@ class VmImages:
     @property
     def is_linux(self) -> bool:
         """Whether the kernel holds Linux's banner; others have the same header."""
-        return any(_LINUX_BANNER in segment.data for segment in self.kernel.segments)
+        return self.kernel.is_linux
+
+
+def read_kernel(config: VmConfig) -> KernelImage:
+    """Read the kernel that a VM's file names.
+
+    Raises:
+        ImageError: as `read_images`.
+    """
+    kernel = config.kernel.kernel
+    if kernel.path is None:
+        raise kernel.place.error("no kernel: set kernel_path, or give --kernel", ImageError)
+    try:
+        return inspect(_read(kernel.path, "kernel"))
+    except ImageError as error:
+        raise _at(kernel.path, error) from None
 
 
 def read_images(config: VmConfig) -> VmImages:
@@ -65,13 +79,7 @@ def read_images(config: VmConfig) -> VmImages:
     Raises:
         ImageError: an image is missing, unreadable, too large or damaged; the text names file, line and key.
     """
-    kernel = config.kernel.kernel
-    if kernel.path is None:
-        raise kernel.place.error("no kernel: set kernel_path, or give --kernel", ImageError)
-    try:
-        understood = inspect(_read(kernel.path, "kernel"))
-    except ImageError as error:
-        raise _at(kernel.path, error) from None
+    understood = read_kernel(config)
     others = {}
     for image in (config.kernel.bios, config.kernel.dtb, config.kernel.ramdisk):
         if image is not None and image.path is not None:

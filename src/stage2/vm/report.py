@@ -13,6 +13,7 @@ from ..tables.explain import Walk
 
 if TYPE_CHECKING:
     from .dirty_log import DirtyLogReport
+    from .exit_log import ExitReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class VmReport:
         tables: number of stage-2 tables; table_bytes their size.
         violations_dropped: violations that were not kept, because there were too many different ones.
         dirty_log: which pages were written, where that was logged.
+        exits: what the guest stopped for, by kind, where another program ran it.
     """
 
     name: str
@@ -102,6 +104,7 @@ class VmReport:
     violations_dropped: int = 0
     devices: dict[str, int] = field(default_factory=dict)
     dirty_log: DirtyLogReport | None = None
+    exits: tuple[ExitReport, ...] = ()
 
 
 def region_report_json(region: RegionReport) -> dict[str, Any]:

@@ -28,7 +28,11 @@ from .written import WrittenPages
 if TYPE_CHECKING:
     # What only a VM that runs needs is imported when it does.
     from ..hypervisor.cpus import Cpus
+    from ..images.devicetree import SerialPort
+    from ..images.guest_tree import GicPlace
     from .dirty_log import DirtyLog
+    from .exit_log import ExitReport
+    from .gic.gic import Gic
     from .report import RegionReport, ViolationReport, VmReport
     from .snapshots.machine import SavedMachine
     from .snapshots.snapshot import Snapshot
@@ -68,6 +72,7 @@ class RunResult:
         wall_s: seconds of running.
         guest_faults: stage-1 faults delivered to the guest.
         fills: translations asked of the walker.
+        exits: what stopped the guest, by kind, where the engine tells.
     """
 
     exit: str
@@ -75,6 +80,7 @@ class RunResult:
     wall_s: float
     guest_faults: int
     fills: int
+    exits: tuple[ExitReport, ...] = ()
 
 
 class Vm:
@@ -113,6 +119,8 @@ class Vm:
         self.write_xor_execute = write_xor_execute
         self.timer_events = timer_events
         self.ticks_per_sec = ticks_per_sec
+        self.cores: tuple[int, ...] = ()
+        """The host's core that each vCPU has to itself; none where vCPUs are nowhere in particular."""
         self.cpus: Cpus | None = None
         """The CPUs that it runs on, as long as an engine has made any."""
         self.machine: SavedMachine | None = None
@@ -128,6 +136,12 @@ class Vm:
             channels.join(id, space)
         self.memory = GuestMemory(space)
         self.bus = DeviceBus()
+        self.gic: Gic | None = None
+        """Its emulated interrupt controller, if it has one."""
+        self.gic_place: GicPlace | None = None
+        """Where that is."""
+        self.serial: list[SerialPort] = []
+        """Its emulated serial ports."""
         self.boot = Boot(Gpa(0))
         self.violations_dropped = 0
         self._violations: dict[tuple[int, str, int, str], ViolationReport] = {}
@@ -321,6 +335,7 @@ class Vm:
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
             dirty_log=None if self.dirty_log is None else self.dirty_log.report,
+            exits=result.exits,
         )
 
     def region_reports(self) -> tuple[RegionReport, ...]:

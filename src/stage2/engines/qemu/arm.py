@@ -1,29 +1,29 @@
-"""An AArch64 VM on QEMU's board: Linux at EL1, our monitor at EL2, and Python where an access is refused."""
+"""An AArch64 VM on QEMU's board: its vCPUs at EL1, our monitor at EL2, and Python where an access is refused."""
 
 from __future__ import annotations
 
-import os
-import threading
+from collections.abc import Sequence
 
 from ...address import Gpa, Gva
-from ...errors import EngineError, MachineError
 from ...flags import Access
 from ...formats.arm.esr_fields import DABT_LOWER, IABT_LOWER
 from ...formats.arm.fault_status import ARM_LAST_LEVEL, EXTERNAL_ABORT, encode_status, fault_status
-from ...formats.arm.instruction import LoadStore, load_store
+from ...formats.arm.instruction import load_store
 from ...formats.arm.stage2_control import stage_2_registers
 from ...formats.arm.syndromes import encode_abort, report
 from ...formats.outcome import FaultKind
-from ...hypervisor.clock import MonotonicClock
-from ...hypervisor.time import NANOS_PER_SEC, TimeValue
-from ...machines.arm_board import ArmBoard, Context, Exit
+from ...machines.arm_board import ArmBoard, Context, Exit, RunFlag, Why, exit_of
+from ...machines.core import Core
+from ...space.faults import FaultResult
 from ...tables.result import Fault
-from ...vm.exits import Action, MemoryFault
-from ...vm.psci import Psci
-from ...vm.vm import RunResult, Vm
-from .board import gic_version
+from ...vm.exits import MemoryFault
+from ...vm.gic.v2 import GicV2
+from ...vm.psci import MASK_64, Psci
+from ...vm.vm import Vm
+from . import arm_interrupts
+from .arm_interrupts import ArmInterrupts
+from .machine import Ended, QemuVm
 
-ENGINE = "qemu"
 _TSC = 1 << 19
 """HCR_EL2.TSC: SMC comes to us; QEMU's own firmware is none of a guest's."""
 _SCTLR = 0x30D0_0800
@@ -35,205 +35,146 @@ _DEVICE_TREE = 0
 _HVC, _SMC = 0x16, 0x17
 _S1PTW, _WNR = 1 << 7, 1 << 6
 _FIPA = 0xFF_FFFF_FFFF_F0
-_LOOK_S = 0.5
 _ZERO_REGISTER = 31
+_MPIDR_RES1 = 1 << 31
 
 
-class ArmQemu:
-    """Runs one AArch64 VM.
+class ArmQemu(QemuVm[ArmBoard]):
+    """Runs one AArch64 VM."""
 
-    Args:
-        vm: it; its host's memory is a memory file that begins where the board's RAM does.
+    ARCH = "aarch64"
 
-    Raises:
-        EngineError: QEMU is not there, or cannot run this VM.
-    """
-
-    ENGINE = ENGINE
-
-    def __init__(self, vm: Vm) -> None:
-        if vm.arch != "aarch64":
-            raise EngineError(f"this machine runs aarch64 guests; VM {vm.name} is {vm.arch}")
-        if vm.cpu_count != 1:
-            raise EngineError(f"the qemu engine runs VMs with one CPU; VM {vm.name} has {vm.cpu_count}")
-        self.vm = vm
-        self._off: str | None = None
-        self._stop_exit: tuple[str, str] | None = None
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._closing = threading.Lock()
-        try:
-            self._board = ArmBoard(vm.space.frames.memory, gic_version=gic_version([vm.space.memory_regions]))
-        except MachineError as error:
-            os.close(self._wake)
-            raise EngineError(f"VM {vm.name}: {error}") from None
-        self._psci = Psci(self._power_off)
-        self.exits = 0
-        vm.space.page_table.flush = self._board.owe
-
-    # --- running ---------------------------------------------------------------------------------------------
-
-    def run(self) -> RunResult:
-        """Run the guest from its entry until it powers off, is stopped, or `stop` is called. May be called once."""
-        clock = MonotonicClock()
-        began = clock.now()
-        try:
-            self._start()
-            exit_, reason = self._loop()
-        except MachineError as error:
-            exit_, reason = "error", str(error)
-        finally:
-            self._board.close()
-        wall = clock.now().since(began).nanos / NANOS_PER_SEC
-        return RunResult(exit=exit_, reason=reason, wall_s=wall, guest_faults=0, fills=0)
-
-    def stop(self, exit_: str, reason: str) -> None:
-        """End the run soon; callable from any thread, any time."""
-        self._stop_exit = exit_, reason
-        with self._closing:
-            if self._wake >= 0:
-                os.eventfd_write(self._wake, 1)
-
-    def log_writes(self, interval: TimeValue) -> None:
-        """Keep a dirty log.
-
-        Raises:
-            EngineError: this engine has none yet.
-        """
-        raise EngineError("the qemu engine keeps no dirty log yet")
-
-    def close(self) -> None:
-        """End QEMU. Harmless when repeated."""
-        self.vm.space.page_table.flush = None
-        self._board.close()
-        with self._closing:
-            if self._wake >= 0:
-                os.close(self._wake)
-                self._wake = -1
+    def __init__(self, vm: Vm, board: ArmBoard, cores: Sequence[Core], *, console: bool) -> None:
+        super().__init__(vm, board, cores, console=console)
+        self._psci = Psci(self)
+        self._interrupts = ArmInterrupts(vm.gic, self.cores) if isinstance(vm.gic, GicV2) else None
+        self._exit: Exit
 
     def _start(self) -> None:
-        space, board = self.vm.space, self._board
+        for core in self.cores:
+            self._load(core)
+        self._begin(self.cores[0], self.vm.boot.entry, self.vm.boot.device_tree or 0)
+
+    def _load(self, core: Core) -> None:
+        # Affinity is the core's own: what a guest knows a CPU by is what its interrupt controller sends to.
+        space = self.vm.space
         values = stage_2_registers(space.format, space.regime.root, space.regime.controls, space.regime.identifier)
-        board.load([values["HCR_EL2"] | _TSC, values["VTCR_EL2"], values["VTTBR_EL2"], _SCTLR])
+        affinity = _MPIDR_RES1 | core.number
+        hypervisor = _TSC | (0 if self._interrupts is None else arm_interrupts.HCR_EL2)
+        core.load([values["HCR_EL2"] | hypervisor, values["VTCR_EL2"], values["VTTBR_EL2"], _SCTLR, affinity])
+
+    def _begin(self, core: Core, entry: int, argument: int) -> None:
+        """Let a vCPU start, as PSCI's CPU_ON has it and Linux's first CPU too."""
         for number in range(31):
-            board.set_guest(number, 0)
-        board.set_guest(_DEVICE_TREE, self.vm.boot.device_tree or 0)
-        board.set_context(Context.PC, self.vm.boot.entry)
-        board.set_context(Context.SPSR, _EL1H_MASKED)
-        board.resume()
+            core.set_guest(number, 0)
+        core.set_guest(_DEVICE_TREE, argument)
+        core.set_guest(Context.PC, entry)
+        core.set_guest(Context.SPSR, _EL1H_MASKED)
+        self._go_on(core)
 
-    def _loop(self) -> tuple[str, str]:
-        while True:
-            rang, printed = self._board.ready(_LOOK_S, self._wake)
-            if printed:
-                self.vm.console.write(printed)
-            if self._stop_exit is not None:
-                return self._stop_exit
-            if not rang:
-                continue
-            ended = self._serve(self._board.exit())
-            if ended is not None:
-                self._drain()
-                return ended
+    def _go_on(self, core: Core) -> None:
+        if self._interrupts is not None:
+            self._interrupts.before_entry(self.cores.index(core))
+        core.resume()
 
-    def _drain(self) -> None:
-        """Take what the guest printed before it ended."""
-        while True:
-            _, printed = self._board.ready(0, self._wake)
-            if not printed:
-                return
-            self.vm.console.write(printed)
-
-    def _serve(self, exit_: Exit) -> tuple[str, str] | None:
-        """Deal with an exit; a result ends the run, otherwise the guest runs on."""
-        self.exits += 1
+    def _serve(self, core: Core) -> Ended | None:
+        self._exit = exit_ = exit_of(core)
         code = exit_.esr >> 26
-        if code in (DABT_LOWER, IABT_LOWER):
-            return self._abort(exit_)
-        if code in (_HVC, _SMC):
-            arguments = tuple(self._board.guest(number) for number in range(4))
-            self._board.set_guest(0, self._psci.call(arguments))
-            if code == _SMC:
-                # ELR_EL2 is the SMC itself, where a trap brought it here (DDI 0487 D1.3, "preferred return address").
-                self._board.set_context(Context.PC, exit_.pc + 4)
-            if self._off is not None:
-                return "off", f"the guest asked for {self._off}"
-            self._board.resume()
-            return None
-        said = report(exit_.esr, exit_.far, exit_.hpfar)
-        return "stopped", f"{said.title} (ESR_EL2 {exit_.esr:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
+        if exit_.why is not Why.EXCEPTION:
+            self._is(core, exit_.why.name.lower())
+            if exit_.why is Why.TIMER and self._interrupts is not None:
+                self._interrupts.timer_fired(self.cores.index(core))
+        elif code in (DABT_LOWER, IABT_LOWER):
+            ended = self._abort(core, exit_)
+            if ended is not None:
+                return ended
+        elif code in (_HVC, _SMC):
+            if not self._call(core, exit_, by_smc=code == _SMC):
+                return None
+        else:
+            self._is(core, "exception", esr=exit_.esr, pc=exit_.pc)
+            said = report(exit_.esr, exit_.far, exit_.hpfar)
+            return "stopped", f"{said.title} (ESR_EL2 {exit_.esr:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
+        self._go_on(core)
+        return None
 
-    def _power_off(self, reason: str) -> None:
-        self._off = reason
+    # --- firmware ----------------------------------------------------------------------------------------------
+
+    def _call(self, core: Core, exit_: Exit, *, by_smc: bool) -> bool:
+        """Answer a call; whether it returns."""
+        arguments = tuple(core.guest(number) for number in range(4))
+        self._is(core, "hypercall", function=arguments[0], pc=exit_.pc)
+        if by_smc:
+            # ELR_EL2 is the SMC itself, where a trap brought it here (DDI 0487 D1.3, "preferred return address").
+            core.set_guest(Context.PC, exit_.pc + 4)
+        answer = self._psci.call(arguments, self.cores.index(core))
+        if answer is not None:
+            core.set_guest(0, answer)
+        return answer is not None and self._off is None
+
+    @property
+    def affinities(self) -> Sequence[int]:
+        """For PSCI: what each vCPU is known by."""
+        return [core.number for core in self.cores]
+
+    def cpu_on(self, cpu: int, entry: int, context: int) -> None:
+        """For PSCI: let a vCPU start."""
+        core = self.cores[cpu]
+        self._load(core)
+        self._begin(core, entry, context)
+
+    def cpu_off(self, cpu: int) -> None:
+        """For PSCI: a vCPU has gone; its core waits for us until it is wanted again."""
 
     # --- refused accesses --------------------------------------------------------------------------------------
 
-    def _abort(self, exit_: Exit) -> tuple[str, str] | None:
+    def _abort(self, core: Core, exit_: Exit) -> Ended | None:
+        if core.info(4):
+            # Stage 1 leads nowhere any more: another vCPU has changed it, and the access will say so itself.
+            self._is(core, "stale fault", gva=exit_.far, pc=exit_.pc)
+            return None
         on_table = bool(exit_.esr & _S1PTW)
         access = Access.FETCH
         if exit_.esr >> 26 == DABT_LOWER:
             access = Access.WRITE if exit_.esr & _WNR and not on_table else Access.READ
         gpa = (exit_.hpfar & _FIPA) << 8 | (0 if on_table else exit_.far & 0xFFF)
-        result = self.vm.space.handle_page_fault(gpa, access)
-        if result.retry:
-            self._board.resume()
-            return None
         kind, arm_level = fault_status(exit_.esr & 0x3F)
         level = 0 if arm_level is None else max(ARM_LAST_LEVEL - arm_level, 0)
         fault = Fault(kind or FaultKind.TRANSLATION, 2, level, gpa, Gva(exit_.far), access, on_table)
-        refused = MemoryFault(0, Gpa(gpa), Gva(exit_.far), access, exit_.pc, fault)
-        action = self.vm.action_for(refused, result)
-        syndrome = load_store(exit_.esr)
-        if action in (Action.EMULATE, Action.DISCARD) and syndrome is None:
-            # Nothing says which register it is about: a bus that answers with an error is all that is left.
-            action = Action.INJECT
-        if action is Action.EMULATE and syndrome is not None:
-            return self._emulate(refused, syndrome)
-        self.vm.record_violation(refused, action, result)
-        if action is Action.DISCARD and syndrome is not None:
-            if not syndrome.write:
-                self._load(syndrome, (1 << 8 * syndrome.width) - 1)
-            self._board.set_context(Context.PC, exit_.pc + 4)
-        elif action is Action.INJECT:
-            self._inject(refused, exit_)
-        else:
-            where = f"{result.region.label} {result.region.range}" if result.region else "no region"
-            what = f"{access.name.lower()} of GPA {gpa:#x}"
-            return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {exit_.pc:#x}"
-        self._board.resume()
+        refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.far), access, exit_.pc, fault)
+        return self._refused(core, refused, known=load_store(exit_.esr) is not None)
+
+    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
+        access = load_store(self._exit.esr)
+        assert access is not None, "the base asks for known ones only"
+        value = 0 if not access.write or access.register == _ZERO_REGISTER else core.guest(access.register)
+        answer = self._on_bus(fault, result, access.width, value)
+        if isinstance(answer, tuple):
+            return answer
+        self._step_over(core, answer)
         return None
 
-    def _emulate(self, fault: MemoryFault, access: LoadStore) -> tuple[str, str] | None:
-        """Let the device bus make an access."""
-        bus = self.vm.bus
-        if access.write:
-            value = 0 if access.register == _ZERO_REGISTER else self._board.guest(access.register)
-            answered = bus.write(fault.gpa, access.width, value & (1 << 8 * access.width) - 1)
-        else:
-            found = bus.read(fault.gpa, access.width)
-            answered = found is not None
-            self._load(access, (1 << 8 * access.width) - 1 if found is None else found)
-        if not answered:
-            return "stopped", f"{fault.access.name.lower()} of GPA {fault.gpa:#x} (no device answers there)"
-        self._board.set_context(Context.PC, fault.pc + 4)
-        self._board.resume()
-        return None
+    def _discard(self, core: Core, fault: MemoryFault) -> None:
+        self._step_over(core, MASK_64)
 
-    def _load(self, access: LoadStore, value: int) -> None:
-        """Put a loaded value into its register, extended as the instruction says."""
-        if access.register != _ZERO_REGISTER:
-            self._board.set_guest(access.register, access.extended(value))
+    def _step_over(self, core: Core, value: int) -> None:
+        """The access is made; a load gets a value, extended as its instruction says."""
+        access = load_store(self._exit.esr)
+        assert access is not None, "the base asks for known ones only"
+        if not access.write and access.register != _ZERO_REGISTER:
+            core.set_guest(access.register, access.extended(value & (1 << 8 * access.width) - 1))
+        core.set_guest(Context.PC, self._exit.pc + 4)
 
-    def _inject(self, fault: MemoryFault, exit_: Exit) -> None:
+    def _inject(self, core: Core, fault: MemoryFault) -> None:
         """Give the guest a synchronous external abort (DDI 0487 D1.3, "Exception entry")."""
-        status = EXTERNAL_ABORT
-        if fault.fault.on_table:
-            status = encode_status(FaultKind.TABLE_OUTSIDE_MEMORY, 0)
-        board, lower = self._board, exit_.spsr & 0xF == 0
-        board.set_context(Context.ESR_EL1, encode_abort(status, fault.access, lower=lower))
-        board.set_context(Context.FAR_EL1, exit_.far)
-        board.set_context(Context.ELR_EL1, exit_.pc)
-        board.set_context(Context.SPSR_EL1, exit_.spsr)
+        exit_ = self._exit
+        status = encode_status(FaultKind.TABLE_OUTSIDE_MEMORY, 0) if fault.fault.on_table else EXTERNAL_ABORT
+        lower = exit_.spsr & 0xF == 0
+        core.set_guest(Context.ESR_EL1, encode_abort(status, fault.access, lower=lower))
+        core.set_guest(Context.FAR_EL1, exit_.far)
+        core.set_guest(Context.ELR_EL1, exit_.pc)
+        core.set_guest(Context.SPSR_EL1, exit_.spsr)
         offset = 0x400 if lower else 0x200 if exit_.spsr & 1 else 0
-        board.set_context(Context.PC, board.context(Context.VBAR_EL1) + offset)
-        board.set_context(Context.SPSR, _EL1H_MASKED)
-        board.take_exception()
+        core.set_guest(Context.PC, core.guest(Context.VBAR_EL1) + offset)
+        core.set_guest(Context.SPSR, _EL1H_MASKED)
+        core.flag(RunFlag.TAKEN)

@@ -15,7 +15,7 @@ from ..record import Format
 from ..syndrome import FaultReport, Refusal
 
 INTERRUPT = 1 << 63
-ILLEGAL_INSTRUCTION, BREAKPOINT = 2, 3
+ILLEGAL_INSTRUCTION, BREAKPOINT, VIRTUAL_INSTRUCTION = 2, 3, 22
 USER_CALL, SUPERVISOR_CALL, GUEST_CALL, MACHINE_CALL = 8, 9, 10, 11
 """Environment calls: from U or VU mode, from HS (or S) mode, from VS mode, from M mode."""
 SOFTWARE_INTERRUPT, TIMER_INTERRUPT, EXTERNAL_INTERRUPT = 1, 5, 9
@@ -111,7 +111,9 @@ _CAUSES = {
     19: _Cause("hardware error", "The hardware found an error, such as corrupted data."),
     20: _Cause("instruction guest-page fault", _GUEST, Access.FETCH, 2),
     21: _Cause("load guest-page fault", _GUEST, Access.READ, 2),
-    22: _Cause("virtual instruction", "The guest used an instruction or a CSR that the hypervisor must emulate."),
+    VIRTUAL_INSTRUCTION: _Cause(
+        "virtual instruction", "The guest used an instruction or a CSR that the hypervisor must emulate."
+    ),
     23: _Cause("store/AMO guest-page fault", _GUEST, Access.WRITE, 2),
 }
 

@@ -126,9 +126,9 @@ print:
         ldr     x1, =UART
 1:      ldrb    w2, [x0], #1
         cbz     w2, 3f
-2:      ldrb    w3, [x1, #5]
-        tbz     w3, #5, 2b
-        strb    w2, [x1]
+2:      ldr     w3, [x1, #0x18] // FR
+        tbnz    w3, #5, 2b      // TXFF
+        str     w2, [x1]
         b       1b
 3:      ret
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....address import Gpa, Range
-from ....vm.devices import DeviceBus, Uart
+from ....vm.devices import DeviceBus
+from ....vm.uart16550 import Uart
 from ....vm.vm import Vm
 
 COM1 = Range.sized(0x3F8, 8)

@@ -1,0 +1,255 @@
+"""A VM on a QEMU board: its vCPUs are cores of the board, and one thread answers what stops them.
+
+What every architecture has in common: the loop over doorbells, refused accesses and what is done about them, and the
+time that each exit took.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from ...errors import EngineError, MachineError
+from ...flags import Access
+from ...formats.invalidation import Operation
+from ...hypervisor.clock import MonotonicClock
+from ...hypervisor.time import NANOS_PER_SEC, TimeValue
+from ...machines.board import Board
+from ...machines.core import Core
+from ...machines.mailbox import Command
+from ...space.faults import FaultResult
+from ...vm.exit_log import ExitLog
+from ...vm.exits import Action, MemoryFault
+from ...vm.vm import RunResult, Vm
+
+ENGINE = "qemu"
+_LOOK_S = 0.5
+"""How long the thread waits before it looks again whether QEMU is there."""
+
+_KINDS = {Action.RETRY: "memory fault", Action.EMULATE: "device access"}
+"""What an access that stage 2 refused is called in the log, by what is done about it."""
+
+Ended = tuple[str, str]
+"""How a run ended: "off", "stopped" and the like, and one sentence."""
+AnyBoard = TypeVar("AnyBoard", bound=Board)
+
+
+class QemuVm(ABC, Generic[AnyBoard]):
+    """Runs one VM.
+
+    Args:
+        vm: it.
+        board: the machine; whoever made it closes it.
+        cores: its core for each vCPU.
+        console: whether the board's serial port is this guest's.
+    """
+
+    ENGINE = ENGINE
+    ARCH: ClassVar[str]
+
+    def __init__(self, vm: Vm, board: AnyBoard, cores: Sequence[Core], *, console: bool) -> None:
+        self.vm, self.board, self.cores = vm, board, tuple(cores)
+        self.log = ExitLog(vm.name)
+        self._kinds = ["start"] * len(self.cores)
+        """Of each core, what its last exit was."""
+        self._details: dict[str, object] = {}
+        self._began = 0
+        self._console = board.console if console else None
+        self._off: str | None = None
+        self._stop_exit: Ended | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closing = threading.Lock()
+        vm.space.page_table.flush = self._owe
+
+    # --- running ---------------------------------------------------------------------------------------------
+
+    def run(self) -> RunResult:
+        """Run the guest from its entry until it powers off, is stopped, or `stop` is called. May be called once."""
+        clock = MonotonicClock()
+        began = clock.now()
+        self._began = time.perf_counter_ns()
+        try:
+            self._start()
+            exit_, reason = self._loop()
+            self._park()
+        except MachineError as error:
+            exit_, reason = self._stop_exit or ("error", str(error))
+        wall = clock.now().since(began).nanos / NANOS_PER_SEC
+        return RunResult(exit=exit_, reason=reason, wall_s=wall, guest_faults=0, fills=0, exits=self.log.reports())
+
+    def stop(self, exit_: str, reason: str) -> None:
+        """End the run soon; callable from any thread, any time."""
+        self._stop_exit = exit_, reason
+        with self._closing:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def log_writes(self, interval: TimeValue) -> None:
+        """Keep a dirty log.
+
+        Raises:
+            EngineError: this engine has none yet.
+        """
+        raise EngineError("the qemu engine keeps no dirty log yet: leave --dirty-log out, or give --engine unicorn")
+
+    def close(self) -> None:
+        """Let go of the VM. Harmless when repeated."""
+        self.vm.space.page_table.flush = None
+        with self._closing:
+            if self._wake >= 0:
+                os.close(self._wake)
+                self._wake = -1
+
+    def power_off(self, reason: str) -> None:
+        """The guest is done: "shutdown" or "reboot"."""
+        self._off = reason
+
+    def _loop(self) -> Ended:
+        poll = select.poll()
+        doors = {core.door.fileno(): core for core in self.cores}
+        for descriptor in (*doors, self._wake):
+            poll.register(descriptor, select.POLLIN)
+        if self._console is not None:
+            poll.register(self._console.fileno(), select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll(_LOOK_S * 1000):
+                core = doors.get(descriptor)
+                if core is None:
+                    self._take_console()
+                    continue
+                ended = self._answer(core)
+                if ended is not None:
+                    self._take_console()
+                    return ended
+            if self._stop_exit is not None:
+                return self._stop_exit
+
+    def _answer(self, core: Core) -> Ended | None:
+        """Deal with an exit of a core; a result ends the run, otherwise the guest runs on."""
+        seen = time.perf_counter_ns()
+        number = self.cores.index(core)
+        before, waited = self._kinds[number], core.waited
+        self._details = {}
+        ended = self._serve(core)
+        self.log.note(seen - self._began, number, self._kinds[number], time.perf_counter_ns() - seen, **self._details)
+        if before != "start":
+            self.log.waited(before, waited * NANOS_PER_SEC // self.board.ticks_per_sec)
+        if self._off is not None:
+            return "off", f"the guest asked for {self._off}"
+        return ended
+
+    def _take_console(self) -> None:
+        """Take what the guest has printed on the board's serial port."""
+        while self._console is not None:
+            try:
+                text = self._console.recv(1 << 16)
+            except (BlockingIOError, ConnectionError):
+                return
+            if not text:
+                return
+            self.vm.console.write(text)
+
+    def _park(self) -> None:
+        """Let the cores that wait for us rest. One that runs is ended with the board."""
+        for core in self.cores:
+            if core.waits:
+                core.send(Command.PARK)
+
+    def _owe(self, operations: Iterable[Operation]) -> None:
+        """Note what edits owe: the next of our cores that runs on does it first, for all of them."""
+        self._settler.owe(operations)
+
+    @property
+    def _settler(self) -> Core:
+        """The core that does what edits owe: one that waits for us."""
+        return next((core for core in self.cores if core.waits), self.cores[0])
+
+    def _is(self, core: Core, kind: str, **details: object) -> None:
+        """Say what an exit is, for the log."""
+        self._kinds[self.cores.index(core)] = kind
+        self._details = details
+
+    # --- for architectures -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Let the first vCPU begin at the VM's entry."""
+
+    @abstractmethod
+    def _serve(self, core: Core) -> Ended | None:
+        """Deal with an exit, and let the core run on unless a result ends the run."""
+
+    @abstractmethod
+    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
+        """Let the device bus make an access whose instruction is known, and step over it."""
+
+    @abstractmethod
+    def _discard(self, core: Core, fault: MemoryFault) -> None:
+        """Step over an access: a read gets ones."""
+
+    @abstractmethod
+    def _inject(self, core: Core, fault: MemoryFault) -> None:
+        """Give the guest its architecture's access fault."""
+
+    def _refused(self, core: Core, fault: MemoryFault, *, known: bool) -> Ended | None:
+        """Deal with an access that stage 2 refused; the caller lets the core run on where there is no result.
+
+        Args:
+            core: the core.
+            fault: what it did.
+            known: whether the instruction is one that can be made for the guest.
+        """
+        result = self.vm.space.handle_page_fault(fault.gpa, fault.access)
+        action = self.vm.action_for(fault, result)
+        self._is(core, _KINDS.get(action, "refused access"), gpa=fault.gpa, gva=fault.gva, pc=fault.pc,
+                 access=fault.access.name.lower(), action=action.value)  # fmt: skip
+        if action is Action.RETRY:
+            return None
+        if action in (Action.EMULATE, Action.DISCARD) and not known:
+            # Nothing says which register it is about: a bus that answers with an error is all that is left.
+            action = Action.INJECT
+        if action is Action.EMULATE:
+            return self._emulate(core, fault, result)
+        self.vm.record_violation(fault, action, result)
+        if action is Action.STOP:
+            return self._stopped(fault, result)
+        if action is Action.DISCARD:
+            self._discard(core, fault)
+        else:
+            self._inject(core, fault)
+        return None
+
+    def _stopped(self, fault: MemoryFault, result: FaultResult) -> Ended:
+        where = f"{result.region.label} {result.region.range}" if result.region else "no region"
+        what = f"{fault.access.name.lower()} of GPA {fault.gpa:#x}"
+        why = f"; {result.reason}" if result.reason else ""
+        return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {fault.pc:#x}{why}"
+
+    def _on_bus(self, fault: MemoryFault, result: FaultResult, width: int, value: int | None) -> int | Ended:
+        """Make an access on the device bus.
+
+        Args:
+            fault, result: the access.
+            width: its bytes.
+            value: what is written; None for a read.
+
+        Returns:
+            What was read (0 for a write), or how the run ends where nobody answers.
+        """
+        ones = (1 << 8 * width) - 1
+        if fault.access is Access.WRITE:
+            answer = 0 if self.vm.bus.write(fault.gpa, width, (value or 0) & ones, fault.vcpu) else None
+        else:
+            answer = self.vm.bus.read(fault.gpa, width, fault.vcpu)
+        if answer is not None:
+            return answer
+        action = self.vm.unanswered(result)
+        what = f"{fault.access.name.lower()} of GPA {fault.gpa:#x}"
+        if action is Action.STOP:
+            return "stopped", f"{what} (no device answers there) at PC {fault.pc:#x}"
+        return ones

@@ -1,0 +1,209 @@
+"""A RISC-V VM on QEMU's board: its vCPUs in VS-mode, our monitor in HS-mode, and Python where an access is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...address import Gpa, Gva
+from ...flags import Access
+from ...formats.invalidation import Holds, Operation
+from ...formats.outcome import FaultKind
+from ...formats.riscv.instruction import attempted, load_store
+from ...formats.riscv.invalidation import MANUAL_SFENCE, hfence_vvma_all
+from ...formats.riscv.registers import stage_2_registers
+from ...formats.riscv.syndromes import (
+    ACCESS_FAULTS,
+    GUEST_CALL,
+    GUEST_PAGE_FAULTS,
+    ILLEGAL_INSTRUCTION,
+    INTERRUPT,
+    VIRTUAL_INSTRUCTION,
+    WALK_READS,
+    WALK_WRITES,
+    report,
+)
+from ...machines import mailbox
+from ...machines.core import Core
+from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of
+from ...space.faults import FaultResult
+from ...tables.result import Fault
+from ...vm.exits import Hypercall, MemoryFault
+from ...vm.sbi import HartState, Sbi
+from ...vm.vm import Vm
+from .machine import Ended, QemuVm
+
+_SIE, _SPIE, _SPP = 1 << 1, 1 << 5, 1 << 8
+_FLOATING_POINT = 3 << 13
+"""sstatus.FS: dirty. A guest's own vsstatus.FS has the last word."""
+_UXL_64 = 2 << 32
+_SPV, _SPVP, _VSXL_64 = 1 << 7, 1 << 8, 2 << 32
+"""hstatus: sret goes to the guest; in its supervisor mode; of 64 bits."""
+_VSSI, _VSTI = 1 << 2, 1 << 6
+"""Bits of hvip."""
+_A0, _A1 = 10, 11
+_NEVER = (1 << 64) - 1
+_FENCE_I = Operation("FENCE.I", Holds.NOTHING, MANUAL_SFENCE)
+_ACCESSES = {cause: access for access, cause in GUEST_PAGE_FAULTS.items()}
+
+
+class RiscvQemu(QemuVm[RiscvBoard]):
+    """Runs one RISC-V VM."""
+
+    ARCH = "riscv64"
+
+    def __init__(self, vm: Vm, board: RiscvBoard, cores: Sequence[Core], *, console: bool) -> None:
+        super().__init__(vm, board, cores, console=console)
+        self.count = len(self.cores)
+        self._sbi = Sbi(self, vm.memory, vm.console, None if vm.channels is None else (vm.channels, vm.id))
+        self._started = [False] * self.count
+        self._caller = self.cores[0]
+        self._exit: Exit
+        self._attempted: Access
+
+    def _start(self) -> None:
+        space = self.vm.space
+        values = stage_2_registers(space.format, space.regime.root, space.regime.controls, space.regime.identifier)
+        harts = sum(1 << core.number for core in self.cores)
+        for core in self.cores:
+            core.load([values["hgatp"], harts])
+        self.start(0, self.vm.boot.entry, self.vm.boot.device_tree or 0)
+
+    def _serve(self, core: Core) -> Ended | None:
+        self._caller, self._exit = core, exit_of(core)
+        exit_ = self._exit
+        if exit_.scause in _ACCESSES:
+            ended = self._page_fault(core, exit_)
+            if ended is not None:
+                return ended
+        elif exit_.scause == GUEST_CALL:
+            if not self._call(core, exit_):
+                return None
+        elif exit_.scause == VIRTUAL_INSTRUCTION:
+            # The guest has no hypervisor extension: there the instruction does not exist, or may not be used.
+            self._is(core, "virtual instruction", instruction=exit_.stval, pc=exit_.pc)
+            self._take(core, ILLEGAL_INSTRUCTION, exit_.stval)
+        elif exit_.scause & INTERRUPT:
+            self._is(core, "kicked")
+        else:
+            self._is(core, "exception", scause=exit_.scause, pc=exit_.pc)
+            said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
+            return "stopped", f"{said.title} (scause {exit_.scause:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
+        core.resume()
+        return None
+
+    # --- firmware (vm.sbi.Harts) -----------------------------------------------------------------------------
+
+    def _call(self, core: Core, exit_: Exit) -> bool:
+        """Answer a call; whether it returns."""
+        hart = self.cores.index(core)
+        arguments = tuple(core.guest(number) for number in range(_A0, _A0 + 8))
+        self._is(core, "hypercall", extension=arguments[7], function=arguments[6], pc=exit_.pc)
+        error, value = self._sbi.call(Hypercall(hart, arguments))
+        core.set_guest(_A0, error)
+        if value is not None:
+            core.set_guest(_A1, value)
+        core.set_guest(Context.PC, exit_.pc + 4)
+        return self._started[hart] and self._off is None
+
+    def set_timer(self, hart: int, deadline: int) -> None:
+        core = self.cores[hart]
+        core.set_guest(Context.CLOCK, deadline)
+        core.set_guest(Context.HVIP, core.guest(Context.HVIP) & ~_VSTI)
+
+    def send_ipi(self, hart: int) -> None:
+        core = self.cores[hart]
+        if core.waits:
+            core.set_guest(Context.HVIP, core.guest(Context.HVIP) | _VSSI)
+            return
+        core.set_word(PENDING, _VSSI)
+        self._caller.set_word(mailbox.SEND, self._caller.word(mailbox.SEND) | 1 << core.number)
+
+    def flush(self, hart: int) -> None:
+        # The caller's monitor asks all harts of the guest, and goes on when they have done it.
+        self._caller.owe([hfence_vvma_all(self.vm.space.regime.identifier), _FENCE_I])
+
+    def start(self, hart: int, address: int, opaque: int) -> None:
+        core = self.cores[hart]
+        for number in range(1, 32):
+            core.set_guest(number, 0)
+        core.set_guest(_A0, hart)
+        core.set_guest(_A1, opaque)
+        for which in Context:
+            core.set_guest(which, 0)
+        core.set_guest(Context.PC, address)
+        core.set_guest(Context.SSTATUS, _SPP | _FLOATING_POINT | _UXL_64)
+        core.set_guest(Context.HSTATUS, _SPV | _SPVP | _VSXL_64)
+        core.set_guest(Context.VSSTATUS, _UXL_64)
+        core.set_guest(Context.CLOCK, _NEVER)
+        self._started[hart] = True
+        core.resume()
+
+    def stop_hart(self, hart: int) -> None:
+        self._started[hart] = False
+
+    def state(self, hart: int) -> HartState:
+        return HartState.STARTED if self._started[hart] else HartState.STOPPED
+
+    # --- refused accesses ------------------------------------------------------------------------------------
+
+    def _page_fault(self, core: Core, exit_: Exit) -> Ended | None:
+        on_table = exit_.htinst in WALK_READS | WALK_WRITES
+        access = self._attempted = _attempted(exit_, on_table)
+        if on_table:
+            access = Access.WRITE if exit_.htinst in WALK_WRITES else Access.READ
+        gpa = exit_.htval << 2 | (0 if on_table else exit_.stval & 3)
+        found = self.vm.space.translate(gpa)
+        kind, level = (found.kind, found.level) if isinstance(found, Fault) else (FaultKind.PERMISSION, 0)
+        fault = Fault(kind, 2, level, gpa, Gva(exit_.stval), access, on_table)
+        refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.stval), access, exit_.pc, fault)
+        return self._refused(core, refused, known=load_store(exit_.htinst, exit_.instruction) is not None)
+
+    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
+        access = load_store(self._exit.htinst, self._exit.instruction)
+        assert access is not None, "the base asks for known ones only"
+        value = core.guest(access.register) if access.write and access.register else 0
+        answer = self._on_bus(fault, result, access.width, value)
+        if isinstance(answer, tuple):
+            return answer
+        self._step_over(core, answer)
+        return None
+
+    def _discard(self, core: Core, fault: MemoryFault) -> None:
+        self._step_over(core, _NEVER)
+
+    def _step_over(self, core: Core, value: int) -> None:
+        """The access is made; a load gets a value, extended as its instruction says."""
+        access = load_store(self._exit.htinst, self._exit.instruction)
+        assert access is not None, "the base asks for known ones only"
+        if not access.write and access.register:
+            core.set_guest(access.register, access.extended(value))
+        core.set_guest(Context.PC, self._exit.pc + access.size)
+
+    def _inject(self, core: Core, fault: MemoryFault) -> None:
+        """Give the guest an access fault, as from a bus that answers with an error."""
+        self._take(core, ACCESS_FAULTS[self._attempted], self._exit.stval)
+
+    def _take(self, core: Core, cause: int, value: int) -> None:
+        """Let VS-mode take an exception (Privileged, "Trap Entry")."""
+        status, before = core.guest(Context.SSTATUS), core.guest(Context.VSSTATUS)
+        after = before & ~(_SPP | _SPIE | _SIE) | status & _SPP | (_SPIE if before & _SIE else 0)
+        core.set_guest(Context.VSSTATUS, after)
+        core.set_guest(Context.VSCAUSE, cause)
+        core.set_guest(Context.VSTVAL, value)
+        core.set_guest(Context.VSEPC, self._exit.pc)
+        core.set_guest(Context.PC, core.guest(Context.VSTVEC) & ~3)
+        core.set_guest(Context.SSTATUS, status | _SPP)
+
+
+def _attempted(exit_: Exit, on_table: bool) -> Access:
+    """What the guest's instruction wanted.
+
+    QEMU reports atomic instructions as loads, and QEMU 7 all refused accesses to tables of the guest. No load does that
+    at its own address, from where it has just been fetched; what else it is the instruction says.
+    """
+    access = _ACCESSES[exit_.scause]
+    if access is not Access.READ:
+        return access
+    if on_table and exit_.stval - exit_.pc in (0, 2):
+        return Access.FETCH
+    return attempted(exit_.htinst | 2 if exit_.htinst & 1 else exit_.instruction)
