@@ -15,8 +15,8 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion, Populate
-from stage2.vm.uart16550 import Uart
 from stage2.vm.snapshots.snapshot import Snapshot
+from stage2.vm.uart16550 import Uart
 from stage2.vm.vm import Boot, RunResult, Vm
 
 RAM, UART = 0x8000_0000, 0x1000_0000
