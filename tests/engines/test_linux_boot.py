@@ -1,4 +1,4 @@
-"""The real thing: Debian's riscv64 Linux on our tables."""
+"""The real thing: Debian's Linux on our tables."""
 
 from __future__ import annotations
 
@@ -67,6 +67,15 @@ def test_linux_boots_works_on_memory_and_powers_off_populating_only_what_it_touc
     assert eager.leaves == {2 << 20: 128}
     assert eager.stage2_faults == 0
     assert lazy.populated_bytes < eager.populated_bytes
+
+
+def test_linux_for_aarch64_boots_with_an_emulated_interrupt_controller_and_timer() -> None:
+    require_linux("linux-aarch64")
+    report = alone(boot(load_vm(EXAMPLE.with_name("linux-aarch64-emulated.toml"))))
+    assert report.format == "arm-s2-4k-40"
+    assert report.resolutions.keys() == {"populated", "device"}
+    assert report.devices["gic-cpu-interface"] > 0
+    assert "timer: cp15 timer(s) running at 10.00MHz (virt)." in report.console
 
 
 def test_linux_runs_on_two_harts(linux: PlannedVm) -> None:

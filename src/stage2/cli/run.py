@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from ..images.host_tree import HostTree
     from ..prove.theorem import Proof
     from ..vm.images import VmImages
+    from ..vm.vm import Vm
 
 _SHORTEST_LOG_MS = 0.1
 """Harvesting takes longer than what would be written in less."""
 _INTERRUPTS = ("riscv64",)
-"""Architectures whose machine has a timer and interrupts."""
+"""Architectures whose machine has a timer and interrupts by itself."""
 
 Architecture = Literal["riscv64", "aarch64", "x86_64"]
 
@@ -265,7 +266,7 @@ def run_configs(
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
                 print_findings(check_images(config, found, vm.arch), config.place)
                 if engine == "unicorn":
-                    require_interrupts(vm.arch, config, found)
+                    require_interrupts(vm, config, found)
             if engine == "qemu":
                 from ..engines.qemu.board import give_cores
 
@@ -312,19 +313,19 @@ def _arch_of(config: PlannedVm, arch: str | None) -> str | None:
     return arch or config.arch or read_kernel(config).arch
 
 
-def require_interrupts(arch: str, config: VmConfig, images: VmImages) -> None:
+def require_interrupts(vm: Vm, config: VmConfig, images: VmImages) -> None:
     """Refuse a Linux guest where it would wait for an interrupt for ever.
 
     Raises:
-        ConfigError: the file or the kernel says Linux, and the architecture has no interrupts here.
+        ConfigError: the file or the kernel says Linux, and neither the architecture nor the file gives it interrupts.
     """
     from ..config.vm import VmType
 
-    if arch in _INTERRUPTS or not (config.vm_type is VmType.LINUX or images.is_linux):
+    if vm.arch in _INTERRUPTS or vm.gic is not None or not (config.vm_type is VmType.LINUX or images.is_linux):
         return
     raise config.place.error(
         f"{config.label} is a Linux guest: it needs interrupts, which the unicorn engine has for "
-        f"{', '.join(_INTERRUPTS)} only; bare-metal images run"
+        f"{', '.join(_INTERRUPTS)}, and for aarch64 with an emulated GICv2 (emu_devices); bare-metal images run"
     )
 
 

@@ -99,6 +99,7 @@ class DeviceBus:
             return False
         span, device = found
         self.accesses[device.name] += 1
+        value &= (1 << 8 * width) - 1
         if isinstance(device, BankedDevice):
             device.write_by(cpu, gpa - span.start, width, value)
         else:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stage2.address import Gpa, Range
 from stage2.errors import OutOfRangeError
 from stage2.vm.devices import DeviceBus
-from stage2.vm.gic.gic import Listed
+from stage2.vm.gic.gic import Listed, Signal
 from stage2.vm.gic.list_registers import decode_gich_lr, encode_gich_lr
 from stage2.vm.gic.v2 import CPU_INTERFACE_BYTES, DISTRIBUTOR_BYTES, GicV2
 
@@ -167,6 +167,30 @@ def test_a_split_end_drops_the_priority_first() -> None:
     assert (board.c(0, RPR), board.d(0, ISACTIVER), board.c(0, IAR)) == (0xFF, 1 << 27, NONE)
     board.set_c(0, DIR, 27)
     assert (board.d(0, ISACTIVER), board.c(0, IAR)) == (0, 27)
+
+
+def test_an_end_drops_the_highest_priority_in_service_of_either_group() -> None:
+    board = Board()
+    board.set_c(0, CTLR, 3 | 1 << 2)
+    board.set_d(0, IGROUPR + 4, 1 << 8)
+    for intid, priority in ((40, 0x80), (41, 0x40), (42, 0x20)):
+        board.set_d(0, IPRIORITYR + intid, priority, 1)
+        board.gic.pulse(0, intid)
+        board.set_d(0, ISPENDR + 4, 1 << intid - 32)
+        assert board.c(0, IAR) == intid
+        board.set_d(0, IGROUPR + 4, 1 << 8 if intid == 40 else 1 << 10 | 1 << 8)
+    assert (board.c(0, 0xD0), board.c(0, 0xE0)) == (1 << 8, 1 << 16 | 1 << 4)
+    for intid, running in ((42, 0x40), (41, 0x80), (40, 0xFF)):
+        board.set_c(0, EOIR, intid)
+        assert board.c(0, RPR) == running
+
+
+def test_an_interrupt_with_several_targets_is_taken_by_the_first_that_acknowledges_it() -> None:
+    board = Board()
+    board.set_d(0, ITARGETSR + 40, 3, 1)
+    board.gic.set_level(0, 40, True)
+    assert (board.gic.best(0), board.gic.best(1)) == (Signal(40, 0, 0),) * 2
+    assert (board.gic.acknowledge(1, 40), board.gic.acknowledge(0, 40)) == (0, None)
 
 
 def test_a_list_register_names_one_sender_after_the_other() -> None:

@@ -227,6 +227,9 @@ def test_what_another_cpu_clears_while_it_is_listed_does_not_come_back() -> None
     board.set_r(0, SGI_BASE + ICACTIVER, 1 << 5)
     gic.take_back(0, [(5, False, True), (6, True, False)])
     assert gic.fill(0, 4) == ([], False)
+    gic.send_sgi(0, 5 << 24 | 1)
+    gic.take_back(0, [(one.intid, False, True) for one in gic.fill(0, 4)[0]])
+    assert board.r(0, SGI_BASE + ISACTIVER) == 1 << 5
 
 
 def test_ends_that_no_list_register_held_are_of_the_highest_priority() -> None:

@@ -9,7 +9,8 @@ from ...flags import Access
 from ...formats.arm.esr_fields import DABT_LOWER, IABT_LOWER
 from ...formats.arm.fault_status import ARM_LAST_LEVEL, EXTERNAL_ABORT, encode_status, fault_status
 from ...formats.arm.instruction import load_store
-from ...formats.arm.stage2_control import stage_2_registers
+from ...formats.arm.stage1_control import SCTLR_RES1
+from ...formats.arm.stage2_control import HCR_TSC, stage_2_registers
 from ...formats.arm.syndromes import encode_abort, report
 from ...formats.outcome import FaultKind
 from ...machines.arm_board import ArmBoard, Context, Exit, RunFlag, Why, exit_of
@@ -24,10 +25,6 @@ from . import arm_interrupts
 from .arm_interrupts import ArmInterrupts
 from .machine import Ended, QemuVm
 
-_TSC = 1 << 19
-"""HCR_EL2.TSC: SMC comes to us; QEMU's own firmware is none of a guest's."""
-_SCTLR = 0x30D0_0800
-"""SCTLR_EL1 with the MMU off: the bits that are always one."""
 _EL1H_MASKED = 0x3C5
 """PSTATE of EL1 with its own stack pointer, and all interrupts masked."""
 _DEVICE_TREE = 0
@@ -60,8 +57,9 @@ class ArmQemu(QemuVm[ArmBoard]):
         space = self.vm.space
         values = stage_2_registers(space.format, space.regime.root, space.regime.controls, space.regime.identifier)
         affinity = _MPIDR_RES1 | core.number
-        hypervisor = _TSC | (0 if self._interrupts is None else arm_interrupts.HCR_EL2)
-        core.load([values["HCR_EL2"] | hypervisor, values["VTCR_EL2"], values["VTTBR_EL2"], _SCTLR, affinity])
+        # SMC comes to us too: QEMU's own firmware is none of a guest's.
+        hypervisor = HCR_TSC | (0 if self._interrupts is None else arm_interrupts.HYPERVISOR)
+        core.load([values["HCR_EL2"] | hypervisor, values["VTCR_EL2"], values["VTTBR_EL2"], SCTLR_RES1, affinity])
 
     def _begin(self, core: Core, entry: int, argument: int) -> None:
         """Let a vCPU start, as PSCI's CPU_ON has it and Linux's first CPU too."""

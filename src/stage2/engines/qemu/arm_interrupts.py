@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+from ...formats.arm.stage2_control import HCR_FMO, HCR_IMO
 from ...machines import mailbox
 from ...machines.arm_board import RunFlag
 from ...machines.core import Core
+from ...vm.gic.bank import VIRTUAL_TIMER
 from ...vm.gic.v2 import GicV2
 
-HCR_EL2 = 1 << 4 | 1 << 3
-"""HCR_EL2.IMO and FMO: physical interrupts come to us, and VI and VF are the guest's."""
-TIMER = 27
-"""INTID of the virtual timer (Arm BSA, 4.4: PPI 11)."""
+HYPERVISOR = HCR_IMO | HCR_FMO
+"""HCR_EL2: physical interrupts come to us, and VI and VF are the guest's."""
 
 
 class _Timer(Enum):
@@ -45,7 +45,7 @@ class ArmInterrupts:
     def timer_fired(self, cpu: int) -> None:
         """The physical interrupt of a CPU's virtual timer has come."""
         self._timers[cpu] = _Timer.RAISED
-        self._gic.set_level(cpu, TIMER, True)
+        self._gic.set_level(cpu, VIRTUAL_TIMER, True)
 
     def before_entry(self, cpu: int) -> None:
         """Tell a core what its guest is interrupted by, and others that they have to look again."""
@@ -60,9 +60,9 @@ class ArmInterrupts:
 
     def _follow_timer(self, cpu: int) -> None:
         """The line is down as soon as the guest has answered; if the timer still wants something, it fires again."""
-        active = self._gic.is_active(cpu, TIMER)
+        active = self._gic.is_active(cpu, VIRTUAL_TIMER)
         if self._timers[cpu] is _Timer.RAISED and active:
-            self._gic.set_level(cpu, TIMER, False)
+            self._gic.set_level(cpu, VIRTUAL_TIMER, False)
             self._timers[cpu] = _Timer.ANSWERED
         elif self._timers[cpu] is _Timer.ANSWERED and not active:
             self._timers[cpu] = _Timer.QUIET

@@ -28,6 +28,7 @@ _HYPERVISORS = ("pcie", "fw-cfg", "flash", "platform-bus")
 _LOW = 0xFFFF_FFFF
 _CPU_INTERFACE = Range.sized(0x801_0000, 0x1000)
 """Of a GICv2."""
+_DISTRIBUTOR = Range.sized(0x800_0000, 0x1_0000)
 _REDISTRIBUTOR = Range.sized(0x80A_0000, 0x2_0000)
 """Of a GICv3, the first CPU's."""
 _CONSOLE = Range.sized(0x900_0000, 0x1000)
@@ -116,7 +117,9 @@ def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tup
     found: dict[int, int] = {}
 
     def settle(which: int, tried: set[int]) -> bool:
-        for core in wanted[which][2]:
+        cores = wanted[which][2]
+        # Nobody has to move while there is a free one.
+        for core in [*(core for core in cores if core not in found), *(core for core in cores if core in found)]:
             if core in tried:
                 continue
             tried.add(core)
@@ -136,7 +139,7 @@ def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tup
                 else f"cores {', '.join(str(core) for core in cores)}"
             )
             raise vm.place.error(
-                f"no core is left for vCPU {number} of {vm.label}: it may run on {where} of the board's {most}, and "
+                f"no core is left for vCPU {number} of {vm.label}: it may run on {where} of the board's {most}, and"
                 f" the qemu engine gives every vCPU a core of its own (there: {', '.join(held) or 'nobody'})"
             )
     cores_of = {which: core for core, which in found.items()}
@@ -150,8 +153,27 @@ def give_cores(host: Host) -> None:
     Raises:
         ConfigError: there are not as many cores as they want.
     """
-    for vm, cores in zip(host.vms, place(host.configs), strict=True):
+    placed = place(host.configs)
+    for vm, config, cores in zip(host.vms, host.configs, placed, strict=True):
         vm.cores = cores
+        if vm.arch == "aarch64":
+            _require_redistributors(vm, config, core_count(placed))
+
+
+def _require_redistributors(vm: Vm, config: VmConfig, cores: int) -> None:
+    """Refuse a guest that owns a GICv3 without the redistributors of all cores of the board.
+
+    Systems look for theirs from the first on until one says that it is the last (IHI 0069, GICR_TYPER.Last).
+    """
+    given = [region.range for region in vm.space.memory_regions if region.host_range == region.range]
+    if not any(span.covers(_DISTRIBUTOR) for span in given) or gic_version([vm.space.memory_regions]) == 2:
+        return
+    all_ = Range.sized(_REDISTRIBUTOR.start, cores * _REDISTRIBUTOR.size)
+    if not any(span.covers(all_) for span in given):
+        raise config.place.error(
+            f"{config.label} has the GICv3 of a board with {cores} cores, and of its redistributors not all: "
+            f"pass {all_.start:#x} through with {all_.size:#x} bytes"
+        )
 
 
 def _cores_for(vm: VmConfig, number: int, most: int) -> list[int]:

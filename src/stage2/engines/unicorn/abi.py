@@ -85,6 +85,12 @@ def function(name: str, arguments: int) -> Any:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_uint64] * arguments)(symbol(name))
 
 
+@cache
+def answering(name: str) -> Any:
+    """An exported function of two words that returns one."""
+    return ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)(symbol(name))
+
+
 def read(address: int) -> int:
     """A word of this process, read through the kernel so that a wrong address is an error and no crash."""
     try:

@@ -85,7 +85,7 @@ class Windows:
         try:
             fault, action, result = self._exact(offset, Access.READ, number)
             if action is Action.EMULATE:
-                value = self._vm.bus.read(fault.gpa, width)
+                value = self._vm.bus.read(fault.gpa, width, number)
                 if value is not None:
                     return value
             self._refuse(fault, action, result)
@@ -96,7 +96,7 @@ class Windows:
     def _write(self, uc: Any, offset: int, width: int, value: int, number: int) -> None:
         try:
             fault, action, result = self._exact(offset, Access.WRITE, number)
-            if action is Action.EMULATE and self._vm.bus.write(fault.gpa, width, value):
+            if action is Action.EMULATE and self._vm.bus.write(fault.gpa, width, value, number):
                 return
             self._refuse(fault, action, result, value)
         except BaseException as error:  # noqa: BLE001  # it must not pass through the library's frames

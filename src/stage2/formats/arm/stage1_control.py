@@ -20,6 +20,8 @@ TG1_GRANULES: Mapping[int, int] = {1: 14, 2: 12, 3: 16}
 """TG1 -> log2 of the granule; TG0 counts differently."""
 HCR_E2H = 1 << 34
 SCTLR_M, SCTLR_WXN = 1 << 0, 1 << 19
+SCTLR_RES1 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11
+"""Bits of SCTLR_EL1 that are one where the CPU has none of the features that gave them a meaning."""
 
 # TCR_EL1, and TCR_EL2 under HCR_EL2.E2H. TTBR1's half of the low fields is 16 bits up.
 TCR_EPD = 1 << 7

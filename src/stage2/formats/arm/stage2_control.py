@@ -28,6 +28,10 @@ _VS, _HA, _HD, _RES1, DS, _SL2 = 1 << 19, 1 << 21, 1 << 22, 1 << 31, 1 << 32, 1 
 # HCR_EL2.
 HCR_VM, HCR_SWIO, HCR_PTW, HCR_DC = 1 << 0, 1 << 1, 1 << 2, 1 << 12
 HCR_TGE, HCR_RW, HCR_FWB = 1 << 27, 1 << 31, 1 << 46
+HCR_FMO, HCR_IMO, HCR_VF, HCR_VI = 1 << 3, 1 << 4, 1 << 6, 1 << 7
+"""Physical FIQs and IRQs come to EL2, and the guest has virtual ones; which are pending."""
+HCR_TSC = 1 << 19
+"""SMC is trapped."""
 
 # The start level that (SL2, SL0) stands for, in Arm's numbers, by log2 of the granule (D8.2.5, "Stage 2 start level").
 _START_LEVELS: Mapping[int, Mapping[tuple[int, int], int]] = {

@@ -373,6 +373,11 @@ class Gic(ABC):
             if routed & touched or any(1 << intid - PRIVATE & touched for intid in self._held[number] if intid >= 32):
                 self._changed.add(number)
 
+    def tell(self, cpu: int) -> None:
+        """A CPU's interface has changed: it may have to be told of something else, or of nothing more."""
+        if self.notify is not None:
+            self.notify(cpu)
+
     def _touch_all(self) -> None:
         self._changed.update(range(self.cpus))
 

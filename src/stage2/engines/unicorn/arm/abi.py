@@ -7,11 +7,12 @@ no public name: once per process, an SVC on a throw-away instance shows that it 
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache, partial
 from typing import Any
 
 from ....errors import EngineError
-from ..abi import VERSION, CpuAbi, function, unicorn
+from ..abi import VERSION, CpuAbi, answering, function, read, unicorn
 
 # --- CPUARMState ----------------------------------------------------------------------------------------------
 ENV_X = 0x040
@@ -29,11 +30,21 @@ ENV_ESR_EL1 = 0x3E0
 ENV_FAR_EL1 = 0x420
 ENV_MAIR_EL1 = 0x4A8
 ENV_VBAR_EL1 = 0x4C8
+ENV_CNTV_CVAL = 0x580
+ENV_CNTV_CTL = 0x588
 ENV_EXCEPTION = 0xBD0
 """The last exception: syndrome and fsr (32 bits each), virtual address (64), target EL (32)."""
 EXCEPTION_ADDRESS, EXCEPTION_TARGET = 8, 16
 ENV_EXCLUSIVE = 0x2F00
 """The exclusive monitor: address (all ones when it is open), then the two words that were loaded."""
+ENV_REGISTERS = 0x31C0
+"""The table of system registers, behind the state: a record for each."""
+REGISTER_ENCODING = 9
+"""In a record: CRn, CRm, op0, op1, op2, a byte each."""
+REGISTER_OPAQUE = 0x20
+_REGISTER_FIELD, _REGISTER_READ, _REGISTER_WRITE = 0x30, 0x50, 0x58
+"""In a record: the register's place in the state, and the functions that read and write it, none where the place is
+all."""
 
 PSTATE_EL1H = 0x3C5
 """EL1, SP_EL1, every interrupt masked: how a kernel is entered."""
@@ -50,6 +61,12 @@ SCR_EL3: SystemRegister = (3, 6, 1, 1, 0)
 HCR_EL2: SystemRegister = (3, 4, 1, 1, 0)
 VTTBR_EL2: SystemRegister = (3, 4, 2, 1, 0)
 VTCR_EL2: SystemRegister = (3, 4, 2, 1, 2)
+CNTFRQ_EL0: SystemRegister = (3, 3, 14, 0, 0)
+CNTPCT_EL0: SystemRegister = (3, 3, 14, 0, 1)
+CNTVCT_EL0: SystemRegister = (3, 3, 14, 0, 2)
+CNTV_TVAL_EL0: SystemRegister = (3, 3, 14, 3, 0)
+CNTV_CTL_EL0: SystemRegister = (3, 3, 14, 3, 1)
+CNTV_CVAL_EL0: SystemRegister = (3, 3, 14, 3, 2)
 _CHECKED: dict[SystemRegister, int] = {
     (3, 0, 1, 0, 0): ENV_SCTLR_EL1,
     (3, 0, 2, 0, 0): ENV_TTBR0_EL1,
@@ -66,6 +83,7 @@ _PROBE = 0x1234_5678_9000
 """Aligned as VBAR_EL1 demands."""
 
 REBUILD_FLAGS = "arm_rebuild_hflags_aarch64"
+REGISTER_INFO = "get_arm_cp_reginfo_aarch64"
 
 
 class ArmAbi(CpuAbi):
@@ -105,6 +123,39 @@ class ArmAbi(CpuAbi):
         """Write a system register through the public API."""
         op0, op1, crn, crm, op2 = register
         self._uc.reg_write(self._names.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2, value))
+
+    def set_accessors(self, register: SystemRegister, read_function: int, write_function: int, opaque: int) -> None:
+        """Let C functions answer for a system register of this instance.
+
+        Args:
+            register: which.
+            read_function: address of word(state, record); 0 for the plain field, if it is read so.
+            write_function: address of void(state, record, word); 0 where it is not written.
+            opaque: what stands in the record at `REGISTER_OPAQUE`.
+
+        Raises:
+            EngineError: the register's record is not the one this module knows.
+        """
+        op0, op1, crn, crm, op2 = register
+        table = read(self.env + ENV_REGISTERS)
+        # A table of the library's glib: its size, a power of two, and the mask that is one less.
+        size = read(table) & 0xFFFF_FFFF
+        record = 0
+        if 0 < size < 1 << 16 and read(table + 8) & 0xFFFF_FFFF == size - 1:
+            key = 1 << 28 | 0x13 << 16 | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+            record = answering(REGISTER_INFO)(table, key)
+        encoding = bytes((crn, crm, op0, op1, op2))
+        if not record or read(record + REGISTER_ENCODING - 1).to_bytes(8, "little")[1:6] != encoding:
+            raise EngineError(
+                f"unicorn {VERSION}: system register {register} is not where it was measured to be; is this another "
+                "build?"
+            )
+        for offset, value in (
+            (_REGISTER_READ, read_function),
+            (_REGISTER_WRITE, write_function),
+            (REGISTER_OPAQUE, opaque),
+        ):
+            ctypes.c_uint64.from_address(record + offset).value = value
 
     def enter(self, pstate: int) -> None:
         """Set PSTATE, and what the translator derives from it and the system registers."""

@@ -12,13 +12,14 @@ from ....flags import Access
 from ....formats.arm import layout
 from ....formats.arm.fault_status import EXTERNAL_ABORT, encode_status
 from ....formats.arm.stage1_control import TCR_TBI_SHIFT
-from ....formats.arm.stage2_control import HCR_RW, HCR_VM, vtcr_el2
+from ....formats.arm.stage2_control import HCR_IMO, HCR_RW, HCR_VI, HCR_VM, vtcr_el2
 from ....formats.arm.syndromes import encode_abort
 from ....formats.outcome import FaultKind
 from ....tables.explain import Walk
 from ....tables.regime import Regime
 from ....tables.result import Fault, Mapped
 from ....tables.walk import KIND_MASK, LEVEL_SHIFT
+from ....vm.boot import TIMER_HZ
 from ....vm.exits import Action, MemoryFault
 from ....vm.vm import Vm
 from ..abi import unicorn
@@ -32,6 +33,7 @@ from .at import decode_at, par_of
 from .callbacks import fill_callback, trap_callback
 from .saved import cpu_registers
 from .stage1 import granule_of, make_select, stage_1_format
+from .timer import install_timer
 
 _RETRIES = 64
 """An AT instruction touches at most 4 stage-1 tables; far beyond that something is wrong."""
@@ -77,6 +79,11 @@ class ArmVcpu(Vcpu):
             (abi.HCR_EL2, _HYPERVISOR),
         ):
             self._cpu.set_system(register, value)
+        if vm.gic is not None:
+            install_timer(self._cpu, self.state.address, TIMER_HZ)
+        self.interrupted = False
+        """Whether its virtual interrupt is raised."""
+        self.waiting = False
 
     def _change_walker(self, page: int) -> None:
         reason = Reason(self.state[Word.REASON])
@@ -173,6 +180,17 @@ class ArmVcpu(Vcpu):
         if not isinstance(found, Mapped) or not memory.contains(found.hpa, 4):
             return None
         return int.from_bytes(memory.read(found.hpa, 4), "little")
+
+    def interrupt(self, raised: bool) -> None:
+        """Raise or lower the virtual IRQ (HCR_EL2.VI)."""
+        if raised != self.interrupted:
+            self.interrupted = raised
+            self._cpu.set_system(abi.HCR_EL2, _HYPERVISOR | HCR_IMO | (HCR_VI if raised else 0))
+
+    @property
+    def timer(self) -> tuple[int, int]:
+        """CNTV_CTL_EL0 without ISTATUS, and CNTV_CVAL_EL0."""
+        return self._cpu.get(abi.ENV_CNTV_CTL), self._cpu.get(abi.ENV_CNTV_CVAL)
 
     # --- registers ---------------------------------------------------------------------------------------
 
