@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .picture import require_svg, write_made_picture
+from .saving import print_saved, saving_of
 from .vm_files import GenerationName, load_machine, load_vms, read_vms
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..config.regions import PlannedVm
     from ..config.vm import VmConfig
     from ..engines.run import RunOutcome
+    from ..engines.saving import Saving
     from ..images.host_tree import HostTree
     from ..prove.theorem import Proof
     from ..vm.host import Host
@@ -64,6 +66,12 @@ def run(
     trace: Path | None = None,
     map_interval: Annotated[float | None, Parameter(name="--map-interval")] = None,
     paranoid: Annotated[bool, Parameter(negative="")] = False,
+    restore: Path | None = None,
+    snapshot: Path | None = None,
+    precopy: Path | None = None,
+    save_at: float | None = None,
+    precopy_rounds: int | None = None,
+    precopy_until: int | None = None,
     svg: Path | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -72,7 +80,8 @@ def run(
 ) -> int:
     """Run guests until they power off: console live, then a table of what their memory did.
 
-    Exit codes: 0 every guest powered off, 1 one was stopped, 2 bad input, 3 time limit, 130 and 143 signals.
+    Exit codes: 0 every guest powered off (or was copied), 1 one was stopped or not saved, 2 bad input, 3 time limit,
+    130 and 143 signals.
 
     Parameters
     ----------
@@ -121,6 +130,20 @@ def run(
         Show how the guests' memory fills, on standard error, every so many seconds.
     paranoid
         Prove isolation after every edit of a table, and stop all guests where a theorem does not hold (exit code 1).
+    restore
+        Go on from this file, a snapshot of the same VM that --snapshot or --precopy made, instead of from the entry.
+    snapshot
+        Write the VM to this file, memory, CPUs, clock and devices: when the run ends (by --max-seconds or Ctrl-C, for
+        instance), or at --save-at, and then it runs on. One VM; docs/snapshots.md tells the format.
+    precopy
+        Copy the VM to this file while it runs, in rounds of what it wrote meanwhile, and stop it for the last of them:
+        --restore goes on from there. The copy begins at once, or at --save-at.
+    save_at
+        Milliseconds of the guest's time at which the snapshot is taken, or pre-copy begins.
+    precopy_rounds
+        Limit: rounds of pre-copy while the guest runs; without it 8.
+    precopy_until
+        When no more than so many pages of 4 KiB are left, the guest is stopped for them; without it 64.
     svg
         File that gets a picture at the end: what is declared and what the guests had of it, beside the host's memory.
     generation
@@ -144,6 +167,7 @@ def run(
         raise ConfigError("--paranoid and --trace-edits both watch the tables: give one of them")
     if map_interval is not None and not map_interval > 0:
         raise ConfigError(f"--map-interval {map_interval:g} must be above 0")
+    saving = saving_of(restore, snapshot, precopy, save_at, precopy_rounds, precopy_until, several=len(vms) > 1)
     require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
 
@@ -186,6 +210,7 @@ def run(
         trace=trace,
         map_interval=map_interval,
         paranoid=paranoid,
+        saving=saving,
         svg=svg,
         json_file=json_file,
         quiet=quiet,
@@ -210,6 +235,7 @@ def run_configs(
     trace: Path | None = None,
     map_interval: float | None = None,
     paranoid: bool = False,
+    saving: Saving | None = None,
     svg: Path | None = None,
     json_file: Path | None = None,
     quiet: bool = False,
@@ -278,6 +304,7 @@ def run_configs(
                     dirty_log=interval,
                     paranoid=paranoid,
                     engine=engine,
+                    saving=saving,
                     trace=None if exits is None else exits.write,
                 )
             if edits is not None:
@@ -353,7 +380,7 @@ def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None
     from ..render.tables import text as tables_text
 
     if json_file is not None:
-        text = json_text("run", reports_json(outcome.reports, outcome.cost, proof, outcome.proofs))
+        text = json_text("run", reports_json(outcome.reports, outcome.cost, proof, outcome.proofs, outcome.saved))
         if str(json_file) == "-":
             print(text)
         else:
@@ -365,6 +392,7 @@ def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None
         print_renderable(render_report(outcome.reports, outcome.cost, platform))
         often = f" ({outcome.proofs:,} times while the VMs ran)" if outcome.proofs else ""
         print_renderable(tables_text(f"isolation {proof}{often}", "" if proof.proved else "bold red"))
+    print_saved(outcome.saved, quiet=quiet)
 
 
 def override(
