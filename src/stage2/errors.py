@@ -22,6 +22,7 @@
     │   └── GuestNotContiguousError  there, but not in one piece of host memory
     ├── StaleTranslationError  the checker: a TLB may still hold what a table no longer says
     ├── ChannelError           a VM's call about a channel is refused; nothing changed
+    ├── SnapshotError          a machine's state cannot be saved, read or put back; nothing changed
     ├── TableImageError        a folder of tables cannot be written or read back
     ├── EngineError            a CPU engine is missing or not the one we know
     ├── MachineError           an emulated machine did not start, did not answer, or died
@@ -155,6 +156,10 @@ class OwedInvalidationsWarning(ResourceWarning):
 
 class ChannelError(Stage2Error):
     """A call about a channel between VMs is refused; nothing changed."""
+
+
+class SnapshotError(Stage2Error):
+    """The state of a machine cannot be saved, read or put back; machine and memory are as before."""
 
 
 class TableImageError(Stage2Error):

@@ -158,7 +158,7 @@ def _mended(look: Callable[[], list[Finding]]) -> list[Finding]:
     """Make the edits of findings, and of those that come to light then; what is left is given back."""
     from ..check.fixes import fixed
     from ..render.plain import plain
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     findings = look()
     for _ in range(_MOST_LOOKS):
@@ -176,7 +176,7 @@ def _mended(look: Callable[[], list[Finding]]) -> list[Finding]:
 def _write_page(page: Path, findings: Sequence[Finding], checked: Sequence[Path]) -> None:
     """The page for browsers."""
     from ..render.findings_page import findings_page
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     write_whole(page, findings_page(findings, [os.fspath(file) for file in checked]))
 

@@ -40,7 +40,7 @@ def migrate(
     from ..config.migrate import migrate as migrated
     from ..config.vm import companion_name
     from ..render.plain import plain
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     stated = None if generation is None else Generation(generation)
     vm = load_vm(old, generation=stated).declared

@@ -52,7 +52,7 @@ def write_declared_page(
         ConfigError: there is no VM, or the file cannot be written.
     """
     from ..render.picture.page import Map, map_page
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     require_vms("--html", file, vms)
     drawn = declared_picture(vms, host, maps, findings, refused)
@@ -95,7 +95,7 @@ def _write(
     proof: Proof | None = None,
 ) -> None:
     from ..render.picture.page import Map, map_page
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     drawn = mapped_picture(world, proof, titles)
     regions = [vm.space.regions for vm in world.vms]

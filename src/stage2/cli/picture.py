@@ -112,7 +112,7 @@ def write_picture(
     Raises:
         ConfigError: there is no VM, or the file cannot be written.
     """
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     require_vms("--svg", file, vms)
     write_whole(file, declared_picture(vms, host, maps, findings, refused).svg)
@@ -130,7 +130,7 @@ def write_made_picture(file: Path, host: Host, proof: Proof | None = None) -> No
         ConfigError: the file cannot be written.
     """
     from ..render.picture.made import titles_of, world_of
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     write_whole(file, mapped_picture(world_of(host), proof, titles_of(host)).svg)
 
@@ -141,7 +141,7 @@ def write_proved_picture(file: Path, world: World, proof: Proof) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     write_whole(file, mapped_picture(world, proof).svg)
 
@@ -159,7 +159,7 @@ def write_tree(file: Path, subject: Subject, titles: Mapping[str, str] | None = 
     """
     from ..render.picture.tree import trees
     from ..render.picture.tree_svg import tree_svg
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     write_whole(file, tree_svg(trees(subject, titles)))
 

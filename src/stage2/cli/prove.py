@@ -131,7 +131,7 @@ def prove(
 def _write(path: Path, proof: Proof, world: World) -> None:
     """Write a certificate; its details come first, so that there is none without them."""
     from ..prove.certificate import certificate, details_of
-    from .write_whole import write_whole
+    from ..whole_file import write_whole
 
     if path.suffix != ".json":
         raise ConfigError(

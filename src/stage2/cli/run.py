@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .picture import require_svg, write_made_picture
+from .saving import print_saved, saving_of
 from .vm_files import GenerationName, load_machine, load_vms, read_vms
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..config.regions import PlannedVm
     from ..config.vm import VmConfig
     from ..engines.run import RunOutcome
+    from ..engines.saving import Saving
     from ..images.host_tree import HostTree
     from ..prove.theorem import Proof
     from ..vm.images import VmImages
@@ -58,6 +60,12 @@ def run(
     dirty_log: float | None = None,
     trace_edits: Annotated[Path | None, Parameter(name="--trace-edits")] = None,
     paranoid: Annotated[bool, Parameter(negative="")] = False,
+    restore: Path | None = None,
+    snapshot: Path | None = None,
+    precopy: Path | None = None,
+    save_at: float | None = None,
+    precopy_rounds: int | None = None,
+    precopy_until: int | None = None,
     svg: Path | None = None,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -66,7 +74,8 @@ def run(
 ) -> int:
     """Run guests until they power off: console live, then a table of what their memory did.
 
-    Exit codes: 0 every guest powered off, 1 one was stopped, 2 bad input, 3 time limit, 130 and 143 signals.
+    Exit codes: 0 every guest powered off (or was copied), 1 one was stopped or not saved, 2 bad input, 3 time limit,
+    130 and 143 signals.
 
     Parameters
     ----------
@@ -111,6 +120,20 @@ def run(
         each; "stage2 check-trace" judges it, docs/traces.md tells the format.
     paranoid
         Prove isolation after every edit of a table, and stop all guests where a theorem does not hold (exit code 1).
+    restore
+        Go on from this file, a snapshot of the same VM that --snapshot or --precopy made, instead of from the entry.
+    snapshot
+        Write the VM to this file, memory, CPUs, clock and devices: when the run ends (by --max-seconds or Ctrl-C, for
+        instance), or at --save-at, and then it runs on. One VM; docs/snapshots.md tells the format.
+    precopy
+        Copy the VM to this file while it runs, in rounds of what it wrote meanwhile, and stop it for the last of them:
+        --restore goes on from there. The copy begins at once, or at --save-at.
+    save_at
+        Milliseconds of the guest's time at which the snapshot is taken, or pre-copy begins.
+    precopy_rounds
+        Limit: rounds of pre-copy while the guest runs; without it 8.
+    precopy_until
+        When no more than so many pages of 4 KiB are left, the guest is stopped for them; without it 64.
     svg
         File that gets a picture at the end: what is declared and what the guests had of it, beside the host's memory.
     generation
@@ -132,6 +155,7 @@ def run(
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
     if paranoid and trace_edits is not None:
         raise ConfigError("--paranoid and --trace-edits both watch the tables: give one of them")
+    saving = saving_of(restore, snapshot, precopy, save_at, precopy_rounds, precopy_until, several=len(vms) > 1)
     require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
 
@@ -167,6 +191,7 @@ def run(
         dirty_log=dirty_log,
         trace_edits=trace_edits,
         paranoid=paranoid,
+        saving=saving,
         svg=svg,
         json_file=json_file,
         quiet=quiet,
@@ -189,6 +214,7 @@ def run_configs(
     dirty_log: float | None = None,
     trace_edits: Path | None = None,
     paranoid: bool = False,
+    saving: Saving | None = None,
     svg: Path | None = None,
     json_file: Path | None = None,
     quiet: bool = False,
@@ -248,7 +274,9 @@ def run_configs(
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
                 load_images(vm, config, found, tree.root if engine == "qemu" and tree is not None else None)
             interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
-            outcome = run_all(host, max_seconds=max_seconds, dirty_log=interval, paranoid=paranoid, engine=engine)
+            outcome = run_all(
+                host, max_seconds=max_seconds, dirty_log=interval, paranoid=paranoid, engine=engine, saving=saving
+            )
             if trace is not None:
                 # What becomes of the tables when the VMs are gone is no part of the run.
                 trace.stop()
@@ -310,7 +338,7 @@ def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None
     from ..render.tables import text as tables_text
 
     if json_file is not None:
-        text = json_text("run", reports_json(outcome.reports, outcome.cost, proof, outcome.proofs))
+        text = json_text("run", reports_json(outcome.reports, outcome.cost, proof, outcome.proofs, outcome.saved))
         if str(json_file) == "-":
             print(text)
         else:
@@ -322,6 +350,7 @@ def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None
         print_renderable(render_report(outcome.reports, outcome.cost, platform))
         often = f" ({outcome.proofs:,} times while the VMs ran)" if outcome.proofs else ""
         print_renderable(tables_text(f"isolation {proof}{often}", "" if proof.proved else "bold red"))
+    print_saved(outcome.saved, quiet=quiet)
 
 
 def override(

@@ -20,6 +20,7 @@ from ..vm.cost import HostCost, cost_of
 from ..vm.host import Host
 from ..vm.report import VmReport
 from ..vm.vm import RunResult, Vm
+from .saving import Saved, Saver, Saving
 
 if TYPE_CHECKING:
     from ..machines.board import Board
@@ -124,6 +125,7 @@ class RunOutcome:
         signal_number: the signal that ended the run, if one did.
         proof: of isolation at the end, or the first that failed; None where none was asked for on the way.
         proofs: how often it was proved.
+        saved: what was saved and put back; None where nothing was wanted.
     """
 
     def __init__(
@@ -133,19 +135,23 @@ class RunOutcome:
         signal_number: int | None,
         proof: Proof | None = None,
         proofs: int = 0,
+        saved: Saved | None = None,
     ) -> None:
         self.reports, self.cost, self.signal_number = reports, cost, signal_number
-        self.proof, self.proofs = proof, proofs
+        self.proof, self.proofs, self.saved = proof, proofs, saved
 
     @property
     def exit_code(self) -> int:
-        """0 every guest powered off, 1 one was stopped or isolation refuted, 3 time limit, 128 + n for signal n."""
+        """0 every guest powered off or was copied, 1 one was stopped, isolation refuted or something not saved, 3 time
+        limit, 128 + n for signal n."""
         if self.signal_number is not None:
             return 128 + self.signal_number
         if self.proof is not None and not self.proof.proved_for_cpus:
             return 1
+        if self.saved is not None and self.saved.problem is not None:
+            return 1
         ends = {report.exit for report in self.reports}
-        if ends <= {"off"}:
+        if ends <= {"off", "copied"}:
             return 0
         return 3 if "time limit" in ends and not ends & {"stopped", "error"} else 1
 
@@ -158,6 +164,7 @@ def run_all(
     dirty_log: TimeValue | None = None,
     paranoid: bool = False,
     engine: str = "unicorn",
+    saving: Saving | None = None,
 ) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
@@ -169,19 +176,28 @@ def run_all(
         dirty_log: the interval of each VM's time at which the pages that it writes are harvested; None for no log.
         paranoid: prove isolation after every edit of a table; all VMs are stopped where it is refuted.
         engine: what runs the guests, of `ENGINES`.
+        saving: what of the host's only VM is saved, and what it goes on from.
 
     Raises:
         EngineError: an engine cannot be had.
+        SnapshotError: the VM cannot be saved, or not go on from a file.
     """
     own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
-        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine)
+        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, saving=saving)
     finally:
         own.close()
 
 
 def _run_all(
-    host: Host, own: Cpus, max_seconds: float | None, dirty_log: TimeValue | None, *, paranoid: bool, engine: str
+    host: Host,
+    own: Cpus,
+    max_seconds: float | None,
+    dirty_log: TimeValue | None,
+    *,
+    paranoid: bool,
+    engine: str,
+    saving: Saving | None,
 ) -> RunOutcome:
     """The same; `own` is the CPU that the main thread is."""
     done = threading.Condition()
@@ -202,6 +218,7 @@ def _run_all(
         if dirty_log is not None:
             for machine in machines:
                 machine.log_writes(dirty_log)
+        saver = None if saving is None else Saver(host.vms[0], machines[0], saving)
         runners = [_Runner(vm, machine, done) for vm, machine in zip(host.vms, machines, strict=True)]
 
         def stop_all(exit_: str, reason: str) -> None:
@@ -212,6 +229,8 @@ def _run_all(
         with _signals(received, done), guard or nullcontext():
             for runner in runners:
                 runner.start()
+            if saver is not None:
+                saver.start()
             if max_seconds is not None:
                 limit = min(own.clock.now().nanos + int(max_seconds * NANOS_PER_SEC), LATEST)
                 reason = f"still running after {max_seconds:g} s"
@@ -228,8 +247,10 @@ def _run_all(
                 stop_all("interrupted", f"{_SIGNALS[signal.Signals(received[0])]}")
             for runner in runners:
                 runner.join(_STOP_BOUND_S if received or max_seconds is not None else None)
-            # Of one that did not stop nothing can be proved: its tables may change meanwhile.
+            # Of one that did not stop nothing can be proved or saved: its tables may change meanwhile.
             at_rest = not any(runner.is_alive() for runner in runners)
+            if saver is not None and at_rest:
+                saver.end()
             proof = guard.failed or (guard.prove() if at_rest else None) if guard is not None else None
         reports = [_report(runner) for runner in runners]
         cost = cost_of(host)
@@ -241,7 +262,8 @@ def _run_all(
         for board in boards:
             board.close()
     return RunOutcome(
-        reports, cost, received[0] if received else None, proof, 0 if guard is None else guard.proofs
+        reports, cost, received[0] if received else None, proof, 0 if guard is None else guard.proofs,
+        None if saver is None else saver.saved,
     )  # fmt: skip
 
 

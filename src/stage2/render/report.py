@@ -29,7 +29,7 @@ MAX_WALKS = 4
 """Limit: violations of one VM whose walk is shown."""
 MAX_SYNDROMES = 6
 """Limit: violations of one VM whose registers are shown."""
-_STYLES = {"off": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
+_STYLES = {"off": "bold green", "copied": "bold green", "time limit": "bold yellow", "interrupted": "bold yellow"}
 
 
 def render_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..prove.theorem import Proof
 from ..space.faults import Resolution
@@ -15,9 +15,16 @@ from ..vm.report import ViolationReport, VmReport, region_report_json
 from .walk import Outcome, WalkView
 from .walk_json import walk_json
 
+if TYPE_CHECKING:
+    from ..engines.saving import Saved, SnapshotReport
+
 
 def reports_json(
-    reports: Sequence[VmReport], cost: HostCost, proof: Proof | None = None, proofs: int = 0
+    reports: Sequence[VmReport],
+    cost: HostCost,
+    proof: Proof | None = None,
+    proofs: int = 0,
+    saved: Saved | None = None,
 ) -> dict[str, Any]:
     """The VMs of one run, what the hypervisor costs, and who holds host memory at the end.
 
@@ -25,6 +32,7 @@ def reports_json(
         reports, cost: of the run.
         proof: of isolation at the end, or the one that failed on the way.
         proofs: how often it was proved while VMs ran.
+        saved: what was saved and put back.
     """
     return {
         "vms": [vm_report_json(report) for report in reports],
@@ -37,7 +45,31 @@ def reports_json(
             {**range_json("HPA", span), "kind": owner.kind.value, "name": owner.name} for span, owner in cost.owners
         ],
         "isolation": None if proof is None else _isolation_json(proof, proofs),
+        "saved": None if saved is None else _saved_json(saved),
     }
+
+
+def _saved_json(saved: Saved) -> dict[str, Any]:
+    """What was done of --restore, --snapshot and --precopy."""
+    copy = saved.precopy
+    return {
+        "restored": _snapshot_json(saved.restored),
+        "snapshot": _snapshot_json(saved.snapshot),
+        "precopy": None
+        if copy is None
+        else {
+            "file": str(copy.file),
+            "pages": copy.pages,
+            "guest_ns": copy.nanos,
+            "rounds": [asdict(one) for one in (*copy.rounds, copy.last)],
+            "downtime_s": copy.downtime_s,
+        },
+        "problem": saved.problem,
+    }
+
+
+def _snapshot_json(one: SnapshotReport | None) -> dict[str, Any] | None:
+    return None if one is None else {"file": str(one.file), "pages": one.pages, "guest_ns": one.nanos}
 
 
 def _isolation_json(proof: Proof, proofs: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from .bulk import BulkResolver
 from .dirty import Bitmap
 from .fault_batch import FaultBatch
 from .faults import FaultCounters, FaultResult
+from .leaves import Leaves
 from .policy import Policy
 from .query import QueryResult, query
 from .region import MemoryRegion, Populate, ViolationPolicy
@@ -108,6 +109,7 @@ class AddressSpace(SelfDrawn):
         self._tracking = Tracking(self._regions, self.page_table)
         own = (self._regions, self.page_table, self._backing, self._tracking, self.policy)
         self._resolver = FaultResolver(*own)
+        self._leaves = Leaves(*own[:4])
         self._bulk = BulkResolver(self._resolver, *own)
         self.lock: AbstractContextManager[object] = threading.RLock()
         """Held during every edit and fault; hold it to read several things that belong together."""
@@ -383,6 +385,31 @@ class AddressSpace(SelfDrawn):
         with self.lock:
             self._resolver.populate_range(span)
 
+    # --- all leaves of memory ----------------------------------------------------------------------------
+
+    def leaves_of_memory(self) -> U64Array:
+        """(start, HPA, size) of every leaf of memory (not of devices), in order, shape (n, 3)."""
+        self._require_alive()
+        with self.lock:
+            return self._leaves.of_memory()
+
+    def set_leaves_of_memory(self, wanted: U64Array) -> U64Array:
+        """Let memory be mapped by exactly these leaves, with the regions' permissions; see `leaves.Leaves.set`.
+
+        Args:
+            wanted: (start, size) in order, shape (n, 2).
+
+        Returns:
+            (start, size) of the leaves that got new frames, whose content is zero.
+
+        Raises:
+            MappingError: they do not fit regions or format; nothing changed.
+            OutOfMemoryError: there are not enough frames; nothing changed.
+        """
+        self._require_alive()
+        with self.lock:
+            return self._leaves.set(wanted)
+
     # --- accessed and dirty ------------------------------------------------------------------------------
 
     def track_writes(self, start: Gpa | int, size: int) -> None:
@@ -418,6 +445,15 @@ class AddressSpace(SelfDrawn):
         """
         with self.lock:
             return self._tracking.harvest_writes(self._span(start, size))
+
+    def tracked(self, span: Range) -> list[Range]:
+        """The ranges that are tracked, as far as they lie in `span`."""
+        return self._tracking.tracker.parts(span)
+
+    def written_so_far(self, span: Range) -> int:
+        """How many pages of tracked ranges in `span` were written since the last harvest."""
+        with self.lock:
+            return self._tracking.tracker.count(span)
 
     def harvest_dirty(self, start: Gpa | int, size: int) -> Bitmap:
         """The pages whose dirty bit is set, which is cleared; a page of a dirty block counts as dirty."""

@@ -64,9 +64,14 @@ class Backing:
         self._frames.owners.grow(run, run.next + run.page)
         self.held += run.page
 
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that the host has free, for whomever."""
+        return self._frames.free_bytes
+
     def room(self) -> int:
         """Bytes of frames that it may still take."""
-        free = self._frames.free_bytes
+        free = self.free_bytes
         return free if self.limit is None else min(free, self.limit - self.held)
 
     def singles(self, pages: int) -> list[Range]:

@@ -83,6 +83,10 @@ class WriteTracker:
             last = (min(held.end, span.end) - held.start - 1) // self._page_size
             pages[first : last + 1] = True
 
+    def count(self, span: Range) -> int:
+        """Pages of ranges that share a byte with `span` which were written since the last harvest."""
+        return sum(int(pages.sum()) for _, pages in self._ranges.overlapping(span))
+
     def take(self, span: Range) -> Bitmap:
         """The pages written since tracking began or the last harvest; they count as clean from now on."""
         pages = self._require(span)

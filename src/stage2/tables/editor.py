@@ -202,6 +202,14 @@ class TableEditor:
             self._extent.outward_all(rows[:, 0])
         return rows
 
+    def hasten(self) -> None:
+        """Have the compiled form of the listing, since somebody will stand still for as long as one takes."""
+        rows: U64Array = np.empty((0, 4), np.uint64)
+        totals = np.empty(2 * self._format.levels, np.uint64)
+        with self.lock:
+            _words = self.require_alive()
+            list_kernel(self._format).compiled(self._table, 0, 0, 1, rows, totals, self._seen)
+
     def totals(self) -> U64Array:
         """Leaves by level, then tables by level."""
         with self.lock:

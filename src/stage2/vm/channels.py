@@ -213,6 +213,32 @@ class ChannelTable:
         with self._lock:
             return tuple(self._held)
 
+    def mapped_by(self, vm: int) -> int:
+        """How many channels a VM maps."""
+        with self._lock:
+            return len(self._mapped.get(vm, ()))
+
+    def writers(self, span: Range, *, besides: int) -> list[str]:
+        """The names of the VMs that may write to shared host memory, declared or a channel's.
+
+        Args:
+            span: HPAs.
+            besides: id of a VM that is not meant.
+        """
+        with self._lock:
+            return [
+                space.name
+                for vm, space in self._spaces.items()
+                if vm != besides
+                and any(
+                    region.map_type is MapType.SHARE
+                    and region.flags & MappingFlags.WRITE
+                    and region.host_range is not None
+                    and region.host_range.overlaps(span)
+                    for region in space.memory_regions
+                )
+            ]
+
     # --- inside ------------------------------------------------------------------------------------------
 
     def _space(self, vm: int) -> AddressSpace:

@@ -30,6 +30,23 @@ class Console:
             self._sink(data.decode("utf-8", "replace"))
 
     @property
+    def position(self) -> int:
+        """Bytes that the guest has printed so far."""
+        return self.dropped + len(self._data)
+
+    @property
+    def data(self) -> bytes:
+        """What is kept of them."""
+        return bytes(self._data)
+
+    def rewind(self, position: int, data: bytes) -> None:
+        """Let it be as it was when the guest had printed `position` bytes, of which `data` were kept.
+
+        What was handed on stays handed on.
+        """
+        self.dropped, self._data = position - len(data), bytearray(data)
+
+    @property
     def text(self) -> str:
         """All of it, line ends as \\n."""
         return self._data.decode("utf-8", "replace").replace("\r\n", "\n")

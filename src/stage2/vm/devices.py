@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from ..address import Gpa, Range
 from ..errors import OverlapError
@@ -82,6 +82,10 @@ class DeviceBus:
         """Where in `span` a device answers, and its name."""
         return [(held, device.name) for held, device in self._devices.overlapping(span)]
 
+    def __iter__(self) -> Iterator[Device | BankedDevice]:
+        """The devices in order of address."""
+        return iter([device for _, device in self._devices])
+
     def read(self, gpa: Gpa, width: int, cpu: int = 0) -> int | None:
         """What the device at `gpa` answers a CPU; None where nobody does."""
         found = self._devices.find(gpa)
@@ -120,6 +124,12 @@ class Silent:
     def write(self, offset: int, width: int, value: int) -> None:
         return None
 
+    def save(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        return None
+
 
 class TestDevice:
     """Two registers of 8 bytes: at 0 a counter that says how often it was read, at 8 one that keeps what is written.
@@ -143,3 +153,26 @@ class TestDevice:
     def write(self, offset: int, width: int, value: int) -> None:
         if offset >= 8 and offset + width <= 16:
             self.scratch[offset - 8 : offset - 8 + width] = value.to_bytes(width, "little")
+
+    def save(self) -> dict[str, Any]:
+        return {"reads": self.reads, "scratch": self.scratch.hex()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        reads, scratch = int(state["reads"]), octets(state["scratch"], 8)
+        self.reads, self.scratch = reads, scratch
+
+
+def octets(text: Any, count: int | None = None, most: int = 1 << 16) -> bytearray:
+    """The bytes that a saved state has as hexadecimal digits.
+
+    Args:
+        text: the digits.
+        count: how many bytes there must be; None for any number up to `most`.
+
+    Raises:
+        ValueError, TypeError: it is something else.
+    """
+    found = bytearray.fromhex(text)
+    if (count is not None and len(found) != count) or len(found) > most:
+        raise ValueError(f"{len(found)} bytes")
+    return found

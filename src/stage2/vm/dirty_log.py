@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..address import Range
 from ..errors import OutOfRangeError
-from ..flags import MappingFlags
 from ..hypervisor.time import TimeValue
 from ..hypervisor.timers import TimerList
-from ..space.address_space import AddressSpace
+from .written import WrittenPages
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class DirtyLog:
     through are one.
 
     Args:
-        space: whose pages.
+        written: whose pages.
         timers: of the CPU that harvests; the log begins at once.
         interval: from one harvest to the next.
 
@@ -47,17 +45,19 @@ class DirtyLog:
         EncodingError: the format cannot take write permission away alone.
     """
 
-    def __init__(self, space: AddressSpace, timers: TimerList, interval: TimeValue) -> None:
+    def __init__(self, written: WrittenPages, timers: TimerList, interval: TimeValue) -> None:
         if not interval.nanos:
             raise OutOfRangeError("a dirty log needs an interval of at least 1 ns")
-        self._space, self._timers, self._interval = space, timers, interval
+        self._page, self._timers, self._interval = written.space.format.page_size, timers, interval
         self._began = timers.clock.now()
         self._harvests = self._pages = self._most = 0
-        self._tracked: list[Range] = []
-        for region in space.memory_regions:
-            if region.map_type.holds_bytes and region.flags & MappingFlags.WRITE:
-                space.track_writes(region.start, region.size)
-                self._tracked.append(region.range)
+        self._reader = written.reader()
+        self._token = self._again(self._began)
+
+    def restart(self) -> None:
+        """The clock was put to another time: harvests are due at whole multiples of the interval since then."""
+        self._timers.cancel_timer(self._token)
+        self._began = self._timers.clock.now()
         self._token = self._again(self._began)
 
     def _again(self, now: TimeValue) -> int:
@@ -66,7 +66,7 @@ class DirtyLog:
 
     def _harvest(self, now: TimeValue) -> None:
         self._token = self._again(now)
-        pages = sum(int(self._space.harvest_writes(span.start, span.size).sum()) for span in self._tracked)
+        pages = len(self._reader.take())
         self._harvests += 1
         self._pages += pages
         self._most = max(self._most, pages)
@@ -74,13 +74,9 @@ class DirtyLog:
     @property
     def report(self) -> DirtyLogReport:
         """What it found so far."""
-        return DirtyLogReport(
-            self._interval.nanos, self._harvests, self._pages, self._most, self._space.format.page_size
-        )
+        return DirtyLogReport(self._interval.nanos, self._harvests, self._pages, self._most, self._page)
 
     def close(self) -> None:
         """Track writes no longer. The list of timers must still be open."""
         self._timers.cancel_timer(self._token)
-        for span in self._tracked:
-            self._space.stop_tracking(span.start, span.size)
-        self._tracked.clear()
+        self._reader.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .console import Console
+from .devices import octets
 
 BYTES = 0x1000
 _DR, _RSR, _FR, _LCR_H, _CR, _IFLS, _IMSC, _RIS, _MIS, _ICR = (
@@ -77,6 +79,22 @@ class Pl011:
             self._registers[offset] = value & _PLAIN[offset]
         self._send()
         self._update()
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "registers": {hex(offset): value for offset, value in self._registers.items()},
+            "raw": self._raw,
+            "received": self._received.hex(),
+            "unsent": self._unsent.hex(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        # Its line is the interrupt controller's to remember.
+        registers = {offset: int(state["registers"][hex(offset)]) & mask for offset, mask in _PLAIN.items()}
+        raw, received, unsent = (
+            int(state["raw"]), octets(state["received"], most=_DEPTH), octets(state["unsent"], most=_DEPTH),
+        )  # fmt: skip
+        self._registers, self._raw, self._received, self._unsent = registers, raw, received, unsent
 
     def _on(self, direction: int) -> bool:
         wanted = _ENABLE | direction

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .console import Console
+from .devices import octets
 
 _DATA, _IER, _IIR, _LCR, _MCR, _LSR, _MSR, _SCRATCH = range(8)
 _DIVISOR_ACCESS = 1 << 7
@@ -88,6 +90,24 @@ class Uart:
         elif offset in (_LCR, _MCR, _SCRATCH):
             self._registers[offset] = value
         self._update()
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "registers": self._registers.hex(),
+            "divisor": self._divisor.hex(),
+            "fifos": bool(self._fifos),
+            "received": self._received.hex(),
+            "emptied": self._emptied,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        # Its line is the interrupt controller's to remember.
+        registers, divisor, received = (
+            octets(state["registers"], 8), octets(state["divisor"], 2), octets(state["received"]),
+        )  # fmt: skip
+        fifos, emptied = bool(state["fifos"]), bool(state["emptied"])
+        self._registers, self._divisor, self._received = registers, divisor, received
+        self._fifos, self._emptied = _FIFOS if fifos else 0, emptied
 
     @property
     def _pending(self) -> int:

@@ -23,6 +23,7 @@ from .channels import ChannelTable
 from .console import Console
 from .devices import DeviceBus
 from .exits import Action, MemoryFault
+from .written import WrittenPages
 
 if TYPE_CHECKING:
     # What only a VM that runs needs is imported when it does.
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from .gic.gic import Gic
     from .plic import Plic
     from .report import RegionReport, ViolationReport, VmReport
+    from .snapshots.machine import SavedMachine
+    from .snapshots.snapshot import Snapshot
+    from .snapshots.taking import Restored, Snapshots
 
 _VIOLATIONS_KEPT = 256
 _KEPT_OF_A_KIND = 48
@@ -120,6 +124,11 @@ class Vm:
         """The host's core that each vCPU has to itself; none where vCPUs are nowhere in particular."""
         self.cpus: Cpus | None = None
         """The CPUs that it runs on, as long as an engine has made any."""
+        self.machine: SavedMachine | None = None
+        """The machine that has its CPUs, as long as there is one whose state can be saved."""
+        self.written = WrittenPages(space)
+        """Which pages it writes, for those who want to know."""
+        self._snapshots: Snapshots | None = None
         self.dirty_log: DirtyLog | None = None
         """The log of its writes, while it runs with one."""
         self._identifiers = identifiers
@@ -252,6 +261,49 @@ class Vm:
     def violations(self) -> tuple[ViolationReport, ...]:
         """The forbidden accesses so far, in order of appearance."""
         return tuple(self._violations.values())
+
+    # --- snapshots ---------------------------------------------------------------------------------------
+
+    def snapshot(self, *, follow: bool = True) -> Snapshot:
+        """All that the VM is at this moment: memory, tables' leaves, CPUs, clock, devices, console.
+
+        May be called from any thread, while its machine runs too: it is taken between two turns of its CPUs.
+
+        Args:
+            follow: track writes from now on, so that the next snapshot copies only what was written since and a
+                restore puts only that back; a page that is written costs one fault more each time. Without it, and
+                where nobody follows yet, a snapshot is a whole one.
+
+        Raises:
+            SnapshotError: it is on no machine, or something of it has state that cannot be had, which is named.
+            EncodingError: the format cannot take write permission away alone.
+        """
+        return self._all_snapshots.take(follow=follow)
+
+    def restore(self, snapshot: Snapshot) -> Restored:
+        """Put everything back as it was at a snapshot; its machine goes on from there when it runs (again).
+
+        Args:
+            snapshot: of this VM, or of one of the same name and memory layout.
+
+        Raises:
+            SnapshotError: it is of another VM, or does not fit this machine; nothing changed.
+            OutOfMemoryError: there are not enough frames; nothing changed.
+        """
+        return self._all_snapshots.restore(snapshot)
+
+    def follow_no_more(self) -> None:
+        """Track no writes for snapshots any more: the next one is a whole one. Harmless when repeated."""
+        if self._snapshots is not None:
+            self._snapshots.close()
+
+    @property
+    def _all_snapshots(self) -> Snapshots:
+        if self._snapshots is None:
+            from .snapshots.taking import Snapshots
+
+            self._snapshots = Snapshots(self)
+        return self._snapshots
 
     # --- report ------------------------------------------------------------------------------------------
 

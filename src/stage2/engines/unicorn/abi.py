@@ -156,6 +156,10 @@ class CpuAbi:
         """Write a 64-bit field of the CPU's state."""
         ctypes.c_uint64.from_address(self.env + offset).value = value
 
+    def get_half(self, offset: int) -> int:
+        """A 32-bit field of the CPU's state."""
+        return ctypes.c_uint32.from_address(self.env + offset).value
+
     def set_half(self, offset: int, value: int) -> None:
         """Write a 32-bit field of the CPU's state."""
         ctypes.c_uint32.from_address(self.env + offset).value = value

@@ -52,6 +52,10 @@ class EngineClock:
             raise OutOfRangeError(f"a clock does not go back: it is {self.now()}, and {then} was wanted")
         self._word.value = code
 
+    def set(self, code: int) -> None:
+        """Let `code` be what it was in another run of the machine, or before."""
+        self._word.value = code
+
     def restart(self) -> None:
         """Begin at zero, for another machine."""
         self._word.value = 0

@@ -6,9 +6,10 @@ import ctypes
 import mmap
 import threading
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
-from ...errors import EngineError
+from ...errors import EngineError, SnapshotError
 from ...hypervisor.clock import MonotonicClock
 from ...hypervisor.cpus import Cpus
 from ...hypervisor.current import working_for
@@ -16,7 +17,9 @@ from ...hypervisor.slab import NOTHING
 from ...hypervisor.time import NANOS_PER_SEC, TimeValue
 from ...vm.dirty_log import DirtyLog
 from ...vm.exits import Action
+from ...vm.snapshots.machine import MachineState
 from ...vm.vm import RunResult, Vm
+from ..resting import Resting
 from .clock import EngineClock
 from .state import NEVER, Reason, Word
 from .vcpu import Vcpu
@@ -27,6 +30,7 @@ _IDLE_S = 0.02
 """How long a machine with nothing to do sleeps before it looks for a stop request."""
 
 Cpu = TypeVar("Cpu", bound=Vcpu)
+T = TypeVar("T")
 
 
 class Machine(ABC, Generic[Cpu]):
@@ -77,7 +81,8 @@ class Machine(ABC, Generic[Cpu]):
         self._stop = threading.Event()
         self._stop_exit = ("stopped", "stopped on request")
         self._off: str | None = None
-        self._closed = False
+        self._started = self._closed = False
+        self._resting = Resting(self._leave)
         vm.cpus = Cpus(
             self.clock,
             vm.space.frames,
@@ -88,6 +93,7 @@ class Machine(ABC, Generic[Cpu]):
         )
         self.timers = vm.cpus.timers
         vm.space.page_table.flush = lambda _operations: self.flush_all()
+        vm.machine = self
 
     def _make_clock(self) -> EngineClock:
         """The clock of this machine."""
@@ -100,18 +106,23 @@ class Machine(ABC, Generic[Cpu]):
     # --- running -----------------------------------------------------------------------------------------
 
     def run(self) -> RunResult:
-        """Run the guest from its entry until it powers off, is stopped, or `stop` is called.
+        """Run the guest until it powers off, is stopped, or `stop` is called: from its entry, or from where it is.
 
-        May be called once, from any thread.
+        May be called from any thread, by one at a time.
         """
         host_time = MonotonicClock()
         began = host_time.now()
-        self._cpus[0].start(self.vm.boot.entry, self.vm.boot.device_tree or 0)
+        self._resting.begin()
         try:
+            if not self._started:
+                self._cpus[0].start(self.vm.boot.entry, self.vm.boot.device_tree or 0)
+                self._started = True
             with working_for(self.timers):
                 exit_, reason = self._loop()
         except EngineError as error:
             exit_, reason = "error", str(error)
+        finally:
+            self._resting.end()
         return RunResult(
             exit=exit_,
             reason=reason,
@@ -129,11 +140,17 @@ class Machine(ABC, Generic[Cpu]):
         """
         self._stop_exit = (exit_, reason)
         self._stop.set()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let whatever CPU runs end its turn soon."""
         for cpu in self._cpus:
             cpu.leave()
 
     def _loop(self) -> tuple[str, str]:
         while True:
+            if self._resting.asked:
+                self._resting.serve()
             if self._windows.failure is not None:
                 raise self._windows.failure
             if self._windows.unanswered is not None:
@@ -143,6 +160,7 @@ class Machine(ABC, Generic[Cpu]):
             if self._off is not None:
                 return "off", f"the guest asked for {self._off}"
             if self._stop.is_set():
+                self._stop.clear()
                 return self._stop_exit
             if self.clock.code >= self._next_alarm():
                 self._check_timers()
@@ -151,7 +169,7 @@ class Machine(ABC, Generic[Cpu]):
                 self._idle()
                 continue
             cpu.state[Word.SLICE_END] = min(self._slice_end, self._next_alarm())
-            if self._stop.is_set():
+            if self._stop.is_set() or self._resting.asked:
                 # Whoever stops us may have told the CPU to leave just before its end was set.
                 continue
             if self.vm.enters(cpu.number):
@@ -243,7 +261,70 @@ class Machine(ABC, Generic[Cpu]):
             OutOfRangeError: the interval is nothing.
             EncodingError: the stage-2 format cannot take write permission away alone.
         """
-        self.vm.dirty_log = DirtyLog(self.vm.space, self.timers.lists[0], interval)
+        self.vm.dirty_log = DirtyLog(self.vm.written, self.timers.lists[0], interval)
+
+    # --- saved and put back (vm.snapshots.machine.SavedMachine) ------------------------------------------
+
+    def at_rest(self, work: Callable[[], T]) -> T:
+        return self._resting.at_rest(work)
+
+    def when(self, nanos: int, work: Callable[[], object]) -> None:
+        self.timers.lists[0].register_timer(nanos, lambda _now: work())
+
+    @property
+    def unsaved(self) -> str | None:
+        # The engine has no passed-through devices; nobody can have written to one.
+        return None
+
+    def save(self) -> MachineState:
+        return MachineState(
+            engine=ENGINE,
+            nanos=self.clock.now().nanos,
+            started=self._started,
+            off=self._off,
+            cpus=tuple(cpu.save() for cpu in self._cpus),
+            more={"executed": self.clock.code, **self._save_more()},
+        )
+
+    def require(self, state: MachineState) -> None:
+        if state.engine != ENGINE:
+            raise SnapshotError(f"it was taken of a machine of the engine {state.engine}, and this one is {ENGINE}'s")
+        if len(state.cpus) != len(self._cpus):
+            raise SnapshotError(f"it has {len(state.cpus)} CPUs, and VM {self.vm.name} has {len(self._cpus)}")
+        for cpu, values in zip(self._cpus, state.cpus, strict=True):
+            try:
+                cpu.require(values)
+            except SnapshotError as error:
+                raise SnapshotError(f"CPU {cpu.number}: {error}") from None
+        executed = state.more.get("executed")
+        if not isinstance(executed, int) or not 0 <= executed < NEVER >> 1:
+            raise SnapshotError(f"the clock cannot be at {executed!r}")
+        self._require_more(state.more)
+
+    def load(self, state: MachineState) -> None:
+        self._windows.failure = self._windows.unanswered = None
+        self._stop.clear()
+        self._started, self._off = state.started, state.off
+        # What is executed and what is written is found out anew, with translated code and TLBs dropped.
+        self._page_state.madvise(mmap.MADV_DONTNEED)
+        for cpu, values in zip(self._cpus, state.cpus, strict=True):
+            cpu.load(values)
+        self.clock.set(state.more["executed"])
+        self._load_more(state.more)
+
+    def _save_more(self) -> dict[str, Any]:
+        """What the architecture's machine has beside registers, as JSON has it."""
+        return {}
+
+    def _require_more(self, more: Mapping[str, Any]) -> None:
+        """Make sure that `_load_more` can put it back.
+
+        Raises:
+            SnapshotError: it cannot.
+        """
+
+    def _load_more(self, more: Mapping[str, Any]) -> None:
+        """Put it back."""
 
     # --- the rest ----------------------------------------------------------------------------------------
 
@@ -271,8 +352,10 @@ class Machine(ABC, Generic[Cpu]):
             return
         self._closed = True
         self.vm.space.page_table.flush = None
+        self.vm.machine = None
         for cpu in self._cpus:
             cpu.close()
+        self.vm.follow_no_more()
         if self.vm.dirty_log is not None:
             self.vm.dirty_log.close()
             self.vm.dirty_log = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ...vm.exits import Action, MemoryFault
 from ...vm.vm import Vm
 from .abi import CpuAbi, library, symbol, unicorn
 from .plain_fill import PlainFill
+from .registers import Register, put_values, require_values, values_of
 from .state import NEVER, Reason, State, Word
 from .windows import Windows
 
@@ -321,6 +322,36 @@ class Vcpu(ABC):
     @abstractmethod
     def pc(self) -> int:
         """The program counter, as a linear address."""
+
+    # --- saved and put back ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _registers(self) -> list[Register]:
+        """All that a guest has of this CPU, in the order in which it can be put back."""
+
+    def save(self) -> dict[str, int]:
+        """The values of its registers, by name. It must not be running."""
+        return values_of(self._registers())
+
+    def require(self, values: Mapping[str, int]) -> None:
+        """Make sure that values can be put back.
+
+        Raises:
+            SnapshotError: they are not those of such a CPU.
+        """
+        require_values(self._registers(), values)
+
+    def load(self, values: Mapping[str, int]) -> None:
+        """Put values back that `require` accepts, and forget what was derived from registers and memory."""
+        self.pending = None
+        put_values(self._registers(), values)
+        self._settle()
+        self._uc.ctl_flush_tb()
+        self.flush()
+
+    @abstractmethod
+    def _settle(self) -> None:
+        """All registers were put: let the CPU derive from them what it derives."""
 
     def flush(self) -> None:
         """Drop all translations."""

@@ -43,6 +43,8 @@ REGISTER_OPAQUE = 0x20
 _REGISTER_FIELD, _REGISTER_READ, _REGISTER_WRITE = 0x30, 0x50, 0x58
 """In a record: the register's place in the state, and the functions that read and write it, none where the place is
 all."""
+ENV_EXCLUSIVE = 0x2F00
+"""The exclusive monitor: address (all ones when it is open), then the two words that were loaded."""
 
 PSTATE_EL1H = 0x3C5
 """EL1, SP_EL1, every interrupt masked: how a kernel is entered."""
@@ -158,6 +160,10 @@ class ArmAbi(CpuAbi):
     def enter(self, pstate: int) -> None:
         """Set PSTATE, and what the translator derives from it and the system registers."""
         self._uc.reg_write(self._names.UC_ARM64_REG_PSTATE, pstate)
+        self.rebuild_flags()
+
+    def rebuild_flags(self) -> None:
+        """Set what the translator derives from PSTATE and the system registers."""
         function(REBUILD_FLAGS, 1)(self.env)
 
     def raise_abort(self, number: int, syndrome: int, address: int) -> None:
@@ -203,3 +209,25 @@ def check_exception_record() -> None:
     uc.emu_start(0x1000, 0x1004)
     if seen != [(SVC, 0x5600_5A5A, 1)]:
         raise EngineError(f"unicorn {VERSION}: an SVC left {seen} as its record; is this another build?")
+
+
+@cache
+def check_exclusive_monitor() -> None:
+    """Make sure that the exclusive monitor is where it was measured to be.
+
+    Raises:
+        EngineError: it is not.
+    """
+    package = unicorn()
+    uc = package.Uc(package.UC_ARCH_ARM64, package.UC_MODE_ARM)
+    uc.ctl_set_tcg_buffer_size(1 << 20)
+    uc.mem_map(0x1000, 0x1000)
+    uc.mem_write(0x1000, (0xC87F_0C22).to_bytes(4, "little"))  # ldxp x2, x3, [x1]
+    uc.mem_write(0x1800, (0x5A5A).to_bytes(8, "little") + (0xA5A5).to_bytes(8, "little"))
+    abi = ArmAbi(uc)
+    uc.reg_write(package.arm64_const.UC_ARM64_REG_X1, 0x1800)
+    before = abi.get(ENV_EXCLUSIVE)
+    uc.emu_start(0x1000, 0x1004)
+    found = before, *(abi.get(ENV_EXCLUSIVE + 8 * word) for word in range(3))
+    if found != ((1 << 64) - 1, 0x1800, 0x5A5A, 0xA5A5):
+        raise EngineError(f"unicorn {VERSION}: an LDXP left {found} in its monitor; is this another build?")

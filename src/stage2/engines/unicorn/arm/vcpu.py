@@ -24,12 +24,14 @@ from ....vm.exits import Action, MemoryFault
 from ....vm.vm import Vm
 from ..abi import unicorn
 from ..callbacks import block_callback
+from ..registers import Register
 from ..state import Reason, Word
 from ..vcpu import Vcpu, fill_function, new_cpu
 from ..windows import Windows
 from . import abi
 from .at import decode_at, par_of
 from .callbacks import fill_callback, trap_callback
+from .saved import cpu_registers
 from .stage1 import granule_of, make_select, stage_1_format
 from .timer import install_timer
 
@@ -63,6 +65,7 @@ class ArmVcpu(Vcpu):
     def __init__(self, number: int, vm: Vm, page_state: int, windows: Windows) -> None:
         package = unicorn()
         abi.check_exception_record()
+        abi.check_exclusive_monitor()
         uc = new_cpu(package.UC_ARCH_ARM64, package.UC_MODE_ARM, page_size=_PAGE)
         self._cpu: abi.ArmAbi = abi.ArmAbi(uc)
         usual = fill_callback(stage_1_format(_USUAL_GRANULE), vm.space.format)
@@ -115,6 +118,12 @@ class ArmVcpu(Vcpu):
         for number, value in enumerate((argument, 0, 0, 0)):
             self.set_register(number, value)
         self._cpu.flush_tlb()
+
+    def _registers(self) -> list[Register]:
+        return cpu_registers(self._uc, self._cpu)
+
+    def _settle(self) -> None:
+        self._cpu.rebuild_flags()
 
     def inject_stage_1_fault(self) -> None:
         """Give the guest the abort that its own tables ask for."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD, CpuAbi, function, unicorn
+from ....errors import EngineError
+from ..abi import CPU_INTERRUPT_REQUEST, INTERRUPT_HARD, VERSION, CpuAbi, function, unicorn
 
 # --- CPURISCVState --------------------------------------------------------------------------------------------
 ENV_GPR = 0x000
 ENV_PC = 0x200
+ENV_RESERVATION = 0x208
+"""Address and value of the last LR; the address is all ones when there is no reservation."""
 ENV_BADADDR = 0x220
 ENV_PRIV = 0x250
 ENV_MSTATUS = 0x270
@@ -65,3 +68,25 @@ class RiscvAbi(CpuAbi):
     def set_time_source(self, source: int) -> None:
         """Make the `time` CSR read what a C function without arguments returns."""
         function(_SET_TIME_SOURCE, 2)(self.env, source)
+
+
+@cache
+def check_reservation() -> None:
+    """Make sure that the reservation of an LR is where it was measured to be.
+
+    Raises:
+        EngineError: it is not.
+    """
+    package = unicorn()
+    uc = package.Uc(package.UC_ARCH_RISCV, package.UC_MODE_RISCV64)
+    uc.ctl_set_tcg_buffer_size(1 << 20)
+    uc.mem_map(0x1000, 0x1000)
+    uc.mem_write(0x1000, (0x1005_B52F).to_bytes(4, "little"))  # lr.d a0, (a1)
+    uc.mem_write(0x1800, (0x5A5A_1234).to_bytes(8, "little"))
+    abi = RiscvAbi(uc)
+    uc.reg_write(package.riscv_const.UC_RISCV_REG_X11, 0x1800)
+    before = abi.get(ENV_RESERVATION)
+    uc.emu_start(0x1000, 0x1004)
+    found = before, abi.get(ENV_RESERVATION), abi.get(ENV_RESERVATION + 8)
+    if found != ((1 << 64) - 1, 0x1800, 0x5A5A_1234):
+        raise EngineError(f"unicorn {VERSION}: an LR left {found} as its reservation; is this another build?")

@@ -26,12 +26,14 @@ from ....vm.exits import MemoryFault
 from ....vm.vm import Vm
 from ..abi import unicorn
 from ..callbacks import block_callback
+from ..registers import Register
 from ..state import Word
 from ..vcpu import Vcpu, new_cpu
 from ..windows import Windows
 from . import abi
 from .callbacks import fill_callback, trap_callback
 from .clock import RiscvClock
+from .saved import hart_registers
 
 _RESERVED_CAUSE = 14
 _DELEGATED_EXCEPTIONS = sum(
@@ -66,6 +68,7 @@ class RiscvVcpu(Vcpu):
     def __init__(self, number: int, vm: Vm, clock: RiscvClock, page_state: int, windows: Windows) -> None:
         package = unicorn()
         registers = package.riscv_const
+        abi.check_reservation()
         uc = new_cpu(package.UC_ARCH_RISCV, package.UC_MODE_RISCV64)
         self._cpu: abi.RiscvAbi = abi.RiscvAbi(uc)
         callbacks = (fill_callback(vm.space.format), block_callback(), trap_callback())
@@ -78,6 +81,8 @@ class RiscvVcpu(Vcpu):
         uc.reg_write(registers.UC_RISCV_REG_MCOUNTEREN, 7)
         uc.reg_write(registers.UC_RISCV_REG_SCOUNTEREN, 7)
         self._cpu.set_time_source(clock.function)
+        # The library's CPU begins in M-mode, which is ours; one that is yet to be started is not to be in it either.
+        self._cpu.set(abi.ENV_PRIV, abi.PRIV_SUPERVISOR)
 
     def _walk(self, gva: int, access: Access, *, user: bool) -> Walk:
         return self._vm.space.walk(gva, self.stage_1, access, user=user)
@@ -91,6 +96,13 @@ class RiscvVcpu(Vcpu):
         self.set_register(11, argument)
         self._cpu.flush_tlb()
         self.running, self.waiting = True, False
+
+    def _registers(self) -> list[Register]:
+        return hart_registers(self._uc, self._cpu)
+
+    def _settle(self) -> None:
+        # The library derives nothing from this architecture's registers that outlives a block.
+        return None
 
     def inject_stage_1_fault(self) -> None:
         """Give the guest the fault that its own tables ask for: a page fault, or an access fault where one of them is

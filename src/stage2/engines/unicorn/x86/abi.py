@@ -40,6 +40,7 @@ ENV_STAR = 0x12D8
 ENV_LSTAR = 0x12E8
 ENV_CSTAR = 0x12F0
 ENV_FMASK = 0x12F8
+ENV_XCR0 = 0x1328
 ENV_ERROR_CODE = 0x1508
 ENV_IS_INT = 0x150C
 """1 when the exception is an INT instruction's."""
@@ -52,6 +53,7 @@ REBUILD_FLAGS = "x86_update_hflags_x86_64"
 RAISE = "raise_exception_err_x86_64"
 """(env, vector, error code): the CPU's own check for double faults, then a jump out of the caller to the CPU loop."""
 SET_CR4 = "cpu_x86_update_cr4_x86_64"
+SET_DR7 = "cpu_x86_update_dr7_x86_64"
 _PROBE = 0x1234_5678_9000
 _EFER, _EFER_PROBE = 0xC000_0080, 0xD01
 _STAR, _LSTAR, _CSTAR, _FMASK = 0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084
@@ -135,17 +137,30 @@ class X86Abi(CpuAbi):
         """Load CS and SS with flat segments, and so the CPL."""
         self.set_segment(ENV_SEGMENTS + CS * SEGMENT_SIZE, code, 0xFFFF_FFFF, code_flags)
         self.set_segment(ENV_SEGMENTS + SS * SEGMENT_SIZE, stack, 0xFFFF_FFFF, stack_flags)
-        function(REBUILD_FLAGS, 1)(self.env)
+        self.rebuild_flags()
 
     def enter(self, cr0: int, cr4: int, eflags: int) -> None:
         """Leave long mode if it is on, set the control registers, and what the translator derives from all of them."""
         self.set(ENV_EFER, 0)
         self.set(ENV_CR0, cr0)
         self.set(ENV_EFLAGS, eflags)
-        function(SET_CR4, 2)(self.env, cr4)
+        self.set_cr4(cr4)
+        self.rebuild_flags()
+
+    def set_cr4(self, value: int) -> None:
+        """Set CR4, without what is derived from it."""
+        function(SET_CR4, 2)(self.env, value)
+
+    def set_dr7(self, value: int) -> None:
+        """Set DR7, and the breakpoints that it enables."""
+        function(SET_DR7, 2)(self.env, value)
+
+    def rebuild_flags(self) -> None:
+        """Set what the translator derives from the registers."""
         function(REBUILD_FLAGS, 1)(self.env)
 
 
+_CR4_OSXSAVE = 1 << 18
 _HFLAGS = 0x40C0B0
 """PE, 32- and 64-bit code, 32-bit stack, LMA, OSFXSR, as the library makes a CPU of 64-bit mode."""
 
@@ -175,3 +190,28 @@ def check_exception_record() -> None:
     uc.emu_start(0x1000, 0x1006)
     if before != 0xFFFF_FFFF or seen != [(13, 0x18, 0, 13)]:
         raise EngineError(f"unicorn {VERSION}: a general-protection fault left {seen}; is this another build?")
+
+
+@cache
+def check_xcr0(model: int) -> None:
+    """Make sure that XCR0 is where it was measured to be.
+
+    Args:
+        model: the library's constant of a CPU model that has XSAVE.
+
+    Raises:
+        EngineError: it is not.
+    """
+    package = unicorn()
+    names = package.x86_const
+    uc = package.Uc(package.UC_ARCH_X86, package.UC_MODE_64)
+    uc.ctl_set_cpu_model(model)
+    uc.ctl_set_tcg_buffer_size(1 << 20)
+    uc.mem_map(0x1000, 0x1000)
+    uc.mem_write(0x1000, bytes.fromhex("31c9 31d2 b803000000 0f01d1"))  # ECX = EDX = 0, EAX = 3, XSETBV
+    abi = X86Abi(uc)
+    uc.reg_write(names.UC_X86_REG_CR4, uc.reg_read(names.UC_X86_REG_CR4) | _CR4_OSXSAVE)
+    before = abi.get(ENV_XCR0)
+    uc.emu_start(0x1000, 0x100C)
+    if before == 3 or abi.get(ENV_XCR0) != 3:
+        raise EngineError(f"unicorn {VERSION}: XCR0 is not where it was measured to be; is this another build?")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ....errors import SnapshotError
 from ....vm.vm import Vm
 from ..machine import Machine
 from ..state import Reason, Word
@@ -33,6 +37,22 @@ class X86Machine(Machine[X86Vcpu]):
         if self._off is not None:
             return None
         return "stopped", f"HLT before RIP {cpu.pc:#x}: there is no interrupt that could wake the guest"
+
+    def _save_more(self) -> dict[str, Any]:
+        return {"com1": self._ports.serial.save()}
+
+    def _require_more(self, more: Mapping[str, Any]) -> None:
+        serial = self._ports.serial
+        before = serial.save()
+        try:
+            serial.load(more["com1"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"it does not have the state of com1: {error}") from None
+        serial.load(before)
+
+    def _load_more(self, more: Mapping[str, Any]) -> None:
+        self._ports.is_off = self._off is not None
+        self._ports.serial.load(more["com1"])
 
     def _shut_down(self, cpu: X86Vcpu) -> tuple[str, str]:
         return "stopped", f"a triple fault at RIP {cpu.pc:#x}: the guest's IDT leads nowhere"

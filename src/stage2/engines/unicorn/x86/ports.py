@@ -37,7 +37,8 @@ class Ports:
         self._bus = DeviceBus()
         # The report counts accesses of ports and of memory alike.
         self._bus.accesses = vm.bus.accesses
-        self._bus.attach(COM1, Uart("com1", vm.console))
+        self._serial = Uart("com1", vm.console)
+        self._bus.attach(COM1, self._serial)
 
     def read(self, port: int, width: int) -> int:
         """What `width` (1, 2 or 4) bytes of an IN instruction are."""
@@ -52,6 +53,11 @@ class Ports:
             self._end("shutdown")
         elif port == RESET and value & _RESET_CPU:
             self._end("reboot")
+
+    @property
+    def serial(self) -> Uart:
+        """COM1."""
+        return self._serial
 
     def _end(self, what: str) -> None:
         self.is_off = True

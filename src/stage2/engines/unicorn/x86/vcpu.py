@@ -25,12 +25,14 @@ from ....tables.walk import AT_STAGE_2, KIND_MASK
 from ....vm.exits import MemoryFault
 from ....vm.vm import Vm
 from ..abi import symbol, unicorn
+from ..registers import Register
 from ..state import Reason, Word
 from ..vcpu import Vcpu, new_cpu
 from ..windows import Windows
 from . import abi
 from .callbacks import block_callback, fill_callback, invalid_callback, trap_callback
 from .ports import Ports
+from .saved import cpu_registers
 from .segments import reads_descriptor
 
 PHYSICAL_BITS = 40
@@ -70,7 +72,9 @@ class X86Vcpu(Vcpu):
     def __init__(self, number: int, vm: Vm, page_state: int, windows: Windows, ports: Ports) -> None:
         package = unicorn()
         abi.check_exception_record()
-        uc = new_cpu(package.UC_ARCH_X86, package.UC_MODE_64, model=package.x86_const.UC_CPU_X86_ICELAKE_SERVER)
+        model = package.x86_const.UC_CPU_X86_ICELAKE_SERVER
+        abi.check_xcr0(model)
+        uc = new_cpu(package.UC_ARCH_X86, package.UC_MODE_64, model=model)
         self._cpu: abi.X86Abi = abi.X86Abi(uc)
         # Only AMD's processors have nested paging, so a guest on it has tables of AMD's kind.
         self._processor = PHYSICAL_BITS << longmode.MAXPHYADDR_SHIFT
@@ -193,6 +197,17 @@ class X86Vcpu(Vcpu):
         self.set_register(abi.RBX, argument)
         cpu.set(abi.ENV_RIP, address)
         cpu.flush_tlb()
+
+    def _registers(self) -> list[Register]:
+        down = Register("shut_down", lambda: int(self.shut_down), self._set_shut_down, 1)
+        return [*cpu_registers(self._uc, self._cpu, self.state), down]
+
+    def _set_shut_down(self, value: int) -> None:
+        self.shut_down = bool(value)
+
+    def _settle(self) -> None:
+        self.state[Word.DELIVERING] = 0
+        self._cpu.rebuild_flags()
 
     def inject_stage_1_fault(self) -> None:
         """Give the guest the exception that its own tables ask for: a page fault, CR2 the address, or for an address
