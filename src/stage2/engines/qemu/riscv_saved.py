@@ -48,8 +48,11 @@ def registers_of(core: Core) -> dict[str, int]:
 
 def problem_of(values: Mapping[str, int]) -> str | None:
     """What is wrong with registers that a hart is to get; None for nothing."""
-    if values.keys() != _NAMES.keys() | {"user"}:
-        return f"the snapshot does not have its {min(values.keys() ^ (_NAMES.keys() | {'user'}))}, or has no such thing"
+    expected = {*_NAMES, "user"}
+    if expected - values.keys():
+        return f"the snapshot does not have its {min(expected - values.keys())}"
+    if values.keys() - expected:
+        return f"it has no {min(values.keys() - expected)}"
     for name, value in values.items():
         if not isinstance(value, int) or value < 0 or value >> 64:
             return f"{name} cannot be {value!r}"
