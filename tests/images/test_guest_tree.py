@@ -51,7 +51,7 @@ def guest(*given: Range, cpus: int = 1) -> GuestBoard:
 
 
 DISTRIBUTOR, PORT, CLOCK = Range.sized(0x800_0000, 0x1_0000), Range.sized(0x900_0000, 0x1000), 0x901_0000
-FIRST = Range.sized(0x80A_0000, 0x2_0000)
+REDISTRIBUTORS = Range.sized(0x80A_0000, 4 * 0x2_0000)
 
 
 def names(tree: Node) -> set[str]:
@@ -59,7 +59,7 @@ def names(tree: Node) -> set[str]:
 
 
 def test_a_guest_has_what_it_was_given_and_what_its_cpu_has() -> None:
-    tree = guest_tree(board(), guest(DISTRIBUTOR, FIRST, PORT))
+    tree = guest_tree(board(), guest(DISTRIBUTOR, REDISTRIBUTORS, PORT))
     assert names(tree) == {
         "chosen", "memory@80000000", "psci", "cpus", "intc@8000000", "apb-pclk", "timer", "pl011@9000000",
     }  # fmt: skip
@@ -75,13 +75,13 @@ def test_a_guest_has_what_it_was_given_and_what_its_cpu_has() -> None:
     assert parse(flatten(tree)).find("timer") is not None
 
 
-def test_redistributors_are_those_of_the_guests_cpus_and_there_is_no_its() -> None:
-    two = Range.sized(FIRST.start, 2 * FIRST.size)
-    controller = guest_tree(board(), guest(DISTRIBUTOR, two, cpus=2)).find("intc@8000000")
+def test_redistributors_are_those_of_all_the_boards_cpus_and_there_is_no_its() -> None:
+    controller = guest_tree(board(), guest(DISTRIBUTOR, REDISTRIBUTORS, cpus=2)).find("intc@8000000")
     assert controller is not None
-    assert controller.cells("reg") == (0, 0x800_0000, 0, 0x1_0000, 0, FIRST.start, 0, two.size)
+    assert controller.cells("reg") == (0, 0x800_0000, 0, 0x1_0000, 0, REDISTRIBUTORS.start, 0, REDISTRIBUTORS.size)
     assert controller.children == []
-    assert guest_tree(board(), guest(DISTRIBUTOR, FIRST, cpus=2)).find("intc@8000000") is None
+    fewer = Range.sized(REDISTRIBUTORS.start, REDISTRIBUTORS.size // 2)
+    assert guest_tree(board(), guest(DISTRIBUTOR, fewer, cpus=2)).find("intc@8000000") is None
 
 
 def test_of_a_gicv2_the_hypervisors_part_is_left_out() -> None:
@@ -93,9 +93,9 @@ def test_of_a_gicv2_the_hypervisors_part_is_left_out() -> None:
 
 def test_what_needs_a_node_that_is_gone_is_gone_too() -> None:
     clock = Range.sized(CLOCK, 0x1000)
-    tree = guest_tree(board(), guest(DISTRIBUTOR, FIRST, PORT, clock))
+    tree = guest_tree(board(), guest(DISTRIBUTOR, REDISTRIBUTORS, PORT, clock))
     assert "pl031@9010000" not in names(tree), "its clock is nowhere"
-    half = guest_tree(board(), guest(DISTRIBUTOR, FIRST, Range.sized(PORT.start, 0x800)))
+    half = guest_tree(board(), guest(DISTRIBUTOR, REDISTRIBUTORS, Range.sized(PORT.start, 0x800)))
     assert "pl011@9000000" not in names(half)
     chosen = half.find("chosen")
     assert chosen is not None
@@ -105,7 +105,7 @@ def test_what_needs_a_node_that_is_gone_is_gone_too() -> None:
 def test_the_boards_own_tree_stays_as_it_is() -> None:
     mine = board()
     before = flatten(mine)
-    guest_tree(mine, guest(DISTRIBUTOR, FIRST, PORT))
+    guest_tree(mine, guest(DISTRIBUTOR, REDISTRIBUTORS, PORT))
     assert flatten(mine) == before
 
 

@@ -165,6 +165,7 @@ def run_all(
     paranoid: bool = False,
     engine: str = "unicorn",
     saving: Saving | None = None,
+    trace: Callable[[str], None] | None = None,
 ) -> RunOutcome:
     """Run every VM of a host until all have ended.
 
@@ -177,6 +178,7 @@ def run_all(
         paranoid: prove isolation after every edit of a table; all VMs are stopped where it is refuted.
         engine: what runs the guests, of `ENGINES`.
         saving: what of the host's only VM is saved, and what it goes on from.
+        trace: called with a line of JSON for each exit of a guest, on the qemu engine; None where nobody wants them.
 
     Raises:
         EngineError: an engine cannot be had.
@@ -184,7 +186,9 @@ def run_all(
     """
     own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
-        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, saving=saving)
+        return _run_all(
+            host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, saving=saving, trace=trace
+        )
     finally:
         own.close()
 
@@ -198,6 +202,7 @@ def _run_all(
     paranoid: bool,
     engine: str,
     saving: Saving | None,
+    trace: Callable[[str], None] | None,
 ) -> RunOutcome:
     """The same; `own` is the CPU that the main thread is."""
     done = threading.Condition()
@@ -210,7 +215,7 @@ def _run_all(
         if engine == "qemu":
             from .qemu.board import open_machines
 
-            board, of_board = open_machines(host)
+            board, of_board = open_machines(host, trace)
             boards.append(board)
             machines.extend(of_board)
         else:

@@ -126,7 +126,7 @@ def guest_tree(board: Node, guest: GuestBoard) -> Node:
         for node in kept:
             for controller in node.walk():
                 if _is_gic(controller):
-                    _give_gic(controller, board, guest.cpus)
+                    _give_gic(controller, board)
     else:
         kept = [node for node in kept if not _is_gic(node)]
         kept.insert(0, _made_gic(root, board, guest.gic))
@@ -210,7 +210,7 @@ def _cpus(root: Node, board: Node, numbers: Sequence[int]) -> None:
     if theirs is None:
         return
     cpus.properties.update(theirs.properties)
-    there = [node for node in theirs.children if node.text("device_type") == "cpu"]
+    there = _cpu_nodes(board)
     for node in [there[number] for number in numbers]:
         mine = Node(node.name, dict(node.properties))
         mine.set("enable-method", "psci")
@@ -227,19 +227,25 @@ def _is_gic(node: Node) -> bool:
     return bool(_compatible(node) & {*_GIC_V2, _GIC_V3})
 
 
-def _gic_ranges(node: Node, ranges: Sequence[Range], cpus: Sequence[int]) -> list[Range]:
-    """What a guest has of an interrupt controller: of redistributors those up to its last CPU's."""
+def _gic_ranges(node: Node, ranges: Sequence[Range], board: Node) -> list[Range]:
+    """What a guest has of an interrupt controller: of redistributors those of all CPUs of the board, for systems look
+    for their own up to the one that says it is the last (Arm IHI 0069, GICR_TYPER.Last)."""
     first, second = ranges[:2] if len(ranges) > 1 else (ranges[0], ranges[0])
     if _GIC_V3 in _compatible(node):
-        second = Range.sized(second.start, min(second.size, (max(cpus) + 1) * _REDISTRIBUTOR))
+        second = Range.sized(second.start, min(second.size, len(_cpu_nodes(board)) * _REDISTRIBUTOR))
     return [first, second]
 
 
-def _give_gic(node: Node, board: Node, cpus: Sequence[int]) -> None:
+def _cpu_nodes(board: Node) -> list[Node]:
+    theirs = board.find("cpus")
+    return [] if theirs is None else [node for node in theirs.children if node.text("device_type") == "cpu"]
+
+
+def _give_gic(node: Node, board: Node) -> None:
     """Leave an interrupt controller the ranges that the guest has. What is below it are ITS and MSI frames, whose DMA
     and doorbells are nothing that stage 2 backs by itself."""
     placed = next(one for one in nodes(board) if one.node.name == node.name and one.ranges)
-    node.properties["reg"] = b"".join(_reg(span, board) for span in _gic_ranges(node, placed.ranges or (), cpus))
+    node.properties["reg"] = b"".join(_reg(span, board) for span in _gic_ranges(node, placed.ranges or (), board))
     node.children.clear()
 
 
@@ -249,7 +255,7 @@ def _backed(board: Node, guest: GuestBoard) -> dict[int, bool]:
     for placed in nodes(board):
         if placed.ranges:
             gic = _is_gic(placed.node)
-            ranges = _gic_ranges(placed.node, placed.ranges, guest.cpus) if gic else placed.ranges
+            ranges = _gic_ranges(placed.node, placed.ranges, board) if gic else placed.ranges
             found[id(placed.node)] = all(guest.backed(span) for span in ranges)
     return found
 
