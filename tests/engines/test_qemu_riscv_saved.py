@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from linux_guest import require_linux
+from riscv_on_qemu import EXAMPLE, require_qemu
 
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm
@@ -20,7 +19,6 @@ from stage2.engines.qemu.board import board_host, give_cores, open_machines
 from stage2.engines.qemu.riscv import RiscvQemu
 from stage2.engines.qemu.riscv_saved import problem_of
 from stage2.errors import SnapshotError
-from stage2.machines.riscv_board import RiscvBoard
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images
 from stage2.vm.host import Options, build
@@ -29,7 +27,6 @@ from stage2.vm.snapshots.snapshot import Snapshot
 from stage2.vm.vm import Vm
 from waiting import HANG_S, until
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
 LINUX = """\
 [base]
 id = 1
@@ -60,10 +57,7 @@ fault_around = 0x1_0000
 @pytest.fixture(autouse=True)
 def board() -> None:
     require_linux()
-    if shutil.which(RiscvBoard.PROGRAM) is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI needs the Debian package {RiscvBoard.PACKAGE}")
-        pytest.skip(f"{RiscvBoard.PROGRAM} is not installed")
+    require_qemu()
 
 
 @contextmanager

@@ -186,9 +186,7 @@ def run_all(
     """
     own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
-        return _run_all(
-            host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, saving=saving, trace=trace
-        )
+        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, saving=saving, trace=trace)
     finally:
         own.close()
 
