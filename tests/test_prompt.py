@@ -6,12 +6,16 @@ import enum
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import stage2
 from stage2.hypervisor.clock import VirtualClock
 from stage2.processor import named
 from stage2.prove.theorem import Seat
+from stage2.vm.snapshots.machine import MachineState
+from stage2.vm.snapshots.pages import Pages
+from stage2.vm.snapshots.snapshot import VmState
 
 RAM = 0x8000_0000
 VM = f"""
@@ -53,7 +57,15 @@ def _examples(folder: Path) -> list[object]:
         space.translate_gva_many([RAM] * 100_000, guest.regime), stage2.GuestMemory(space),
         frames.owners.at(table.root), stage2.GuestVirtualMemory(space, guest.regime), stage2.ReverseMap([space]),
         *named("riscv64").values(), stage2.IsolationGuard(host), *_proved(host),
+        _snapshot(),
     ]  # fmt: skip
+
+
+def _snapshot() -> stage2.Snapshot:
+    gpas, data = np.array([RAM], np.uint64), np.zeros((1, 512), np.uint64)
+    machine = MachineState("unicorn", 0, False, None, ())
+    state = VmState("linux", "riscv64", "sv39x4", (), np.array([[RAM, 4096]], np.uint64), machine, {}, 0, b"")
+    return stage2.Snapshot(state, Pages.of(gpas, data), 1)
 
 
 def _proved(host: stage2.Host) -> list[object]:

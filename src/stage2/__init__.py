@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .vm.host import Host, Options, build
     from .vm.images import read_images
     from .vm.paranoid import IsolationGuard
+    from .vm.snapshots.snapshot import Snapshot
     from .vm.vm import Vm
 
     __version__: str
@@ -102,6 +103,7 @@ __all__ = [
     "Regime",
     "Resolution",
     "ReverseMap",
+    "Snapshot",
     "Stage2Error",
     "Step",
     "Theorem",
@@ -177,6 +179,7 @@ _MODULES = {
     "Regime": "tables.regime",
     "Resolution": "space.faults",
     "ReverseMap": "space.reverse",
+    "Snapshot": "vm.snapshots.snapshot",
     "Stage2Error": "errors",
     "Step": "tables.explain",
     "Theorem": "prove.theorem",

@@ -37,8 +37,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"cannot be written: {error}", file=os.fspath(path)) from None
     try:
-        with made.open("w+b") as file:
+        with _nameless(target.parent) or made.open("w+b") as file:
             yield file
+            file.flush()
+            if not made.exists():
+                # Python follows a symbolic link only where it is told of a directory, which an absolute path ignores.
+                os.link(f"/proc/self/fd/{file.fileno()}", made, src_dir_fd=file.fileno())
         if target.exists():
             shutil.copymode(target, made)
         made.replace(target)
@@ -48,3 +52,11 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         made.unlink(missing_ok=True)
         raise
+
+
+def _nameless(folder: Path) -> BinaryIO | None:
+    """A file without a name, of which nothing is left when we are killed; None where the host has no such thing."""
+    try:
+        return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+    except (OSError, AttributeError):
+        return None

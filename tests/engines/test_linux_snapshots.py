@@ -1,4 +1,4 @@
-"""Snapshots of Debian's riscv64 Linux, taken in the middle of its work on memory."""
+"""Snapshots of Debian's Linux on RISC-V and AArch64, taken in the middle of its work on memory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from stage2.vm.images import read_images
 from stage2.vm.snapshots.snapshot import Snapshot
 
 pytestmark = pytest.mark.slow
-EXAMPLE = Path(__file__).parents[2] / "examples" / "linux-riscv64.toml"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 STEP = 50_000_000
 """Nanoseconds of the guest's time between two looks at its console."""
 IN_THE_MIDDLE = "4 MiB of zeros, md5 ok"
 DONE = "stage2-guest: memory work ok"
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[("linux-riscv64", 1), ("linux-riscv64", 2), ("linux-aarch64-emulated", 1)])
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    require_linux()
-    config = replace(load_vm(EXAMPLE), cpu_num=request.param)
+    example, cpus = request.param
+    require_linux(example.removesuffix("-emulated"))
+    config = replace(load_vm(EXAMPLES / f"{example}.toml"), cpu_num=cpus)
     with build([config]) as host:
         load_images(host.vms[0], config, read_images(config))
         yield host

@@ -273,7 +273,7 @@ def test_a_snapshot_of_another_vm_is_refused_and_nothing_changes() -> None:
         assert str(refused.value) == "the snapshot is of a VM whose name is writer; that of this one is other"
         with pytest.raises(SnapshotError) as refused:
             smaller.vm.restore(snapshot)
-        assert str(refused.value) == "it has 1 CPUs, and VM writer has 2"
+        assert str(refused.value) == "the snapshot has 1 CPUs; VM writer has 2"
         smaller.vm.space.unmap(RAM + 3 * MIB, MIB)
         with pytest.raises(SnapshotError) as refused:
             smaller.vm.restore(snapshot)

@@ -288,9 +288,9 @@ class Machine(ABC, Generic[Cpu]):
 
     def require(self, state: MachineState) -> None:
         if state.engine != ENGINE:
-            raise SnapshotError(f"it was taken of a machine of the engine {state.engine}, and this one is {ENGINE}'s")
+            raise SnapshotError(f"the snapshot is of a machine of the engine {state.engine}; this one is {ENGINE}'s")
         if len(state.cpus) != len(self._cpus):
-            raise SnapshotError(f"it has {len(state.cpus)} CPUs, and VM {self.vm.name} has {len(self._cpus)}")
+            raise SnapshotError(f"the snapshot has {len(state.cpus)} CPUs; VM {self.vm.name} has {len(self._cpus)}")
         for cpu, values in zip(self._cpus, state.cpus, strict=True):
             try:
                 cpu.require(values)
@@ -298,7 +298,7 @@ class Machine(ABC, Generic[Cpu]):
                 raise SnapshotError(f"CPU {cpu.number}: {error}") from None
         executed = state.more.get("executed")
         if not isinstance(executed, int) or not 0 <= executed < NEVER >> 1:
-            raise SnapshotError(f"the clock cannot be at {executed!r}")
+            raise SnapshotError(f"the snapshot's clock cannot be at {executed!r}")
         self._require_more(state.more)
 
     def load(self, state: MachineState) -> None:

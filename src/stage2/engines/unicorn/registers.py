@@ -44,7 +44,7 @@ def require_values(registers: Sequence[Register], values: Mapping[str, int]) -> 
     names = {register.name for register in registers}
     if names != values.keys():
         odd = min(names ^ values.keys())
-        raise SnapshotError(f"register {odd} is {'missing' if odd in names else 'not one that this CPU has'}")
+        raise SnapshotError(f"register {odd} is {'not in the snapshot' if odd in names else 'none of this CPU'}")
     for register in registers:
         value = values[register.name]
         if not 0 <= value < 1 << register.bits or not register.allows(value):

@@ -6,8 +6,10 @@ these registers out alike, in the distributor and in a redistributor's SGI frame
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
+
+from ..devices import octets
 
 SGIS = 16
 """INTIDs 0 to 15 are software generated interrupts."""
@@ -38,6 +40,8 @@ class Kind(IntEnum):
     CONFIG = 0x18
 
 
+_SAVED = ("group", "enabled", "latched", "line", "active", "edge")
+"""What of a bank is a bit for each interrupt, and no matter of list registers."""
 _BIT_BLOCKS = range(0x80, 0x400)
 _PRIORITIES = range(0x400, 0x800)
 _CONFIGS = range(0xC00, 0xD00)
@@ -132,6 +136,33 @@ class Bank:
         if level:
             self.latched |= bit & self.edge
         return True
+
+    # --- saved and put back --------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, str]:
+        """Its state, as JSON has it; nothing is in list registers."""
+        return {name: hex(getattr(self, name)) for name in _SAVED} | {"priority": self.priority.hex()}
+
+    def parsed(self, state: Mapping[str, str]) -> dict[str, int | bytearray]:
+        """A state that was saved, for `load`.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none of such a bank.
+        """
+        found: dict[str, int | bytearray] = {}
+        for name in _SAVED:
+            found[name] = value = int(state[name], 16)
+            if value & ~self.all:
+                raise ValueError(f"{name} {value:#x} of {self.count} interrupts")
+        priority = octets(state["priority"], self.count)
+        if any(value & ~PRIORITY_MASK for value in priority):
+            raise ValueError(f"priorities {priority.hex()}")
+        return found | {"priority": priority}
+
+    def load(self, parsed: Mapping[str, int | bytearray]) -> None:
+        """Put a state back."""
+        for name, value in parsed.items():
+            setattr(self, name, value)
 
     # --- registers ---------------------------------------------------------------------------------------------
 

@@ -6,6 +6,9 @@ the hardware's; this one is for CPUs that have no such thing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from .bank import FIRST_SPECIAL, IDLE, PRIORITY_BITS, PRIORITY_MASK, SPURIOUS
 from .gic import Gic, Signal
 
@@ -37,6 +40,38 @@ class CpuInterface:
         self._binary = [_SMALLEST_BINARY_POINT, _SMALLEST_BINARY_POINT + 1]
         self.active = [0, 0]
         """Of each group the priorities in service, a bit each: the active priorities registers."""
+
+    def save(self) -> dict[str, Any]:
+        """Its state, as JSON has it."""
+        return {
+            "groups": self.groups,
+            "mask": self.mask,
+            "common_binary_point": self.common_binary_point,
+            "split": self.split,
+            "binary_points": list(self._binary),
+            "active": [hex(bits) for bits in self.active],
+        }
+
+    def parsed(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """What puts a state back that was saved.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none of a CPU interface.
+        """
+        groups, mask = int(state["groups"]) & 0b11, int(state["mask"]) & PRIORITY_MASK
+        common, split = bool(state["common_binary_point"]), bool(state["split"])
+        points = [int(point) for point in state["binary_points"]]
+        active = [int(bits, 16) & (1 << 32) - 1 for bits in state["active"]]
+        if len(points) != 2 or len(active) != 2:
+            raise ValueError(f"{len(points)} binary points, {len(active)} registers of active priorities")
+
+        def put() -> None:
+            self.groups, self.mask, self.common_binary_point, self.split = groups, mask, common, split
+            for group, point in enumerate(points):
+                self.set_binary_point(group, point)
+            self.active = active
+
+        return put
 
     @property
     def running(self) -> int:

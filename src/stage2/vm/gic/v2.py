@@ -6,11 +6,11 @@ writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from ...errors import OutOfRangeError
-from ..devices import BankedDevice
+from ...errors import EngineError, OutOfRangeError
+from ..devices import BankedDevice, octets
 from .bank import PRIVATE, SGIS, Bank, bits
 from .gic import Gic
 from .interface import CpuInterface
@@ -69,6 +69,60 @@ class GicV2(Gic):
         found = self.interfaces[cpu].signal()
         fast = found is not None and not found.group and bool(self.cpu_interface.controls[cpu] & _FIQ_ENABLE)
         return found is not None and not fast, fast
+
+    # --- saved and put back --------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        """The state of distributor and CPU interfaces, as JSON has it.
+
+        Raises:
+            EngineError: interrupts are in list registers; whoever put them there takes them back first.
+        """
+        with self._lock:
+            if any(self._held):
+                raise EngineError("interrupts are in list registers, which are no part of the controller's state")
+            return {
+                "groups": self.groups,
+                "banks": [bank.save() for bank in (*self._own, self._shared)],
+                "routed": [hex(routed) for routed in self._routed],
+                "served_by": [[intid, cpu] for intid, cpu in self._served_by.items()],
+                "senders": [senders.hex() for senders in self._senders],
+                "answered": [answered.hex() for answered in self._answered],
+                "controls": list(self.cpu_interface.controls),
+                "interfaces": [interface.save() for interface in self.interfaces],
+            }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put a state back; nobody is told of anything.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none of such a controller; nothing changed.
+        """
+        count = self.cpus
+        groups = int(state["groups"]) & _GROUPS
+        banks = (*self._own, self._shared)
+        parsed = [bank.parsed(one) for bank, one in zip(banks, state["banks"], strict=True)]
+        routed = [int(one, 16) & self._shared.all for one in state["routed"]]
+        served = {int(intid): int(cpu) for intid, cpu in state["served_by"]}
+        senders, answered = ([octets(one, SGIS) for one in state[name]] for name in ("senders", "answered"))
+        controls = [int(one) & _C_CONTROLS for one in state["controls"]]
+        puts = [own.parsed(one) for own, one in zip(self.interfaces, state["interfaces"], strict=True)]
+        if not len(routed) == len(senders) == len(answered) == len(controls) == count:
+            raise ValueError(f"it is not of {count} CPUs")
+        if not all(PRIVATE <= intid < PRIVATE + self.spis and 0 <= cpu < count for intid, cpu in served.items()):
+            raise ValueError(f"active interrupts are with {served}")
+        everybody = (1 << count) - 1
+        strange = any(byte & ~everybody for one in senders for byte in one)
+        if strange or any(byte >= count for one in answered for byte in one):
+            raise ValueError("it has interrupts of CPUs that there are not")
+        with self._lock:
+            self.groups, self._routed, self._served_by = groups, routed, served
+            self._senders, self._answered = senders, answered
+            for bank, one in zip(banks, parsed, strict=True):
+                bank.load(one)
+            self.cpu_interface.controls = controls
+            for put in puts:
+                put()
 
     # --- SGIs are pending for each sender ------------------------------------------------------------------------
 
@@ -198,6 +252,12 @@ class _Distributor(BankedDevice):
         self.name = "gic-distributor"
         self._gic = gic
 
+    def save(self) -> dict[str, Any]:
+        return self._gic.save()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._gic.load(state)
+
     def read_by(self, cpu: int, offset: int, width: int) -> int:
         return self._gic.read_distributor(cpu, offset, width)
 
@@ -212,6 +272,13 @@ class _CpuInterfaces(BankedDevice):
         self.name = "gic-cpu-interface"
         self._gic = gic
         self.controls = [0] * gic.cpus
+
+    def save(self) -> dict[str, Any]:
+        # The distributor's state has it all.
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        return None
 
     def read_by(self, cpu: int, offset: int, width: int) -> int:
         own = self._gic.interfaces[cpu]

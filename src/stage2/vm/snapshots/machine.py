@@ -36,7 +36,9 @@ class SavedMachine(Protocol):
     ENGINE: str
 
     def at_rest(self, work: Callable[[], T]) -> T:
-        """Do `work` while no CPU of the machine runs and no exit of one is half dealt with; callable from any thread.
+        """Do `work` while no CPU of the machine runs and no exit of one is half dealt with.
+
+        Callable from any thread that holds no lock of the VM's.
 
         Returns:
             What `work` returns; what it raises is raised.

@@ -35,6 +35,8 @@ ENV_CNTV_CTL = 0x588
 ENV_EXCEPTION = 0xBD0
 """The last exception: syndrome and fsr (32 bits each), virtual address (64), target EL (32)."""
 EXCEPTION_ADDRESS, EXCEPTION_TARGET = 8, 16
+ENV_EXCLUSIVE = 0x2F00
+"""The exclusive monitor: address (all ones when it is open), then the two words that were loaded."""
 ENV_REGISTERS = 0x31C0
 """The table of system registers, behind the state: a record for each."""
 REGISTER_ENCODING = 9
@@ -43,8 +45,6 @@ REGISTER_OPAQUE = 0x20
 _REGISTER_FIELD, _REGISTER_READ, _REGISTER_WRITE = 0x30, 0x50, 0x58
 """In a record: the register's place in the state, and the functions that read and write it, none where the place is
 all."""
-ENV_EXCLUSIVE = 0x2F00
-"""The exclusive monitor: address (all ones when it is open), then the two words that were loaded."""
 
 PSTATE_EL1H = 0x3C5
 """EL1, SP_EL1, every interrupt masked: how a kernel is entered."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ....errors import EngineError
+from ....errors import EngineError, SnapshotError
 from ....hypervisor.time import TimeValue
 from ....hypervisor.timers import LATEST
 from ....vm.boot import TIMER_HZ
@@ -40,8 +41,8 @@ class ArmMachine(Machine[ArmVcpu]):
         self._psci = Psci(self)
         self._timer = (0, 0)
         """The virtual timer's registers when it was last looked at."""
-        self._armed: int | None = None
-        """The token of its timer, if it is set."""
+        self._armed: tuple[int, TimeValue] | None = None
+        """The token of its timer and when it is due, if it is set."""
         if self._gic is not None:
             self._gic.notify = self._tell
 
@@ -69,16 +70,18 @@ class ArmMachine(Machine[ArmVcpu]):
 
     def _set_timer(self, control: int, compare: int) -> None:
         assert self._gic is not None, "without it there is no timer"
-        timers = self.timers.lists[0]
-        if self._armed is not None:
-            timers.cancel_timer(self._armed)
-            self._armed = None
         on = bool(control & timer.ENABLE and not control & timer.IMASK)
         due = TimeValue.of_ticks(compare, TIMER_HZ)
         met = on and due.nanos <= self.clock.now().nanos
         self._gic.set_level(0, VIRTUAL_TIMER, met)
-        if on and not met and due.nanos <= LATEST:
-            self._armed = timers.register_timer(due, self._ring)
+        self._arm(due if on and not met and due.nanos <= LATEST else None)
+
+    def _arm(self, due: TimeValue | None) -> None:
+        """Let the virtual timer be due then, or not at all."""
+        timers = self.timers.lists[0]
+        if self._armed is not None:
+            timers.cancel_timer(self._armed[0])
+        self._armed = None if due is None else (timers.register_timer(due, self._ring), due)
 
     def _ring(self, _now: TimeValue) -> None:
         """The virtual timer is due."""
@@ -98,6 +101,34 @@ class ArmMachine(Machine[ArmVcpu]):
             self._jump()
         else:
             super()._idle()
+
+    # --- saved and put back --------------------------------------------------------------------------------------
+
+    def _save_more(self) -> dict[str, Any]:
+        (cpu,) = self._cpus
+        return {
+            "waiting": cpu.waiting,
+            "interrupted": cpu.interrupted,
+            "timer_seen": list(self._timer),
+            "timer_ns": None if self._armed is None else self._armed[1].nanos,
+        }
+
+    def _require_more(self, more: Mapping[str, Any]) -> None:
+        seen, due = more.get("timer_seen"), more.get("timer_ns")
+        if not all(isinstance(more.get(name), bool) for name in ("waiting", "interrupted")):
+            raise SnapshotError("the snapshot does not say whether the CPU waits and is interrupted")
+        if not isinstance(seen, list) or [type(word) for word in seen] != [int, int]:
+            raise SnapshotError(f"the snapshot says {seen!r} of the virtual timer")
+        if due is not None and (not isinstance(due, int) or not 0 <= due <= LATEST):
+            raise SnapshotError(f"the snapshot's virtual timer cannot be due at {due!r}")
+
+    def _load_more(self, more: Mapping[str, Any]) -> None:
+        (cpu,) = self._cpus
+        cpu.waiting = more["waiting"]
+        cpu.interrupt(more["interrupted"])
+        control, compare = more["timer_seen"]
+        self._timer = control, compare
+        self._arm(None if more["timer_ns"] is None else TimeValue(more["timer_ns"]))
 
     # --- firmware ------------------------------------------------------------------------------------------------
 

@@ -35,8 +35,6 @@ _SYSTEM: dict[str, abi.SystemRegister] = {
     "tpidrro_el0": (3, 3, 13, 0, 3),
     "cntp_cval_el0": (3, 3, 14, 2, 2),
     "cntp_ctl_el0": (3, 3, 14, 2, 1),
-    "cntv_cval_el0": (3, 3, 14, 3, 2),
-    "cntv_ctl_el0": (3, 3, 14, 3, 1),
     **{f"dbgbvr{number}_el1": (2, 0, 0, number, 4) for number in range(6)},
     **{f"dbgbcr{number}_el1": (2, 0, 0, number, 5) for number in range(6)},
     **{f"dbgwvr{number}_el1": (2, 0, 0, number, 6) for number in range(4)},
@@ -51,7 +49,7 @@ _OS_LOCK = 1
 def cpu_registers(uc: Any, cpu: abi.ArmAbi) -> list[Register]:
     """The registers of a CPU.
 
-    The counters are not among them, nor is the performance monitor: they count the host's time.
+    The counters are not among them, nor is the performance monitor: they count the machine's or the host's time.
 
     Args:
         uc: the library's instance.
@@ -105,6 +103,9 @@ def cpu_registers(uc: Any, cpu: abi.ArmAbi) -> list[Register]:
             partial(cpu.set_system, _OSLAR_EL1),
             1,
         ),
+        # Without the functions that stand behind these registers: reading one adds what the clock says to it.
+        private("cntv_cval_el0", abi.ENV_CNTV_CVAL),
+        private("cntv_ctl_el0", abi.ENV_CNTV_CTL),
         private("exclusive", abi.ENV_EXCLUSIVE),
         private("exclusive_value", abi.ENV_EXCLUSIVE + 8),
         private("exclusive_high", abi.ENV_EXCLUSIVE + 16),

@@ -145,15 +145,15 @@ class RiscvMachine(Machine[RiscvVcpu]):
     def _require_more(self, more: Mapping[str, Any]) -> None:
         harts, unfinished = more.get("harts"), more.get("unfinished")
         if not isinstance(harts, list) or len(harts) != self.count:
-            raise SnapshotError(f"it says {harts!r} of the harts")
+            raise SnapshotError(f"the snapshot says {harts!r} of the harts")
         known = unfinished is None or (isinstance(unfinished, int) and 0 <= unfinished < self.count)
         if not known or not all(isinstance(more.get(name), int) for name in ("turn", "slice_end")):
-            raise SnapshotError("it does not say whose turn it is")
+            raise SnapshotError("the snapshot does not say whose turn it is")
         for hart in harts:
             due = hart.get("timer_ns", -1) if isinstance(hart, dict) else -1
             flags = [hart.get(name) for name in ("running", "waiting")] if isinstance(hart, dict) else []
             if not all(isinstance(flag, bool) for flag in flags) or not (due is None or _is_time(due)):
-                raise SnapshotError(f"it says {hart!r} of a hart")
+                raise SnapshotError(f"the snapshot says {hart!r} of a hart")
 
     def _load_more(self, more: Mapping[str, Any]) -> None:
         self._turn, self._unfinished, self._slice_end = more["turn"], more["unfinished"], more["slice_end"]

@@ -47,7 +47,7 @@ class X86Machine(Machine[X86Vcpu]):
         try:
             serial.load(more["com1"])
         except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"it does not have the state of com1: {error}") from None
+            raise SnapshotError(f"the snapshot does not have the state of com1: {error}") from None
         serial.load(before)
 
     def _load_more(self, more: Mapping[str, Any]) -> None:
