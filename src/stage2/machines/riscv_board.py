@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from ..address import GIB, MIB, Hpa, Range
+from ..address import GIB, MIB, Range
 from .board import Board
 from .core import Core
 from .mailbox import Command
@@ -127,23 +124,6 @@ class RiscvBoard(Board):
         super().started()
         self.has_timer = bool(self.cores[0].info(1))
         """Whether guests have a timer of their own (Sstc)."""
-
-    def renew(self, core: Core, pages: Sequence[int]) -> None:
-        """Let QEMU forget the code that it has translated from pages which Python has changed.
-
-        Args:
-            core: one that waits for us.
-            pages: their HPAs.
-
-        Raises:
-            MachineError: the machine is lost.
-        """
-        share = self.LISTS.size // self.CORES_MOST
-        at = self.LISTS.start + share * core.number
-        for start in range(0, len(pages), share // 8):
-            part = pages[start : start + share // 8]
-            self.memory.write(Hpa(at), np.array(part, np.uint64))
-            core.command(Command.RENEW, list=at, count=len(part))
 
     @staticmethod
     def tree_places(ram: Range) -> tuple[Range, ...]:

@@ -138,19 +138,21 @@ class QemuVm(ABC, Generic[AnyBoard]):
         if self._console is not None:
             poll.register(self._console.fileno(), select.POLLIN)
         while True:
-            if self._resting.asked and self._comes_to_rest():
+            if self._rest_wanted and self._comes_to_rest():
+                self._do_due()
                 self._resting.serve()
                 if self._off is not None:
                     return "off", f"the guest asked for {self._off}"
                 self._run_on()
-            for descriptor, _ in poll.poll(_LOOK_S * 1000):
+            due = self._until_due()
+            for descriptor, _ in poll.poll(1000 * (min(due, _LOOK_S) if due else _LOOK_S)):
                 core = doors.get(descriptor)
                 if core is None:
                     self._take_console()
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._wake)
                     continue
-                if self._resting.asked and self._let_go(core):
+                if self._rest_wanted and self._let_go(core):
                     continue
                 ended = self._answer(core)
                 if ended is not None:
@@ -211,7 +213,19 @@ class QemuVm(ABC, Generic[AnyBoard]):
         self._kinds[self.cores.index(core)] = kind
         self._details = details
 
-    # --- for architectures whose VMs can be saved: others never are asked to rest ------------------------------
+    # --- for those that can be saved: others are never asked to rest -------------------------------------------
+
+    @property
+    def _rest_wanted(self) -> bool:
+        """Whether the cores are to wait for us."""
+        return bool(self._resting.asked) or self._until_due() == 0
+
+    def _until_due(self) -> float | None:
+        """Seconds until something is to be done at rest; None where nothing is."""
+        return None
+
+    def _do_due(self) -> None:
+        """At rest: do what is due."""
 
     def _comes_to_rest(self) -> bool:
         """Whether all cores wait for us; those that do not are made to."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
-from ...address import SIZE_4K, Gpa, Gva
-from ...errors import SnapshotError
+from ...address import Gpa, Gva
 from ...flags import Access
 from ...formats.invalidation import Holds, Operation
 from ...formats.outcome import FaultKind
@@ -34,10 +32,10 @@ from ...space.faults import FaultResult
 from ...tables.result import Fault
 from ...vm.exits import Hypercall, MemoryFault
 from ...vm.sbi import HartState, Sbi
-from ...vm.snapshots.machine import MachineState
 from ...vm.vm import Vm
-from .machine import Ended, QemuVm
+from .machine import Ended
 from .riscv_saved import SPP, UXL_64, enter, problem_of, put, registers_of
+from .saved import SavedQemuVm
 
 _SIE, _SPIE = 1 << 1, 1 << 5
 _VSSI, _VSTI, _VSEI = 1 << 2, 1 << 6, 1 << 10
@@ -45,11 +43,10 @@ _VSSI, _VSTI, _VSEI = 1 << 2, 1 << 6, 1 << 10
 _A0, _A1 = 10, 11
 _NEVER = (1 << 64) - 1
 _FENCE_I = Operation("FENCE.I", Holds.NOTHING, MANUAL_SFENCE)
-T = TypeVar("T")
 _ACCESSES = {cause: access for access, cause in GUEST_PAGE_FAULTS.items()}
 
 
-class RiscvQemu(QemuVm[RiscvBoard]):
+class RiscvQemu(SavedQemuVm[RiscvBoard]):
     """Runs one RISC-V VM."""
 
     ARCH = "riscv64"
@@ -100,12 +97,12 @@ class RiscvQemu(QemuVm[RiscvBoard]):
             self._is(core, "exception", scause=exit_.scause, pc=exit_.pc)
             said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
             return "stopped", f"{said.title} (scause {exit_.scause:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
-        self._resume(core)
+        self._go_on(core)
         return None
 
     # --- interrupts ------------------------------------------------------------------------------------------
 
-    def _resume(self, core: Core) -> None:
+    def _go_on(self, core: Core) -> None:
         """Let a core's guest run on, with the external interrupt that it has."""
         if self.vm.plic is not None:
             others = core.guest(Context.HVIP) & ~_VSEI
@@ -172,7 +169,7 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         core.set_guest(Context.VSSTATUS, UXL_64)
         core.set_guest(Context.CLOCK, _NEVER)
         self._started[hart] = True
-        self._resume(core)
+        self._go_on(core)
 
     def stop_hart(self, hart: int) -> None:
         self._started[hart] = False
@@ -180,98 +177,43 @@ class RiscvQemu(QemuVm[RiscvBoard]):
     def state(self, hart: int) -> HartState:
         return HartState.STARTED if self._started[hart] else HartState.STOPPED
 
-    # --- saved and put back (vm.snapshots.machine.SavedMachine) ------------------------------------------------
-
-    def _comes_to_rest(self) -> bool:
-        running = [core for core in self.cores if not core.waits]
-        for core in running:
-            core.set_word(mailbox.KICK, 1)
-        return not running
+    # --- saved and put back (saved.SavedQemuVm) ------------------------------------------------------------------
 
     def _let_go(self, core: Core) -> bool:
         # The guest's PC is at the instruction that exited, also at a call's.
         exit_of(core)
         return True
 
-    def _run_on(self) -> None:
-        for core, started in zip(self.cores, self._started, strict=True):
-            if started:
-                core.set_word(mailbox.KICK, 0)
-                self._resume(core)
-
-    def _park(self) -> None:
-        while not self._comes_to_rest():
-            for core in self.cores:
-                if not core.waits:
-                    self._let_go(core)
+    def _rest_for_good(self) -> None:
         for core in self.cores:
             core.command(Command.PARK)
 
-    def at_rest(self, work: Callable[[], T]) -> T:
-        return self._resting.at_rest(work)
-
-    def when(self, nanos: int, work: Callable[[], object]) -> None:
-        # The guest's clock is the board's, and that is the host's.
-        left = max(nanos - self.at_rest(self._nanos), 0) / NANOS_PER_SEC
-        timer = threading.Timer(left, lambda: self.at_rest(work))
-        timer.daemon = True
-        timer.start()
-
     @property
-    def unsaved(self) -> str | None:
-        regions = self.vm.space.memory_regions
-        return next((one.label for one in regions if one.map_type.is_mapped and not one.map_type.holds_bytes), None)
+    def _running(self) -> Sequence[bool]:
+        return self._started
 
     def _nanos(self) -> int:
-        """The guest's clock."""
         if not self._entered:
             return 0
         save_rest(self.cores[0])
         return self.cores[0].guest(Context.TIME) * NANOS_PER_SEC // self.board.ticks_per_sec
 
-    def save(self) -> MachineState:
-        for core in self.cores:
-            save_rest(core)
-        return MachineState(
-            engine=self.ENGINE,
-            nanos=self._nanos(),
-            started=self._entered,
-            off=self._off,
-            cpus=tuple(registers_of(core) for core in self.cores),
-            more={"running": list(self._started)},
-        )
+    def _registers_of(self, core: Core) -> dict[str, int]:
+        return registers_of(core)
 
-    def require(self, state: MachineState) -> None:
-        if state.engine != self.ENGINE:
-            raise SnapshotError(
-                f"the snapshot is of a machine of the engine {state.engine}; this one is {self.ENGINE}'s"
-            )
-        if len(state.cpus) != self.count:
-            raise SnapshotError(f"the snapshot has {len(state.cpus)} CPUs; VM {self.vm.name} has {self.count}")
-        for number, values in enumerate(state.cpus):
-            problem = problem_of(values)
-            if problem is not None:
-                raise SnapshotError(f"CPU {number}: {problem}")
-        running = state.more.get("running")
-        if not isinstance(running, list) or [type(one) for one in running] != [bool] * self.count:
-            raise SnapshotError(f"the snapshot says {running!r} of what its harts do")
+    def _problem_of(self, values: Mapping[str, int]) -> str | None:
+        return problem_of(values)
 
-    def load(self, state: MachineState) -> None:
-        self._entered, self._off, self._started = state.started, state.off, list(state.more["running"])
-        leaves = self.vm.space.leaves_of_memory().tolist()
-        self.board.renew(self.cores[0], [page for _, hpa, size in leaves for page in range(hpa, hpa + size, SIZE_4K)])
+    def _put(self, cpus: Sequence[Mapping[str, int]], running: list[bool]) -> None:
+        self._started = running
         self._load_tables()
         save_rest(self.cores[0])
         ours = self.cores[0].guest(Context.TIME) - self.cores[0].guest(Context.DELTA)
-        for core, values in zip(self.cores, state.cpus, strict=True):
+        for core, values in zip(self.cores, cpus, strict=True):
             put(core, values)
             # The same on all harts, whose clocks are one.
-            core.set_guest(Context.DELTA, state.cpus[0]["time"] - ours)
+            core.set_guest(Context.DELTA, cpus[0]["time"] - ours)
             load_rest(core)
-
-    def close(self) -> None:
-        super().close()
-        self.vm.machine = None
 
     # --- refused accesses ------------------------------------------------------------------------------------
 

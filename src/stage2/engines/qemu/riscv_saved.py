@@ -8,6 +8,7 @@ from ...errors import Stage2Error
 from ...formats.riscv.registers import decode_satp
 from ...machines.core import Core
 from ...machines.riscv_board import PENDING, Context
+from .saved import registers_problem
 
 SPP = 1 << 8
 FLOATING_POINT = 3 << 13
@@ -48,14 +49,9 @@ def registers_of(core: Core) -> dict[str, int]:
 
 def problem_of(values: Mapping[str, int]) -> str | None:
     """What is wrong with registers that a hart is to get; None for nothing."""
-    expected = {*_NAMES, "user"}
-    if expected - values.keys():
-        return f"the snapshot does not have its {min(expected - values.keys())}"
-    if values.keys() - expected:
-        return f"it has no {min(values.keys() - expected)}"
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 0 or value >> 64:
-            return f"{name} cannot be {value!r}"
+    problem = registers_problem(values, {*_NAMES, "user"}, {})
+    if problem is not None:
+        return problem
     for name, allowed in (("hvip", INTERRUPTS), ("vsie", _ENABLED), ("user", 1)):
         if values[name] & ~allowed:
             return f"{name} cannot be {values[name]:#x}"
