@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run run-riscv64-hw demo test quick soak fuzz emulators hypervisors lint types layers guests monitors docs tour conform bench guard mutants lock clean
+.PHONY: setup run run-arm64 run-riscv64-hw run-x86_64 demo test quick soak fuzz emulators hypervisors lint types layers guests monitors docs tour conform bench guard mutants lock clean
 
 setup: $(STAMP)
 
@@ -21,11 +21,23 @@ run: setup
 	@$(BIN)/stage2 fetch linux-riscv64
 	@$(BIN)/stage2 run examples/linux-riscv64.toml
 
+# Debian's arm64 kernel on QEMU's board, whose emulated MMU walks our tables: 200 forks and 100 MB of a file.
+run-arm64: setup
+	@$(BIN)/stage2 fetch linux-aarch64
+	@$(BIN)/stage2 run --populate lazy --page-size 4k examples/linux-aarch64.toml \
+		--cmdline "earlycon panic=-1 cryptomgr.notests stage2.work=full"
+
 # A RISC-V guest on QEMU's board instead, whose emulated MMU walks our tables: 200 forks and 100 MB of a file.
 run-riscv64-hw: setup
 	@$(BIN)/stage2 fetch linux-riscv64
 	@$(BIN)/stage2 run --engine qemu --populate lazy --page-size 4k examples/linux-riscv64.toml \
 		--cmdline "earlycon=sbi console=hvc0 panic=-1 cryptomgr.notests stage2.work=full"
+
+# The same of an x86-64 guest under SVM.
+run-x86_64: setup
+	@$(BIN)/stage2 fetch linux-x86_64
+	@$(BIN)/stage2 run --engine qemu --populate lazy --page-size 4k examples/linux-x86_64.toml \
+		--cmdline "console=ttyS0 panic=-1 cryptomgr.notests stage2.work=full"
 
 demo: setup
 	@$(BIN)/stage2 demo

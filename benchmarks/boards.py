@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm
-from stage2.engines.qemu.board import arm_host, give_cores
+from stage2.engines.qemu.arm_host import arm_host
+from stage2.engines.qemu.board import give_cores
 from stage2.engines.run import run_all
 from stage2.images.fetch import fetched
 from stage2.machines.arm_board import ArmBoard

@@ -14,7 +14,8 @@ from stage2.config.document import parse_document
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm, plan_vm
 from stage2.config.vm import read_vm
-from stage2.engines.qemu.board import arm_host, give_cores
+from stage2.engines.qemu.arm_host import arm_host
+from stage2.engines.qemu.board import give_cores
 from stage2.engines.run import RunOutcome, run_all
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images

@@ -42,11 +42,11 @@ import stage2.engines.unicorn.x86.abi as x86_abi
 from stage2.address import GIB, MIB, Gpa, Range
 from stage2.engines.run import machine_for
 from stage2.engines.unicorn.x86.machine import X86Machine
-from stage2.engines.unicorn.x86.ports import Ports
 from stage2.engines.unicorn.x86.segments import reads_descriptor
 from stage2.errors import EngineError
 from stage2.flags import MappingFlags, MapType
 from stage2.space.region import MemoryRegion, ViolationPolicy
+from stage2.vm.pc_ports import Ports
 from stage2.vm.vm import Boot
 from waiting import HANG_S
 

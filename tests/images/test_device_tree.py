@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,22 @@ def test_a_guest_is_told_its_memory_harts_ramdisk_and_console() -> None:
     assert uart.text("compatible") == "ns16550a"
     phandles = [node.cells("phandle") for node in tree.walk() if "phandle" in node.properties]
     assert len(set(phandles)) == len(phandles)
+
+
+def test_a_guest_is_told_of_its_interrupt_controller_and_what_interrupts_through_it() -> None:
+    machine = replace(linux(), plic=(Range.sized(0xC00_0000, 0x60_0000), 96),
+                      serial=[SerialPort("uart", Range.sized(0x1000_0000, 0x1000), 10)])  # fmt: skip
+    tree = parse(riscv_blob(machine))
+    plic, uart, cpus = tree.find("soc/interrupt-controller"), tree.find("soc/serial"), tree.find("cpus")
+    assert plic is not None
+    assert uart is not None
+    assert cpus is not None
+    harts = [cpu.children[0].cells("phandle")[0] for cpu in cpus.children]
+    assert plic.cells("interrupts-extended") == (harts[0], 9, harts[1], 9)
+    assert (plic.cells("reg"), plic.cells("riscv,ndev")) == ((0, 0xC00_0000, 0, 0x60_0000), (96,))
+    assert uart.cells("interrupt-parent") == plic.cells("phandle")
+    assert uart.cells("interrupts") == (10,)
+    assert plic.cells("phandle")[0] not in harts
 
 
 def test_dtc_reads_our_tree_as_we_meant_it() -> None:

@@ -104,3 +104,23 @@ def test_a_controller_without_room_is_refused(tmp_path: Path, devices: str, cpus
         host_of(tmp_path, devices, cpus=cpus)
     assert refused.value.problem == text
     assert refused.value.line == 15
+
+
+PLIC = '["plic", 0x0c00_0000, {size:#x}, 0, 0x30, []], ["console", 0x1000_0000, 0x1000, 10, 2, []]'
+
+
+def test_a_file_names_a_plic_and_a_16550_that_interrupts_through_it(tmp_path: Path) -> None:
+    with host_of(tmp_path, PLIC.format(size=0x60_0000), arch="riscv64") as host:
+        (vm,) = host.vms
+        assert vm.plic is not None
+        assert vm.bus.write(Gpa(0xC00_0000 + 4 * 10), 4, 1)
+        assert vm.bus.write(Gpa(0xC00_2080), 4, 1 << 10)
+        assert vm.bus.write(Gpa(0x1000_0001), 1, 2), "IER: the transmitter is empty"
+        assert [vm.plic.interrupts(hart) for hart in range(2)] == [False, True]
+        assert vm.bus.read(Gpa(0xC20_1004), 4) == 10
+
+
+def test_a_plic_that_is_too_small_for_the_harts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        host_of(tmp_path, PLIC.format(size=0x20_1000), arch="riscv64")
+    assert str(caught.value).endswith("plic has 0x201000 bytes; the PLIC of 2 harts needs 0x202000")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ..address import SIZE_2M, Range, is_aligned
 from ..config.regions import PlannedVm
+from ..images.acpi import IO_APIC, LOCAL_APIC, is_pc
 from ..images.kernel import BZIMAGE, KernelImage, LinuxHeader
 from ..place import Place
 from .finding import Finding, Party, Rule, Severity, found_at
@@ -20,8 +21,8 @@ WRONG_ARCH = Rule(
     "The CPU does not know its instructions.",
 )  # fmt: skip
 BZ_IMAGE = Rule(
-    "S2202", Severity.ERROR, "a bzImage needs a boot protocol that is not here",
-    "A Linux bzImage begins with a real-mode loader: its first bytes are not what a 64-bit CPU is to execute.",
+    "S2202", Severity.ERROR, "a bzImage without a PC's interrupt controllers",
+    "Linux on x86 needs the local APIC and the I/O APIC of the CPU that it runs on: without them no time passes there.",
 )  # fmt: skip
 ARM_BASE = Rule(
     "S2203", Severity.WARNING, "an arm64 kernel does not lie text_offset above a multiple of 2 MiB",
@@ -87,10 +88,12 @@ def _findings(
         )  # fmt: skip
         return
     if kernel.kind == BZIMAGE:
-        yield found_at(
-            BZ_IMAGE, "the kernel is a Linux bzImage, which needs the boot protocol of x86 and interrupts", named,
-            fix="x86 guests here are bare-metal images (ELF or raw)",
-        )  # fmt: skip
+        given = {region.range for region in vm.plan.regions if region.host_range == region.range}
+        if not is_pc(lambda registers: any(span.covers(registers) for span in given)):
+            yield found_at(
+                BZ_IMAGE, "the kernel is a Linux bzImage, and the VM has no local APIC or no I/O APIC", named,
+                fix=f"pass {LOCAL_APIC} and {IO_APIC} through",
+            )  # fmt: skip
         return
     put = put_kernel(vm, kernel)
     base = vm.kernel.kernel.load_addr

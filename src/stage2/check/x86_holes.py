@@ -12,7 +12,7 @@ from ..config.load import choose_arch
 from ..config.vm import VmConfig, VmType
 from ..errors import ConfigError
 from ..flags import MapType
-from ..forecast.machine import LOCAL_APIC as APIC
+from ..images.acpi import LOCAL_APIC as APIC
 from .finding import Finding, Location, Party, Rule, Severity, found_at
 from .given import spans_of
 from .setup import Setup

@@ -31,7 +31,8 @@ def fetch(
     Parameters
     ----------
     what
-        linux-riscv64; qemu-7, qemu-10, bochs-2, bochs-3, or emulators: those that this machine itself does not have;
+        linux-riscv64, linux-aarch64, linux-x86_64; qemu-7, qemu-10, bochs-2, bochs-3, or emulators: those that this
+        machine itself does not have;
         hypervisors-12, hypervisors-13, or hypervisors: both.
     force
         Fetch it even if it is there.

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
     from ..engines.saving import Saving
     from ..images.host_tree import HostTree
     from ..prove.theorem import Proof
+    from ..vm.host import Host
     from ..vm.images import VmImages
     from ..vm.vm import Vm
+    from .live_map import LiveMap
 
 _SHORTEST_LOG_MS = 0.1
 """Harvesting takes longer than what would be written in less."""
 _INTERRUPTS = ("riscv64",)
 """Architectures whose machine has a timer and interrupts by itself."""
+_BOARDS = ("aarch64", "x86_64")
+"""Architectures whose Linux needs the qemu engine: unicorn's machine has no interrupts, or not enough of a PC."""
 
 Architecture = Literal["riscv64", "aarch64", "x86_64"]
 
@@ -59,6 +63,8 @@ def run(
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     trace_edits: Annotated[Path | None, Parameter(name="--trace-edits")] = None,
+    trace: Path | None = None,
+    map_interval: Annotated[float | None, Parameter(name="--map-interval")] = None,
     paranoid: Annotated[bool, Parameter(negative="")] = False,
     restore: Path | None = None,
     snapshot: Path | None = None,
@@ -108,7 +114,7 @@ def run(
         for no particular one.
     engine
         What runs the guests: unicorn, in this process; qemu, a whole board whose emulated MMU walks the tables
-        (AArch64, RISC-V). With auto the one that can: qemu for AArch64 Linux, unicorn for all else.
+        (AArch64, RISC-V, x86-64). With auto the one that can: qemu for AArch64 and x86-64 Linux, unicorn for all else.
     defconfig
         AxVisor's defconfig, which says how the hypervisor is built: its CPUs (smp) and its ticks (ticks-per-sec).
     max_seconds
@@ -118,6 +124,10 @@ def run(
     trace_edits
         Write every store to a stage-2 table, every TLB operation and every barrier, in order, to this file, a line
         each; "stage2 check-trace" judges it, docs/traces.md tells the format.
+    trace
+        Write what stopped the guests to this file, a line of JSON for each exit (engine qemu; docs/run-on-qemu.md).
+    map_interval
+        Show how the guests' memory fills, on standard error, every so many seconds.
     paranoid
         Prove isolation after every edit of a table, and stop all guests where a theorem does not hold (exit code 1).
     restore
@@ -155,6 +165,8 @@ def run(
         raise ConfigError(f"--dirty-log {dirty_log:g} must be at least {_SHORTEST_LOG_MS:g} ms")
     if paranoid and trace_edits is not None:
         raise ConfigError("--paranoid and --trace-edits both watch the tables: give one of them")
+    if map_interval is not None and not map_interval > 0:
+        raise ConfigError(f"--map-interval {map_interval:g} must be above 0")
     saving = saving_of(restore, snapshot, precopy, save_at, precopy_rounds, precopy_until, several=len(vms) > 1)
     require_svg(svg)
     host_platform, tree = load_machine(platform, host_dtb)
@@ -165,16 +177,21 @@ def run(
     configs = given(load_vms(vms, generation, define, tree))
     chosen = engine_for(configs, arch, host_platform) if engine == "auto" else engine
     if chosen == "qemu" and host_platform is None:
-        from ..engines.qemu.board import board_host
+        from ..engines.qemu.board import BOARD_FORMATS, board_host
 
         # The host is the board, in whose tree the nodes are that files pass through.
-        host_platform, tree = board_host(configs, _arch_of(configs[0], arch) or "aarch64")
+        of_guests = _arch_of(configs[0], arch) or "aarch64"
+        host_platform, tree = board_host(configs, of_guests)
         if tree is not None:
             from ..config.regions import plan_vm
             from ..engines.qemu.sharing import share_out
 
             shared = share_out(read_vms(vms, generation, define, tree), tree)
             configs = given([plan_vm(vm) for vm in shared])
+        if stage2_format is None and all(config.options.format is None for config in configs):
+            stage2_format = BOARD_FORMATS.get(of_guests)
+    if trace is not None and chosen != "qemu":
+        raise ConfigError("--trace tells of exits, which guests of the unicorn engine do not make: give --engine qemu")
     built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
         configs,
@@ -190,6 +207,8 @@ def run(
         max_seconds=max_seconds,
         dirty_log=dirty_log,
         trace_edits=trace_edits,
+        trace=trace,
+        map_interval=map_interval,
         paranoid=paranoid,
         saving=saving,
         svg=svg,
@@ -213,6 +232,8 @@ def run_configs(
     max_seconds: float | None = None,
     dirty_log: float | None = None,
     trace_edits: Path | None = None,
+    trace: Path | None = None,
+    map_interval: float | None = None,
     paranoid: bool = False,
     saving: Saving | None = None,
     svg: Path | None = None,
@@ -227,6 +248,7 @@ def run_configs(
     from ..hypervisor.time import NANOS_PER_MS, TimeValue
     from ..space.region import Populate
     from ..vm.boot import load_images
+    from ..vm.exit_trace import ExitTrace
     from ..vm.host import PAGE_SIZES, Options, build
     from ..vm.images import check_images, read_images
     from .notices import print_findings, print_notices
@@ -246,13 +268,14 @@ def run_configs(
         shared_memory=engine == "qemu",
     )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
-    trace = None
+    edits = None
     if trace_edits is not None:
         # It knows the instructions of every architecture, which a run by itself does without.
         from ..tlb.trace import EditTrace
 
-        trace = EditTrace(trace_edits)
-    with trace or nullcontext():
+        edits = EditTrace(trace_edits)
+    exits = None if trace is None else ExitTrace(trace)
+    with edits or nullcontext(), exits or nullcontext():
         with build(
             configs,
             platform=platform,
@@ -260,7 +283,7 @@ def run_configs(
             arch=arch,
             options=options,
             sink=writer,
-            trace=trace,
+            trace=edits,
         ) as host:
             print_notices(host.notices)
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
@@ -274,12 +297,19 @@ def run_configs(
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
                 load_images(vm, config, found, tree.root if engine == "qemu" and tree is not None else None)
             interval = None if dirty_log is None else TimeValue(int(dirty_log * NANOS_PER_MS))
-            outcome = run_all(
-                host, max_seconds=max_seconds, dirty_log=interval, paranoid=paranoid, engine=engine, saving=saving
-            )
-            if trace is not None:
+            with _live_map(host, map_interval, writer) or nullcontext():
+                outcome = run_all(
+                    host,
+                    max_seconds=max_seconds,
+                    dirty_log=interval,
+                    paranoid=paranoid,
+                    engine=engine,
+                    saving=saving,
+                    trace=None if exits is None else exits.write,
+                )
+            if edits is not None:
                 # What becomes of the tables when the VMs are gone is no part of the run.
-                trace.stop()
+                edits.stop()
             proof = outcome.proof or host.prove()
             if svg is not None:
                 write_made_picture(svg, host, proof)
@@ -289,19 +319,31 @@ def run_configs(
     return outcome.exit_code or (0 if proof.proved_for_cpus else 1)
 
 
+def _live_map(host: Host, seconds: float | None, writer: ConsoleWriter | None) -> LiveMap | None:
+    """The map that is drawn while guests run; they print above it."""
+    if seconds is None:
+        return None
+    from .live_map import LiveMap
+
+    live = LiveMap(host, seconds)
+    if writer is not None:
+        writer.write = live.write
+    return live
+
+
 def engine_for(
     configs: Sequence[PlannedVm], arch: str | None, platform: PlatformConfig | BoardConfig | None
 ) -> Literal["unicorn", "qemu"]:
-    """The engine that can run these guests: QEMU where one is Linux for AArch64."""
+    """The engine that can run these guests: QEMU where one is Linux for AArch64 or x86-64."""
     from ..config.vm import VmType
     from ..vm.images import read_kernel
 
     for config in configs:
         said = arch or config.arch or (None if platform is None else platform.arch)
-        if said not in (None, "aarch64"):
+        if said not in (None, *_BOARDS):
             continue
         kernel = read_kernel(config)
-        if (said or kernel.arch == "aarch64") and (config.vm_type is VmType.LINUX or kernel.is_linux):
+        if (said or kernel.arch in _BOARDS) and (config.vm_type is VmType.LINUX or kernel.is_linux):
             return "qemu"
     return "unicorn"
 
@@ -408,7 +450,7 @@ class ConsoleWriter:
 
     def __init__(self, *, several: bool, write: Callable[[str], object] | None = None) -> None:
         self._several = several
-        self._write = write or sys.stdout.write
+        self.write: Callable[[str], object] = write or sys.stdout.write
         self._lock = threading.Lock()
         self._partial: dict[str, str] = {}
         self._at_line_start = True
@@ -417,14 +459,14 @@ class ConsoleWriter:
         text = text.replace("\r\n", "\n")
         with self._lock:
             if not self._several:
-                self._write(text)
+                self.write(text)
                 if text:
                     self._at_line_start = text.endswith("\n")
             else:
                 lines = (self._partial.pop(name, "") + text).split("\n")
                 self._partial[name] = lines.pop()
                 for line in lines:
-                    self._write(f"{name} | {line}\n")
+                    self.write(f"{name} | {line}\n")
             sys.stdout.flush()
 
     def finish(self) -> None:
@@ -432,8 +474,8 @@ class ConsoleWriter:
         with self._lock:
             for name, line in self._partial.items():
                 if line:
-                    self._write(f"{name} | {line}\n")
+                    self.write(f"{name} | {line}\n")
             self._partial.clear()
             if not self._at_line_start:
-                self._write("\n")
+                self.write("\n")
             sys.stdout.flush()

@@ -54,6 +54,7 @@ class PlatformConfig:
         memory: host RAM, sorted and disjoint.
         reserved: what of it is reserved.
         four_levels: four-level stage-2 tables are asked for.
+        takes_no_interrupts: the hypervisor on it uses no interrupt controller, which is then its VMs' to have.
         kernel_paddr, kernel_vaddr: where the hypervisor's image is.
         kernel_place: where the file says so.
         kernel_sizes: how large its parts are, said or assumed.
@@ -97,6 +98,7 @@ class PlatformConfig:
     notices: tuple[Notice, ...] = ()
     reserved: tuple[ReservedMemory, ...] = ()
     four_levels: bool = False
+    takes_no_interrupts: bool = False
 
     def with_cpus(self, smp: int | None) -> PlatformConfig:
         """The same host with another number of CPUs, as `--smp` says; None leaves it as it is.

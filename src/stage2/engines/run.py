@@ -164,6 +164,7 @@ def run_all(
     dirty_log: TimeValue | None = None,
     paranoid: bool = False,
     engine: str = "unicorn",
+    trace: Callable[[str], None] | None = None,
     saving: Saving | None = None,
 ) -> RunOutcome:
     """Run every VM of a host until all have ended.
@@ -176,6 +177,7 @@ def run_all(
         dirty_log: the interval of each VM's time at which the pages that it writes are harvested; None for no log.
         paranoid: prove isolation after every edit of a table; all VMs are stopped where it is refuted.
         engine: what runs the guests, of `ENGINES`.
+        trace: called with a line of JSON for each exit of a guest, on the qemu engine; None where nobody wants them.
         saving: what of the host's only VM is saved, and what it goes on from.
 
     Raises:
@@ -184,7 +186,7 @@ def run_all(
     """
     own = Cpus(clock or MonotonicClock(), host.frames, capacity=TIMER_EVENTS, ticks_per_sec=host.platform.ticks_per_sec)
     try:
-        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, saving=saving)
+        return _run_all(host, own, max_seconds, dirty_log, paranoid=paranoid, engine=engine, trace=trace, saving=saving)
     finally:
         own.close()
 
@@ -197,6 +199,7 @@ def _run_all(
     *,
     paranoid: bool,
     engine: str,
+    trace: Callable[[str], None] | None,
     saving: Saving | None,
 ) -> RunOutcome:
     """The same; `own` is the CPU that the main thread is."""
@@ -210,7 +213,7 @@ def _run_all(
         if engine == "qemu":
             from .qemu.board import open_machines
 
-            board, of_board = open_machines(host)
+            board, of_board = open_machines(host, trace)
             boards.append(board)
             machines.extend(of_board)
         else:

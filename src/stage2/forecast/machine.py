@@ -20,7 +20,6 @@ POOLS = {
     "x86_64": Range(0x8000_0000, 0xC000_0000),
 }
 """Where registers of virtual devices go, by architecture."""
-LOCAL_APIC = Range.sized(0xFEE0_0000, 0x1000)
 DEVICE_SIZE = SIZE_4K
 """Bytes of a virtual device's registers: each of the known models has at most a page of them."""
 _LEVELS = {"aarch64": (39, 48), "riscv64": (41, 50), "x86_64": (39, 48)}

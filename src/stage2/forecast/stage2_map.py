@@ -33,6 +33,7 @@ from ..config.virtual_devices import MAIN_CONSOLE, VirtualDevice
 from ..config.wording import shown
 from ..errors import ImageError
 from ..flags import MappingFlags, MapType
+from ..images.acpi import LOCAL_APIC
 from ..images.host_nodes import NodeRange, node_ranges
 from ..images.host_tree import HostTree
 from ..ranges import RangeMap
@@ -40,7 +41,6 @@ from ..space.region import MemoryRegion
 from .host_memory import HostMemory
 from .machine import (
     DEVICE_SIZE,
-    LOCAL_APIC,
     POOLS,
     Fixed,
     console,

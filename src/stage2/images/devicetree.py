@@ -40,6 +40,7 @@ class Description:
         ramdisk: where the ramdisk lies, if there is one.
         serial: emulated serial ports.
         reserved: parts of RAM the guest must leave alone.
+        plic: where its interrupt controller is, and the highest source of that; None where it has none.
     """
 
     model: str
@@ -50,6 +51,11 @@ class Description:
     ramdisk: Range | None = None
     serial: Sequence[SerialPort] = ()
     reserved: Sequence[Range] = ()
+    plic: tuple[Range, int] | None = None
+
+
+_EXTERNAL = 9
+"""The supervisor's external interrupt (Privileged, "Supervisor Cause (scause) Register")."""
 
 
 def riscv_tree(machine: Description) -> Node:
@@ -75,13 +81,27 @@ def riscv_tree(machine: Description) -> Node:
         node = root.child("reserved-memory").set("#address-cells", 2).set("#size-cells", 2).set("ranges")
         for span in machine.reserved:
             node.child(f"reserved@{span.start:x}").set_u64("reg", span.start, span.size).set("no-map")
-    if machine.serial:
+    if machine.serial or machine.plic:
         bus = root.child("soc").set("#address-cells", 2).set("#size-cells", 2)
         bus.set("compatible", "simple-bus").set("ranges")
+        if machine.plic is not None:
+            _plic(bus, machine.cpus, *machine.plic)
         for port in machine.serial:
             node = bus.child(f"serial@{port.registers.start:x}").set("compatible", "ns16550a")
             node.set_u64("reg", port.registers.start, port.registers.size).set("clock-frequency", 3_686_400)
+            if machine.plic is not None and port.irq:
+                node.set("interrupt-parent", machine.cpus + 1).set("interrupts", port.irq)
     return root
+
+
+def _plic(bus: Node, harts: int, registers: Range, sources: int) -> None:
+    """The interrupt controller (Linux, bindings, sifive,plic-1.0.0): a context for each hart."""
+    node = bus.child(f"interrupt-controller@{registers.start:x}").set(
+        "compatible", ["sifive,plic-1.0.0", "riscv,plic0"]
+    )
+    node.set_u64("reg", registers.start, registers.size).set("interrupt-controller").set("riscv,ndev", sources)
+    node.set("#interrupt-cells", 1).set("#address-cells", 0).set("phandle", harts + 1)
+    node.set("interrupts-extended", [cell for hart in range(harts) for cell in (hart + 1, _EXTERNAL)])
 
 
 def riscv_blob(machine: Description) -> bytes:

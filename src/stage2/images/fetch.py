@@ -41,6 +41,7 @@ RECIPES = {
     "linux-aarch64": Recipe(
         "aarch64", Release("trixie", "stable", "arm64"), "linux-image-cloud-arm64", "busybox-static"
     ),
+    "linux-x86_64": Recipe("x86_64", Release("trixie", "stable", "amd64"), "linux-image-cloud-amd64", "busybox-static"),
 }
 
 

@@ -72,8 +72,8 @@ class KernelImage:
 
     @property
     def is_linux(self) -> bool:
-        """Whether it holds Linux's banner; other kernels have the same header."""
-        return any(_LINUX_BANNER in segment.data for segment in self.segments)
+        """Whether it holds Linux's banner, or is packed in Linux's own way; others have the header of an Image too."""
+        return self.kind == BZIMAGE or any(_LINUX_BANNER in segment.data for segment in self.segments)
 
 
 def inspect(data: bytes) -> KernelImage:

@@ -106,15 +106,23 @@ class Board(QemuMachine):
             for core in self.cores
             for word in (
                 "-chardev", f"socket,id=door{core.number},fd={core.bell}",
-                "-device", f"pci-serial,chardev=door{core.number},addr={core.number + 1:#x}",
+                "-device", self.door(core.number),
             )
         ]  # fmt: skip
         return [
             "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on",
-            "-m", str(size >> 20), "-smp", str(self.core_count), "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
+            "-m", str(size >> 20), "-smp", self.processors(), "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
             "-nodefaults", "-display", "none", "-monitor", "none",
             "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", self.SERIAL, *doors,
         ]  # fmt: skip
+
+    def processors(self) -> str:
+        """QEMU's argument for how many CPUs there are."""
+        return str(self.core_count)
+
+    def door(self, number: int) -> str:
+        """The device that is a core's doorbell, whose chardev is `door` and the core's number."""
+        return f"pci-serial,chardev=door{number},addr={number + 1:#x}"
 
     def close(self) -> None:
         super().close()

@@ -189,6 +189,15 @@ class Core:
                 return
             self.command(Command.INVALIDATE, **words)
 
+    def settle(self) -> None:
+        """Let the monitor do all that is owed now; it waits for us.
+
+        Raises:
+            MachineError: the machine is lost.
+        """
+        while self._owed:
+            self.command(Command.INVALIDATE, **self._listed())
+
     def _listed(self) -> dict[str, int]:
         """Put as many operations that are owed into the list as fit: the words that say so."""
         if not self._owed or self._lists is None:

@@ -77,6 +77,14 @@ class Command(IntEnum):
     """Start the core whose number FLAGS is: it rings its own doorbell."""
     PARK = 6
     """Do nothing any more: the guest is done."""
+    SAVE = 7
+    """Put into GUEST what an exit leaves in the core: its floating point registers and its time."""
+    RESTORE = 8
+    """Put that back into the core, and drop all translations."""
+    RENEW = 9
+    """Forget the code that was translated from COUNT pages of LIST: they were written behind the machine's back."""
+    WATCH = 10
+    """Make cores exit whose KICK is set, for ever: for a core without a guest, where a machine needs one for that."""
 
 
 PROBE_ENTRY = np.dtype([("address", np.uint64), ("value", np.uint64), ("kind", np.uint64), ("reserved", np.uint64)])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar
 
-from ..address import GIB, MIB, Range
+import numpy as np
+
+from ..address import GIB, MIB, Hpa, Range
 from .board import Board
 from .core import Core
+from .mailbox import Command
 
 OPERATIONS = ("HFENCE.GVMA x0, vmid", "HFENCE.GVMA gpa, vmid", "HFENCE.VVMA x0, x0", "FENCE.I")
 """What the monitor does on all harts of a guest, in its order; the VMID is that in hgatp."""
@@ -39,6 +43,11 @@ class Context(IntEnum):
     SENVCFG = 45
     CLOCK = 48
     """When its timer interrupts next, in ticks; all ones for never."""
+    F0 = 49
+    """f0 to f31, as of `save_rest`."""
+    FCSR = 81
+    TIME = 82
+    """What it reads as time, as of `save_rest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,24 @@ def exit_of(core: Core) -> Exit:
     return Exit(scause, stval, htval, htinst, instruction, core.guest(Context.PC))
 
 
+def save_rest(core: Core) -> None:
+    """Have the rest of a guest's registers in the mailbox too, while its core waits for us.
+
+    Raises:
+        MachineError: the machine is lost.
+    """
+    core.command(Command.SAVE)
+
+
+def load_rest(core: Core) -> None:
+    """Put the rest of a guest's registers back from the mailbox, and drop all of the core's translations.
+
+    Raises:
+        MachineError: the machine is lost.
+    """
+    core.command(Command.RESTORE)
+
+
 class RiscvBoard(Board):
     """The `virt` board."""
 
@@ -98,6 +125,22 @@ class RiscvBoard(Board):
         super().started()
         self.has_timer = bool(self.cores[0].info(1))
         """Whether guests have a timer of their own (Sstc)."""
+
+    def renew(self, pages: Sequence[int]) -> None:
+        """Let QEMU forget the code that it has translated from pages which Python has changed.
+
+        Args:
+            pages: their HPAs; the first core waits for us.
+
+        Raises:
+            MachineError: the machine is lost.
+        """
+        lists = self.LISTS
+        most = lists.size // self.CORES_MOST // 8
+        for start in range(0, len(pages), most):
+            part = pages[start : start + most]
+            self.memory.write(Hpa(lists.start), np.array(part, np.uint64))
+            self.cores[0].command(Command.RENEW, list=lists.start, count=len(part))
 
     @staticmethod
     def tree_places(ram: Range) -> tuple[Range, ...]:

@@ -11,10 +11,14 @@ from ..flags import MapType
 from ..images.devicetree import Description, riscv_blob
 from ..images.fdt import Node, flatten
 from ..images.guest_tree import GuestBoard, bare_board, guest_tree
+from ..images.kernel import BZIMAGE
+from ..images.linux_x86 import BOOT_PARAMS, BzImage, unpack_bzimage
 from ..ranges import RangeMap
 from ..space.region import MemoryRegion
 from .gic.v3 import affinities_of
 from .images import VmImages
+from .pc_boot import pieces
+from .plic import SOURCES
 from .vm import Boot, Vm
 
 DEFAULT_CMDLINE = "earlycon=sbi console=hvc0 panic=-1"
@@ -35,7 +39,8 @@ def load_images(vm: Vm, config: VmConfig, images: VmImages, board: Node | None =
     Raises:
         ImageError: an image does not fit into the VM's memory, or two of them overlap.
     """
-    loader = _Loader(vm, config, board)
+    # Of an x86 board the tree is ours alone: ACPI tells its guest.
+    loader = _Loader(vm, config, None if vm.arch == "x86_64" else board)
     kernel = config.kernel
     for gpa, data in images.roms.items():
         rom = next(rom for rom in config.extensions.roms if rom.gpa == gpa)
@@ -43,7 +48,13 @@ def load_images(vm: Vm, config: VmConfig, images: VmImages, board: Node | None =
     base = 0 if images.kernel.absolute else kernel.kernel.load_addr
     if base is None:
         raise kernel.kernel.place.error("kernel_load_addr is missing", ImageError)
-    for segment in images.kernel.segments:
+    bz_image = None
+    segments = images.kernel.segments
+    if images.kernel.kind == BZIMAGE:
+        bz_image = _unpacked(images, kernel.kernel)
+        loader.entry = bz_image.kernel.entry or 0
+        base, segments = 0, bz_image.kernel.segments
+    for segment in segments:
         loader.put("kernel", base + segment.address, segment.data, segment.size, kernel.kernel.path)
     if kernel.bios is not None and "bios" in images.others:
         data = images.others["bios"]
@@ -51,8 +62,18 @@ def load_images(vm: Vm, config: VmConfig, images: VmImages, board: Node | None =
             raise kernel.bios.place.error("bios_load_addr is missing", ImageError)
         loader.put("bios", kernel.bios.load_addr, data, len(data), kernel.bios.path)
     ramdisk = loader.ramdisk(kernel.ramdisk, images.others.get("ramdisk"))
+    if bz_image is not None:
+        vm.boot = loader.pc_linux(bz_image, ramdisk)
+        return
     device_tree = loader.device_tree(kernel.dtb, images.others.get("dtb"), ramdisk)
     vm.boot = Boot(Gpa(kernel.entry_point), device_tree)
+
+
+def _unpacked(images: VmImages, kernel: GuestImage) -> BzImage:
+    try:
+        return unpack_bzimage(images.kernel.segments[0].data)
+    except ImageError as error:
+        raise kernel.place.error(str(error), ImageError) from None
 
 
 class _Loader:
@@ -60,6 +81,8 @@ class _Loader:
 
     def __init__(self, vm: Vm, config: VmConfig, board: Node | None) -> None:
         self._vm, self._config, self._board = vm, config, board
+        self.entry = config.kernel.entry_point
+        """Where the kernel begins, whose RAM the other images are put into."""
         self._taken: RangeMap[str] = RangeMap(merge=False)
         self._ram = [region for region in vm.space.memory_regions if region.map_type.is_ram]
 
@@ -111,42 +134,50 @@ class _Loader:
         path = image.path if image is not None else None
         return Gpa(self.put("device tree", address, data, len(data), path).start)
 
+    def pc_linux(self, image: BzImage, ramdisk: Range | None) -> Boot:
+        """Tell an x86 Linux what it has, and where it starts."""
+        for what, gpa, data in pieces(
+            image, self._config, self._memory(), ramdisk, self._vm.cores, self._vm.has_registers
+        ):
+            self.put(what, gpa, data, len(data), None)
+        assert image.kernel.entry is not None, "unpack_bzimage asks for one"
+        return Boot(Gpa(image.kernel.entry), boot_params=Gpa(BOOT_PARAMS))
+
+    def _memory(self) -> list[Range]:
+        """RAM that the guest is told of."""
+        return [region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED]
+
     def _of_board(self, ramdisk: Range | None) -> GuestBoard:
         config = self._config
         return GuestBoard(
-            memory=[region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED],
+            memory=self._memory(),
             cpus=self._vm.cores or range(config.cpu_num),
             bootargs=BOARD_CMDLINE if config.kernel.cmdline is None else config.kernel.cmdline,
             ramdisk=ramdisk,
             reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],
-            backed=self._backed,
+            backed=self._vm.has_registers,
             gic=self._vm.gic_place,
             serial=self._vm.serial,
         )
-
-    def _backed(self, span: Range) -> bool:
-        """Whether stage 2 leads all of a device's registers to themselves."""
-        regions = self._vm.space.regions_in(span)
-        mapped = all(region.map_type.is_mapped and region.host_range == region.range for region in regions)
-        return mapped and not self._vm.space.undeclared(span)
 
     def _description(self, ramdisk: Range | None) -> Description:
         config = self._config
         return Description(
             model=f"stage2 VM {config.name}",
-            memory=[region.range for region in self._ram if region.map_type is not MapType.MAP_RESERVED],
+            memory=self._memory(),
             cpus=config.cpu_num,
             timer_hz=TIMER_HZ,
             bootargs=DEFAULT_CMDLINE if config.kernel.cmdline is None else config.kernel.cmdline,
             ramdisk=ramdisk,
             serial=self._vm.serial,
             reserved=[region.range for region in self._ram if region.map_type is MapType.MAP_RESERVED],
+            plic=None if self._vm.plic_place is None else (self._vm.plic_place, SOURCES),
         )
 
     def _high(self, what: str, size: int, align: int, image: GuestImage | None) -> int:
         """The highest free place of an image in the region that holds the kernel's entry."""
         place = self._config.place if image is None else image.place
-        region = self._vm.space.region_at(self._config.kernel.entry_point)
+        region = self._vm.space.region_at(self.entry)
         if region is None or not region.map_type.is_ram:
             raise place.error(f"no place for the {what}: the entry point is not in RAM", ImageError)
         for gap in reversed(self._taken.gaps(region.range)):

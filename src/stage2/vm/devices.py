@@ -73,6 +73,11 @@ class DeviceBus:
         """Whether a device answers anywhere in `span`."""
         return bool(self._devices.overlapping(span))
 
+    def device_at(self, gpa: Gpa) -> Device | BankedDevice | None:
+        """The device that answers at `gpa`."""
+        found = self._devices.find(gpa)
+        return None if found is None else found[1]
+
     def spans(self, span: Range) -> list[tuple[Range, str]]:
         """Where in `span` a device answers, and its name."""
         return [(held, device.name) for held, device in self._devices.overlapping(span)]

@@ -10,19 +10,21 @@ from ..config.devices import EmulatedDevice
 from ..config.vm import VmConfig
 from ..images.devicetree import SerialPort
 from ..images.guest_tree import GicPlace
+from . import plic
 from .devices import Device, Silent, TestDevice
 from .gic import v2, v3
 from .gic.bank import PRIVATE
-from .gic.gic import Gic
 from .gic.v2 import GicV2
 from .gic.v3 import GicV3, affinities_of
 from .pl011 import Pl011
+from .plic import Plic
 from .uart16550 import Uart
 from .vm import Vm
 
 CONSOLES = ("Console", "VirtioConsole")
 V2_DISTRIBUTORS = ("GicdV2", "InterruptController")
 V3_DISTRIBUTORS = ("GPPTDistributor",)
+PLICS = ("InterruptController", "PPPTGlobal")
 V3_REDISTRIBUTORS = ("GPPTRedistributor", "GICR")
 _TESTS = ("Dummy", "Meta")
 CPU_INTERFACE_AT = 0x1_0000
@@ -32,7 +34,8 @@ CPU_INTERFACE_AT = 0x1_0000
 def attach_devices(vm: Vm, config: VmConfig) -> None:
     """Put a model behind each emulated device; what has none reads as zero.
 
-    On AArch64 a console is a PL011 and interrupt controllers are GICs; elsewhere a console is a 16550.
+    On AArch64 a console is a PL011 and interrupt controllers are GICs; elsewhere a console is a 16550. RISC-V's
+    interrupt controller is a PLIC.
 
     Raises:
         ConfigError: an interrupt controller lacks a part, or room for the VM's CPUs.
@@ -40,6 +43,8 @@ def attach_devices(vm: Vm, config: VmConfig) -> None:
     devices = [device for device in config.devices.emulated if device.size and not device.on_ports]
     if vm.arch == "aarch64":
         _attach_gic(vm, devices)
+    elif vm.arch == "riscv64":
+        _attach_plic(vm, devices)
     for device in devices:
         span = Range.sized(device.gpa, device.size)
         if not vm.bus.answers(span):
@@ -56,15 +61,30 @@ def is_one_of(device: EmulatedDevice, names: tuple[str, ...]) -> bool:
 def _model(vm: Vm, device: EmulatedDevice) -> Device:
     if is_one_of(device, CONSOLES):
         model = Pl011 if vm.arch == "aarch64" else Uart
-        return model(device.name, vm.console, _line(vm.gic, device.irq))
+        return model(device.name, vm.console, _line(vm, device.irq))
     return TestDevice(device.name) if is_one_of(device, _TESTS) else Silent(device.name)
 
 
-def _line(gic: Gic | None, irq: int) -> Callable[[bool], None] | None:
+def _line(vm: Vm, irq: int) -> Callable[[bool], None] | None:
     """The line of a shared interrupt; None where there is nobody that it would go to."""
-    if gic is None or not PRIVATE <= irq < PRIVATE + gic.spis:
-        return None
-    return partial(gic.set_level, 0, irq)
+    if vm.plic is not None and 0 < irq <= plic.SOURCES:
+        return partial(vm.plic.set_level, irq)
+    if vm.gic is not None and PRIVATE <= irq < PRIVATE + vm.gic.spis:
+        return partial(vm.gic.set_level, 0, irq)
+    return None
+
+
+def _attach_plic(vm: Vm, devices: list[EmulatedDevice]) -> None:
+    device = next((one for one in devices if is_one_of(one, PLICS)), None)
+    if device is None:
+        return
+    needed = plic.size_of(vm.cpu_count)
+    if device.size < needed:
+        raise device.place.error(
+            f"{device.name} has {device.size:#x} bytes; the PLIC of {vm.cpu_count} harts needs {needed:#x}"
+        )
+    vm.plic, vm.plic_place = Plic(device.name, vm.cpu_count), Range.sized(device.gpa, device.size)
+    vm.bus.attach(vm.plic_place, vm.plic)
 
 
 def _attach_gic(vm: Vm, devices: list[EmulatedDevice]) -> None:

@@ -62,14 +62,18 @@ class ExitLog:
 
     Args:
         vm: its name.
-        write: called with one line of JSON for each exit; None where nobody wants them.
     """
 
-    def __init__(self, vm: str, write: Callable[[str], None] | None = None) -> None:
-        self._vm, self._write = vm, write
+    def __init__(self, vm: str) -> None:
+        self._vm = vm
+        self._write: Callable[[str], None] | None = None
         self._handled: dict[str, array[int]] = {}
         self._waited: dict[str, array[int]] = {}
         self.total = 0
+
+    def write_to(self, write: Callable[[str], None]) -> None:
+        """Call `write` with a line of JSON for each exit from now on."""
+        self._write = write
 
     def note(self, at_ns: int, cpu: int, kind: str, handled_ns: int, **details: object) -> None:
         """Note an exit.
@@ -79,13 +83,12 @@ class ExitLog:
             cpu: the vCPU.
             kind: what it was.
             handled_ns: what Python took.
-            details: what the line of JSON says beside; numbers are addresses and syndromes, written in hexadecimal.
+            details: what the line of JSON says beside.
         """
         self.total += 1
         self._handled.setdefault(kind, array("Q")).append(handled_ns)
         if self._write is not None:
-            said = {key: hex(value) if isinstance(value, int) else value for key, value in details.items()}
-            line = {"ns": at_ns, "vm": self._vm, "cpu": cpu, "exit": kind, "handled_ns": handled_ns, **said}
+            line = {"ns": at_ns, "vm": self._vm, "cpu": cpu, "exit": kind, "handled_ns": handled_ns, **details}
             self._write(json.dumps(line))
 
     def waited(self, kind: str, nanos: int) -> None:

@@ -14,7 +14,7 @@ from ..check.given import devices_by_address, spans_of
 from ..check.given_devices import keeps_vms_going
 from ..check.host_devices import controller_parts
 from ..errors import ImageError
-from ..forecast.machine import LOCAL_APIC
+from ..images.acpi import LOCAL_APIC
 from ..images.host_tree import HostTree
 from ..prove.subject import GivenDevice
 
@@ -56,7 +56,7 @@ def given_of(host: Host) -> Given:
 
 def _kept(host: Host) -> Iterator[tuple[str, Range]]:
     """Devices that are the hypervisor's, whomever they are given to: what, and where."""
-    if any(vm.arch == "x86_64" for vm in host.vms):
+    if not host.platform.takes_no_interrupts and any(vm.arch == "x86_64" for vm in host.vms):
         yield "local APIC", LOCAL_APIC
     if host.tree is not None:
         for what, span, _ in controller_parts(host.tree):

@@ -27,7 +27,7 @@ from ..config.vm import VmConfig
 from ..config.wording import shown
 from ..errors import ImageError
 from ..images.fetch import fetched, is_fetched
-from ..images.kernel import KernelImage, inspect
+from ..images.kernel import BZIMAGE, KernelImage, inspect
 from ..images.wrappers import MAX_IMAGE
 
 _FETCHED_ROLES = ("kernel", "ramdisk")
@@ -182,7 +182,8 @@ def _judged(
     if kernel is not None:
         unknown = has_bios(config.kernel) and "bios" not in spans
         found += check_kernel(config, kernel, arch, spans.get("bios"), starts_elsewhere=unknown)
-        suits = not any(finding.rule in (WRONG_ARCH, BZ_IMAGE) for finding in found)
+        # What is in a bzImage says itself where it lies.
+        suits = kernel.kind != BZIMAGE and not any(finding.rule is WRONG_ARCH for finding in found)
     if suits:
         found += check_places(config, put)
         found += [] if kernel is None else check_arm_window(config, kernel, put)

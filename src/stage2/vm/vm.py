@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .dirty_log import DirtyLog
     from .exit_log import ExitReport
     from .gic.gic import Gic
+    from .plic import Plic
     from .report import RegionReport, ViolationReport, VmReport
     from .snapshots.machine import SavedMachine
     from .snapshots.snapshot import Snapshot
@@ -56,10 +57,12 @@ class Boot:
     Args:
         entry: first PC, a GPA.
         device_tree: GPA of the flattened device tree, if there is one.
+        boot_params: GPA of what an x86 Linux is told, if it is one: then it starts in 64-bit mode.
     """
 
     entry: Gpa
     device_tree: Gpa | None = None
+    boot_params: Gpa | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,10 @@ class Vm:
         """Its emulated interrupt controller, if it has one."""
         self.gic_place: GicPlace | None = None
         """Where that is."""
+        self.plic: Plic | None = None
+        """The same of RISC-V,"""
+        self.plic_place: Range | None = None
+        """and where that is."""
         self.serial: list[SerialPort] = []
         """Its emulated serial ports."""
         self.boot = Boot(Gpa(0))
@@ -152,6 +159,12 @@ class Vm:
         if self.cpus is None or self._identifiers is None:
             return False
         return self.cpus.enter(cpu, self._identifiers)
+
+    def has_registers(self, span: Range) -> bool:
+        """Whether stage 2 leads all of a device's registers to themselves."""
+        regions = self.space.regions_in(span)
+        mapped = all(region.map_type.is_mapped and region.host_range == region.range for region in regions)
+        return mapped and not self.space.undeclared(span)
 
     # --- policy ------------------------------------------------------------------------------------------
 

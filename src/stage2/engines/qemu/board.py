@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ...address import GIB, MIB, Range, align_up
-from ...config.platform import PlatformConfig, default_platform
+from ...config.platform import PlatformConfig
 from ...config.regions import PlannedVm
 from ...config.vm import VmConfig
 from ...errors import EncodingError, EngineError, MachineError
-from ...images.fdt import parse
-from ...images.host_platform import platform_of
 from ...images.host_tree import HostTree
-from ...images.tree_file import TreeFile
-from ...machines.arm_board import ArmBoard, board_tree
 from ...machines.board import Board
-from ...space.region import MemoryRegion
 from ...vm.host import Host
-from ...vm.vm import Vm
 from .machine import QemuVm
 
-BOARD = "virt board"
-_HYPERVISORS = ("pcie", "fw-cfg", "flash", "platform-bus")
-"""Nodes of the board that no guest is given, by the name before the unit address."""
-_LOW = 0xFFFF_FFFF
-_CPU_INTERFACE = Range.sized(0x801_0000, 0x1000)
-"""Of a GICv2."""
-_DISTRIBUTOR = Range.sized(0x800_0000, 0x1_0000)
-_REDISTRIBUTOR = Range.sized(0x80A_0000, 0x2_0000)
-"""Of a GICv3, the first CPU's."""
-_CONSOLE = Range.sized(0x900_0000, 0x1000)
-"""The board's serial port."""
-_TABLES = 64 * MIB
-"""Room for tables and everything else of the hypervisor's."""
+ARCHITECTURES = ("aarch64", "riscv64", "x86_64")
+"""Of the boards that there are."""
+BOARD_FORMATS = {"x86_64": "npt4"}
+"""Of the tables where nobody names one and the narrowest of the architecture is not the board's."""
 
 
 def board_host(configs: Sequence[PlannedVm], arch: str) -> tuple[PlatformConfig, HostTree | None]:
@@ -52,49 +35,13 @@ def board_host(configs: Sequence[PlannedVm], arch: str) -> tuple[PlatformConfig,
         from .riscv_host import riscv_platform
 
         return riscv_platform(configs), None
+    if arch == "x86_64":
+        from .x86_host import x86_platform, x86_tree
+
+        return x86_platform(configs), x86_tree()
+    from .arm_host import arm_host
+
     return arm_host(configs)
-
-
-def arm_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
-    """The AArch64 board: RAM from 1 GiB on, as large as they need, and what a guest may be given of it.
-
-    PCI is the hypervisor's, for its doorbells are there, and so is fw_cfg, which writes memory by itself.
-
-    Args:
-        configs: the VMs, as far as their files alone say what they are.
-
-    Raises:
-        ConfigError: they want more memory than any host has, or cores that the board does not have.
-        HostToolError, MachineError: QEMU does not tell its board's tree.
-    """
-    wanted = default_platform(configs, "aarch64").memory_size
-    base, own = ArmBoard.RAM.start, ArmBoard.OWN
-    ends = [
-        region.end
-        for config in configs
-        for region in config.plan.regions
-        if region.map_type.is_identity and region.map_type.is_ram
-    ]
-    ram = Range(base, align_up(max([base + own.size + wanted + _TABLES, *ends]), GIB))
-    version = gic_version(config.plan.regions for config in configs)
-    root = parse(board_tree(cores=core_count(place(configs)), gic_version=version))
-    root.children[:] = [node for node in root.children if node.name.partition("@")[0] not in _HYPERVISORS]
-    for node in root.children:
-        if node.name.startswith("memory@"):
-            node.set("reg", [ram.start >> 32, ram.start & _LOW, ram.size >> 32, ram.size & _LOW])
-    tree = HostTree(TreeFile(f"the {BOARD} of {ArmBoard.PROGRAM}", root, (own,)))
-    return replace(platform_of(tree), platform="qemu-virt", family="qemu-virt"), tree
-
-
-def gic_version(regions: Iterable[Iterable[MemoryRegion]]) -> int:
-    """The interrupt controller that the board must have: that of the first VM that is given one, else version 3."""
-    for of_one in regions:
-        given = [region.range for region in of_one if region.host_range == region.range]
-        if any(span.overlaps(_REDISTRIBUTOR) for span in given):
-            return 3
-        if any(span.overlaps(_CPU_INTERFACE) for span in given):
-            return 2
-    return 3
 
 
 def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tuple[int, ...]]:
@@ -157,23 +104,9 @@ def give_cores(host: Host) -> None:
     for vm, config, cores in zip(host.vms, host.configs, placed, strict=True):
         vm.cores = cores
         if vm.arch == "aarch64":
-            _require_redistributors(vm, config, core_count(placed))
+            from .arm_host import require_redistributors
 
-
-def _require_redistributors(vm: Vm, config: VmConfig, cores: int) -> None:
-    """Refuse a guest that owns a GICv3 without the redistributors of all cores of the board.
-
-    Systems look for theirs from the first on until one says that it is the last (IHI 0069, GICR_TYPER.Last).
-    """
-    given = [region.range for region in vm.space.memory_regions if region.host_range == region.range]
-    if not any(span.covers(_DISTRIBUTOR) for span in given) or gic_version([vm.space.memory_regions]) == 2:
-        return
-    all_ = Range.sized(_REDISTRIBUTOR.start, cores * _REDISTRIBUTOR.size)
-    if not any(span.covers(all_) for span in given):
-        raise config.place.error(
-            f"{config.label} has the GICv3 of a board with {cores} cores, and of its redistributors not all: "
-            f"pass {all_.start:#x} through with {all_.size:#x} bytes"
-        )
+            require_redistributors(vm, config, core_count(placed))
 
 
 def _cores_for(vm: VmConfig, number: int, most: int) -> list[int]:
@@ -189,11 +122,12 @@ def core_count(placed: Iterable[Iterable[int]]) -> int:
     return max(core for of_one in placed for core in of_one) + 1
 
 
-def open_machines(host: Host) -> tuple[Board, list[QemuVm[Any]]]:
+def open_machines(host: Host, write: Callable[[str], None] | None = None) -> tuple[Board, list[QemuVm[Any]]]:
     """Make the board on which VMs run side by side.
 
     Args:
         host: its memory is a memory file that begins where the board's RAM does, and its VMs have their cores.
+        write: called with a line of JSON for each exit of a guest; None where nobody wants them.
 
     Returns:
         The board, to be closed when they are done, and a machine for each VM.
@@ -201,38 +135,30 @@ def open_machines(host: Host) -> tuple[Board, list[QemuVm[Any]]]:
     Raises:
         EngineError: QEMU is not there, or cannot run these VMs.
     """
-    vms = host.vms
-    archs = sorted({vm.arch for vm in vms})
-    if archs not in (["aarch64"], ["riscv64"]):
-        raise EngineError(f"the qemu engine runs aarch64 or riscv64 guests; these are {', '.join(archs)}")
-    if archs == ["riscv64"]:
-        from .riscv_host import open_riscv
-
-        try:
-            return open_riscv(host, core_count(vm.cores for vm in vms))
-        except (EncodingError, MachineError) as error:
-            raise EngineError(f"the board does not start: {error}") from None
-    from .arm import ArmQemu
-
-    owner = _console_owner(vms)
+    archs = sorted({vm.arch for vm in host.vms})
+    if len(archs) != 1 or archs[0] not in ARCHITECTURES:
+        runs = " or ".join(ARCHITECTURES)
+        raise EngineError(f"the qemu engine runs {runs} guests, of one kind on a board; these are {', '.join(archs)}")
+    cores = core_count(vm.cores for vm in host.vms)
     try:
-        board = ArmBoard(
-            host.memory,
-            cores=core_count(vm.cores for vm in vms),
-            gic_version=gic_version(vm.space.memory_regions for vm in vms),
-        )
+        if archs == ["riscv64"]:
+            from .riscv_host import open_riscv
+
+            board, machines = open_riscv(host, cores)
+        elif archs == ["x86_64"]:
+            from .x86_host import open_x86
+
+            board, machines = open_x86(host, cores)
+        else:
+            from .arm_host import open_arm
+
+            board, machines = open_arm(host, cores)
     except (EncodingError, MachineError) as error:
         raise EngineError(f"the board does not start: {error}") from None
-    return board, [ArmQemu(vm, board, [board.cores[core] for core in vm.cores], console=vm is owner) for vm in vms]
-
-
-def _console_owner(vms: Sequence[Vm]) -> Vm | None:
-    """The VM that is given the board's serial port."""
-    for vm in vms:
-        for region in vm.space.memory_regions:
-            if region.host_range == region.range and region.range.covers(_CONSOLE):
-                return vm
-    return None
+    if write is not None:
+        for machine in machines:
+            machine.log.write_to(write)
+    return board, machines
 
 
 def _cores_text(cores: Sequence[int]) -> str:

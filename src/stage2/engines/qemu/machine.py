@@ -59,6 +59,8 @@ class QemuVm(ABC, Generic[AnyBoard]):
         """Of each core, what its last exit was."""
         self._details: dict[str, object] = {}
         self._began = 0
+        self._thread: int | None = None
+        """Which thread serves the cores."""
         self._console = board.console if console else None
         self._off: str | None = None
         self._stop_exit: Ended | None = None
@@ -73,6 +75,7 @@ class QemuVm(ABC, Generic[AnyBoard]):
         clock = MonotonicClock()
         began = clock.now()
         self._began = time.perf_counter_ns()
+        self._thread = threading.get_ident()
         try:
             self._start()
             exit_, reason = self._loop()
@@ -161,8 +164,15 @@ class QemuVm(ABC, Generic[AnyBoard]):
                 core.send(Command.PARK)
 
     def _owe(self, operations: Iterable[Operation]) -> None:
-        """Note what edits owe: the next of our cores that runs on does it first, for all of them."""
-        self._settler.owe(operations)
+        """Let a core that waits for us do what an edit owes, for all of them.
+
+        It does so now: what the edit freed may be given away next, other cores of the guest run meanwhile, and this one
+        may never run on. What others owe than the thread that serves the cores is done when the next one runs on.
+        """
+        core = self._settler
+        core.owe(operations)
+        if core.waits and threading.get_ident() == self._thread:
+            core.settle()
 
     @property
     def _settler(self) -> Core:

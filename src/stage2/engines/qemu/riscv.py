@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from ...address import Gpa, Gva
@@ -38,7 +39,7 @@ _FLOATING_POINT = 3 << 13
 _UXL_64 = 2 << 32
 _SPV, _SPVP, _VSXL_64 = 1 << 7, 1 << 8, 2 << 32
 """hstatus: sret goes to the guest; in its supervisor mode; of 64 bits."""
-_VSSI, _VSTI = 1 << 2, 1 << 6
+_VSSI, _VSTI, _VSEI = 1 << 2, 1 << 6, 1 << 10
 """Bits of hvip."""
 _A0, _A1 = 10, 11
 _NEVER = (1 << 64) - 1
@@ -57,6 +58,10 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         self._sbi = Sbi(self, vm.memory, vm.console, None if vm.channels is None else (vm.channels, vm.id))
         self._started = [False] * self.count
         self._caller = self.cores[0]
+        self._pending = threading.Lock()
+        """Of the words of interrupts for guests that run."""
+        if vm.plic is not None:
+            vm.plic.notify = self._external
         self._exit: Exit
         self._attempted: Access
 
@@ -88,8 +93,33 @@ class RiscvQemu(QemuVm[RiscvBoard]):
             self._is(core, "exception", scause=exit_.scause, pc=exit_.pc)
             said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
             return "stopped", f"{said.title} (scause {exit_.scause:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
-        core.resume()
+        self._resume(core)
         return None
+
+    # --- interrupts ------------------------------------------------------------------------------------------
+
+    def _resume(self, core: Core) -> None:
+        """Let a core's guest run on, with the external interrupt that it has."""
+        if self.vm.plic is not None:
+            others = core.guest(Context.HVIP) & ~_VSEI
+            high = self.vm.plic.interrupts(self.cores.index(core))
+            core.set_guest(Context.HVIP, others | (_VSEI if high else 0))
+        core.resume()
+
+    def _external(self, hart: int) -> None:
+        """A hart's external interrupt has changed, or may have. One that waits for us is told when it runs on, one that
+        has less to do than it thinks finds out when it asks for the source."""
+        core, plic = self.cores[hart], self.vm.plic
+        if plic is not None and not core.waits and plic.interrupts(hart):
+            self._interrupt(core, _VSEI)
+
+    def _interrupt(self, core: Core, bits: int) -> None:
+        """Make interrupts of a guest that runs pending: at once if another of its cores is served, else at the next
+        tick."""
+        with self._pending:
+            core.set_word(PENDING, core.word(PENDING) | bits)
+        if self._caller.waits:
+            self._caller.set_word(mailbox.SEND, self._caller.word(mailbox.SEND) | 1 << core.number)
 
     # --- firmware (vm.sbi.Harts) -----------------------------------------------------------------------------
 
@@ -115,8 +145,7 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         if core.waits:
             core.set_guest(Context.HVIP, core.guest(Context.HVIP) | _VSSI)
             return
-        core.set_word(PENDING, _VSSI)
-        self._caller.set_word(mailbox.SEND, self._caller.word(mailbox.SEND) | 1 << core.number)
+        self._interrupt(core, _VSSI)
 
     def flush(self, hart: int) -> None:
         # The caller's monitor asks all harts of the guest, and goes on when they have done it.
@@ -129,14 +158,15 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         core.set_guest(_A0, hart)
         core.set_guest(_A1, opaque)
         for which in Context:
-            core.set_guest(which, 0)
+            if which < Context.F0:
+                core.set_guest(which, 0)
         core.set_guest(Context.PC, address)
         core.set_guest(Context.SSTATUS, _SPP | _FLOATING_POINT | _UXL_64)
         core.set_guest(Context.HSTATUS, _SPV | _SPVP | _VSXL_64)
         core.set_guest(Context.VSSTATUS, _UXL_64)
         core.set_guest(Context.CLOCK, _NEVER)
         self._started[hart] = True
-        core.resume()
+        self._resume(core)
 
     def stop_hart(self, hart: int) -> None:
         self._started[hart] = False
@@ -152,9 +182,9 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         if on_table:
             access = Access.WRITE if exit_.htinst in WALK_WRITES else Access.READ
         gpa = exit_.htval << 2 | (0 if on_table else exit_.stval & 3)
-        found = self.vm.space.translate(gpa)
-        kind, level = (found.kind, found.level) if isinstance(found, Fault) else (FaultKind.PERMISSION, 0)
-        fault = Fault(kind, 2, level, gpa, Gva(exit_.stval), access, on_table)
+        # The registers do not say why.
+        kind = FaultKind.TRANSLATION if self.vm.space.hpa_of(gpa) is None else FaultKind.PERMISSION
+        fault = Fault(kind, 2, 0, gpa, Gva(exit_.stval), access, on_table)
         refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.stval), access, exit_.pc, fault)
         return self._refused(core, refused, known=load_store(exit_.htinst, exit_.instruction) is not None)
 

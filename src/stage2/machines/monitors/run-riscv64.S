@@ -27,6 +27,10 @@
     .equ GUEST, 0x300
     .equ PC,          GUEST + 8*32      # sepc; STATE from here on
     .equ CLOCK,       GUEST + 8*48      # when the guest's timer interrupts next
+    .equ FLOATS,      GUEST + 8*49      # f0 to f31 and fcsr
+    .equ TIME,        GUEST + 8*82      # what it reads as time
+    .equ PAGE, 4096
+    .equ FS, 3 << 13                    # sstatus
     .equ DOOR,        0x700             # ours: where the doorbell's registers are,
     .equ SSTC,        0x708             # whether the hart has Sstc,
     .equ HART,        0x710             # its number, as a bit,
@@ -36,6 +40,9 @@
     .equ RUN,   4                       # command: do LIST's COUNT operations, then let the guest run
     .equ START, 5                       # command: start the hart whose number FLAGS is
     .equ PARK,  6                       # command: do nothing any more
+    .equ SAVE,  7                       # command: FLOATS and TIME of the guest into the mailbox
+    .equ RESTORE, 8                     # command: back from there, and drop all translations
+    .equ RENEW, 9                       # command: store all words of the COUNT pages of LIST anew
 
     .equ CONFIG, 0x30000000             # QEMU virt: configuration space of PCI, 32 KiB a device; device 1 for hart 0
     .equ PORTS,  0x03000000             # its window of ports
@@ -206,6 +213,12 @@ ring:                                   # t0: the event
     beq     t0, t1, fences
     li      t1, START
     beq     t0, t1, other
+    li      t1, SAVE
+    beq     t0, t1, save
+    li      t1, RESTORE
+    beq     t0, t1, restore
+    li      t1, RENEW
+    beq     t0, t1, renew
     li      t1, PARK
     bne     t0, t1, ready
     csrw    sie, zero
@@ -227,6 +240,50 @@ load:
     hfence.gvma
     hfence.vvma
     j       ready
+
+save:
+    li      t0, FS
+    csrs    sstatus, t0
+    .irp    r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    fsd     f\r, FLOATS+8*\r(s0)
+    .endr
+    csrr    t0, fcsr
+    sd      t0, FLOATS+8*32(s0)
+    rdtime  t0
+    csrr    t1, htimedelta
+    add     t0, t0, t1
+    sd      t0, TIME(s0)
+    j       ready
+restore:
+    li      t0, FS
+    csrs    sstatus, t0
+    .irp    r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    fld     f\r, FLOATS+8*\r(s0)
+    .endr
+    ld      t0, FLOATS+8*32(s0)
+    csrw    fcsr, t0
+    ld      t0, TIME(s0)
+    rdtime  t1
+    sub     t0, t0, t1
+    csrw    htimedelta, t0
+    hfence.gvma
+    hfence.vvma
+    fence.i
+    j       ready
+
+renew:                                  # QEMU keeps translated code until it sees a store there; it sees none of Python's
+    ld      s2, LIST(s0)
+    ld      s3, COUNT(s0)
+    li      t2, PAGE
+1:  beqz    s3, ready
+    ld      t0, 0(s2)
+    addi    s2, s2, 8
+    addi    s3, s3, -1
+    add     t1, t0, t2
+2:  amoor.d zero, zero, (t0)
+    addi    t0, t0, 8
+    bltu    t0, t1, 2b
+    j       1b
 
 invalidate:                             # LIST's COUNT operations; the VMID is that in hgatp
     ld      s2, LIST(s0)
@@ -431,14 +488,19 @@ arm:                                    # ring the guest's timer if it is due; s
     beqz    t1, 1f
     csrw    STIMECMP, a0
     ret
-1:  ld      t1, CLOCK(s0)
-    bltu    t0, t1, 2f
-    li      t2, VSTI
-    csrs    hvip, t2
-    li      t1, -1
-    sd      t1, CLOCK(s0)
-2:  bgeu    t1, a0, 3f
-    mv      a0, t1
+1:  li      t2, -1
+    ld      t1, CLOCK(s0)
+    beq     t1, t2, 3f                  # never
+    csrr    t3, htimedelta
+    add     t4, t0, t3
+    sub     t3, t1, t3                  # by our own clock
+    bltu    t4, t1, 2f
+    li      t3, VSTI
+    csrs    hvip, t3
+    sd      t2, CLOCK(s0)
+    j       3f
+2:  bgeu    t3, a0, 3f
+    mv      a0, t3
 3:  li      a6, 0
     li      a7, SBI_TIME
     ecall

@@ -42,6 +42,8 @@ class RiscvMachine(Machine[RiscvVcpu]):
         super().__init__(vm)
         channels = None if vm.channels is None else (vm.channels, vm.id)
         self._sbi = Sbi(self, vm.memory, vm.console, channels)
+        if vm.plic is not None:
+            vm.plic.notify = self._external
 
     def _make_clock(self) -> RiscvClock:
         return self._time
@@ -59,6 +61,11 @@ class RiscvMachine(Machine[RiscvVcpu]):
 
     def _unexplained(self, cpu: RiscvVcpu) -> None:
         cpu.inject_breakpoint()
+
+    def _external(self, hart: int) -> None:
+        """A hart's external interrupt has changed, or may have."""
+        assert self.vm.plic is not None
+        self._cpus[hart].set_external(self.vm.plic.interrupts(hart))
 
     def _wait(self, cpu: RiscvVcpu) -> None:
         cpu.waiting = not cpu.has_interrupt

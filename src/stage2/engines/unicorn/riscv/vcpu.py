@@ -40,8 +40,8 @@ _DELEGATED_EXCEPTIONS = sum(
     1 << cause for cause in range(16) if cause not in (SUPERVISOR_CALL, GUEST_CALL, MACHINE_CALL, _RESERVED_CAUSE)
 )
 """medeleg: everything but the supervisor's own ecall goes to the guest's supervisor."""
-_TIMER, _SOFTWARE = 1 << TIMER_INTERRUPT, 1 << SOFTWARE_INTERRUPT
-_DELEGATED_INTERRUPTS = _TIMER | _SOFTWARE | 1 << EXTERNAL_INTERRUPT
+_TIMER, _SOFTWARE, _EXTERNAL = 1 << TIMER_INTERRUPT, 1 << SOFTWARE_INTERRUPT, 1 << EXTERNAL_INTERRUPT
+_DELEGATED_INTERRUPTS = _TIMER | _SOFTWARE | _EXTERNAL
 """mideleg: software, timer and external interrupts of the supervisor."""
 
 
@@ -161,6 +161,18 @@ class RiscvVcpu(Vcpu):
     def raise_software(self) -> None:
         """Make the software interrupt pending."""
         self._raise(_SOFTWARE)
+
+    def set_external(self, high: bool) -> None:
+        """Make the external interrupt pending, or take it back."""
+        before = self._cpu.get(abi.ENV_MIP)
+        if bool(before & _EXTERNAL) == high:
+            return
+        if not high:
+            self._cpu.set_pending(before & ~_EXTERNAL)
+            return
+        self._raise(_EXTERNAL)
+        # It is looked at when the next turn begins.
+        self.leave()
 
     def _raise(self, bit: int) -> None:
         self._cpu.set_pending(self._cpu.get(abi.ENV_MIP) | bit)

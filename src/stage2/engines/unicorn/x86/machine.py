@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....errors import SnapshotError
+from ....vm.pc_ports import Ports
 from ....vm.vm import Vm
 from ..machine import Machine
 from ..state import Reason, Word
-from .ports import Ports
 from .vcpu import X86Vcpu
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ....errors import EngineError
@@ -10,7 +9,7 @@ from ....flags import Access
 from ....formats.outcome import FaultKind
 from ....formats.x86 import longmode
 from ....formats.x86.kinds import is_nested
-from ....formats.x86.paging import EFER_LMA, EFLAGS_AC, FLAT, ROOT, controls_of, levels_of, mode_of
+from ....formats.x86.paging import EFER_LMA
 from ....formats.x86.syndromes import (
     DOUBLE_FAULT,
     GENERAL_PROTECTION,
@@ -18,11 +17,13 @@ from ....formats.x86.syndromes import (
     PAGE_FAULT,
     encode_guest_exception,
 )
+from ....guest.x86_regime import regime_of
 from ....tables.explain import Walk
 from ....tables.regime import Regime
 from ....tables.result import Mapped
 from ....tables.walk import AT_STAGE_2, KIND_MASK
 from ....vm.exits import MemoryFault
+from ....vm.pc_ports import Ports
 from ....vm.vm import Vm
 from ..abi import symbol, unicorn
 from ..registers import Register
@@ -31,14 +32,11 @@ from ..vcpu import Vcpu, new_cpu
 from ..windows import Windows
 from . import abi
 from .callbacks import block_callback, fill_callback, invalid_callback, trap_callback
-from .ports import Ports
 from .saved import cpu_registers
 from .segments import reads_descriptor
 
 PHYSICAL_BITS = 40
 """Physical-address width that the CPU model's CPUID reports; entries with address bits above it are reserved."""
-_FLAT_FORMAT = replace(longmode.X86_4LEVEL, name="flat", levels=0, root_bits=0, top_leaf_level=0)
-"""Paging is off: output is input."""
 _PROTECTED = 1 << 4 | 1 << 0
 """CR0.ET and PE."""
 _NO_INTERRUPTS = 1 << 1
@@ -254,13 +252,11 @@ class X86Vcpu(Vcpu):
     @property
     def stage_1(self) -> Regime:
         """The guest's own regime, from CR0, CR3, CR4, EFER and EFLAGS.AC."""
-        cr0, cr4, efer = (self._cpu.get(offset) for offset in (abi.ENV_CR0, abi.ENV_CR4, abi.ENV_EFER))
-        if mode_of(cr0, cr4, efer) == FLAT:
-            return Regime(_FLAT_FORMAT, 0, 0)
-        fmt = longmode.X86_5LEVEL if levels_of(cr4) == longmode.X86_5LEVEL.levels else longmode.X86_4LEVEL
-        exempt = self._cpu.get(abi.ENV_EFLAGS) & EFLAGS_AC
-        controls = controls_of(cr0, cr4, efer, exempt, self._processor)
-        return Regime(fmt, self._cpu.get(abi.ENV_CR3) & ROOT, controls)
+        get = self._cpu.get
+        return regime_of(
+            cr0=get(abi.ENV_CR0), cr3=get(abi.ENV_CR3), cr4=get(abi.ENV_CR4), efer=get(abi.ENV_EFER),
+            eflags=get(abi.ENV_EFLAGS), processor=self._processor,
+        )  # fmt: skip
 
     def register(self, number: int) -> int:
         """A general register, by its number in instructions."""

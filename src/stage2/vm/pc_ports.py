@@ -1,25 +1,30 @@
-"""The I/O ports of an x86 guest: a serial port, and the way to power off.
+"""The I/O ports of an x86 guest that are emulated: a serial port, and the way to power off.
 
 COM1 at 0x3f8 is the console. Power off is a write of 0x2000 to port 0x604, the ACPI PM1a control register of QEMU's
 machines, which AxVisor takes as the end of a guest too; a reset is a write with bit 2 set to port 0xcf9. Nothing
-answers at other ports: they read as ones and take writes. The library checks neither EFLAGS.IOPL nor the TSS's
-bitmap, so ring 3 may use ports too.
+answers at other ports: they read as ones and take writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ....address import Gpa, Range
-from ....vm.devices import DeviceBus
-from ....vm.uart16550 import Uart
-from ....vm.vm import Vm
+from ..address import Gpa, Range
+from .devices import DeviceBus
+from .uart16550 import Uart
+from .vm import Vm
 
 COM1 = Range.sized(0x3F8, 8)
+EVENTS = 0x600
+"""The PM1a event block: status and enable registers (ACPI Specification 6.5, 4.8.3.1). No event ever happens."""
+ENABLE = EVENTS + 2
 POWER = 0x604
 _SLEEP_ENABLE = 1 << 13
+_ACPI_MODE = 1 << 0
+"""SCI_EN (4.8.3.2.1): the machine is in ACPI mode."""
 RESET = 0xCF9
 _RESET_CPU = 1 << 2
+RESET_VALUE = 1 << 1 | _RESET_CPU
 
 
 class Ports:
@@ -34,6 +39,8 @@ class Ports:
         self._power_off = power_off
         self.is_off = False
         """The guest has asked for its end."""
+        self._enabled = 0
+        """Events that are to interrupt."""
         self._bus = DeviceBus()
         # The report counts accesses of ports and of memory alike.
         self._bus.accesses = vm.bus.accesses
@@ -42,6 +49,12 @@ class Ports:
 
     def read(self, port: int, width: int) -> int:
         """What `width` (1, 2 or 4) bytes of an IN instruction are."""
+        if EVENTS <= port < ENABLE:
+            return 0
+        if ENABLE <= port < POWER:
+            return self._enabled >> 8 * (port - ENABLE) & (1 << 8 * width) - 1
+        if port == POWER:
+            return _ACPI_MODE
         value = self._bus.read(Gpa(port), width)
         return (1 << 8 * width) - 1 if value is None else value
 
@@ -49,7 +62,10 @@ class Ports:
         """Take `width` bytes of an OUT instruction."""
         if self._bus.write(Gpa(port), width, value):
             return
-        if port == POWER and value & _SLEEP_ENABLE:
+        if ENABLE <= port < POWER:
+            mask = (1 << 8 * width) - 1 << 8 * (port - ENABLE)
+            self._enabled = (self._enabled & ~mask | value << 8 * (port - ENABLE) & mask) & 0xFFFF
+        elif port == POWER and value & _SLEEP_ENABLE:
             self._end("shutdown")
         elif port == RESET and value & _RESET_CPU:
             self._end("reboot")
