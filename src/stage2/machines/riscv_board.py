@@ -47,7 +47,9 @@ class Context(IntEnum):
     """f0 to f31, as of `save_rest`."""
     FCSR = 81
     TIME = 82
-    """What it reads as time, as of `save_rest`."""
+    """What it reads as time, as of `save_rest`,"""
+    DELTA = 83
+    """and by how much that is ahead of the board's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +128,22 @@ class RiscvBoard(Board):
         self.has_timer = bool(self.cores[0].info(1))
         """Whether guests have a timer of their own (Sstc)."""
 
-    def renew(self, pages: Sequence[int]) -> None:
+    def renew(self, core: Core, pages: Sequence[int]) -> None:
         """Let QEMU forget the code that it has translated from pages which Python has changed.
 
         Args:
-            pages: their HPAs; the first core waits for us.
+            core: one that waits for us.
+            pages: their HPAs.
 
         Raises:
             MachineError: the machine is lost.
         """
-        lists = self.LISTS
-        most = lists.size // self.CORES_MOST // 8
-        for start in range(0, len(pages), most):
-            part = pages[start : start + most]
-            self.memory.write(Hpa(lists.start), np.array(part, np.uint64))
-            self.cores[0].command(Command.RENEW, list=lists.start, count=len(part))
+        share = self.LISTS.size // self.CORES_MOST
+        at = self.LISTS.start + share * core.number
+        for start in range(0, len(pages), share // 8):
+            part = pages[start : start + share // 8]
+            self.memory.write(Hpa(at), np.array(part, np.uint64))
+            core.command(Command.RENEW, list=at, count=len(part))
 
     @staticmethod
     def tree_places(ram: Range) -> tuple[Range, ...]:

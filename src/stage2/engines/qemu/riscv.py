@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from ...address import Gpa, Gva
+from ...address import SIZE_4K, Gpa, Gva
+from ...errors import SnapshotError
 from ...flags import Access
 from ...formats.invalidation import Holds, Operation
 from ...formats.outcome import FaultKind
@@ -23,27 +25,27 @@ from ...formats.riscv.syndromes import (
     WALK_WRITES,
     report,
 )
+from ...hypervisor.time import NANOS_PER_SEC
 from ...machines import mailbox
 from ...machines.core import Core
-from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of
+from ...machines.mailbox import Command
+from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of, load_rest, save_rest
 from ...space.faults import FaultResult
 from ...tables.result import Fault
 from ...vm.exits import Hypercall, MemoryFault
 from ...vm.sbi import HartState, Sbi
+from ...vm.snapshots.machine import MachineState
 from ...vm.vm import Vm
 from .machine import Ended, QemuVm
+from .riscv_saved import SPP, UXL_64, enter, problem_of, put, registers_of
 
-_SIE, _SPIE, _SPP = 1 << 1, 1 << 5, 1 << 8
-_FLOATING_POINT = 3 << 13
-"""sstatus.FS: dirty. A guest's own vsstatus.FS has the last word."""
-_UXL_64 = 2 << 32
-_SPV, _SPVP, _VSXL_64 = 1 << 7, 1 << 8, 2 << 32
-"""hstatus: sret goes to the guest; in its supervisor mode; of 64 bits."""
+_SIE, _SPIE = 1 << 1, 1 << 5
 _VSSI, _VSTI, _VSEI = 1 << 2, 1 << 6, 1 << 10
 """Bits of hvip."""
 _A0, _A1 = 10, 11
 _NEVER = (1 << 64) - 1
 _FENCE_I = Operation("FENCE.I", Holds.NOTHING, MANUAL_SFENCE)
+T = TypeVar("T")
 _ACCESSES = {cause: access for access, cause in GUEST_PAGE_FAULTS.items()}
 
 
@@ -60,18 +62,23 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         self._caller = self.cores[0]
         self._pending = threading.Lock()
         """Of the words of interrupts for guests that run."""
+        vm.machine = self
         if vm.plic is not None:
             vm.plic.notify = self._external
         self._exit: Exit
         self._attempted: Access
 
     def _start(self) -> None:
+        self._load_tables()
+        self.start(0, self.vm.boot.entry, self.vm.boot.device_tree or 0)
+
+    def _load_tables(self) -> None:
+        """Let all cores use the VM's tables, and know of each other."""
         space = self.vm.space
         values = stage_2_registers(space.format, space.regime.root, space.regime.controls, space.regime.identifier)
         harts = sum(1 << core.number for core in self.cores)
         for core in self.cores:
             core.load([values["hgatp"], harts])
-        self.start(0, self.vm.boot.entry, self.vm.boot.device_tree or 0)
 
     def _serve(self, core: Core) -> Ended | None:
         self._caller, self._exit = core, exit_of(core)
@@ -161,9 +168,8 @@ class RiscvQemu(QemuVm[RiscvBoard]):
             if which < Context.F0:
                 core.set_guest(which, 0)
         core.set_guest(Context.PC, address)
-        core.set_guest(Context.SSTATUS, _SPP | _FLOATING_POINT | _UXL_64)
-        core.set_guest(Context.HSTATUS, _SPV | _SPVP | _VSXL_64)
-        core.set_guest(Context.VSSTATUS, _UXL_64)
+        enter(core, user=False)
+        core.set_guest(Context.VSSTATUS, UXL_64)
         core.set_guest(Context.CLOCK, _NEVER)
         self._started[hart] = True
         self._resume(core)
@@ -173,6 +179,99 @@ class RiscvQemu(QemuVm[RiscvBoard]):
 
     def state(self, hart: int) -> HartState:
         return HartState.STARTED if self._started[hart] else HartState.STOPPED
+
+    # --- saved and put back (vm.snapshots.machine.SavedMachine) ------------------------------------------------
+
+    def _comes_to_rest(self) -> bool:
+        running = [core for core in self.cores if not core.waits]
+        for core in running:
+            core.set_word(mailbox.KICK, 1)
+        return not running
+
+    def _let_go(self, core: Core) -> bool:
+        # The guest's PC is at the instruction that exited, also at a call's.
+        exit_of(core)
+        return True
+
+    def _run_on(self) -> None:
+        for core, started in zip(self.cores, self._started, strict=True):
+            if started:
+                core.set_word(mailbox.KICK, 0)
+                self._resume(core)
+
+    def _park(self) -> None:
+        while not self._comes_to_rest():
+            for core in self.cores:
+                if not core.waits:
+                    self._let_go(core)
+        for core in self.cores:
+            core.command(Command.PARK)
+
+    def at_rest(self, work: Callable[[], T]) -> T:
+        return self._resting.at_rest(work)
+
+    def when(self, nanos: int, work: Callable[[], object]) -> None:
+        # The guest's clock is the board's, and that is the host's.
+        left = max(nanos - self.at_rest(self._nanos), 0) / NANOS_PER_SEC
+        timer = threading.Timer(left, lambda: self.at_rest(work))
+        timer.daemon = True
+        timer.start()
+
+    @property
+    def unsaved(self) -> str | None:
+        regions = self.vm.space.memory_regions
+        return next((one.label for one in regions if one.map_type.is_mapped and not one.map_type.holds_bytes), None)
+
+    def _nanos(self) -> int:
+        """The guest's clock."""
+        if not self._entered:
+            return 0
+        save_rest(self.cores[0])
+        return self.cores[0].guest(Context.TIME) * NANOS_PER_SEC // self.board.ticks_per_sec
+
+    def save(self) -> MachineState:
+        for core in self.cores:
+            save_rest(core)
+        return MachineState(
+            engine=self.ENGINE,
+            nanos=self._nanos(),
+            started=self._entered,
+            off=self._off,
+            cpus=tuple(registers_of(core) for core in self.cores),
+            more={"running": list(self._started)},
+        )
+
+    def require(self, state: MachineState) -> None:
+        if state.engine != self.ENGINE:
+            raise SnapshotError(
+                f"the snapshot is of a machine of the engine {state.engine}; this one is {self.ENGINE}'s"
+            )
+        if len(state.cpus) != self.count:
+            raise SnapshotError(f"the snapshot has {len(state.cpus)} CPUs; VM {self.vm.name} has {self.count}")
+        for number, values in enumerate(state.cpus):
+            problem = problem_of(values)
+            if problem is not None:
+                raise SnapshotError(f"CPU {number}: {problem}")
+        running = state.more.get("running")
+        if not isinstance(running, list) or [type(one) for one in running] != [bool] * self.count:
+            raise SnapshotError(f"the snapshot says {running!r} of what its harts do")
+
+    def load(self, state: MachineState) -> None:
+        self._entered, self._off, self._started = state.started, state.off, list(state.more["running"])
+        leaves = self.vm.space.leaves_of_memory().tolist()
+        self.board.renew(self.cores[0], [page for _, hpa, size in leaves for page in range(hpa, hpa + size, SIZE_4K)])
+        self._load_tables()
+        save_rest(self.cores[0])
+        ours = self.cores[0].guest(Context.TIME) - self.cores[0].guest(Context.DELTA)
+        for core, values in zip(self.cores, state.cpus, strict=True):
+            put(core, values)
+            # The same on all harts, whose clocks are one.
+            core.set_guest(Context.DELTA, state.cpus[0]["time"] - ours)
+            load_rest(core)
+
+    def close(self) -> None:
+        super().close()
+        self.vm.machine = None
 
     # --- refused accesses ------------------------------------------------------------------------------------
 
@@ -216,13 +315,13 @@ class RiscvQemu(QemuVm[RiscvBoard]):
     def _take(self, core: Core, cause: int, value: int) -> None:
         """Let VS-mode take an exception (Privileged, "Trap Entry")."""
         status, before = core.guest(Context.SSTATUS), core.guest(Context.VSSTATUS)
-        after = before & ~(_SPP | _SPIE | _SIE) | status & _SPP | (_SPIE if before & _SIE else 0)
+        after = before & ~(SPP | _SPIE | _SIE) | status & SPP | (_SPIE if before & _SIE else 0)
         core.set_guest(Context.VSSTATUS, after)
         core.set_guest(Context.VSCAUSE, cause)
         core.set_guest(Context.VSTVAL, value)
         core.set_guest(Context.VSEPC, self._exit.pc)
         core.set_guest(Context.PC, core.guest(Context.VSTVEC) & ~3)
-        core.set_guest(Context.SSTATUS, status | _SPP)
+        core.set_guest(Context.SSTATUS, status | SPP)
 
 
 def _attempted(exit_: Exit, on_table: bool) -> Access:
