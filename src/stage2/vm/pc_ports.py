@@ -7,7 +7,8 @@ answers at other ports: they read as ones and take writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..address import Gpa, Range
 from .devices import DeviceBus
@@ -70,10 +71,21 @@ class Ports:
         elif port == RESET and value & _RESET_CPU:
             self._end("reboot")
 
-    @property
-    def serial(self) -> Uart:
-        """COM1."""
-        return self._serial
+    def save(self) -> dict[str, Any]:
+        """The state of COM1 and of what is to interrupt, as JSON has it."""
+        return {"com1": self._serial.save(), "events": self._enabled}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put a state back.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none of these ports; nothing changed.
+        """
+        enabled = int(state["events"])
+        if not 0 <= enabled <= 0xFFFF:
+            raise ValueError(f"events {enabled:#x}")
+        self._serial.load(state["com1"])
+        self._enabled = enabled
 
     def _end(self, what: str) -> None:
         self.is_off = True
