@@ -39,6 +39,18 @@ class Context(IntEnum):
     MAIR_EL1 = 42
 
 
+REST_AT = 0x600
+"""Where in the mailbox what an exit leaves in the core is put by SAVE, and loaded from by RESTORE."""
+REST = (
+    "sp_el0", "sp_el1", "cpacr_el1", "contextidr_el1", "tpidr_el0", "tpidr_el1", "tpidrro_el0", "par_el1", "afsr0_el1",
+    "afsr1_el1", "amair_el1", "cntkctl_el1", "cntv_ctl_el0", "cntv_cval_el0", "mdscr_el1", "csselr_el1", "fpcr", "fpsr",
+    "actlr_el1", "cntvct_el0",
+)  # fmt: skip
+"""The registers, a word each; after them CNTVOFF_EL2, by which CNTVCT_EL0 is loaded, and q0 to q31, two words each."""
+OFFSET_WORD = 20
+VECTORS_WORD = 22
+
+
 class RunFlag(IntFlag):
     """Bits of RUN's FLAGS."""
 

@@ -54,7 +54,8 @@ class Psci:
 
     def __init__(self, cpus: Cpus) -> None:
         self._cpus = cpus
-        self._on = {0}
+        self.on = {0}
+        """Which CPUs were started, by their numbers."""
 
     def call(self, arguments: tuple[int, ...], cpu: int = 0) -> int | None:
         """Answer a call.
@@ -76,10 +77,10 @@ class Psci:
             answer = self._start(arguments)
         elif function in (AFFINITY_INFO_32, AFFINITY_INFO_64):
             target = self._find(arguments[1])
-            answer = INVALID_PARAMETERS if target is None or arguments[2] else ON if target in self._on else OFF
+            answer = INVALID_PARAMETERS if target is None or arguments[2] else ON if target in self.on else OFF
         elif function == CPU_OFF:
-            if len(self._on) > 1:
-                self._on.discard(cpu)
+            if len(self.on) > 1:
+                self.on.discard(cpu)
                 self._cpus.cpu_off(cpu)
                 return None
             # Nobody would be left to start anything again.
@@ -94,9 +95,9 @@ class Psci:
         target = self._find(arguments[1])
         if target is None:
             return INVALID_PARAMETERS
-        if target in self._on:
+        if target in self.on:
             return ALREADY_ON
-        self._on.add(target)
+        self.on.add(target)
         self._cpus.cpu_on(target, arguments[2], arguments[3])
         return SUCCESS
 

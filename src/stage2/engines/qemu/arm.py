@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...address import Gpa, Gva
 from ...flags import Access
@@ -13,8 +13,10 @@ from ...formats.arm.stage1_control import SCTLR_RES1
 from ...formats.arm.stage2_control import HCR_TSC, stage_2_registers
 from ...formats.arm.syndromes import encode_abort, report
 from ...formats.outcome import FaultKind
+from ...hypervisor.time import NANOS_PER_SEC
 from ...machines.arm_board import ArmBoard, Context, Exit, RunFlag, Why, exit_of
 from ...machines.core import Core
+from ...machines.mailbox import Command
 from ...space.faults import FaultResult
 from ...tables.result import Fault
 from ...vm.exits import MemoryFault
@@ -23,7 +25,9 @@ from ...vm.psci import MASK_64, Psci
 from ...vm.vm import Vm
 from . import arm_interrupts
 from .arm_interrupts import ArmInterrupts
-from .machine import Ended, QemuVm
+from .arm_saved import problem_of, put, registers_of, virtual_offset
+from .machine import Ended
+from .saved import SavedQemuVm
 
 _EL1H_MASKED = 0x3C5
 """PSTATE of EL1 with its own stack pointer, and all interrupts masked."""
@@ -36,13 +40,20 @@ _ZERO_REGISTER = 31
 _MPIDR_RES1 = 1 << 31
 
 
-class ArmQemu(QemuVm[ArmBoard]):
-    """Runs one AArch64 VM."""
+class ArmQemu(SavedQemuVm[ArmBoard]):
+    """Runs one AArch64 VM.
+
+    Args:
+        vm, board, cores, console: as of every VM on QEMU.
+        owns_controller: whether the board's interrupt controller is this guest's: interrupts go to it, and none to us.
+    """
 
     ARCH = "aarch64"
 
-    def __init__(self, vm: Vm, board: ArmBoard, cores: Sequence[Core], *, console: bool) -> None:
+    def __init__(self, vm: Vm, board: ArmBoard, cores: Sequence[Core], *, console: bool, owns_controller: bool) -> None:
         super().__init__(vm, board, cores, console=console)
+        self._owns_controller = owns_controller
+        vm.machine = self
         self._psci = Psci(self)
         self._interrupts = ArmInterrupts(vm.gic, self.cores) if isinstance(vm.gic, GicV2) else None
         self._exit: Exit
@@ -58,7 +69,7 @@ class ArmQemu(QemuVm[ArmBoard]):
         values = stage_2_registers(space.format, space.regime.root, space.regime.controls, space.regime.identifier)
         affinity = _MPIDR_RES1 | core.number
         # SMC comes to us too: QEMU's own firmware is none of a guest's.
-        hypervisor = HCR_TSC | (0 if self._interrupts is None else arm_interrupts.HYPERVISOR)
+        hypervisor = HCR_TSC | (0 if self._owns_controller else arm_interrupts.HYPERVISOR)
         core.load([values["HCR_EL2"] | hypervisor, values["VTCR_EL2"], values["VTTBR_EL2"], SCTLR_RES1, affinity])
 
     def _begin(self, core: Core, entry: int, argument: int) -> None:
@@ -123,6 +134,54 @@ class ArmQemu(QemuVm[ArmBoard]):
 
     def cpu_off(self, cpu: int) -> None:
         """For PSCI: a vCPU has gone; its core waits for us until it is wanted again."""
+
+    # --- saved and put back (saved.SavedQemuVm) --------------------------------------------------------------------
+
+    @property
+    def _unstoppable(self) -> str | None:
+        if not self._owns_controller:
+            return None
+        return (
+            "it owns the board's interrupt controller, and nothing else could interrupt it; emulate one (emu_devices)"
+        )
+
+    def _let_go(self, core: Core) -> bool:
+        exit_ = exit_of(core)
+        if exit_.why is Why.TIMER and self._interrupts is not None:
+            self._interrupts.timer_fired(self.cores.index(core))
+        elif exit_.why is Why.EXCEPTION and exit_.esr >> 26 == _HVC:
+            # The call is made again; it would return behind itself (DDI 0487 D1.3, "preferred return address").
+            core.set_guest(Context.PC, exit_.pc - 4)
+        return True
+
+    @property
+    def _running(self) -> Sequence[bool]:
+        return [cpu in self._psci.on for cpu in range(len(self.cores))]
+
+    def _nanos(self) -> int:
+        if not self._entered:
+            return 0
+        self.cores[0].command(Command.SAVE)
+        return registers_of(self.cores[0])["cntvct_el0"] * NANOS_PER_SEC // self.board.ticks_per_sec
+
+    def _registers_of(self, core: Core) -> dict[str, int]:
+        return registers_of(core)
+
+    def _problem_of(self, values: Mapping[str, int]) -> str | None:
+        return problem_of(values)
+
+    def _put(self, cpus: Sequence[Mapping[str, int]], running: list[bool]) -> None:
+        self._psci.on = {cpu for cpu, runs in enumerate(running) if runs}
+        first = self.cores[0]
+        first.command(Command.SAVE)
+        # The same on all cores, whose counters are one.
+        offset = virtual_offset(first) + registers_of(first)["cntvct_el0"] - cpus[0]["cntvct_el0"]
+        for core, values in zip(self.cores, cpus, strict=True):
+            self._load(core)
+            put(core, values, offset)
+            core.command(Command.RESTORE)
+        if self._interrupts is not None:
+            self._interrupts.begin_anew()
 
     # --- refused accesses --------------------------------------------------------------------------------------
 

@@ -79,7 +79,16 @@ def open_arm(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     owner = _console_owner(host.vms)
     version = gic_version(vm.space.memory_regions for vm in host.vms)
     board = ArmBoard(host.memory, cores=cores, gic_version=version)
-    return board, [ArmQemu(vm, board, [board.cores[core] for core in vm.cores], console=vm is owner) for vm in host.vms]
+    return board, [
+        ArmQemu(
+            vm,
+            board,
+            [board.cores[core] for core in vm.cores],
+            console=vm is owner,
+            owns_controller=_has(vm, _DISTRIBUTOR),
+        )
+        for vm in host.vms
+    ]
 
 
 def gic_version(regions: Iterable[Iterable[MemoryRegion]]) -> int:
@@ -99,7 +108,7 @@ def require_redistributors(vm: Vm, config: VmConfig, cores: int) -> None:
     Systems look for theirs from the first on until one says that it is the last (IHI 0069, GICR_TYPER.Last).
     """
     given = [region.range for region in vm.space.memory_regions if region.host_range == region.range]
-    if not any(span.covers(_DISTRIBUTOR) for span in given) or gic_version([vm.space.memory_regions]) == 2:
+    if not _has(vm, _DISTRIBUTOR) or gic_version([vm.space.memory_regions]) == 2:
         return
     all_ = Range.sized(_REDISTRIBUTOR.start, cores * _REDISTRIBUTOR.size)
     if not any(span.covers(all_) for span in given):
@@ -111,8 +120,9 @@ def require_redistributors(vm: Vm, config: VmConfig, cores: int) -> None:
 
 def _console_owner(vms: Sequence[Vm]) -> Vm | None:
     """The VM that is given the board's serial port."""
-    for vm in vms:
-        for region in vm.space.memory_regions:
-            if region.host_range == region.range and region.range.covers(_CONSOLE):
-                return vm
-    return None
+    return next((vm for vm in vms if _has(vm, _CONSOLE)), None)
+
+
+def _has(vm: Vm, span: Range) -> bool:
+    """Whether a VM has registers of the board at their own addresses."""
+    return any(one.host_range == one.range and one.range.covers(span) for one in vm.space.memory_regions)

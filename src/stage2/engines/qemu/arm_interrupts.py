@@ -58,6 +58,14 @@ class ArmInterrupts:
         self._touched.clear()
         core.set_word(mailbox.SEND, sum(1 << other.number for other in others if not other.waits))
 
+    def begin_anew(self) -> None:
+        """The model was put to another state. A timer that still wants something fires again."""
+        for cpu, timer in enumerate(self._timers):
+            self._gic.set_level(cpu, VIRTUAL_TIMER, False)
+            if timer is not _Timer.QUIET:
+                self._timers[cpu] = _Timer.QUIET
+                self._cores[cpu].flag(RunFlag.DONE)
+
     def _follow_timer(self, cpu: int) -> None:
         """The line is down as soon as the guest has answered; if the timer still wants something, it fires again."""
         active = self._gic.is_active(cpu, VIRTUAL_TIMER)

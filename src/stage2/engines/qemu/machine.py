@@ -114,9 +114,11 @@ class QemuVm(ABC, Generic[AnyBoard]):
         """Keep a dirty log.
 
         Raises:
-            EngineError: this engine has none yet.
+            EngineError: there is none of this VM's.
         """
-        raise EngineError("the qemu engine keeps no dirty log yet: leave --dirty-log out, or give --engine unicorn")
+        raise EngineError(
+            f"the qemu engine keeps no dirty log of {self.ARCH} guests: give --engine unicorn, if it runs them"
+        )
 
     def close(self) -> None:
         """Let go of the VM. Harmless when repeated."""

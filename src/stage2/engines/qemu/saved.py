@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from ...address import SIZE_4K
-from ...errors import SnapshotError
+from ...errors import EngineError, SnapshotError
 from ...hypervisor.clock import MonotonicClock
 from ...hypervisor.cpus import Cpus
 from ...hypervisor.slab import NOTHING
@@ -80,9 +80,9 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
     # --- the dirty log -----------------------------------------------------------------------------------------
 
     def log_writes(self, interval: TimeValue) -> None:
-        if self._unstoppable is not None:
-            super().log_writes(interval)
         vm = self.vm
+        if self._unstoppable is not None:
+            raise EngineError(f"VM {vm.name} keeps no dirty log: {self._unstoppable}")
         vm.cpus = Cpus(
             MonotonicClock(), vm.space.frames, machine=vm.space.name, capacity=vm.timer_events,
             ticks_per_sec=vm.ticks_per_sec,

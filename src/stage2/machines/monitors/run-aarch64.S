@@ -27,6 +27,11 @@
     .equ RUN,   4                   // the same, then let the guest run
     .equ START, 5
     .equ PARK,  6
+    .equ SAVE,  7
+    .equ RESTORE, 8
+    .equ RENEW, 9
+    .equ REST, 0x600                // what SAVE and RESTORE are about, see machines/arm_board.py
+    .equ VECTORS_OF, REST + 176     // q0 to q31
     .equ TAKEN, 0                   // bits of RUN's FLAGS: EL1 takes an exception: load its ESR, FAR, ELR and SPSR
     .equ INTERRUPT, 1               // a virtual interrupt is pending
     .equ FAST,  2                   // a virtual fast interrupt is
@@ -121,6 +126,12 @@ event:                              // x28 is SP, x0 the event
     b.eq    start
     cmp     x0, #PARK
     b.eq    park
+    cmp     x0, #SAVE
+    b.eq    save
+    cmp     x0, #RESTORE
+    b.eq    restore
+    cmp     x0, #RENEW
+    b.eq    renew
 ready:
     mov     x0, #READY
     b       event
@@ -137,6 +148,164 @@ park:
     msr     cntp_ctl_el0, xzr
     msr     cnthp_ctl_el2, xzr
 1:  wfi
+    b       1b
+save:                               // the registers of EL1 and EL0 that an exit leaves in the core, and its time
+    add     x2, x28, #REST
+    mrs     x0, sp_el0
+    str     x0, [x2, #0]
+    mrs     x0, sp_el1
+    str     x0, [x2, #8]
+    mrs     x0, cpacr_el1
+    str     x0, [x2, #16]
+    mrs     x0, contextidr_el1
+    str     x0, [x2, #24]
+    mrs     x0, tpidr_el0
+    str     x0, [x2, #32]
+    mrs     x0, tpidr_el1
+    str     x0, [x2, #40]
+    mrs     x0, tpidrro_el0
+    str     x0, [x2, #48]
+    mrs     x0, par_el1
+    str     x0, [x2, #56]
+    mrs     x0, afsr0_el1
+    str     x0, [x2, #64]
+    mrs     x0, afsr1_el1
+    str     x0, [x2, #72]
+    mrs     x0, amair_el1
+    str     x0, [x2, #80]
+    mrs     x0, cntkctl_el1
+    str     x0, [x2, #88]
+    mrs     x0, cntv_ctl_el0
+    str     x0, [x2, #96]
+    mrs     x0, cntv_cval_el0
+    str     x0, [x2, #104]
+    mrs     x0, mdscr_el1
+    str     x0, [x2, #112]
+    mrs     x0, csselr_el1
+    str     x0, [x2, #120]
+    mrs     x0, fpcr
+    str     x0, [x2, #128]
+    mrs     x0, fpsr
+    str     x0, [x2, #136]
+    mrs     x0, actlr_el1
+    str     x0, [x2, #144]
+    isb
+    mrs     x0, cntvct_el0
+    str     x0, [x2, #152]
+    mrs     x0, cntvoff_el2
+    str     x0, [x2, #160]
+    add     x2, x28, #VECTORS_OF
+    stp     q0, q1, [x2, #0]
+    stp     q2, q3, [x2, #32]
+    stp     q4, q5, [x2, #64]
+    stp     q6, q7, [x2, #96]
+    stp     q8, q9, [x2, #128]
+    stp     q10, q11, [x2, #160]
+    stp     q12, q13, [x2, #192]
+    stp     q14, q15, [x2, #224]
+    stp     q16, q17, [x2, #256]
+    stp     q18, q19, [x2, #288]
+    stp     q20, q21, [x2, #320]
+    stp     q22, q23, [x2, #352]
+    stp     q24, q25, [x2, #384]
+    stp     q26, q27, [x2, #416]
+    stp     q28, q29, [x2, #448]
+    stp     q30, q31, [x2, #480]
+    b       ready
+restore:                            // these and those behind the guest's registers
+    add     x2, x28, #REST
+    ldr     x0, [x2, #0]
+    msr     sp_el0, x0
+    ldr     x0, [x2, #8]
+    msr     sp_el1, x0
+    ldr     x0, [x2, #16]
+    msr     cpacr_el1, x0
+    ldr     x0, [x2, #24]
+    msr     contextidr_el1, x0
+    ldr     x0, [x2, #32]
+    msr     tpidr_el0, x0
+    ldr     x0, [x2, #40]
+    msr     tpidr_el1, x0
+    ldr     x0, [x2, #48]
+    msr     tpidrro_el0, x0
+    ldr     x0, [x2, #56]
+    msr     par_el1, x0
+    ldr     x0, [x2, #64]
+    msr     afsr0_el1, x0
+    ldr     x0, [x2, #72]
+    msr     afsr1_el1, x0
+    ldr     x0, [x2, #80]
+    msr     amair_el1, x0
+    ldr     x0, [x2, #88]
+    msr     cntkctl_el1, x0
+    ldr     x0, [x2, #96]
+    msr     cntv_ctl_el0, x0
+    ldr     x0, [x2, #104]
+    msr     cntv_cval_el0, x0
+    ldr     x0, [x2, #112]
+    msr     mdscr_el1, x0
+    ldr     x0, [x2, #120]
+    msr     csselr_el1, x0
+    ldr     x0, [x2, #128]
+    msr     fpcr, x0
+    ldr     x0, [x2, #136]
+    msr     fpsr, x0
+    ldr     x0, [x2, #144]
+    msr     actlr_el1, x0
+    ldr     x0, [x2, #160]
+    msr     cntvoff_el2, x0
+    add     x2, x28, #VECTORS_OF
+    ldp     q0, q1, [x2, #0]
+    ldp     q2, q3, [x2, #32]
+    ldp     q4, q5, [x2, #64]
+    ldp     q6, q7, [x2, #96]
+    ldp     q8, q9, [x2, #128]
+    ldp     q10, q11, [x2, #160]
+    ldp     q12, q13, [x2, #192]
+    ldp     q14, q15, [x2, #224]
+    ldp     q16, q17, [x2, #256]
+    ldp     q18, q19, [x2, #288]
+    ldp     q20, q21, [x2, #320]
+    ldp     q22, q23, [x2, #352]
+    ldp     q24, q25, [x2, #384]
+    ldp     q26, q27, [x2, #416]
+    ldp     q28, q29, [x2, #448]
+    ldp     q30, q31, [x2, #480]
+    add     x2, x28, #GUEST
+    add     x2, x2, #EL1
+    ldr     x0, [x2, #0]
+    msr     vbar_el1, x0
+    ldr     x0, [x2, #8]
+    msr     esr_el1, x0
+    ldr     x0, [x2, #16]
+    msr     far_el1, x0
+    ldr     x0, [x2, #24]
+    msr     elr_el1, x0
+    ldr     x0, [x2, #32]
+    msr     spsr_el1, x0
+    ldr     x0, [x2, #40]
+    msr     sctlr_el1, x0
+    ldr     x0, [x2, #48]
+    msr     tcr_el1, x0
+    ldr     x0, [x2, #56]
+    msr     ttbr0_el1, x0
+    ldr     x0, [x2, #64]
+    msr     ttbr1_el1, x0
+    ldr     x0, [x2, #72]
+    msr     mair_el1, x0
+    isb
+    b       ready
+renew:                              // QEMU keeps translated code until it sees a store there; it sees none of Python's
+    ldr     x20, [x28, #LIST]
+    ldr     x21, [x28, #COUNT]
+1:  cbz     x21, ready
+    ldr     x0, [x20], #8
+    sub     x21, x21, #1
+    add     x1, x0, #4096
+2:  ldr     x2, [x0]
+    str     x2, [x0], #8
+    cmp     x0, x1
+    b.ne    2b
     b       1b
 load:
     ldp     x0, x1, [x28, #REGISTERS]
