@@ -273,7 +273,14 @@ def test_a_files_memory_limit_and_fault_around_reach_the_address_space(tmp_path:
         assert space.page_table.statistics().mapped_bytes == 7 * 4096
         assert space.handle_page_fault(0x8030_0000, Access.READ).resolution is Resolution.POPULATED
         assert space.handle_page_fault(0x8040_0000, Access.READ).resolution is Resolution.OUT_OF_MEMORY
-    for wrong, says in (("fault_around = 0x3000", "power of two"), ("memory_limit = 5", "0x1000")):
+    with loaded(write_vm(tmp_path, tail='[stage2]\nfault_around = "adaptive"\n')) as host:
+        assert host.vms[0].space.policy.adaptive
+    wrongs = (
+        ("fault_around = 0x3000", "power of two"),
+        ('fault_around = "large"', '"adaptive"'),
+        ("memory_limit = 5", "0x1000"),
+    )
+    for wrong, says in wrongs:
         with pytest.raises(ConfigError, match=says):
             load_vm(write_vm(tmp_path, tail=f"[stage2]\n{wrong}\n"))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..address import SIZE_4K, is_power_of_two
 from ..flags import MappingFlags, MapType
 from ..place import Place
+from ..space.policy import FaultAround
 from ..space.region import Populate, ViolationPolicy
 from .conflict import Claim, ConflictError
 from .cpu import NamedCpu
@@ -73,7 +74,7 @@ class SpaceOptions:
         page_size: the largest leaf in bytes, None for the largest that fits.
         generation: which of upstream's formats the file is in.
         memory_limit: bytes of frames the VM may hold in all, None for no limit.
-        fault_around: bytes of the aligned window that a fault populates, None for the faulting page only.
+        fault_around: bytes of the aligned window that a fault populates, or "adaptive"; None leaves it to us.
         format: the format of the stage-2 tables, None for the narrowest of the architecture that is wide enough.
         cpu: the processor that the tables are for, None for no particular one.
         timer_events: room for timers on each of its CPUs.
@@ -87,7 +88,7 @@ class SpaceOptions:
     page_size: int | None = None
     generation: Generation | None = None
     memory_limit: int | None = None
-    fault_around: int | None = None
+    fault_around: FaultAround | None = None
     format: NamedFormat | None = None
     cpu: NamedCpu | None = None
     timer_events: int = TIMER_EVENTS
@@ -174,7 +175,7 @@ def read_options(root: Table) -> SpaceOptions:
         table.optional_choice("page_size", PAGE_SIZES),
         table.optional_choice("generation", GENERATIONS),
         _bytes(table.find("memory_limit"), power_of_two=False),
-        _bytes(table.find("fault_around"), power_of_two=True),
+        _fault_around(table.find("fault_around")),
         None if (item := table.find("format")) is None else named_format(item.text(), item.place),
         None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
         table.integer("timer_events", TIMER_EVENTS, 1, 1 << 20),
@@ -190,6 +191,12 @@ def _dma(table: Table) -> Iterator[DmaStatement]:
     for name in table.unknown():
         item = table.need(name)
         yield DmaStatement(name, item.boolean(), item.place)
+
+
+def _fault_around(item: Item | None) -> FaultAround | None:
+    if item is not None and isinstance(item.value, str):
+        return item.choice({"adaptive": "adaptive"})
+    return _bytes(item, power_of_two=True)
 
 
 def _bytes(item: Item | None, *, power_of_two: bool) -> int | None:

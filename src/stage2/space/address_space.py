@@ -32,7 +32,7 @@ from .dirty import Bitmap
 from .fault_batch import FaultBatch
 from .faults import FaultCounters, FaultResult
 from .leaves import Leaves
-from .policy import Policy
+from .policy import FaultAround, Policy
 from .query import QueryResult, query
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip
@@ -60,7 +60,8 @@ class AddressSpace(SelfDrawn):
         limit: bytes of frames it may hold in all (MAP_ALLOC and ROM); None for no limit. Regions may promise
             more than the limit, or than the host has: whoever touches too much gets OUT_OF_MEMORY.
         fault_around: bytes, a power of two: a fault populates the absent pages of the aligned window of this size
-            around it, as far as they are in the region; None for one page of 4 KiB.
+            around it, as far as they are in the region; None for one page of 4 KiB; "adaptive" for windows that grow
+            while faults come in sequence.
         hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
         processor: what the tables are for; None for no particular one.
         flush: does the TLB operations that edits owe, before frames or tables are given back.
@@ -79,7 +80,7 @@ class AddressSpace(SelfDrawn):
         violation: ViolationPolicy | None = None,
         largest: int | None = None,
         limit: int | None = None,
-        fault_around: int | None = None,
+        fault_around: FaultAround | None = None,
         hardware_ad: bool = False,
         processor: Processor | None = None,
         flush: Flush | None = None,
@@ -128,7 +129,7 @@ class AddressSpace(SelfDrawn):
         violation: ViolationPolicy | None = None,
         largest: int | None = None,
         limit: int | None = None,
-        fault_around: int | None = None,
+        fault_around: FaultAround | None = None,
         hardware_ad: bool = False,
         processor: Processor | None = None,
         flush: Flush | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..flags import Access
 from ..tables.pagetable import PageTable
 from ..tables.placing import ASK, PLACE, RULE
+from .fault_window import FaultWindow
 from .faults import FaultResult, Resolution
 from .policy import Policy
 from .region import MemoryRegion
@@ -29,6 +30,7 @@ class Known:
         "start",
         "tracked",
         "violation",
+        "window",
     )
 
     def __init__(self, region: MemoryRegion, table: PageTable, policy: Policy) -> None:
@@ -46,6 +48,8 @@ class Known:
         """By access: the answer where that needs no look at the table."""
         self.page_bits = table.page_bits(region.flags) if self.lazy else 0
         """A leaf of the smallest page without its address."""
+        self.window = FaultWindow(region.range, table.format.page_size) if self.lazy and policy.adaptive else None
+        """How much a fault populates, where that goes by the faults."""
 
     def rules(self, rule: int) -> int:
         """What an array of faults is told of each access, see `tables.placing.ROW_START`.

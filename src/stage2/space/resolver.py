@@ -104,7 +104,7 @@ class FaultResolver:
         try:
             # Whether the page is there is asked first: that is one call, and to plan a leaf takes many.
             absent = known.lazy and self._table.hpa_of(gpa) is None
-            if absent and self._populate(known.region, gpa, access):
+            if absent and (self._populate_window(known, gpa) or self._populate(known.region, gpa, access)):
                 return known.populated
             return self._resolve_present(known, gpa, access)
         except OutOfMemoryError as error:
@@ -136,13 +136,17 @@ class FaultResolver:
             OutOfMemoryError: not enough frames; what was populated before stays.
         """
         whole = Range(align_down(span.start, self._page), align_up(span.end, self._page))
-        present: RangeMap[bool] = RangeMap()
-        for start, _, size, _ in self._table.rows(whole.start, whole.size).tolist():
-            present.add(Range.sized(start, size), True)
         for region in self._regions.overlapping(whole):
             if region.map_type.may_be_lazy:
-                for gap in present.gaps(clip(region, whole).range):
+                for gap in self._absent(clip(region, whole).range):
                     self._populate_run(region, gap)
+
+    def _absent(self, span: Range) -> list[Range]:
+        """The parts of whole pages of a region that are not mapped."""
+        present: RangeMap[bool] = RangeMap()
+        for start, _, size, _ in self._table.rows(span.start, span.size).tolist():
+            present.add(Range.sized(start, size), True)
+        return present.gaps(span)
 
     def _resolve_present(self, known: Known, gpa: int, access: Access) -> FaultResult:
         """A fault on a page that is mapped: late, tracked, or waiting for its accessed bit."""
@@ -156,6 +160,27 @@ class FaultResolver:
             return known.violation
         self._table.refresh(gpa)
         return known.present
+
+    def _populate_window(self, known: Known, gpa: int) -> bool:
+        """Populate the window that the faults of a region ask for, of which the absent page at `gpa` is a part.
+
+        False, and nothing changed, where that is one page, its writes are tracked, or there is no memory for it.
+        """
+        if known.window is None:
+            return False
+        window = known.window.around(gpa, self._backing.room())
+        if window.size <= max(self._page, self._policy.largest or 0) or self._tracking.tracker.parts(window):
+            return False
+        gaps = self._absent(window)
+        try:
+            self._populate_run(known.region, next(gap for gap in gaps if gap.contains(gpa)))
+        except OutOfMemoryError:
+            return False
+        with contextlib.suppress(OutOfMemoryError):
+            for gap in gaps:
+                if not gap.contains(gpa):
+                    self._populate_run(known.region, gap)
+        return True
 
     def _populate(self, region: MemoryRegion, gpa: int, access: Access) -> bool:
         """Give the page at `gpa`, and what lies around it, frames; False if it has one."""
