@@ -75,6 +75,7 @@ class SpaceOptions:
         generation: which of upstream's formats the file is in.
         memory_limit: bytes of frames the VM may hold in all, None for no limit.
         fault_around: bytes of the aligned window that a fault populates, or "adaptive"; None leaves it to us.
+        promote: make a block of pages once all of it is populated.
         format: the format of the stage-2 tables, None for the narrowest of the architecture that is wide enough.
         cpu: the processor that the tables are for, None for no particular one.
         timer_events: room for timers on each of its CPUs.
@@ -89,6 +90,7 @@ class SpaceOptions:
     generation: Generation | None = None
     memory_limit: int | None = None
     fault_around: FaultAround | None = None
+    promote: bool = False
     format: NamedFormat | None = None
     cpu: NamedCpu | None = None
     timer_events: int = TIMER_EVENTS
@@ -176,6 +178,7 @@ def read_options(root: Table) -> SpaceOptions:
         table.optional_choice("generation", GENERATIONS),
         _bytes(table.find("memory_limit"), power_of_two=False),
         _fault_around(table.find("fault_around")),
+        _promote(table),
         None if (item := table.find("format")) is None else named_format(item.text(), item.place),
         None if (item := table.find("cpu")) is None else NamedCpu(item.text(), item.place),
         table.integer("timer_events", TIMER_EVENTS, 1, 1 << 20),
@@ -191,6 +194,14 @@ def _dma(table: Table) -> Iterator[DmaStatement]:
     for name in table.unknown():
         item = table.need(name)
         yield DmaStatement(name, item.boolean(), item.place)
+
+
+def _promote(table: Table) -> bool:
+    item = table.find("promote")
+    promote = item is not None and item.boolean()
+    if item is not None and promote and table.optional_choice("page_size", PAGE_SIZES) == PAGE_SIZES["4k"]:
+        raise item.error('promote makes larger leaves of pages, which page_size = "4k" forbids: drop one of them')
+    return promote
 
 
 def _fault_around(item: Item | None) -> FaultAround | None:

@@ -89,6 +89,7 @@ def _numbers(report: VmReport) -> list[tuple[str, str]]:
         ),
         ("stage 2", _tables(report)),
         ("faults", _faults(report)),
+        ("promotions", _promotions(report)),
         ("TLB fills", f"{report.fills:,} served by the two-stage walker" if report.engine == "unicorn" else ""),
         *_exits(report.exits),
     ]
@@ -116,6 +117,13 @@ def _faults(report: VmReport) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.resolutions.items() if count)
     stage_2 = f"{report.stage2_faults:,} at stage 2" + (f" ({kinds})" if kinds else "")
     return f"{stage_2}; {report.guest_faults:,} of the guest's own stage 1"
+
+
+def _promotions(report: VmReport) -> str:
+    if not report.promotions:
+        return ""
+    ways = ", ".join(f"{count:,} {way}" for way, count in report.promotions.items())
+    return f"{counted(sum(report.promotions.values()), 'block')} made of pages: {ways}"
 
 
 def _exits(exits: Sequence[ExitReport]) -> list[tuple[str, str]]:

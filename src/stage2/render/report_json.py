@@ -115,6 +115,7 @@ def vm_report_json(report: VmReport) -> dict[str, Any]:
         "stage2_faults": report.stage2_faults,
         "resolutions": report.resolutions,
         "fault_latency_ns": {str(bound): count for bound, count in report.fault_latency_ns.items()},
+        "promotions": {way.replace(" ", "_"): count for way, count in report.promotions.items()},
         "fills": report.fills,
         "populated_bytes": report.populated_bytes,
         "declared_bytes": report.declared_bytes,

@@ -33,6 +33,7 @@ from .fault_batch import FaultBatch
 from .faults import FaultCounters, FaultResult
 from .leaves import Leaves
 from .policy import FaultAround, Policy
+from .promotion import Promoter
 from .query import QueryResult, query
 from .region import MemoryRegion, Populate, ViolationPolicy
 from .region_map import RegionMap, clip
@@ -62,6 +63,7 @@ class AddressSpace(SelfDrawn):
         fault_around: bytes, a power of two: a fault populates the absent pages of the aligned window of this size
             around it, as far as they are in the region; None for one page of 4 KiB; "adaptive" for windows that grow
             while faults come in sequence.
+        promote: make a block of the pages of MAP_ALLOC regions once all of it is populated (`promoter` says how).
         hardware_ad: let hardware set accessed and dirty bits; otherwise a cleared bit faults and is set here.
         processor: what the tables are for; None for no particular one.
         flush: does the TLB operations that edits owe, before frames or tables are given back.
@@ -81,6 +83,7 @@ class AddressSpace(SelfDrawn):
         largest: int | None = None,
         limit: int | None = None,
         fault_around: FaultAround | None = None,
+        promote: bool = False,
         hardware_ad: bool = False,
         processor: Processor | None = None,
         flush: Flush | None = None,
@@ -91,7 +94,7 @@ class AddressSpace(SelfDrawn):
         self.processor = processor
         self.owner = Owner(OwnerKind.VM, name)
         self.frames = frames
-        self.policy = Policy(populate, violation, largest, fault_around)
+        self.policy = Policy(populate, violation, largest, fault_around, promote)
         self.counters = FaultCounters()
         width = 1 << self.format.input_bits
         self.range = Range(0, width if size is None else size)
@@ -109,7 +112,9 @@ class AddressSpace(SelfDrawn):
         self._regions = RegionMap()
         self._tracking = Tracking(self._regions, self.page_table)
         own = (self._regions, self.page_table, self._backing, self._tracking, self.policy)
-        self._resolver = FaultResolver(*own)
+        self.promoter = Promoter(*own[:4])
+        """Makes blocks of pages."""
+        self._resolver = FaultResolver(*own, self.promoter)
         self._leaves = Leaves(*own[:4])
         self._bulk = BulkResolver(self._resolver, *own)
         self.lock: AbstractContextManager[object] = threading.RLock()
@@ -130,6 +135,7 @@ class AddressSpace(SelfDrawn):
         largest: int | None = None,
         limit: int | None = None,
         fault_around: FaultAround | None = None,
+        promote: bool = False,
         hardware_ad: bool = False,
         processor: Processor | None = None,
         flush: Flush | None = None,
@@ -147,6 +153,7 @@ class AddressSpace(SelfDrawn):
             largest=largest,
             limit=limit,
             fault_around=fault_around,
+            promote=promote,
             hardware_ad=hardware_ad,
             processor=processor,
             flush=flush,
@@ -231,6 +238,7 @@ class AddressSpace(SelfDrawn):
                 self._backing.give_back_runs(part, edit.removed)
             self._regions.remove(span)
             self._tracking.forget(span)
+            self.promoter.forget(span)
         return edit
 
     def protect(self, start: Gpa | int, size: int, flags: MappingFlags) -> Edit:

@@ -52,4 +52,4 @@ class Policy:
 
     def gives_pages(self, page: int) -> bool:
         """Whether a fault populates one smallest page, of `page` bytes, and nothing else."""
-        return max(self.largest or 0, self.window) <= page and not self.adaptive
+        return max(self.largest or 0, self.window) <= page and not self.adaptive and not self.promote

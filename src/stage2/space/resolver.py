@@ -19,6 +19,7 @@ from .backing import Backing
 from .faults import FaultResult, Resolution
 from .known import Known
 from .policy import Policy
+from .promotion import Promoter
 from .region import MemoryRegion, Populate
 from .region_map import RegionMap, clip
 from .tracking import Tracking
@@ -30,11 +31,14 @@ class FaultResolver:
     Args:
         regions, table, backing, tracking: the space's own.
         policy: the space's settings.
+        promoter: makes blocks of pages, where the policy asks for it.
     """
 
     def __init__(
-        self, regions: RegionMap, table: PageTable, backing: Backing, tracking: Tracking, policy: Policy
-    ) -> None:
+        self, regions: RegionMap, table: PageTable, backing: Backing, tracking: Tracking, policy: Policy,
+        promoter: Promoter,
+    ) -> None:  # fmt: skip
+        self._promoter = promoter if policy.promote else None
         self._regions, self._table, self._backing = regions, table, backing
         self._tracking, self._policy = tracking, policy
         self._page = table.format.page_size
@@ -219,6 +223,8 @@ class FaultResolver:
             raise
         if access is Access.WRITE:
             self._tracking.note(leaf)
+        if self._promoter is not None and leaf.size == self._page:
+            self._promoter.populated(region, leaf)
         return True
 
     def _populate_around(self, region: MemoryRegion, gpa: int) -> None:
@@ -242,3 +248,5 @@ class FaultResolver:
             self._backing.undo(spans)
             raise
         self._tracking.withhold(gap)
+        if self._promoter is not None:
+            self._promoter.populated(region, gap)

@@ -254,6 +254,7 @@ def _build_all(
             largest=options.page_size or config.options.page_size,
             limit=config.options.memory_limit,
             fault_around=config.options.fault_around,
+            promote=config.options.promote,
             processor=None if cpu is None else cpu.on(arch),
             table_frames=window,
         )

@@ -71,6 +71,7 @@ class VmReport:
         guest_faults: faults of the guest's own stage 1, delivered to it.
         stage2_faults: faults of our stage 2, by how they were resolved in `resolutions`.
         fault_latency_ns: stage-2 faults by the power of two of ns below which our handling of them stayed.
+        promotions: blocks made of pages, "in place" and "by copy"; empty where none were to be made.
         fills: TLB misses that our walker served.
         populated_bytes: guest memory that had frames at the end.
         leaves: number of leaves of the stage-2 table by leaf size in bytes.
@@ -100,6 +101,7 @@ class VmReport:
     console: str
     resolutions: dict[str, int] = field(default_factory=dict)
     fault_latency_ns: dict[int, int] = field(default_factory=dict)
+    promotions: dict[str, int] = field(default_factory=dict)
     violations: tuple[ViolationReport, ...] = ()
     violations_dropped: int = 0
     devices: dict[str, int] = field(default_factory=dict)

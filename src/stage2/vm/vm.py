@@ -322,7 +322,7 @@ class Vm:
         statistics = self.space.page_table.statistics()
         regions = self.region_reports()
         memory = [region for region in regions if region.map_type.holds_bytes]
-        counters = self.space.counters
+        counters, promoted = self.space.counters, self.space.promoter.done
         return VmReport(
             name=self.name,
             id=self.id,
@@ -344,6 +344,9 @@ class Vm:
             console=self.console.text,
             resolutions={kind.value: count for kind, count in counters.faults.items() if count},
             fault_latency_ns=counters.histogram(),
+            promotions=(
+                {"in place": promoted.in_place, "by copy": promoted.by_copy} if self.space.policy.promote else {}
+            ),
             violations=self.violations,
             violations_dropped=self.violations_dropped,
             devices=dict(self.bus.accesses),
