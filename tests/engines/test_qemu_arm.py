@@ -68,6 +68,18 @@ def test_faults_around_make_fewer_of_them_and_every_edit_is_proved() -> None:
     assert outcome.proof.proved
 
 
+def test_pages_become_blocks_while_linux_runs() -> None:
+    config = load_vm(EXAMPLE)
+    options = replace(config.options, promote=True)
+    promoting = replace(config, extensions=replace(config.extensions, options=options))
+    (report,) = run(promoting, Populate.LAZY).reports
+    assert report.exit == "off", report.reason
+    assert "stage2-guest: memory work ok" in report.console
+    assert sum(report.promotions.values()) > 0
+    # What is passed through is some blocks too; those of memory are more.
+    assert report.leaves[0x20_0000] >= sum(report.promotions.values())
+
+
 GICV2 = """\
 [base]
 id = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion
 from stage2.tlb.checker import TlbChecker
+from stage2.tlb.trace import EditTrace
+from stage2.tlb.trace_check import check_trace
 
 PAGE = 4096
 BLOCK = 2 * MIB
@@ -178,4 +181,25 @@ def test_windows_that_grow_make_blocks_in_place(bench: Bench) -> None:
         if space.hpa_of(BASE + page * PAGE) is None:
             assert space.handle_page_fault(BASE + page * PAGE, Access.WRITE).retry
     assert counts(space)[0] >= 1
+    space.destroy()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("in_a_row", [True, False])
+def test_a_trace_of_a_promotion_keeps_the_rules_of_the_architecture(
+    bench: Bench, tmp_path: Path, fmt: str, *, in_a_row: bool
+) -> None:
+    space = AddressSpace(fmt, bench.frames, flush=bench.flushed.extend, promote=True)
+    space.promoter.still = lambda: True
+    with EditTrace(tmp_path / "trace") as trace:
+        trace.watch(space.page_table, "vm")
+        space.map(MemoryRegion(Gpa(BASE), 2 * BLOCK, RWX, MapType.MAP_ALLOC))
+        if in_a_row:
+            space.populate_range(Range.sized(BASE, BLOCK))
+        touch(space, scattered())
+        trace.stop()
+    assert counts(space) == ((1, 0) if in_a_row else (0, 1))
+    verdict = check_trace(tmp_path / "trace")
+    assert verdict.refuted is None
+    assert verdict.stores > 512
     space.destroy()

@@ -266,6 +266,8 @@ def run_configs(
         None if cpu is None else NamedCpu(cpu),
         defconfig,
         shared_memory=engine == "qemu",
+        # A fault there is a way through a doorbell and back, which costs more than pages that nobody asked for.
+        fault_around="adaptive" if engine == "qemu" else None,
     )
     writer = None if quiet else ConsoleWriter(several=len(configs) > 1)
     edits = None

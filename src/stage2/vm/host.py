@@ -14,6 +14,7 @@ from ..config.conflict import raise_it
 from ..config.cpu import NamedCpu
 from ..config.defconfig import DefConfig
 from ..config.document import Notice
+from ..config.extensions import SpaceOptions
 from ..config.load import choose_arch, choose_format
 from ..config.platform import PlatformConfig, default_platform
 from ..config.regions import PlannedVm
@@ -31,6 +32,7 @@ from ..memory.owners import Owner, OwnerKind
 from ..memory.physical import PhysicalMemory
 from ..self_drawn import SelfDrawn
 from ..space.address_space import AddressSpace
+from ..space.policy import FaultAround
 from ..space.region import MemoryRegion, Populate
 from ..tlb.identifiers import Identifiers
 from .as_declared import Unheld, refuse_but_memory
@@ -66,6 +68,7 @@ class Options:
         reserved: host memory that nothing is taken from.
         shared_memory: host memory is a memory file, which another process may have as its RAM.
         as_declared: map regions also where their host memory is none, or another's; for proofs, never to run.
+        fault_around: what a fault populates in VMs whose files do not say, and that have no memory limit.
     """
 
     populate: Populate | None = None
@@ -77,6 +80,7 @@ class Options:
     reserved: tuple[Range, ...] = ()
     shared_memory: bool = False
     as_declared: bool = False
+    fault_around: FaultAround | None = None
 
 
 class Host(SelfDrawn):
@@ -253,7 +257,7 @@ def _build_all(
             violation=config.options.violation,
             largest=options.page_size or config.options.page_size,
             limit=config.options.memory_limit,
-            fault_around=config.options.fault_around,
+            fault_around=_fault_around(config.options, options),
             promote=config.options.promote,
             processor=None if cpu is None else cpu.on(arch),
             table_frames=window,
@@ -313,6 +317,13 @@ def _map(
 
 def _set_aside(config: VmConfig) -> Owner:
     return Owner(OwnerKind.RESERVED, f"set aside for VM {config.id} {config.name}")
+
+
+def _fault_around(said: SpaceOptions, options: Options) -> FaultAround | None:
+    """A VM with a limit may touch little of much: it is given nothing that it does not ask for."""
+    if said.fault_around is not None or said.memory_limit is not None:
+        return said.fault_around
+    return options.fault_around
 
 
 def _owner_name(config: VmConfig, configs: Sequence[VmConfig]) -> str:

@@ -72,6 +72,7 @@ class QemuVm(ABC, Generic[AnyBoard]):
         self._entered = False
         """The guest was entered; otherwise it begins at its entry."""
         vm.space.page_table.flush = self._owe
+        vm.space.promoter.still = self._holds_still
 
     # --- running ---------------------------------------------------------------------------------------------
 
@@ -123,6 +124,7 @@ class QemuVm(ABC, Generic[AnyBoard]):
     def close(self) -> None:
         """Let go of the VM. Harmless when repeated."""
         self.vm.space.page_table.flush = None
+        self.vm.space.promoter.still = lambda: False
         with self._closing:
             if self._wake >= 0:
                 os.close(self._wake)
@@ -204,6 +206,10 @@ class QemuVm(ABC, Generic[AnyBoard]):
         core.owe(operations)
         if core.waits and threading.get_ident() == self._thread:
             core.settle()
+
+    def _holds_still(self) -> bool:
+        """Whether memory may be copied: the one core waits while its exit is answered; several are not asked to."""
+        return len(self.cores) == 1 and self.cores[0].waits and threading.get_ident() == self._thread
 
     @property
     def _settler(self) -> Core:
