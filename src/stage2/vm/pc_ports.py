@@ -39,8 +39,8 @@ class Ports:
         self._power_off = power_off
         self.is_off = False
         """The guest has asked for its end."""
-        self._enabled = 0
-        """Events that are to interrupt."""
+        self.enabled = 0
+        """Events that are to interrupt: what the guest wrote to the enable register."""
         self._bus = DeviceBus()
         # The report counts accesses of ports and of memory alike.
         self._bus.accesses = vm.bus.accesses
@@ -52,7 +52,7 @@ class Ports:
         if EVENTS <= port < ENABLE:
             return 0
         if ENABLE <= port < POWER:
-            return self._enabled >> 8 * (port - ENABLE) & (1 << 8 * width) - 1
+            return self.enabled >> 8 * (port - ENABLE) & (1 << 8 * width) - 1
         if port == POWER:
             return _ACPI_MODE
         value = self._bus.read(Gpa(port), width)
@@ -64,7 +64,7 @@ class Ports:
             return
         if ENABLE <= port < POWER:
             mask = (1 << 8 * width) - 1 << 8 * (port - ENABLE)
-            self._enabled = (self._enabled & ~mask | value << 8 * (port - ENABLE) & mask) & 0xFFFF
+            self.enabled = (self.enabled & ~mask | value << 8 * (port - ENABLE) & mask) & 0xFFFF
         elif port == POWER and value & _SLEEP_ENABLE:
             self._end("shutdown")
         elif port == RESET and value & _RESET_CPU:
