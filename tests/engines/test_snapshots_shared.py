@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,8 @@ from stage2.memory.physical import PhysicalMemory
 from stage2.space.address_space import AddressSpace
 from stage2.space.region import MemoryRegion
 from stage2.vm.channels import READ_WRITE, ChannelTable
+from stage2.vm.snapshots.precopy import Round, _Copy, precopy
+from stage2.vm.snapshots.snapshot import Snapshot
 from stage2.vm.vm import Vm
 
 SHARED = 0x9000_0000
@@ -63,6 +66,25 @@ def test_a_share_that_only_this_vm_may_write_is_saved_and_put_back_with_it(pair:
     assert one.snapshot().copied == 1
     one.restore(first)
     assert two.memory.read(SHARED, 4) == b"then"
+
+
+@pytest.mark.parametrize("pair", [MappingFlags.READ], indirect=True)
+def test_what_the_host_writes_to_a_share_while_it_is_copied_is_in_the_copy(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = pair.vms[0]
+    one.memory.write(SHARED, b"then")
+    real = _Copy.round
+
+    def then_written(self: _Copy) -> Round:
+        done = real(self)
+        pair.memory.write(Hpa(pair.share.start), b"soon")
+        return done
+
+    monkeypatch.setattr(_Copy, "round", then_written)
+    report = precopy(one, tmp_path / "a.snapshot", rounds=1)
+    assert (report.pages, report.last.pages) == (1, 1)
+    assert Snapshot.open(tmp_path / "a.snapshot").read(SHARED, 4) == b"soon"
 
 
 @pytest.mark.parametrize("pair", [READ_WRITE], indirect=True)

@@ -76,7 +76,7 @@ class Command(IntEnum):
     START = 5
     """Start the core whose number FLAGS is: it rings its own doorbell."""
     PARK = 6
-    """Do nothing any more: the guest is done."""
+    """The guest is done: sleep until there is another command, if ever (RISC-V: it rings first)."""
     SAVE = 7
     """Put into GUEST what an exit leaves in the core: its floating point registers and its time."""
     RESTORE = 8

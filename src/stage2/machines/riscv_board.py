@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from ..address import GIB, MIB, Hpa, Range
+from ..address import GIB, MIB, Range
 from .board import Board
 from .core import Core
 from .mailbox import Command
@@ -47,7 +44,9 @@ class Context(IntEnum):
     """f0 to f31, as of `save_rest`."""
     FCSR = 81
     TIME = 82
-    """What it reads as time, as of `save_rest`."""
+    """What it reads as time, as of `save_rest`,"""
+    DELTA = 83
+    """and by how much that is ahead of the board's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +124,6 @@ class RiscvBoard(Board):
         super().started()
         self.has_timer = bool(self.cores[0].info(1))
         """Whether guests have a timer of their own (Sstc)."""
-
-    def renew(self, pages: Sequence[int]) -> None:
-        """Let QEMU forget the code that it has translated from pages which Python has changed.
-
-        Args:
-            pages: their HPAs; the first core waits for us.
-
-        Raises:
-            MachineError: the machine is lost.
-        """
-        lists = self.LISTS
-        most = lists.size // self.CORES_MOST // 8
-        for start in range(0, len(pages), most):
-            part = pages[start : start + most]
-            self.memory.write(Hpa(lists.start), np.array(part, np.uint64))
-            self.cores[0].command(Command.RENEW, list=lists.start, count=len(part))
 
     @staticmethod
     def tree_places(ram: Range) -> tuple[Range, ...]:

@@ -7,7 +7,8 @@ answers at other ports: they read as ones and take writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..address import Gpa, Range
 from .devices import DeviceBus
@@ -39,8 +40,8 @@ class Ports:
         self._power_off = power_off
         self.is_off = False
         """The guest has asked for its end."""
-        self.enabled = 0
-        """Events that are to interrupt: what the guest wrote to the enable register."""
+        self._enabled = 0
+        """Events that are to interrupt."""
         self._bus = DeviceBus()
         # The report counts accesses of ports and of memory alike.
         self._bus.accesses = vm.bus.accesses
@@ -52,7 +53,7 @@ class Ports:
         if EVENTS <= port < ENABLE:
             return 0
         if ENABLE <= port < POWER:
-            return self.enabled >> 8 * (port - ENABLE) & (1 << 8 * width) - 1
+            return self._enabled >> 8 * (port - ENABLE) & (1 << 8 * width) - 1
         if port == POWER:
             return _ACPI_MODE
         value = self._bus.read(Gpa(port), width)
@@ -64,16 +65,27 @@ class Ports:
             return
         if ENABLE <= port < POWER:
             mask = (1 << 8 * width) - 1 << 8 * (port - ENABLE)
-            self.enabled = (self.enabled & ~mask | value << 8 * (port - ENABLE) & mask) & 0xFFFF
+            self._enabled = (self._enabled & ~mask | value << 8 * (port - ENABLE) & mask) & 0xFFFF
         elif port == POWER and value & _SLEEP_ENABLE:
             self._end("shutdown")
         elif port == RESET and value & _RESET_CPU:
             self._end("reboot")
 
-    @property
-    def serial(self) -> Uart:
-        """COM1."""
-        return self._serial
+    def save(self) -> dict[str, Any]:
+        """The state of COM1 and of what is to interrupt, as JSON has it."""
+        return {"com1": self._serial.save(), "events": self._enabled}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put a state back.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none of these ports; nothing changed.
+        """
+        enabled = int(state["events"])
+        if not 0 <= enabled <= 0xFFFF:
+            raise ValueError(f"events {enabled:#x}")
+        self._serial.load(state["com1"])
+        self._enabled = enabled
 
     def _end(self, what: str) -> None:
         self.is_off = True

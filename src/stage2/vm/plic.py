@@ -6,7 +6,8 @@ It has one context for each hart, that of its supervisor mode, and its sources a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 SOURCES = 96
 """The highest source; 0 is none."""
@@ -21,6 +22,18 @@ _MASK_32 = (1 << 32) - 1
 def size_of(harts: int) -> int:
     """Bytes from its first register to the last page of so many contexts."""
     return _CONTEXTS + harts * _CONTEXT_BYTES
+
+
+def _numbers(values: Any, count: int, most: int) -> list[int]:
+    """So many numbers without bits that `most` has not.
+
+    Raises:
+        ValueError, TypeError: they are something else.
+    """
+    found = list(values)
+    if len(found) != count or any(not isinstance(value, int) or value & ~most for value in found):
+        raise ValueError(f"{found} are not {count} numbers up to {most:#x}")
+    return found
 
 
 class Plic:
@@ -74,6 +87,34 @@ class Plic:
     def _tell(self) -> None:
         for hart in range(len(self._enables)):
             self.notify(hart)
+
+    def save(self) -> dict[str, Any]:
+        """Its state, as JSON has it."""
+        with self._lock:
+            return {
+                "priorities": list(self._priorities),
+                "levels": self._levels,
+                "pending": self._pending,
+                "serving": self._serving,
+                "enables": list(self._enables),
+                "thresholds": list(self._thresholds),
+            }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put a state back.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none of this device's; nothing changed.
+        """
+        harts, all_of_them = len(self._enables), (1 << SOURCES + 1) - 2
+        priorities = _numbers(state["priorities"], SOURCES + 1, _PRIORITIES)
+        enables = _numbers(state["enables"], harts, all_of_them)
+        thresholds = _numbers(state["thresholds"], harts, _PRIORITIES)
+        bits = _numbers([state[name] for name in ("levels", "pending", "serving")], 3, all_of_them)
+        with self._lock:
+            self._priorities, self._enables, self._thresholds = priorities, enables, thresholds
+            self._levels, self._pending, self._serving = bits
+            self._tell()
 
     # --- registers (chapter "Memory Map"), 32 bits each ------------------------------------------------------
 

@@ -6,6 +6,7 @@ time that each exit took.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -26,6 +27,7 @@ from ...space.faults import FaultResult
 from ...vm.exit_log import ExitLog
 from ...vm.exits import Action, MemoryFault
 from ...vm.vm import RunResult, Vm
+from ..resting import Resting
 
 ENGINE = "qemu"
 _LOOK_S = 0.5
@@ -66,28 +68,44 @@ class QemuVm(ABC, Generic[AnyBoard]):
         self._stop_exit: Ended | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = threading.Lock()
+        self._resting = Resting(self._look)
+        self._entered = False
+        """The guest was entered; otherwise it begins at its entry."""
         vm.space.page_table.flush = self._owe
 
     # --- running ---------------------------------------------------------------------------------------------
 
     def run(self) -> RunResult:
-        """Run the guest from its entry until it powers off, is stopped, or `stop` is called. May be called once."""
+        """Run the guest until it powers off, is stopped, or `stop` is called: from its entry, or where it can be saved
+        from where it is."""
         clock = MonotonicClock()
         began = clock.now()
         self._began = time.perf_counter_ns()
         self._thread = threading.get_ident()
+        self._resting.begin()
         try:
-            self._start()
+            if self._entered:
+                self._run_on()
+            else:
+                self._entered = True
+                self._start()
             exit_, reason = self._loop()
             self._park()
         except MachineError as error:
             exit_, reason = self._stop_exit or ("error", str(error))
+        finally:
+            self._resting.end()
+            self._stop_exit = None
         wall = clock.now().since(began).nanos / NANOS_PER_SEC
         return RunResult(exit=exit_, reason=reason, wall_s=wall, guest_faults=0, fills=0, exits=self.log.reports())
 
     def stop(self, exit_: str, reason: str) -> None:
         """End the run soon; callable from any thread, any time."""
         self._stop_exit = exit_, reason
+        self._look()
+
+    def _look(self) -> None:
+        """Let the thread that serves the cores look what is wanted of it."""
         with self._closing:
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
@@ -120,10 +138,21 @@ class QemuVm(ABC, Generic[AnyBoard]):
         if self._console is not None:
             poll.register(self._console.fileno(), select.POLLIN)
         while True:
-            for descriptor, _ in poll.poll(_LOOK_S * 1000):
+            if self._rest_wanted and self._comes_to_rest():
+                self._do_due()
+                self._resting.serve()
+                if self._off is not None:
+                    return "off", f"the guest asked for {self._off}"
+                self._run_on()
+            due = self._until_due()
+            for descriptor, _ in poll.poll(1000 * (min(due, _LOOK_S) if due else _LOOK_S)):
                 core = doors.get(descriptor)
                 if core is None:
                     self._take_console()
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._wake)
+                    continue
+                if self._rest_wanted and self._let_go(core):
                     continue
                 ended = self._answer(core)
                 if ended is not None:
@@ -183,6 +212,31 @@ class QemuVm(ABC, Generic[AnyBoard]):
         """Say what an exit is, for the log."""
         self._kinds[self.cores.index(core)] = kind
         self._details = details
+
+    # --- for those that can be saved: others are never asked to rest -------------------------------------------
+
+    @property
+    def _rest_wanted(self) -> bool:
+        """Whether the cores are to wait for us."""
+        return bool(self._resting.asked) or self._until_due() == 0
+
+    def _until_due(self) -> float | None:
+        """Seconds until something is to be done at rest; None where nothing is."""
+        return None
+
+    def _do_due(self) -> None:
+        """At rest: do what is due."""
+
+    def _comes_to_rest(self) -> bool:
+        """Whether all cores wait for us; those that do not are made to."""
+        return True
+
+    def _let_go(self, core: Core) -> bool:
+        """Take an exit of a core and do nothing about it, if the guest does the same again when it goes on."""
+        return False
+
+    def _run_on(self) -> None:
+        """Let those cores run that are to."""
 
     # --- for architectures -------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...address import Gpa, Gva
 from ...flags import Access
@@ -23,22 +23,21 @@ from ...formats.riscv.syndromes import (
     WALK_WRITES,
     report,
 )
+from ...hypervisor.time import NANOS_PER_SEC
 from ...machines import mailbox
 from ...machines.core import Core
-from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of
+from ...machines.mailbox import Command
+from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of, load_rest, save_rest
 from ...space.faults import FaultResult
 from ...tables.result import Fault
 from ...vm.exits import Hypercall, MemoryFault
 from ...vm.sbi import HartState, Sbi
 from ...vm.vm import Vm
-from .machine import Ended, QemuVm
+from .machine import Ended
+from .riscv_saved import SPP, UXL_64, enter, problem_of, put, registers_of
+from .saved import SavedQemuVm
 
-_SIE, _SPIE, _SPP = 1 << 1, 1 << 5, 1 << 8
-_FLOATING_POINT = 3 << 13
-"""sstatus.FS: dirty. A guest's own vsstatus.FS has the last word."""
-_UXL_64 = 2 << 32
-_SPV, _SPVP, _VSXL_64 = 1 << 7, 1 << 8, 2 << 32
-"""hstatus: sret goes to the guest; in its supervisor mode; of 64 bits."""
+_SIE, _SPIE = 1 << 1, 1 << 5
 _VSSI, _VSTI, _VSEI = 1 << 2, 1 << 6, 1 << 10
 """Bits of hvip."""
 _A0, _A1 = 10, 11
@@ -47,7 +46,7 @@ _FENCE_I = Operation("FENCE.I", Holds.NOTHING, MANUAL_SFENCE)
 _ACCESSES = {cause: access for access, cause in GUEST_PAGE_FAULTS.items()}
 
 
-class RiscvQemu(QemuVm[RiscvBoard]):
+class RiscvQemu(SavedQemuVm[RiscvBoard]):
     """Runs one RISC-V VM."""
 
     ARCH = "riscv64"
@@ -60,18 +59,23 @@ class RiscvQemu(QemuVm[RiscvBoard]):
         self._caller = self.cores[0]
         self._pending = threading.Lock()
         """Of the words of interrupts for guests that run."""
+        vm.machine = self
         if vm.plic is not None:
             vm.plic.notify = self._external
         self._exit: Exit
         self._attempted: Access
 
     def _start(self) -> None:
+        self._load_tables()
+        self.start(0, self.vm.boot.entry, self.vm.boot.device_tree or 0)
+
+    def _load_tables(self) -> None:
+        """Let all cores use the VM's tables, and know of each other."""
         space = self.vm.space
         values = stage_2_registers(space.format, space.regime.root, space.regime.controls, space.regime.identifier)
         harts = sum(1 << core.number for core in self.cores)
         for core in self.cores:
             core.load([values["hgatp"], harts])
-        self.start(0, self.vm.boot.entry, self.vm.boot.device_tree or 0)
 
     def _serve(self, core: Core) -> Ended | None:
         self._caller, self._exit = core, exit_of(core)
@@ -93,12 +97,12 @@ class RiscvQemu(QemuVm[RiscvBoard]):
             self._is(core, "exception", scause=exit_.scause, pc=exit_.pc)
             said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
             return "stopped", f"{said.title} (scause {exit_.scause:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
-        self._resume(core)
+        self._go_on(core)
         return None
 
     # --- interrupts ------------------------------------------------------------------------------------------
 
-    def _resume(self, core: Core) -> None:
+    def _go_on(self, core: Core) -> None:
         """Let a core's guest run on, with the external interrupt that it has."""
         if self.vm.plic is not None:
             others = core.guest(Context.HVIP) & ~_VSEI
@@ -161,18 +165,55 @@ class RiscvQemu(QemuVm[RiscvBoard]):
             if which < Context.F0:
                 core.set_guest(which, 0)
         core.set_guest(Context.PC, address)
-        core.set_guest(Context.SSTATUS, _SPP | _FLOATING_POINT | _UXL_64)
-        core.set_guest(Context.HSTATUS, _SPV | _SPVP | _VSXL_64)
-        core.set_guest(Context.VSSTATUS, _UXL_64)
+        enter(core, user=False)
+        core.set_guest(Context.VSSTATUS, UXL_64)
         core.set_guest(Context.CLOCK, _NEVER)
         self._started[hart] = True
-        self._resume(core)
+        self._go_on(core)
 
     def stop_hart(self, hart: int) -> None:
         self._started[hart] = False
 
     def state(self, hart: int) -> HartState:
         return HartState.STARTED if self._started[hart] else HartState.STOPPED
+
+    # --- saved and put back (saved.SavedQemuVm) ------------------------------------------------------------------
+
+    def _let_go(self, core: Core) -> bool:
+        # The guest's PC is at the instruction that exited, also at a call's.
+        exit_of(core)
+        return True
+
+    def _rest_for_good(self) -> None:
+        for core in self.cores:
+            core.command(Command.PARK)
+
+    @property
+    def _running(self) -> Sequence[bool]:
+        return self._started
+
+    def _nanos(self) -> int:
+        if not self._entered:
+            return 0
+        save_rest(self.cores[0])
+        return self.cores[0].guest(Context.TIME) * NANOS_PER_SEC // self.board.ticks_per_sec
+
+    def _registers_of(self, core: Core) -> dict[str, int]:
+        return registers_of(core)
+
+    def _problem_of(self, values: Mapping[str, int]) -> str | None:
+        return problem_of(values)
+
+    def _put(self, cpus: Sequence[Mapping[str, int]], running: list[bool]) -> None:
+        self._started = running
+        self._load_tables()
+        save_rest(self.cores[0])
+        ours = self.cores[0].guest(Context.TIME) - self.cores[0].guest(Context.DELTA)
+        for core, values in zip(self.cores, cpus, strict=True):
+            put(core, values)
+            # The same on all harts, whose clocks are one.
+            core.set_guest(Context.DELTA, cpus[0]["time"] - ours)
+            load_rest(core)
 
     # --- refused accesses ------------------------------------------------------------------------------------
 
@@ -216,13 +257,13 @@ class RiscvQemu(QemuVm[RiscvBoard]):
     def _take(self, core: Core, cause: int, value: int) -> None:
         """Let VS-mode take an exception (Privileged, "Trap Entry")."""
         status, before = core.guest(Context.SSTATUS), core.guest(Context.VSSTATUS)
-        after = before & ~(_SPP | _SPIE | _SIE) | status & _SPP | (_SPIE if before & _SIE else 0)
+        after = before & ~(SPP | _SPIE | _SIE) | status & SPP | (_SPIE if before & _SIE else 0)
         core.set_guest(Context.VSSTATUS, after)
         core.set_guest(Context.VSCAUSE, cause)
         core.set_guest(Context.VSTVAL, value)
         core.set_guest(Context.VSEPC, self._exit.pc)
         core.set_guest(Context.PC, core.guest(Context.VSTVEC) & ~3)
-        core.set_guest(Context.SSTATUS, status | _SPP)
+        core.set_guest(Context.SSTATUS, status | SPP)
 
 
 def _attempted(exit_: Exit, on_table: bool) -> Access:

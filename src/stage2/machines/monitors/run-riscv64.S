@@ -28,20 +28,22 @@
     .equ PC,          GUEST + 8*32      # sepc; STATE from here on
     .equ CLOCK,       GUEST + 8*48      # when the guest's timer interrupts next
     .equ FLOATS,      GUEST + 8*49      # f0 to f31 and fcsr
-    .equ TIME,        GUEST + 8*82      # what it reads as time
+    .equ TIME,        GUEST + 8*82      # what it reads as time,
+    .equ DELTA,       GUEST + 8*83      # and by how much that is ahead of ours
     .equ PAGE, 4096
     .equ FS, 3 << 13                    # sstatus
     .equ DOOR,        0x700             # ours: where the doorbell's registers are,
     .equ SSTC,        0x708             # whether the hart has Sstc,
     .equ HART,        0x710             # its number, as a bit,
-    .equ HARTS,       0x718             # and the harts of its guest, a bit each
+    .equ HARTS,       0x718             # the harts of its guest, a bit each,
+    .equ PARKED,      0x720             # and whether it sleeps between looks at ACKNOWLEDGE
     .equ HZ,          10000000          # QEMU virt: of the clock
     .equ EXIT,  1                       # event
     .equ RUN,   4                       # command: do LIST's COUNT operations, then let the guest run
     .equ START, 5                       # command: start the hart whose number FLAGS is
-    .equ PARK,  6                       # command: do nothing any more
-    .equ SAVE,  7                       # command: FLOATS and TIME of the guest into the mailbox
-    .equ RESTORE, 8                     # command: back from there, and drop all translations
+    .equ PARK,  6                       # command: wait for the next one asleep
+    .equ SAVE,  7                       # command: FLOATS, TIME and DELTA of the guest into the mailbox
+    .equ RESTORE, 8                     # command: FLOATS and DELTA back from there, and drop all translations
     .equ RENEW, 9                       # command: store all words of the COUNT pages of LIST anew
 
     .equ CONFIG, 0x30000000             # QEMU virt: configuration space of PCI, 32 KiB a device; device 1 for hart 0
@@ -158,6 +160,7 @@ hart:                                   # s0: mailbox, and sscratch too
     li      t0, -1
     sd      t0, CLOCK(s0)
     sd      zero, SSTC(s0)
+    sd      zero, PARKED(s0)
     la      t0, 1f                      # no Sstc: the register does not exist, or firmware keeps it
     csrw    stvec, t0
     li      t0, -1
@@ -199,8 +202,14 @@ ring:                                   # t0: the event
 1:  ld      t0, ACKNOWLEDGE(s0)
     beq     t0, s1, 2f
     .word   0x0100000f                  # pause
+    ld      t0, PARKED(s0)
+    beqz    t0, 1b
+    call    arm                         # it ends the sleep; HS-mode takes no interrupts
+    wfi
+    rdtime  t1
     j       1b
 2:  fence   rw, rw
+    sd      zero, PARKED(s0)
     rdtime  t0
     sub     t0, t0, t1
     sd      t0, WAITED(s0)
@@ -221,9 +230,10 @@ ring:                                   # t0: the event
     beq     t0, t1, renew
     li      t1, PARK
     bne     t0, t1, ready
-    csrw    sie, zero
-1:  wfi
-    j       1b
+    li      t0, STI
+    csrw    sie, t0
+    sd      t0, PARKED(s0)
+    j       ready
 fences:
     call    invalidate
     j       ready
@@ -253,6 +263,7 @@ save:
     csrr    t1, htimedelta
     add     t0, t0, t1
     sd      t0, TIME(s0)
+    sd      t1, DELTA(s0)
     j       ready
 restore:
     li      t0, FS
@@ -262,9 +273,7 @@ restore:
     .endr
     ld      t0, FLOATS+8*32(s0)
     csrw    fcsr, t0
-    ld      t0, TIME(s0)
-    rdtime  t1
-    sub     t0, t0, t1
+    ld      t0, DELTA(s0)
     csrw    htimedelta, t0
     hfence.gvma
     hfence.vvma

@@ -12,8 +12,6 @@ from ..machine import Machine
 from ..state import Reason, Word
 from .vcpu import X86Vcpu
 
-_PM1_MOST = 0xFFFF
-
 
 class X86Machine(Machine[X86Vcpu]):
     """Runs one x86-64 VM. How a guest begins is with `X86Vcpu.start`, how it prints and ends with `ports`."""
@@ -41,23 +39,19 @@ class X86Machine(Machine[X86Vcpu]):
         return "stopped", f"HLT before RIP {cpu.pc:#x}: there is no interrupt that could wake the guest"
 
     def _save_more(self) -> dict[str, Any]:
-        return {"com1": self._ports.serial.save(), "pm1_enable": self._ports.enabled}
+        return {"ports": self._ports.save()}
 
     def _require_more(self, more: Mapping[str, Any]) -> None:
-        serial = self._ports.serial
-        before = serial.save()
+        before = self._ports.save()
         try:
-            serial.load(more["com1"])
-            if not 0 <= more["pm1_enable"] <= _PM1_MOST:
-                raise ValueError(f"pm1_enable is {more['pm1_enable']!r}")
+            self._ports.load(more["ports"])
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"the snapshot does not have the state of the ports: {error}") from None
-        serial.load(before)
+        self._ports.load(before)
 
     def _load_more(self, more: Mapping[str, Any]) -> None:
         self._ports.is_off = self._off is not None
-        self._ports.serial.load(more["com1"])
-        self._ports.enabled = more["pm1_enable"]
+        self._ports.load(more["ports"])
 
     def _shut_down(self, cpu: X86Vcpu) -> tuple[str, str]:
         return "stopped", f"a triple fault at RIP {cpu.pc:#x}: the guest's IDT leads nowhere"
