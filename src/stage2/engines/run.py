@@ -240,6 +240,10 @@ def _run_all(
                 own.timers.register_timer(limit, lambda _now: stop_all("time limit", reason))
             with done:
                 while any(runner.is_alive() for runner in runners) and not received:
+                    if any(runner.failure is not None for runner in runners):
+                        # It is told below; the others would run on for ever.
+                        stop_all("stopped", "another VM's engine failed")
+                        break
                     if own.timers.check_events().fired:
                         break
                     due = own.timers.next_deadline
@@ -249,7 +253,8 @@ def _run_all(
             if received:
                 stop_all("interrupted", f"{_SIGNALS[signal.Signals(received[0])]}")
             for runner in runners:
-                runner.join(_STOP_BOUND_S if received or max_seconds is not None else None)
+                bounded = received or max_seconds is not None or any(runner.failure is not None for runner in runners)
+                runner.join(_STOP_BOUND_S if bounded else None)
             # Of one that did not stop nothing can be proved or saved: its tables may change meanwhile.
             at_rest = not any(runner.is_alive() for runner in runners)
             if saver is not None and at_rest:

@@ -37,7 +37,16 @@ _HVC, _SMC = 0x16, 0x17
 _S1PTW, _WNR = 1 << 7, 1 << 6
 _FIPA = 0xFF_FFFF_FFFF_F0
 _ZERO_REGISTER = 31
+_VECTORS = range(0, 0x800, 0x80)
+"""Where the entries of a vector table are (DDI 0487 D1.3, "Exception vectors")."""
 _MPIDR_RES1 = 1 << 31
+
+
+def unhandled(exit_: Exit) -> str:
+    """An exception that the engine does not deal with, in a sentence with its registers."""
+    said = report(exit_.esr, exit_.far, exit_.hpfar)
+    registers = f"ESR_EL2 {exit_.esr:#x}, FAR_EL2 {exit_.far:#x}, HPFAR_EL2 {exit_.hpfar:#x}"
+    return f"{said.title} at PC {exit_.pc:#x} ({registers}): {said.sentences[0]}"
 
 
 class ArmQemu(SavedQemuVm[ArmBoard]):
@@ -102,8 +111,7 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
                 return None
         else:
             self._is(core, "exception", esr=exit_.esr, pc=exit_.pc)
-            said = report(exit_.esr, exit_.far, exit_.hpfar)
-            return "stopped", f"{said.title} (ESR_EL2 {exit_.esr:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
+            return "stopped", unhandled(exit_)
         self._go_on(core)
         return None
 
@@ -182,6 +190,22 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
             core.command(Command.RESTORE)
         if self._interrupts is not None:
             self._interrupts.begin_anew()
+
+    # --- exceptions of its own ---
+
+    def _stopped(self, fault: MemoryFault, result: FaultResult) -> Ended:
+        exit_, reason = super()._stopped(fault, result)
+        core = self.cores[fault.vcpu]
+        vectors = core.guest(Context.VBAR_EL1)
+        if fault.access is Access.FETCH and fault.pc - vectors in _VECTORS:
+            # What it is about happened before: the guest has no handler, as an image that is none of a kernel.
+            esr, far, pc = (core.guest(one) for one in (Context.ESR_EL1, Context.FAR_EL1, Context.ELR_EL1))
+            said = report(esr, far, el=1)
+            reason += (
+                f", the guest's own exception vector (VBAR_EL1 {vectors:#x}), after {said.title} at PC {pc:#x}"
+                f" (ESR_EL1 {esr:#x}, FAR_EL1 {far:#x}): {said.sentences[0]}"
+            )
+        return exit_, reason
 
     # --- refused accesses --------------------------------------------------------------------------------------
 

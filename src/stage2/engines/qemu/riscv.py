@@ -21,6 +21,7 @@ from ...formats.riscv.syndromes import (
     VIRTUAL_INSTRUCTION,
     WALK_READS,
     WALK_WRITES,
+    guest_report,
     report,
 )
 from ...hypervisor.time import NANOS_PER_SEC
@@ -36,6 +37,8 @@ from .machine import Ended
 from .riscv_saved import SPP, UXL_64, enter, problem_of, put, registers_of
 from .saved import SavedQemuVm
 
+_VECTORED = 0b11
+"""The mode in a trap vector's low bits."""
 _SIE, _SPIE = 1 << 1, 1 << 5
 _VSSI, _VSTI, _VSEI = 1 << 2, 1 << 6, 1 << 10
 """Bits of hvip."""
@@ -43,6 +46,13 @@ _A0, _A1 = 10, 11
 _NEVER = (1 << 64) - 1
 _FENCE_I = Operation("FENCE.I", Holds.NOTHING, MANUAL_SFENCE)
 _ACCESSES = {cause: access for access, cause in GUEST_PAGE_FAULTS.items()}
+
+
+def unhandled(exit_: Exit) -> str:
+    """An exception that the engine does not deal with, in a sentence with its registers."""
+    said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
+    registers = f"scause {exit_.scause:#x}, stval {exit_.stval:#x}, htval {exit_.htval:#x}, htinst {exit_.htinst:#x}"
+    return f"{said.title} at PC {exit_.pc:#x} ({registers}): {said.sentences[0]}"
 
 
 class RiscvQemu(SavedQemuVm[RiscvBoard]):
@@ -94,8 +104,7 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
             self._is(core, "kicked")
         else:
             self._is(core, "exception", scause=exit_.scause, pc=exit_.pc)
-            said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
-            return "stopped", f"{said.title} (scause {exit_.scause:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
+            return "stopped", unhandled(exit_)
         self._go_on(core)
         return None
 
@@ -209,6 +218,20 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
             # The same on all harts, whose clocks are one.
             core.set_guest(Context.DELTA, cpus[0]["time"] - ours)
             load_rest(core)
+
+    def _stopped(self, fault: MemoryFault, result: FaultResult) -> Ended:
+        exit_, reason = super()._stopped(fault, result)
+        core = self.cores[fault.vcpu]
+        handler = core.guest(Context.VSTVEC) & ~_VECTORED
+        if fault.access is Access.FETCH and fault.pc == handler:
+            # What it is about happened before: the guest has no handler, as an image that is none of a kernel.
+            cause, value, pc = (core.guest(one) for one in (Context.VSCAUSE, Context.VSTVAL, Context.VSEPC))
+            said = guest_report(cause, value)
+            reason += (
+                f", the guest's own trap handler (vstvec), after {said.title} at PC {pc:#x}"
+                f" (vscause {cause:#x}, vstval {value:#x}): {said.sentences[0]}"
+            )
+        return exit_, reason
 
     # --- refused accesses ------------------------------------------------------------------------------------
 
