@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...address import Gpa, Gva
+from ...errors import EngineError
 from ...flags import Access
 from ...formats.arm.esr_fields import DABT_LOWER, IABT_LOWER
 from ...formats.arm.fault_status import ARM_LAST_LEVEL, EXTERNAL_ABORT, encode_status, fault_status
@@ -60,6 +61,11 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
     ARCH = "aarch64"
 
     def __init__(self, vm: Vm, board: ArmBoard, cores: Sequence[Core], *, console: bool, owns_controller: bool) -> None:
+        if vm.gic is not None and not isinstance(vm.gic, GicV2):
+            raise EngineError(
+                f"VM {vm.name} has an emulated GICv3, which the qemu engine does not drive: emulate a GICv2, or pass "
+                "the board's through"
+            )
         super().__init__(vm, board, cores, console=console)
         self._owns_controller = owns_controller
         vm.machine = self

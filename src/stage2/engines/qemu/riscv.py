@@ -27,7 +27,6 @@ from ...formats.riscv.syndromes import (
 from ...hypervisor.time import NANOS_PER_SEC
 from ...machines import mailbox
 from ...machines.core import Core
-from ...machines.mailbox import Command
 from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of, load_rest, save_rest
 from ...space.faults import FaultResult
 from ...tables.result import Fault
@@ -192,10 +191,6 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
         # The guest's PC is at the instruction that exited, also at a call's.
         exit_of(core)
         return True
-
-    def _rest_for_good(self) -> None:
-        for core in self.cores:
-            core.command(Command.PARK)
 
     @property
     def _running(self) -> Sequence[bool]:
