@@ -93,6 +93,10 @@ class Child:
         if self._process.poll() is None:
             self._process.terminate()
 
+    def kill(self) -> None:
+        """Kill it, and do not wait for that. Harmless when repeated."""
+        self._process.kill()
+
     def end(self) -> None:
         """End it: asked first, killed if it does not listen. Harmless when repeated."""
         for number in (signal.SIGTERM, signal.SIGKILL):
