@@ -22,6 +22,9 @@ EXCLUSIVE = [0xD2A2_0001, 0x885F_7C20]  # x1 = UART; ldxr w0, [x1]: its syndrome
 # RISC-V.
 RISCV_SPIN = [0x0000_006F]  # j .
 
+# x86.
+X86_SPIN = [0xFEEB]  # jmp .
+
 
 def write_vm(
     folder: Path, name: str, words: Sequence[int], *, number: int = 1, arch: str = "aarch64", stage2: str = ""

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tiny_guests import FLOOD, HAMMER, RISCV_SPIN, SLEEP, SPIN, write_vm
+from tiny_guests import FLOOD, HAMMER, RISCV_SPIN, SLEEP, SPIN, X86_SPIN, write_vm
 from waiting import HANG_S, until
 
 COMMAND = [sys.executable, "-c", "from stage2.cli.main import main; main()", "run", "--engine", "qemu", "--json"]
 MIB = 1 << 20
 LATE_S = "2"
-ARCHS = {"aarch64": SPIN, "riscv64": RISCV_SPIN}
+ARCHS = {"aarch64": SPIN, "riscv64": RISCV_SPIN, "x86_64": X86_SPIN}
 SIGKILLED = "was killed by signal 9 (SIGKILL), as the host does when its memory runs out"
 
 
