@@ -9,7 +9,7 @@ from ...errors import EngineError
 from ...flags import Access
 from ...formats.arm.esr_fields import DABT_LOWER, IABT_LOWER
 from ...formats.arm.fault_status import ARM_LAST_LEVEL, EXTERNAL_ABORT, encode_status, fault_status
-from ...formats.arm.instruction import load_store
+from ...formats.arm.instruction import LoadStore, load_store
 from ...formats.arm.stage1_control import SCTLR_RES1
 from ...formats.arm.stage2_control import HCR_TSC, stage_2_registers
 from ...formats.arm.syndromes import encode_abort, report
@@ -22,7 +22,7 @@ from ...space.faults import FaultResult
 from ...tables.result import Fault
 from ...vm.exits import MemoryFault
 from ...vm.gic.v2 import GicV2
-from ...vm.psci import MASK_64, Psci
+from ...vm.psci import Psci
 from ...vm.vm import Vm
 from . import arm_interrupts
 from .arm_interrupts import ArmInterrupts
@@ -231,26 +231,21 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
         refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.far), access, exit_.pc, fault)
         return self._refused(core, refused, known=load_store(exit_.esr) is not None)
 
-    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
-        access = load_store(self._exit.esr)
-        assert access is not None, "the base asks for known ones only"
-        value = 0 if not access.write or access.register == _ZERO_REGISTER else core.guest(access.register)
-        answer = self._on_bus(fault, result, access.width, value)
-        if isinstance(answer, tuple):
-            return answer
-        self._step_over(core, answer)
-        return None
+    def _operand(self, core: Core) -> tuple[int, int]:
+        access = self._access()
+        stored = access.write and access.register != _ZERO_REGISTER
+        return access.width, core.guest(access.register) if stored else 0
 
-    def _discard(self, core: Core, fault: MemoryFault) -> None:
-        self._step_over(core, MASK_64)
-
-    def _step_over(self, core: Core, value: int) -> None:
-        """The access is made; a load gets a value, extended as its instruction says."""
-        access = load_store(self._exit.esr)
-        assert access is not None, "the base asks for known ones only"
+    def _complete(self, core: Core, value: int) -> None:
+        access = self._access()
         if not access.write and access.register != _ZERO_REGISTER:
             core.set_guest(access.register, access.extended(value & (1 << 8 * access.width) - 1))
         core.set_guest(Context.PC, self._exit.pc + 4)
+
+    def _access(self) -> LoadStore:
+        access = load_store(self._exit.esr)
+        assert access is not None, "the base asks for known ones only"
+        return access
 
     def _inject(self, core: Core, fault: MemoryFault) -> None:
         """Give the guest a synchronous external abort (DDI 0487 D1.3, "Exception entry")."""

@@ -9,7 +9,7 @@ from ...address import Gpa, Gva
 from ...flags import Access
 from ...formats.invalidation import Holds, Operation
 from ...formats.outcome import FaultKind
-from ...formats.riscv.instruction import attempted, load_store
+from ...formats.riscv.instruction import LoadStore, attempted, load_store
 from ...formats.riscv.invalidation import MANUAL_SFENCE, hfence_vvma_all
 from ...formats.riscv.registers import stage_2_registers
 from ...formats.riscv.syndromes import (
@@ -247,26 +247,20 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
         refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.stval), access, exit_.pc, fault)
         return self._refused(core, refused, known=load_store(exit_.htinst, exit_.instruction) is not None)
 
-    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
-        access = load_store(self._exit.htinst, self._exit.instruction)
-        assert access is not None, "the base asks for known ones only"
-        value = core.guest(access.register) if access.write and access.register else 0
-        answer = self._on_bus(fault, result, access.width, value)
-        if isinstance(answer, tuple):
-            return answer
-        self._step_over(core, answer)
-        return None
+    def _operand(self, core: Core) -> tuple[int, int]:
+        access = self._access()
+        return access.width, core.guest(access.register) if access.write and access.register else 0
 
-    def _discard(self, core: Core, fault: MemoryFault) -> None:
-        self._step_over(core, _NEVER)
-
-    def _step_over(self, core: Core, value: int) -> None:
-        """The access is made; a load gets a value, extended as its instruction says."""
-        access = load_store(self._exit.htinst, self._exit.instruction)
-        assert access is not None, "the base asks for known ones only"
+    def _complete(self, core: Core, value: int) -> None:
+        access = self._access()
         if not access.write and access.register:
             core.set_guest(access.register, access.extended(value))
         core.set_guest(Context.PC, self._exit.pc + access.size)
+
+    def _access(self) -> LoadStore:
+        access = load_store(self._exit.htinst, self._exit.instruction)
+        assert access is not None, "the base asks for known ones only"
+        return access
 
     def _inject(self, core: Core, fault: MemoryFault) -> None:
         """Give the guest an access fault, as from a bus that answers with an error."""
