@@ -32,6 +32,8 @@ from ..resting import Resting
 ENGINE = "qemu"
 _LOOK_S = 0.5
 """How long the thread waits before it looks again whether QEMU is there."""
+_RUNG_S = 5.0
+"""How long a core may take to ring after it was kicked."""
 
 _ONES = (1 << 64) - 1
 _KINDS = {Action.RETRY: "memory fault", Action.EMULATE: "device access"}
@@ -91,7 +93,9 @@ class QemuVm(ABC, Generic[AnyBoard]):
                 self._entered = True
                 self._start()
             exit_, reason = self._loop()
-            self._park()
+            # How it ended stays so where QEMU is lost afterwards.
+            with contextlib.suppress(MachineError):
+                self._park()
         except MachineError as error:
             exit_, reason = self._stop_exit or ("error", str(error))
         finally:
@@ -188,6 +192,24 @@ class QemuVm(ABC, Generic[AnyBoard]):
             if not text:
                 return
             self.vm.console.write(text)
+
+    def _take_until_rung(self, core: Core) -> None:
+        """Take what the guest prints until a core rings: QEMU stands still while nobody takes it.
+
+        Raises:
+            MachineError: it does not ring.
+        """
+        poll = select.poll()
+        poll.register(core.door.fileno(), select.POLLIN)
+        if self._console is not None:
+            poll.register(self._console.fileno(), select.POLLIN)
+        gives_up = time.monotonic() + _RUNG_S
+        while time.monotonic() < gives_up:
+            rung = [descriptor for descriptor, _ in poll.poll(_LOOK_S * 1000)]
+            self._take_console()
+            if core.door.fileno() in rung:
+                return
+        raise MachineError(f"{self.board.PROGRAM} did not answer within {_RUNG_S:g} s (park)")
 
     def _park(self) -> None:
         """Let the cores that wait for us rest. One that runs is ended with the board."""

@@ -69,6 +69,7 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
         while not self._comes_to_rest():
             for core in self.cores:
                 if not core.waits:
+                    self._take_until_rung(core)
                     self._let_go(core)
         for core in self.cores:
             core.command(Command.PARK)
