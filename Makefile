@@ -107,6 +107,7 @@ tour: setup
 PEERS := build/peers/bin/python
 bench: setup
 	@$(BIN)/stage2 fetch linux-riscv64
+	@$(BIN)/stage2 fetch linux-aarch64
 	@test -x $(PEERS) || { $(PYTHON) -m venv build/peers && \
 		$(PEERS) -m pip install --quiet --disable-pip-version-check volatility3==2.28.2 memprocfs==5.19.0; }
 	@$(BIN)/python -m benchmarks --peers $(PEERS) --json docs/images/performance.json --report docs/performance.md

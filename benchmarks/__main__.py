@@ -14,11 +14,24 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from . import checks, growth, guests, peers, proofs, report, rows_batches, rows_calls, rows_edits, starts, threads
+from . import (
+    boards,
+    checks,
+    growth,
+    guests,
+    peers,
+    proofs,
+    report,
+    rows_batches,
+    rows_calls,
+    rows_edits,
+    starts,
+    threads,
+)
 from .measure import Row, measure
 from .settings import FORMATS
 
-SECTIONS = ("rows", "peers", "threads", "boots", "starts", "checks", "growth", "proofs")
+SECTIONS = ("rows", "peers", "threads", "boots", "starts", "checks", "growth", "proofs", "boards")
 
 
 def row_groups(fmt: str, count: int) -> Iterator[AbstractContextManager[list[Row]]]:
@@ -76,6 +89,9 @@ def run(options: argparse.Namespace) -> report.Results:
             for proved in proofs.grow(fmt):
                 results.proofs.append(proved)
                 print(proved, flush=True)
+    if "boards" in only:
+        results.boards = boards.boards(max(options.runs // 3, 1))
+        print(*results.boards, sep="\n", flush=True)
     return results
 
 

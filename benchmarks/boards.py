@@ -113,7 +113,7 @@ def by_our_tables(config: PlannedVm, populate: Populate, largest: int | None) ->
     return marks[0] - began, report
 
 
-def boots(runs: int) -> list[BoardBoot]:
+def boards(runs: int) -> list[BoardBoot]:
     """Boot each way in turns, once unmeasured.
 
     Raises:
@@ -165,5 +165,21 @@ def boots(runs: int) -> list[BoardBoot]:
     return found
 
 
-if __name__ == "__main__":
-    print(*boots(5), sep="\n")
+def lines(found: list[BoardBoot]) -> list[str]:
+    """The part of the page."""
+    body = [
+        "| way | seconds | times as long | goal | faults | the guest stood still | of that in Python |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        goal = f"{GOALS[one.way]:g}" if one.way in GOALS else ""
+        times = [f"{one.seconds:.2f}", f"{one.ratio:.2f}", goal, f"{one.faults:,}"]
+        parts = [f"{one.answered_s:.2f} s", f"{one.handled_s:.2f} s"] if one.faults else ["", ""]
+        body.append(f"| {' | '.join([one.way, *times, *parts])} |")
+    return [
+        f"Debian's arm64 kernel to the first line of its own user space, wall clock from the start of QEMU, medians of "
+        f"{found[0].runs} rounds in turns; faults until power-off.",
+        "",
+        *body,
+        "",
+    ]

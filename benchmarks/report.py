@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .boards import BoardBoot
+from .boards import lines as board_lines
 from .goals import BOOT_GOAL, GOALS
 from .growth import Curves
 from .guests import Boots
@@ -36,6 +38,7 @@ class Results:
     checks: list[Figure] = field(default_factory=list)
     check_starts: list[Start] = field(default_factory=list)
     proofs: list[Proved] = field(default_factory=list)
+    boards: list[BoardBoot] = field(default_factory=list)
 
 
 def machine() -> str:
@@ -215,6 +218,8 @@ def page(results: Results) -> str:
         parts += ["## Growth", "", *_growth(results.growth)]
     if results.proofs:
         parts += ["## Proofs of isolation", "", *lines(results.proofs)]
+    if results.boards:
+        parts += ["## Boards", "", *board_lines(results.boards)]
     return "\n".join(parts)
 
 

@@ -175,3 +175,16 @@ def test_many_notices_are_capped(capsys: pytest.CaptureFixture[str]) -> None:
     assert "5 more" in lines[-1]
     print_notices(notices[:MAX_NOTICES])
     assert len(capsys.readouterr().err.splitlines()) == MAX_NOTICES
+
+
+def test_a_process_that_can_have_no_more_memory_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_memory(_arguments: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr("stage2.cli.main._dispatch", without_memory)
+    assert call(["show", "vm.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "stage2: error: this process can have no more memory: a limit (ulimit -v), or the host's memory is used up\n"
+    )

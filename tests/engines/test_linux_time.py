@@ -11,7 +11,7 @@ import pytest
 from assembler import program
 from linux_guest import GUEST, require_linux
 
-from stage2.cli.run import override
+from stage2.cli.named_images import override
 from stage2.config.load import load_vm
 from stage2.engines.run import run_all
 from stage2.engines.unicorn.riscv.machine import RiscvMachine

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,14 @@ from stage2.config.document import parse_document
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm, plan_vm
 from stage2.config.vm import read_vm
+from stage2.engines.qemu import arm_host as arm_host_module
 from stage2.engines.qemu.arm_host import arm_host
 from stage2.engines.qemu.board import give_cores
 from stage2.engines.run import RunOutcome, run_all
+from stage2.errors import HostToolError
+from stage2.machines.arm_board import ArmBoard, board_tree
+from stage2.machines.emulator import Emulator
+from stage2.memory.physical import PhysicalMemory
 from stage2.space.region import Populate
 from stage2.vm.boot import load_images
 from stage2.vm.host import Options, build
@@ -125,3 +132,29 @@ def test_semihosting_is_no_way_to_the_host() -> None:
         (report,) = run_all(host, max_seconds=HANG_S, engine="qemu").reports
     assert report.exit == "stopped"
     assert report.reason.startswith("fetch of GPA 0x200 "), report.reason
+
+
+@pytest.mark.parametrize("generation", [7, 10])
+def test_linux_boots_on_the_qemu_of_each_debian(generation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator = Emulator("qemu", generation)
+    try:
+        emulator.program(ArmBoard.PROGRAM, ArmBoard.PACKAGE)
+    except HostToolError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    made: list[str] = []
+
+    class Other(ArmBoard):
+        def __init__(self, memory: PhysicalMemory, *, cores: int, gic_version: int) -> None:
+            super().__init__(memory, cores=cores, gic_version=gic_version, emulator=emulator)
+            made.append(self.version)
+
+    monkeypatch.setattr(arm_host_module, "ArmBoard", Other)
+    monkeypatch.setattr(arm_host_module, "board_tree", partial(board_tree, emulator=emulator))
+    config = load_vm(EXAMPLE)
+    options = replace(config.options, fault_around=0x1_0000)
+    around = replace(config, extensions=replace(config.extensions, options=options))
+    (report,) = run(around, Populate.LAZY).reports
+    assert report.exit == "off", report.console[-2000:]
+    assert [version.partition(".")[0] for version in made] == [str(generation)]

@@ -10,7 +10,7 @@ from qemu_guests import EXAMPLES, GUESTS, require_qemu, run_files
 
 from stage2.engines.run import RunOutcome
 
-AROUND = 0x1_0000
+AROUND = 0x8000
 POINTS = 1000
 
 

@@ -122,6 +122,8 @@ def _call(arguments: Sequence[str]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}")
+    except MemoryError:
+        return _fail("this process can have no more memory: a limit (ulimit -v), or the host's memory is used up")
     except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for a user
         what = f"{type(error).__name__}: {error}"
         return _fail(f"this should not happen: {what}; {TRACEBACK}=1 shows where", INTERNAL)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from ..errors import ConfigError
+from .console_writer import ConsoleWriter
+from .named_images import override
 from .picture import require_svg, write_made_picture
 from .saving import print_saved, saving_of
 from .vm_files import GenerationName, load_machine, load_vms, read_vms
@@ -20,7 +19,6 @@ from .vm_files import GenerationName, load_machine, load_vms, read_vms
 if TYPE_CHECKING:
     from ..config.board import BoardConfig
     from ..config.defconfig import DefConfig
-    from ..config.kernel_config import GuestImage
     from ..config.platform import PlatformConfig
     from ..config.regions import PlannedVm
     from ..config.vm import VmConfig
@@ -395,89 +393,3 @@ def report(outcome: RunOutcome, platform: PlatformConfig, json_file: Path | None
         often = f" ({outcome.proofs:,} times while the VMs ran)" if outcome.proofs else ""
         print_renderable(tables_text(f"isolation {proof}{often}", "" if proof.proved else "bold red"))
     print_saved(outcome.saved, quiet=quiet)
-
-
-def override(
-    config: PlannedVm, kernel: str | None, ramdisk: str | None, dtb: Path | None, cmdline: str | None, *, alone: bool
-) -> PlannedVm:
-    """The configuration with what the command line says instead.
-
-    Raises:
-        ConfigError: images are named for several VMs at once.
-    """
-    from ..config.document import Notice
-    from ..config.images import ImagePath
-    from ..config.kernel_config import GuestImage
-    from ..place import Place
-
-    given = {"--kernel": kernel, "--ramdisk": ramdisk, "--dtb": dtb, "--cmdline": cmdline}
-    used = [option for option, value in given.items() if value is not None]
-    if used and not alone:
-        raise ConfigError(f"{used[0]} with several VMs: put images into the VM files")
-
-    def replaced(role: str, old: GuestImage | None, value: str | Path | None) -> GuestImage | None:
-        if value is None:
-            return old
-        place = Place("the command line", 1, f"--{role}")
-        path = ImagePath(str(value), Path(), place)
-        address = old.load_addr if old is not None else None
-        return GuestImage(role, path, address, place if old is None else old.place)
-
-    parts = config.kernel
-    new_kernel = replaced("kernel", parts.kernel, kernel)
-    notices, tree = config.notices, replaced("dtb", parts.dtb, dtb)
-    if kernel is not None and tree is not None and tree.path is not None and tree.path.missing:
-        # Another kernel was named, and the tree of the file's own is not there.
-        said = f"'{tree.path}' is not there, and --kernel names another kernel: a tree is made; --dtb names one"
-        notices = (*notices, Notice(said, tree.path.place))
-        tree = replace(tree, path=None)
-    return replace(
-        config,
-        notices=notices,
-        kernel=replace(
-            parts,
-            kernel=new_kernel or parts.kernel,
-            ramdisk=replaced("ramdisk", parts.ramdisk, ramdisk),
-            dtb=tree,
-            cmdline=parts.cmdline if cmdline is None else cmdline,
-        ),
-    )
-
-
-class ConsoleWriter:
-    """Prints what guests print, as it comes; with several guests line by line, each with its VM's name.
-
-    Guests call it from their own threads.
-    """
-
-    def __init__(self, *, several: bool, write: Callable[[str], object] | None = None) -> None:
-        self._several = several
-        self.write: Callable[[str], object] = write or sys.stdout.write
-        self._lock = threading.Lock()
-        self._partial: dict[str, str] = {}
-        self._at_line_start = True
-
-    def __call__(self, name: str, text: str) -> None:
-        text = text.replace("\r\n", "\n")
-        with self._lock:
-            if not self._several:
-                self.write(text)
-                if text:
-                    self._at_line_start = text.endswith("\n")
-            else:
-                lines = (self._partial.pop(name, "") + text).split("\n")
-                self._partial[name] = lines.pop()
-                for line in lines:
-                    self.write(f"{name} | {line}\n")
-            sys.stdout.flush()
-
-    def finish(self) -> None:
-        """End unfinished lines, so that what follows starts on its own."""
-        with self._lock:
-            for name, line in self._partial.items():
-                if line:
-                    self.write(f"{name} | {line}\n")
-            self._partial.clear()
-            if not self._at_line_start:
-                self.write("\n")
-            sys.stdout.flush()

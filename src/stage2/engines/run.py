@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
@@ -240,6 +241,10 @@ def _run_all(
                 own.timers.register_timer(limit, lambda _now: stop_all("time limit", reason))
             with done:
                 while any(runner.is_alive() for runner in runners) and not received:
+                    if any(runner.failure is not None for runner in runners):
+                        # It is told below; the others would run on for ever.
+                        stop_all("stopped", "another VM's engine failed")
+                        break
                     if own.timers.check_events().fired:
                         break
                     due = own.timers.next_deadline
@@ -248,8 +253,15 @@ def _run_all(
                     done.wait(min(left, _LOOK_S))
             if received:
                 stop_all("interrupted", f"{_SIGNALS[signal.Signals(received[0])]}")
-            for runner in runners:
-                runner.join(_STOP_BOUND_S if received or max_seconds is not None else None)
+            if received or max_seconds is not None or any(runner.failure is not None for runner in runners):
+                _join(runners, _STOP_BOUND_S)
+                if boards and any(runner.is_alive() for runner in runners):
+                    # Whoever waits for a QEMU that does not answer is told that it is gone.
+                    for board in boards:
+                        board.kill()
+                    _join(runners, _STOP_BOUND_S)
+            else:
+                _join(runners, None)
             # Of one that did not stop nothing can be proved or saved: its tables may change meanwhile.
             at_rest = not any(runner.is_alive() for runner in runners)
             if saver is not None and at_rest:
@@ -268,6 +280,13 @@ def _run_all(
         reports, cost, received[0] if received else None, proof, 0 if guard is None else guard.proofs,
         None if saver is None else saver.saved,
     )  # fmt: skip
+
+
+def _join(runners: list[_Runner], seconds: float | None) -> None:
+    """Wait until all have ended, or in all so many seconds."""
+    gives_up = None if seconds is None else time.monotonic() + seconds
+    for runner in runners:
+        runner.join(None if gives_up is None else max(gives_up - time.monotonic(), 0))
 
 
 def _guard(host: Host, stop_all: Callable[[str, str], None]) -> IsolationGuard:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from ..address import Range
+from ..address import MIB, Hpa, Range
 from ..errors import MachineError
+from ..images.fdt import MAGIC
 from ..memory.physical import PhysicalMemory
 from .aarch64 import OPERATIONS
 from .board import Board
 from .core import Core
 from .emulator import OWN_QEMU, Emulator
-from .process import Child
+from .process import Child, printed
 
 REGISTERS = ("HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1", "VMPIDR_EL2")
 """The order of LOAD's registers."""
 _DUMP_S = 30.0
+_DUMP_RAM = 128 * MIB
+_MAGIC_AND_SIZE = 8
 
 
 class Context(IntEnum):
@@ -160,16 +164,34 @@ def board_tree(
         MachineError: it made none.
     """
     program = emulator.program(ArmBoard.PROGRAM, ArmBoard.PACKAGE)
-    with TemporaryDirectory(prefix="stage2-") as folder:
-        file = Path(folder) / "board.dtb"
-        machine = f"{_machine(gic_version)},dumpdtb={file}"
-        command = [*program.command, "-machine", machine, "-cpu", cpu, "-smp", str(cores), "-nodefaults"]
-        child = Child([*command, "-display", "none"])
+    # QEMU puts the tree to the beginning of RAM, before anything runs: nothing is left of it, whoever is killed.
+    ours, theirs = socket.socketpair()
+    log = os.memfd_create("qemu-log", os.MFD_CLOEXEC)
+    with ours, PhysicalMemory([Range.sized(ArmBoard.RAM.start, _DUMP_RAM)], backing="memfd") as memory:
+        assert memory.fileno is not None
+        ram = f"memory-backend-file,id=ram,size={_DUMP_RAM},mem-path=/proc/self/fd/{memory.fileno},share=on"
+        command = [
+            *program.command, "-machine", f"{_machine(gic_version)},memory-backend=ram", "-object", ram,
+            "-m", str(_DUMP_RAM >> 20), "-cpu", cpu, "-smp", str(cores), "-accel", "tcg", "-S", "-nodefaults",
+            "-display", "none", "-chardev", f"socket,id=ask,fd={theirs.fileno()}", "-mon", "chardev=ask,mode=control",
+        ]  # fmt: skip
         try:
-            child.wait(_DUMP_S)
+            with theirs:
+                child = Child(command, keep=(memory.fileno, theirs.fileno()), log=log)
+            try:
+                # It answers when the machine is made, and so the tree.
+                with contextlib.suppress(OSError):
+                    ours.sendall(b'{"execute": "qmp_capabilities"} {"execute": "quit"}')
+                if child.wait(_DUMP_S) is None:
+                    late = f"{ArmBoard.PROGRAM} did not answer within {_DUMP_S:g} s (device tree){printed(log)}"
+                    raise MachineError(late)
+            finally:
+                child.end()
+            header = memory.read(Hpa(memory.base), _MAGIC_AND_SIZE)
+            if int.from_bytes(header[:4]) == MAGIC:
+                return memory.read(Hpa(memory.base), int.from_bytes(header[4:8]))
+            said = printed(log)
         finally:
-            child.end()
-        try:
-            return file.read_bytes()
-        except OSError:
-            raise MachineError(f"{ArmBoard.PROGRAM} made no device tree") from None
+            os.close(log)
+    how = child.how_it_ended()
+    raise MachineError(f"{ArmBoard.PROGRAM} {how} (device tree){said}")

@@ -80,6 +80,7 @@ class Board(QemuMachine):
                 self.MAILBOX + number * mailbox.SIZE,
                 self.PROGRAM,
                 self.said,
+                ended=self.ended,
                 sleeps=False,
                 operations=self.OPERATIONS,
                 lists=Range.sized(self.LISTS.start + number * share, share),

@@ -33,6 +33,7 @@ class Core:
         at: HPA of its mailbox.
         program: the emulator's name, for messages.
         said: what the emulator has printed, for messages.
+        ended: how it ended, for messages.
         sleeps: whether the monitor sleeps until a byte comes back through the door; otherwise it watches ACKNOWLEDGE.
         operations: names of the invalidations that its monitor knows, in its order.
         lists: where lists of owed invalidations are put; None where a guest runs by none of ours.
@@ -46,12 +47,14 @@ class Core:
         program: str,
         said: Callable[[], str],
         *,
+        ended: Callable[[], str] = lambda: "ended",
         sleeps: bool = True,
         operations: Sequence[str] = (),
         lists: Range | None = None,
     ) -> None:
         self.number = number
         self._memory, self._at, self._program, self._said = memory, at, program, said
+        self._ended = ended
         self._sleeps, self._operations, self._lists = sleeps, {name: n for n, name in enumerate(operations)}, lists
         self.door, self._bell = socket.socketpair()
         self._sequence = 0
@@ -150,7 +153,7 @@ class Core:
         except OSError as error:
             raise MachineError(f"{self._program}: {error.strerror}{self._said()}") from None
         if not rung:
-            raise MachineError(f"{self._program} ended ({what}){self._said()}")
+            raise MachineError(f"{self._program} {self._ended()} ({what}){self._said()}")
         self._sequence = self.word(mailbox.SEQUENCE)
         self.waits = True
         if self.word(mailbox.EVENT) == Event.FAILED:

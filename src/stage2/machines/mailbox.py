@@ -76,7 +76,7 @@ class Command(IntEnum):
     START = 5
     """Start the core whose number FLAGS is: it rings its own doorbell."""
     PARK = 6
-    """The guest is done: sleep until there is another command, if ever (RISC-V: it rings first)."""
+    """The guest is done for now: ring, and sleep until there is another command."""
     SAVE = 7
     """Put into GUEST what an exit leaves in the core: its floating point registers and its time."""
     RESTORE = 8

@@ -12,8 +12,15 @@ from collections.abc import Sequence
 from ..errors import HostToolError
 
 _PR_SET_PDEATHSIG = 1
+_LOG_KEPT = 4096
 _END_S = 5.0
 """How long a child that was asked to end may take before it is killed."""
+
+
+def printed(log: int) -> str:
+    """What a child has printed to a file, for the end of a message: nothing, or it after a colon."""
+    text = os.pread(log, _LOG_KEPT, 0).decode(errors="replace").strip()
+    return f": {text}" if text else ""
 
 
 class Child:
@@ -64,10 +71,31 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
+    def how_it_ended(self, seconds: float = 0) -> str:
+        """How it ended, for messages: "ended with code 1", "was killed by signal 9 (SIGKILL)"; "ended" while it runs.
+
+        Args:
+            seconds: how long to wait for its end, when it has let go of us already.
+        """
+        code = self.wait(seconds)
+        if code is None:
+            return "ended"
+        if code >= 0:
+            return f"ended with code {code}"
+        # Whoever has no name for a signal still has its number.
+        names = {one.value: one.name for one in signal.Signals}
+        named = f" ({names[-code]})" if -code in names else ""
+        hint = ", as the host does when its memory runs out" if -code == signal.SIGKILL else ""
+        return f"was killed by signal {-code}{named}{hint}"
+
     def ask_to_end(self) -> None:
         """Ask it to end, and do not wait for that. Harmless when repeated."""
         if self._process.poll() is None:
             self._process.terminate()
+
+    def kill(self) -> None:
+        """Kill it, and do not wait for that. Harmless when repeated."""
+        self._process.kill()
 
     def end(self) -> None:
         """End it: asked first, killed if it does not listen. Harmless when repeated."""

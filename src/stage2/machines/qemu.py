@@ -20,10 +20,11 @@ from . import mailbox
 from .core import COMMAND_S, Core
 from .emulator import OWN_QEMU, Emulator
 from .mailbox import Command
-from .process import Child
+from .process import Child, printed
 
 _START_S = 120.0
-_LOG_KEPT = 4096
+_GONE_S = 5.0
+"""How long a QEMU whose doors are closed may take until it has ended."""
 
 
 class QemuMachine:
@@ -96,7 +97,7 @@ class QemuMachine:
 
     def make_cores(self) -> list[Core]:
         """The machine's cores, none of which runs yet."""
-        return [Core(0, self.memory, self.MAILBOX, self.PROGRAM, self.said)]
+        return [Core(0, self.memory, self.MAILBOX, self.PROGRAM, self.said, ended=self.ended)]
 
     def prepare(self) -> None:
         """Put the monitor, and whatever it needs, into memory; nothing runs yet."""
@@ -126,8 +127,11 @@ class QemuMachine:
 
     def said(self) -> str:
         """What QEMU has printed, for the end of a message."""
-        text = os.pread(self._log, _LOG_KEPT, 0).decode(errors="replace").strip()
-        return f": {text}" if text else ""
+        return printed(self._log)
+
+    def ended(self) -> str:
+        """How QEMU ended, for the middle of a message."""
+        return "ended" if self._child is None else self._child.how_it_ended(_GONE_S)
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,11 @@ class QemuMachine:
     def version(self) -> str:
         """QEMU's version: `7.2.22`."""
         return self._program.version
+
+    def kill(self) -> None:
+        """End QEMU at once, from any thread; whoever waits for it gets a MachineError. Harmless when repeated."""
+        if self._child is not None:
+            self._child.kill()
 
     def close(self) -> None:
         """End QEMU and give everything back. Harmless when repeated."""

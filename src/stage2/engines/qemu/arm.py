@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...address import Gpa, Gva
+from ...errors import EngineError
 from ...flags import Access
 from ...formats.arm.esr_fields import DABT_LOWER, IABT_LOWER
 from ...formats.arm.fault_status import ARM_LAST_LEVEL, EXTERNAL_ABORT, encode_status, fault_status
-from ...formats.arm.instruction import load_store
+from ...formats.arm.instruction import LoadStore, load_store
 from ...formats.arm.stage1_control import SCTLR_RES1
 from ...formats.arm.stage2_control import HCR_TSC, stage_2_registers
 from ...formats.arm.syndromes import encode_abort, report
@@ -21,7 +22,7 @@ from ...space.faults import FaultResult
 from ...tables.result import Fault
 from ...vm.exits import MemoryFault
 from ...vm.gic.v2 import GicV2
-from ...vm.psci import MASK_64, Psci
+from ...vm.psci import Psci
 from ...vm.vm import Vm
 from . import arm_interrupts
 from .arm_interrupts import ArmInterrupts
@@ -37,7 +38,16 @@ _HVC, _SMC = 0x16, 0x17
 _S1PTW, _WNR = 1 << 7, 1 << 6
 _FIPA = 0xFF_FFFF_FFFF_F0
 _ZERO_REGISTER = 31
+_VECTORS = range(0, 0x800, 0x80)
+"""Where the entries of a vector table are (DDI 0487 D1.3, "Exception vectors")."""
 _MPIDR_RES1 = 1 << 31
+
+
+def unhandled(exit_: Exit) -> str:
+    """An exception that the engine does not deal with, in a sentence with its registers."""
+    said = report(exit_.esr, exit_.far, exit_.hpfar)
+    registers = f"ESR_EL2 {exit_.esr:#x}, FAR_EL2 {exit_.far:#x}, HPFAR_EL2 {exit_.hpfar:#x}"
+    return f"{said.title} at PC {exit_.pc:#x} ({registers}): {said.sentences[0]}"
 
 
 class ArmQemu(SavedQemuVm[ArmBoard]):
@@ -51,6 +61,11 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
     ARCH = "aarch64"
 
     def __init__(self, vm: Vm, board: ArmBoard, cores: Sequence[Core], *, console: bool, owns_controller: bool) -> None:
+        if vm.gic is not None and not isinstance(vm.gic, GicV2):
+            raise EngineError(
+                f"VM {vm.name} has an emulated GICv3, which the qemu engine does not drive: emulate a GICv2, or pass "
+                "the board's through"
+            )
         super().__init__(vm, board, cores, console=console)
         self._owns_controller = owns_controller
         vm.machine = self
@@ -102,8 +117,7 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
                 return None
         else:
             self._is(core, "exception", esr=exit_.esr, pc=exit_.pc)
-            said = report(exit_.esr, exit_.far, exit_.hpfar)
-            return "stopped", f"{said.title} (ESR_EL2 {exit_.esr:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
+            return "stopped", unhandled(exit_)
         self._go_on(core)
         return None
 
@@ -183,6 +197,22 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
         if self._interrupts is not None:
             self._interrupts.begin_anew()
 
+    # --- exceptions of its own ---
+
+    def _stopped(self, fault: MemoryFault, result: FaultResult) -> Ended:
+        exit_, reason = super()._stopped(fault, result)
+        core = self.cores[fault.vcpu]
+        vectors = core.guest(Context.VBAR_EL1)
+        if fault.access is Access.FETCH and fault.pc - vectors in _VECTORS:
+            # What it is about happened before: the guest has no handler, as an image that is none of a kernel.
+            esr, far, pc = (core.guest(one) for one in (Context.ESR_EL1, Context.FAR_EL1, Context.ELR_EL1))
+            said = report(esr, far, el=1)
+            reason += (
+                f", the guest's own exception vector (VBAR_EL1 {vectors:#x}), after {said.title} at PC {pc:#x}"
+                f" (ESR_EL1 {esr:#x}, FAR_EL1 {far:#x}): {said.sentences[0]}"
+            )
+        return exit_, reason
+
     # --- refused accesses --------------------------------------------------------------------------------------
 
     def _abort(self, core: Core, exit_: Exit) -> Ended | None:
@@ -201,26 +231,21 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
         refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.far), access, exit_.pc, fault)
         return self._refused(core, refused, known=load_store(exit_.esr) is not None)
 
-    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
-        access = load_store(self._exit.esr)
-        assert access is not None, "the base asks for known ones only"
-        value = 0 if not access.write or access.register == _ZERO_REGISTER else core.guest(access.register)
-        answer = self._on_bus(fault, result, access.width, value)
-        if isinstance(answer, tuple):
-            return answer
-        self._step_over(core, answer)
-        return None
+    def _operand(self, core: Core) -> tuple[int, int]:
+        access = self._access()
+        stored = access.write and access.register != _ZERO_REGISTER
+        return access.width, core.guest(access.register) if stored else 0
 
-    def _discard(self, core: Core, fault: MemoryFault) -> None:
-        self._step_over(core, MASK_64)
-
-    def _step_over(self, core: Core, value: int) -> None:
-        """The access is made; a load gets a value, extended as its instruction says."""
-        access = load_store(self._exit.esr)
-        assert access is not None, "the base asks for known ones only"
+    def _complete(self, core: Core, value: int) -> None:
+        access = self._access()
         if not access.write and access.register != _ZERO_REGISTER:
             core.set_guest(access.register, access.extended(value & (1 << 8 * access.width) - 1))
         core.set_guest(Context.PC, self._exit.pc + 4)
+
+    def _access(self) -> LoadStore:
+        access = load_store(self._exit.esr)
+        assert access is not None, "the base asks for known ones only"
+        return access
 
     def _inject(self, core: Core, fault: MemoryFault) -> None:
         """Give the guest a synchronous external abort (DDI 0487 D1.3, "Exception entry")."""

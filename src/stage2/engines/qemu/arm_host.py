@@ -79,16 +79,20 @@ def open_arm(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     owner = _console_owner(host.vms)
     version = gic_version(vm.space.memory_regions for vm in host.vms)
     board = ArmBoard(host.memory, cores=cores, gic_version=version)
-    return board, [
-        ArmQemu(
-            vm,
-            board,
-            [board.cores[core] for core in vm.cores],
-            console=vm is owner,
-            owns_controller=_has(vm, _DISTRIBUTOR),
-        )
-        for vm in host.vms
-    ]
+    try:
+        return board, [
+            ArmQemu(
+                vm,
+                board,
+                [board.cores[core] for core in vm.cores],
+                console=vm is owner,
+                owns_controller=_has(vm, _DISTRIBUTOR),
+            )
+            for vm in host.vms
+        ]
+    except BaseException:
+        board.close()
+        raise
 
 
 def gic_version(regions: Iterable[Iterable[MemoryRegion]]) -> int:

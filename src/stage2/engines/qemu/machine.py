@@ -32,7 +32,10 @@ from ..resting import Resting
 ENGINE = "qemu"
 _LOOK_S = 0.5
 """How long the thread waits before it looks again whether QEMU is there."""
+_RUNG_S = 5.0
+"""How long a core may take to ring after it was kicked."""
 
+_ONES = (1 << 64) - 1
 _KINDS = {Action.RETRY: "memory fault", Action.EMULATE: "device access"}
 """What an access that stage 2 refused is called in the log, by what is done about it."""
 
@@ -91,7 +94,9 @@ class QemuVm(ABC, Generic[AnyBoard]):
                 self._entered = True
                 self._start()
             exit_, reason = self._loop()
-            self._park()
+            # How it ended stays so where QEMU is lost afterwards.
+            with contextlib.suppress(MachineError):
+                self._park()
         except MachineError as error:
             exit_, reason = self._stop_exit or ("error", str(error))
         finally:
@@ -190,6 +195,24 @@ class QemuVm(ABC, Generic[AnyBoard]):
                 return
             self.vm.console.write(text)
 
+    def _take_until_rung(self, core: Core) -> None:
+        """Take what the guest prints until a core rings: QEMU stands still while nobody takes it.
+
+        Raises:
+            MachineError: it does not ring.
+        """
+        poll = select.poll()
+        poll.register(core.door.fileno(), select.POLLIN)
+        if self._console is not None:
+            poll.register(self._console.fileno(), select.POLLIN)
+        gives_up = time.monotonic() + _RUNG_S
+        while time.monotonic() < gives_up:
+            rung = [descriptor for descriptor, _ in poll.poll(_LOOK_S * 1000)]
+            self._take_console()
+            if core.door.fileno() in rung:
+                return
+        raise MachineError(f"{self.board.PROGRAM} did not answer within {_RUNG_S:g} s (park)")
+
     def _park(self) -> None:
         """Let the cores that wait for us rest. One that runs is ended with the board."""
         for core in self.cores:
@@ -257,12 +280,13 @@ class QemuVm(ABC, Generic[AnyBoard]):
         """Deal with an exit, and let the core run on unless a result ends the run."""
 
     @abstractmethod
-    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
-        """Let the device bus make an access whose instruction is known, and step over it."""
+    def _operand(self, core: Core) -> tuple[int, int]:
+        """Of an access whose instruction is known: how many bytes it is, and what a write stores (0 of a read)."""
 
     @abstractmethod
-    def _discard(self, core: Core, fault: MemoryFault) -> None:
-        """Step over an access: a read gets ones."""
+    def _complete(self, core: Core, value: int) -> None:
+        """Such an access was made for the guest: a read gets a value, of which its width counts, and the instruction is
+        over."""
 
     @abstractmethod
     def _inject(self, core: Core, fault: MemoryFault) -> None:
@@ -286,12 +310,17 @@ class QemuVm(ABC, Generic[AnyBoard]):
             # Nothing says which register it is about: a bus that answers with an error is all that is left.
             action = Action.INJECT
         if action is Action.EMULATE:
-            return self._emulate(core, fault, result)
+            width, value = self._operand(core)
+            answer = self._on_bus(fault, result, width, value)
+            if isinstance(answer, tuple):
+                return answer
+            self._complete(core, answer)
+            return None
         self.vm.record_violation(fault, action, result)
         if action is Action.STOP:
             return self._stopped(fault, result)
         if action is Action.DISCARD:
-            self._discard(core, fault)
+            self._complete(core, _ONES)
         else:
             self._inject(core, fault)
         return None
@@ -302,20 +331,20 @@ class QemuVm(ABC, Generic[AnyBoard]):
         why = f"; {result.reason}" if result.reason else ""
         return "stopped", f"{what} ({result.resolution.value}: {where}) at PC {fault.pc:#x}{why}"
 
-    def _on_bus(self, fault: MemoryFault, result: FaultResult, width: int, value: int | None) -> int | Ended:
+    def _on_bus(self, fault: MemoryFault, result: FaultResult, width: int, value: int) -> int | Ended:
         """Make an access on the device bus.
 
         Args:
             fault, result: the access.
             width: its bytes.
-            value: what is written; None for a read.
+            value: what is written; of no matter for a read.
 
         Returns:
             What was read (0 for a write), or how the run ends where nobody answers.
         """
         ones = (1 << 8 * width) - 1
         if fault.access is Access.WRITE:
-            answer = 0 if self.vm.bus.write(fault.gpa, width, (value or 0) & ones, fault.vcpu) else None
+            answer = 0 if self.vm.bus.write(fault.gpa, width, value & ones, fault.vcpu) else None
         else:
             answer = self.vm.bus.read(fault.gpa, width, fault.vcpu)
         if answer is not None:

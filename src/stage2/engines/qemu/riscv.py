@@ -9,7 +9,7 @@ from ...address import Gpa, Gva
 from ...flags import Access
 from ...formats.invalidation import Holds, Operation
 from ...formats.outcome import FaultKind
-from ...formats.riscv.instruction import attempted, load_store
+from ...formats.riscv.instruction import LoadStore, attempted, load_store
 from ...formats.riscv.invalidation import MANUAL_SFENCE, hfence_vvma_all
 from ...formats.riscv.registers import stage_2_registers
 from ...formats.riscv.syndromes import (
@@ -21,12 +21,12 @@ from ...formats.riscv.syndromes import (
     VIRTUAL_INSTRUCTION,
     WALK_READS,
     WALK_WRITES,
+    guest_report,
     report,
 )
 from ...hypervisor.time import NANOS_PER_SEC
 from ...machines import mailbox
 from ...machines.core import Core
-from ...machines.mailbox import Command
 from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of, load_rest, save_rest
 from ...space.faults import FaultResult
 from ...tables.result import Fault
@@ -37,6 +37,8 @@ from .machine import Ended
 from .riscv_saved import SPP, UXL_64, enter, problem_of, put, registers_of
 from .saved import SavedQemuVm
 
+_VECTORED = 0b11
+"""The mode in a trap vector's low bits."""
 _SIE, _SPIE = 1 << 1, 1 << 5
 _VSSI, _VSTI, _VSEI = 1 << 2, 1 << 6, 1 << 10
 """Bits of hvip."""
@@ -44,6 +46,13 @@ _A0, _A1 = 10, 11
 _NEVER = (1 << 64) - 1
 _FENCE_I = Operation("FENCE.I", Holds.NOTHING, MANUAL_SFENCE)
 _ACCESSES = {cause: access for access, cause in GUEST_PAGE_FAULTS.items()}
+
+
+def unhandled(exit_: Exit) -> str:
+    """An exception that the engine does not deal with, in a sentence with its registers."""
+    said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
+    registers = f"scause {exit_.scause:#x}, stval {exit_.stval:#x}, htval {exit_.htval:#x}, htinst {exit_.htinst:#x}"
+    return f"{said.title} at PC {exit_.pc:#x} ({registers}): {said.sentences[0]}"
 
 
 class RiscvQemu(SavedQemuVm[RiscvBoard]):
@@ -95,8 +104,7 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
             self._is(core, "kicked")
         else:
             self._is(core, "exception", scause=exit_.scause, pc=exit_.pc)
-            said = report(exit_.scause, exit_.stval, exit_.htval, exit_.htinst)
-            return "stopped", f"{said.title} (scause {exit_.scause:#x}) at PC {exit_.pc:#x}: {said.sentences[0]}"
+            return "stopped", unhandled(exit_)
         self._go_on(core)
         return None
 
@@ -184,10 +192,6 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
         exit_of(core)
         return True
 
-    def _rest_for_good(self) -> None:
-        for core in self.cores:
-            core.command(Command.PARK)
-
     @property
     def _running(self) -> Sequence[bool]:
         return self._started
@@ -215,6 +219,20 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
             core.set_guest(Context.DELTA, cpus[0]["time"] - ours)
             load_rest(core)
 
+    def _stopped(self, fault: MemoryFault, result: FaultResult) -> Ended:
+        exit_, reason = super()._stopped(fault, result)
+        core = self.cores[fault.vcpu]
+        handler = core.guest(Context.VSTVEC) & ~_VECTORED
+        if fault.access is Access.FETCH and fault.pc == handler:
+            # What it is about happened before: the guest has no handler, as an image that is none of a kernel.
+            cause, value, pc = (core.guest(one) for one in (Context.VSCAUSE, Context.VSTVAL, Context.VSEPC))
+            said = guest_report(cause, value)
+            reason += (
+                f", the guest's own trap handler (vstvec), after {said.title} at PC {pc:#x}"
+                f" (vscause {cause:#x}, vstval {value:#x}): {said.sentences[0]}"
+            )
+        return exit_, reason
+
     # --- refused accesses ------------------------------------------------------------------------------------
 
     def _page_fault(self, core: Core, exit_: Exit) -> Ended | None:
@@ -229,26 +247,20 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
         refused = MemoryFault(self.cores.index(core), Gpa(gpa), Gva(exit_.stval), access, exit_.pc, fault)
         return self._refused(core, refused, known=load_store(exit_.htinst, exit_.instruction) is not None)
 
-    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
-        access = load_store(self._exit.htinst, self._exit.instruction)
-        assert access is not None, "the base asks for known ones only"
-        value = core.guest(access.register) if access.write and access.register else 0
-        answer = self._on_bus(fault, result, access.width, value)
-        if isinstance(answer, tuple):
-            return answer
-        self._step_over(core, answer)
-        return None
+    def _operand(self, core: Core) -> tuple[int, int]:
+        access = self._access()
+        return access.width, core.guest(access.register) if access.write and access.register else 0
 
-    def _discard(self, core: Core, fault: MemoryFault) -> None:
-        self._step_over(core, _NEVER)
-
-    def _step_over(self, core: Core, value: int) -> None:
-        """The access is made; a load gets a value, extended as its instruction says."""
-        access = load_store(self._exit.htinst, self._exit.instruction)
-        assert access is not None, "the base asks for known ones only"
+    def _complete(self, core: Core, value: int) -> None:
+        access = self._access()
         if not access.write and access.register:
             core.set_guest(access.register, access.extended(value))
         core.set_guest(Context.PC, self._exit.pc + access.size)
+
+    def _access(self) -> LoadStore:
+        access = load_store(self._exit.htinst, self._exit.instruction)
+        assert access is not None, "the base asks for known ones only"
+        return access
 
     def _inject(self, core: Core, fault: MemoryFault) -> None:
         """Give the guest an access fault, as from a bus that answers with an error."""

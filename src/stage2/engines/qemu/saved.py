@@ -69,13 +69,10 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
         while not self._comes_to_rest():
             for core in self.cores:
                 if not core.waits:
+                    self._take_until_rung(core)
                     self._let_go(core)
-        self._rest_for_good()
-
-    def _rest_for_good(self) -> None:
-        """All cores wait for us, and the guest is done for now."""
         for core in self.cores:
-            core.send(Command.PARK)
+            core.command(Command.PARK)
 
     # --- the dirty log -----------------------------------------------------------------------------------------
 

@@ -38,7 +38,6 @@ from ...machines.vmcb import (
     intercepts,
 )
 from ...machines.x86_board import FLUSH_BY_ASID, MSR_MAP, PORT_MAP, X86Board
-from ...space.faults import FaultResult
 from ...space.region import MemoryRegion
 from ...tables.result import Fault, Mapped
 from ...vm.exits import MemoryFault
@@ -52,7 +51,7 @@ from .x86_instruction import LONGEST, STATUS_FLAGS, Move, Verb, decode
 from .x86_msrs import OWN, READ_ONLY, Msrs
 
 _RAX, _RCX, _RDX, _RBX, _RSP, _RSI = 0, 1, 2, 3, 4, 6
-_MASK_64, _MASK_32 = (1 << 64) - 1, (1 << 32) - 1
+_MASK_32 = (1 << 32) - 1
 _EVERY_INTERCEPT = (
     Exit.NMI, Exit.SMI, Exit.INIT, Exit.CPUID, Exit.INVD, Exit.IOIO, Exit.MSR, Exit.SHUTDOWN,
     *(Exit.VMRUN + n for n in range(7)), Exit.MONITOR, Exit.MWAIT, Exit.MWAIT_ARMED,
@@ -404,18 +403,16 @@ class X86Qemu(QemuVm[X86Board]):
             code += bytes(space.frames.memory.read(found.hpa, size))
         return code
 
-    def _emulate(self, core: Core, fault: MemoryFault, result: FaultResult) -> Ended | None:
-        move = self._move
-        assert move is not None, "the base asks for known ones only"
-        answer = self._on_bus(fault, result, move.width, move.stored(self._register) if move.write else None)
-        if isinstance(answer, tuple):
-            return answer
-        self._make(move, answer)
-        return None
+    def _operand(self, core: Core) -> tuple[int, int]:
+        move = self._known()
+        return move.width, move.stored(self._register) if move.write else 0
 
-    def _discard(self, core: Core, fault: MemoryFault) -> None:
-        if self._move is not None:
-            self._make(self._move, _MASK_64)
+    def _complete(self, core: Core, value: int) -> None:
+        self._make(self._known(), value)
+
+    def _known(self) -> Move:
+        assert self._move is not None, "the base asks for known ones only"
+        return self._move
 
     def _make(self, move: Move, value: int) -> None:
         """The access is made; a load gets a value."""

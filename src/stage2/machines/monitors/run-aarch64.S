@@ -20,6 +20,7 @@
     .equ KICK, 0x48
     .equ SEND, 0x50
     .equ WAITED, 0x58
+    .equ PARKED, 0x78               // not 0: the core sleeps between looks at ACKNOWLEDGE
     .equ GUEST, 0x300
     .equ EL1, 0x108                 // from GUEST on: VBAR, ESR, FAR, ELR, SPSR, SCTLR, TCR, TTBR0, TTBR1, MAIR of EL1
     .equ EXIT,  1                   // event
@@ -109,10 +110,20 @@ event:                              // x28 is SP, x0 the event
 1:  ldr     x0, [x28, #ACKNOWLEDGE]
     cmp     x0, x19
     b.eq    2f
+    ldr     x0, [x28, #PARKED]
+    cbnz    x0, 3f
     yield
     b       1b
+3:  wfi                             // until EL2's timer ticks; one whose interrupts are the guest's sleeps for good
+    bl      tick
+    b       1b
 2:  dmb     ish
-    mrs     x0, cntpct_el0
+    ldr     x0, [x28, #PARKED]
+    cbz     x0, 4f
+    str     xzr, [x28, #PARKED]
+    msr     cntv_ctl_el0, x24
+    msr     cntp_ctl_el0, x25
+4:  mrs     x0, cntpct_el0
     sub     x0, x0, x20
     str     x0, [x28, #WAITED]
     ldr     x0, [x28, #COMMAND]
@@ -143,12 +154,17 @@ start:                              // PSCI CPU_ON (DEN 0022), answered by the b
     smc     #0
     str     x0, [x28, #INFO]
     b       ready
-park:
-    msr     cntv_ctl_el0, xzr
-    msr     cntp_ctl_el0, xzr
-    msr     cnthp_ctl_el2, xzr
-1:  wfi
-    b       1b
+park:                               // its timers would wake the core: they are masked until there is another command
+    mrs     x24, cntv_ctl_el0
+    orr     x0, x24, #2
+    msr     cntv_ctl_el0, x0
+    mrs     x25, cntp_ctl_el0
+    orr     x0, x25, #2
+    msr     cntp_ctl_el0, x0
+    isb
+    mov     x0, #1
+    str     x0, [x28, #PARKED]
+    b       ready
 save:                               // the registers of EL1 and EL0 that an exit leaves in the core, and its time
     add     x2, x28, #REST
     mrs     x0, sp_el0
