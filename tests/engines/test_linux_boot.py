@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from linux_guest import require_linux
 
+from linux_guest import require_linux
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm
 from stage2.engines.run import RunOutcome, run_all

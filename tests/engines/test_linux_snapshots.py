@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from linux_guest import require_linux
 from writer_guest import sum_of
 
+from linux_guest import require_linux
 from stage2.config.load import load_vm
 from stage2.engines.run import machine_for
 from stage2.engines.unicorn.machine import Machine

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from assembler import program
-from linux_guest import GUEST, require_linux
 
+from linux_guest import GUEST, require_linux
 from stage2.cli.named_images import override
 from stage2.config.load import load_vm
 from stage2.engines.run import run_all

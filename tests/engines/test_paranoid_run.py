@@ -7,8 +7,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
-from linux_guest import require_linux
 
+from linux_guest import require_linux
 from stage2.address import Gpa
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from linux_guest import require_linux
 
+from linux_guest import require_linux
 from stage2.address import Gpa
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm

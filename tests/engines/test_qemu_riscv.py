@@ -6,9 +6,9 @@ import threading
 
 import pytest
 from demo_guest import GUESTS
-from linux_guest import require_linux
 from riscv_on_qemu import EXAMPLE, KINDS, require_qemu, run, take_board, with_options
 
+from linux_guest import require_linux
 from stage2.address import Gpa
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from linux_guest import require_linux
 from qemu_guests import EXAMPLES
 from riscv_on_qemu import EXAMPLE
 from saved_on_qemu import linux, on_a_board, running
 
+from linux_guest import require_linux
 from stage2.config.load import load_vm
 from stage2.engines.qemu import arm_saved, riscv_saved
 from stage2.errors import EngineError, SnapshotError

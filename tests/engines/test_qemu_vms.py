@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from linux_guest import require_linux
 from qemu_guests import EXAMPLES, GUESTS, require_qemu, run_files
 
+from linux_guest import require_linux
 from stage2.engines.run import RunOutcome
 
 AROUND = 0x8000

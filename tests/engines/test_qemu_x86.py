@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from linux_guest import require_linux
 
+from linux_guest import require_linux
 from stage2.cli.run import run as run_command
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from linux_guest import require_linux
 
+from linux_guest import require_linux
 from stage2.address import SIZE_2M, Gpa, Hpa, Range
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm
