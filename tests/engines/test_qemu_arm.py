@@ -15,6 +15,7 @@ from stage2.address import Gpa
 from stage2.config.document import parse_document
 from stage2.config.load import load_vm
 from stage2.config.regions import PlannedVm, plan_vm
+from stage2.config.stage2_format import named_format
 from stage2.config.vm import read_vm
 from stage2.engines.qemu import arm_host as arm_host_module
 from stage2.engines.qemu.arm_host import arm_host
@@ -40,8 +41,9 @@ def board() -> None:
         pytest.skip("qemu-system-aarch64 is not installed")
 
 
-def run(config: PlannedVm, populate: Populate, *, paranoid: bool = False) -> RunOutcome:
-    options = Options(populate, 4096 if populate is Populate.LAZY else None, shared_memory=True)
+def run(config: PlannedVm, populate: Populate, *, paranoid: bool = False, fmt: str | None = None) -> RunOutcome:
+    smallest = 4096 if populate is Populate.LAZY and fmt is None else None
+    options = Options(populate, smallest, None if fmt is None else named_format(fmt), shared_memory=True)
     platform, tree = arm_host([config])
     with build([config], platform=platform, options=options) as host:
         (vm,) = host.vms
@@ -85,6 +87,20 @@ def test_pages_become_blocks_while_linux_runs() -> None:
     assert sum(report.promotions.values()) > 0
     # What is passed through is some blocks too; those of memory are more.
     assert report.leaves[0x20_0000] >= sum(report.promotions.values())
+
+
+@pytest.mark.parametrize(
+    "fmt", ["arm-s2-4k-40-4level", "arm-s2-4k-48", "arm-s2-16k-40", "arm-s2-64k-40", "arm-s2-4k-52-lpa2"]
+)
+def test_linux_boots_by_tables_of_every_granule_and_number_of_levels(fmt: str) -> None:
+    # Devices of 4 KiB cannot be passed through by larger pages, so these are emulated.
+    config = load_vm(EXAMPLE.with_name("linux-aarch64-emulated.toml"))
+    quiet = replace(config, kernel=replace(config.kernel, cmdline="quiet panic=-1 cryptomgr.notests"))
+    options = replace(config.options, fault_around=0x20_0000)
+    (report,) = run(
+        replace(quiet, extensions=replace(config.extensions, options=options)), Populate.LAZY, fmt=fmt
+    ).reports
+    assert (report.exit, report.format) == ("off", fmt), report.reason
 
 
 GICV2 = """\

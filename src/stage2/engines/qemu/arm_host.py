@@ -10,12 +10,16 @@ from ...address import GIB, MIB, Range, align_up
 from ...config.platform import PlatformConfig, default_platform
 from ...config.regions import PlannedVm
 from ...config.vm import VmConfig
+from ...errors import EncodingError
+from ...formats import family_of
+from ...formats.record import Format
 from ...images.fdt import parse
 from ...images.host_platform import platform_of
 from ...images.host_tree import HostTree
 from ...images.tree_file import TreeFile
 from ...machines.arm_board import ArmBoard, board_tree
 from ...machines.board import Board
+from ...processor import parse as parse_processor
 from ...space.region import MemoryRegion
 from ...vm.host import Host
 from ...vm.vm import Vm
@@ -27,6 +31,9 @@ BOARD = "virt board"
 _HYPERVISORS = ("pcie", "fw-cfg", "flash", "platform-bus")
 """Nodes of the board that no guest is given, by the name before the unit address."""
 _LOW = 0xFFFF_FFFF
+_CPUS, _ANY_TABLES = (ArmBoard.CPU, "neoverse-n1"), "max,sve=off,sme=off,pauth=off"
+"""Cores that a board may have, the usual one first; the last has all tables that QEMU knows, and nothing that EL2 would
+have to open for a guest first."""
 _CPU_INTERFACE = Range.sized(0x801_0000, 0x1000)
 """Of a GICv2."""
 _DISTRIBUTOR = Range.sized(0x800_0000, 0x1_0000)
@@ -78,7 +85,7 @@ def open_arm(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """
     owner = _console_owner(host.vms)
     version = gic_version(vm.space.memory_regions for vm in host.vms)
-    board = ArmBoard(host.memory, cores=cores, gic_version=version)
+    board = ArmBoard(host.memory, cores=cores, gic_version=version, cpu=_cpu_for(host.vms))
     try:
         return board, [
             ArmQemu(
@@ -93,6 +100,20 @@ def open_arm(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     except BaseException:
         board.close()
         raise
+
+
+def _cpu_for(vms: Sequence[Vm]) -> str:
+    """QEMU's name of a CPU that has the stage-2 tables of all VMs."""
+    formats = {vm.space.format for vm in vms}
+    return next((cpu for cpu in _CPUS if all(_has_tables(cpu, fmt) for fmt in formats)), _ANY_TABLES)
+
+
+def _has_tables(cpu: str, fmt: Format) -> bool:
+    try:
+        family_of(fmt).controls(fmt, parse_processor(cpu, "aarch64"))
+    except EncodingError:
+        return False
+    return True
 
 
 def gic_version(regions: Iterable[Iterable[MemoryRegion]]) -> int:
