@@ -35,7 +35,7 @@ MEMBERS = [
     "Gva", "Host", "Hpa", "Hva", "IsolationError", "IsolationGuard", "MapType", "Mapped", "Mapping", "MappingFlags",
     "MemoryRegion", "MemoryType", "NotMappedError", "Options", "OutOfMemoryError", "OverlapError",
     "OwedInvalidationsWarning", "Owner", "OwnerKind", "OwnerMap", "PageTable", "PhysicalMemory", "Populate",
-    "Processor", "Proof", "Range", "Regime", "Resolution", "ReverseMap", "Stage2Error", "Step", "Theorem",
+    "Processor", "Proof", "Range", "Regime", "Resolution", "ReverseMap", "Snapshot", "Stage2Error", "Step", "Theorem",
     "TimeValue", "TimerList", "TwoStageBatch", "ViolationPolicy", "Vm", "VmmTimerEvent", "Walk", "Witness",
     "__version__", "build", "by_name", "cancel_timer", "check_events", "explain_stage", "explain_two_stage",
     "load_images", "load_platform", "load_vm", "read_images", "register_by_name", "register_timer", "reverse",

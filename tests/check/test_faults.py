@@ -230,7 +230,7 @@ def test_a_file_that_cannot_be_written_is_one_error_and_stays_as_it_is(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     assert call(["check", "--fix", "vm.toml"]) == 2
     assert capsys.readouterr().err == "stage2: error: vm.toml: cannot be written: No space left on device\n"
     assert (Path("vm.toml").read_bytes(), sorted(path.name for path in folder.iterdir())) == (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,12 @@ class Options:
     shared_memory: bool = False
     as_declared: bool = False
     fault_around: FaultAround | None = None
+
+    def __repr__(self) -> str:
+        said = [
+            f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if getattr(self, one.name) != one.default
+        ]
+        return f"Options({', '.join(said)})"
 
 
 class Host(SelfDrawn):

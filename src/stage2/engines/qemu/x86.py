@@ -9,7 +9,7 @@ from ...errors import EngineError, MachineError
 from ...flags import Access, MappingFlags, MapType
 from ...formats.invalidation import Operation
 from ...formats.outcome import FaultKind
-from ...formats.x86 import longmode
+from ...formats.x86 import longmode, paging
 from ...formats.x86.paging import EFER_LMA, OTHER, mode_of
 from ...formats.x86.registers import stage_2_registers
 from ...formats.x86.syndromes import DOUBLE_FAULT, GENERAL_PROTECTION, INVALID_OPCODE, nested_page_fault
@@ -67,8 +67,9 @@ _PC_PORTS = (
 them leads to memory; PCI configuration, DMA and firmware's ports do, and are nobody's."""
 _FLUSH_ALL, _FLUSH_THIS = 1, 3
 """TLB_CONTROL (APM 15.16.1)."""
-_CR0_PROTECTED, _CR0_LONG, _CR4_LONG = 0x11, 0x8000_0031, 0x20
-_EFER_LONG, _SVME = 0xD00, 1 << 12
+_CR0_PROTECTED = paging.CR0_PE | paging.CR0_ET
+_CR0_LONG, _CR4_LONG = _CR0_PROTECTED | paging.CR0_NE | paging.CR0_PG, paging.CR4_PAE
+_EFER_LONG = paging.EFER_LME | paging.EFER_LMA | paging.EFER_NXE
 """EFER.LME, LMA and NXE; Linux begins on other CPUs by tables of its own that have NX set."""
 _FLAGS = 2
 _PAT = 0x0007_0406_0007_0406
@@ -182,7 +183,7 @@ class X86Qemu(QemuVm[X86Board]):
         block.set_segment(Segment.GDTR, 0, 0, len(linux_x86.GDT_BYTES) - 1, linux_x86.GDT)
         for field, value in (
             (Field.CR0, _CR0_LONG), (Field.CR3, linux_x86.TABLES), (Field.CR4, _CR4_LONG),
-            (Field.EFER, _EFER_LONG | _SVME),
+            (Field.EFER, _EFER_LONG | paging.EFER_SVME),
         ):  # fmt: skip
             block.set(field, value)
 
@@ -191,7 +192,7 @@ class X86Qemu(QemuVm[X86Board]):
         self._segments(block, 0x08, CODE_32, 0x10)
         block.set_segment(Segment.GDTR, 0, 0, 0)
         block.set(Field.CR0, _CR0_PROTECTED)
-        block.set(Field.EFER, _SVME)
+        block.set(Field.EFER, paging.EFER_SVME)
 
     def _segments(self, block: Vmcb, code: int, attributes: int, data: int) -> None:
         block.set_segment(Segment.CS, code, attributes, _FLAT)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ...formats.x86.paging import CR4_OSXSAVE
+
 SIGNATURE = b"STAGE2\0\0\0\0\0\0"
 """Of the hypervisor, leaf 4000_0000."""
 _FEATURES, _STRUCTURED, _HYPERVISOR, _EXTENDED, _SVM = 1, 7, 0x4000_0000, 0x8000_0001, 0x8000_000A
 _MWAIT = 5
 _OSXSAVE = 1 << 27
-_CR4_OSXSAVE = 1 << 18
 _HIDDEN_1_ECX = 1 << 3 | 1 << 5 | 1 << 21 | 1 << 24
 """MONITOR, VMX, x2APIC, and the local APIC's TSC deadline."""
 _HIDDEN_1_EDX = 1 << 7 | 1 << 12 | 1 << 14
@@ -47,7 +48,7 @@ def shown(leaf: int, found: Cpuid, cr4: int) -> Cpuid:
     eax, ebx, ecx, edx = found
     if leaf == _FEATURES:
         ecx = ecx & ~(_HIDDEN_1_ECX | _OSXSAVE) | _HYPERVISOR_PRESENT
-        ecx |= _OSXSAVE if cr4 & _CR4_OSXSAVE else 0
+        ecx |= _OSXSAVE if cr4 & CR4_OSXSAVE else 0
         return Cpuid(eax, ebx, ecx, edx & ~_HIDDEN_1_EDX)
     if leaf == _STRUCTURED:
         return Cpuid(eax, ebx & ~_HIDDEN_7_EBX, ecx & ~_HIDDEN_7_ECX, edx)

@@ -15,8 +15,8 @@ LONGEST = 15
 _SEGMENTS = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
 _OPERAND_SIZE, _ADDRESS_SIZE, _REPEATS = 0x66, 0x67, (0xF2, 0xF3)
 _MASK_64 = (1 << 64) - 1
-_CF, _PF, _AF, _ZF, _SF, _OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
-STATUS_FLAGS = _CF | _PF | _AF | _ZF | _SF | _OF
+_CF, _PARITY, _AF, _ZF, _SF, _OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
+STATUS_FLAGS = _CF | _PARITY | _AF | _ZF | _SF | _OF
 
 
 class Verb(Enum):
@@ -60,7 +60,8 @@ class Move:
         """The operand that is not in memory."""
         if self.register is None:
             return self.immediate
-        return register(self.register) >> (8 if self.high else 0) & (1 << 8 * self.width) - 1
+        ones = (1 << 8 * self.width) - 1
+        return register(self.register) >> (8 if self.high else 0) & ones
 
     def flags(self, value: int, other: int) -> int:
         """The status flags after TEST or CMP of a memory operand with the other one."""
@@ -78,7 +79,7 @@ class Move:
             found |= _OF if (first ^ second) & (first ^ result) & top else 0
         found |= 0 if result else _ZF
         found |= _SF if result & top else 0
-        return found | (0 if (result & 0xFF).bit_count() & 1 else _PF)
+        return found | (0 if (result & 0xFF).bit_count() & 1 else _PARITY)
 
     def stored(self, register: Callable[[int], int]) -> int:
         """What a store stores."""

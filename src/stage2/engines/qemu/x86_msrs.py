@@ -5,6 +5,7 @@ AMD APM Vol. 2, appendix A "MSR Cross-Reference" and 15.11 "MSR Intercepts".
 
 from __future__ import annotations
 
+from ...formats.x86 import paging
 from ...formats.x86.paging import CR0_PG, EFER_LMA, EFER_LME
 from ...machines.vmcb import Field, Vmcb
 
@@ -17,9 +18,9 @@ OWN = (
 """What the processor keeps for the guest: VMLOAD and VMSAVE swap it, or the monitor uses none of it."""
 READ_ONLY = (0x10,)
 """The time-stamp counter, which measures the monitor's waits too."""
-_APIC_BASE, _TSC, _TSC_ADJUST, _PAT, _EFER = 0x1B, 0x10, 0x3B, 0x277, 0xC000_0080
-_SVME = 1 << 12
-_EFER_FREE = 1 << 0 | 1 << 8 | 1 << 11 | 1 << 14
+_APIC_BASE, _TSC, _TSC_ADJUST, _PAT, _EXTENDED_FEATURES = 0x1B, 0x10, 0x3B, 0x277, 0xC000_0080
+"""Numbers of MSRs; the last is EFER's."""
+_EFER_FREE = paging.EFER_SCE | paging.EFER_LME | paging.EFER_NXE | paging.EFER_FFXSR
 """SCE, LME, NXE and FFXSR."""
 _APIC_BASE_VALUE, _FIRST_CPU = 0xFEE0_0000 | 1 << 11, 1 << 8
 """Enabled: where the board has it, which a guest cannot change."""
@@ -41,8 +42,8 @@ class Msrs:
 
     def read(self, number: int) -> int | None:
         """The value; None where RDMSR is to fail."""
-        if number == _EFER:
-            return self._vmcb.get(Field.EFER) & ~_SVME
+        if number == _EXTENDED_FEATURES:
+            return self._vmcb.get(Field.EFER) & ~paging.EFER_SVME
         if number == _PAT:
             return self._vmcb.get(Field.G_PAT)
         if number == _APIC_BASE:
@@ -51,12 +52,12 @@ class Msrs:
 
     def write(self, number: int, value: int) -> bool:
         """Whether WRMSR may do it."""
-        if number == _EFER:
-            paging = self._vmcb.get(Field.CR0) & CR0_PG
-            if value & ~(_EFER_FREE | EFER_LMA) or (paging and (value ^ self._vmcb.get(Field.EFER)) & EFER_LME):
+        if number == _EXTENDED_FEATURES:
+            translates = self._vmcb.get(Field.CR0) & CR0_PG
+            if value & ~(_EFER_FREE | EFER_LMA) or (translates and (value ^ self._vmcb.get(Field.EFER)) & EFER_LME):
                 return False
             # LMA is the processor's to set; without SVME VMRUN would refuse the guest.
-            self._vmcb.set(Field.EFER, value & _EFER_FREE | self._vmcb.get(Field.EFER) & EFER_LMA | _SVME)
+            self._vmcb.set(Field.EFER, value & _EFER_FREE | self._vmcb.get(Field.EFER) & EFER_LMA | paging.EFER_SVME)
             return True
         if number == _PAT:
             if any(kind in (2, 3) or kind > 7 for kind in value.to_bytes(8, "little")):

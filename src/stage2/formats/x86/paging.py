@@ -10,11 +10,15 @@ from . import longmode
 
 CR0_WP_SHIFT = 16
 CR0_PE, CR0_WP, CR0_PG = 1 << 0, 1 << CR0_WP_SHIFT, 1 << 31
+CR0_ET, CR0_NE = 1 << 4, 1 << 5
+"""An x87 is there, and reports errors by exceptions."""
 CR4_SMEP_SHIFT = 20
 """SMEP, and SMAP above it."""
 CR4_PAE, CR4_LA57, CR4_SMEP, CR4_SMAP, CR4_PKE = 1 << 5, 1 << 12, 1 << CR4_SMEP_SHIFT, 1 << 21, 1 << 22
 EFER_NXE_SHIFT = 11
 EFER_LME, EFER_LMA, EFER_NXE = 1 << 8, 1 << 10, 1 << EFER_NXE_SHIFT
+EFER_SCE, EFER_SVME, EFER_FFXSR = 1 << 0, 1 << 12, 1 << 14
+CR4_OSXSAVE = 1 << 18
 EFLAGS_AC = 1 << 18
 ROOT = 0x000F_FFFF_FFFF_F000
 """CR3's bits of the root table; below them are PWT, PCD or the PCID."""

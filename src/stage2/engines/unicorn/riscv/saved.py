@@ -17,8 +17,8 @@ _OWN_CSRS = {"stvec": 64, "scounteren": 32, "sscratch": 64, "sepc": 64, "scause"
 """CSRs behind which stands a register of their own, and their bits."""
 _FLOATS_ON = 3 << 13
 """mstatus.FS: without it fcsr cannot be reached."""
-_MSTATUS = 1 << 1 | 1 << 5 | 1 << 8 | 3 << 13 | 1 << 18 | 1 << 19 | 1 << 63
-"""SIE, SPIE, SPP, FS, SUM, MXR and SD: what a supervisor may change (Privileged, "sstatus")."""
+_OF_SUPERVISOR = 1 << 1 | 1 << 5 | 1 << 8 | 3 << 13 | 1 << 18 | 1 << 19 | 1 << 63
+"""SIE, SPIE, SPP, FS, SUM, MXR and SD: what a supervisor may change of mstatus (Privileged, "sstatus")."""
 _INTERRUPTS = 1 << 1 | 1 << 5 | 1 << 9
 """The supervisor's software, timer and external interrupts."""
 
@@ -74,7 +74,7 @@ def hart_registers(uc: Any, cpu: abi.RiscvAbi) -> list[Register]:
 
         return Register(name, get, put, bits)
 
-    fixed = cpu.get(abi.ENV_MSTATUS) & ~_MSTATUS
+    fixed = cpu.get(abi.ENV_MSTATUS) & ~_OF_SUPERVISOR
     return [
         *(private(f"x{number}", abi.ENV_GPR + 8 * number) for number in range(1, 32)),
         *(public(f"f{number}", f"F{number}") for number in range(32)),
@@ -97,6 +97,6 @@ def hart_registers(uc: Any, cpu: abi.RiscvAbi) -> list[Register]:
             "mstatus",
             partial(cpu.get, abi.ENV_MSTATUS),
             partial(cpu.set, abi.ENV_MSTATUS),
-            allows=lambda value: value & ~_MSTATUS == fixed,
+            allows=lambda value: value & ~_OF_SUPERVISOR == fixed,
         ),
     ]
