@@ -203,15 +203,15 @@ def test_ctrl_c_ends_a_run_whose_qemu_stands_still_before_it_is_up(start: Start,
     run = start([spinning(tmp_path, "aarch64")], entered=False)
     os.kill(run.qemu, signal.SIGSTOP)
 
-    def interrupted() -> bool:
-        # One that arrives while Python starts a process is lost; people press again.
+    for _ in range(2):
         run.process.send_signal(signal.SIGINT)
-        return run.process.poll() is not None
-
-    until(interrupted, "the run goes on")
-    code, errors = run.ended()
-    assert code in (130, -signal.SIGINT)
-    assert "Traceback" not in errors
+        try:
+            run.process.wait(30)
+            break
+        except subprocess.TimeoutExpired:
+            # Seen once on a very busy machine, its cause unknown: people press again.
+            continue
+    assert run.ended() == (130, "")
 
 
 def test_the_second_ctrl_c_ends_even_the_wait_for_a_qemu_that_stands_still(start: Start, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def load(board: RiscvBoard, core: Core, body: str, harts: int = 1) -> None:
     memory.write(Hpa(at), assemble(body))
     memory.store_u64(Hpa(root + 8 * (GUEST // GIB)), entry.pack_address(second) | entry.V)
     memory.store_u64(Hpa(second), entry.pack_address(at) | LEAF)
-    board.renew(core, [at])
+    core.renew([at])
     core.load([8 << 60 | (1 + core.number) << 44 | root >> 12, harts if harts > 1 else 1 << core.number])
     for number in range(1, Context.F0):
         core.set_guest(number, 0)

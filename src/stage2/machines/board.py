@@ -8,13 +8,10 @@ deals with an exit the core watches ACKNOWLEDGE; a guest that waits for an inter
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from ..address import Hpa, Range
+from ..address import Range
 from ..errors import EncodingError
 from ..memory.physical import PhysicalMemory
 from . import mailbox
@@ -101,23 +98,6 @@ class Board(QemuMachine):
         for core in self.cores[1:]:
             self.cores[0].command(Command.START, flags=core.number)
             core.wait(COMMAND_S, f"start of core {core.number}")
-
-    def renew(self, core: Core, pages: Sequence[int]) -> None:
-        """Let QEMU forget the code that it has translated from pages which Python has changed.
-
-        Args:
-            core: one that waits for us.
-            pages: their HPAs.
-
-        Raises:
-            MachineError: the machine is lost.
-        """
-        share = self.LISTS.size // self.CORES_MOST
-        at = self.LISTS.start + share * core.number
-        for start in range(0, len(pages), share // 8):
-            part = pages[start : start + share // 8]
-            self.memory.write(Hpa(at), np.array(part, np.uint64))
-            core.command(Command.RENEW, list=at, count=len(part))
 
     def common_arguments(self, ram: str) -> list[str]:
         """Arguments of every board: RAM, cores, doors and console."""

@@ -15,13 +15,13 @@ import numpy as np
 from ..address import Hpa, Range
 from ..errors import EncodingError, MachineError
 from ..formats.invalidation import Operation
+from ..formats.u64 import MASK_64
 from ..memory.physical import PhysicalMemory
 from . import mailbox
 from .mailbox import Command, Event
 
 COMMAND_S = 120.0
 _EXIT_S = 5.0
-_MASK_64 = (1 << 64) - 1
 
 
 class Core:
@@ -81,7 +81,7 @@ class Core:
         return self._memory.load_u64(Hpa(self._at + offset))
 
     def set_word(self, offset: int, value: int) -> None:
-        self._memory.store_u64(Hpa(self._at + offset), value & _MASK_64)
+        self._memory.store_u64(Hpa(self._at + offset), value & MASK_64)
 
     def guest(self, number: int) -> int:
         """A word of the guest's registers, in the machine's order."""
@@ -172,7 +172,7 @@ class Core:
             number = self._operations.get(operation.name)
             if number is None:
                 raise EncodingError(f"{operation.name} is none of {', '.join(self._operations)}")
-            self._owed += [(number, operand & _MASK_64) for operand in operation.operands()]
+            self._owed += [(number, operand & MASK_64) for operand in operation.operands()]
 
     def flag(self, bits: int) -> None:
         """Set bits of FLAGS for when the guest runs on."""
@@ -209,6 +209,22 @@ class Core:
         del self._owed[: len(now)]
         self._memory.write(Hpa(self._lists.start), np.array(now, mailbox.OPERATION_ENTRY))
         return {"list": self._lists.start, "count": len(now)}
+
+    def renew(self, pages: Sequence[int]) -> None:
+        """Let the emulator forget the code that it has translated from pages which Python has changed; it waits for us.
+
+        Args:
+            pages: their HPAs.
+
+        Raises:
+            MachineError: the machine is lost.
+        """
+        assert self._lists is not None, "only where a guest runs by lists of ours"
+        most = self._lists.size // 8
+        for first in range(0, len(pages), most):
+            part = np.array(pages[first : first + most], np.uint64)
+            self._memory.write(Hpa(self._lists.start), part)
+            self.command(Command.RENEW, list=self._lists.start, count=len(part))
 
     def exit(self) -> None:
         """Take the event that the door told of: a guest's exit. INFO says what it was.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-MASK_64 = (1 << 64) - 1
+from ..formats.u64 import MASK_64
+
 VERSION = 0x8400_0000
 CPU_OFF = 0x8400_0002
 CPU_ON_32, CPU_ON_64 = 0x8400_0003, 0xC400_0003

@@ -14,7 +14,6 @@ from ...formats.arm.stage1_control import SCTLR_RES1
 from ...formats.arm.stage2_control import HCR_TSC, stage_2_registers
 from ...formats.arm.syndromes import encode_abort, report
 from ...formats.outcome import FaultKind
-from ...hypervisor.time import NANOS_PER_SEC
 from ...machines.arm_board import ArmBoard, Context, Exit, RunFlag, Why, exit_of
 from ...machines.core import Core
 from ...machines.mailbox import Command
@@ -59,6 +58,7 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
     """
 
     ARCH = "aarch64"
+    TIME = "cntvct_el0"
 
     def __init__(self, vm: Vm, board: ArmBoard, cores: Sequence[Core], *, console: bool, owns_controller: bool) -> None:
         if vm.gic is not None and not isinstance(vm.gic, GicV2):
@@ -172,12 +172,6 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
     def _running(self) -> Sequence[bool]:
         return [cpu in self._psci.on for cpu in range(len(self.cores))]
 
-    def _nanos(self) -> int:
-        if not self._entered:
-            return 0
-        self.cores[0].command(Command.SAVE)
-        return registers_of(self.cores[0])["cntvct_el0"] * NANOS_PER_SEC // self.board.ticks_per_sec
-
     def _registers_of(self, core: Core) -> dict[str, int]:
         return registers_of(core)
 
@@ -187,9 +181,8 @@ class ArmQemu(SavedQemuVm[ArmBoard]):
     def _put(self, cpus: Sequence[Mapping[str, int]], running: list[bool]) -> None:
         self._psci.on = {cpu for cpu, runs in enumerate(running) if runs}
         first = self.cores[0]
-        first.command(Command.SAVE)
         # The same on all cores, whose counters are one.
-        offset = virtual_offset(first) + registers_of(first)["cntvct_el0"] - cpus[0]["cntvct_el0"]
+        offset = self._saved(first)[self.TIME] + virtual_offset(first) - cpus[0][self.TIME]
         for core, values in zip(self.cores, cpus, strict=True):
             self._load(core)
             put(core, values, offset)

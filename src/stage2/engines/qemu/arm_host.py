@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...address import GIB, MIB, Range, align_up
-from ...config.platform import PlatformConfig, default_platform
+from ...address import Range
+from ...config.platform import PlatformConfig
 from ...config.regions import PlannedVm
 from ...config.vm import VmConfig
 from ...errors import EncodingError
@@ -24,7 +24,7 @@ from ...space.region import MemoryRegion
 from ...vm.host import Host
 from ...vm.vm import Vm
 from .arm import ArmQemu
-from .board import core_count, place
+from .board import board_ram, core_count, machines_on, place
 from .machine import QemuVm
 
 BOARD = "virt board"
@@ -41,8 +41,6 @@ _REDISTRIBUTOR = Range.sized(0x80A_0000, 0x2_0000)
 """Of a GICv3, the first CPU's."""
 _CONSOLE = Range.sized(0x900_0000, 0x1000)
 """The board's serial port."""
-_TABLES = 64 * MIB
-"""Room for tables and everything else of the hypervisor's."""
 
 
 def arm_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
@@ -57,22 +55,14 @@ def arm_host(configs: Sequence[PlannedVm]) -> tuple[PlatformConfig, HostTree]:
         ConfigError: they want more memory than any host has, or cores that the board does not have.
         HostToolError, MachineError: QEMU does not tell its board's tree.
     """
-    wanted = default_platform(configs, "aarch64").memory_size
-    base, own = ArmBoard.RAM.start, ArmBoard.OWN
-    ends = [
-        region.end
-        for config in configs
-        for region in config.plan.regions
-        if region.map_type.is_identity and region.map_type.is_ram
-    ]
-    ram = Range(base, align_up(max([base + own.size + wanted + _TABLES, *ends]), GIB))
+    ram = board_ram(configs, "aarch64", ArmBoard)
     version = gic_version(config.plan.regions for config in configs)
     root = parse(board_tree(cores=core_count(place(configs)), gic_version=version))
     root.children[:] = [node for node in root.children if node.name.partition("@")[0] not in _HYPERVISORS]
     for node in root.children:
         if node.name.startswith("memory@"):
             node.set("reg", [ram.start >> 32, ram.start & _LOW, ram.size >> 32, ram.size & _LOW])
-    tree = HostTree(TreeFile(f"the {BOARD} of {ArmBoard.PROGRAM}", root, (own,)))
+    tree = HostTree(TreeFile(f"the {BOARD} of {ArmBoard.PROGRAM}", root, (ArmBoard.OWN,)))
     return replace(platform_of(tree), platform="qemu-virt", family="qemu-virt"), tree
 
 
@@ -86,20 +76,11 @@ def open_arm(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     owner = _console_owner(host.vms)
     version = gic_version(vm.space.memory_regions for vm in host.vms)
     board = ArmBoard(host.memory, cores=cores, gic_version=version, cpu=_cpu_for(host.vms))
-    try:
-        return board, [
-            ArmQemu(
-                vm,
-                board,
-                [board.cores[core] for core in vm.cores],
-                console=vm is owner,
-                owns_controller=_has(vm, _DISTRIBUTOR),
-            )
-            for vm in host.vms
-        ]
-    except BaseException:
-        board.close()
-        raise
+    return machines_on(
+        board,
+        host,
+        lambda vm, given: ArmQemu(vm, board, given, console=vm is owner, owns_controller=_has(vm, _DISTRIBUTOR)),
+    )
 
 
 def _cpu_for(vms: Sequence[Vm]) -> str:

@@ -37,7 +37,7 @@ def virtual_offset(core: Core) -> int:
 
 def problem_of(values: Mapping[str, int]) -> str | None:
     """What is wrong with registers that a core is to get; None for nothing."""
-    problem = registers_problem(values, NAMES, {})
+    problem = registers_problem(values, NAMES)
     if problem is not None:
         return problem
     state = values["spsr"]

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ...config.platform import PlatformConfig
+from ...address import GIB, MIB, Range, align_up
+from ...config.platform import PlatformConfig, default_platform
 from ...config.regions import PlannedVm
 from ...config.vm import VmConfig
 from ...errors import EncodingError, EngineError, MachineError
 from ...images.host_tree import HostTree
 from ...machines.board import Board
+from ...machines.core import Core
 from ...vm.host import Host
+from ...vm.vm import Vm
 from .machine import QemuVm
 
+_TABLES = 64 * MIB
+"""Room for tables and everything else of the hypervisor's."""
 ARCHITECTURES = ("aarch64", "riscv64", "x86_64")
 """Of the boards that there are."""
 BOARD_FORMATS = {"x86_64": "npt4"}
@@ -42,6 +47,23 @@ def board_host(configs: Sequence[PlannedVm], arch: str) -> tuple[PlatformConfig,
     from .arm_host import arm_host
 
     return arm_host(configs)
+
+
+def board_ram(configs: Sequence[PlannedVm], arch: str, board: type[Board]) -> Range:
+    """RAM of a board that has as much as its VMs need: for their memory, at the addresses that they name, and ours.
+
+    Raises:
+        ConfigError: they want more than any host has.
+    """
+    base = board.RAM.start
+    wanted = default_platform(configs, arch).memory_size
+    ends = [
+        region.end
+        for config in configs
+        for region in config.plan.regions
+        if region.map_type.is_identity and region.map_type.is_mapped
+    ]
+    return Range(base, align_up(max([base + board.OWN.size + wanted + _TABLES, *ends]), GIB))
 
 
 def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tuple[int, ...]]:
@@ -78,16 +100,9 @@ def place(configs: Sequence[VmConfig], most: int = Board.CORES_MOST) -> list[tup
     for which, (vm, number, cores) in enumerate(wanted):
         if not settle(which, set()):
             held = sorted({wanted[found[core]][0].label for core in cores if core in found})
-            where = (
-                "none"
-                if not cores
-                else f"core {cores[0]}"
-                if len(cores) == 1
-                else f"cores {', '.join(str(core) for core in cores)}"
-            )
             raise vm.place.error(
-                f"no core is left for vCPU {number} of {vm.label}: it may run on {where} of the board's {most}, and"
-                f" the qemu engine gives every vCPU a core of its own (there: {', '.join(held) or 'nobody'})"
+                f"no core is left for vCPU {number} of {vm.label}: it may run on {_cores_text(cores)} of the board's "
+                f"{most}, and the qemu engine gives every vCPU a core of its own (there: {', '.join(held) or 'nobody'})"
             )
     cores_of = {which: core for core, which in found.items()}
     numbers = iter(range(len(wanted)))
@@ -159,6 +174,17 @@ def open_machines(host: Host, write: Callable[[str], None] | None = None) -> tup
         for machine in machines:
             machine.log.write_to(write)
     return board, machines
+
+
+def machines_on(
+    board: Board, host: Host, make: Callable[[Vm, list[Core]], QemuVm[Any]]
+) -> tuple[Board, list[QemuVm[Any]]]:
+    """A board with a machine for each VM, by its cores; where one cannot be made, the board is closed."""
+    try:
+        return board, [make(vm, [board.cores[core] for core in vm.cores]) for vm in host.vms]
+    except BaseException:
+        board.close()
+        raise
 
 
 def _cores_text(cores: Sequence[int]) -> str:

@@ -24,7 +24,6 @@ from ...formats.riscv.syndromes import (
     guest_report,
     report,
 )
-from ...hypervisor.time import NANOS_PER_SEC
 from ...machines import mailbox
 from ...machines.core import Core
 from ...machines.riscv_board import PENDING, Context, Exit, RiscvBoard, exit_of, load_rest, save_rest
@@ -59,6 +58,7 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
     """Runs one RISC-V VM."""
 
     ARCH = "riscv64"
+    TIME = "time"
 
     def __init__(self, vm: Vm, board: RiscvBoard, cores: Sequence[Core], *, console: bool) -> None:
         super().__init__(vm, board, cores, console=console)
@@ -195,12 +195,6 @@ class RiscvQemu(SavedQemuVm[RiscvBoard]):
     @property
     def _running(self) -> Sequence[bool]:
         return self._started
-
-    def _nanos(self) -> int:
-        if not self._entered:
-            return 0
-        save_rest(self.cores[0])
-        return self.cores[0].guest(Context.TIME) * NANOS_PER_SEC // self.board.ticks_per_sec
 
     def _registers_of(self, core: Core) -> dict[str, int]:
         return registers_of(core)

@@ -49,7 +49,7 @@ def registers_of(core: Core) -> dict[str, int]:
 
 def problem_of(values: Mapping[str, int]) -> str | None:
     """What is wrong with registers that a hart is to get; None for nothing."""
-    problem = registers_problem(values, {*_NAMES, "user"}, {})
+    problem = registers_problem(values, {*_NAMES, "user"})
     if problem is not None:
         return problem
     for name, allowed in (("hvip", INTERRUPTS), ("vsie", _ENABLED), ("user", 1)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ...address import SIZE_4K
 from ...errors import EngineError, SnapshotError
@@ -31,6 +31,9 @@ T = TypeVar("T")
 class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
     """A VM whose cores can be made to stop."""
 
+    TIME: ClassVar[str]
+    """The register that has the guest's time, in ticks of the board's counter."""
+
     # --- at rest -----------------------------------------------------------------------------------------------
 
     def at_rest(self, work: Callable[[], T]) -> T:
@@ -40,7 +43,7 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
 
     def when(self, nanos: int, work: Callable[[], object]) -> None:
         # The guest's clock is the board's, and that is the host's.
-        left = max(nanos - self.at_rest(self._nanos), 0) / NANOS_PER_SEC
+        left = max(nanos - self.at_rest(lambda: self._nanos_of(self._saved(self.cores[0]))), 0) / NANOS_PER_SEC
         timer = threading.Timer(left, lambda: self.at_rest(work))
         timer.daemon = True
         timer.start()
@@ -115,14 +118,13 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
         return next((one.label for one in regions if one.map_type.is_mapped and not one.map_type.holds_bytes), None)
 
     def save(self) -> MachineState:
-        for core in self.cores:
-            core.command(Command.SAVE)
+        cpus = tuple(self._saved(core) for core in self.cores)
         return MachineState(
             engine=self.ENGINE,
-            nanos=self._nanos(),
+            nanos=self._nanos_of(cpus[0]),
             started=self._entered,
             off=self._off,
-            cpus=tuple(self._registers_of(core) for core in self.cores),
+            cpus=cpus,
             more={"running": list(self._running)},
         )
 
@@ -145,8 +147,17 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
     def load(self, state: MachineState) -> None:
         self._entered, self._off = state.started, state.off
         leaves = self.vm.space.leaves_of_memory().tolist()
-        self.board.renew(self.cores[0], [page for _, hpa, size in leaves for page in range(hpa, hpa + size, SIZE_4K)])
+        self.cores[0].renew([page for _, hpa, size in leaves for page in range(hpa, hpa + size, SIZE_4K)])
         self._put(state.cpus, list(state.more["running"]))
+
+    def _saved(self, core: Core) -> dict[str, int]:
+        """All registers of a core."""
+        core.command(Command.SAVE)
+        return self._registers_of(core)
+
+    def _nanos_of(self, values: Mapping[str, int]) -> int:
+        """The guest's clock, by the registers of its first CPU."""
+        return values[self.TIME] * NANOS_PER_SEC // self.board.ticks_per_sec if self._entered else 0
 
     # --- for architectures -----------------------------------------------------------------------------------------
 
@@ -158,10 +169,6 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
     @abstractmethod
     def _go_on(self, core: Core) -> None:
         """Let a core's guest run on, with the interrupts that it has."""
-
-    @abstractmethod
-    def _nanos(self) -> int:
-        """The guest's clock."""
 
     @abstractmethod
     def _registers_of(self, core: Core) -> dict[str, int]:
@@ -176,19 +183,18 @@ class SavedQemuVm(QemuVm[AnyBoard], Generic[AnyBoard]):
         """Give cores registers that have no problem, and drop all translations of the VM."""
 
 
-def registers_problem(values: Mapping[str, Any], expected: set[str], bits: Mapping[str, int]) -> str | None:
+def registers_problem(values: Mapping[str, Any], expected: set[str]) -> str | None:
     """What is wrong with the names and sizes of registers; None for nothing.
 
     Args:
         values: the registers.
         expected: names that there must be, and no others.
-        bits: the width of those that do not have 64.
     """
     if expected - values.keys():
         return f"the snapshot does not have its {min(expected - values.keys())}"
     if values.keys() - expected:
         return f"it has no {min(values.keys() - expected)}"
     for name, value in values.items():
-        if not isinstance(value, int) or value < 0 or value >> bits.get(name, 64):
+        if not isinstance(value, int) or value < 0 or value >> 64:
             return f"{name} cannot be {value!r}"
     return None

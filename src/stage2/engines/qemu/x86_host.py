@@ -15,6 +15,7 @@ from ...images.tree_file import TreeFile
 from ...machines.board import Board
 from ...machines.x86_board import LEGACY_HOLE, OWN, X86Board
 from ...vm.host import Host
+from .board import machines_on
 from .machine import QemuVm
 from .x86 import X86Qemu
 
@@ -83,8 +84,4 @@ def open_x86(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
             "run it alone"
         )
     board = X86Board(host.memory, cores=cores)
-    try:
-        return board, [X86Qemu(vm, board, [board.cores[core] for core in vm.cores], console=vm in owners) for vm in vms]
-    except BaseException:
-        board.close()
-        raise
+    return machines_on(board, host, lambda vm, given: X86Qemu(vm, board, given, console=vm in owners))

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from ...formats.u64 import MASK_64
+
 LONGEST = 15
 """Bytes of the longest instruction."""
 _SEGMENTS = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
 _OPERAND_SIZE, _ADDRESS_SIZE, _REPEATS = 0x66, 0x67, (0xF2, 0xF3)
-_MASK_64 = (1 << 64) - 1
 _CF, _PARITY, _AF, _ZF, _SF, _OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
 STATUS_FLAGS = _CF | _PARITY | _AF | _ZF | _SF | _OF
 
@@ -95,7 +96,7 @@ class Move:
             return value
         shift = 8 if self.high else 0
         mask = (1 << 8 * self.into) - 1 << shift
-        return before & ~mask & _MASK_64 | value << shift
+        return before & ~mask & MASK_64 | value << shift
 
 
 _CMP_IMMEDIATE_8 = 0x83
@@ -170,7 +171,7 @@ def _decode(
     verb = Verb.MOVE
     if not has_modrm:
         address = reader.number(address_size) + _base(segment or "ds", long, base)
-        return Move(write, width, 0, False, into, signed, 0, reader.at, address & _MASK_64)
+        return Move(write, width, 0, False, into, signed, 0, reader.at, address & MASK_64)
     modrm = reader.number(1)
     if modrm >> 6 == 3:
         return None
@@ -185,7 +186,7 @@ def _decode(
         verb = _WITH_REGISTER[byte]
     offset, default = _effective(reader, modrm, rex, long, immediate_size, rip, register)
     linear = (offset & (1 << 8 * address_size) - 1) + _base(segment or default, long, base)
-    linear &= _MASK_64 if long else 0xFFFF_FFFF
+    linear &= MASK_64 if long else 0xFFFF_FFFF
     if immediate_size:
         immediate = reader.number(immediate_size, signed=True) & (1 << 8 * width) - 1
         return Move(write, width, None, False, width, False, immediate, reader.at, linear, verb)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...flags import Access
+from ..u64 import MASK_64
 
 _LOAD, _STORE, _STORE_FLOAT, _ATOMIC = 0x03, 0x23, 0x27, 0x2F
 _LOAD_RESERVED = 2
 """funct5 of an atomic instruction that only loads."""
-_MASK_64 = (1 << 64) - 1
 
 _COMPRESSED = {
     (0, 2): (4, False), (0, 3): (8, False), (0, 6): (4, True), (0, 7): (8, True),
@@ -49,7 +49,7 @@ class LoadStore:
         value &= (1 << bits) - 1
         if self.signed and value >> bits - 1:
             value |= -1 << bits
-        return value & _MASK_64
+        return value & MASK_64
 
 
 def load_store(htinst: int, instruction: int = 0) -> LoadStore | None:
