@@ -23,6 +23,7 @@
     ├── StaleTranslationError  the checker: a TLB may still hold what a table no longer says
     ├── ChannelError           a VM's call about a channel is refused; nothing changed
     ├── SnapshotError          a machine's state cannot be saved, read or put back; nothing changed
+    ├── SourceError            a memory source (a dump, a live machine) cannot be read, or tells too little
     ├── TableImageError        a folder of tables cannot be written or read back
     ├── EngineError            a CPU engine is missing or not the one we know
     ├── MachineError           an emulated machine did not start, did not answer, or died
@@ -160,6 +161,10 @@ class ChannelError(Stage2Error):
 
 class SnapshotError(Stage2Error):
     """The state of a machine cannot be saved, read or put back; machine and memory are as before."""
+
+
+class SourceError(Stage2Error):
+    """A memory source cannot be opened or read, or does not tell what is needed."""
 
 
 class TableImageError(Stage2Error):
