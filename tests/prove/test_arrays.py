@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from stage2.address import Range
 from stage2.formats import by_name, names
 from stage2.prove import scattered
+from stage2.prove.decoding import joined
 from stage2.prove.lookup import clusters, distinct, within
 from stage2.prove.packing import packing_of
-from stage2.prove.scan import joined
 from stage2.prove.scattered import joined_spans
 
 Pairs = list[tuple[int, int]]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from stage2 import AddressSpace, FrameAllocator, MappingFlags, MapType, MemoryRegion, PhysicalMemory, Populate
 from stage2.address import Gpa, Hpa, Range
 from stage2.formats.outcome import WRITE
-from stage2.prove.scan import Scan, joined, scan
+from stage2.prove.decoding import joined
+from stage2.prove.scan import Scan, scan
 from stage2.prove.source import HostTables
 
 FORMATS = ("sv39x4", "sv48x4", "ept4", "npt4", "arm-s2-4k-40", "arm-s2-16k-40", "arm-s2-64k-48")

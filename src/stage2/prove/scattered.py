@@ -14,10 +14,10 @@ import numpy.typing as npt
 from ..formats.outcome import COMBINED, NONE
 from ..tables.mapping import LEVEL_FIELD
 from ..tables.regime import Regime
+from .decoding import ALL
 from .packing import Packing, U64Array
 from .source import TableSource
 
-ALL = (1 << 64) - 1
 _KINDS = 4
 """Limit: shapes of entries told apart among tables that are read at once; accessed and dirty bits make four."""
 _WINDOW = 1 << 28

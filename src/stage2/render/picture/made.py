@@ -11,8 +11,8 @@ import numpy as np
 from ...address import Range
 from ...flags import MappingFlags
 from ...memory.owners import OwnerKind
+from ...prove.decoding import joined
 from ...prove.packing import U64Array
-from ...prove.scan import joined
 from ...prove.scattered import joined_reach
 from ...prove.world import Scanned, World
 from ..plain import counted

@@ -16,7 +16,7 @@ from ...formats.describe import FieldValue, describe_entry
 from ...formats.outcome import LEAF, TABLE, EntryKind
 from ...formats.record import Format
 from ...processor import Processor
-from ...prove.scan import joined
+from ...prove.decoding import joined
 from ...prove.source import TableSource
 from ...prove.world import Scanned
 from ...tables.explain import Walk, explain_stage
