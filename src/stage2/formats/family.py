@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .effective import EffectiveType, Leaf, TypeSources
     from .invalidation import Context, Operation
     from .register import Register
+    from .selected import Registers, SelectedRoot
     from .syndrome import Refusal
 
 
@@ -83,6 +84,13 @@ class Family(Protocol):
 
         Raises:
             MisalignedError, OutOfRangeError: the root or the identifier does not fit the register.
+        """
+
+    def roots(self, registers: Registers) -> tuple[tuple[SelectedRoot, ...], tuple[str, ...]]:
+        """The tables that the registers of one CPU select, and what of them makes no sense, a sentence each.
+
+        Args:
+            registers: those that are known, by the manual's names.
         """
 
     def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:

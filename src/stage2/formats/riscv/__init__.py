@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..family import Family
     from ..invalidation import Context, Operation
     from ..register import Register
+    from ..selected import Registers, SelectedRoot
     from ..syndrome import Refusal
 
 
@@ -63,6 +64,11 @@ class RiscvFamily:
         from .registers import stage_2_registers
 
         return stage_2_registers(fmt, root, controls, identifier)
+
+    def roots(self, registers: Registers) -> tuple[tuple[SelectedRoot, ...], tuple[str, ...]]:
+        from .selected import roots
+
+        return roots(registers)
 
     def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
         return fmt.default_controls if processor is None else self.controls(fmt, processor)
