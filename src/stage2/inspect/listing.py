@@ -14,6 +14,7 @@ import numpy as np
 
 from ..address import Range
 from ..errors import SourceError
+from ..formats.outcome import ALL_ALLOWED
 from ..prove.decoding import EntryArrays, Tables, joined
 from ..prove.packing import U64Array
 from ..prove.source import TableSource
@@ -77,6 +78,7 @@ class Lister:
         span: the input addresses that are asked for, as the walk takes them: without sign extension; None for all.
         most: tables that are read before it gives up.
         strict: giving up is an error; otherwise `seen.cut` says so.
+        ignore: attributes that do not matter: leaves that differ in them alone are joined.
         progress: told of long work.
     """
 
@@ -88,11 +90,13 @@ class Lister:
         span: Range | None = None,
         most: int = MOST_TABLES,
         strict: bool = True,
+        ignore: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self._regime, self._format, self._source = regime, regime.format, source
         self._arrays = EntryArrays(regime)
         self._most, self._strict, self._progress = most, strict, progress
+        self._kept = np.uint64((1 << 64) - 1 ^ ignore)
         self._span = span or Range(0, 1 << self._format.input_bits)
         self.seen = Listing()
 
@@ -105,7 +109,9 @@ class Lister:
             SourceError: the limit is reached (`strict`), or the source can no longer be read.
         """
         if self._format.is_bare:
-            yield np.array([[self._span.start, self._span.start, self._span.size, 0x7]], np.uint64)
+            yield np.array(
+                [[self._span.start, self._span.start, self._span.size, ALL_ALLOWED & int(self._kept)]], np.uint64
+            )
             return
         level = self._format.levels - 1
         for rows in self._below(Tables.root(self._regime), level):
@@ -158,6 +164,7 @@ class Lister:
         for start, slot, entry in found.wrong[: _MOST_TOLD - len(self.seen.troubles)]:
             self._tell(start, slot, entry, f"the entry {entry:#x} at {slot:#x} has reserved bits or is too wide")
         rows = np.concatenate([stretched, found.rows])
+        rows[:, 3] &= self._kept
         self.seen.leaves += found.leaves + (int(stretched[:, 2].sum()) >> self._format.level_shift(level))
         self.seen.leaf_bytes += int(rows[:, 2].sum())
         if len(stretched) and len(found.rows):

@@ -1,0 +1,353 @@
+"""What both stages map together: ranges GVA -> GPA -> HPA with permissions, leaves and memory types.
+
+Everything is arrays; a range becomes an object only when somebody looks at it. Ranges come in order of their input
+address, a part at a time, so that a map of any size takes little memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ..address import ADDRESS_LIMIT, Range
+from ..errors import EncodingError
+from ..formats import Leaf, effective_type, family_of
+from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLES_ACCESSED, USER, USER_SHIFT
+from ..formats.record import Format
+from ..prove.packing import U64Array
+from ..tables.mapping import ATTRIBUTES, LEVEL_FIELD
+from ..tables.regime import Regime
+from ..tables.result import permission_text
+from ..tables.walk import make_asking, make_both
+from .listing import Lister, Progress
+from .root import Root
+from .source import MemorySource
+from .through import NOWHERE, GuestPhysical
+
+IGNORED = ACCESSED | DIRTY | TABLES_ACCESSED | GROUPED | GLOBAL
+"""What a map does not tell leaves apart by: it says what may be done, not what was done."""
+NONE = (1 << 64) - 1
+"""As a key: no stage of that number."""
+_MOST_HELD = 1 << 25
+"""Limit: rows of a stage 2 that are held at once for the stage 1 above it (1 GiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapRange:
+    """One range of a map.
+
+    Args:
+        gva: the first input address of stage 1; None for a map of stage 2 alone.
+        gpa: of stage 2; None for a map of a stage 1 whose output is physical.
+        hpa: where it leads; None where stage 2 maps nothing there.
+        size: bytes.
+        permissions: as in `Mapped`: privileged in bits 0-2, user in bits 3-5.
+        leaf: bytes of the smallest leaf of any stage.
+        memory_type: a word ("write-back", "Device-nGnRE"); None where the tables do not decide it.
+    """
+
+    gva: int | None
+    gpa: int | None
+    hpa: int | None
+    size: int
+    permissions: int
+    leaf: int
+    memory_type: str | None
+
+    @property
+    def allows(self) -> str:
+        """The permissions as text: `rwx`, or `rw-/---` (privileged/user)."""
+        return permission_text(self.permissions)
+
+    @property
+    def start(self) -> int:
+        """The input address."""
+        return next(address for address in (self.gva, self.gpa, self.hpa) if address is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class MapPart:
+    """Ranges of a map as arrays, in order.
+
+    Args:
+        first, second: the stages; None for one that takes no part.
+        start: input addresses, as programs write them (sign extended).
+        middle: GPAs, where both stages take part; otherwise the input.
+        output: HPAs; NOWHERE where stage 2 maps nothing.
+        size: bytes.
+        key_1, key_2: attributes of the leaves with the level in bits 31:24; NONE for no leaf.
+    """
+
+    first: Regime | None
+    second: Regime | None
+    start: U64Array
+    middle: U64Array
+    output: U64Array
+    size: U64Array
+    key_1: U64Array
+    key_2: U64Array
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def only(self, which: npt.NDArray[np.bool_] | slice) -> MapPart:
+        """Some of the ranges."""
+        columns = (self.start, self.middle, self.output, self.size, self.key_1, self.key_2)
+        return MapPart(self.first, self.second, *(column[which] for column in columns))
+
+    def told(self) -> Iterator[MapRange]:
+        """The ranges as objects."""
+        columns = (self.start, self.middle, self.output, self.size, self.key_1, self.key_2)
+        for start, middle, output, size, key_1, key_2 in zip(*(column.tolist() for column in columns), strict=True):
+            kind = kind_of(self.first, self.second, key_1, key_2)
+            yield MapRange(
+                start if self.first is not None else None,
+                middle if self.second is not None else None,
+                None if output == NOWHERE else output,
+                size, kind.permissions, kind.leaf, kind.memory_type,
+            )  # fmt: skip
+
+    def kinds(self) -> tuple[list[Kind], npt.NDArray[np.intp]]:
+        """The kinds of leaves that occur, and which of them each range is of."""
+        pairs, which = np.unique(np.stack([self.key_1, self.key_2], axis=1), axis=0, return_inverse=True)
+        return [kind_of(self.first, self.second, one, two) for one, two in pairs.tolist()], which.ravel()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What leaves of one kind at each stage amount to.
+
+    Args:
+        permissions: effective ones, as in `Mapped`.
+        leaf: bytes of the smaller leaf.
+        memory_type: as in `MapRange`.
+        user: the page belongs to user mode, at stage 1.
+    """
+
+    permissions: int
+    leaf: int
+    memory_type: str | None
+    user: bool
+
+
+@lru_cache(4096)
+def kind_of(first: Regime | None, second: Regime | None, key_1: int, key_2: int) -> Kind:
+    """What a pair of leaves allows together.
+
+    Args:
+        first, second: the stages that take part.
+        key_1, key_2: their leaves' attributes with the level; NONE where a stage maps nothing.
+    """
+    sizes: list[int] = []
+    leaves: list[Leaf | None] = []
+    granted: list[int] = []
+    for regime, key in ((first, key_1), (second, key_2)):
+        if regime is None:
+            leaves.append(None)
+            continue
+        if key == NONE:
+            granted.append(0)
+            leaves.append(None)
+            continue
+        attributes = key & ATTRIBUTES
+        leaves.append(Leaf(regime.format, attributes, regime.controls))
+        granted.append(int(regime.format.permissions(attributes, regime.controls)))
+        if not regime.format.is_bare:
+            sizes.append(regime.format.leaf_size(key >> LEVEL_FIELD))
+    user = first is not None and key_1 != NONE and bool(key_1 & USER)
+    allowed = granted[0]
+    if len(granted) == 2:
+        assert second is not None, "two stages were asked"
+        allowed = int(make_both(second.format)(granted[0], granted[1], _side(second.format, key_1)))
+    return Kind(allowed, min(sizes, default=1 << 12), _memory_type(*leaves), user)
+
+
+def _side(second: Format, key_1: int) -> int:
+    """Whose side of stage 2's permissions counts for a page of stage 1."""
+    _, side = make_asking(second)(key_1 & ATTRIBUTES, 0)
+    return min(int(side), USER_SHIFT)
+
+
+def _memory_type(first: Leaf | None, second: Leaf | None) -> str | None:
+    if first is not None and second is not None:
+        try:
+            return effective_type(first, second).name or None
+        except EncodingError:
+            return None
+    only = first or second
+    if only is None or only.format.is_bare:
+        return None
+    return family_of(only.format).memory_type(only.format, only.attributes, only.controls)[0]
+
+
+def map_parts(
+    source: MemorySource,
+    first: Root | None,
+    second: Root | None,
+    *,
+    span: Range | None = None,
+    progress: Progress | None = None,
+) -> Iterator[MapPart]:
+    """What stages map together, in order of the input address; neighbours that continue each other are one.
+
+    Args:
+        source: host physical memory.
+        first: stage 1, whose tables are at GPAs if there is a second.
+        second: stage 2.
+        span: the input addresses that are asked for, as programs write them; None for all.
+        progress: told of long work.
+
+    Raises:
+        SourceError: tables lead to each other in circles, or the source can no longer be read.
+    """
+    held: MapPart | None = None
+    for part in _parts(source, first, second, span, progress):
+        whole = part if held is None else _concatenated(held, part)
+        whole = _joined(whole)
+        if len(whole) > 1:
+            yield whole.only(slice(None, -1))
+        held = whole.only(slice(-1, None)) if len(whole) else None
+    if held is not None:
+        yield held
+
+
+def _parts(
+    source: MemorySource, first: Root | None, second: Root | None, span: Range | None, progress: Progress | None
+) -> Iterator[MapPart]:
+    outer = first or second
+    assert outer is not None, "a map is of one stage at least"
+    for piece in _walked_spans(outer.regime.format, span):
+        if first is None or second is None:
+            lister = Lister(outer.regime, source, span=piece, ignore=IGNORED, progress=progress)
+            for rows in lister.parts():
+                yield _single(outer, rows)
+            continue
+        below = stage_2_rows(source, second)
+        guest = GuestPhysical(source, second.regime, below)
+        lister = Lister(first.regime, guest, span=piece, ignore=IGNORED, progress=progress)
+        for rows in lister.parts():
+            yield _both(first, second, rows, below)
+
+
+def stage_2_rows(source: MemorySource, root: Root) -> U64Array:
+    """All that a root of stage 2 maps, as rows."""
+    rows = [np.zeros((0, 4), np.uint64)]
+    count = 0
+    for part in Lister(root.regime, source, ignore=IGNORED).parts():
+        rows.append(part)
+        count += len(part)
+        if count > _MOST_HELD:
+            from ..errors import SourceError
+
+            raise SourceError(f"{root.name} maps more than {_MOST_HELD:,} ranges, too many to put a stage 1 above them")
+    return np.concatenate(rows)
+
+
+def _walked_spans(fmt: Format, span: Range | None) -> Sequence[Range | None]:
+    """A range of addresses as walks take them: without sign extension, in pieces."""
+    if span is None:
+        return (None,)
+    width, found = 1 << fmt.input_bits, []
+    parts = [(0, width, 0)]
+    if fmt.high_half:
+        parts = [(ADDRESS_LIMIT - width, ADDRESS_LIMIT, ADDRESS_LIMIT - width)]
+    elif fmt.sign_extended:
+        parts = [(0, width >> 1, 0), (ADDRESS_LIMIT - (width >> 1), ADDRESS_LIMIT, ADDRESS_LIMIT - width)]
+    for start, end, less in parts:
+        both = span.intersection(Range(start, end))
+        if both is not None:
+            found.append(Range(both.start - less, both.end - less))
+    return found
+
+
+def outward(fmt: Format, addresses: U64Array) -> U64Array:
+    """Input addresses with the bits above the width that the format demands."""
+    above = np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
+    if fmt.high_half:
+        return addresses | above
+    if fmt.sign_extended:
+        return np.where(addresses >> np.uint64(fmt.input_bits - 1) != 0, addresses | above, addresses)
+    return addresses
+
+
+def _single(root: Root, rows: U64Array) -> MapPart:
+    start = outward(root.regime.format, rows[:, 0])
+    none = np.full(len(rows), NONE, np.uint64)
+    if root.stage == 1:
+        return MapPart(root.regime, None, start, start, rows[:, 1], rows[:, 2], rows[:, 3], none)
+    return MapPart(None, root.regime, start, start, rows[:, 1], rows[:, 2], none, rows[:, 3])
+
+
+def _both(first: Root, second: Root, rows: U64Array, below: U64Array) -> MapPart:
+    """Rows of stage 1 cut where stage 2 goes on to something else; what stage 2 does not map is there too."""
+    starts = outward(first.regime.format, rows[:, 0])
+    begin = np.searchsorted(below[:, 0] + below[:, 2], rows[:, 1], "right")
+    end = np.searchsorted(below[:, 0], rows[:, 1] + rows[:, 2], "left")
+    counts = np.maximum(end - begin, 0)
+    who = np.repeat(np.arange(len(rows)), counts)
+    first_of = np.cumsum(counts) - counts
+    under = np.arange(int(counts.sum())) - np.repeat(first_of, counts) + np.repeat(begin, counts)
+    above, lower = rows[who], below[under]
+    low = np.maximum(above[:, 1], lower[:, 0])
+    high = np.minimum(above[:, 1] + above[:, 2], lower[:, 0] + lower[:, 2])
+    hit = MapPart(
+        first.regime, second.regime, starts[who] + (low - above[:, 1]), low, lower[:, 1] + (low - lower[:, 0]),
+        high - low, above[:, 3], lower[:, 3],
+    )  # fmt: skip
+    missed = _missed(first, second, starts, rows, who, low, high)
+    whole = hit if not len(missed) else _concatenated(hit, missed)
+    order = np.argsort(whole.start, kind="stable")
+    columns = (whole.start, whole.middle, whole.output, whole.size, whole.key_1, whole.key_2)
+    return MapPart(first.regime, second.regime, *(column[order] for column in columns))
+
+
+def _missed(
+    first: Root, second: Root, starts: U64Array, rows: U64Array, who: npt.NDArray[np.intp], low: U64Array,
+    high: U64Array,
+) -> MapPart:  # fmt: skip
+    """What stage 1 maps and stage 2 does not: the gaps before, between and behind the pieces of each row."""
+    every = np.arange(len(rows))
+    owner = np.concatenate([who, every])
+    begins = np.concatenate([low, rows[:, 1] + rows[:, 2]])
+    ends = np.concatenate([high, rows[:, 1] + rows[:, 2]])
+    order = np.lexsort((begins, owner))
+    owner, begins, ends = owner[order], begins[order], ends[order]
+    head = np.ones(len(owner), bool)
+    head[1:] = owner[1:] != owner[:-1]
+    before = np.empty_like(ends)
+    before[1:] = ends[:-1]
+    before[head] = rows[owner[head], 1]
+    gap = begins > before
+    of, at, size = owner[gap], before[gap], begins[gap] - before[gap]
+    nowhere = np.full(len(of), NOWHERE, np.uint64)
+    return MapPart(
+        first.regime, second.regime, starts[of] + (at - rows[of, 1]), at, nowhere, size, rows[of, 3], nowhere.copy()
+    )
+
+
+def _concatenated(one: MapPart, other: MapPart) -> MapPart:
+    names = ("start", "middle", "output", "size", "key_1", "key_2")
+    return MapPart(
+        one.first, one.second, *(np.concatenate([getattr(one, name), getattr(other, name)]) for name in names)
+    )
+
+
+def _joined(part: MapPart) -> MapPart:
+    """Neighbours that continue each other at every stage, as one."""
+    if len(part) < 2:
+        return part
+    size, nowhere = part.size[:-1], part.output[:-1] == np.uint64(NOWHERE)
+    on = part.start[:-1] + size == part.start[1:]
+    on &= part.middle[:-1] + size == part.middle[1:]
+    on &= np.where(nowhere, part.output[1:] == np.uint64(NOWHERE), part.output[:-1] + size == part.output[1:])
+    on &= (part.key_1[:-1] == part.key_1[1:]) & (part.key_2[:-1] == part.key_2[1:])
+    if not on.any():
+        return part
+    heads = np.concatenate([[0], np.flatnonzero(~on) + 1])
+    columns = (part.start, part.middle, part.output, part.key_1, part.key_2)
+    start, middle, output, key_1, key_2 = (column[heads] for column in columns)
+    return MapPart(part.first, part.second, start, middle, output, np.add.reduceat(part.size, heads), key_1, key_2)
