@@ -103,9 +103,7 @@ def _count(file: FileBytes, count: int, sections: int) -> int:
         return count
     info = file.part(sections + _SH_INFO_AT, 4)
     if not sections or len(info) < 4:
-        raise _refusal(
-            file, "has more segments than its header can count, and no section that says how many"
-        )
+        raise _refusal(file, "has more segments than its header can count, and no section that says how many")
     return int.from_bytes(info, "little")
 
 

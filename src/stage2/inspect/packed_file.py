@@ -46,8 +46,8 @@ def unpacked(file: FileBytes, limit: int = MOST_UNPACKED) -> FileBytes:
                     size += len(piece)
                     if size > limit:
                         raise SourceError(
-                            f"{file.name} holds more than {limit >> 20} MiB: unpack it yourself (gzip -dk), if it is to be "
-                            "read"
+                            f"{file.name} holds more than {limit >> 20} MiB: unpack it yourself (gzip -dk), if it is "
+                            "to be read"
                         )
                     if piece.count(0) == len(piece):
                         out.seek(size)
