@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import tempfile
 import zlib
+from typing import TYPE_CHECKING
 
 from ..errors import SourceError
 from .file_bytes import FileBytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 GZIP = b"\x1f\x8b"
 MOST_UNPACKED = 8 << 30
@@ -15,16 +20,21 @@ MOST_UNPACKED = 8 << 30
 _AT_ONCE = 1 << 20
 
 
-class _Reader:
+class _Stream(io.RawIOBase):
     """The bytes of a file as a stream."""
 
     def __init__(self, file: FileBytes) -> None:
         self._file, self._at = file, 0
 
-    def read(self, size: int = -1) -> bytes:
-        found = self._file.part(self._at, self._file.size if size < 0 else size)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        into = memoryview(buffer).cast("B")
+        found = self._file.part(self._at, len(into))
+        into[: len(found)] = found
         self._at += len(found)
-        return found
+        return len(found)
 
 
 def unpacked(file: FileBytes, limit: int = MOST_UNPACKED) -> FileBytes:
@@ -41,7 +51,7 @@ def unpacked(file: FileBytes, limit: int = MOST_UNPACKED) -> FileBytes:
     with tempfile.TemporaryFile() as out:
         size = 0
         try:
-            with gzip.GzipFile(fileobj=_Reader(file)) as stream:  # type: ignore[arg-type]
+            with gzip.GzipFile(fileobj=io.BufferedReader(_Stream(file), _AT_ONCE), mode="rb") as stream:
                 while piece := stream.read(_AT_ONCE):
                     size += len(piece)
                     if size > limit:

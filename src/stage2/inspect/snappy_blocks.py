@@ -148,8 +148,8 @@ class BlockSource(PiecedSource):
         self._file = file
         self._blocks = tuple(blocks)
         ends = np.cumsum([block.size for block in blocks], dtype=np.uint64)
-        self._begins: U64Array = np.concatenate((np.zeros(1, np.uint64), ends[:-1]))
-        self._ends: U64Array = ends
+        self._block_begins: U64Array = np.concatenate((np.zeros(1, np.uint64), ends[:-1]))
+        self._block_ends: U64Array = ends
         self._unpacked: OrderedDict[int, Octets] = OrderedDict()
         self._kept = 0
 
@@ -188,9 +188,9 @@ class BlockSource(PiecedSource):
         return np.frombuffer(data, np.uint8)
 
     def stored(self, offset: int, size: int) -> bytes:
-        number = int(np.searchsorted(self._ends, np.uint64(offset), "right"))
+        number = int(np.searchsorted(self._block_ends, np.uint64(offset), "right"))
         found = []
-        inside = offset - int(self._begins[number])
+        inside = offset - int(self._block_begins[number])
         while size > 0:
             part = self._block(number)[inside : inside + size].tobytes()
             found.append(part)
@@ -199,15 +199,15 @@ class BlockSource(PiecedSource):
 
     def stored_rows(self, offsets: U64Array, size: int) -> U64Array:
         found = np.empty((len(offsets), size // 8), "<u8")
-        numbers = np.searchsorted(self._ends, offsets, "right")
-        whole = offsets + np.uint64(size) <= self._ends[numbers]
+        numbers = np.searchsorted(self._block_ends, offsets, "right")
+        whole = offsets + np.uint64(size) <= self._block_ends[numbers]
         order = np.argsort(numbers, kind="stable")
         cuts = np.flatnonzero(np.diff(numbers[order])) + 1
         for mine in np.split(order, cuts):
             inside = mine[whole[mine]]
             if len(inside):
                 number = int(numbers[inside[0]])
-                found[inside] = rows_of(self._block(number), offsets[inside] - self._begins[number], size)
+                found[inside] = rows_of(self._block(number), offsets[inside] - self._block_begins[number], size)
         for row in np.flatnonzero(~whole).tolist():
             found[row] = np.frombuffer(self.stored(int(offsets[row]), size), "<u8")
         return found
