@@ -22,6 +22,7 @@ from ..address import Range
 from ..errors import OutOfRangeError
 from ..prove.lookup import within
 from ..prove.packing import U64Array
+from ..tables.regime import Regime
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,15 @@ class MemorySource(ABC):
 
     def registers(self) -> tuple[Cpu, ...]:
         """The CPUs whose registers the source knows; none, if it holds memory alone."""
+        return ()
+
+    def known_roots(self) -> tuple[tuple[str, Regime], ...]:
+        """The regimes that it knows for certain, each with whose it is; what registers say is not among them."""
+        return ()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What of it is missing or was left out, a sentence each."""
         return ()
 
     @property
