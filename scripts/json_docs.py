@@ -25,6 +25,7 @@ package by `python scripts/json_docs.py`; the tests hold whatever any command pr
 * Permissions are text: `rwx`, with `-` for what is not allowed; `rwx/r-x` where privileged and user accesses differ.
 * Sizes are bytes, times say their unit in the key. What is not known is null; what there is none of is an empty list.
 * Levels count from 0, the smallest page, on every architecture.
+* `translate`, `map` and `rmap` print an object a line, since there may be millions; those name no schema.
 * Standard output has the JSON and nothing else; notices and errors are lines on standard error. Exit codes are the same
   with and without `--json`.
 

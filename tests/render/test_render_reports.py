@@ -140,7 +140,11 @@ def test_the_walk_of_a_violation_has_the_shape_of_every_walk() -> None:
     first, second = vm_report_json(vm_report())["violations"]
     by_itself = walk_json(two_stage_walk())
     assert second["walk"] is None
-    assert set(first["walk"]) == set(by_itself) == WALK_KEYS | {"outcome", "stage_1", "processor", "depends_on", "why"}
+    assert (
+        set(first["walk"])
+        == set(by_itself)
+        == WALK_KEYS | {"outcome", "stage_1", "processor", "depends_on", "references", "why"}
+    )
     assert first["walk"]["steps"] == by_itself["steps"]
     assert all(set(step) == STEP_KEYS for step in by_itself["steps"])
     assert (first["walk"]["vm"], first["walk"]["region"]["name"]) == ("[b]linux", "rom")

@@ -32,7 +32,11 @@ _COMMANDS = {
     "show": "Show what configuration files were understood to say.",
     "check": "Find every mistake in VM files before a board hangs on them.",
     "migrate": "Write a VM file of an older format in upstream's present one.",
-    "walk": "Explain how a guest physical address is translated, step by step.",
+    "walk": "Explain how an address is translated, step by step, through one stage or both.",
+    "translate": "Tell where addresses lead in a memory: one of them, or millions.",
+    "map": "List all that tables in a memory map: GVA -> GPA -> HPA.",
+    "rmap": "Tell which addresses reach some memory, through all roots of tables.",
+    "diff": "Tell how the mappings of two memories, or of two moments of one, differ.",
     "explain": "Tell a table entry, a register or a fault in plain sentences.",
     "check-trace": "Judge what `run --trace-edits` wrote: was every invalidation done that was owed?",
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
@@ -43,6 +47,8 @@ _COMMANDS = {
 }
 
 
+_BUILTINS = {"map"}
+"""Commands whose names are Python's own: their functions have an underscore behind them."""
 _ABOUT = "A hypervisor's memory: build it, run it, see it, prove it."
 _HELP, _VERSION, _COMPLETION = ("--help", "-h"), "--version", "--install-completion"
 _ALL = "--all"
@@ -63,7 +69,8 @@ def build_app() -> App:
     )
     for name, text in _COMMANDS.items():
         module = name.replace("-", "_")
-        app.command(f"stage2.cli.{module}:{module}", name=name, help=text)
+        function = f"{module}_" if name in _BUILTINS else module
+        app.command(f"stage2.cli.{module}:{function}", name=name, help=text)
     return app
 
 

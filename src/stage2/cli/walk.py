@@ -13,12 +13,15 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import other_reading, parse_address
+from .memory import RegisterValues, Roots, inspected, looks_like_memory
 from .own_walk import explain_hva
+from .picture import require_svg
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
     from ..flags import Access
     from ..forecast.map_ranges import MapRange
+    from ..inspect.inspection import Inspection
     from ..render.walk import WalkView
     from ..space.faults import FaultResult
     from ..tableimage.folder import LoadedTables
@@ -28,10 +31,11 @@ if TYPE_CHECKING:
 
 
 def walk(
-    vms: Annotated[list[Path], Parameter(name="VM.toml|PLATFORM.toml|DIR", show_default=False)],
+    vms: Annotated[list[Path], Parameter(name="VM.toml|PLATFORM.toml|DIR|SOURCE", show_default=False)],
     /,
     *,
     gpa: str | None = None,
+    gva: str | None = None,
     hva: str | None = None,
     access: Literal["read", "write", "fetch", "hlvx"] | None = None,
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
@@ -46,18 +50,28 @@ def walk(
     touch: Annotated[bool, Parameter(negative="")] = False,
     generation: GenerationName | None = None,
     define: Annotated[list[str] | None, Parameter(negative="")] = None,
+    root: Roots = None,
+    register: RegisterValues = None,
+    base: str | None = None,
+    core: int | None = None,
+    svg: Path | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Explain how a guest physical address is translated, or one of the hypervisor's own, on the tables that the files
-    yield. Needs no images.
+    """Explain how an address is translated, step by step: on the tables that VM files yield, which needs no images, or
+    in a memory (a dump, a snapshot, a running QEMU) through one stage or both.
 
     Parameters
     ----------
     vms
         AxVisor VM files: the walk is in the first one unless --vm says otherwise; the others are built beside it,
-        as a run would. Or one folder that `stage2 build` wrote. For --hva, a platform file alone is enough.
+        as a run would. Or one folder that `stage2 build` wrote. For --hva, a platform file alone is enough. Or one
+        memory: an ELF core, a LiME or AVML dump, a raw image (with --base), a snapshot, a running QEMU (qmp:SOCKET,
+        gdb:SOCKET).
     gpa
         The address: 0x8000_0000 or 2147483648; digits with a letter among them are hexadecimal.
+    gva
+        In place of --gpa, in a memory: an address of a guest's, or of a host's own system. It goes through stage 1 and,
+        where there is one, the stage 2 below it.
     hva
         In place of --gpa: an address of the hypervisor's own, whose tables a platform file yields.
     access
@@ -92,11 +106,22 @@ def walk(
     define
         NAME=VALUE: what ${NAME} stands for in paths of the VM files, as workspace=/path; without it the environment is
         asked. May be given several times.
+    root
+        In a memory: FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say.
+    register
+        In a memory: NAME=VALUE beside the registers that it knows. May be given several times.
+    base
+        Address of the first byte of a raw image.
+    core
+        In a memory: the CPU whose registers come first.
+    svg
+        File that gets a picture of the walk.
     json_output
         Print JSON instead of text.
     """
-    if (gpa is None) == (hva is None):
-        raise ConfigError("say which address is to be explained: one of --gpa and --hva")
+    if sum(address is not None for address in (gpa, gva, hva)) != 1:
+        raise ConfigError("say which address is to be explained: one of --gpa, --gva and --hva")
+    require_svg(svg)
 
     from ..render.tables import print_renderable
     from ..render.walk import render_walk
@@ -112,7 +137,16 @@ def walk(
     }
     given = [option for option, value in for_vms.items() if value is not None] + ["--touch"] * touch
     hint = None
-    if hva is not None:
+    if _is_memory(vms, root, gva, base):
+        given += [option for option, value in (("--platform", platform), ("--cpu", cpu), ("--vm", vm)) if value]
+        given += [option for option, value in (("--access", access), ("--hva", hva), ("--smp", smp)) if value]
+        if given:
+            raise ConfigError(f"{given[0]} means nothing for {vms[0]}, which is a memory that is only looked into")
+        address = parse_address("--gva", gva) if gva is not None else parse_address("--gpa", gpa or "")
+        kind = "gpa" if gva is None else "gva"
+        with inspected(str(vms[0]), root, register, base, core) as found:
+            view = explain_in_memory(found, kind, address)
+    elif hva is not None:
         if vm is not None or given:
             option = "--vm" if vm is not None else given[0]
             raise ConfigError(f"{option} means nothing for --hva, which is an address of the hypervisor's own")
@@ -149,6 +183,8 @@ def walk(
         )
     if hint is not None:
         print(f"stage2: notice: {hint}", file=sys.stderr)
+    if svg is not None:
+        raise ConfigError("--svg is not there yet")
     if json_output:
         from ..render.json_text import json_text
         from ..render.walk_json import walk_json
@@ -157,6 +193,38 @@ def walk(
     else:
         print_renderable(render_walk(view))
     return 0
+
+
+def _is_memory(paths: Sequence[Path], root: Sequence[str] | None, gva: str | None, base: str | None) -> bool:
+    """Whether a memory is looked into, rather than the tables that files yield.
+
+    Raises:
+        ConfigError: several things are named, and one of them is a memory.
+    """
+    memories = [path for path in paths if looks_like_memory(str(path))]
+    if memories and len(paths) > 1:
+        raise ConfigError(f"{memories[0]} is a memory: give it alone")
+    return bool(memories) or (len(paths) == 1 and not (root is None and gva is None and base is None))
+
+
+def explain_in_memory(found: Inspection, kind: str, address: int) -> WalkView:
+    """The walk of an address in a memory.
+
+    Args:
+        found: the memory.
+        kind: "gva" or "gpa".
+        address: what to walk.
+
+    Raises:
+        ConfigError: no root is known for such addresses.
+    """
+    from ..render.walk import WalkView
+
+    taken = found.walk(gva=address) if kind == "gva" else found.walk(gpa=address)
+    first, second = taken.stage_1, taken.stage_2
+    last = second or first
+    assert last is not None, "a walk is of one stage at least"
+    return WalkView(taken, last, first if second is not None else None, declared=False)
 
 
 def _why(host: Host, vm: Vm, gpa: int) -> MapRange | None:

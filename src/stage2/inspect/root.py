@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError, Stage2Error
-from ..formats import by_name, family_for
+from ..formats import by_name, families, family_for
 from ..formats.record import Format
 from ..tables.regime import Regime
-from .source import MemorySource
+from .source import Cpu
 
 _CONTROLS, _ON, _OFF = "controls", ("1", "on", ""), ("0", "off")
 
@@ -132,17 +132,22 @@ def _halves(regimes: Sequence[Regime]) -> bool:
     return {regime.format.high_half for regime in regimes} == {False, True}
 
 
-def roots_of_registers(source: MemorySource) -> tuple[tuple[Root, ...], tuple[str, ...]]:
-    """The roots that the registers of a source select, CPU by CPU, and what of the registers makes no sense.
+def roots_of_registers(cpus: Sequence[Cpu], arch: str | None = None) -> tuple[tuple[Root, ...], tuple[str, ...]]:
+    """The roots that registers select, CPU by CPU, and what of the registers makes no sense.
 
     The same root of several CPUs is told once, by the first. What a CPU translates by at the moment comes first.
+
+    Args:
+        cpus: whose registers are known.
+        arch: the machine's architecture; None where only the names of the registers tell it.
     """
-    if source.arch is None:
-        return (), ()
     found: dict[tuple[str, Regime | None], Root] = {}
     problems: list[str] = []
-    for cpu in source.registers():
-        selected, wrong = family_for(source.arch).roots(cpu.values)
+    for cpu in cpus:
+        of = arch or _arch_of(cpu)
+        if of is None:
+            continue
+        selected, wrong = family_for(of).roots(cpu.values)
         problems += [f"CPU {cpu.number}: {problem}" for problem in wrong]
         second: dict[str, Root] = {}
         for one in sorted(selected, key=lambda one: -one.format.stage):
@@ -158,6 +163,14 @@ def roots_of_registers(source: MemorySource) -> tuple[tuple[Root, ...], tuple[st
             found.setdefault((root.name, None if under is None else under.regime), root)
     ordered = sorted(found.values(), key=lambda root: (root.active is not True, root.stage))
     return tuple(ordered), tuple(problems)
+
+
+def _arch_of(cpu: Cpu) -> str | None:
+    """The architecture that has such registers."""
+    for family in families().values():
+        if any(register.name in cpu.values for register in family.registers()):
+            return family.arch
+    return None
 
 
 def of_stage(roots: Iterable[Root], stage: int) -> tuple[Root, ...]:

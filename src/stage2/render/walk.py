@@ -103,6 +103,7 @@ class WalkView:
         own: of a walk of the hypervisor's own address.
         host: the host that the tables are for, None for tables that are there already.
         why: what AxVisor's map will have there, by the host's device tree; None without one.
+        declared: regions are declared for these tables, so that having none says something.
     """
 
     walk: Walk
@@ -118,11 +119,24 @@ class WalkView:
     own: OwnPlace | None = None
     host: PlatformConfig | None = None
     why: MapRange | None = None
+    declared: bool = True
 
     @property
     def kind(self) -> str:
         """What sort of address is walked."""
-        return "HVA" if self.own is not None else "GPA" if self.stage_1 is None else "GVA"
+        if self.own is not None:
+            return "HVA"
+        return "GPA" if self.stage_1 is None and not self.alone else "GVA"
+
+    @property
+    def alone(self) -> bool:
+        """Whether a stage 1 is walked that has no stage 2 below it."""
+        return self.stage_1 is None and self.stage_2.format.stage == 1
+
+    @property
+    def references(self) -> int:
+        """Memory references that the walk takes: one an entry, without any cache."""
+        return sum(1 + len(step.under) for step in self.walk.steps)
 
     @property
     def access(self) -> str | None:
@@ -158,11 +172,11 @@ class WalkView:
             return None
         fmt = self.stage_2.format
         if self.stage_1 is None:
-            only = stage_2 if self.own is None else stage_1
+            only = stage_1 if self.alone else stage_2
             if only is None:
                 return None
             word, note = family_of(fmt).memory_type(fmt, only.attributes, only.controls)
-            who = "Stage 2 gives" if self.own is None else "The tables give"
+            who = "The tables give" if self.alone else "Stage 2 gives"
             said = f"{who} the memory type {word}. {note}" if word else note
             return EffectiveType(word or "", said.strip(), fmt.manual)
         try:
@@ -188,12 +202,12 @@ def _a(access: str) -> str:
 
 def render_walk(view: WalkView) -> Group:
     """The walk, one block a step, and its result in plain sentences."""
-    walk, fmt = view.walk, view.stage_2.format
+    walk = view.walk
     access = f", for {_a(view.access)}" if view.access is not None else ""
     vm = f" of VM {view.vm}" if view.vm else ""
     parts: list[RenderableType] = [
         text(f"Walk of {view.kind} {walk.address:#x}{vm}{access}", "bold"),
-        indented(facts([("format", f"{fmt.name}: {fmt.title}"), ("root", f"HPA {view.stage_2.root:#x}")])),
+        indented(facts(_stage_facts(view))),
         Text(),
     ]
     outcome = view.outcome
@@ -211,12 +225,24 @@ def render_walk(view: WalkView) -> Group:
     return stack(parts)
 
 
+def _stage_facts(view: WalkView) -> list[tuple[str, str | Text]]:
+    """By which formats and roots the address goes."""
+    fmt, root = view.stage_2.format, f"HPA {view.stage_2.root:#x}"
+    if view.stage_1 is None:
+        return [("format", f"{fmt.name}: {fmt.title}"), ("root", root)]
+    outer = view.stage_1
+    return [
+        ("stage 1", f"{outer.format.name}, root GPA {outer.root:#x}: {outer.format.title}"),
+        ("stage 2", f"{fmt.name}, root {root}: {fmt.title}"),
+    ]
+
+
 def result_lines(view: WalkView) -> list[RenderableType]:
     """How the walk ended, in sentences."""
     walk, result = view.walk, view.walk.result
     lines: list[RenderableType] = []
     if isinstance(result, Mapped):
-        subject = f"GPA {result.gpa:#x}" if view.own is None else f"HVA {walk.address:#x}"
+        subject = f"{view.kind} {walk.address:#x}" if view.alone else f"GPA {result.gpa:#x}"
         lines.append(text(f"Result: {subject} is {result}.", "bold green"))
         if view.owner:
             lines.append(text(owner_text(view.owner)))
@@ -238,8 +264,10 @@ def result_lines(view: WalkView) -> list[RenderableType]:
         )
     if view.own is not None:
         lines.append(text(_piece_text(view.own)))
-    elif view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1):
+    elif view.declared and (view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1)):
         lines.append(text(region_text(view.region)))
+    if not view.declared:
+        lines.append(text(_cost_text(view)))
     if walk.steps and (legend := level_legend(view.stage_2.format)) is not None:
         lines.append(text(legend, "dim"))
     if view.outcome is not None and not view.outcome.done:
@@ -331,6 +359,23 @@ def region_text(region: MemoryRegion | None) -> str:
         f"Region {region.label}: GPA {region.range}, {region.flags.short}, {region.map_type.value} "
         f"({region.map_type.meaning}){declared}."
     )
+
+
+def _cost_text(view: WalkView) -> str:
+    """What the walk costs a CPU that has nothing cached."""
+    inner = sum(len(step.under) for step in view.walk.steps)
+    first = sum(step.stage == 1 for step in view.walk.steps)
+    if view.stage_1 is None or not inner:
+        return f"The walk takes {_times(view.references)}."
+    last = len(view.walk.steps) - first
+    return (
+        f"The walk takes {_times(view.references)}: {first} of stage 1, {inner} of stage 2 to find those, "
+        f"{last} of stage 2 for the last GPA."
+    )
+
+
+def _times(count: int) -> str:
+    return f"{count} memory reference{'' if count == 1 else 's'}"
 
 
 def _piece_text(own: OwnPlace) -> str:

@@ -34,6 +34,7 @@ def walk_json(view: WalkView) -> dict[str, Any]:
         "outcome": None if view.outcome is None else _outcome_json(view.outcome),
         "processor": None if view.processor is None else view.processor.name,
         "depends_on": list(view.depends),
+        "references": view.references,
         "why": None if view.why is None else map_range_json(view.why),
     }
     if view.own is not None:
@@ -82,7 +83,7 @@ def _result_json(view: WalkView) -> dict[str, Any]:
             "kind": "mapped",
             "hpa": result.hpa,
             "hpa_hex": f"{result.hpa:#x}",
-            **({} if view.own is not None else {"gpa": result.gpa}),
+            **({} if view.alone else {"gpa": result.gpa}),
             "permissions": permission_text(result.permissions),
             "size": result.size,
             "owner": view.owner,

@@ -1,0 +1,109 @@
+"""`stage2 map`: all that tables map, as ranges."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ..errors import ConfigError
+from .memory import RegisterValues, Roots, Source, Switched, inspected, parse_range, progress_bar
+
+if TYPE_CHECKING:
+    from ..inspect.filters import Wanted
+    from ..inspect.inspection import Inspection
+    from ..inspect.listing import Progress
+    from ..inspect.mapping import MapRange
+
+
+def map_(
+    source: Source,
+    /,
+    *,
+    of: Literal["gva", "gpa"] | None = None,
+    wx: Switched = False,
+    user: Switched = False,
+    device: Switched = False,
+    span: Annotated[str | None, Parameter(name="--range")] = None,
+    root: Roots = None,
+    register: RegisterValues = None,
+    base: str | None = None,
+    core: int | None = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    csv: Switched = False,
+    svg: Path | None = None,
+    html: Path | None = None,
+) -> int:
+    """List all that tables map: ranges GVA -> GPA -> HPA with permissions, sizes of leaves and memory types.
+
+    Parameters
+    ----------
+    source
+        An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file,
+        or a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between.
+    of
+        Whose addresses: gva through stage 1 (and the stage 2 below it), gpa through stage 2 alone. Without it gva where
+        a stage 1 is known.
+    wx
+        Only what is writable and executable, for anybody.
+    user
+        Only what user mode may access.
+    device
+        Only devices: what the tables map as device or uncached memory, and what is not in the memory at all.
+    span
+        Only these input addresses: START:SIZE or START-END.
+    root
+        FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say.
+    register
+        NAME=VALUE beside the registers that the source knows. May be given several times.
+    base
+        Address of the first byte of a raw image.
+    core
+        CPU whose registers come first.
+    json_output
+        Print one JSON object a line.
+    csv
+        Print comma-separated values.
+    svg
+        File that gets a picture of the map.
+    html
+        Page for browsers that gets the map, to look things up in.
+    """
+    from ..inspect.filters import Wanted
+    from ..render.memory_json import json_line, map_range_json
+    from ..render.memory_map import csv_lines, map_lines
+
+    if json_output and csv:
+        raise ConfigError("--json and --csv: say one of them")
+    wanted = Wanted(wx=wx, user=user, device=device)
+    asked = None if span is None else parse_range("--range", span)
+    with inspected(source, root, register, base, core) as found:
+        kind = of or found.kind
+        with progress_bar(f"reading the tables of {found.route(kind).roots[0].name}") as progress:
+            ranges = _ranges(found, kind, asked, wanted, progress)
+            if svg is not None or html is not None:
+                _draw(found, kind, list(ranges), svg, html)
+            elif json_output:
+                lines: Iterator[str] = (json_line(map_range_json(one)) for one in ranges)
+                sys.stdout.writelines(line + "\n" for line in lines)
+            else:
+                written = csv_lines(ranges) if csv else map_lines(ranges)
+                sys.stdout.writelines(line + "\n" for line in written)
+    return 0
+
+
+def _ranges(
+    found: Inspection, kind: str, span: object, wanted: Wanted, progress: Progress | None
+) -> Iterator[MapRange]:
+    from ..address import Range
+
+    assert span is None or isinstance(span, Range), "the option was read"
+    for part in found.map_parts(kind, span, progress):
+        yield from wanted.of(part, found.source).told()
+
+
+def _draw(found: Inspection, kind: str, ranges: list[MapRange], svg: Path | None, html: Path | None) -> None:
+    raise ConfigError("--svg and --html are not there yet")

@@ -1,0 +1,95 @@
+"""What is found in a memory, as JSON objects: mappings, translations, who reaches what, and what changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..inspect.difference import Change, Difference
+from ..inspect.mapping import MapRange
+from ..inspect.reach import Reach
+from ..inspect.root import Root
+from ..inspect.translate import Translation
+from ..tables.result import Fault
+from .json_text import with_hex
+
+
+def json_line(found: dict[str, Any]) -> str:
+    """An object as one line, with hexadecimal text beside addresses."""
+    return json.dumps(with_hex(found), separators=(", ", ": "))
+
+
+def map_range_json(found: MapRange) -> dict[str, Any]:
+    """One range of a map; null where there is no such address."""
+    return {
+        "gva": found.gva,
+        "gpa": found.gpa,
+        "hpa": found.hpa,
+        "size": found.size,
+        "permissions": found.allows,
+        "leaf": found.leaf,
+        "memory_type": found.memory_type,
+    }
+
+
+def translation_json(found: Translation) -> dict[str, Any]:
+    """Where one address leads; null where there is none."""
+    return {
+        "input": found.input,
+        "gpa": found.gpa,
+        "hpa": found.hpa,
+        "permissions": found.allows,
+        "fault": None if found.fault is None else fault_text(found.fault),
+    }
+
+
+def fault_text(fault: Fault) -> str:
+    """Why addresses do not translate, without one of them."""
+    where = f"{fault.kind.name.lower().replace('_', ' ')} fault at stage {fault.stage}, level {fault.level}"
+    return where + (" (reading a stage-1 table)" if fault.on_table else "") + f": {fault.kind.meaning}"
+
+
+def reach_json(found: Reach) -> dict[str, Any]:
+    """One range of addresses that reach what was asked for."""
+    return {
+        "root": found.root.regime.root,
+        "format": found.root.regime.format.name,
+        "gva": found.range.gva,
+        "gpa": found.range.gpa,
+        "hpa": found.range.hpa,
+        "size": found.range.size,
+        "permissions": found.range.allows,
+        "name": found.root.name,
+    }
+
+
+def root_json(root: Root) -> dict[str, Any]:
+    """A root, as `--root` takes it and in parts."""
+    return {
+        "name": root.name,
+        "root": root.regime.root,
+        "format": root.regime.format.name,
+        "stage": root.stage,
+        "role": root.role,
+        "where": root.where,
+        "under": None if root.under is None else root.under.name,
+        "active": root.active,
+    }
+
+
+def difference_json(found: Difference) -> dict[str, Any]:
+    """What was added, removed and changed."""
+    return {
+        "added": [map_range_json(one) for one in found.added],
+        "removed": [map_range_json(one) for one in found.removed],
+        "changed": [_change_json(one) for one in found.changed],
+        "same_bytes": found.same,
+    }
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        **map_range_json(change.after),
+        "before": map_range_json(change.before),
+        "what": list(change.what),
+    }
