@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import ADDRESS_LIMIT, Range
-from ..errors import EncodingError
+from ..errors import EncodingError, SourceError
 from ..formats import Leaf, effective_type, family_of
 from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLES_ACCESSED, USER, USER_SHIFT
 from ..formats.record import Format
@@ -23,7 +23,7 @@ from ..tables.mapping import ATTRIBUTES, LEVEL_FIELD
 from ..tables.regime import Regime
 from ..tables.result import permission_text
 from ..tables.walk import make_asking, make_both
-from .listing import Lister, Progress
+from .listing import MOST_TABLES, Lister, Progress
 from .root import Root
 from .source import MemorySource
 from .through import NOWHERE, GuestPhysical
@@ -190,6 +190,7 @@ def map_parts(
     second: Root | None,
     *,
     span: Range | None = None,
+    most: int = MOST_TABLES,
     progress: Progress | None = None,
 ) -> Iterator[MapPart]:
     """What stages map together, in order of the input address; neighbours that continue each other are one.
@@ -199,13 +200,14 @@ def map_parts(
         first: stage 1, whose tables are at GPAs if there is a second.
         second: stage 2.
         span: the input addresses that are asked for, as programs write them; None for all.
+        most: tables of a stage that are read before it gives up.
         progress: told of long work.
 
     Raises:
         SourceError: tables lead to each other in circles, or the source can no longer be read.
     """
     held: MapPart | None = None
-    for part in _parts(source, first, second, span, progress):
+    for part in _parts(source, first, second, span, most, progress):
         whole = part if held is None else _concatenated(held, part)
         whole = _joined(whole)
         if len(whole) > 1:
@@ -216,33 +218,45 @@ def map_parts(
 
 
 def _parts(
-    source: MemorySource, first: Root | None, second: Root | None, span: Range | None, progress: Progress | None
+    source: MemorySource,
+    first: Root | None,
+    second: Root | None,
+    span: Range | None,
+    most: int,
+    progress: Progress | None,
 ) -> Iterator[MapPart]:
     outer = first or second
     assert outer is not None, "a map is of one stage at least"
     for piece in _walked_spans(outer.regime.format, span):
         if first is None or second is None:
-            lister = Lister(outer.regime, source, span=piece, ignore=IGNORED, progress=progress)
+            lister = Lister(outer.regime, source, span=piece, most=most, ignore=IGNORED, progress=progress)
             for rows in lister.parts():
                 yield _single(outer, rows)
             continue
-        below = stage_2_rows(source, second)
+        below = stage_2_rows(source, second, most)
         guest = GuestPhysical(source, second.regime, below)
-        lister = Lister(first.regime, guest, span=piece, ignore=IGNORED, progress=progress)
+        lister = Lister(first.regime, guest, span=piece, most=most, ignore=IGNORED, progress=progress)
         for rows in lister.parts():
             yield _both(first, second, rows, below)
 
 
-def stage_2_rows(source: MemorySource, root: Root) -> U64Array:
-    """All that a root of stage 2 maps, as rows."""
+def stage_2_rows(source: MemorySource, root: Root, most: int = MOST_TABLES) -> U64Array:
+    """All that a root of stage 2 maps, as rows.
+
+    Args:
+        source: host physical memory.
+        root: of stage 2.
+        most: tables that are read before it gives up.
+
+    Raises:
+        SourceError: it gave up, or there are too many rows to hold.
+    """
     rows = [np.zeros((0, 4), np.uint64)]
     count = 0
-    for part in Lister(root.regime, source, ignore=IGNORED).parts():
+    for part in Lister(root.regime, source, most=most, ignore=IGNORED).parts():
         rows.append(part)
         count += len(part)
         if count > _MOST_HELD:
-            from ..errors import SourceError
-
             raise SourceError(f"{root.name} maps more than {_MOST_HELD:,} ranges, too many to put a stage 1 above them")
     return np.concatenate(rows)
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address import Gva, Range
+from ..errors import SourceError
 from ..prove.packing import U64Array
 from ..tables.explain import Walk, explain_stage, explain_two_stage
 from ..tables.result import Fault, Mapped, permission_text
@@ -25,6 +26,9 @@ from .through import NOWHERE
 
 FEW = 256
 """Addresses that are walked one by one."""
+_MOST_TABLES = 1 << 16
+"""Limit: tables that are listed to look addresses up in; beyond it every address is walked. 128 GiB in pages of 4 KiB
+take so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +133,17 @@ def translate_many(
     """
     asked = np.ascontiguousarray(addresses, np.uint64)
     found = _Answers(source, route, asked)
-    if len(asked) <= FEW:
-        found.walk_all()
+    if len(asked) > FEW:
+        try:
+            for first in route.first or (None,):
+                found.look_up(first, progress)
+            found.explain()
+        except SourceError:
+            # Tables that lead to each other have more mappings than can be listed, and walks as short as any.
+            found = _Answers(source, route, asked)
+            found.walk_all()
     else:
-        for first in route.first or (None,):
-            found.look_up(first, progress)
-        found.explain()
+        found.walk_all()
     return found.done()
 
 
@@ -169,7 +178,7 @@ class _Answers:
         if not len(ordered):
             return
         span = Range(int(ordered[0]), int(ordered[-1]) + 1)
-        for part in map_parts(self._source, first, self._route.second, span=span, progress=progress):
+        for part in map_parts(self._source, first, self._route.second, span=span, most=_MOST_TABLES, progress=progress):
             self._look_up_in(part, order, ordered)
 
     def _look_up_in(self, part: MapPart, order: npt.NDArray[np.intp], ordered: U64Array) -> None:
