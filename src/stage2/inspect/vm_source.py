@@ -136,7 +136,7 @@ class SnapshotSource(MemorySource):
         held, _ = self.snapshot.pages.index(pages)
         if 8 * entries > PAGE or np.any(inside % np.uint64(8 * entries)) or not held.all():
             return super().tables(addresses, entries)
-        rows = self.snapshot.pages.of_gpas(pages).reshape(len(pages), -1, entries)
+        rows = self.snapshot.pages.of_gpas(pages).reshape(len(pages), PAGE // (8 * entries), entries)
         found: U64Array = rows[np.arange(len(pages)), (inside // np.uint64(8 * entries)).astype(np.intp)]
         return found
 
