@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
-
-from stage2.errors import SourceError
-from stage2.inspect.file_bytes import FileBytes
-from stage2.inspect.opened import read_file
 
 CORE, LOAD, NOTE = 4, 1, 4
 PAGE = 4096
@@ -63,18 +58,3 @@ def avml(first: int, stream: bytes, size: int) -> bytes:
 def page(number: int) -> bytes:
     """A page in which every 64-bit word says which page and which word it is."""
     return struct.pack(f"<{PAGE // 8}Q", *(number << 32 | word for word in range(PAGE // 8)))
-
-
-def require_sound_or_refused(data: bytes) -> None:
-    """Whatever a file is, it is refused in a sentence of one line, or what it says to have can be read from it."""
-    try:
-        found = read_file(FileBytes.of("dump", data))
-    except SourceError as error:
-        problem = str(error)
-    else:
-        problem = ""
-        for span in found.ranges()[:64]:
-            with suppress(SourceError):  # of a packed block that is damaged
-                assert len(found.read(span.start, min(span.size, 64))) == min(span.size, 64)
-                assert len(found.read(span.end - 1, 1)) == 1
-    assert "\n" not in problem

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dump_inputs import look
 from hypothesis import given
 from hypothesis import strategies as st
-from made_dumps import PAGE, avml, lime, page, require_sound_or_refused
+from made_dumps import PAGE, avml, lime, page
 
 from stage2.address import Range
 from stage2.errors import SourceError
@@ -184,4 +185,4 @@ def test_any_damage_ends_in_a_source_within_the_file_or_in_a_sentence(at: int, d
     data = bytearray(packed(cramjam, 0x1000, PAGES[: PAGE * 20]) + lime(0x8000_0000, page(1)))
     at = at if long else at % 64
     data[at : at + len(damage)] = damage
-    require_sound_or_refused(bytes(data))
+    look(bytes(data))

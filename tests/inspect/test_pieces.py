@@ -122,10 +122,17 @@ def test_a_million_pieces_over_each_other_are_sorted_out() -> None:
     rows = np.zeros((count, 3), np.uint64)
     rows[:, 0] = np.arange(count, dtype=np.uint64) * np.uint64(8)
     rows[:, 1] = 16
+    rows[:, 2] = rows[::-1, 0]
     notices: list[str] = []
-    pieces = laid_out(rows, 64, "dump", notices)
+    pieces = laid_out(rows, 1 << 30, "dump", notices)
     assert int(pieces.lasts[-1]) == 8 * count + 7
     assert "the first at HPA 0x8" in notices[0]
+
+
+def test_a_small_file_is_no_endless_memory() -> None:
+    rows = [(number << 32, 60, 0) for number in range(100)]
+    with pytest.raises(SourceError, match="lists 0x1770 bytes of memory and has 0x40: the same bytes of it stand for"):
+        source(rows, bytes(64))
 
 
 def test_more_pieces_than_the_limit_are_refused() -> None:
