@@ -155,6 +155,51 @@ def test_sparse_files_of_64_gib_are_opened_and_read_where_they_are_asked(tmp_pat
     assert path.stat().st_blocks * 512 < 1 << 20
 
 
+def sparse(path: Path) -> FileBytes:
+    """A file of 64 MiB in which two pages hold something."""
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        for at in (16 << 20, (32 << 20) + 0x464):
+            file.seek(at)
+            file.write(page(1))
+    found = FileBytes.open(path)
+    if found.extents is None:
+        pytest.skip("this file system does not tell where a file has holes")
+    return found
+
+
+def test_what_a_sparse_file_does_not_hold_is_known_to_be_zeros(tmp_path: Path) -> None:
+    file = sparse(tmp_path / "ram")
+    rows = np.array([(0x1_0000_0000, 32 << 20, 0), (0x8000_0000, 32 << 20, 32 << 20)], np.uint64)
+    found = FileSource(file, laid_out(rows, file.size, file.name, []))
+    filled = found.filled_ranges()
+    assert sum(span.size for span in filled) < 1 << 20
+    words = {span.start + at for span in filled for at in range(0, span.size, 8) if found.word_at(span.start + at)}
+    assert {0x1_0000_0008 + (16 << 20), 0x8000_0468} <= words
+    assert len(words) > 1000
+    for span in found.ranges():
+        zeros = np.frombuffer(bytearray(found.read(span.start, span.size)), np.uint8)
+        for part in filled:
+            if span.contains(part.start):
+                zeros[part.start - span.start : part.end - span.start] = 0
+        assert not zeros.any()
+
+
+def test_a_file_that_is_whole_may_hold_something_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "ram").write_bytes(page(1))
+    found = open_raw([(tmp_path / "ram", 0x1000)])
+    assert found.filled_ranges() == found.ranges()
+
+
+def test_several_images_know_their_zeros_together(tmp_path: Path) -> None:
+    sparse(tmp_path / "a")
+    (tmp_path / "b").write_bytes(page(1))
+    found = open_raw([(tmp_path / "b", 0x9000_0000), (tmp_path / "a", 0x1000_0000)])
+    spans = found.filled_ranges()
+    assert spans[-1] == Range(0x9000_0000, 0x9000_1000)
+    assert sum(span.size for span in spans) < 1 << 20
+
+
 def test_several_raw_images_are_one_memory(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}").write_bytes(page(number) + page(number + 10))

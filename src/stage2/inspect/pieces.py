@@ -266,6 +266,7 @@ class FileSource(PiecedSource):
         notices: Sequence[str] = (),
     ) -> None:
         super().__init__(file.name, pieces, arch=arch, cpus=cpus, notices=notices)
+        self._extents = file.extents
         self._octets = file.octets
         self._view = file.octets.data
 
@@ -273,6 +274,26 @@ class FileSource(PiecedSource):
         # The mapping ends with the last array that looks at it.
         self._octets = np.zeros(0, np.uint8)
         self._view = self._octets.data
+
+    @cached_property
+    def _filled(self) -> tuple[Range, ...]:
+        extents = self._extents or ()
+        ends = [end for _, end in extents]
+        found: list[Range] = []
+        for start, last, offset in zip(self._starts, self._lasts, self._offsets, strict=True):
+            size = last - start + 1
+            for first, end in extents[bisect_right(ends, offset) :]:
+                if first >= offset + size:
+                    break
+                low, high = max(first, offset), min(end, offset + size)
+                begin = start + low - offset
+                if found and found[-1].end == begin:
+                    begin = found.pop().start
+                found.append(Range(begin, start + high - offset))
+        return tuple(found)
+
+    def filled_ranges(self) -> tuple[Range, ...]:
+        return self.ranges() if self._extents is None else self._filled
 
     def word_at(self, hpa: int) -> int | None:
         index = bisect_right(self._starts, hpa) - 1
