@@ -77,7 +77,7 @@ def test_a_core_with_paging_has_what_its_segments_show_and_says_what_they_do_not
 
 def test_of_a_machine_in_long_mode_the_core_names_the_root_of_its_tables(dumped: tuple[str, Machine]) -> None:
     arch, found = dumped
-    roots, problems = roots_of_registers(opened(found))
+    roots, problems = roots_of_registers(opened(found).registers(), arch)
     assert problems == ()
     # No note of a core has the registers of the others' tables.
     assert [root.name.partition(",")[0] for root in roots] == (["x86-4level@0x1000"] if arch == "x86_64" else [])

@@ -39,7 +39,7 @@ def test_a_host_has_its_memory_and_the_roots_of_its_vms(host: Host) -> None:
     assert found.arch == host.vms[0].arch
     assert found.ranges() == tuple(host.memory.ranges)
     assert found.known_roots() == tuple((vm.name, vm.space.regime) for vm in host.vms)
-    roots, problems = roots_of_registers(found)
+    roots, problems = roots_of_registers(found.registers(), found.arch)
     assert problems == ()
     assert {(root.regime.root, root.regime.format) for root in roots} == {
         (vm.space.regime.root, vm.space.regime.format) for vm in host.vms
@@ -73,7 +73,7 @@ def test_a_folder_of_build_has_the_tables_and_says_whose_they_are(host: Host, tm
     for vm in host.vms:
         for span in vm.space.page_table.table_ranges:
             assert found.read(span.start, span.size) == host.memory.read(span.start, span.size)  # type: ignore[arg-type]
-    roots, _ = roots_of_registers(found)
+    roots, _ = roots_of_registers(found.registers(), found.arch)
     assert {root.regime.root for root in roots} == {vm.space.regime.root for vm in host.vms}
 
 
@@ -103,7 +103,7 @@ def test_a_running_vm_tells_its_stage_2_and_what_of_its_guest_the_host_s_registe
         "x86_64": set(),  # no register holds a VM without an identifier
     }[writer.vm.arch] <= cpu.values.keys()
     assert not {"satp", "CR3"} & cpu.values.keys(), "those would be the host's own"
-    roots, problems = roots_of_registers(found)
+    roots, problems = roots_of_registers(found.registers(), found.arch)
     assert problems == ()
     regime = writer.vm.space.regime
     assert {root.regime.root for root in roots if root.stage == 2} == (
