@@ -6,8 +6,8 @@ python scripts/fuzz_dumps.py lime --minutes 10 --keep build/fuzz/lime
 
 Inputs begin with those of tests/inspect/corpus and what --keep holds from before. Each is opened as a file of its kind
 is, and what it says to have is read. What raises anything but one sentence (`SourceError`), takes longer than 10 s or
-more than 2 GiB ends the run and is kept. `--minimise` puts the smallest inputs with the same coverage into
-tests/inspect/corpus.
+more than 2 GiB ends the run and is kept. `--save` puts what was found into tests/inspect/corpus: of inputs that
+reach the same the engine keeps the shortest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long, by the clock (default 1)")
     parser.add_argument("--seed", type=int, default=1, help="of chance (default 1)")
     parser.add_argument("--keep", type=Path, default=None, help="inputs found (default build/fuzz/dumps/KIND)")
-    parser.add_argument("--minimise", action="store_true", help="into tests/inspect/corpus instead of a run")
+    parser.add_argument("--save", action="store_true", help="what was found into tests/inspect/corpus, and end")
     parser.add_argument("--within", nargs="*", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.within is not None:
@@ -53,15 +52,13 @@ def main() -> int:
     for folder in (kept, corpus):
         folder.mkdir(parents=True, exist_ok=True)
     words = [f"max_len={_LONGEST[options.kind]}", f"rss_limit_mb={_MOST_MIB}"]
-    if options.minimise:
-        with tempfile.TemporaryDirectory() as name:
-            code = _run(options.kind, [*words, "merge=1", name, str(corpus), str(kept)])
-            if code == 0:
-                for old in corpus.iterdir():
-                    old.unlink()
-                for number, new in enumerate(sorted(Path(name).iterdir(), key=lambda file: file.stat().st_size)):
-                    (corpus / f"{number:03}").write_bytes(new.read_bytes())
-        return code
+    if options.save:
+        found = sorted((file.read_bytes() for file in kept.iterdir()), key=lambda data: (len(data), data))
+        for old in corpus.iterdir():
+            old.unlink()
+        for number, data in enumerate(found):
+            (corpus / f"{number:03}").write_bytes(data)
+        return 0
     from dump_inputs import seeds
 
     for number, data in enumerate(seeds(options.kind)):
