@@ -61,11 +61,14 @@ soak: setup
 	echo "make soak SEED=$$seed repeats this"; \
 	HYPOTHESIS_PROFILE=soak $(PYTEST) -o faulthandler_timeout=0 --seed $$seed && $(BIN)/stage2 conform --seed $$seed --cases $(SOAK_CASES)
 
-# Damaged VM files and device trees through `stage2 check` and `show`: docs/testing.md.
+# Damaged VM files and device trees through `stage2 check` and `show`, and damaged dumps: docs/testing.md.
 MINUTES ?= 1
 fuzz: setup
 	@$(BIN)/python scripts/fuzz_check.py toml --minutes $(MINUTES) --seed $(or $(SEED),0)
 	@$(BIN)/python scripts/fuzz_check.py trees --minutes $(MINUTES) --seed $(or $(SEED),0)
+	@if $(BIN)/python -c "import atheris" 2>/dev/null; then for kind in core lime avml gzip; do \
+		$(BIN)/python scripts/fuzz_dumps.py $$kind --minutes $(MINUTES) --seed $(or $(SEED),1) || exit 1; done; \
+		else echo "dumps are not fuzzed: pip install atheris"; fi
 
 # QEMU and Bochs of the Debian release that this machine is not, for the conformance suite. Where they cannot be had a
 # line says so, and only in CI that is a failure.
@@ -133,7 +136,7 @@ mutants: setup
 
 # The lock names versions and hashes, no registry.
 lock: setup
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --group dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --extra dumps --group dev \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--output-file requirements.lock pyproject.toml scripts/build-requirements.txt
 

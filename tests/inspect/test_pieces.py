@@ -122,10 +122,17 @@ def test_a_million_pieces_over_each_other_are_sorted_out() -> None:
     rows = np.zeros((count, 3), np.uint64)
     rows[:, 0] = np.arange(count, dtype=np.uint64) * np.uint64(8)
     rows[:, 1] = 16
+    rows[:, 2] = rows[::-1, 0]
     notices: list[str] = []
-    pieces = laid_out(rows, 64, "dump", notices)
+    pieces = laid_out(rows, 1 << 30, "dump", notices)
     assert int(pieces.lasts[-1]) == 8 * count + 7
     assert "the first at HPA 0x8" in notices[0]
+
+
+def test_a_small_file_is_no_endless_memory() -> None:
+    rows = [(number << 32, 60, 0) for number in range(100)]
+    with pytest.raises(SourceError, match="lists 0x1770 bytes of memory and has 0x40: the same bytes of it stand for"):
+        source(rows, bytes(64))
 
 
 def test_more_pieces_than_the_limit_are_refused() -> None:
@@ -146,6 +153,51 @@ def test_sparse_files_of_64_gib_are_opened_and_read_where_they_are_asked(tmp_pat
     ends = np.array([at, 0x1_0000_0000, 0x1_0000_0000 + (64 << 30) - PAGE], np.uint64)
     assert found.tables(ends, 512)[:, 3].tolist() == [5 << 32 | 3, 0, 0]
     assert path.stat().st_blocks * 512 < 1 << 20
+
+
+def sparse(path: Path) -> FileBytes:
+    """A file of 64 MiB in which two pages hold something."""
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        for at in (16 << 20, (32 << 20) + 0x464):
+            file.seek(at)
+            file.write(page(1))
+    found = FileBytes.open(path)
+    if found.extents is None:
+        pytest.skip("this file system does not tell where a file has holes")
+    return found
+
+
+def test_what_a_sparse_file_does_not_hold_is_known_to_be_zeros(tmp_path: Path) -> None:
+    file = sparse(tmp_path / "ram")
+    rows = np.array([(0x1_0000_0000, 32 << 20, 0), (0x8000_0000, 32 << 20, 32 << 20)], np.uint64)
+    found = FileSource(file, laid_out(rows, file.size, file.name, []))
+    filled = found.filled_ranges()
+    assert sum(span.size for span in filled) < 1 << 20
+    words = {span.start + at for span in filled for at in range(0, span.size, 8) if found.word_at(span.start + at)}
+    assert {0x1_0000_0008 + (16 << 20), 0x8000_0468} <= words
+    assert len(words) > 1000
+    for span in found.ranges():
+        zeros = np.frombuffer(bytearray(found.read(span.start, span.size)), np.uint8)
+        for part in filled:
+            if span.contains(part.start):
+                zeros[part.start - span.start : part.end - span.start] = 0
+        assert not zeros.any()
+
+
+def test_a_file_that_is_whole_may_hold_something_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "ram").write_bytes(page(1))
+    found = open_raw([(tmp_path / "ram", 0x1000)])
+    assert found.filled_ranges() == found.ranges()
+
+
+def test_several_images_know_their_zeros_together(tmp_path: Path) -> None:
+    sparse(tmp_path / "a")
+    (tmp_path / "b").write_bytes(page(1))
+    found = open_raw([(tmp_path / "b", 0x9000_0000), (tmp_path / "a", 0x1000_0000)])
+    spans = found.filled_ranges()
+    assert spans[-1] == Range(0x9000_0000, 0x9000_1000)
+    assert sum(span.size for span in spans) < 1 << 20
 
 
 def test_several_raw_images_are_one_memory(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _EMULATORS = (
 _FOR = {
     "unicorn": "runs guests",
     "distributed": "campaigns on a cluster",
+    "cramjam": "reads dumps that are packed with Snappy",
 }
 """Packages that may be left out, and what for."""
 

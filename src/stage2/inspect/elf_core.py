@@ -33,6 +33,7 @@ _PROGRAM_HEADER = 56
 _PN_XNUM = 0xFFFF
 _SH_INFO_AT = 44
 _MOST_NOTES = 16 << 20
+_MOST_SECTIONS_OF_NOTES = 64
 _UNKNOWN = (1 << 64) - 1
 _FIELDS = ("p_type", "p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz")
 
@@ -88,7 +89,7 @@ def read_elf_core(file: FileBytes) -> ElfCore:
     headers = _headers(file, table, entry, _count(file, count, sections), notices)
     arch = _MACHINES[machine]
     notes = _core_notes(file, headers, arch, notices)
-    rows = _segments(headers, notices, file)
+    rows = _segments(headers, notes.of_machine, notices, file)
     pieces = laid_out(rows, file.size, file.name, notices)
     return ElfCore(file, pieces, arch=arch, cpus=notes.cpus, notices=notices, vmcoreinfo=notes.vmcoreinfo)
 
@@ -148,15 +149,14 @@ def _core_notes(file: FileBytes, headers: Mapping[str, npt.NDArray[Any]], arch: 
     return read_notes(data, arch)
 
 
-_MOST_SECTIONS_OF_NOTES = 64
-
-
-def _segments(headers: Mapping[str, npt.NDArray[Any]], notices: list[str], file: FileBytes) -> U64Array:
+def _segments(
+    headers: Mapping[str, npt.NDArray[Any]], of_machine: bool, notices: list[str], file: FileBytes
+) -> U64Array:
     """HPA, size and offset of what was dumped.
 
     A physical address of -1 says that there is none. One of 0 says it too where several segments have it that do not
     show the same bytes: it was not filled in (old /proc/kcore, the core of a process). So does a lone one that has a
-    virtual address, if no other segment tells a physical one.
+    virtual address, if no other segment tells a physical one. Where a note says that the core is a machine's, 0 is 0.
     """
     load = headers["p_type"] == _LOAD
     offset, virtual, physical, size, memory = (headers[name][load] for name in _FIELDS[1:])
@@ -165,7 +165,7 @@ def _segments(headers: Mapping[str, npt.NDArray[Any]], notices: list[str], file:
     unknown = physical == np.uint64(_UNKNOWN)
     zero = (physical == 0) & (size > 0)
     unfilled = zero & (virtual != 0)
-    if len(np.unique(offset[zero])) > 1 or not np.any(physical[~unknown]):
+    if not of_machine and (len(np.unique(offset[zero])) > 1 or not np.any(physical[~unknown])):
         unknown |= unfilled
     left_out = int(np.count_nonzero(unknown & (size > 0)))
     if left_out and not np.any(size[~unknown]):

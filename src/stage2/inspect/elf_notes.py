@@ -41,10 +41,12 @@ class CoreNotes:
     Args:
         cpus: in their order in the file.
         vmcoreinfo: of a Linux kernel, by its keys; empty where there is none.
+        of_machine: there is a note that only cores of machines have.
     """
 
     cpus: tuple[Cpu, ...]
     vmcoreinfo: Mapping[str, str]
+    of_machine: bool
 
 
 def read_notes(data: bytes, arch: str | None) -> CoreNotes:
@@ -69,7 +71,7 @@ def read_notes(data: bytes, arch: str | None) -> CoreNotes:
     empty: list[dict[str, int]] = [{}] * count
     pairs = zip((*status, *empty), (*qemu, *empty), range(count), strict=False)
     cpus = tuple(Cpu(number, ours | theirs) for ours, theirs, number in pairs)
-    return CoreNotes(tuple(cpu for cpu in cpus if cpu.values), vmcoreinfo)
+    return CoreNotes(tuple(cpu for cpu in cpus if cpu.values), vmcoreinfo, bool(qemu or vmcoreinfo))
 
 
 def _notes(data: bytes) -> Iterator[tuple[str, int, bytes]]:

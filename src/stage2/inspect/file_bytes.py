@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from ..errors import SourceError
 
+_MOST_EXTENTS = 1 << 16
+"""Limit: stretches of a sparse file; what comes behind counts as one."""
 Octets = npt.NDArray[np.uint8]
 
 
@@ -22,10 +25,17 @@ class FileBytes:
         name: the file as the user named it.
         octets: its bytes, read-only.
         notices: what is already known to be missing of it, a sentence each.
+        extents: (first, end) of the stretches that may hold anything but zeros, in order; None for all of it.
     """
 
-    def __init__(self, name: str, octets: Octets, notices: tuple[str, ...] = ()) -> None:
-        self.name, self.octets, self.notices = name, octets, notices
+    def __init__(
+        self,
+        name: str,
+        octets: Octets,
+        notices: tuple[str, ...] = (),
+        extents: tuple[tuple[int, int], ...] | None = None,
+    ) -> None:
+        self.name, self.octets, self.notices, self.extents = name, octets, notices, extents
         self.size = len(octets)
 
     @classmethod
@@ -65,7 +75,7 @@ class FileBytes:
             raise SourceError(f"{name} is empty")
         try:
             data = mmap.mmap(descriptor, found.st_size, access=mmap.ACCESS_READ)
-            return cls(name, np.frombuffer(data, np.uint8), notices)
+            return cls(name, np.frombuffer(data, np.uint8), notices, _extents(descriptor, found.st_size))
         except (OSError, ValueError, OverflowError) as error:
             # Such as /proc/kcore, which has a size and cannot be mapped.
             reason = getattr(error, "strerror", None) or error
@@ -74,3 +84,25 @@ class FileBytes:
     def part(self, at: int, size: int) -> bytes:
         """Bytes from an offset on; fewer where the file ends."""
         return self.octets[at : at + size].tobytes() if at < self.size else b""
+
+
+def _extents(descriptor: int, size: int) -> tuple[tuple[int, int], ...] | None:
+    """The stretches of a file that its file system holds; None for all of it, and where it does not say."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    try:
+        while at < size and len(found) < _MOST_EXTENTS:
+            try:
+                first = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # there is no more
+                    at = size
+                    break
+                raise
+            at = min(os.lseek(descriptor, first, os.SEEK_HOLE), size)
+            found.append((first, at))
+    except OSError:
+        return None
+    if at < size:
+        found.append((at, size))
+    return None if found == [(0, size)] else tuple(found)

@@ -58,6 +58,10 @@ class JoinedSource(MemorySource):
     def ranges(self) -> tuple[Range, ...]:
         return self._ranges
 
+    def filled_ranges(self) -> tuple[Range, ...]:
+        spans = [span for source in self.sources for span in source.filled_ranges()]
+        return tuple(sorted(spans, key=lambda span: span.start))
+
     def registers(self) -> tuple[Cpu, ...]:
         return tuple(cpu for source in self.sources for cpu in source.registers())
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import SourceError
 from .file_bytes import FileBytes
 from .pieces import MOST_PIECES, FileSource, PiecedSource, laid_out
-from .snappy_blocks import Block, BlockSource, Scan, scan_frames
+from .snappy_blocks import Blocks, BlockSource, scan_frames
 
 LIME, AVML = b"EMiL", b"AVML"
 _HEADER = struct.Struct("<4sIQQQ")
@@ -39,7 +39,7 @@ class _Listed:
 
     plain: list[tuple[int, int, int]]
     packed: list[tuple[int, int, int]]
-    blocks: list[Block]
+    blocks: Blocks
     problem: str = ""
 
 
@@ -53,19 +53,19 @@ def read_lime(file: FileBytes) -> PiecedSource:
     notices = [*file.notices, listed.problem] if listed.problem else [*file.notices]
     if not (listed.plain or listed.packed):
         raise SourceError(listed.problem or f"{file.name} lists no memory")
-    if not listed.blocks:
+    if not listed.packed:
         pieces = laid_out(np.array(listed.plain, np.uint64), file.size, file.name, notices)
         return FileSource(file, pieces, notices=notices)
     notices.append(f"{file.name} is AVML's, which leaves out blocks of zeros: a hole in it may have been zeros")
     # A range that is stored as it is becomes a block that needs no unpacking.
-    size = sum(block.size for block in listed.blocks)
+    size = sum(listed.blocks.sizes)
     for hpa, length, offset in listed.plain:
         there = min(length, file.size - offset)
         if there < length:
             notices.append(f"{file.name} was cut off: {length - there:#x} bytes of memory that it lists are missing")
         if there <= 0:
             continue
-        listed.blocks.append(Block(there, offset, there, plain=True))
+        listed.blocks.add(there, offset)
         listed.packed.append((hpa, there, size))
         size += there
     pieces = laid_out(np.array(listed.packed, np.uint64), size, file.name, notices)
@@ -73,9 +73,8 @@ def read_lime(file: FileBytes) -> PiecedSource:
 
 
 def _listed(file: FileBytes) -> _Listed:
-    found = _Listed([], [], [])
+    found = _Listed([], [], Blocks())
     at = unpacked = 0
-    scan = Scan()
     while at < file.size:
         header = file.part(at, _HEADER.size)
         if len(header) < _HEADER.size:
@@ -92,14 +91,12 @@ def _listed(file: FileBytes) -> _Listed:
             found.plain.append((first, size, at))
             at += size
             continue
-        stream = scan_frames(file, at, size, scan)
-        there = sum(block.size for block in stream.blocks)
-        if there:
-            found.blocks += stream.blocks
-            found.packed.append((first, there, unpacked))
-            unpacked += there
+        stream = scan_frames(file, at, size, found.blocks)
+        if stream.size:
+            found.packed.append((first, stream.size, unpacked))
+            unpacked += stream.size
         if stream.problem:
-            found.problem = f"{stream.problem}: of [{first:#x}, {first + size:#x}) {there:#x} bytes are there"
+            found.problem = f"{stream.problem}: of [{first:#x}, {first + size:#x}) {stream.size:#x} bytes are there"
             return found
         at = stream.end + _LENGTH
     return found

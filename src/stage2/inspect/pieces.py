@@ -24,6 +24,8 @@ from .source import Cpu, MemorySource
 
 MOST_PIECES = 1 << 20
 """Limit: pieces of one file."""
+_MOST_TIMES = 4
+"""Limit: bytes of memory for each byte of the file, or a small file would be endless memory."""
 
 
 class Pieces:
@@ -56,7 +58,7 @@ def laid_out(rows: U64Array, store: int, name: str, notices: list[str]) -> Piece
         notices: gets a sentence for what is missing of them.
 
     Raises:
-        SourceError: none has a byte in the store, or there are too many.
+        SourceError: none has a byte in the store, there are too many, or they say far more than the store has.
     """
     if len(rows) > MOST_PIECES:
         raise SourceError(f"{name} lists {len(rows)} pieces of memory; {MOST_PIECES} are the most that are read")
@@ -83,6 +85,13 @@ def laid_out(rows: U64Array, store: int, name: str, notices: list[str]) -> Piece
     if not _disjoint(starts[order], sizes[order]):
         starts, sizes, offsets = _first_wins(starts, sizes, offsets, name, notices)
         order = np.argsort(starts, kind="stable")
+    # As numbers of Python: a million sizes may add up to more than 64 bits.
+    whole = sum(sizes.tolist())
+    if whole > _MOST_TIMES * store:
+        raise SourceError(
+            f"{name} lists {whole:#x} bytes of memory and has {store:#x}: the same bytes of it stand for many "
+            "addresses, as in no dump"
+        )
     return _joined(starts[order], sizes[order], offsets[order])
 
 
@@ -257,6 +266,7 @@ class FileSource(PiecedSource):
         notices: Sequence[str] = (),
     ) -> None:
         super().__init__(file.name, pieces, arch=arch, cpus=cpus, notices=notices)
+        self._extents = file.extents
         self._octets = file.octets
         self._view = file.octets.data
 
@@ -264,6 +274,26 @@ class FileSource(PiecedSource):
         # The mapping ends with the last array that looks at it.
         self._octets = np.zeros(0, np.uint8)
         self._view = self._octets.data
+
+    @cached_property
+    def _filled(self) -> tuple[Range, ...]:
+        extents = self._extents or ()
+        ends = [end for _, end in extents]
+        found: list[Range] = []
+        for start, last, offset in zip(self._starts, self._lasts, self._offsets, strict=True):
+            size = last - start + 1
+            for first, end in extents[bisect_right(ends, offset) :]:
+                if first >= offset + size:
+                    break
+                low, high = max(first, offset), min(end, offset + size)
+                begin = start + low - offset
+                if found and found[-1].end == begin:
+                    begin = found.pop().start
+                found.append(Range(begin, start + high - offset))
+        return tuple(found)
+
+    def filled_ranges(self) -> tuple[Range, ...]:
+        return self.ranges() if self._extents is None else self._filled
 
     def word_at(self, hpa: int) -> int | None:
         index = bisect_right(self._starts, hpa) - 1

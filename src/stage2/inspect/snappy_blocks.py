@@ -7,9 +7,10 @@ them and checks the sums.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -33,80 +34,76 @@ _KEPT = 64 << 20
 """Limit: unpacked bytes that are kept at hand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Bytes that are unpacked together.
+class Blocks:
+    """Stretches of bytes that are unpacked one by one, in columns: there may be millions.
 
-    Args:
-        size: unpacked.
-        offset: of it in the file; of a chunk that is its header.
-        stored: bytes of it there.
-        plain: it is stored as it is, without anything around it.
+    Attributes:
+        sizes: of each, unpacked.
+        offsets: of each in the file; of a chunk that is its header.
+        stored: bytes of each there; 0 for one that is stored as it is, without anything around it.
+        chunks: how many chunks of the file were looked at: there is a limit, since one may say nothing.
     """
 
-    size: int
-    offset: int
-    stored: int
-    plain: bool = False
+    def __init__(self) -> None:
+        self.sizes, self.offsets, self.stored = array("Q"), array("Q"), array("Q")
+        self.chunks = 0
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def add(self, size: int, offset: int, stored: int = 0) -> None:
+        """One more."""
+        self.sizes.append(size)
+        self.offsets.append(offset)
+        self.stored.append(stored)
 
 
-@dataclass(slots=True)
-class Scan:
-    """How many chunks of a file were looked at: there is a limit, since one may say nothing."""
-
-    chunks: int = 0
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Stream:
     """The chunks of a stream.
 
     Args:
-        blocks: those with data.
+        size: bytes that come out of them.
         end: offset behind the last.
         problem: why there are not as many as there should be; empty where there are.
     """
 
-    blocks: list[Block] = field(default_factory=list)
-    end: int = 0
+    size: int
+    end: int
     problem: str = ""
 
 
-def scan_frames(file: FileBytes, at: int, size: int, scan: Scan) -> Stream:
+def scan_frames(file: FileBytes, at: int, wanted: int, blocks: Blocks) -> Stream:
     """Find the chunks of a stream without unpacking any.
 
     Args:
         file: where.
         at: the stream's offset.
-        size: bytes that come out of it.
-        scan: of all streams of the file.
+        wanted: bytes that come out of it.
+        blocks: of the file; gets the chunks with data.
 
     Raises:
         SourceError: the file has more chunks than are looked at.
     """
-    found = Stream(end=at)
-    while size:
-        scan.chunks += 1
-        if scan.chunks > _MOST_CHUNKS:
+    size = 0
+    while size < wanted:
+        blocks.chunks += 1
+        if blocks.chunks > _MOST_CHUNKS:
             raise SourceError(f"{file.name} has more than {_MOST_CHUNKS} chunks: it is not read")
         head = file.part(at, 4 + _SUM + 3)
         kind, length = head[0] if head else 0, int.from_bytes(head[1:4], "little")
         if len(head) < 4 or at + 4 + length > file.size:
-            found.problem = f"{file.name} was cut off in the chunk at offset {at:#x}"
-            return found
+            return Stream(size, at, f"{file.name} was cut off in the chunk at offset {at:#x}")
         if kind in (_COMPRESSED, _PLAIN):
             came = length - _SUM if kind == _PLAIN else _declared(head[4 + _SUM :])
-            if length <= _SUM or length - _SUM > _MOST_COMPRESSED or not 0 < came <= min(size, _MOST_OF_CHUNK):
-                found.problem = f"{file.name} is damaged in the chunk at offset {at:#x}"
-                return found
-            found.blocks.append(Block(came, at, 4 + length))
-            size -= came
+            if length <= _SUM or length - _SUM > _MOST_COMPRESSED or not 0 < came <= min(wanted - size, _MOST_OF_CHUNK):
+                return Stream(size, at, f"{file.name} is damaged in the chunk at offset {at:#x}")
+            blocks.add(came, at, 4 + length)
+            size += came
         elif kind < _FIRST_SKIPPABLE or (kind == _IDENTIFIER and file.part(at, len(_STREAM)) != _STREAM):
-            found.problem = f"{file.name} has an unknown chunk at offset {at:#x}"
-            return found
+            return Stream(size, at, f"{file.name} has an unknown chunk at offset {at:#x}")
         at += 4 + length
-        found.end = at
-    return found
+    return Stream(size, at)
 
 
 def _declared(head: bytes) -> int:
@@ -137,7 +134,7 @@ class BlockSource(PiecedSource):
         SourceError: cramjam is missing.
     """
 
-    def __init__(self, file: FileBytes, pieces: Pieces, blocks: Sequence[Block], *, notices: Sequence[str]) -> None:
+    def __init__(self, file: FileBytes, pieces: Pieces, blocks: Blocks, *, notices: Sequence[str]) -> None:
         super().__init__(file.name, pieces, notices=notices)
         try:
             self._cramjam = _cramjam()
@@ -146,8 +143,8 @@ class BlockSource(PiecedSource):
                 f"{file.name} has blocks packed with Snappy, which needs the package cramjam: {pip_install('cramjam')}"
             ) from None
         self._file = file
-        self._blocks = tuple(blocks)
-        ends = np.cumsum([block.size for block in blocks], dtype=np.uint64)
+        self._columns = blocks.sizes, blocks.offsets, blocks.stored
+        ends = np.cumsum(np.frombuffer(blocks.sizes, np.uint64), dtype=np.uint64)
         self._block_begins: U64Array = np.concatenate((np.zeros(1, np.uint64), ends[:-1]))
         self._block_ends: U64Array = ends
         self._unpacked: OrderedDict[int, Octets] = OrderedDict()
@@ -163,28 +160,28 @@ class BlockSource(PiecedSource):
         Raises:
             SourceError: it is damaged.
         """
-        block = self._blocks[number]
-        if block.plain:
-            return self._file.octets[block.offset : block.offset + block.size]
+        size, offset, stored = (column[number] for column in self._columns)
+        if not stored:
+            return self._file.octets[offset : offset + size]
         found = self._unpacked.get(number)
         if found is not None:
             self._unpacked.move_to_end(number)
             return found
-        found = self._unpack(block)
+        found = self._unpack(size, offset, stored)
         self._unpacked[number] = found
-        self._kept += block.size
+        self._kept += size
         while self._kept > _KEPT:
             self._kept -= len(self._unpacked.popitem(last=False)[1])
         return found
 
-    def _unpack(self, block: Block) -> Octets:
-        packed = _STREAM + self._file.part(block.offset, block.stored)
+    def _unpack(self, size: int, offset: int, stored: int) -> Octets:
+        packed = _STREAM + self._file.part(offset, stored)
         try:
-            data = bytes(self._cramjam.snappy.decompress(packed, output_len=block.size))
+            data = bytes(self._cramjam.snappy.decompress(packed, output_len=size))
         except self._cramjam.DecompressionError as error:
-            raise SourceError(f"{self.name} is damaged in the chunk at offset {block.offset:#x}: {error}") from None
-        if len(data) != block.size:
-            raise SourceError(f"{self.name} is damaged in the chunk at offset {block.offset:#x}: its size is wrong")
+            raise SourceError(f"{self.name} is damaged in the chunk at offset {offset:#x}: {error}") from None
+        if len(data) != size:
+            raise SourceError(f"{self.name} is damaged in the chunk at offset {offset:#x}: its size is wrong")
         return np.frombuffer(data, np.uint8)
 
     def stored(self, offset: int, size: int) -> bytes:

@@ -66,6 +66,10 @@ class MemorySource(ABC):
         """The CPUs whose registers the source knows; none, if it holds memory alone."""
         return ()
 
+    def filled_ranges(self) -> tuple[Range, ...]:
+        """Where there may be anything but zeros, within `ranges`: a sparse file tells, and who scans skips the rest."""
+        return self.ranges()
+
     def known_roots(self) -> tuple[tuple[str, Regime], ...]:
         """The regimes that it knows for certain, each with whose it is; what registers say is not among them."""
         return ()

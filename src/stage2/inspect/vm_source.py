@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -36,17 +36,22 @@ class HostSource(MemorySource):
     """The memory of a host, and what its VMs' registers are. It is looked at as it is at each moment.
 
     Args:
-        host: must outlive the source.
+        host: must outlive the source; a VM stands for its host, of whose VMs only it is known.
         name: how messages call it.
     """
 
-    def __init__(self, host: Host, name: str = "the host") -> None:
+    def __init__(self, host: Host | Vm, name: str = "the host") -> None:
         super().__init__(name)
         self._host = host
-        self._tables = HostTables(host.memory)
+        self._memory = host.space.frames.memory if isinstance(host, Vm) else host.memory
+        self._tables = HostTables(self._memory)
+
+    @property
+    def _vms(self) -> Sequence[Vm]:
+        return (self._host,) if isinstance(self._host, Vm) else self._host.vms
 
     def ranges(self) -> tuple[Range, ...]:
-        return tuple(self._host.memory.ranges)
+        return tuple(self._memory.ranges)
 
     def bytes_at(self, hpa: int, size: int) -> bytes | None:
         return self._tables.bytes_at(hpa, size)
@@ -64,10 +69,10 @@ class HostSource(MemorySource):
 
     @property
     def arch(self) -> str | None:
-        return next((vm.arch for vm in self._host.vms), None)
+        return next((vm.arch for vm in self._vms), None)
 
     def known_roots(self) -> tuple[tuple[str, Regime], ...]:
-        return tuple((vm.name, vm.space.regime) for vm in self._host.vms)
+        return tuple((vm.name, vm.space.regime) for vm in self._vms)
 
     def registers(self) -> tuple[Cpu, ...]:
         """A CPU for each vCPU: its stage 2, and of RISC-V and Arm its guest's stage 1, where a machine holds it.
@@ -75,7 +80,7 @@ class HostSource(MemorySource):
         Raises:
             SourceError: a machine does not give its registers.
         """
-        found = [values for vm in self._host.vms for values in self._registers_of(vm)]
+        found = [values for vm in self._vms for values in self._registers_of(vm)]
         return tuple(Cpu(number, values) for number, values in enumerate(found))
 
     def _registers_of(self, vm: Vm) -> list[dict[str, int]]:
@@ -131,7 +136,7 @@ class SnapshotSource(MemorySource):
         held, _ = self.snapshot.pages.index(pages)
         if 8 * entries > PAGE or np.any(inside % np.uint64(8 * entries)) or not held.all():
             return super().tables(addresses, entries)
-        rows = self.snapshot.pages.of_gpas(pages).reshape(len(pages), -1, entries)
+        rows = self.snapshot.pages.of_gpas(pages).reshape(len(pages), PAGE // (8 * entries), entries)
         found: U64Array = rows[np.arange(len(pages)), (inside // np.uint64(8 * entries)).astype(np.intp)]
         return found
 
@@ -190,7 +195,12 @@ def _second(roots: tuple[tuple[str, Regime], ...]) -> list[tuple[str, Regime]]:
 
 
 def _stage_2(regime: Regime) -> dict[str, int]:
-    return family_of(regime.format).stage_2_registers(regime.format, regime.root, regime.controls, regime.identifier)
+    """The registers of a stage 2; none where no register can hold it, as with x86's identifier 0."""
+    fmt = regime.format
+    try:
+        return family_of(fmt).stage_2_registers(fmt, regime.root, regime.controls, regime.identifier)
+    except Stage2Error:
+        return {}
 
 
 def open_folder(path: str | Path) -> FolderSource:
