@@ -13,7 +13,9 @@ from ...errors import SourceError
 PROTOCOLS = ("qmp", "gdb")
 _BETWEEN = re.compile(r",(?=(?:qmp|gdb):)")
 _TCP = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})")
-_USAGE = "write qmp:/path/of.sock, qmp:127.0.0.1:4444, gdb:/path/of.sock, gdb:127.0.0.1:1234, or one of each and a comma"
+_USAGE = (
+    "write qmp:/path/of.sock, qmp:127.0.0.1:4444, gdb:/path/of.sock, gdb:127.0.0.1:1234, or one of each and a comma"
+)
 
 
 @dataclass(frozen=True, slots=True)

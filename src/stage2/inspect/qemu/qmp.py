@@ -73,7 +73,7 @@ class Qmp:
             seconds: how long it may take; None takes the connection's own limit.
 
         Raises:
-            SourceError: QEMU refuses it (`Refused`), is gone, or does not answer in time. After the last two every
+            SourceError: QEMU refuses it (`RefusedError`), is gone, or does not answer in time. After the last two every
                 further command fails at once.
         """
         if self._broken is not None:
@@ -125,7 +125,7 @@ class Qmp:
         try:
             return future.result(seconds + _GOODBYE_S)
         except self._refused as error:
-            raise Refused(f"{self.name}: {doing}: {error}") from None
+            raise RefusedError(f"{self.name}: {doing}: {error}") from None
         except TimeoutError:
             future.cancel()
             self._broken = f"{self.name}: QEMU does not answer: {doing} took longer than {seconds:g} s"
@@ -136,5 +136,5 @@ class Qmp:
         raise SourceError(self._broken)
 
 
-class Refused(SourceError):
+class RefusedError(SourceError):
     """QEMU answers that it does not do what it is asked for; the connection is in order."""
