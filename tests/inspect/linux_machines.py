@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 from elftools.elf.elffile import ELFFile
 
 from linux_guest import require_linux
@@ -87,7 +89,7 @@ class LinuxMachine(Sockets):
     core: Path
 
     @cached_property
-    def dumped(self) -> tuple[tuple[int, np.ndarray], ...]:
+    def dumped(self) -> tuple[tuple[int, npt.NDArray[np.uint8]], ...]:
         """The dump's pieces of memory: HPA, bytes."""
         with self.core.open("rb") as file:
             loads = [one.header for one in ELFFile(file).iter_segments("PT_LOAD")]
@@ -96,11 +98,12 @@ class LinuxMachine(Sockets):
 
 
 @contextmanager
-def machine(arch: str, folder: Path, *more: str) -> Iterator[Sockets]:
+def machine(arch: str, folder: Path, *more: str, stub: str = "") -> Iterator[Sockets]:
     """A machine with sockets in a folder.
 
     Args:
         more: further arguments; without a kernel it runs its firmware.
+        stub: where the gdb stub listens, as QEMU takes it; "" for a socket in the folder.
     """
     program, package, arguments, _ = ON[arch]
     command = or_skip(lambda: OWN_QEMU.program(program, package)).command
@@ -110,12 +113,13 @@ def machine(arch: str, folder: Path, *more: str) -> Iterator[Sockets]:
         [
             *command, *arguments, "-accel", "tcg", "-display", "none", "-nic", "none", "-monitor", "none", "-no-reboot",
             "-serial", f"file:{console}", "-qmp", f"unix:{qmp},server=on,wait=off",
-            "-gdb", f"unix:{gdb},server=on,wait=off", *more,
+            "-gdb", stub or f"unix:{gdb},server=on,wait=off", *more,
         ],
         log=log,
     )  # fmt: skip
     try:
-        until(lambda: gdb.exists() or child.ended is not None, f"{arch}: QEMU makes no sockets")
+        last = qmp if stub else gdb
+        until(lambda: last.exists() or child.ended is not None, f"{arch}: QEMU makes no sockets")
         assert child.ended is None, f"{arch}: QEMU {child.how_it_ended()}{printed(log)}"
         yield Sockets(arch, qmp, gdb, console, child)
     finally:
@@ -146,3 +150,30 @@ def linux(arch: str, folder: Path) -> Iterator[LinuxMachine]:
 def said(one: Sockets) -> str:
     """What the machine's serial port has said so far."""
     return one.console.read_text(errors="replace") if one.console.exists() else ""
+
+
+_STACK = pytest.StashKey[ExitStack]()
+_STARTED = pytest.StashKey[dict[str, LinuxMachine]]()
+
+
+def started(arch: str, request: pytest.FixtureRequest) -> LinuxMachine:
+    """The Linux of an architecture, booted when a test first asks for it, and there until all tests are done."""
+    stash = request.config.stash
+    if _STACK not in stash:
+        stash[_STACK], stash[_STARTED] = ExitStack(), {}
+        request.config.add_cleanup(stash[_STACK].close)
+    if arch not in stash[_STARTED]:
+        factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+        # A Unix socket's path has 107 bytes at most, and pytest's are long already.
+        stash[_STARTED][arch] = stash[_STACK].enter_context(linux(arch, factory.mktemp("m")))
+    return stash[_STARTED][arch]
+
+
+def linux_fixture(*architectures: str) -> object:
+    """The fixture `stopped_linux` of a test file, for some architectures."""
+
+    @pytest.fixture(params=architectures)
+    def stopped_linux(request: pytest.FixtureRequest) -> LinuxMachine:
+        return started(request.param, request)
+
+    return stopped_linux

@@ -74,13 +74,15 @@ class GdbStub:
         """
         return self._answer(command.encode()).decode("latin-1")
 
-    def _answer(self, command: bytes) -> bytes:
+    def _answer(self, command: bytes, deadline: float | None = None) -> bytes:
+        """The answer to a command; with b"", the next packet of the last answer."""
         if self._broken is not None:
             raise SourceError(self._broken)
-        deadline = time.monotonic() + self._seconds
+        deadline = self._deadline() if deadline is None else deadline
         try:
-            self._socket.settimeout(self._seconds)
-            self._socket.sendall(b"$%s#%02x" % (command, sum(command) & 0xFF))
+            if command:
+                self._socket.settimeout(self._seconds)
+                self._socket.sendall(b"$%s#%02x" % (command, sum(command) & 0xFF))
             while True:
                 packet = self._packet(deadline)
                 # How a machine stopped may come at any time, and nothing that is asked here is answered like that.
@@ -96,8 +98,14 @@ class GdbStub:
             self._broken = str(error)
         raise SourceError(self._broken)
 
+    def _deadline(self) -> float:
+        return time.monotonic() + self._seconds
+
     def _packet(self, deadline: float) -> bytes:
         while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
             end = self._buffer.find(b"#")
             if end >= 0 and len(self._buffer) >= end + 3:
                 found = _PACKET.search(self._buffer, 0, end + 3)
@@ -115,9 +123,6 @@ class GdbStub:
                 continue
             if len(self._buffer) > _LONGEST_PACKET:
                 raise SourceError(f"{self.name}: a packet of more than {_LONGEST_PACKET} bytes")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
             self._socket.settimeout(left)
             part = self._socket.recv(1 << 16)
             if not part:
@@ -136,9 +141,9 @@ class GdbStub:
         return read_description(self._document)
 
     def _document(self, name: str) -> str:
-        whole = bytearray()
+        whole, deadline = bytearray(), self._deadline()
         while len(whole) <= _LONGEST_PACKET:
-            part = self._answer(f"qXfer:features:read:{name}:{len(whole):x},{self._chunk:x}".encode())
+            part = self._answer(f"qXfer:features:read:{name}:{len(whole):x},{self._chunk:x}".encode(), deadline)
             whole += part[1:]
             if part[:1] == b"l":
                 return whole.decode("utf-8", "replace")
@@ -213,8 +218,8 @@ class GdbStub:
         Raises:
             SourceError: the stub has no monitor.
         """
-        printed = bytearray()
-        answer = self._answer(b"qRcmd," + line.encode().hex().encode())
+        printed, deadline = bytearray(), self._deadline()
+        answer = self._answer(b"qRcmd," + line.encode().hex().encode(), deadline)
         while answer[:1] == b"O" and answer != b"OK":
             try:
                 printed += bytes.fromhex(answer[1:].decode("ascii"))
@@ -222,17 +227,10 @@ class GdbStub:
                 raise SourceError(f"{self.name}: {line} printed {answer[:40]!r}") from None
             if len(printed) > _LONGEST_TEXT:
                 raise SourceError(f"{self.name}: {line} prints more than {_LONGEST_TEXT >> 20} MiB")
-            answer = self._more()
+            answer = self._answer(b"", deadline)
         if answer != b"OK":
             raise SourceError(f"{self.name} does not let us ask QEMU's monitor")
         return printed.decode("utf-8", "replace")
-
-    def _more(self) -> bytes:
-        try:
-            return self._packet(time.monotonic() + self._seconds)
-        except (OSError, SourceError) as error:
-            self._broken = f"{self.name}: QEMU has ended, or does not answer ({error})"
-        raise SourceError(self._broken)
 
     # --- its end -----------------------------------------------------------------------------------------
 

@@ -134,6 +134,8 @@ class LiveSource(MemorySource):
                 if self._monitor_is_gone():
                     raise
                 why.append(str(error))
+                if one == "process":
+                    self.notices += (f"the fast way is not to be had: {error}",)
         raise SourceError("; ".join(why))
 
     def _monitor_is_gone(self) -> bool:
@@ -148,11 +150,7 @@ class LiveSource(MemorySource):
             pid = next((one.pid for one in (self._qmp, self._stub) if one is not None and one.pid is not None), None)
             if pid is None:
                 raise SourceError(f"{self.name}: a TCP port does not tell the process; a Unix socket does")
-            try:
-                return ByProcess(pid, self._sections, self._monitor, self.name)
-            except SourceError as error:
-                self.notices += (f"QEMU's own memory cannot be read: {error}",)
-                raise
+            return ByProcess(pid, self._sections, self._monitor, self.name)
         if way == "stub" and self._stub is not None:
             return ByStub(self._stub)
         if way == "file" and self._qmp is not None:

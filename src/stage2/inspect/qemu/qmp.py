@@ -24,6 +24,7 @@ COMMAND_S = 30.0
 """How long QEMU may take to answer a command, unless the command says otherwise."""
 _LONGEST_ANSWER = 256 << 20
 """What an answer may be at most, in bytes: `info tlb` prints a line for every page."""
+_LONGEST_REASON = 200
 _GOODBYE_S = 3.0
 
 
@@ -39,7 +40,7 @@ class Qmp:
     """
 
     def __init__(self, endpoint: Endpoint, *, seconds: float = COMMAND_S) -> None:
-        self.name, self._seconds = str(endpoint), seconds
+        self.name, self.seconds = str(endpoint), seconds
         self._broken: str | None = None
         try:
             library: Any = import_module("qemu.qmp")
@@ -51,6 +52,8 @@ class Qmp:
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
         self._error: type[Exception] = library.QMPError
         self._refused: type[Exception] = library.ExecuteError
+        # What the library says of a connection that the other side has closed.
+        self._closed = (EOFError, OSError, library.StateError, library.ExecInterruptedError)
         connection = endpoint.connect(seconds)
         self.pid = peer_pid(connection)
         """The process that listens, of a Unix socket."""
@@ -59,6 +62,7 @@ class Qmp:
         self._thread = threading.Thread(target=self._loop.run_forever, name=self.name, daemon=True)
         self._thread.start()
         self._client: Any = library.QMPClient("stage2", _LONGEST_ANSWER)
+        self._client.remove_listener(self._client.events)  # it would keep all that nobody asks for
         try:
             self._wait(self._client.connect(connection), seconds, "connecting (a monitor serves one client at a time)")
         except SourceError:
@@ -78,7 +82,7 @@ class Qmp:
         """
         if self._broken is not None:
             raise SourceError(self._broken)
-        return self._wait(self._client.execute(command, arguments or None), seconds or self._seconds, command)
+        return self._wait(self._client.execute(command, arguments or None), seconds or self.seconds, command)
 
     def monitor(self, line: str, *, seconds: float | None = None) -> str:
         """What a line of the human monitor prints: `info mtree -f`.
@@ -125,14 +129,16 @@ class Qmp:
         try:
             return future.result(seconds + _GOODBYE_S)
         except self._refused as error:
-            raise RefusedError(f"{self.name}: {doing}: {error}") from None
+            raise RefusedError(f"{self.name}: {doing}: {' '.join(str(error).split())[:_LONGEST_REASON]}") from None
         except TimeoutError:
             future.cancel()
             self._broken = f"{self.name}: QEMU does not answer: {doing} took longer than {seconds:g} s"
         except (self._error, OSError, EOFError, asyncio.CancelledError) as error:
             cause = getattr(error, "exc", error)
-            why = "QEMU has ended, or closed the connection" if isinstance(cause, EOFError | OSError) else str(cause)
-            self._broken = f"{self.name}: {doing}: {why or type(cause).__name__}"
+            why = "QEMU has ended, or closed the connection" if isinstance(cause, self._closed) else str(cause)
+            # The library shows the bytes that it does not understand on further lines.
+            why = why.splitlines()[0][:_LONGEST_REASON] if why else type(cause).__name__
+            self._broken = f"{self.name}: {doing}: {why}"
         raise SourceError(self._broken)
 
 

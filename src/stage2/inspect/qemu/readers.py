@@ -22,7 +22,7 @@ from . import monitor_text
 from .gdbstub import GdbStub
 from .monitor_text import Section
 from .process_memory import ProcessMemory
-from .qmp import COMMAND_S, Qmp, RefusedError
+from .qmp import Qmp, RefusedError
 
 _WORDS = 512
 """Words that one line of the monitor prints."""
@@ -221,7 +221,7 @@ class ByFile:
     def _saved(self, hpa: int, size: int) -> bytes:
         try:
             self._qmp.execute(
-                "pmemsave", val=hpa, size=size, filename=str(self._file), seconds=COMMAND_S + size / _SLOWEST
+                "pmemsave", val=hpa, size=size, filename=str(self._file), seconds=self._qmp.seconds + size / _SLOWEST
             )
             found = self._file.read_bytes()
         except (OSError, RefusedError) as error:
