@@ -54,6 +54,8 @@ class Qmp:
         self._refused: type[Exception] = library.ExecuteError
         # What the library says of a connection that the other side has closed.
         self._closed = (EOFError, OSError, library.StateError, library.ExecInterruptedError)
+        self._client: Any = library.QMPClient("stage2", _LONGEST_ANSWER)
+        self._client.events.event_filter = lambda _: False  # it would keep what nobody asks for
         connection = endpoint.connect(seconds)
         self.pid = peer_pid(connection)
         """The process that listens, of a Unix socket."""
@@ -61,8 +63,6 @@ class Qmp:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=self.name, daemon=True)
         self._thread.start()
-        self._client: Any = library.QMPClient("stage2", _LONGEST_ANSWER)
-        self._client.remove_listener(self._client.events)  # it would keep all that nobody asks for
         try:
             self._wait(self._client.connect(connection), seconds, "connecting (a monitor serves one client at a time)")
         except SourceError:
