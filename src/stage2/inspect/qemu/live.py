@@ -26,12 +26,6 @@ from .qmp import COMMAND_S, Qmp
 from .readers import ByFile, ByProcess, ByStub, ByWords, Reader
 
 Way = Literal["process", "stub", "file", "words"]
-_PREFIXES = ("qmp:", "gdb:")
-
-
-def names_live(text: str) -> bool:
-    """Whether a user's name of a source means a live QEMU."""
-    return text.startswith(_PREFIXES)
 
 
 def open_live(text: str, *, stop: bool = False, way: Way | None = None, seconds: float = COMMAND_S) -> LiveSource:
@@ -100,8 +94,7 @@ class LiveSource(MemorySource):
         super().__init__(name)
         self._qmp, self._stub, self._ran = qmp, stub, ran
         self._closed = False
-        self.notices: tuple[str, ...] = ()
-        """Sentences about how it is read, and what to mind."""
+        self._notices: list[str] = []
         asked = qmp or stub
         assert asked is not None
         self._monitor = asked.monitor
@@ -135,7 +128,7 @@ class LiveSource(MemorySource):
                     raise
                 why.append(str(error))
                 if one == "process":
-                    self.notices += (f"the fast way is not to be had: {error}",)
+                    self._notices.append(f"the fast way is not to be had: {error}")
         raise SourceError("; ".join(why))
 
     def _monitor_is_gone(self) -> bool:
@@ -160,13 +153,13 @@ class LiveSource(MemorySource):
         raise SourceError(f"{self.name}: reading by {way} needs the other socket")
 
     def _say(self) -> None:
-        self.notices += (f"memory is read {self._reader.way}",)
+        self._notices.append(f"memory is read {self._reader.way}")
         if self._qmp is not None and self._stub is None and self._ran and self._qmp.running:
-            self.notices += ("the machine runs on: what is read may change meanwhile",)
+            self._notices.append("the machine runs on: what is read may change meanwhile")
         elif self._ran is None:
-            self.notices += ("the gdb stub does not tell whether the machine ran before; it will run afterwards",)
+            self._notices.append("the gdb stub does not tell whether the machine ran before; it will run afterwards")
         elif self._ran:
-            self.notices += ("the machine stands still until this is closed",)
+            self._notices.append("the machine stands still until this is closed")
 
     # --- the source --------------------------------------------------------------------------------------
 
@@ -176,6 +169,10 @@ class LiveSource(MemorySource):
     @property
     def arch(self) -> str | None:
         return self._arch
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(self._notices)
 
     def registers(self) -> tuple[Cpu, ...]:
         return self._registers

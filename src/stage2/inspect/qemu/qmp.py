@@ -25,6 +25,7 @@ COMMAND_S = 30.0
 _LONGEST_ANSWER = 256 << 20
 """What an answer may be at most, in bytes: `info tlb` prints a line for every page."""
 _LONGEST_REASON = 200
+_NONSENSE = (AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 _GOODBYE_S = 3.0
 
 
@@ -61,6 +62,8 @@ class Qmp:
         """The process that listens, of a Unix socket."""
         connection.setblocking(False)
         self._loop = asyncio.new_event_loop()
+        # Tasks of the library's own end with the error that its caller gets from us.
+        self._loop.set_exception_handler(lambda *_: None)
         self._thread = threading.Thread(target=self._loop.run_forever, name=self.name, daemon=True)
         self._thread.start()
         try:
@@ -133,7 +136,8 @@ class Qmp:
         except TimeoutError:
             future.cancel()
             self._broken = f"{self.name}: QEMU does not answer: {doing} took longer than {seconds:g} s"
-        except (self._error, OSError, EOFError, asyncio.CancelledError) as error:
+        # The library asserts what a peer of another protocol does not keep to.
+        except (self._error, OSError, EOFError, asyncio.CancelledError, *_NONSENSE) as error:
             cause = getattr(error, "exc", error)
             why = "QEMU has ended, or closed the connection" if isinstance(cause, self._closed) else str(cause)
             # The library shows the bytes that it does not understand on further lines.
