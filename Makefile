@@ -133,7 +133,7 @@ mutants: setup
 
 # The lock names versions and hashes, no registry.
 lock: setup
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --group dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --extra live --group dev \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--output-file requirements.lock pyproject.toml scripts/build-requirements.txt
 

@@ -6,8 +6,8 @@ import re
 from functools import cache
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-OPTIONAL = ("unicorn", "distributed")
-"""Packages that users may add: the engine, and campaigns on a cluster."""
+OPTIONAL = ("unicorn", "distributed", "qemu.qmp")
+"""Packages that users may add: the engine, campaigns on a cluster, and a look into a live QEMU."""
 
 
 @cache

@@ -30,7 +30,7 @@ PAGE = 1 << 12
 U64Array = npt.NDArray[np.uint64]
 READ_ALL: dict[str, dict[str, int]] = {
     "aarch64": {"cpsr": 0x3C5},
-    "riscv64": {"priv": 1, "sstatus": 0x200000000 | 3 << 18},
+    "riscv64": {"priv": 1, "sstatus": 2 << 32 | 3 << 18},
     "x86_64": {},
 }
 """What lets the judge read every page that is mapped: EL1 without PAN; S-mode with SUM and MXR."""
@@ -145,9 +145,11 @@ def judge(one: LinuxMachine) -> Iterator[GdbStub]:
         values = READ_ALL[one.arch]
         before = stub.registers(values)
         assert before.keys() == values.keys()
-        write(stub, values)
-        yield stub
-        write(stub, before)
+        try:
+            write(stub, values)
+            yield stub
+        finally:
+            write(stub, before)
     finally:
         stub.close()
 

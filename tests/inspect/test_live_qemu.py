@@ -17,6 +17,7 @@ import pytest
 from linux_machines import ARCHITECTURES, LinuxMachine, Sockets, linux_fixture, machine, started
 
 from stage2.errors import OutOfRangeError, SourceError
+from stage2.inspect.opened import open_source
 from stage2.inspect.qemu.live import Way, open_live
 from stage2.inspect.qemu.process_memory import NotAllowedError, ProcessMemory
 
@@ -123,6 +124,13 @@ def test_a_machine_that_was_stopped_stays_so(bare: Sockets, which: str) -> None:
         with open_live(named(bare, which), stop=stop):
             pass
         assert bare.ask("info status")[0].startswith("VM status: paused")
+
+
+def test_a_machine_that_was_stopped_stays_so_by_the_stub_alone_where_that_can_be_told(bare: Sockets) -> None:
+    bare.ask("stop")
+    with open_live(f"gdb:{bare.gdb}") as source:
+        told = not any("does not tell whether" in notice for notice in source.notices)
+    assert bare.ask("info status")[0].startswith("VM status: paused") is told
 
 
 def test_a_machine_runs_again_after_a_way_that_cannot_be_had(bare: Sockets) -> None:
@@ -256,6 +264,11 @@ def speak(server: socket.socket, said: bytes) -> None:
 def test_a_place_where_no_qemu_can_be_is_said_to_be_wrong(text: str, why: str) -> None:
     with pytest.raises(SourceError, match=why):
         open_live(text)
+
+
+def test_a_name_with_a_prefix_opens_a_live_machine(bare: Sockets) -> None:
+    with open_source(bare.both) as source:
+        assert source.arch == "riscv64"
 
 
 def test_without_the_library_the_monitor_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ _EMULATORS = (
 _FOR = {
     "unicorn": "runs guests",
     "distributed": "campaigns on a cluster",
+    "qemu.qmp": "looks into a live QEMU",
 }
 """Packages that may be left out, and what for."""
 

@@ -6,6 +6,7 @@ gdb stub stops it for as long as somebody is connected. However it was found, it
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ from .monitor_text import Section
 from .qmp import COMMAND_S, Qmp
 from .readers import ByFile, ByProcess, ByStub, ByWords, Reader
 
+_SILENT_SINCE = (8, 1)
+"""The QEMU whose stub no longer says by itself that it stopped the machine."""
 Way = Literal["process", "stub", "file", "words"]
 
 
@@ -52,11 +55,20 @@ def open_live(text: str, *, stop: bool = False, way: Way | None = None, seconds:
                 qmp.execute("stop")
         if "gdb" in endpoints:
             stub = GdbStub(endpoints["gdb"], seconds=seconds)
-            ran = stub.was_running if qmp is None else ran
+            ran = _ran(stub) if qmp is None else ran
         return LiveSource(text, qmp, stub, ran=ran, stop=stop, way=way)
     except BaseException:
         _leave(qmp, stub, ran)
         raise
+
+
+def _ran(stub: GdbStub) -> bool | None:
+    """Whether a machine ran until its stub was asked; None where nothing tells."""
+    if stub.was_running:
+        return True
+    version = re.match(r"(\d{1,4})\.(\d{1,4})", stub.monitor("info version"))
+    told = version is not None and (int(version[1]), int(version[2])) < _SILENT_SINCE
+    return False if told else None
 
 
 def _leave(qmp: Qmp | None, stub: GdbStub | None, ran: bool | None) -> None:
