@@ -46,7 +46,7 @@ class GdbStub:
         self._physical = False
         self._processes: set[str] = set()
         self.was_running: bool | None = None
-        """True where the stub said that it stopped the machine when we came, as QEMU did before 8.1; None where it did not."""
+        """True where the stub said, as before QEMU 8.1, that it stopped the machine when we came; else None."""
         self._socket = endpoint.connect(seconds)
         self.pid = peer_pid(self._socket)
         """The process that listens, of a Unix socket."""
