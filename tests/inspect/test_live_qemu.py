@@ -86,7 +86,7 @@ def test_the_stub_and_the_monitor_tell_the_same_registers(stopped_linux: LinuxMa
     roots = {
         "x86_64": {"CR3", "EFER"},
         "aarch64": {"TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "SCTLR_EL1", "MAIR_EL1", "cpsr"},
-        "riscv64": {"satp", "vsatp", "hgatp", "sstatus", "vsstatus", "mstatus", "priv"},
+        "riscv64": {"satp", "vsatp", "hgatp", "sstatus", "vsstatus", "mstatus", "priv", "virt"},
     }
     assert by_stub.values.keys() >= roots[stopped_linux.arch]
 

@@ -116,7 +116,12 @@ class LiveSource(MemorySource):
         self._section_starts = np.array(self._firsts, np.uint64)
         self._section_ends = self._section_starts + np.array([s.range.size for s in self._sections], np.uint64)
         self._arch = self._told_arch()
-        self._registers = monitor_text.registers(self._monitor("info registers -a")) if stub is None else cpus_of(stub)
+        self._registers = monitor_text.registers(self._monitor("info registers -a"))
+        if stub is not None:
+            # The monitor alone tells whether a RISC-V hart runs a guest: most stubs have no `virt`.
+            printed = {cpu.number: cpu.values for cpu in self._registers}
+            told = cpus_of(stub)
+            self._registers = tuple(Cpu(cpu.number, {**printed.get(cpu.number, {}), **cpu.values}) for cpu in told)
         if qmp is not None and stub is not None and ran and not stop and way != "stub":
             stub.detach()  # its registers are had, and the monitor does the rest while the machine runs
             self._stub = stub = None
