@@ -136,7 +136,7 @@ mutants: setup
 
 # The lock names versions and hashes, no registry.
 lock: setup
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --extra dumps --group dev \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra unicorn --extra cluster --extra dumps --extra live --group dev \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--output-file requirements.lock pyproject.toml scripts/build-requirements.txt
 

@@ -18,6 +18,8 @@ NEEDS = {
     "images/test_fetch.py": "guest",
     "inspect/test_qemu_cores.py": "machine",
     "inspect/test_vm_source.py": "guest",
+    "inspect/test_live_qemu.py": "guest",
+    "inspect/test_against_qemu.py": "guest",
 }
 """Folders and files whose tests need an emulator, or run a guest."""
 PLAIN = {"check", "config", "forecast", "formats", "images", "memory", "processor", "render"}

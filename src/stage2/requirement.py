@@ -6,8 +6,9 @@ import re
 from functools import cache
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-OPTIONAL = ("unicorn", "distributed", "cramjam")
-"""Packages that users may add: the engine, campaigns on a cluster, and dumps that are packed with Snappy."""
+OPTIONAL = ("unicorn", "distributed", "cramjam", "qemu.qmp")
+"""Packages that users may add: the engine, campaigns on a cluster, dumps that are packed with Snappy, and a look into a
+live QEMU."""
 
 
 @cache

@@ -30,6 +30,7 @@ _FOR = {
     "unicorn": "runs guests",
     "distributed": "campaigns on a cluster",
     "cramjam": "reads dumps that are packed with Snappy",
+    "qemu.qmp": "looks into a live QEMU",
 }
 """Packages that may be left out, and what for."""
 
