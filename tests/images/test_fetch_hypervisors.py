@@ -41,7 +41,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[
             (tree / file).write_text(file)
 
     def updated(work: Path, release: Release) -> Apt:
-        assert release == RECIPES[NAME] == Release("trixie", "stable", "amd64")
+        assert release == RECIPES[NAME].release == Release("trixie", "stable", "amd64")
         return Apt()
 
     monkeypatch.setattr(hypervisors, "updated", updated)

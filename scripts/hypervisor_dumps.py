@@ -1,0 +1,42 @@
+"""Dumps of machines whose tables other hypervisors wrote, made by hand: `python scripts/hypervisor_dumps.py OUTDIR`.
+
+Linux with its KVM and two VMs on each architecture, and Xen with two domains: what the tests make for themselves. Beside
+NAME.elf, which `stage2 walk` and its siblings read, NAME.json has the registers, the roots, and what the kernels told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "inspect")]
+
+import kvm_machines  # noqa: E402
+
+
+def main(words: list[str]) -> None:
+    """Make dumps.
+
+    Args:
+        words: of the command line.
+    """
+    names = list(kvm_machines.VARIANTS)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("outdir", type=Path)
+    parser.add_argument("name", nargs="*", help=f"which: {', '.join(names)}; the first three unless others are named")
+    given = parser.parse_args(words)
+    given.outdir.mkdir(parents=True, exist_ok=True)
+    for name in given.name or kvm_machines.USUAL:
+        with tempfile.TemporaryDirectory(dir=given.outdir) as work:
+            made = kvm_machines.make(name, Path(work))
+            made.core.rename(given.outdir / f"{name}.elf")
+        (given.outdir / f"{name}.json").write_text(json.dumps(kvm_machines.facts(made), indent=1) + "\n")
+        print(f"{name}: {made.seconds[0]:.1f} s to boot, {made.seconds[1]:.1f} s to dump")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,262 @@
+"""Emulated machines whose Linux made two VMs by KVM: dumps of tables that KVM wrote, and what is true of them.
+
+The machine runs Debian's kernel; its first process (`first_processes/kvm_host.c`) makes the VMs, lets them touch pages
+and tells where each page is. Nothing of stage2 takes part.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from elftools.elf.elffile import ELFFile
+from emulated import Emulated
+from first_process import compiled, ramdisk
+from linux_guest import require_linux
+from real_images import real_image
+
+from stage2.errors import MachineError
+from stage2.formats.arm.stage2_control import decode_vttbr_el2
+from stage2.formats.riscv.registers import decode_hgatp
+from stage2.images.fetch import fetched
+from stage2.machines.emulator import OWN_QEMU, Emulator
+from stage2.machines.vmcb import Field
+
+KEY, OFFSET = 0x4B56_4D4C, 0xFF8
+"""A VM's page at GPA holds GPA ^ (KEY + number of the VM) at this offset."""
+VMS = 2
+GUEST = range(0x8000_0000, 0x8000_0100)
+"""GPA of the guests' code."""
+_READY_S = 240.0
+_SAMPLES, _BETWEEN_S = 400, 0.01
+_RELEASE = {"riscv64": "kvm-riscv64", "x86_64": "kvm-x86_64"}
+_MODULES = {"riscv64": ("irqbypass", "kvm"), "x86_64": ("irqbypass", "kvm", "kvm-amd"), "aarch64": ()}
+"""In the order in which they need each other."""
+REGISTERS = {
+    "riscv64": "pc priv virt satp vsatp hgatp hstatus sstatus vsstatus mstatus".split(),
+    "x86_64": "rip CR0 CR3 CR4 EFER".split(),
+    "aarch64": (
+        "pc cpsr VTTBR_EL2 VTCR_EL2 HCR_EL2 TTBR0_EL2 TTBR1_EL2 TCR_EL2 SCTLR_EL2 MAIR_EL2"
+        " TTBR0_EL1 TTBR1_EL1 TCR_EL1 SCTLR_EL1 MAIR_EL1"
+    ).split(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A machine.
+
+    Args:
+        name: of the variant.
+        arch: its architecture.
+        machine, cpu: QEMU's board and CPU.
+        append: what the kernel's command line has besides.
+        emulator: which QEMU.
+    """
+
+    name: str
+    arch: str
+    machine: str
+    cpu: str
+    append: str = ""
+    emulator: Emulator = OWN_QEMU
+
+
+_ARM = "virt,virtualization=on,gic-version=3"
+_QEMU_10 = Emulator("qemu", 10)
+VARIANTS = {
+    one.name: one
+    for one in (
+        Variant("riscv64", "riscv64", "virt", "rv64,h=true"),
+        Variant("x86_64", "x86_64", "q35", "EPYC,+svm,+npt"),
+        Variant("aarch64", "aarch64", _ARM, "cortex-a76"),
+        Variant("aarch64-nvhe", "aarch64", _ARM, "cortex-a76", "kvm-arm.mode=nvhe"),
+        Variant("aarch64-pkvm", "aarch64", _ARM, "cortex-a76", "kvm-arm.mode=protected"),
+        Variant("aarch64-lpa2", "aarch64", _ARM, "max"),
+        Variant("riscv64-sv48", "riscv64", "virt", "rv64,h=true,sv57=off", emulator=_QEMU_10),
+        Variant("riscv64-sv39", "riscv64", "virt", "rv64,h=true,sv57=off,sv48=off", emulator=_QEMU_10),
+    )
+}
+USUAL = ("riscv64", "x86_64", "aarch64")
+_CONSOLES = {"riscv64": "ttyS0", "x86_64": "ttyS0", "aarch64": "ttyAMA0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a VM, as the host's kernel has it.
+
+    Args:
+        vm: the VM's number.
+        gpa, hpa: where it is.
+        value: its word at `OFFSET`.
+        kind: "huge", "small" or "read-only": how the host holds it.
+    """
+
+    vm: int
+    gpa: int
+    hpa: int
+    value: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class KvmMachine:
+    """A machine that was dumped.
+
+    Args:
+        variant: which.
+        core: the ELF core.
+        registers: of its CPU when it was dumped; by the manual's names.
+        roots: the VMs' second-stage roots as the CPU had them, by number.
+        pages: what the host's kernel says of the VMs' pages.
+        console: all that it printed.
+        kernel: the kernel's file.
+        symbols: the kernel's own addresses of some symbols, by name.
+        code: HPA of the kernel's code, as /proc/iomem has it.
+        seconds: how long booting and dumping took, for reports.
+    """
+
+    variant: Variant
+    core: Path
+    registers: Mapping[str, int]
+    roots: Mapping[int, int]
+    pages: tuple[Page, ...]
+    console: str
+    kernel: Path
+    symbols: Mapping[str, int] = field(default_factory=dict)
+    code: int = 0
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    def symbol_hpa(self, name: str) -> int:
+        """HPA of a symbol of the kernel's image."""
+        # Where /proc/iomem lets the kernel's code begin.
+        return self.code + self.symbols[name] - self.symbols["_text"]
+
+    @property
+    def kernel_root(self) -> int:
+        """HPA of the root that the kernel of the host has for itself."""
+        return self.symbol_hpa("init_top_pgt" if self.variant.arch == "x86_64" else "swapper_pg_dir")
+
+
+def make(name: str, folder: Path) -> KvmMachine:
+    """Boot a machine, wait until both VMs spin, and dump it.
+
+    Args:
+        name: a key of `VARIANTS`.
+        folder: where the dump comes to be.
+    """
+    variant = VARIANTS[name]
+    kernel, modules = _kernel(variant.arch)
+    disk = folder / "initramfs.cpio"
+    disk.write_bytes(ramdisk(compiled("kvm_host", variant.arch, folder), modules))
+    append = f"console={_CONSOLES[variant.arch]} quiet panic=-1 hugepages=8 cryptomgr.notests {variant.append}"
+    words = ["-machine", variant.machine, "-cpu", variant.cpu, "-m", "1G", "-smp", "1", "-kernel", str(kernel)]
+    words += ["-initrd", str(disk), "-append", append]
+    core = folder / "machine.elf"
+    began = time.monotonic()
+    with Emulated(variant.arch, words, variant.emulator) as machine:
+        machine.wait_for("lab: ready", _READY_S)
+        ready = time.monotonic()
+        seen = _roots_by_cpu(machine, variant.arch)
+        registers = machine.stub.registers(REGISTERS[variant.arch])
+        machine.dump(core)
+        console = machine.console
+    dumped = time.monotonic()
+    pages = tuple(_pages(console))
+    roots = seen or _roots_by_vmcb(core)
+    symbols = {found[1]: int(found[2], 16) for found in re.finditer(r"lab: symbol (\S+) (0x\w+)", console)}
+    code = re.search(r"lab: code (0x\w+)", console)
+    return KvmMachine(
+        variant, core, registers, roots, pages, console, kernel, symbols,
+        int(code[1], 16) if code else 0, (ready - began, dumped - ready),
+    )  # fmt: skip
+
+
+def facts(made: KvmMachine) -> dict[str, object]:
+    """What is known of a machine, for JSON: numbers as hexadecimal texts."""
+    return {
+        "arch": made.variant.arch,
+        "registers": {name: hex(value) for name, value in made.registers.items()},
+        "roots": {vm: hex(root) for vm, root in made.roots.items()},
+        "pages": [[page.vm, hex(page.gpa), hex(page.hpa), hex(page.value), page.kind] for page in made.pages],
+        "symbols": {name: hex(value) for name, value in made.symbols.items()},
+        "code": hex(made.code),
+        "kernel": str(made.kernel),
+        "kernel_root": hex(made.kernel_root),
+    }
+
+
+def _kernel(arch: str) -> tuple[Path, list[bytes]]:
+    """The kernel's file, and its modules as it loads them."""
+    if arch not in _RELEASE:
+        require_linux(f"linux-{arch}")
+        return fetched(f"linux-{arch}").kernel, []
+    release = _RELEASE[arch]
+    modules = [real_image(release, f"{name}.ko.xz") for name in _MODULES[arch]]
+    return real_image(release, "vmlinu[xz]-*"), [lzma.decompress(path.read_bytes()) for path in modules]
+
+
+def _pages(console: str) -> Iterator[Page]:
+    for found in re.finditer(r"lab: vm (0x\w+) (0x\w+) (0x\w+) (0x\w+) (\S+)", console):
+        vm, gpa, hpa, value = (int(word, 16) for word in found.groups()[:4])
+        yield Page(vm, gpa, hpa, value, found[5])
+
+
+def _roots_by_cpu(machine: Emulated, arch: str) -> dict[int, int]:
+    """Stop the machine until its CPU has been in both VMs; it is left stopped in one. No register that the gdbstub has
+    tells the roots on x86, so there the answer has none.
+
+    Raises:
+        MachineError: the CPU was always in the same VM.
+    """
+    where, key, root = {
+        "riscv64": ("pc", "a0", "hgatp"),
+        "aarch64": ("pc", "x0", "VTTBR_EL2"),
+        "x86_64": ("rip", "rax", ""),
+    }[arch]
+    found: dict[int, int] = {}
+    for _ in range(_SAMPLES):
+        machine.ask("stop")
+        values = machine.stub.registers([where, key, root])
+        if values[where] in GUEST:
+            found[values[key] - KEY] = _root(arch, values.get(root, 0))
+            if len(found) == VMS:
+                return found if root else {}
+        machine.ask("cont")
+        time.sleep(_BETWEEN_S)
+    raise MachineError(f"of both VMs the CPU was only ever in {sorted(found)}")
+
+
+def _root(arch: str, value: int) -> int:
+    if arch == "riscv64":
+        return decode_hgatp(value).root
+    return decode_vttbr_el2(value, wide=False)[0]
+
+
+def _roots_by_vmcb(core: Path) -> dict[int, int]:
+    """The roots of an x86 machine: N_CR3 of each control block that has stopped a guest where ours spin."""
+    found = {}
+    for page in _pages_of(core):
+        words = page.view("<u8")
+        at = {one: words[:, one.value[0] // 8] for one in (Field.NP_ENABLE, Field.RIP, Field.RAX, Field.N_CR3)}
+        vms = at[Field.RAX] - np.uint64(KEY)
+        blocks = at[Field.NP_ENABLE] % np.uint64(2) == 1
+        blocks &= (at[Field.RIP] >= GUEST.start) & (at[Field.RIP] < GUEST.stop) & (vms < VMS)
+        for place in np.flatnonzero(blocks):
+            found[int(vms[place])] = int(at[Field.N_CR3][place])
+    return found
+
+
+def _pages_of(core: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """The memory of a core, a row a page of 4 KiB, segment after segment."""
+    data = np.memmap(core, np.uint8, "r")
+    with core.open("rb") as file:
+        for segment in ELFFile(file).iter_segments("PT_LOAD"):
+            begin, size = segment["p_offset"], segment["p_filesz"]
+            yield data[begin : begin + size // 4096 * 4096].reshape(-1, 4096)
