@@ -65,22 +65,22 @@ class Emulated:
             self.close()
             raise
 
-    def wait_for(self, text: str, seconds: float) -> None:
-        """Wait until the console has shown a text.
+    def wait_for(self, pattern: str, seconds: float) -> None:
+        """Wait until the console has shown what a pattern matches.
 
         Raises:
             MachineError: not within that time, or it says that it failed.
         """
         deadline = time.monotonic() + seconds
-        while text not in self.console:
+        while re.search(pattern, self.console, re.MULTILINE) is None:
             self._console.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 got = self._console.recv(_CHUNK)
             except TimeoutError:
                 got = b""
             self.console += got.decode("utf-8", "replace")
-            if not got or "lab: failed" in self.console or "Kernel panic" in self.console:
-                raise MachineError(f"no {text!r} on the console within {seconds:g} s: {self.console[-3000:]}")
+            if not got or re.search("lab: failed.*\n|Kernel panic|^Panic on CPU", self.console):
+                raise MachineError(f"no {pattern!r} on the console within {seconds:g} s: {self.console[-3000:]}")
 
     def ask(self, command: str, **arguments: object) -> Any:
         """What QEMU answers to a command of QMP.

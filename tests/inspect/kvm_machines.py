@@ -10,12 +10,13 @@ import lzma
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from elftools.elf.elffile import ELFFile
+import told
 from emulated import Emulated
 from first_process import compiled, ramdisk
 from linux_guest import require_linux
@@ -117,8 +118,7 @@ class KvmMachine:
         pages: what the host's kernel says of the VMs' pages.
         console: all that it printed.
         kernel: the kernel's file.
-        symbols: the kernel's own addresses of some symbols, by name.
-        code: HPA of the kernel's code, as /proc/iomem has it.
+        told: what the kernel says of itself; its physical addresses are HPA.
         seconds: how long booting and dumping took, for reports.
     """
 
@@ -129,19 +129,8 @@ class KvmMachine:
     pages: tuple[Page, ...]
     console: str
     kernel: Path
-    symbols: Mapping[str, int] = field(default_factory=dict)
-    code: int = 0
-    seconds: tuple[float, float] = (0.0, 0.0)
-
-    def symbol_hpa(self, name: str) -> int:
-        """HPA of a symbol of the kernel's image."""
-        # Where /proc/iomem lets the kernel's code begin.
-        return self.code + self.symbols[name] - self.symbols["_text"]
-
-    @property
-    def kernel_root(self) -> int:
-        """HPA of the root that the kernel of the host has for itself."""
-        return self.symbol_hpa("init_top_pgt" if self.variant.arch == "x86_64" else "swapper_pg_dir")
+    told: told.Kernel
+    seconds: tuple[float, float]
 
 
 def make(name: str, folder: Path) -> KvmMachine:
@@ -170,12 +159,9 @@ def make(name: str, folder: Path) -> KvmMachine:
     dumped = time.monotonic()
     pages = tuple(_pages(console))
     roots = seen or _roots_by_vmcb(core)
-    symbols = {found[1]: int(found[2], 16) for found in re.finditer(r"lab: symbol (\S+) (0x\w+)", console)}
-    code = re.search(r"lab: code (0x\w+)", console)
     return KvmMachine(
-        variant, core, registers, roots, pages, console, kernel, symbols,
-        int(code[1], 16) if code else 0, (ready - began, dumped - ready),
-    )  # fmt: skip
+        variant, core, registers, roots, pages, console, kernel, told.kernel(console), (ready - began, dumped - ready)
+    )
 
 
 def facts(made: KvmMachine) -> dict[str, object]:
@@ -185,10 +171,10 @@ def facts(made: KvmMachine) -> dict[str, object]:
         "registers": {name: hex(value) for name, value in made.registers.items()},
         "roots": {vm: hex(root) for vm, root in made.roots.items()},
         "pages": [[page.vm, hex(page.gpa), hex(page.hpa), hex(page.value), page.kind] for page in made.pages],
-        "symbols": {name: hex(value) for name, value in made.symbols.items()},
-        "code": hex(made.code),
+        "symbols": {name: hex(value) for name, value in made.told.symbols.items()},
+        "code": hex(made.told.code),
         "kernel": str(made.kernel),
-        "kernel_root": hex(made.kernel_root),
+        "kernel_root": hex(made.told.root),
     }
 
 
