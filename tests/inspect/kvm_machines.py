@@ -10,17 +10,22 @@ import lzma
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import effort
 import numpy as np
 import numpy.typing as npt
 from elftools.elf.elffile import ELFFile
+import pytest
 import told
 from emulated import Emulated
 from first_process import compiled, ramdisk
 from linux_guest import require_linux
+from opening import or_skip
 from real_images import real_image
+from shared_dump import shared
 
 from stage2.errors import MachineError
 from stage2.formats.arm.stage2_control import decode_vttbr_el2
@@ -131,6 +136,21 @@ class KvmMachine:
     kernel: Path
     told: told.Kernel
     seconds: tuple[float, float]
+
+
+def chosen() -> tuple[str, ...]:
+    """The variants that a run of the tests makes: one an architecture, in a soak all."""
+    return tuple(VARIANTS) if effort.FACTOR > 1 else USUAL
+
+
+def dumped(name: str, factory: pytest.TempPathFactory) -> AbstractContextManager[KvmMachine]:
+    """A machine that all tests of this run share; a fixture of the session holds it.
+
+    Args:
+        name: a key of `VARIANTS`.
+        factory: pytest's.
+    """
+    return shared(f"kvm-{name}", factory, lambda folder: or_skip(lambda: make(name, folder)))
 
 
 def make(name: str, folder: Path) -> KvmMachine:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import told
 from emulated import PACKAGES, Emulated
 from first_process import compiled, ramdisk
 from kvm_machines import REGISTERS
 from linux_guest import require_linux
+from opening import or_skip
 from real_images import real_image
+from shared_dump import shared
 
 from stage2.errors import MachineError
 from stage2.formats.arm.stage2_control import decode_vttbr_el2
@@ -61,6 +65,15 @@ class XenMachine:
     def stage_2_root(self, domain: str) -> int:
         """HPA of a domain's stage-2 root."""
         return decode_vttbr_el2(self.in_domain[domain]["VTTBR_EL2"], wide=False)[0]
+
+
+def dumped(factory: pytest.TempPathFactory) -> AbstractContextManager[XenMachine]:
+    """The machine that all tests of this run share; a fixture of the session holds it.
+
+    Args:
+        factory: pytest's.
+    """
+    return shared("xen", factory, lambda folder: or_skip(lambda: make(folder)))
 
 
 def make(folder: Path) -> XenMachine:
