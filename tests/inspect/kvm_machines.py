@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import effort
@@ -28,11 +28,16 @@ from real_images import real_image
 from shared_dump import shared
 
 from stage2.errors import MachineError
+from stage2.formats import by_name, family_for
 from stage2.formats.arm.stage2_control import decode_vttbr_el2
 from stage2.formats.riscv.registers import decode_hgatp
 from stage2.images.fetch import fetched
+from stage2.inspect.root import roots_of_registers
+from stage2.inspect.source import Cpu
 from stage2.machines.emulator import OWN_QEMU, Emulator
 from stage2.machines.vmcb import Field
+from stage2.processor import parse
+from stage2.tables.regime import Regime
 
 KEY, OFFSET = 0x4B56_4D4C, 0xFF8
 """A VM's page at GPA holds GPA ^ (KEY + number of the VM) at this offset."""
@@ -49,7 +54,7 @@ REGISTERS = {
     "x86_64": "rip CR0 CR3 CR4 EFER".split(),
     "aarch64": (
         "pc cpsr VTTBR_EL2 VTCR_EL2 HCR_EL2 TTBR0_EL2 TTBR1_EL2 TCR_EL2 SCTLR_EL2 MAIR_EL2"
-        " TTBR0_EL1 TTBR1_EL1 TCR_EL1 SCTLR_EL1 MAIR_EL1"
+        " VBAR_EL2 TTBR0_EL1 TTBR1_EL1 TCR_EL1 SCTLR_EL1 MAIR_EL1"
     ).split(),
 }
 
@@ -62,6 +67,7 @@ class Variant:
         name: of the variant.
         arch: its architecture.
         machine, cpu: QEMU's board and CPU.
+        own: format of the kernel's own tables.
         append: what the kernel's command line has besides.
         emulator: which QEMU.
     """
@@ -70,23 +76,24 @@ class Variant:
     arch: str
     machine: str
     cpu: str
+    own: str
     append: str = ""
     emulator: Emulator = OWN_QEMU
 
 
-_ARM = "virt,virtualization=on,gic-version=3"
+_ARM, _ARM_48 = "virt,virtualization=on,gic-version=3", "arm-s1-4k-48-high"
 _QEMU_10 = Emulator("qemu", 10)
 VARIANTS = {
     one.name: one
     for one in (
-        Variant("riscv64", "riscv64", "virt", "rv64,h=true"),
-        Variant("x86_64", "x86_64", "q35", "EPYC,+svm,+npt"),
-        Variant("aarch64", "aarch64", _ARM, "cortex-a76"),
-        Variant("aarch64-nvhe", "aarch64", _ARM, "cortex-a76", "kvm-arm.mode=nvhe"),
-        Variant("aarch64-pkvm", "aarch64", _ARM, "cortex-a76", "kvm-arm.mode=protected"),
-        Variant("aarch64-lpa2", "aarch64", _ARM, "max"),
-        Variant("riscv64-sv48", "riscv64", "virt", "rv64,h=true,sv57=off", emulator=_QEMU_10),
-        Variant("riscv64-sv39", "riscv64", "virt", "rv64,h=true,sv57=off,sv48=off", emulator=_QEMU_10),
+        Variant("riscv64", "riscv64", "virt", "rv64,h=true", "sv57"),
+        Variant("x86_64", "x86_64", "q35", "EPYC,+svm,+npt", "x86-4level"),
+        Variant("aarch64", "aarch64", _ARM, "cortex-a76", _ARM_48),
+        Variant("aarch64-nvhe", "aarch64", _ARM, "cortex-a76", _ARM_48, "kvm-arm.mode=nvhe"),
+        Variant("aarch64-pkvm", "aarch64", _ARM, "cortex-a76", _ARM_48, "kvm-arm.mode=protected"),
+        Variant("aarch64-lpa2", "aarch64", _ARM, "max", "arm-s1-4k-52-lpa2-high"),
+        Variant("riscv64-sv48", "riscv64", "virt", "rv64,h=true,sv57=off", "sv48", emulator=_QEMU_10),
+        Variant("riscv64-sv39", "riscv64", "virt", "rv64,h=true,sv57=off,sv48=off", "sv39", emulator=_QEMU_10),
     )
 }
 USUAL = ("riscv64", "x86_64", "aarch64")
@@ -136,6 +143,22 @@ class KvmMachine:
     kernel: Path
     told: told.Kernel
     seconds: tuple[float, float]
+
+    def pages_of(self, vm: int) -> tuple[Page, ...]:
+        """What the host's kernel says of one VM's pages."""
+        return tuple(page for page in self.pages if page.vm == vm)
+
+    def stage_2(self, vm: int) -> Regime:
+        """A VM's second stage: the CPU's format and controls, which are alike for both, and the VM's root."""
+        if self.variant.arch == "x86_64":
+            # N_CR3 does not tell how many levels there are: KVM takes as many as the host. QEMU's EPYC has 40 bits.
+            fmt = by_name("npt4")
+            controls = family_for("x86_64").controls(fmt, parse("zen1,pa=40", "x86_64"))
+            return Regime.of(fmt, self.roots[vm], controls=controls)
+        roots, problems = roots_of_registers((Cpu(0, self.registers),), self.variant.arch)
+        assert not problems
+        (second,) = [root.regime for root in roots if root.stage == 2]
+        return replace(second, root=self.roots[vm])
 
 
 def chosen() -> tuple[str, ...]:
