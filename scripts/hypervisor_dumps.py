@@ -1,7 +1,7 @@
 """Dumps of machines whose tables other hypervisors wrote, made by hand: `python scripts/hypervisor_dumps.py OUTDIR`.
 
-Linux with its KVM and two VMs on each architecture, and Xen with two domains: what the tests make for themselves. Beside
-NAME.elf, which `stage2 walk` and its siblings read, NAME.json has the registers, the roots, and what the kernels told.
+Linux with its KVM and two VMs on each architecture, and Xen with two domains: what the tests make for themselves.
+NAME.elf is what `stage2 walk` and its siblings read; NAME.json has the registers, the roots, and what the kernels told.
 """
 
 from __future__ import annotations

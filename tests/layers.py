@@ -16,6 +16,8 @@ NEEDS = {
     "cli/test_run_aarch64.py": "guest",
     "cli/test_trace_edits.py": "guest",
     "images/test_fetch.py": "guest",
+    "inspect/test_kvm_hosts.py": "machine",
+    "inspect/test_xen.py": "machine",
 }
 """Folders and files whose tests need an emulator, or run a guest."""
 PLAIN = {"check", "config", "forecast", "formats", "images", "memory", "processor", "render"}

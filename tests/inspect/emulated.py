@@ -45,9 +45,9 @@ class Emulated:
             far.append(other)
             devices += ["-chardev", f"socket,id={name},fd={other.fileno()}"]
         data = [word for folder in program.share("qemu", "seabios", "opensbi") for word in ("-L", str(folder))]
-        ways = "-serial chardev:console -mon chardev=qmp,mode=control -gdb chardev:gdb -monitor none".split()
+        ways = ["-serial", "chardev:console", "-mon", "chardev=qmp,mode=control", "-gdb", "chardev:gdb"]
         # A gdbstub loses the first byte it is sent while the machine runs, so it begins stopped.
-        outside = ["-display", "none", "-nic", "none", "-no-reboot", "-S"]
+        outside = ["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-S"]
         command = [*program.command, *data, *devices, *ways, *outside, *arguments]
         self._child = Child(command, keep=[end.fileno() for end in far])
         for end in far:
@@ -146,7 +146,7 @@ class Stub:
                 following += 1
 
     def registers(self, names: Iterable[str]) -> dict[str, int]:
-        """Those registers of the first CPU that the stub knows, by the names that are asked for; the machine is stopped.
+        """Registers of the first CPU, as far as the stub knows them, by the names asked for; the machine is stopped.
 
         Args:
             names: by the manual; the stub has some in small letters, and some of EL1 without their ending.
@@ -177,7 +177,7 @@ class Stub:
             answer = self._packet()
             # QEMU 7 tells of every stop, whether or not anybody asked.
             if not re.match(rb"T\d\d", answer):
-                return re.sub(rb"\}(.)", lambda escaped: bytes([escaped[1][0] ^ 0x20]), answer, flags=re.DOTALL).decode()
+                return re.sub(rb"\}(.)", _unescaped, answer, flags=re.DOTALL).decode()
 
     def _packet(self) -> bytes:
         while (found := re.search(rb"\$([^#]*)#[0-9a-f]{2}", self._held)) is None:
@@ -188,3 +188,7 @@ class Stub:
         self._held = self._held[found.end() :]
         self._peer.sendall(b"+")
         return found[1]
+
+
+def _unescaped(escaped: re.Match[bytes]) -> bytes:
+    return bytes([escaped[1][0] ^ 0x20])

@@ -14,19 +14,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import effort
 import numpy as np
 import numpy.typing as npt
-from elftools.elf.elffile import ELFFile
 import pytest
 import told
+from elftools.elf.elffile import ELFFile
 from emulated import Emulated
 from first_process import compiled, ramdisk
+from shared_dump import shared
+
+import effort
 from linux_guest import require_linux
 from opening import or_skip
 from real_images import real_image
-from shared_dump import shared
-
 from stage2.errors import MachineError
 from stage2.formats import by_name, family_for
 from stage2.formats.arm.stage2_control import decode_vttbr_el2
@@ -50,13 +50,14 @@ _RELEASE = {"riscv64": "kvm-riscv64", "x86_64": "kvm-x86_64"}
 _MODULES = {"riscv64": ("irqbypass", "kvm"), "x86_64": ("irqbypass", "kvm", "kvm-amd"), "aarch64": ()}
 """In the order in which they need each other."""
 REGISTERS = {
-    "riscv64": "pc priv virt satp vsatp hgatp hstatus sstatus vsstatus mstatus".split(),
-    "x86_64": "rip CR0 CR3 CR4 EFER".split(),
+    "riscv64": ("pc", "priv", "virt", "satp", "vsatp", "hgatp", "hstatus", "sstatus", "vsstatus", "mstatus"),
+    "x86_64": ("rip", "CR0", "CR3", "CR4", "EFER"),
     "aarch64": (
-        "pc cpsr VTTBR_EL2 VTCR_EL2 HCR_EL2 TTBR0_EL2 TTBR1_EL2 TCR_EL2 SCTLR_EL2 MAIR_EL2"
-        " VBAR_EL2 TTBR0_EL1 TTBR1_EL1 TCR_EL1 SCTLR_EL1 MAIR_EL1"
-    ).split(),
-}
+        "pc", "cpsr", "VTTBR_EL2", "VTCR_EL2", "HCR_EL2", "VBAR_EL2",
+        *(f"{name}_EL{level}" for level in (1, 2) for name in ("TTBR0", "TTBR1", "TCR", "SCTLR", "MAIR")),
+    ),
+}  # fmt: skip
+"""What is asked of the gdbstub, as far as it has it."""
 
 
 @dataclass(frozen=True, slots=True)

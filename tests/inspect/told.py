@@ -39,5 +39,6 @@ def kernel(console: str, before: str = "") -> Kernel:
     begin = rf"(?m)^{re.escape(before)}lab: "
     symbols = {found[1]: int(found[2], 16) for found in re.finditer(rf"{begin}symbol (\S+) (0x\w+)", console)}
     code = re.search(rf"{begin}code (0x\w+)", console)
-    assert code is not None and "_text" in symbols, console[-3000:]
+    assert code is not None, console[-3000:]
+    assert "_text" in symbols, console[-3000:]
     return Kernel(symbols, int(code[1], 16))

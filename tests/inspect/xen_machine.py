@@ -18,15 +18,16 @@ import told
 from emulated import PACKAGES, Emulated
 from first_process import compiled, ramdisk
 from kvm_machines import REGISTERS
+from shared_dump import shared
+
 from linux_guest import require_linux
 from opening import or_skip
 from real_images import real_image
-from shared_dump import shared
-
 from stage2.errors import MachineError
 from stage2.formats.arm.stage2_control import decode_vttbr_el2
 from stage2.images.fdt import Node, flatten, parse
 from stage2.images.fetch import fetched
+from stage2.inspect.inspection import Inspection, open_memory
 from stage2.machines.emulator import OWN_QEMU
 
 DOMAINS = ("dom0", "dom1")
@@ -47,10 +48,11 @@ class XenMachine:
     Args:
         core: the ELF core.
         registers: of its CPU when it was dumped; by the manual's names.
-        in_domain: the same of a moment at which the CPU was in each domain; those of EL2 but VTTBR_EL2 are alike in all.
+        in_domain: the same of a moment at which the CPU was in each domain; all of EL2 but VTTBR_EL2 is alike in both.
         kernels: what each domain's kernel says of itself; its physical addresses are GPA.
         console: all that it printed.
         kernel: the file of the kernel that both run.
+        xen: the file of Xen.
         seconds: how long booting and dumping took, for reports.
     """
 
@@ -60,7 +62,12 @@ class XenMachine:
     kernels: Mapping[str, told.Kernel]
     console: str
     kernel: Path
+    xen: Path
     seconds: tuple[float, float]
+
+    def seen_from(self, domain: str) -> Inspection:
+        """The dump with the registers of a moment at which the CPU was in a domain; the caller closes it."""
+        return open_memory(str(self.core), registers=self.in_domain[domain])
 
     def stage_2_root(self, domain: str) -> int:
         """HPA of a domain's stage-2 root."""
@@ -100,7 +107,7 @@ def make(folder: Path) -> XenMachine:
         registers = machine.stub.registers(REGISTERS["aarch64"])
         machine.dump(core)
         console = machine.console
-    return XenMachine(core, registers, seen, kernels, console, kernel, (ready - began, time.monotonic() - ready))
+    return XenMachine(core, registers, seen, kernels, console, kernel, xen, (ready - began, time.monotonic() - ready))
 
 
 def facts(made: XenMachine) -> dict[str, object]:
