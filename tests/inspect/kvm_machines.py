@@ -152,14 +152,22 @@ class KvmMachine:
     def stage_2(self, vm: int) -> Regime:
         """A VM's second stage: the CPU's format and controls, which are alike for both, and the VM's root."""
         if self.variant.arch == "x86_64":
-            # N_CR3 does not tell how many levels there are: KVM takes as many as the host. QEMU's EPYC has 40 bits.
-            fmt = by_name("npt4")
-            controls = family_for("x86_64").controls(fmt, parse("zen1,pa=40", "x86_64"))
-            return Regime.of(fmt, self.roots[vm], controls=controls)
+            return nested(self.roots[vm])
         roots, problems = roots_of_registers((Cpu(0, self.registers),), self.variant.arch)
         assert not problems
         (second,) = [root.regime for root in roots if root.stage == 2]
         return replace(second, root=self.roots[vm])
+
+
+def nested(root: int) -> Regime:
+    """The second stage that KVM makes on QEMU's EPYC. N_CR3 tells neither the levels, of which there are as many as the
+    host has, nor how wide the CPU's addresses are.
+
+    Args:
+        root: its HPA.
+    """
+    fmt = by_name("npt4")
+    return Regime.of(fmt, root, controls=family_for("x86_64").controls(fmt, parse("zen1,pa=40", "x86_64")))
 
 
 def chosen() -> tuple[str, ...]:
