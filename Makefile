@@ -75,7 +75,8 @@ fuzz: setup
 emulators: setup
 	@$(BIN)/stage2 fetch emulators || test -z "$$CI"
 
-# The same for Xen, OpenSBI and U-Boot, which the tests of `stage2 layout` look at.
+# The same for Xen, OpenSBI and U-Boot, which the tests of `stage2 layout` look at, and for Xen and Linux's KVM, whose
+# tables those of `stage2 walk` and its siblings look at.
 hypervisors: setup
 	@$(BIN)/stage2 fetch hypervisors || test -z "$$CI"
 

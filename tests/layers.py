@@ -20,6 +20,8 @@ NEEDS = {
     "inspect/test_vm_source.py": "guest",
     "inspect/test_live_qemu.py": "guest",
     "inspect/test_against_qemu.py": "guest",
+    "inspect/test_kvm_hosts.py": "machine",
+    "inspect/test_xen.py": "machine",
 }
 """Folders and files whose tests need an emulator, or run a guest."""
 PLAIN = {"check", "config", "forecast", "formats", "images", "memory", "processor", "render"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,16 @@ FILES = {
     "xen-hypervisor-4.20-amd64": ("boot/xen-4.20-amd64.gz", "boot/xen-4.20-amd64.efi", "boot/xen-4.20-amd64.config"),
     "opensbi": tuple(f"usr/lib/riscv64-linux-gnu/opensbi/generic/fw_{name}" for name in ("jump.elf", "jump.bin")),
     "u-boot-qemu": ("usr/lib/u-boot/qemu-riscv64/uboot.elf", "usr/lib/u-boot/qemu-x86/uboot.elf"),
+    "linux-image-6.12.9+deb13-cloud-amd64": (
+        "boot/vmlinuz-6.12.9+deb13-cloud-amd64",
+        *(
+            f"usr/lib/modules/6.12.9+deb13-cloud-amd64/kernel/{name}.ko.xz"
+            for name in ("virt/lib/irqbypass", "arch/x86/kvm/kvm", "arch/x86/kvm/kvm-amd", "arch/x86/kvm/kvm-intel")
+        ),
+    ),
 }
+OTHERS = ("linux-image-6.12.9+deb13-amd64", "linux-image-6.12.9+deb13-cloud-amd64-unsigned", "opensbi-tools")
+"""Packages that only look alike."""
 
 
 @pytest.fixture
@@ -27,8 +37,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[
 
     class Apt:
         def matching(self, pattern: str) -> list[str]:
-            names = {"^xen": "xen-hypervisor-4.20-amd64", "^ope": "opensbi", "^u-b": "u-boot-qemu"}
-            return [names[pattern[:4]]] if names[pattern[:4]] in files else []
+            return [name for name in (*files, *OTHERS) if re.search(pattern, name)]
 
         def download(self, package: str, work: Path, progress: Progress) -> tuple[str, Path]:
             progress(package, 1, 1)
@@ -41,7 +50,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[
             (tree / file).write_text(file)
 
     def updated(work: Path, release: Release) -> Apt:
-        assert release == RECIPES[NAME] == Release("trixie", "stable", "amd64")
+        assert release == RECIPES[NAME].release == Release("trixie", "stable", "amd64")
         return Apt()
 
     monkeypatch.setattr(hypervisors, "updated", updated)
@@ -72,6 +81,16 @@ def test_only_the_images_are_kept_and_fetched_once(archive: dict[str, tuple[str,
     with pytest.raises(HostToolError, match=f"is not what was fetched: run `stage2 fetch {NAME} --force`"):
         fetched(NAME, tmp_path)
     assert fetch(NAME, cache=tmp_path) == found
+
+
+def test_of_linux_the_kernel_and_its_modules_of_kvm_are_kept(
+    archive: dict[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    found = fetch("kvm-x86_64", cache=tmp_path)
+    assert [path.name for path in found.files] == [
+        "irqbypass.ko.xz", "kvm-amd.ko.xz", "kvm.ko.xz", "vmlinuz-6.12.9+deb13-cloud-amd64"
+    ]  # fmt: skip
+    assert found.packages == ("linux-image-6.12.9+deb13-cloud-amd64 1.0",)
 
 
 def test_a_release_without_a_package_or_a_package_without_its_image_says_so(

@@ -26,14 +26,15 @@ def fetch(
 
     VM files name a guest fetched:GUEST. All comes from Debian, through this machine's own package configuration, and
     nothing is installed. The emulators are QEMU and Bochs of Debian 12 (qemu-7, bochs-2) and 13 (qemu-10, bochs-3), the
-    hypervisors Xen, OpenSBI and U-Boot of either (hypervisors-12, hypervisors-13), as images to look at.
+    hypervisors Xen, OpenSBI and U-Boot of either (hypervisors-12, hypervisors-13), as images to look at; and Xen of
+    AArch64 and Linux with its modules of KVM, which can be started in QEMU to look at the tables that they make.
 
     Parameters
     ----------
     what
         linux-riscv64, linux-aarch64, linux-x86_64; qemu-7, qemu-10, bochs-2, bochs-3, or emulators: those that this
         machine itself does not have;
-        hypervisors-12, hypervisors-13, or hypervisors: both.
+        hypervisors-12, hypervisors-13, xen-aarch64, kvm-riscv64, kvm-x86_64, or hypervisors: all of these.
     force
         Fetch it even if it is there.
     """

@@ -1,4 +1,4 @@
-"""Real hypervisors and firmware of a Debian release, to look at: Xen, OpenSBI and U-Boot.
+"""Real hypervisors and firmware of a Debian release, to look at and to start: Xen, OpenSBI, U-Boot, Linux with its KVM.
 
 Only their images are kept, with their hashes; what the packages depend on is neither resolved nor fetched.
 """
@@ -18,17 +18,71 @@ from .apt import BOOKWORM, TRIXIE, Release, unpack, updated
 from .store import MANIFEST, Progress, keep, sha256
 
 _KIND = "hypervisors"
-_PACKAGES = (
-    (r"^xen-hypervisor-[0-9.]+-amd64$", ("boot/xen-*.gz", "boot/xen-*.efi")),
-    (r"^opensbi$", ("usr/lib/riscv64-linux-gnu/opensbi/generic/fw_*.elf",)),
-    (r"^u-boot-qemu$", ("usr/lib/u-boot/qemu-riscv64/uboot.elf",)),
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is taken of a package.
+
+    Args:
+        package: pattern of its name (a POSIX extended regular expression), for the version is part of it.
+        files: patterns of the files that are kept; each must find one.
+    """
+
+    package: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Where images come from.
+
+    Args:
+        release: of Debian.
+        taken: of which packages, and what.
+    """
+
+    release: Release
+    taken: tuple[Taken, ...]
+
+
+_IMAGES = (
+    Taken(r"^xen-hypervisor-[0-9.]+-amd64$", ("boot/xen-*.gz", "boot/xen-*.efi")),
+    Taken(r"^opensbi$", ("usr/lib/riscv64-linux-gnu/opensbi/generic/fw_*.elf",)),
+    Taken(r"^u-boot-qemu$", ("usr/lib/u-boot/qemu-riscv64/uboot.elf",)),
 )
-"""Pattern of a package's name, for the version is part of it, and what is kept of the package."""
+_MODULES = "usr/lib/modules/*/kernel"
 RECIPES = {
-    "hypervisors-12": Release(*BOOKWORM, "amd64"),
-    "hypervisors-13": Release(*TRIXIE, "amd64"),
+    "hypervisors-12": Recipe(Release(*BOOKWORM, "amd64"), _IMAGES),
+    "hypervisors-13": Recipe(Release(*TRIXIE, "amd64"), _IMAGES),
+    "xen-aarch64": Recipe(
+        Release(*TRIXIE, "arm64"), (Taken(r"^xen-hypervisor-[0-9.]+-arm64$", ("boot/xen-*-arm64",)),)
+    ),
+    "kvm-riscv64": Recipe(
+        Release(*TRIXIE, "riscv64"),
+        (
+            Taken(
+                r"^linux-image-[0-9.]+[+]deb[0-9]+-riscv64$",
+                ("boot/vmlinux-*", f"{_MODULES}/virt/lib/irqbypass.ko.xz", f"{_MODULES}/arch/riscv/kvm/kvm.ko.xz"),
+            ),
+        ),
+    ),
+    "kvm-x86_64": Recipe(
+        Release(*TRIXIE, "amd64"),
+        (
+            Taken(
+                r"^linux-image-[0-9.]+[+]deb[0-9]+-cloud-amd64$",
+                (
+                    "boot/vmlinuz-*",
+                    f"{_MODULES}/virt/lib/irqbypass.ko.xz",
+                    f"{_MODULES}/arch/x86/kvm/kvm.ko.xz",
+                    f"{_MODULES}/arch/x86/kvm/kvm-amd.ko.xz",
+                ),
+            ),
+        ),
+    ),
 }
-"""As `stage2 fetch` calls them -> where they come from."""
+"""As `stage2 fetch` calls them -> where they come from. On AArch64 KVM is part of the guest's kernel, linux-aarch64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +153,22 @@ def newest(names: list[str]) -> str | None:
     return max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)], default=None)
 
 
-def _make(release: Release, work: Path, progress: Progress) -> Path:
+def _make(recipe: Recipe, work: Path, progress: Progress) -> Path:
     progress("package index", 0, 0)
-    apt = updated(work, release)
+    apt = updated(work, recipe.release)
     made = work / "made"
     made.mkdir()
     packages, files = [], {}
-    for pattern, kept in _PACKAGES:
-        package = newest(apt.matching(pattern))
+    for taken in recipe.taken:
+        package = newest(apt.matching(taken.package))
         if package is None:
-            raise HostToolError(f"Debian {release.suite} has no package {pattern}")
+            raise HostToolError(f"Debian {recipe.release.suite} has no package {taken.package}")
         version, deb = apt.download(package, work, progress)
         packages.append(f"{package} {version}")
         tree = work / "trees" / package
         tree.parent.mkdir(exist_ok=True)
         unpack(deb, tree)
-        for glob in kept:
+        for glob in taken.files:
             found = sorted(tree.glob(glob))
             if not found:
                 raise HostToolError(f"{package} {version} does not hold what it used to: no {glob}")

@@ -1,0 +1,54 @@
+"""Dumps that all tests of a run share, whichever process runs them; the last to let go of one removes it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import pytest
+
+Made = TypeVar("Made")
+
+
+@contextlib.contextmanager
+def shared(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], Made]) -> Iterator[Made]:
+    """What `make` makes in a folder of its own; made by whoever needs it first.
+
+    Args:
+        name: of it.
+        factory: pytest's.
+        make: called with the folder. What it answers is kept there too, pickled.
+    """
+    base = factory.getbasetemp()
+    # With several processes each has a folder in that of the run.
+    run = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = run / "dumps" / name
+    folder.parent.mkdir(exist_ok=True)
+    with (run / "dumps" / f"{name}.lock").open("wb") as lock:
+        yield _held(folder, lock, make)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+
+
+def _held(folder: Path, lock: BinaryIO, make: Callable[[Path], Made]) -> Made:
+    """What is in the folder, with the lock shared among all who use it."""
+    answer = folder / "made.pickle"
+    while True:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not answer.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            made = make(folder)
+            answer.write_bytes(pickle.dumps(made))
+        # Between the two locks the last of the others may have removed it.
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if answer.exists():
+            found: Made = pickle.loads(answer.read_bytes())
+            return found
