@@ -224,7 +224,9 @@ def explain_in_memory(found: Inspection, kind: str, address: int) -> WalkView:
     first, second = taken.stage_1, taken.stage_2
     last = second or first
     assert last is not None, "a walk is of one stage at least"
-    return WalkView(taken, last, first if second is not None else None, declared=False)
+    outer = found.route(kind).first_for(address)
+    types = None if outer is None else outer.types
+    return WalkView(taken, last, first if second is not None else None, sources=types, declared=False)
 
 
 def _why(host: Host, vm: Vm, gpa: int) -> MapRange | None:

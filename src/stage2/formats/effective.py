@@ -72,3 +72,7 @@ class TypeSources:
     host_pat: int | None = None
     memory: MemoryType | None = None
     cache_disabled: bool = False
+
+
+NOTHING_KNOWN = TypeSources()
+"""Nothing but the leaves is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .effective import NOTHING_KNOWN, TypeSources
 from .record import Format
 
 Registers = Mapping[str, int]
@@ -24,6 +25,7 @@ class SelectedRoot:
         active: whether the CPU is translating by it; None where the registers do not tell.
         below: the register of the stage 2 that its addresses go through; empty for none.
         identifier: ASID, PCID, VMID or VPID.
+        types: what beside its leaves decides memory types, as far as registers tell.
     """
 
     register: str
@@ -34,3 +36,4 @@ class SelectedRoot:
     active: bool | None = None
     below: str = ""
     identifier: int = 0
+    types: TypeSources = NOTHING_KNOWN

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ..address import ADDRESS_LIMIT, Range
 from ..errors import EncodingError, SourceError
-from ..formats import Leaf, effective_type, family_of
+from ..formats import Leaf, TypeSources, effective_type, family_of
+from ..formats.effective import NOTHING_KNOWN
 from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLES_ACCESSED, USER, USER_SHIFT
 from ..formats.record import Format
 from ..prove.packing import U64Array
@@ -80,6 +81,7 @@ class MapPart:
         output: HPAs; NOWHERE where stage 2 maps nothing.
         size: bytes.
         key_1, key_2: attributes of the leaves with the level in bits 31:24; NONE for no leaf.
+        types: what beside the leaves decides memory types.
     """
 
     first: Regime | None
@@ -90,6 +92,7 @@ class MapPart:
     size: U64Array
     key_1: U64Array
     key_2: U64Array
+    types: TypeSources = NOTHING_KNOWN
 
     def __len__(self) -> int:
         return len(self.start)
@@ -97,13 +100,13 @@ class MapPart:
     def only(self, which: npt.NDArray[np.bool_] | slice) -> MapPart:
         """Some of the ranges."""
         columns = (self.start, self.middle, self.output, self.size, self.key_1, self.key_2)
-        return MapPart(self.first, self.second, *(column[which] for column in columns))
+        return _made(self.first, self.second, [column[which] for column in columns], self.types)
 
     def told(self) -> Iterator[MapRange]:
         """The ranges as objects."""
         columns = (self.start, self.middle, self.output, self.size, self.key_1, self.key_2)
         for start, middle, output, size, key_1, key_2 in zip(*(column.tolist() for column in columns), strict=True):
-            kind = kind_of(self.first, self.second, key_1, key_2)
+            kind = kind_of(self.first, self.second, key_1, key_2, self.types)
             yield MapRange(
                 start if self.first is not None else None,
                 middle if self.second is not None else None,
@@ -114,7 +117,7 @@ class MapPart:
     def kinds(self) -> tuple[list[Kind], npt.NDArray[np.intp]]:
         """The kinds of leaves that occur, and which of them each range is of."""
         pairs, which = np.unique(np.stack([self.key_1, self.key_2], axis=1), axis=0, return_inverse=True)
-        return [kind_of(self.first, self.second, one, two) for one, two in pairs.tolist()], which.ravel()
+        return [kind_of(self.first, self.second, one, two, self.types) for one, two in pairs.tolist()], which.ravel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +138,15 @@ class Kind:
 
 
 @lru_cache(4096)
-def kind_of(first: Regime | None, second: Regime | None, key_1: int, key_2: int) -> Kind:
+def kind_of(
+    first: Regime | None, second: Regime | None, key_1: int, key_2: int, types: TypeSources = NOTHING_KNOWN
+) -> Kind:
     """What a pair of leaves allows together.
 
     Args:
         first, second: the stages that take part.
         key_1, key_2: their leaves' attributes with the level; NONE where a stage maps nothing.
+        types: what beside the leaves decides the memory type.
     """
     sizes: list[int] = []
     leaves: list[Leaf | None] = []
@@ -163,7 +169,7 @@ def kind_of(first: Regime | None, second: Regime | None, key_1: int, key_2: int)
     if len(granted) == 2:
         assert second is not None, "two stages were asked"
         allowed = int(make_both(second.format)(granted[0], granted[1], _side(second.format, key_1)))
-    return Kind(allowed, min(sizes, default=1 << 12), _memory_type(*leaves), user)
+    return Kind(allowed, min(sizes, default=1 << 12), _memory_type(leaves, types), user)
 
 
 def _side(second: Format, key_1: int) -> int:
@@ -172,13 +178,19 @@ def _side(second: Format, key_1: int) -> int:
     return min(int(side), USER_SHIFT)
 
 
-def _memory_type(first: Leaf | None, second: Leaf | None) -> str | None:
-    if first is not None and second is not None:
+def _memory_type(leaves: Sequence[Leaf | None], types: TypeSources) -> str | None:
+    """A word for what accesses get; None where that hangs on a register that is not known."""
+    first, second = leaves
+    if first is not None and not first.format.is_bare:
+        if first.format.family == "arm" and types.mair is None:
+            return None  # the leaf holds nothing but an index into MAIR
+        if second is None and first.format.family != "arm":
+            return family_of(first.format).memory_type(first.format, first.attributes, first.controls)[0]
         try:
-            return effective_type(first, second).name or None
+            return effective_type(first, second, types).name or None
         except EncodingError:
             return None
-    only = first or second
+    only = second or first
     if only is None or only.format.is_bare:
         return None
     return family_of(only.format).memory_type(only.format, only.attributes, only.controls)[0]
@@ -292,7 +304,7 @@ def _single(root: Root, rows: U64Array) -> MapPart:
     start = outward(root.regime.format, rows[:, 0])
     none = np.full(len(rows), NONE, np.uint64)
     if root.stage == 1:
-        return MapPart(root.regime, None, start, start, rows[:, 1], rows[:, 2], rows[:, 3], none)
+        return MapPart(root.regime, None, start, start, rows[:, 1], rows[:, 2], rows[:, 3], none, root.types)
     return MapPart(None, root.regime, start, start, rows[:, 1], rows[:, 2], none, rows[:, 3])
 
 
@@ -310,13 +322,13 @@ def _both(first: Root, second: Root, rows: U64Array, below: U64Array) -> MapPart
     high = np.minimum(above[:, 1] + above[:, 2], lower[:, 0] + lower[:, 2])
     hit = MapPart(
         first.regime, second.regime, starts[who] + (low - above[:, 1]), low, lower[:, 1] + (low - lower[:, 0]),
-        high - low, above[:, 3], lower[:, 3],
+        high - low, above[:, 3], lower[:, 3], first.types,
     )  # fmt: skip
     missed = _missed(first, second, starts, rows, who, low, high)
     whole = hit if not len(missed) else _concatenated(hit, missed)
     order = np.argsort(whole.start, kind="stable")
     columns = (whole.start, whole.middle, whole.output, whole.size, whole.key_1, whole.key_2)
-    return MapPart(first.regime, second.regime, *(column[order] for column in columns))
+    return _made(first.regime, second.regime, [column[order] for column in columns], first.types)
 
 
 def _missed(
@@ -345,9 +357,13 @@ def _missed(
 
 def _concatenated(one: MapPart, other: MapPart) -> MapPart:
     names = ("start", "middle", "output", "size", "key_1", "key_2")
-    return MapPart(
-        one.first, one.second, *(np.concatenate([getattr(one, name), getattr(other, name)]) for name in names)
-    )
+    columns = [np.concatenate([getattr(one, name), getattr(other, name)]) for name in names]
+    return _made(one.first, one.second, columns, one.types)
+
+
+def _made(first: Regime | None, second: Regime | None, columns: Sequence[U64Array], types: TypeSources) -> MapPart:
+    start, middle, output, size, key_1, key_2 = columns
+    return MapPart(first, second, start, middle, output, size, key_1, key_2, types)
 
 
 def _joined(part: MapPart) -> MapPart:
@@ -364,4 +380,5 @@ def _joined(part: MapPart) -> MapPart:
     heads = np.concatenate([[0], np.flatnonzero(~on) + 1])
     columns = (part.start, part.middle, part.output, part.key_1, part.key_2)
     start, middle, output, key_1, key_2 = (column[heads] for column in columns)
-    return MapPart(part.first, part.second, start, middle, output, np.add.reduceat(part.size, heads), key_1, key_2)
+    size = np.add.reduceat(part.size, heads)
+    return MapPart(part.first, part.second, start, middle, output, size, key_1, key_2, part.types)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError, Stage2Error
-from ..formats import by_name, families, family_for
+from ..formats import TypeSources, by_name, families, family_for
+from ..formats.effective import NOTHING_KNOWN
 from ..formats.record import Format
 from ..tables.regime import Regime
 from .source import Cpu
@@ -29,6 +30,7 @@ class Root:
         where: what names it: `TTBR1_EL1 of CPU 0`, `--root`.
         under: the stage 2 that a stage-1 root's addresses go through; None where they are host physical addresses.
         active: whether a CPU translates by it now; None where nothing tells.
+        types: what beside its leaves decides memory types (MAIR, PAT), as far as registers tell.
     """
 
     regime: Regime
@@ -36,6 +38,7 @@ class Root:
     where: str = ""
     under: Root | None = None
     active: bool | None = None
+    types: TypeSources = NOTHING_KNOWN
 
     @property
     def stage(self) -> int:
@@ -157,7 +160,7 @@ def roots_of_registers(cpus: Sequence[Cpu], arch: str | None = None) -> tuple[tu
                 problems.append(f"CPU {cpu.number}: {one.register}: {error}")
                 continue
             under = second.get(one.below)
-            root = Root(regime, one.role, f"{one.register} of CPU {cpu.number}", under, one.active)
+            root = Root(regime, one.role, f"{one.register} of CPU {cpu.number}", under, one.active, one.types)
             if one.format.stage == 2:
                 second[one.register] = root
             found.setdefault((root.name, None if under is None else under.regime), root)

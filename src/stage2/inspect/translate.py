@@ -7,13 +7,14 @@ one does not translate is asked of the walk, once for each entry that ends one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..address import Gva, Range
 from ..errors import SourceError
+from ..formats.outcome import FaultKind
 from ..prove.packing import U64Array
 from ..tables.explain import Walk, explain_stage, explain_two_stage
 from ..tables.result import Fault, Mapped, permission_text
@@ -93,6 +94,9 @@ class Translations:
 def walk(source: MemorySource, route: Route, address: int) -> Walk:
     """The walk of an address with all its steps.
 
+    A page of the guest's tables whose accessed flag is clear at stage 2 is looked through: hardware, or the hypervisor
+    after a fault, would set the flag and go on, and to look is no access.
+
     Args:
         source: host physical memory.
         route: the stages.
@@ -104,7 +108,12 @@ def walk(source: MemorySource, route: Route, address: int) -> Walk:
         return explain_stage(source, route.second.regime, address)
     if route.second is None:
         return explain_stage(source, first.regime, address)
-    return explain_two_stage(source, first.regime, route.second.regime, Gva(address))
+    second = route.second.regime
+    found = explain_two_stage(source, first.regime, second, Gva(address))
+    if isinstance(found.result, Fault) and found.result.kind is FaultKind.ACCESS_FLAG and found.result.on_table:
+        setting = replace(second, controls=second.controls | second.format.hardware_ad)
+        found = replace(explain_two_stage(source, first.regime, setting, Gva(address)), stage_2=second, marks=())
+    return found
 
 
 def translate(source: MemorySource, route: Route, address: int) -> Translation:

@@ -171,7 +171,7 @@ class WalkView:
         if not isinstance(self.walk.result, Mapped):
             return None
         fmt = self.stage_2.format
-        if self.stage_1 is None:
+        if self.stage_1 is None and not (self.alone and self.sources is not None and self.sources.mair is not None):
             only = stage_1 if self.alone else stage_2
             if only is None:
                 return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...errors import AddressError, EncodingError
+from ..effective import TypeSources
 from ..selected import Registers, SelectedRoot
 from .registers import decode_vttbr_el2
 from .sizes import wide_roots
@@ -81,7 +82,7 @@ def _stage_1(
         SelectedRoot(
             half.register, half.format, half.root, half.controls,
             f"{whose}, {'high' if half.format.high_half else 'low'} addresses ({control.regime.value})",
-            active, under, control.asid or 0,
+            active, under, control.asid or 0, TypeSources(mair=registers.get(f"MAIR{suffix}")),
         )
         for half in halves
     ]  # fmt: skip
