@@ -109,6 +109,13 @@ def test_a_hostile_name_is_text_and_the_same_walk_gives_the_same_picture(walked:
     assert svg == walk_svg(replace(view))
 
 
+def test_the_picture_in_the_documentation_is_the_one_that_is_drawn(walked: Callable[[int], Walk]) -> None:
+    view = view_of(walked(GVA))
+    if (view.regime(1).format.name, view.stage_2.format.name) == PAIRS[0]:
+        page = Path(__file__).parents[2] / "docs" / "images" / "walk.svg"
+        assert page.read_text() == walk_svg(view)
+
+
 VM = """\
 [base]
 id = 1
