@@ -7,16 +7,22 @@ spaces, page tables and proofs show themselves without this (`self_drawn`); page
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
 from .formats.syndrome import FaultReport
 from .hypervisor.layout import KernelLayout
+from .inspect.difference import Difference
+from .inspect.inspection import Inspection
+from .inspect.mapping import MapPart
+from .inspect.translate import Translations
 from .render.explain import EntryView, render_entry, render_fault
 from .render.html import preformatted
 from .render.layout import layout_svg
+from .render.memory_map import map_lines, render_difference, translation_lines
 from .render.plain import counted
 from .render.report import render_vm_report
 from .render.table_dump import render_page_table
@@ -34,6 +40,8 @@ __all__ = ["load_ipython_extension"]
 
 WIDTH = 100
 """Columns of text in a cell's output."""
+MOST_LINES = 200
+"""Limit: ranges or addresses that a cell's output has; the rest is counted."""
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
@@ -60,6 +68,31 @@ def edit_table(edit: Edit) -> RenderableType:
         for operation in edit.owed
     ]
     return stack([text(f"{heading}; owed to the TLBs:"), table(("operation", "GPAs", "manual"), rows)])
+
+
+def map_part(part: MapPart) -> RenderableType:
+    """Ranges of a map, the first of them if they are many."""
+    return _first(map_lines(islice(part.told(), MOST_LINES)), len(part), "range")
+
+
+def translations(found: Translations) -> RenderableType:
+    """Where addresses lead, the first of them if they are many."""
+    nested = bool((found.gpa != found.input).any())
+    return _first(translation_lines(islice(found, MOST_LINES), nested=nested), len(found), "address", "addresses")
+
+
+def inspection(found: Inspection) -> RenderableType:
+    """A memory's roots, and what it could not tell."""
+    rows = [(root.name, root.regime.format.name, f"{root.regime.root:#x}", root.where) for root in found.roots]
+    heading = text(f"{found.source.name}: {counted(len(rows), 'root')}", "bold")
+    roots = [table(("name", "format", "root", "from"), rows)] if rows else []
+    return stack([heading, *roots, *(text(one) for one in found.notices)])
+
+
+def _first(lines: Iterator[str], count: int, one: str, many: str | None = None) -> RenderableType:
+    told = [text(line) for line in lines]
+    rest = count - MOST_LINES
+    return stack([*told, text(f"and {rest:,} more, of {counted(count, one, many)}")] if rest > 0 else told)
 
 
 def _page_table(page_table: PageTable) -> RenderableType:
@@ -91,10 +124,14 @@ def _as_html(render: Callable[[Any], RenderableType]) -> Callable[[Any], str]:
 
 
 _TEXTS: dict[type, Callable[[Any], RenderableType]] = {
+    Difference: render_difference,
     Edit: edit_table,
     EntryView: render_entry,
     FaultReport: render_fault,
+    Inspection: inspection,
+    MapPart: map_part,
     PageTable: _page_table,
+    Translations: translations,
     VmReport: render_vm_report,
     Walk: compact_walk,
     WalkView: render_walk,

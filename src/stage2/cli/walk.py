@@ -184,7 +184,10 @@ def walk(
     if hint is not None:
         print(f"stage2: notice: {hint}", file=sys.stderr)
     if svg is not None:
-        raise ConfigError("--svg is not there yet")
+        from ..render.picture.walk import walk_svg
+        from ..whole_file import write_whole
+
+        write_whole(svg, walk_svg(view))
     if json_output:
         from ..render.json_text import json_text
         from ..render.walk_json import walk_json

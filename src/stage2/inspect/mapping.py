@@ -97,6 +97,10 @@ class MapPart:
     def __len__(self) -> int:
         return len(self.start)
 
+    def __repr__(self) -> str:
+        stages = " under ".join(regime.format.name for regime in (self.first, self.second) if regime is not None)
+        return f"MapPart({len(self)} ranges, {stages})"
+
     def only(self, which: npt.NDArray[np.bool_] | slice) -> MapPart:
         """Some of the ranges."""
         columns = (self.start, self.middle, self.output, self.size, self.key_1, self.key_2)

@@ -267,7 +267,7 @@ def result_lines(view: WalkView) -> list[RenderableType]:
     elif view.declared and (view.stage_1 is None or not (isinstance(result, Fault) and result.stage == 1)):
         lines.append(text(region_text(view.region)))
     if not view.declared:
-        lines.append(text(_cost_text(view)))
+        lines.append(text(cost_text(view)))
     if walk.steps and (legend := level_legend(view.stage_2.format)) is not None:
         lines.append(text(legend, "dim"))
     if view.outcome is not None and not view.outcome.done:
@@ -361,7 +361,7 @@ def region_text(region: MemoryRegion | None) -> str:
     )
 
 
-def _cost_text(view: WalkView) -> str:
+def cost_text(view: WalkView) -> str:
     """What the walk costs a CPU that has nothing cached."""
     inner = sum(len(step.under) for step in view.walk.steps)
     first = sum(step.stage == 1 for step in view.walk.steps)

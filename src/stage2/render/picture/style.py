@@ -51,14 +51,14 @@ _SIGNS = {
 """The outlines of signs around their middles."""
 
 
-def document(title: str, described: str, width: float, height: float, kinds: Iterable[Kind], body: list[str]) -> str:
+def document(title: str, described: str, width: float, height: float, patterns: Iterable[str], body: list[str]) -> str:
     """A whole picture as a file: it has its words for screen readers, and loads nothing.
 
     Args:
         title: what it shows; also its heading.
         described: more of it, a sentence.
         width, height: in pixels.
-        kinds: those whose patterns it needs.
+        patterns: those that it needs (`pattern`).
         body: what is drawn.
     """
     wide, high = number(width), number(height)
@@ -68,7 +68,7 @@ def document(title: str, described: str, width: float, height: float, kinds: Ite
         f'<title id="title">{escape(plain(title))}</title>',
         f'<desc id="desc">{escape(plain(described))}</desc>',
         "<defs>",
-        *(_pattern(kind) for kind in kinds),
+        *patterns,
         "</defs>",
         f'<rect width="{wide}" height="{high}" fill="#ffffff"/>',
         f'<g font-family="{_FONT}" font-size="12" fill="{INK}">',
@@ -90,11 +90,17 @@ def paint(kind: Kind) -> str:
     return f"url(#{kind.name.lower()})"
 
 
-def _pattern(kind: Kind) -> str:
-    look = LOOKS[kind]
+def kind_patterns(kinds: Iterable[Kind]) -> Iterator[str]:
+    """The paints of kinds, for the head of a picture."""
+    for kind in kinds:
+        yield pattern(kind.name.lower(), LOOKS[kind])
+
+
+def pattern(name: str, look: Look) -> str:
+    """What `url(#name)` paints: a colour with lines on it."""
     lines = f'<path d="{look.pattern}" stroke="{INK}" stroke-width="1" fill="none"/>' if look.pattern else ""
     return (
-        f'<pattern id="{kind.name.lower()}" width="8" height="8" patternUnits="userSpaceOnUse">'
+        f'<pattern id="{name}" width="8" height="8" patternUnits="userSpaceOnUse">'
         f'<rect width="8" height="8" fill="{look.colour}"/>{lines}</pattern>'
     )
 
@@ -133,8 +139,15 @@ def sign(x: float, y: float, kind: MarkKind, said: str, title: str, more: str = 
 
 def kind_entry(kind: Kind) -> tuple[list[str], str]:
     """What stands before a kind in a legend, with its left end at 0 0, and its words."""
-    swatch = rect(0, 0, 32, 18, f'fill="{paint(kind)}" stroke="{INK}" stroke-width="0.5"')
-    return [swatch, *badge(8, 1, LOOKS[kind].letter, None)], kind.value
+    return swatch(kind.name.lower(), LOOKS[kind]), kind.value
+
+
+def swatch(name: str, look: Look) -> list[str]:
+    """A piece of a pattern with its letter, as it stands in a legend."""
+    return [
+        rect(0, 0, 32, 18, f'fill="url(#{name})" stroke="{INK}" stroke-width="0.5"'),
+        *badge(8, 1, look.letter, None),
+    ]
 
 
 def entries(found: Iterable[tuple[list[str], str]], y: float, width: float) -> tuple[list[str], float]:

@@ -21,6 +21,7 @@ from .style import (
     document,
     entries,
     kind_entry,
+    kind_patterns,
     notes,
     number,
     paint,
@@ -53,7 +54,7 @@ def picture_svg(vms: Sequence[Space], host: Sequence[Party], *, marks: Sequence[
     body = [
         text(Label(MARGIN, 50, f"1 pixel is {about(max(1, round(picture.scale)))}")),
         *(_band(band) for band in picture.bands),
-        *(_gap(gap) for gap in picture.gaps),
+        *(gap_sides(gap) for gap in picture.gaps),
         *(line for box in picture.boxes for line in _box(box)),
         *_lines(picture.marked),
         *(text(label) for label in picture.labels),
@@ -61,17 +62,11 @@ def picture_svg(vms: Sequence[Space], host: Sequence[Party], *, marks: Sequence[
         *below,
     ]
     title = f"Memory of {counted(len(vms), 'VM')} beside the host's"
-    return document(title, f"{'; '.join(described)}.", picture.width, height, kinds, body)
+    return document(title, f"{'; '.join(described)}.", picture.width, height, kind_patterns(kinds), body)
 
 
 def _band(band: Band) -> str:
-    middle = number((band.x + band.host_x) / 2)
-    x, host_x = number(band.x), number(band.host_x)
-    top, bottom, host_top, host_bottom = map(number, (band.top, band.bottom, band.host_top, band.host_bottom))
-    path = (
-        f"M{x} {top}C{middle} {top} {middle} {host_top} {host_x} {host_top}V{host_bottom}"
-        f"C{middle} {host_bottom} {middle} {bottom} {x} {bottom}Z"
-    )
+    path = ribbon(band.x, band.top, band.bottom, band.host_x, band.host_top, band.host_bottom)
     dashes = ' stroke-dasharray="5 3"' if band.loose else ""
     colour = LOOKS[band.kind].colour
     return (
@@ -81,7 +76,17 @@ def _band(band: Band) -> str:
     )
 
 
-def _gap(gap: Gap) -> str:
+def ribbon(x: float, top: float, bottom: float, end_x: float, end_top: float, end_bottom: float) -> str:
+    """The outline of a band between two edges, each an x and its two ys."""
+    middle, left, right = number((x + end_x) / 2), number(x), number(end_x)
+    y, low, end_y, end_low = map(number, (top, bottom, end_top, end_bottom))
+    return (
+        f"M{left} {y}C{middle} {y} {middle} {end_y} {right} {end_y}V{end_low}"
+        f"C{middle} {end_low} {middle} {low} {left} {low}Z"
+    )
+
+
+def gap_sides(gap: Gap) -> str:
     """The side of a gap: a zigzag where it is folded, a dotted line where it is to scale."""
     found = []
     for x in (gap.x + 0.5, gap.x + COLUMN - 0.5):

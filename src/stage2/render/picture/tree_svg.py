@@ -10,7 +10,7 @@ from ..levels import level_text
 from ..plain import about, counted, plain
 from .layout import LINE, MARGIN, Label, fitted, text_width
 from .parties import Kind
-from .style import ALARM, INK, LOOKS, document, entries, notes, number, paint, rect, text
+from .style import ALARM, INK, LOOKS, document, entries, kind_patterns, notes, number, paint, rect, text
 from .tree import Fullness, Group, Tree, TreeLevel
 
 WIDTH, GUTTER = 328.0, 44.0
@@ -44,7 +44,9 @@ def tree_svg(trees: Sequence[Tree]) -> str:
     told, y = notes(_NOTES, y, width)
     title = f"Page tables of {counted(len(trees), 'address space')}"
     described = "; ".join(f"{tree.title}, {tree.regime.format.name}: {tree.summary}" for tree in trees)
-    return document(title, f"{described}.", width, y + MARGIN / 2, (Kind.RAM, Kind.TABLES), [*body, *legend, *told])
+    return document(
+        title, f"{described}.", width, y + MARGIN / 2, kind_patterns((Kind.RAM, Kind.TABLES)), [*body, *legend, *told]
+    )
 
 
 def _tree(tree: Tree, y: float) -> tuple[list[str], float]:
