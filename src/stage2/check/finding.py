@@ -74,12 +74,14 @@ class Rule:
         severity: of its findings.
         title: what is wrong, in a few words.
         why: what happens on the machine, in plain sentences.
+        where: what those sentences are headed by.
     """
 
     code: str
     severity: Severity
     title: str
     why: str
+    where: str = "on the board"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,105 @@
+"""Every rule of an audit, and the audit itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ...check.finding import Finding, Rule, Severity, has_errors
+from ...errors import ConfigError
+from ..root import Root
+from ..source import MemorySource
+from . import (
+    executable_devices,
+    guests_apart,
+    memory_types,
+    not_present,
+    structure,
+    user_reach,
+    writable_tables,
+    write_execute,
+)
+from .scene import Looked, Scene, build_scene
+
+CHECKS: tuple[Callable[[Scene], Iterable[Finding]], ...] = (
+    guests_apart.check_guests_apart,
+    writable_tables.check_writable_tables,
+    write_execute.check_write_execute,
+    user_reach.check_user_reach,
+    executable_devices.check_executable_devices,
+    memory_types.check_memory_types,
+    not_present.check_not_present,
+    structure.check_structure,
+)
+RULES: tuple[Rule, ...] = tuple(
+    sorted(
+        (
+            *write_execute.RULES,
+            *user_reach.RULES,
+            *writable_tables.RULES,
+            *executable_devices.RULES,
+            *memory_types.RULES,
+            *not_present.RULES,
+            *guests_apart.RULES,
+            *structure.RULES,
+        ),
+        key=lambda rule: rule.code,
+    )
+)
+_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found, and of what.
+
+    Args:
+        source: the memory.
+        findings: errors first.
+        looked: the roots that were read.
+        assumed: what was inferred of owners, a sentence each.
+        notices: what of registers or roots makes no sense, a sentence each.
+    """
+
+    source: MemorySource
+    findings: tuple[Finding, ...]
+    looked: tuple[Looked, ...]
+    assumed: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether one of the findings is an error."""
+        return has_errors(self.findings)
+
+
+def audit(source: MemorySource, roots: Sequence[Root], notices: Sequence[str] = ()) -> Audit:
+    """Look for what is dangerous in the tables of some roots.
+
+    Args:
+        source: the memory.
+        roots: of as many VMs and systems as there are; a stage 1 names the stage 2 that it is under.
+        notices: what the reader of them has to say.
+
+    Raises:
+        ConfigError: there is no root.
+        SourceError: the source can no longer be read.
+    """
+    if not roots:
+        raise ConfigError(f"{source.name}: no root of tables is known: name some with --root FORMAT@ADDRESS")
+    scene = build_scene(source, roots)
+    found = [finding for check in CHECKS for finding in check(scene)]
+    found.sort(key=lambda finding: (_ORDER[finding.level], finding.code))
+    return Audit(source, tuple(found), tuple(scene.looked), tuple(scene.assumed), tuple(notices))
+
+
+def rule_of(code: str) -> Rule:
+    """The rule of a code.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for rule in RULES:
+        if rule.code == code.upper():
+            return rule
+    raise ConfigError(f"no rule of an audit is called {code[:20]!r}: there are S3001 to {RULES[-1].code}")
