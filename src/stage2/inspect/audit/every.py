@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ...check.finding import Finding, Rule, Severity, has_errors
 from ...errors import ConfigError
 from ..root import Root
-from ..source import MemorySource
+from ..source import Cpu, MemorySource
 from . import (
     executable_devices,
     guests_apart,
@@ -73,12 +73,21 @@ class Audit:
         return has_errors(self.findings)
 
 
-def audit(source: MemorySource, roots: Sequence[Root], notices: Sequence[str] = ()) -> Audit:
+def audit(
+    source: MemorySource,
+    roots: Sequence[Root],
+    *,
+    cpus: Sequence[Cpu] | None = None,
+    guessed: Collection[Root] = (),
+    notices: Sequence[str] = (),
+) -> Audit:
     """Look for what is dangerous in the tables of some roots.
 
     Args:
         source: the memory.
         roots: of as many VMs and systems as there are; a stage 1 names the stage 2 that it is under.
+        cpus: registers in place of those that the source knows.
+        guessed: those of the roots that were found by looking for them. What a guest can write may be a guest's own.
         notices: what the reader of them has to say.
 
     Raises:
@@ -87,7 +96,8 @@ def audit(source: MemorySource, roots: Sequence[Root], notices: Sequence[str] = 
     """
     if not roots:
         raise ConfigError(f"{source.name}: no root of tables is known: name some with --root FORMAT@ADDRESS")
-    scene = build_scene(source, roots)
+    known = source.registers() if cpus is None else cpus
+    scene = build_scene(source, roots, cpus=known, guessed=guessed)
     found = [finding for check in CHECKS for finding in check(scene)]
     found.sort(key=lambda finding: (_ORDER[finding.level], finding.code))
     return Audit(source, tuple(found), tuple(scene.looked), tuple(scene.assumed), tuple(notices))

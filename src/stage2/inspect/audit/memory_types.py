@@ -48,7 +48,7 @@ def check_memory_types(scene: Scene) -> Iterator[Finding]:
             continue
         ways = [(reach, rows, word) for word in (one, other) for reach, rows in found[word]]
         normal = DEVICE not in (one, other) and all(kind.family == "arm" for reach, *_ in ways for kind in reach.kinds)
-        text = f"{{amount}} are mapped both as {one} and as {other}"
+        text = f"the same memory is mapped as {one} and as {other}, {{amount}}"
         severity = Severity.NOTE if normal else None
         yield tell(MIXED_TYPES, scene.source, both, ways, text, severity=severity)
 

@@ -7,8 +7,8 @@ stage 2 are that guest's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,22 +16,24 @@ from ...errors import EncodingError
 from ...formats import Leaf, TypeSources, effective_type
 from ...formats.record import Format
 from ...formats.rules import ENTRY_SIZE
+from ...formats.x86 import longmode
 from ...prove.packing import U64Array
 from ...tables.mapping import ATTRIBUTES
+from ...tables.regime import Regime
 from ..mapping import NONE, MapPart, of_one_stage, through_both
 from ..root import Root
-from ..source import MemorySource
+from ..source import Cpu, MemorySource
 from ..through import NOWHERE, GuestPhysical
-from .reach import ANY_WRITE, Held, Layer, Mapped, PartyOf, Reach, gathered
+from .reach import ANY_WRITE, Held, Layer, Mapped, PartyOf, Reach, Rows, gathered
 from .spans import NOTHING, common, of_ranges, size_of, together, union
 from .survey import Budget, Survey, survey
 
 MOST_ROOTS = 256
 """Limit: roots that are looked at."""
+_X86_BITS = 51
+"""Bits of an x86 address, at most."""
 _MOST_PIECES = 1 << 23
 """Limit: pieces that stage 2 may cut the mappings of one stage 1 into."""
-_FIRM = ("--root", " of CPU ")
-"""What the place of a root says where its address is known to be right, and not found by looking for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +91,21 @@ class Scene:
         return self.tables_of(lambda party: party.layer is not Layer.GUEST)
 
 
-def build_scene(source: MemorySource, roots: Sequence[Root]) -> Scene:
+def build_scene(
+    source: MemorySource, roots: Sequence[Root], *, cpus: Sequence[Cpu] = (), guessed: Collection[Root] = ()
+) -> Scene:
     """Read all roots, and infer whose they are.
 
     Args:
         source: the memory.
         roots: in order of importance.
+        cpus: the registers that are known; MAIR of Arm is taken from them.
+        guessed: those of the roots that were found by looking for them.
 
     Raises:
         SourceError: the source can no longer be read.
     """
-    return _Builder(source, roots).build()
+    return _Builder(source, roots, cpus, guessed).build()
 
 
 @dataclass(slots=True)
@@ -113,8 +119,10 @@ class _Second:
 
 
 class _Builder:
-    def __init__(self, source: MemorySource, roots: Sequence[Root]) -> None:
-        self._source = source
+    def __init__(
+        self, source: MemorySource, roots: Sequence[Root], cpus: Sequence[Cpu], guessed: Collection[Root]
+    ) -> None:
+        self._source, self._guessed = source, guessed
         self._scene = Scene(source, memory=of_ranges(source.ranges()))
         self._budget = Budget()
         self._roots = _with_those_below(roots)
@@ -123,7 +131,7 @@ class _Builder:
             self._roots = self._roots[:MOST_ROOTS]
         self._mapped: dict[PartyOf, list[Mapped]] = {}
         self._seconds: dict[str, _Second] = {}
-        self._mair = {cpu.number: cpu.values for cpu in source.registers()}
+        self._mair = {cpu.number: cpu.values for cpu in cpus}
 
     def build(self) -> Scene:
         for root in self._roots:
@@ -140,7 +148,7 @@ class _Builder:
         return scene
 
     def _take_second(self, root: Root) -> None:
-        found = survey(root.regime, self._source, self._budget, keep_vacant=_may_leak(root))
+        found = survey(_narrowed(root.regime), self._source, self._budget, keep_vacant=_may_leak(root))
         twin = next((one for one in self._seconds.values() if _may_be_one(one, root, found)), None)
         vm = twin.vm if twin is not None else 1 + max((one.vm for one in self._seconds.values()), default=0)
         if twin is not None:
@@ -156,7 +164,7 @@ class _Builder:
         second = self._seconds.get(root.under.name)
         if second is None:  # it is beyond the limit, which is told
             return
-        found = survey(root.regime, second.physical, self._budget, keep_vacant=_may_leak(root))
+        found = survey(_narrowed(root.regime), second.physical, self._budget, keep_vacant=_may_leak(root))
         if _pieces(found.rows, second.survey.rows) > _MOST_PIECES:
             self._scene.unread.append(f"{root.name}: {root.under.name} cuts it into too many pieces")
             return
@@ -168,7 +176,7 @@ class _Builder:
 
     def _take_own(self, root: Root) -> None:
         """A stage 1 that leads to host memory. One that was found where a guest can write may be any guest's."""
-        if not any(word in root.where for word in _FIRM):
+        if root in self._guessed:
             at = np.array([[root.regime.root, root.regime.root + 8]], np.uint64)
             for party, mapped in self._mapped.items():
                 if party.layer is Layer.VM and len(common(at, gathered(party, mapped).spans(_writable(mapped, party)))):
@@ -177,7 +185,7 @@ class _Builder:
                         "whose addresses are not host addresses"
                     )
                     return
-        found = survey(root.regime, self._source, self._budget, keep_vacant=_may_leak(root))
+        found = survey(_narrowed(root.regime), self._source, self._budget, keep_vacant=_may_leak(root))
         name = self._own_name(root)
         self._keep(root, PartyOf(name, Layer.OWN), found, of_one_stage(root, found.rows), found.tables)
 
@@ -252,12 +260,25 @@ def _with_those_below(roots: Sequence[Root]) -> list[Root]:
     return list(found.values())
 
 
+def _narrowed(regime: Regime) -> Regime:
+    """A regime of x86 without address bit 51, where nothing says how wide addresses are.
+
+    No processor has it, and KVM marks entries of nested tables for devices that it emulates by setting it (Linux,
+    arch/x86/kvm/mmu/spte.c, `kvm_mmu_reset_all_pte_masks`): they are reserved to hardware, which faults on them.
+    """
+    width = regime.controls >> longmode.MAXPHYADDR_SHIFT & 0x3F
+    if regime.format.rules is not longmode.RULES or width <= _X86_BITS:
+        return regime
+    lower = (width ^ _X86_BITS) << longmode.MAXPHYADDR_SHIFT
+    return replace(regime, controls=regime.controls ^ lower)
+
+
 def _may_leak(root: Root) -> bool:
     """Whether the address in an entry that is not present matters (see `not_present`)."""
     return root.regime.format.family == "x86"
 
 
-def _writable(mapped: Sequence[Mapped], party: PartyOf) -> np.ndarray:  # type: ignore[type-arg]
+def _writable(mapped: Sequence[Mapped], party: PartyOf) -> Rows:
     return gathered(party, mapped).allowing(ANY_WRITE)
 
 

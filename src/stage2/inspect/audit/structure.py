@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
+from operator import eq
 
-from ...address import Range
 from ...check.finding import Finding, Party, Severity
 from ...prove.packing import U64Array
 from .reach import Layer
 from .scene import Looked, Scene
-from .spans import common
-from .telling import MOST_TOLD, amount, places, rule, span_text
+from .spans import common, told
+from .telling import MOST_TOLD, amount, counted, places, rule, span_text
 
 SHARED_TABLES = rule(
     "S3014", Severity.WARNING, "two parties use one table",
@@ -52,12 +53,13 @@ def check_structure(scene: Scene) -> Iterator[Finding]:
 def _shared(scene: Scene) -> Iterator[Finding]:
     """Tables that a VM's stage 2 has in common with another party's, or that the roots of one party have."""
     parties = list(dict.fromkeys(one.party for one in scene.looked))
-    whole = {party: scene.tables_of(lambda other, party=party: other == party) for party in parties}  # type: ignore[misc]
+    whole = {party: scene.tables_of(partial(eq, party)) for party in parties}
     for first, second in combinations(parties, 2):
         both = common(whole[first], whole[second])
         if len(both) and Layer.VM in (first.layer, second.layer):
             roots = [one.root for one in scene.looked if one.party in (first, second)]
-            text = f"{first.name} and {second.name} both have tables in {amount(both)}: the first is {_first(both)}"
+            at = span_text(next(told(both, 1)))
+            text = f"{first.name} and {second.name} both have tables in {amount(both)}: the first is {at}"
             yield Finding(SHARED_TABLES, text, _parties(both), locations=places(scene.source, roots))
 
 
@@ -66,7 +68,7 @@ def _missing(scene: Scene, one: Looked) -> Iterator[Finding]:
     if found.absent_count:
         base, at = found.absent[0]
         text = (
-            f"{one.party.name}, {one.root.name}: {found.absent_count:,} tables are not in the memory of "
+            f"{one.party.name}, {one.root.name}: {counted(found.absent_count, 'table')} not in the memory of "
             f"{scene.source.name}: the first would be at {at:#x}, for addresses from {base:#x} on"
         )
         yield Finding(MISSING_TABLES, text, locations=places(scene.source, [one.root]))
@@ -77,8 +79,8 @@ def _unsound(scene: Scene, one: Looked) -> Iterator[Finding]:
     if found.wrong_count:
         base, slot, entry = found.wrong[0]
         text = (
-            f"{one.party.name}, {one.root.name}: {found.wrong_count:,} entries are present and not sound: the first is "
-            f"{entry:#x} at {slot:#x}, for addresses from {base:#x} on"
+            f"{one.party.name}, {one.root.name}: {counted(found.wrong_count, 'entry', 'entries')} present and not sound: the first "
+            f"is {entry:#x} at {slot:#x}, for addresses from {base:#x} on"
         )
         expected = one.party.layer is Layer.VM and one.root.regime.format.family == "x86"
         severity = Severity.NOTE if expected else None
@@ -88,17 +90,13 @@ def _unsound(scene: Scene, one: Looked) -> Iterator[Finding]:
 def _reused(scene: Scene, one: Looked) -> Iterator[Finding]:
     parts = []
     if one.survey.own_tables_below:
-        parts.append(f"{one.survey.own_tables_below:,} tables are met at several levels")
+        parts.append(f"{counted(one.survey.own_tables_below, 'table')} met at several levels")
     if one.survey.again:
-        parts.append(f"{one.survey.again:,} entries lead to tables that others lead to as well")
+        parts.append(f"{counted(one.survey.again, 'entry', 'entries')} for tables that other entries lead to as well")
     if parts:
         text = f"{one.party.name}, {one.root.name}: {' and '.join(parts)}"
         yield Finding(REUSED_TABLES, text, locations=places(scene.source, [one.root]))
 
 
-def _first(spans: U64Array) -> str:
-    return span_text(Range(*spans[0].tolist()))
-
-
 def _parties(spans: U64Array) -> tuple[Party, ...]:
-    return tuple(Party("tables", Range(start, end)) for start, end in spans[:MOST_TOLD].tolist())
+    return tuple(Party("tables", span) for span in told(spans, MOST_TOLD))

@@ -33,7 +33,12 @@ def size_text(size: int) -> str:
 
 def amount(spans: U64Array) -> str:
     """How much a set of host memory is: "3 ranges (20 KiB)"."""
-    return f"{len(spans):,} range{'s' if len(spans) != 1 else ''} ({size_text(size_of(spans))})"
+    return f"{counted(len(spans), 'range')} ({size_text(size_of(spans))})"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def places(source: MemorySource, roots: Sequence[Root]) -> tuple[Location, ...]:
@@ -76,7 +81,7 @@ def tell(
         if not number:
             first = f"the first is {span_text(span)}, by {' and by '.join(words)}" if words else span_text(span)
     more = len(spans) - MOST_TOLD
-    rest = f"; {more:,} more ranges are not listed" if more > 0 else ""
+    rest = f"; {counted(more, 'more range', 'more ranges')} not listed" if more > 0 else ""
     text = f"{message.format(amount=amount(spans))}: {first}{rest}"
     return Finding(rule, text, tuple(parties), locations=places(source, roots), fix=fix, severity=severity)
 
