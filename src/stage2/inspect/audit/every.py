@@ -95,7 +95,7 @@ def audit(
         SourceError: the source can no longer be read.
     """
     if not roots:
-        raise ConfigError(f"{source.name}: no root of tables is known: name some with --root FORMAT@ADDRESS")
+        raise ConfigError(f"{source.name}: no root of tables is known: name some (--root FORMAT@ADDRESS), or registers")
     known = source.registers() if cpus is None else cpus
     scene = build_scene(source, roots, cpus=known, guessed=guessed)
     found = [finding for check in CHECKS for finding in check(scene)]

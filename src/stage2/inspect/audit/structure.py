@@ -78,9 +78,10 @@ def _unsound(scene: Scene, one: Looked) -> Iterator[Finding]:
     found = one.survey
     if found.wrong_count:
         base, slot, entry = found.wrong[0]
+        many = counted(found.wrong_count, "entry", "entries")
         text = (
-            f"{one.party.name}, {one.root.name}: {counted(found.wrong_count, 'entry', 'entries')} present and not sound: the first "
-            f"is {entry:#x} at {slot:#x}, for addresses from {base:#x} on"
+            f"{one.party.name}, {one.root.name}: {many} present and not sound: the first is {entry:#x}"
+            f" at {slot:#x}, for addresses from {base:#x} on"
         )
         expected = one.party.layer is Layer.VM and one.root.regime.format.family == "x86"
         severity = Severity.NOTE if expected else None
