@@ -51,9 +51,7 @@ def named_roots(texts: Sequence[str]) -> tuple[Root, ...]:
             continue
         second = parse_root(under)
         if (first.format.stage, second.format.stage) != (1, 2) or first.format.family != second.format.family:
-            raise ConfigError(
-                f"--root {text}: write a stage 1, {_BELOW} and the stage 2 of the same architecture"
-            )
+            raise ConfigError(f"--root {text}: write a stage 1, {_BELOW} and the stage 2 of the same architecture")
         lower = Root(second, where="--root")
         found += [lower, Root(first, where="--root", under=lower)]
     return tuple(dict.fromkeys(found))
