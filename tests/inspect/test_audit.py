@@ -316,3 +316,21 @@ def test_a_guessed_root_that_a_guest_can_write_is_taken_for_the_guests_own() -> 
     found = audit(made.source, made.roots, guessed=made.roots[:1])
     assert "S3005" not in [one.code for one in found.findings if "sv39@" in one.message]
     assert "it is taken for that guest's own" in of(found, "S3019", "warning").message
+
+
+def test_what_rests_on_guessed_roots_of_a_stage_1_alone_is_a_warning() -> None:
+    made = Planted.of("riscv")
+    first = made.kernel((made.base, BASE, KIB_4, CODE | WRITE))
+    made.vm((0x1000_0000, BASE, KIB_4, DATA))
+    assert codes(audit(made.source, made.roots), "error") == ["S3001", "S3013"]
+    found = audit(made.source, made.roots, guessed=[first])
+    assert not found.has_errors
+    assert {"S3001", "S3013"} <= set(codes(found, "warning"))
+    assert "by roots that only a search found" in of(found, "S3001", "warning").message
+
+
+def test_two_vms_that_share_are_an_error_also_where_a_search_found_them() -> None:
+    made = Planted.of("arm")
+    made.vm((0x1000_0000, BASE, KIB_4, DATA))
+    made.vm((0x2000_0000, BASE, KIB_4, DATA))
+    assert codes(audit(made.source, made.roots, guessed=made.roots), "error") == ["S3011"]

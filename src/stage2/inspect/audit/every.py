@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...check.finding import Finding, Rule, Severity, has_errors
 from ...errors import ConfigError
@@ -98,9 +98,21 @@ def audit(
         raise ConfigError(f"{source.name}: no root of tables is known: name some (--root FORMAT@ADDRESS), or registers")
     known = source.registers() if cpus is None else cpus
     scene = build_scene(source, roots, cpus=known, guessed=guessed)
-    found = [finding for check in CHECKS for finding in check(scene)]
+    found = [_graded(finding, scene) for check in CHECKS for finding in check(scene)]
     found.sort(key=lambda finding: (_ORDER[finding.level], finding.code))
     return Audit(source, tuple(found), tuple(scene.looked), tuple(scene.assumed), tuple(notices))
+
+
+def _graded(finding: Finding, scene: Scene) -> Finding:
+    """A finding as bad as what it rests on: an error by guessed roots of stage 1 alone is a warning."""
+    if finding.level is not Severity.ERROR or not scene.guessed:
+        return finding
+    named = {place.says for place in finding.locations}
+    first = {one.root for one in scene.looked if one.root.stage == 1 and str(one.root) in named}
+    if not first or not first <= scene.guessed:
+        return finding
+    text = f"{finding.message}; by roots that only a search found"
+    return replace(finding, message=text, severity=Severity.WARNING)
 
 
 def rule_of(code: str) -> Rule:

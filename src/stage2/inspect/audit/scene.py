@@ -24,7 +24,7 @@ from ..mapping import NONE, MapPart, of_one_stage, through_both
 from ..root import Root
 from ..source import Cpu, MemorySource
 from ..through import NOWHERE, GuestPhysical
-from .reach import ANY_WRITE, Held, Layer, Mapped, PartyOf, Reach, Rows, gathered
+from .reach import ANY_WRITE, Held, Layer, Mapped, PartyOf, Reach, gathered
 from .spans import NOTHING, common, of_ranges, size_of, together, union
 from .survey import Budget, Survey, survey
 
@@ -65,6 +65,7 @@ class Scene:
         reaches: what everybody reaches: VMs, then guests, then those whose stage 1 leads to host memory.
         memory: host memory that the source has, as a set.
         same: pairs of names of stage-2 roots that were taken for one VM's.
+        guessed: roots of stage 1 that were found by looking for them; they may be dead, or none.
         assumed: what was inferred, a sentence each.
         unread: why something was not looked at, a sentence each.
     """
@@ -74,6 +75,7 @@ class Scene:
     reaches: list[Reach] = field(default_factory=list)
     memory: U64Array = field(default_factory=lambda: NOTHING)
     same: list[tuple[Root, Root]] = field(default_factory=list)
+    guessed: frozenset[Root] = frozenset()
     assumed: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
@@ -81,14 +83,14 @@ class Scene:
         """What parties of some layers reach."""
         return [reach for reach in self.reaches if reach.party.layer in layers]
 
-    def tables_of(self, wanted: Callable[[PartyOf], bool]) -> U64Array:
-        """The host memory that tables of some parties lie in."""
-        return together(one.tables for one in self.looked if wanted(one.party))
+    def tables_of(self, wanted: Callable[[PartyOf], bool], *, guessed: bool = True) -> U64Array:
+        """The host memory that tables of some parties lie in, with or without those of guessed roots."""
+        some = (one for one in self.looked if guessed or one.root not in self.guessed)
+        return together(one.tables for one in some if wanted(one.party))
 
-    @property
-    def hypervisor_tables(self) -> U64Array:
+    def hypervisor_tables(self, *, guessed: bool = True) -> U64Array:
         """The tables that no guest may reach: of every stage 2, and of each stage 1 that leads to host memory."""
-        return self.tables_of(lambda party: party.layer is not Layer.GUEST)
+        return self.tables_of(lambda party: party.layer is not Layer.GUEST, guessed=guessed)
 
 
 def build_scene(
@@ -123,13 +125,15 @@ class _Builder:
         self, source: MemorySource, roots: Sequence[Root], cpus: Sequence[Cpu], guessed: Collection[Root]
     ) -> None:
         self._source, self._guessed = source, guessed
-        self._scene = Scene(source, memory=of_ranges(source.ranges()))
+        first = frozenset(root for root in guessed if root.stage == 1)
+        self._scene = Scene(source, memory=of_ranges(source.ranges()), guessed=first)
         self._budget = Budget()
         self._roots = _with_those_below(roots)
         if len(self._roots) > MOST_ROOTS:
             self._scene.unread.append(f"{len(self._roots) - MOST_ROOTS:,} roots more than {MOST_ROOTS}")
             self._roots = self._roots[:MOST_ROOTS]
         self._mapped: dict[PartyOf, list[Mapped]] = {}
+        self._writable: dict[PartyOf, U64Array] = {}
         self._seconds: dict[str, _Second] = {}
         self._mair = {cpu.number: cpu.values for cpu in cpus}
 
@@ -137,6 +141,9 @@ class _Builder:
         for root in self._roots:
             if root.stage == 2:
                 self._take_second(root)
+        for party, mapped in self._mapped.items():
+            reach = gathered(party, mapped)
+            self._writable[party] = reach.spans(reach.allowing(ANY_WRITE))
         for root in sorted(self._roots, key=lambda root: root.under is None):
             if root.stage == 1:
                 self._take_first(root)
@@ -178,8 +185,8 @@ class _Builder:
         """A stage 1 that leads to host memory. One that was found where a guest can write may be any guest's."""
         if root in self._guessed:
             at = np.array([[root.regime.root, root.regime.root + 8]], np.uint64)
-            for party, mapped in self._mapped.items():
-                if party.layer is Layer.VM and len(common(at, gathered(party, mapped).spans(_writable(mapped, party)))):
+            for party, writable in self._writable.items():
+                if len(common(at, writable)):
                     self._scene.unread.append(
                         f"{root.name}: it lies where {party.name} can write, so it is taken for that guest's own, "
                         "whose addresses are not host addresses"
@@ -247,6 +254,11 @@ class _Builder:
                 "the high half of the addresses is the kernel's; what a CPU allows beside its tables (protection keys, "
                 "PSTATE.PAN) is not seen"
             )
+        if any(one.root in self._scene.guessed for one in self._scene.looked):
+            assumed.append(
+                "a stage 1 that only a search found may be one that nobody uses any more, or none: what rests on such "
+                "roots alone is no error but a warning"
+            )
 
 
 def _with_those_below(roots: Sequence[Root]) -> list[Root]:
@@ -276,10 +288,6 @@ def _narrowed(regime: Regime) -> Regime:
 def _may_leak(root: Root) -> bool:
     """Whether the address in an entry that is not present matters (see `not_present`)."""
     return root.regime.format.family == "x86"
-
-
-def _writable(mapped: Sequence[Mapped], party: PartyOf) -> Rows:
-    return gathered(party, mapped).allowing(ANY_WRITE)
 
 
 def _places(tables: U64Array, fmt: Format) -> U64Array:

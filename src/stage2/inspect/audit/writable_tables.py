@@ -32,7 +32,11 @@ def check_writable_tables(scene: Scene) -> Iterator[Finding]:
     """
     for reach in scene.of_layer(Layer.VM):
         whose = "tables of the hypervisor or of a stage 2"
-        yield from _open(scene, reach, scene.hypervisor_tables, (ANY_WRITE, ANY_READ), "the guest", whose)
+        firm = scene.hypervisor_tables(guessed=False)
+        yield from _open(scene, reach, firm, (ANY_WRITE, ANY_READ), "the guest", whose)
+        doubtful = without(scene.hypervisor_tables(), firm)
+        whose = "what seem to be tables, by a root that a search found"
+        yield from _open(scene, reach, doubtful, (ANY_WRITE, ANY_READ), "the guest", whose, Severity.WARNING)
     for reach in scene.of_layer(Layer.OWN, Layer.GUEST):
         yield from _open(scene, reach, _tables_of(scene, reach), (USER_WRITE, USER_READ), "user mode", "tables")
     for reach in scene.of_layer(Layer.OWN, Layer.GUEST):
@@ -46,19 +50,25 @@ def check_writable_tables(scene: Scene) -> Iterator[Finding]:
 def _tables_of(scene: Scene, reach: Reach) -> U64Array:
     """The tables that confine somebody's programs."""
     if reach.party.layer is Layer.OWN:
-        return scene.hypervisor_tables
+        return scene.hypervisor_tables()
     return scene.tables_of(lambda party: party.layer is Layer.GUEST and party.vm == reach.party.vm)
 
 
 def _open(
-    scene: Scene, reach: Reach, tables: U64Array, permissions: tuple[int, int], who: str, whose: str
+    scene: Scene,
+    reach: Reach,
+    tables: U64Array,
+    permissions: tuple[int, int],
+    who: str,
+    whose: str,
+    severity: Severity | None = None,
 ) -> Iterator[Finding]:
     write, read = (reach.allowing(permission) for permission in permissions)
     written = common(reach.spans(write), tables)
     if len(written):
         text = f"{reach.party.name}: {who} may write {{amount}} of {whose}"
         fix = "take these pages out of the mapping"
-        yield tell(OPEN_TABLES, scene.source, written, [(reach, write, "writable")], text, fix=fix)
+        yield tell(OPEN_TABLES, scene.source, written, [(reach, write, "writable")], text, severity=severity, fix=fix)
     seen = without(common(reach.spans(read), tables), written)
     if len(seen):
         text = f"{reach.party.name}: {who} may read {{amount}} of {whose}"
