@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..address import Range
+from ..errors import ConfigError
 from ..place import Place, Rewrite
 
 
@@ -152,6 +153,18 @@ def found_at(
 ) -> Finding:
     """A finding about what stands at one place of a file; the other arguments are those of `Finding`."""
     return Finding(rule, message, parties, locations=(Location.of(place),), fix=fix, edit=edit)
+
+
+def rule_named(rules: Iterable[Rule], code: str, otherwise: str) -> Rule:
+    """The rule of a code, in whatever case.
+
+    Raises:
+        ConfigError: there is none; what the user is told.
+    """
+    found = next((rule for rule in rules if rule.code == code.upper()), None)
+    if found is None:
+        raise ConfigError(otherwise)
+    return found
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ...check.finding import Finding, Rule, Severity, has_errors
+from ...check.finding import Finding, Rule, Severity, has_errors, rule_named
 from ...errors import ConfigError
 from ..root import Root
 from ..source import Cpu, MemorySource
@@ -121,7 +121,6 @@ def rule_of(code: str) -> Rule:
     Raises:
         ConfigError: there is none.
     """
-    for rule in RULES:
-        if rule.code == code.upper():
-            return rule
-    raise ConfigError(f"no rule of an audit is called {code[:20]!r}: there are S3001 to {RULES[-1].code}")
+    return rule_named(
+        RULES, code, f"no rule of an audit is called {code[:20]!r}: `stage2 audit --explain list` names all"
+    )
