@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ...address import Range
 from ...formats.outcome import EXECUTE, READ, USER_SHIFT, WRITE
+from ...prove.lookup import distinct
 from ...prove.packing import U64Array
 from ..mapping import Kind, MapPart
 from ..root import Root
@@ -156,8 +157,7 @@ def gathered(party: PartyOf, mapped: Sequence[Mapped]) -> Reach:
         columns.append(np.stack(rows, axis=1))
     every = np.concatenate([np.zeros((0, 5), np.uint64), *columns])
     if len(mapped) > 1:
-        _, first = np.unique(every[:, :4], axis=0, return_index=True)
-        every = every[np.sort(first)]
+        every = every[distinct(*every[:, :4].T)]
     start, hpa, size, kind, root = (np.ascontiguousarray(column) for column in every.T)
     return Reach(
         party, tuple(one.root for one in mapped), start, hpa, size, kind.astype(np.intp), root.astype(np.intp),

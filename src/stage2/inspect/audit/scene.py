@@ -20,7 +20,7 @@ from ...formats.x86 import longmode
 from ...prove.packing import U64Array
 from ...tables.mapping import ATTRIBUTES
 from ...tables.regime import Regime
-from ..mapping import NONE, MapPart, of_one_stage, through_both
+from ..mapping import NONE, MapPart, kind_of, of_one_stage, through_both
 from ..root import Root
 from ..source import Cpu, MemorySource
 from ..through import NOWHERE, GuestPhysical
@@ -202,14 +202,17 @@ class _Builder:
         return "the host" if self._seconds else "the system"
 
     def _keep(self, root: Root, party: PartyOf, found: Survey, part: MapPart, tables: U64Array) -> None:
-        kinds, which = part.kinds() if len(part) else ([], np.zeros(0, np.intp))
-        pairs = np.unique(np.stack([part.key_1, part.key_2], axis=1), axis=0).tolist() if len(part) else []
+        firsts, of_first = np.unique(part.key_1, return_inverse=True)
+        seconds, of_second = np.unique(part.key_2, return_inverse=True)
+        codes, which = np.unique(of_first.ravel() * len(seconds) + of_second.ravel(), return_inverse=True)
+        pairs = [(int(firsts[code // len(seconds)]), int(seconds[code % len(seconds)])) for code in codes.tolist()]
+        kinds = [kind_of(part.first, part.second, *keys) for keys in pairs]
         family = root.regime.format.family
         held = [
             Held.of(kind, self._type(root, part, *keys, usual=kind.memory_type), family)
             for kind, keys in zip(kinds, pairs, strict=True)
         ]
-        self._mapped.setdefault(party, []).append(Mapped(root, part, held, which))
+        self._mapped.setdefault(party, []).append(Mapped(root, part, held, which.ravel()))
         there = part.output != np.uint64(NOWHERE)
         mapped = size_of(union(part.output[there], part.size[there]))
         if found.cut:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...formats.outcome import COMBINED
 from ...prove.decoding import EntryArrays, Reading, Tables, joined
+from ...prove.lookup import distinct
 from ...prove.packing import U64Array
 from ...prove.source import TableSource
 from ...tables.regime import Regime
@@ -38,7 +39,7 @@ class Budget:
     """
 
     tables: int = 1 << 18
-    rows: int = 1 << 23
+    rows: int = 1 << 22
 
 
 @dataclass(slots=True)
@@ -138,8 +139,7 @@ class _Surveyor:
     def _once(self, here: Tables) -> Tables:
         """Each table once for what is let through to it, and for each half of the addresses."""
         half = here.base >> np.uint64(self._format.input_bits - 1)
-        keys = np.stack([here.at, here.allowed & np.uint64(COMBINED), half], axis=1)
-        _, first = np.unique(keys, axis=0, return_index=True)
+        first = distinct(here.at, here.allowed & np.uint64(COMBINED), half)
         once = np.zeros(len(here), bool)
         once[first] = True
         self._found.again += len(here) - len(first)
