@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..errors import ConfigError
 from . import (
     allow,
     comments,
@@ -27,7 +26,7 @@ from . import (
     x86_holes,
 )
 from .allow import without_allowed
-from .finding import Finding, Rule, Severity
+from .finding import Finding, Rule, Severity, rule_named
 from .readings import compare_readings
 from .setup import Setup
 
@@ -78,10 +77,7 @@ def rule_of(code: str) -> Rule:
     Raises:
         ConfigError: there is none.
     """
-    for rule in RULES:
-        if rule.code == code.upper():
-            return rule
-    raise ConfigError(f"no rule is called {code[:20]!r}: `stage2 check --explain list` names all")
+    return rule_named(RULES, code, f"no rule is called {code[:20]!r}: `stage2 check --explain list` names all")
 
 
 def check_setup(setup: Setup, of_images: Iterable[Finding] = ()) -> list[Finding]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..address import Range
+from ..errors import ConfigError
 from ..place import Place, Rewrite
 
 
@@ -74,12 +75,14 @@ class Rule:
         severity: of its findings.
         title: what is wrong, in a few words.
         why: what happens on the machine, in plain sentences.
+        where: what those sentences are headed by.
     """
 
     code: str
     severity: Severity
     title: str
     why: str
+    where: str = "on the board"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,18 @@ def found_at(
 ) -> Finding:
     """A finding about what stands at one place of a file; the other arguments are those of `Finding`."""
     return Finding(rule, message, parties, locations=(Location.of(place),), fix=fix, edit=edit)
+
+
+def rule_named(rules: Iterable[Rule], code: str, otherwise: str) -> Rule:
+    """The rule of a code, in whatever case.
+
+    Raises:
+        ConfigError: there is none; what the user is told.
+    """
+    found = next((rule for rule in rules if rule.code == code.upper()), None)
+    if found is None:
+        raise ConfigError(otherwise)
+    return found
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

@@ -17,7 +17,7 @@ from .page import require_page
 from .vm_files import GenerationName
 
 if TYPE_CHECKING:
-    from ..check.finding import Finding
+    from ..check.finding import Finding, Rule
     from ..check.setup import Setup
     from ..config.board import BoardConfig
     from ..config.platform import PlatformConfig
@@ -204,13 +204,19 @@ def _print(findings: Sequence[Finding], files: int, form: Literal["text", "json"
 def _explain(code: str) -> int:
     """One rule in words, or the list of all."""
     from ..check.every import RULES, rule_of
+
+    tell_rules(RULES if code == "list" else (rule_of(code),))
+    return 0
+
+
+def tell_rules(rules: Sequence[Rule]) -> None:
+    """Print one rule in words, or the list of several."""
     from ..render.tables import facts, print_renderable, text
 
-    if code == "list":
-        print_renderable(
-            facts((rule.code, f"{rule.severity}: {rule.title}") for rule in sorted(RULES, key=lambda r: r.code))
-        )
-        return 0
-    rule = rule_of(code)
-    print_renderable(text(f"{rule.severity} {rule.code}: {rule.title}\n\n{rule.why}"))
-    return 0
+    if len(rules) == 1:
+        (rule,) = rules
+        print_renderable(text(f"{rule.severity} {rule.code}: {rule.title}\n\n{rule.why}"))
+        return
+    print_renderable(
+        facts((rule.code, f"{rule.severity}: {rule.title}") for rule in sorted(rules, key=lambda rule: rule.code))
+    )

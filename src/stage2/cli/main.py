@@ -40,6 +40,7 @@ _COMMANDS = {
     "explain": "Tell a table entry, a register or a fault in plain sentences.",
     "check-trace": "Judge what `run --trace-edits` wrote: was every invalidation done that was owed?",
     "build": "Write the stage-2 tables of VMs as files for a hypervisor to load.",
+    "audit": "Find what is dangerous in the tables of a memory: W^X, open tables, guests that reach each other.",
     "prove": "Prove that VMs are isolated, on the bytes of their tables, or show where they are not.",
     "layout": "Show how the hypervisor's kernel lies in memory, and what is wrong with that.",
     "conform": "Compare our walker with MMUs nobody here wrote: QEMU's and Bochs's.",

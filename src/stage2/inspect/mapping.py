@@ -247,13 +247,13 @@ def _parts(
         if first is None or second is None:
             lister = Lister(outer.regime, source, span=piece, most=most, ignore=IGNORED, progress=progress)
             for rows in lister.parts():
-                yield _single(outer, rows)
+                yield of_one_stage(outer, rows)
             continue
         below = stage_2_rows(source, second, most)
         guest = GuestPhysical(source, second.regime, below)
         lister = Lister(first.regime, guest, span=piece, most=most, ignore=IGNORED, progress=progress)
         for rows in lister.parts():
-            yield _both(first, second, rows, below)
+            yield through_both(first, second, rows, below)
 
 
 def stage_2_rows(source: MemorySource, root: Root, most: int = MOST_TABLES) -> U64Array:
@@ -304,7 +304,7 @@ def outward(fmt: Format, addresses: U64Array) -> U64Array:
     return addresses
 
 
-def _single(root: Root, rows: U64Array) -> MapPart:
+def of_one_stage(root: Root, rows: U64Array) -> MapPart:
     start = outward(root.regime.format, rows[:, 0])
     none = np.full(len(rows), NONE, np.uint64)
     if root.stage == 1:
@@ -312,7 +312,7 @@ def _single(root: Root, rows: U64Array) -> MapPart:
     return MapPart(None, root.regime, start, start, rows[:, 1], rows[:, 2], none, rows[:, 3])
 
 
-def _both(first: Root, second: Root, rows: U64Array, below: U64Array) -> MapPart:
+def through_both(first: Root, second: Root, rows: U64Array, below: U64Array) -> MapPart:
     """Rows of stage 1 cut where stage 2 goes on to something else; what stage 2 does not map is there too."""
     starts = outward(first.regime.format, rows[:, 0])
     begin = np.searchsorted(below[:, 0] + below[:, 2], rows[:, 1], "right")

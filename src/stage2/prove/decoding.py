@@ -53,12 +53,14 @@ class Reading:
         leaves: how many entries those are.
         below: the tables that entries point to.
         wrong: (start, slot, entry) of each entry that is present and no sound one.
+        vacant: (n, 3) the same of each entry that is not present and yet not zero.
     """
 
     rows: U64Array
     leaves: int
     below: Tables
     wrong: list[tuple[int, int, int]]
+    vacant: U64Array
 
 
 class EntryArrays:
@@ -180,10 +182,12 @@ class EntryArrays:
         rows = np.stack([starts[leaf], led_to, sizes, effective | np.uint64(level << LEVEL_FIELD)], axis=1)
         down = np.flatnonzero(kinds == TABLE)
         below = Tables(outputs[down], starts[down], let_through[down] & (attributes[down] | np.uint64(ALL ^ COMBINED)))
-        wrong = np.flatnonzero((kinds != LEAF) & (kinds != TABLE) & (kinds != NONE))
-        slots = here.at[table[wrong]] + np.uint64(8) * slot[wrong]
-        told = list(zip(starts[wrong].tolist(), slots.tolist(), values[wrong].tolist(), strict=True))
-        return Reading(rows, len(leaf), below, told)
+        told = np.flatnonzero((kinds != LEAF) & (kinds != TABLE))
+        slots = here.at[table[told]] + np.uint64(8) * slot[told]
+        columns = np.stack([starts[told], slots, values[told]], axis=1)
+        none = kinds[told] == NONE
+        wrong = [(start, at, entry) for start, at, entry in columns[~none].tolist()]
+        return Reading(rows, len(leaf), below, wrong, columns[none & (values[told] != 0)])
 
     def _one_by_one(self, values: U64Array, level: int) -> tuple[U64Array, U64Array, U64Array]:
         distinct, place = np.unique(values, return_inverse=True)

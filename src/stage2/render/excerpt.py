@@ -58,7 +58,7 @@ def facts_of(finding: Finding) -> list[tuple[str, str]]:
     if finding.overlap is not None:
         space = next((party.space for party in finding.parties if party.span is not None), "")
         rows.append(("overlap", f"{space} {finding.overlap}".strip()))
-    rows.append(("on the board" if finding.level is not Severity.NOTE else "it means", finding.rule.why))
+    rows.append((finding.rule.where if finding.level is not Severity.NOTE else "it means", finding.rule.why))
     if finding.fix:
         rows.append(("to mend it", finding.fix))
     if finding.edit is not None:

@@ -25,12 +25,16 @@ _TAB = "    "
 _NOWHERE = "no file"
 
 
-def findings_page(findings: Sequence[Finding], checked: Iterable[str]) -> str:
+def findings_page(
+    findings: Sequence[Finding], checked: Iterable[str], *, command: str = "check", overview: str = ""
+) -> str:
     """The whole file, as text without surrogates.
 
     Args:
         findings: what was found.
         checked: the files that were looked at, as the user named them.
+        command: which one found it.
+        overview: elements in place of the table of files.
     """
     lines = cache(lines_of)
     files = {file: number for number, file in enumerate(_files(findings, checked))}
@@ -38,8 +42,8 @@ def findings_page(findings: Sequence[Finding], checked: Iterable[str]) -> str:
     told = summary(findings) if findings else "Nothing is wrong."
     parts = [
         '<a class="skip" href="#findings">Skip to the findings</a>',
-        f"<header>\n<h1>Findings of stage2 check</h1>\n<p><strong>{_text(told)}</strong></p>\n</header>\n<main>",
-        _overview(findings, files, anchors),
+        f"<header>\n<h1>Findings of stage2 {command}</h1>\n<p><strong>{_text(told)}</strong></p>\n</header>\n<main>",
+        overview or _overview(findings, files, anchors),
         '<h2 id="findings" tabindex="-1">Findings</h2>',
     ]
     if findings:
@@ -49,10 +53,10 @@ def findings_page(findings: Sequence[Finding], checked: Iterable[str]) -> str:
         parts.append("<p>Nothing is wrong.</p>")
     parts.append(
         f'</main>\n<footer class="quiet"><p>Made by stage2 {_text(__version__)}. '
-        "<code>stage2 check --explain CODE</code> tells of a rule.</p></footer>"
+        f"<code>stage2 {command} --explain CODE</code> tells of a rule.</p></footer>"
     )
     style, script = part("findings_page", "css"), part("findings_page", "js")
-    return framed(f"{told} stage2 check", style, script, "\n".join(parts))
+    return framed(f"{told} stage2 {command}", style, script, "\n".join(parts))
 
 
 def _files(findings: Iterable[Finding], checked: Iterable[str]) -> list[str]:
