@@ -262,7 +262,7 @@ def _roots_by_cpu(machine: Emulated, arch: str) -> dict[int, int]:
     for _ in range(_SAMPLES):
         machine.ask("stop")
         values = machine.stub.registers([where, key, root])
-        if values[where] in GUEST:
+        if values[where] in GUEST and values[key] - KEY in range(VMS):
             found[values[key] - KEY] = _root(arch, values.get(root, 0))
             if len(found) == VMS:
                 return found if root else {}

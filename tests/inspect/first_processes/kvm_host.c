@@ -27,7 +27,8 @@
 #define WORD(value) WORD_(value)
 
 /* The guest begins with its key in a register (a0, x0, esi), translation off, at the first byte of the first slot. It
- * touches its pages, reads the read-only slot, leaves once, and spins with its key in a0, x0 or eax. */
+ * touches its pages, reads the read-only slot, leaves once, and spins. When it leaves its key is in a0, x0 or eax, and
+ * stays there. */
 extern const char guest[], guest_end[];
 #if defined(__riscv)
 __asm__(".section .rodata\n.option push\n.option norvc\n.option norelax\n"
@@ -59,8 +60,8 @@ __asm__(".section .rodata\n.code32\n"
 	"touch:	movl %ebx, %eax\n	xorl %esi, %eax\n	movl %eax, " WORD(OFFSET) "(%ebx)\n"
 	"	addl $" WORD(STEP) ", %ebx\n	cmpl %ecx, %ebx\n	jb touch\n"
 	"	cmpl $" WORD(SMALL_END) ", %ecx\n	jne small\n"
-	"	movl $" WORD(FIXED) ", %ebx\n	movl (%ebx), %eax\n"
-	"	movl $" WORD(LEAVE) ", %ebx\n	movl %eax, (%ebx)\n	movl %esi, %eax\n"
+	"	movl $" WORD(FIXED) ", %ebx\n	movl (%ebx), %edx\n	movl %esi, %eax\n"
+	"	movl $" WORD(LEAVE) ", %ebx\n	movl %edx, (%ebx)\n"
 	"spin:	jmp spin\n"
 	"guest_end:\n.code64\n.previous\n");
 #endif
