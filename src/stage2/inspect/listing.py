@@ -22,6 +22,9 @@ from ..tables.regime import Regime
 
 MOST_TABLES = 1 << 21
 """Limit: tables that are read for one root. 64 GiB in pages of 4 KiB take 32,833."""
+_MOST_ODD = 1 << 23
+"""Limit: entries that are like no other and are decoded by themselves. Tables that an MMU walks have few kinds of
+entries; random bytes have nothing else."""
 _PIECE = 512
 """Tables that are read at once, at most: so many that what is made of them stays in a CPU's own cache."""
 _MOST_TOLD = 64
@@ -124,7 +127,7 @@ class Lister:
         for first in range(0, len(here), _PIECE):
             piece = here.only(slice(first, first + _PIECE))
             self.seen.tables += len(piece)
-            if self.seen.tables > self._most:
+            if self.seen.tables > self._most or self._arrays.singly > _MOST_ODD:
                 self._give_up(int(piece.base[0]))
                 return
             rows, below = self._read(piece, level)
@@ -199,10 +202,11 @@ class Lister:
             self.seen.troubles.append(Trouble(address, slot, entry, problem))
 
     def _give_up(self, address: int) -> None:
-        self.seen.cut = (
-            f"more than {self._most:,} tables are reached from {self._format.name}@{self._regime.root:#x}, as where "
-            f"tables lead to each other: given up at address {address:#x}"
-        )
+        what = f"more than {self._most:,} tables are reached, as where tables lead to each other"
+        if self.seen.tables <= self._most:
+            what = f"more than {_MOST_ODD:,} entries are like no other, as in memory that holds no tables"
+        root = f"{self._format.name}@{self._regime.root:#x}"
+        self.seen.cut = f"reading from {root} was given up at address {address:#x}: {what}"
         if self._strict:
             raise SourceError(self.seen.cut)
 

@@ -74,6 +74,8 @@ class EntryArrays:
         self._regime, self._format = regime, regime.format
         self.packing: Packing = packing_of(regime.format)
         self._leaf_output = make_leaf_output(regime.format, make_span_shift(regime.format))
+        self.singly = 0
+        """Entries that were decoded by themselves so far: many, where what is read is no table at all."""
 
     def zero_is_none(self, level: int) -> bool:
         """Whether an entry of zeros is not present, so that those need not be looked at."""
@@ -191,6 +193,7 @@ class EntryArrays:
 
     def _one_by_one(self, values: U64Array, level: int) -> tuple[U64Array, U64Array, U64Array]:
         distinct, place = np.unique(values, return_inverse=True)
+        self.singly += len(distinct)
         controls, decode = self._regime.controls, self._format.decode
         answers = [decode(value, level, controls) for value in distinct.tolist()]
         columns = np.array(answers, dtype=object).reshape(-1, 3).T
