@@ -19,6 +19,7 @@ from . import (
     checks,
     growth,
     guests,
+    memories,
     peers,
     proofs,
     report,
@@ -31,7 +32,7 @@ from . import (
 from .measure import Row, measure
 from .settings import FORMATS
 
-SECTIONS = ("rows", "peers", "threads", "boots", "starts", "checks", "growth", "proofs", "boards")
+SECTIONS = ("rows", "peers", "threads", "boots", "starts", "checks", "growth", "proofs", "boards", "memories")
 
 
 def row_groups(fmt: str, count: int) -> Iterator[AbstractContextManager[list[Row]]]:
@@ -89,6 +90,9 @@ def run(options: argparse.Namespace) -> report.Results:
             for proved in proofs.grow(fmt):
                 results.proofs.append(proved)
                 print(proved, flush=True)
+    if "memories" in only:
+        results.memories = memories.mapped(options.runs, options.peers)
+        print(*memories.lines(results.memories), sep="\n", flush=True)
     if "boards" in only:
         results.boards = boards.boards(max(options.runs // 3, 1))
         print(*results.boards, sep="\n", flush=True)

@@ -16,6 +16,8 @@ from .goals import BOOT_GOAL, GOALS
 from .growth import Curves
 from .guests import Boots
 from .measure import Figure
+from .memories import Mapped
+from .memories import lines as mapped_lines
 from .proofs import Proved, lines
 from .starts import Start
 from .threads import Scaling
@@ -39,6 +41,7 @@ class Results:
     check_starts: list[Start] = field(default_factory=list)
     proofs: list[Proved] = field(default_factory=list)
     boards: list[BoardBoot] = field(default_factory=list)
+    memories: list[Mapped] = field(default_factory=list)
 
 
 def machine() -> str:
@@ -218,6 +221,8 @@ def page(results: Results) -> str:
         parts += ["## Growth", "", *_growth(results.growth)]
     if results.proofs:
         parts += ["## Proofs of isolation", "", *lines(results.proofs)]
+    if results.memories:
+        parts += ["## Mappings of a file", "", *mapped_lines(results.memories)]
     if results.boards:
         parts += ["## Boards", "", *board_lines(results.boards)]
     return "\n".join(parts)

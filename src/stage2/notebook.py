@@ -72,7 +72,7 @@ def edit_table(edit: Edit) -> RenderableType:
 
 def map_part(part: MapPart) -> RenderableType:
     """Ranges of a map, the first of them if they are many."""
-    return _first(map_lines(islice(part.told(), MOST_LINES)), len(part), "range")
+    return _first(map_lines([part.only(slice(MOST_LINES))]), len(part), "range")
 
 
 def translations(found: Translations) -> RenderableType:

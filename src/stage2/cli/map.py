@@ -13,10 +13,8 @@ from ..errors import ConfigError
 from .memory import RegisterValues, Roots, Source, Switched, inspected, parse_range, progress_bar
 
 if TYPE_CHECKING:
-    from ..inspect.filters import Wanted
     from ..inspect.inspection import Inspection
-    from ..inspect.listing import Progress
-    from ..inspect.mapping import MapRange
+    from ..inspect.mapping import MapPart
 
 
 def map_(
@@ -73,7 +71,7 @@ def map_(
         Page for browsers that gets the map, to look things up in.
     """
     from ..inspect.filters import Wanted
-    from ..render.memory_json import json_line, map_range_json
+    from ..render.memory_json import map_json_lines
     from ..render.memory_map import csv_lines, map_lines
 
     if json_output and csv:
@@ -83,27 +81,14 @@ def map_(
     with inspected(source, root, register, base, core) as found:
         kind = of or found.kind
         with progress_bar(f"reading the tables of {found.route(kind).roots[0].name}") as progress:
-            ranges = _ranges(found, kind, asked, wanted, progress)
+            parts = (wanted.of(part, found.source) for part in found.map_parts(kind, asked, progress))
             if svg is not None or html is not None:
-                _draw(found, kind, list(ranges), svg, html)
-            elif json_output:
-                lines: Iterator[str] = (json_line(map_range_json(one)) for one in ranges)
-                sys.stdout.writelines(line + "\n" for line in lines)
+                _draw(found, kind, parts, svg, html)
             else:
-                written = csv_lines(ranges) if csv else map_lines(ranges)
-                sys.stdout.writelines(line + "\n" for line in written)
+                lines = map_json_lines(parts) if json_output else csv_lines(parts) if csv else map_lines(parts)
+                sys.stdout.writelines(line + "\n" for line in lines)
     return 0
 
 
-def _ranges(
-    found: Inspection, kind: str, span: object, wanted: Wanted, progress: Progress | None
-) -> Iterator[MapRange]:
-    from ..address import Range
-
-    assert span is None or isinstance(span, Range), "the option was read"
-    for part in found.map_parts(kind, span, progress):
-        yield from wanted.of(part, found.source).told()
-
-
-def _draw(found: Inspection, kind: str, ranges: list[MapRange], svg: Path | None, html: Path | None) -> None:
+def _draw(found: Inspection, kind: str, parts: Iterator[MapPart], svg: Path | None, html: Path | None) -> None:
     raise ConfigError("--svg and --html are not there yet")

@@ -7,7 +7,7 @@ billions of mappings, and are given up with a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -150,8 +150,8 @@ class Lister:
                 yield before
                 yield from self._below(some, level - 1)
             else:
-                together = np.concatenate([before, *self._below(some, level - 1)])
-                yield joined(together[np.argsort(together[:, 0], kind="stable")])
+                parts = [part for part in (before, *self._below(some, level - 1)) if len(part)]
+                yield from parts if len(parts) < 2 else [_in_order(parts)]
             if self.seen.cut:
                 return
             if self._progress is not None:
@@ -209,6 +209,11 @@ class Lister:
         self.seen.cut = f"reading from {root} was given up at address {address:#x}: {what}"
         if self._strict:
             raise SourceError(self.seen.cut)
+
+
+def _in_order(parts: Sequence[U64Array]) -> U64Array:
+    rows = np.concatenate(parts)
+    return joined(rows[np.argsort(rows[:, 0], kind="stable")])
 
 
 def clipped(rows: U64Array, span: Range) -> U64Array:

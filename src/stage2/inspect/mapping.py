@@ -118,6 +118,15 @@ class MapPart:
                 size, kind.permissions, kind.leaf, kind.memory_type,
             )  # fmt: skip
 
+    def told_numbers(self, which: npt.NDArray[np.intp]) -> Iterator[tuple[int, int, int, int, int]]:
+        """Start, middle, output and size of the ranges, and a number of each: for millions of them.
+
+        Args:
+            which: the number of each range's kind, as `kinds` tells it.
+        """
+        columns = (self.start, self.middle, self.output, self.size, which)
+        yield from zip(*(column.tolist() for column in columns), strict=True)
+
     def kinds(self) -> tuple[list[Kind], npt.NDArray[np.intp]]:
         """The kinds of leaves that occur, and which of them each range is of."""
         pairs, which = np.unique(np.stack([self.key_1, self.key_2], axis=1), axis=0, return_inverse=True)
@@ -224,11 +233,20 @@ def map_parts(
     """
     held: MapPart | None = None
     for part in _parts(source, first, second, span, most, progress):
-        whole = part if held is None else _concatenated(held, part)
-        whole = _joined(whole)
-        if len(whole) > 1:
-            yield whole.only(slice(None, -1))
-        held = whole.only(slice(-1, None)) if len(whole) else None
+        if not len(part):
+            continue
+        if held is not None:
+            # Parts are joined within: what may go on is the last range of one in the first of the next.
+            seam = _joined(_concatenated(held, part.only(slice(0, 1))))
+            if len(seam) == 1:
+                part.size[0] = seam.size[0]
+                for name in ("start", "middle", "output"):
+                    getattr(part, name)[0] = getattr(seam, name)[0]
+            else:
+                yield held
+        if len(part) > 1:
+            yield part.only(slice(None, -1))
+        held = part.only(slice(-1, None))
     if held is not None:
         yield held
 
@@ -253,7 +271,7 @@ def _parts(
         guest = GuestPhysical(source, second.regime, below)
         lister = Lister(first.regime, guest, span=piece, most=most, ignore=IGNORED, progress=progress)
         for rows in lister.parts():
-            yield through_both(first, second, rows, below)
+            yield _joined(through_both(first, second, rows, below))
 
 
 def stage_2_rows(source: MemorySource, root: Root, most: int = MOST_TABLES) -> U64Array:

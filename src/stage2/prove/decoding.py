@@ -208,6 +208,8 @@ def joined(rows: U64Array) -> U64Array:
     before, after = rows[:-1], rows[1:]
     goes_on = (before[:, 0] + before[:, 2] == after[:, 0]) & (before[:, 1] + before[:, 2] == after[:, 1])
     goes_on &= before[:, 3] == after[:, 3]
+    if not goes_on.any():
+        return rows
     heads = np.concatenate([[0], np.flatnonzero(~goes_on) + 1])
     found: U64Array = rows[heads].copy()
     found[:, 2] = np.add.reduceat(rows[:, 2], heads)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..inspect.difference import Change, Difference
-from ..inspect.mapping import MapRange
+from ..inspect.mapping import Kind, MapPart, MapRange
 from ..inspect.reach import Reach
 from ..inspect.root import Root
+from ..inspect.through import NOWHERE
 from ..inspect.translate import Translation
-from ..tables.result import Fault
+from ..tables.result import Fault, permission_text
 from .json_text import with_hex
 
 
@@ -21,15 +23,35 @@ def json_line(found: dict[str, Any]) -> str:
 
 def map_range_json(found: MapRange) -> dict[str, Any]:
     """One range of a map; null where there is no such address."""
+    return {"gva": found.gva, "gpa": found.gpa, "hpa": found.hpa, "size": found.size, **_kind_json(found)}
+
+
+def _kind_json(found: MapRange | Kind) -> dict[str, Any]:
+    """What is said of the leaves of a range."""
     return {
-        "gva": found.gva,
-        "gpa": found.gpa,
-        "hpa": found.hpa,
-        "size": found.size,
-        "permissions": found.allows,
+        "permissions": permission_text(found.permissions),
         "leaf": found.leaf,
         "memory_type": found.memory_type,
     }
+
+
+def map_json_lines(parts: Iterable[MapPart]) -> Iterator[str]:
+    """A line of JSON a range; millions take seconds."""
+    for part in parts:
+        kinds, which = part.kinds()
+        rest = [json.dumps(_kind_json(kind))[1:] for kind in kinds]
+        empty = '"gva": null, "gva_hex": null, ' if part.first is None else '"gpa": null, "gpa_hex": null, '
+        for start, middle, output, size, kind in part.told_numbers(which):
+            hpa = f'"hpa": {output}, "hpa_hex": "{output:#x}"'
+            if output == NOWHERE:
+                hpa = '"hpa": null, "hpa_hex": null'
+            if part.first is None:
+                head = f'{empty}"gpa": {start}, "gpa_hex": "{start:#x}"'
+            elif part.second is None:
+                head = f'"gva": {start}, "gva_hex": "{start:#x}", {empty[:-2]}'
+            else:
+                head = f'"gva": {start}, "gva_hex": "{start:#x}", "gpa": {middle}, "gpa_hex": "{middle:#x}"'
+            yield f'{{{head}, {hpa}, "size": {size}, {rest[kind]}'
 
 
 def translation_json(found: Translation) -> dict[str, Any]:

@@ -3,63 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from ..address import format_size
 from ..inspect.difference import Difference
-from ..inspect.mapping import MapRange
+from ..inspect.mapping import Kind, MapPart, MapRange
 from ..inspect.reach import Reach
+from ..inspect.through import NOWHERE
 from ..inspect.translate import Translation
+from ..tables.result import permission_text
 from .adaptive import Adaptive, Field
 from .memory_json import fault_text
 from .tables import rows_under, stack, text
 
-_ROWS = 4096
-"""Ranges that are set as one table: more of them are told in pieces, as they come."""
 CSV_COLUMNS = ("gva", "gpa", "hpa", "size", "permissions", "leaf", "memory_type")
 
 
-def map_lines(ranges: Iterable[MapRange]) -> Iterator[str]:
-    """A line a range: addresses in columns, which stay the same from the first line to the last."""
-    for index, one in enumerate(ranges):
-        if index == 0:
-            yield _map_heading(one)
-        yield _map_line(one)
+def map_lines(parts: Iterable[MapPart]) -> Iterator[str]:
+    """A line a range under one heading: addresses in columns, which stay the same from the first line to the last."""
+    headed = False
+    for part in parts:
+        if not headed and len(part):
+            yield _heading(part.first is not None, part.second is not None)
+            headed = True
+        kinds, which = part.kinds()
+        nested, tails = part.first is not None and part.second is not None, [_tail(kind) for kind in kinds]
+        for start, middle, output, size, kind in part.told_numbers(which):
+            cells = f"{start:#018x}-{start + size - 1:#018x}"
+            if nested:
+                cells += f"  {middle:#018x}"
+            hpa = "nothing           " if output == NOWHERE else f"{output:#018x}"
+            yield f"{cells}  {hpa}  {_size(size):>9}  {tails[kind]}"
 
 
-def _shown(one: MapRange) -> list[tuple[str, int | None]]:
-    """The kinds of addresses that a map has, and a range's."""
-    found = [("GVA", one.gva), ("GPA", one.gpa)]
-    kinds = [(name, address) for name, address in found if address is not None]
-    return [*kinds, ("HPA", one.hpa)]
+@lru_cache(1024)
+def _size(size: int) -> str:
+    return format_size(size)
 
 
-def _map_heading(one: MapRange) -> str:
-    names = [name for name, _ in _shown(one)]
-    first = [f"{names[0]:<37}", *(f"{name:<18}" for name in names[1:])]
-    return "  ".join([*first, f"{'size':>9}", f"{'allows':<7}", f"{'leaf':>7}", "memory type"]).rstrip()
-
-
-def _map_line(one: MapRange) -> str:
-    (_, start), *rest = _shown(one)
-    assert start is not None, "a range has an input address"
-    cells = [f"{start:#018x}-{start + one.size - 1:#018x}"]
-    cells += [f"{address:#018x}" if address is not None else f"{'nothing':<18}" for _, address in rest]
-    cells += [f"{format_size(one.size):>9}", f"{one.allows:<7}", f"{format_size(one.leaf):>7}", one.memory_type or ""]
+def _tail(one: Kind | MapRange) -> str:
+    """What is said of the leaves of a range."""
+    cells = [f"{permission_text(one.permissions):<7}", f"{format_size(one.leaf):>7}", one.memory_type or ""]
     return "  ".join(cells).rstrip()
 
 
-def csv_lines(ranges: Iterable[MapRange]) -> Iterator[str]:
+def _heading(first: bool, second: bool) -> str:
+    names = [*(["GVA"] if first else []), *(["GPA"] if second else []), "HPA"]
+    columns = [f"{names[0]:<37}", *(f"{name:<18}" for name in names[1:])]
+    return "  ".join([*columns, f"{'size':>9}", f"{'allows':<7}", f"{'leaf':>7}", "memory type"])
+
+
+def _map_line(one: MapRange) -> str:
+    """A range by itself."""
+    start, *rest = [address for address in (one.gva, one.gpa) if address is not None]
+    cells = [f"{start:#018x}-{start + one.size - 1:#018x}", *(f"{address:#018x}" for address in rest)]
+    cells.append(f"{'nothing':<18}" if one.hpa is None else f"{one.hpa:#018x}")
+    return "  ".join([*cells, f"{format_size(one.size):>9}", _tail(one)])
+
+
+def csv_lines(parts: Iterable[MapPart]) -> Iterator[str]:
     """Comma-separated values with a heading; addresses in hexadecimal, empty where there is none."""
     yield ",".join(CSV_COLUMNS)
-    for one in ranges:
-        addresses = ["" if address is None else f"{address:#x}" for address in (one.gva, one.gpa, one.hpa)]
-        memory_type = one.memory_type or ""
-        if "," in memory_type:
-            memory_type = f'"{memory_type}"'
-        yield ",".join([*addresses, f"{one.size:#x}", one.allows, f"{one.leaf:#x}", memory_type])
+    for part in parts:
+        kinds, which = part.kinds()
+        tails = [f"{permission_text(kind.permissions)},{kind.leaf:#x},{_quoted(kind.memory_type)}" for kind in kinds]
+        for start, middle, output, size, kind in part.told_numbers(which):
+            gva = "" if part.first is None else f"{start:#x}"
+            gpa = "" if part.second is None else f"{middle:#x}"
+            yield f"{gva},{gpa},{'' if output == NOWHERE else hex(output)},{size:#x},{tails[kind]}"
+
+
+def _quoted(word: str | None) -> str:
+    return f'"{word}"' if word and "," in word else word or ""
 
 
 def translation_lines(found: Iterable[Translation], *, nested: bool) -> Iterator[str]:
