@@ -105,6 +105,11 @@ class Reading:
         found = (self._leaf_shape(level) for level in range(1, top + 1))
         return tuple(shape for shape in found if shape is not None)
 
+    @cached_property
+    def pages(self) -> Shape:
+        """What leaves of the lowest level have in common."""
+        return self._leaf_shape(0) or Shape(0, 0)
+
     def leaves(self, level: int) -> list[int]:
         """Leaves of a level, without an address, of all kinds that the format itself makes."""
         found = []
@@ -179,7 +184,9 @@ def readings_of(searched: Iterable[tuple[Format, int]]) -> list[Reading]:
 
 
 def cached_word(fmt: Format, attributes: int, controls: int) -> bool | None:
-    """Whether a leaf's memory is cached; None where the tables do not decide it."""
+    """Whether a leaf's memory is cached; None where the tables do not decide it, or a register that nobody knows."""
+    if fmt.stage == 1:
+        return None
     word = family_of(fmt).memory_type(fmt, attributes, controls)[0]
     return None if word is None else word in (MemoryType.WRITE_BACK.value, MemoryType.WRITE_THROUGH.value)
 
