@@ -8,8 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from ...formats.outcome import TABLE
 from ...formats.record import Format
 from ...prove.packing import U64Array
+from ...prove.source import TableSource
+from ...tables.regime import Regime
 from .graph import Column, Floats, Level, TableGraph
 from .judge import Judgement, judged
 from .reading import Reading
@@ -18,7 +21,7 @@ MOST_OF_A_FORMAT = 2048
 """Limit: roots of one format that are judged, those that map most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A root, perhaps.
 
@@ -27,12 +30,34 @@ class Candidate:
         format: one of the reading's.
         root: its address.
         totals: what is counted in it and below it.
+        controls: of the format; memory types may tell that a switch is on.
     """
 
     reading: Reading
     format: Format
     root: int
     totals: Floats
+    controls: int
+
+    @classmethod
+    def of(cls, reading: Reading, fmt: Format, root: int, totals: Floats) -> Candidate:
+        """A root under the reading's controls, or those with which the memory types of more leaves make sense."""
+        controls, other = reading.controls, Column.UNCACHED_SWITCHED
+        if totals[other] < totals[Column.UNCACHED]:
+            totals, controls = totals.copy(), reading.switched
+            totals[Column.UNCACHED] = totals[other]
+        return cls(reading, fmt, root, totals, controls)
+
+    @property
+    def regime(self) -> Regime:
+        return Regime(self.format, self.root, self.controls)
+
+    def children(self, source: TableSource) -> U64Array:
+        """The tables that its entries point to."""
+        level = self.format.levels - 1
+        words = source.tables(np.array([self.root], np.uint64), 1 << self.format.root_bits).ravel()
+        words = words[words != 0]
+        return self.reading.outputs(words[self.reading.kinds(words, level).kind == TABLE])
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -63,7 +88,7 @@ def candidates(graph: TableGraph) -> Iterator[Candidate]:
         places = np.flatnonzero(good)
         places = places[np.argsort(-found.totals[places, Column.BYTES], kind="stable")][:MOST_OF_A_FORMAT]
         for place in places.tolist():
-            yield Candidate(graph.reading, fmt, int(at[place]), found.totals[place])
+            yield Candidate.of(graph.reading, fmt, int(at[place]), found.totals[place])
 
 
 def _tables(graph: TableGraph, fmt: Format, level: int) -> tuple[U64Array, Level]:

@@ -84,6 +84,8 @@ class Column(IntEnum):
     """Leaves into the memory that are for one CPU alone."""
     UNCACHED = auto()
     """Leaves into the memory that say it is not cached."""
+    UNCACHED_SWITCHED = auto()
+    """The same, with the reading's switch of memory types turned on."""
     TO_TABLES = auto()
     """Leaves that lead to tables: a level may be missing."""
     PAIRS = auto()
@@ -134,7 +136,7 @@ class Level:
 
     Args:
         sound: which do.
-        clean: those of them without a word that means nothing.
+        clean: those of them without a word that is wrong or means nothing.
         totals: for each what is counted in it and below it, a column each.
     """
 
@@ -308,7 +310,7 @@ class TableGraph:
         known = total[:, Column.PRESENT] - bad - empties
         sound = known >= _SOUND * (known + bad + 0.5 * total[:, Column.REMAINS])
         sound &= known * _MOST_EMPTY >= np.maximum(empties, 1)
-        clean = sound & (bad + total[:, Column.REMAINS] == 0)
+        clean = sound & (total[:, Column.WRONG] + total[:, Column.REMAINS] == 0)
         # What is not sound is counted by nobody: no need to know more of it.
         leaf &= sound[owner]
         self._count_leaves(total, frames, np.flatnonzero(leaf), attributes, level)
@@ -338,7 +340,10 @@ class TableGraph:
         shape = shape.ravel()
         allowed = [int(fmt.permissions(one, reading.controls)) for one in distinct.tolist()]
         either = np.array([one | one >> USER_SHIFT for one in allowed], np.uint64)
-        cached = np.array([cached_word(fmt, one, reading.controls) is False for one in distinct.tolist()], bool)
+        uncached, uncached_switched = (
+            np.array([cached_word(fmt, one, controls) is False for one in distinct.tolist()], bool)
+            for controls in (reading.controls, reading.switched)
+        )
 
         def count_of(flag: Bools, where: Bools | None = None) -> Floats:
             chosen = flag[shape] if where is None else flag[shape] & where
@@ -352,7 +357,8 @@ class TableGraph:
         total[:, Column.EXECUTABLE] = count_of(either & np.uint64(EXECUTE) != 0)
         total[:, Column.USER] = count_of(distinct & np.uint64(USER) != 0)
         total[:, Column.GLOBAL] = count_of(distinct & np.uint64(GLOBAL) != 0)
-        total[:, Column.UNCACHED] = count_of(cached, inside)
+        total[:, Column.UNCACHED] = count_of(uncached, inside)
+        total[:, Column.UNCACHED_SWITCHED] = count_of(uncached_switched, inside)
         if reading.tells_shareability:
             total[:, Column.UNSHARED] = count_of(distinct & np.uint64(SHAREABILITY_MASK) == 0, inside)
         if len(which) > 1:

@@ -126,6 +126,24 @@ class Reading:
         made = self.leaves(0)
         return any(self.deepest.decode(leaf, 0, self.controls)[2] & SHAREABILITY_MASK for leaf in made)
 
+    @cached_property
+    def switch(self) -> str:
+        """The switch of the formats that gives the same leaves other memory types (Arm's FWB); empty for none."""
+        fmt, made = self.deepest, self.leaves(0)
+        attributes = [fmt.decode(leaf, 0, self.controls)[2] for leaf in made]
+
+        def types(controls: int) -> list[bool | None]:
+            return [cached_word(fmt, one, controls) for one in attributes]
+
+        usual = types(self.controls)
+        names = (name for name, one in fmt.switches.items() if types(one.turn_on(self.controls)) != usual)
+        return next(names, "")
+
+    @cached_property
+    def switched(self) -> int:
+        """The controls with that switch on."""
+        return self.deepest.switches[self.switch].turn_on(self.controls) if self.switch else self.controls
+
     def _leaf_shape(self, level: int) -> Shape | None:
         decode = self.deepest.decode
         made = [leaf for leaf in self.leaves(level) if decode(leaf, level, self.controls)[0] == LEAF]
