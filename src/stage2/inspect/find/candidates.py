@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ...address import SIZE_4K
 from ...formats.outcome import TABLE
 from ...formats.record import Format
 from ...prove.packing import U64Array
@@ -17,6 +18,7 @@ from .graph import Column, Floats, Level, TableGraph
 from .judge import Judgement, judged
 from .reading import Reading
 
+_LEAST_BITS = 3
 MOST_OF_A_FORMAT = 2048
 """Limit: roots of one format that are judged, those that map most."""
 
@@ -96,13 +98,16 @@ def _tables(graph: TableGraph, fmt: Format, level: int) -> tuple[U64Array, Level
     if fmt.root_bits == fmt.bits:
         if level >= len(graph.levels):
             none = np.zeros(0, bool)
-            return np.zeros(0, np.uint64), Level(none, none, np.zeros((0, len(Column))))
+            return np.zeros(0, np.uint64), Level(none, none, none, np.zeros((0, len(Column))))
         pointing = np.isin(graph.frames.at, graph.pointing.at)
         found = graph.levels[level]
         return graph.frames.at[pointing], Level(
-            found.sound[pointing], found.clean[pointing], found.totals[pointing]
+            found.sound[pointing], found.clean[pointing], found.hollow[pointing], found.totals[pointing]
         )
+    # The smallest roots stand where a page begins: any pair of entries would pass elsewhere.
     blocks = graph.blocks(1 << fmt.root_bits, fmt.root_alignment)
+    if fmt.root_bits < _LEAST_BITS:
+        blocks = blocks.only(blocks.at % np.uint64(SIZE_4K) == 0)
     return blocks.at, graph.measured(blocks, level, graph.levels[level - 1])
 
 

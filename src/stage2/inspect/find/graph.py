@@ -47,6 +47,10 @@ _MOST_JUNK = 16
 """Entries of a table with pointers that may be neither pointers, leaves nor nothing."""
 _MOST_EMPTY = 128
 """Empty tables to one that is not: Linux makes those of its vmalloc area in advance."""
+_MOST_EVEN = 16
+"""Empty tables that may lie one after the other."""
+_LEAVES_OF_A_TABLE = 4
+"""From so many on a page that a leaf leads to is taken for a table."""
 _DEVICES = 1 << 47
 """Where devices end, at most, where the memory ends before."""
 _SOUND = 0.75
@@ -137,11 +141,13 @@ class Level:
     Args:
         sound: which do.
         clean: those of them without a word that is wrong or means nothing.
+        hollow: tables that lead to nothing but empty ones.
         totals: for each what is counted in it and below it, a column each.
     """
 
     sound: Bools
     clean: Bools
+    hollow: Bools
     totals: Floats
 
 
@@ -246,8 +252,10 @@ class TableGraph:
         return _joined(parts)
 
     def _could_map(self, rows: U64Array) -> Bools:
-        """Rows of words that are mostly leaves of pages somewhere in memory or devices."""
-        leaf = rows & np.uint64(self.reading.pages.mask) == np.uint64(self.reading.pages.value)
+        """Rows of words that are mostly leaves, of any size, somewhere in memory or devices."""
+        leaf = self.reading.pages.fits(rows)
+        for shape in self.reading.blocks:
+            leaf |= shape.fits(rows)
         leaf &= self.reading.packing.outputs(rows) <= np.uint64(max(_DEVICES, self._spans[-1].end))
         leaf[:, 1:] |= (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] != 0)
         found: Bools = 2 * leaf.sum(axis=1) >= np.count_nonzero(rows, axis=1)
@@ -287,9 +295,14 @@ class TableGraph:
             if below is not None:
                 good &= below.sound[np.maximum(target, 0)]
             empty = ~good & self._empty(outputs) & self._source.holds(outputs, reading.table_size)
+            if below is not None:
+                empty |= (target >= 0) & below.hollow[np.maximum(target, 0)]
             if level == 1 and len(places) > 1:
-                # Empty pages one after the other are what a leaf table maps, rather than tables.
-                empty[1:] &= outputs[1:] - outputs[:-1] != np.uint64(reading.table_size)
+                # Many empty pages one after the other are what a leaf table maps, rather than tables.
+                even = np.zeros(len(places), bool)
+                even[1:] = empty[1:] & empty[:-1] & (outputs[1:] - outputs[:-1] == np.uint64(reading.table_size))
+                many = np.bincount(frames.owner[places[even]], minlength=count) > _MOST_EVEN
+                empty &= ~many[frames.owner[places]]
             to_empty[places[empty]] = True
             lost[places[~good & ~empty]] = True
             places, target = places[good], target[good]
@@ -311,6 +324,7 @@ class TableGraph:
         sound = known >= _SOUND * (known + bad + 0.5 * total[:, Column.REMAINS])
         sound &= known * _MOST_EMPTY >= np.maximum(empties, 1)
         clean = sound & (total[:, Column.WRONG] + total[:, Column.REMAINS] == 0)
+        hollow = (known + bad + total[:, Column.REMAINS] == 0) & (empties > 0)
         # What is not sound is counted by nobody: no need to know more of it.
         leaf &= sound[owner]
         self._count_leaves(total, frames, np.flatnonzero(leaf), attributes, level)
@@ -327,7 +341,7 @@ class TableGraph:
                 for column in Column:
                     reached = below.totals[target, column]
                     total[:, column] += np.bincount(owner[places], weights=reached, minlength=count)
-        return Level(sound, clean, total)
+        return Level(sound, clean, hollow, total)
 
     def _count_leaves(self, total: Floats, frames: Frames, which: Places, attributes: U64Array, level: int) -> None:
         """Add what is counted of leaves."""
@@ -372,7 +386,8 @@ class TableGraph:
         """How many leaves of each table of pages lead to another such table."""
         led_to = self._number(self.reading.outputs(frames.word[leaves]))
         tables = led_to >= 0
-        tables &= sound[np.maximum(led_to, 0)]
+        many = np.bincount(frames.owner[leaves], minlength=len(frames.at)) >= _LEAVES_OF_A_TABLE
+        tables &= (sound & many)[np.maximum(led_to, 0)]
         return np.bincount(frames.owner[leaves[tables]], minlength=len(frames.at)).astype(np.float64)
 
     @staticmethod

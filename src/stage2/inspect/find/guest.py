@@ -49,8 +49,10 @@ class GuestMemory(MemorySource):
         """GPAs of what is in the host's memory, touching ones joined."""
         found: list[Range] = []
         spans = self._host.ranges()
+        # What a guest may not read is in no table of its own either.
+        rows = self._through.readable
         starts = np.array([span.start for span in spans], np.uint64)
-        for gpa, hpa, size, _ in self._rows.tolist():
+        for gpa, hpa, size, _ in rows.tolist():
             index = max(int(np.searchsorted(starts, hpa, "right")) - 1, 0)
             while index < len(spans) and spans[index].start < hpa + size:
                 low, high = max(spans[index].start, hpa), min(spans[index].end, hpa + size)
@@ -61,7 +63,7 @@ class GuestMemory(MemorySource):
                     else:
                         found.append(Range(start, end))
                 index += 1
-        return tuple(span for span in found if self._through.contains(span.start, 1))
+        return _at_most(found, 2 * sum(span.size for span in spans))
 
     def ranges(self) -> tuple[Range, ...]:
         return self._spans
@@ -79,3 +81,14 @@ class GuestMemory(MemorySource):
     def backing(self) -> npt.NDArray[np.uint64]:
         """(n, 2) HPA and size of what is mapped."""
         return self._rows[:, 1:3]
+
+
+def _at_most(spans: list[Range], limit: int) -> tuple[Range, ...]:
+    """The first ranges, no more bytes than a limit: tables may map the same memory any number of times."""
+    kept: list[Range] = []
+    for span in spans:
+        if limit <= 0:
+            break
+        kept.append(Range(span.start, min(span.end, span.start + limit)))
+        limit -= kept[-1].size
+    return tuple(kept)

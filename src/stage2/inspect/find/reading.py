@@ -23,8 +23,9 @@ from ...formats.record import Format
 from ...prove.decoding import ALL
 from ...prove.packing import Packing, U64Array, packing_of
 
-_MOST_SHAPES = 4096
-"""Limit: entries of one level that differ in more than their address. Real tables have a few dozen."""
+_MOST_SHAPES = 1 << 15
+"""Limit: entries of one level that differ in more than their address, those that occur most. Real tables have a few
+dozen; the pages among which they are found have thousands."""
 _FLAGS = (
     MappingFlags.READ,
     MappingFlags.READ | MappingFlags.WRITE,
@@ -150,13 +151,18 @@ class Reading:
         return _shape(self.deepest, self.controls, made, level, LEAF) if made else None
 
     def _misaligned(self, level: int) -> int:
-        """Address bits that make a leaf of a level wrong."""
+        """Address bits that make a leaf of a level wrong, or that hardware ignores and software leaves clear."""
         low = self.field ^ self.packing.mask(self.deepest.level_shift(level))
         leaf = next((leaf for leaf in self.leaves(level)), None) if low else None
         if leaf is None:
             return 0
-        bits = [1 << bit for bit in range(64) if low >> bit & 1]
-        return sum(bit for bit in bits if self.deepest.decode(leaf | bit, level, self.controls)[0] == MISCONFIGURED)
+        decode, controls = self.deepest.decode, self.controls
+        usual = decode(leaf, level, controls)
+        wrong = 0
+        for bit in (1 << number for number in range(64) if low >> number & 1):
+            found = decode(leaf | bit, level, controls)
+            wrong |= bit if found == usual or found[0] == MISCONFIGURED else 0
+        return wrong
 
     def outputs(self, words: U64Array, level: int = 0) -> U64Array:
         """The addresses in words, without what is below a leaf of a level."""
@@ -175,17 +181,17 @@ class Reading:
             return Kinds(kind, attributes)
         shapes = words & np.uint64(ALL ^ self.field)
         heads = np.concatenate([[0], np.flatnonzero(shapes[1:] != shapes[:-1]) + 1])
-        distinct, first, of_head, counts = np.unique(
-            shapes[heads], return_index=True, return_inverse=True, return_counts=True
-        )
-        asked = np.argsort(-counts, kind="stable")[:_MOST_SHAPES]
+        lengths = np.diff(np.concatenate([heads, [len(words)]]))
+        distinct, first, of_head = np.unique(shapes[heads], return_index=True, return_inverse=True)
+        entries = np.bincount(of_head.ravel(), weights=lengths)
+        asked = np.argsort(-entries, kind="stable")[:_MOST_SHAPES]
         low = self._low[level]
         answers = np.full((len(distinct), 2), (MISCONFIGURED, 0), np.uint64)
         decode, controls = self.deepest.decode, self.controls
         for number, word in zip(asked.tolist(), words[heads[first[asked]]].tolist(), strict=True):
             found, _, attribute = decode(word & ~low, level, controls)
             answers[number] = found, attribute
-        spread = np.repeat(of_head.ravel(), np.diff(np.concatenate([heads, [len(words)]])))
+        spread = np.repeat(of_head.ravel(), lengths)
         kind, attributes = answers[spread, 0].astype(np.uint8), answers[spread, 1]
         if low:
             kind[(kind == LEAF) & (words & np.uint64(low) != 0)] = MISCONFIGURED
