@@ -28,6 +28,8 @@ LEAST = 0.25
 """Scores below this are not told."""
 NEARLY = 0.9
 """How good another format must be beside the best one to be told of."""
+_PART_OF = 0.6
+"""How good a root must be, beside one inside its table, for that to be a part of it."""
 _MOST_NAMED = 256
 """Limit: roots for which names are looked for."""
 _MOST_GUESTS = 8
@@ -193,12 +195,13 @@ def _best(found: Iterable[Candidate], memory: MemorySource) -> list[tuple[Candid
     below: set[int] = set()
     for group in ordered:
         below.update(parts.intersection(group[0].children(memory).tolist()) - {group[0].root})
-    inside: list[Candidate] = []
+    heads = [group[0] for group in ordered]
     for group in ordered:
         first, *others = group
-        if first.root in below or any(one.root < first.root < one.end for one in inside):
+        least = _PART_OF * first.judgement.score
+        around = (one for one in heads if one.root < first.root < one.end)
+        if first.root in below or any(one.judgement.score >= least for one in around):
             continue
-        inside.append(first)
         least = NEARLY * first.judgement.score
         near = dict.fromkeys(one.format.name for one in others if one.judgement.score >= least)
         best.append((first, tuple(near)))
@@ -257,14 +260,14 @@ def _kernel(space: _Space, some: Sequence[Candidate]) -> tuple[set[int], set[int
 
 def _half(one: Candidate, high: set[int], memory: MemorySource) -> tuple[Format, int, str]:
     """The format with the half of the addresses that it is of, its controls, and a role."""
-    fmt, totals = one.format, one.totals
+    fmt = one.format
     upper = next(
         (other for other in one.reading.formats if other.high_half and _shape(other) == _shape(fmt)), None
     )
     users, leaves = one.count(Column.USER), one.count(Column.LEAVES)
     if fmt.stage == 2:
         return fmt, one.controls, "stage 2 of a guest"
-    if "el2" in fmt.switches and users == leaves == int(totals[Column.GLOBAL]):
+    if "el2" in fmt.switches and users == leaves == one.count(Column.FETCHABLE):
         controls = fmt.switches["el2"].turn_on(one.controls)
         return fmt, controls, "the hypervisor's own tables (EL2)"
     if upper is not None and (one.root in high or (not users and not _maps_itself(one, memory))):

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from ...address import Range
 from ...formats.outcome import (
     EXECUTE,
-    GLOBAL,
     LEAF,
     MISCONFIGURED,
     NONE,
@@ -82,7 +81,8 @@ class Column(IntEnum):
     """Leaves that nobody may read or execute."""
     WRITABLE = auto()
     USER = auto()
-    GLOBAL = auto()
+    FETCHABLE = auto()
+    """Leaves that do not forbid privileged fetches, whatever else does."""
     EXECUTABLE = auto()
     UNSHARED = auto()
     """Leaves into the memory that are for one CPU alone."""
@@ -258,7 +258,7 @@ class TableGraph:
             leaf |= shape.fits(rows)
         leaf &= self.reading.packing.outputs(rows) <= np.uint64(max(_DEVICES, self._spans[-1].end))
         leaf[:, 1:] |= (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] != 0)
-        found: Bools = 2 * leaf.sum(axis=1) >= np.count_nonzero(rows, axis=1)
+        found: Bools = leaf.sum(axis=1) >= _SOUND * np.count_nonzero(rows, axis=1)
         return found
 
     def _empty(self, addresses: U64Array) -> Bools:
@@ -370,7 +370,7 @@ class TableGraph:
         total[:, Column.WRITABLE] = count_of(either & np.uint64(WRITE) != 0)
         total[:, Column.EXECUTABLE] = count_of(either & np.uint64(EXECUTE) != 0)
         total[:, Column.USER] = count_of(distinct & np.uint64(USER) != 0)
-        total[:, Column.GLOBAL] = count_of(distinct & np.uint64(GLOBAL) != 0)
+        total[:, Column.FETCHABLE] = count_of(distinct & np.uint64(EXECUTE) != 0)
         total[:, Column.UNCACHED] = count_of(uncached, inside)
         total[:, Column.UNCACHED_SWITCHED] = count_of(uncached_switched, inside)
         if reading.tells_shareability:

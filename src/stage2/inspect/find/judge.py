@@ -88,11 +88,18 @@ def _doubts(fmt: Format, totals: Floats) -> Iterator[tuple[float, float, str]]:
         remains / (present + remains), 0.5,
         f"{remains:,.0f} word{'s' * (remains != 1)} between the entries mean nothing to hardware",
     )  # fmt: skip
-    yield 1 - counted[Column.INSIDE] / leaves, 0.6, "leaves lead outside the memory, as to devices"
+    outside, pairs = 1 - counted[Column.INSIDE] / leaves, counted[Column.PAIRS]
+    ragged = 1 - counted[Column.EVEN] / pairs if pairs else 1.0
+    # Devices are mapped in stretches; words that are no entries lead anywhere.
+    yield outside, 0.1 + 0.5 * ragged, "leaves lead outside the memory, as to devices"
+    yield float(outside == 1), 0.5, "no leaf leads into the memory"
     closed = counted[Column.CLOSED]
     yield closed / leaves, 0.95, f"{_of(closed, leaves)} leaves let nobody read"
     if leaves >= _FEW:
         yield float(counted[Column.WRITABLE] == 0), 0.5, "no leaf is writable"
+    if fmt.stage == 2:
+        read_only = leaves - counted[Column.WRITABLE]
+        yield read_only / leaves, 0.3, f"{_of(read_only, leaves)} leaves are read-only, which is rare at stage 2"
     uncached, unshared = counted[Column.UNCACHED], counted[Column.UNSHARED]
     yield uncached / inside, 0.5, f"{_of(uncached, inside)} leaves into the memory are not cached"
     yield unshared / inside, 0.4, f"{_of(unshared, inside)} leaves into the memory are for one CPU alone"
@@ -102,7 +109,6 @@ def _doubts(fmt: Format, totals: Floats) -> Iterator[tuple[float, float, str]]:
     yield unused / pointers, 0.3, f"{_of(unused, pointers)} tables were never walked"
     astray = counted[Column.TO_TABLES] / leaves
     yield (astray if astray > 0.3 else 0.0), 0.8, f"{astray:.0%} of the leaves lead to tables: a level is missing"
-    pairs = counted[Column.PAIRS]
     if pairs >= 16:
         yield 1 - counted[Column.EVEN] / pairs, 0.12, "leaves beside each other do not lead to pages beside each other"
 

@@ -26,6 +26,7 @@ from ...prove.packing import Packing, U64Array, packing_of
 _MOST_SHAPES = 1 << 15
 """Limit: entries of one level that differ in more than their address, those that occur most. Real tables have a few
 dozen; the pages among which they are found have thousands."""
+_LEAST_SHIFT = 12
 _FLAGS = (
     MappingFlags.READ,
     MappingFlags.READ | MappingFlags.WRITE,
@@ -72,6 +73,9 @@ class Reading:
         self.first = formats[0]
         self.packing: Packing = packing_of(self.first)
         self.field = self.packing.mask()
+        finer = range(_LEAST_SHIFT, self.first.page_shift)
+        self.stray = sum(self.first.pack_address(1 << bit) for bit in finer)
+        """Where entries of a finer granule have address bits: this one's software leaves them clear."""
         self.levels = max(fmt.levels for fmt in formats)
         self.deepest = max(formats, key=lambda fmt: fmt.levels)
         self._low = [self._misaligned(level) for level in range(self.levels)]
@@ -97,7 +101,8 @@ class Reading:
     def table(self) -> Shape:
         """What entries that point to tables have in common."""
         levels = range(1, self.levels)
-        return common(_shape(self.deepest, self.controls, [self.deepest.table_entry(0)], level) for level in levels)
+        made = [self.deepest.table_entry(0)]
+        return self._tidy(common(_shape(self.deepest, self.controls, made, level) for level in levels))
 
     @cached_property
     def blocks(self) -> tuple[Shape, ...]:
@@ -148,7 +153,10 @@ class Reading:
     def _leaf_shape(self, level: int) -> Shape | None:
         decode = self.deepest.decode
         made = [leaf for leaf in self.leaves(level) if decode(leaf, level, self.controls)[0] == LEAF]
-        return _shape(self.deepest, self.controls, made, level, LEAF) if made else None
+        return self._tidy(_shape(self.deepest, self.controls, made, level, LEAF)) if made else None
+
+    def _tidy(self, shape: Shape) -> Shape:
+        return Shape(shape.mask | self.stray, shape.value)
 
     def _misaligned(self, level: int) -> int:
         """Address bits that make a leaf of a level wrong, or that hardware ignores and software leaves clear."""
@@ -195,6 +203,8 @@ class Reading:
         kind, attributes = answers[spread, 0].astype(np.uint8), answers[spread, 1]
         if low:
             kind[(kind == LEAF) & (words & np.uint64(low) != 0)] = MISCONFIGURED
+        if self.stray:
+            kind[(kind != NONE) & (words & np.uint64(self.stray) != 0)] = MISCONFIGURED
         return Kinds(kind, attributes)
 
 
