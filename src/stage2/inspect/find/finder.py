@@ -261,9 +261,7 @@ def _kernel(space: _Space, some: Sequence[Candidate]) -> tuple[set[int], set[int
 def _half(one: Candidate, high: set[int], memory: MemorySource) -> tuple[Format, int, str]:
     """The format with the half of the addresses that it is of, its controls, and a role."""
     fmt = one.format
-    upper = next(
-        (other for other in one.reading.formats if other.high_half and _shape(other) == _shape(fmt)), None
-    )
+    upper = next((other for other in one.reading.formats if other.high_half and _shape(other) == _shape(fmt)), None)
     users, leaves = one.count(Column.USER), one.count(Column.LEAVES)
     if fmt.stage == 2:
         return fmt, one.controls, "stage 2 of a guest"
@@ -295,7 +293,7 @@ def _with_registers(
     found: list[FoundRoot], source: MemorySource, formats: Sequence[str]
 ) -> tuple[list[FoundRoot], list[str]]:
     """The roots with what registers say of them, and those that registers alone name."""
-    selected, problems = roots_of_registers(source)
+    selected, problems = roots_of_registers(source.registers(), source.arch)
     left = list(found)
     told: list[FoundRoot] = []
     for root in selected:

@@ -91,7 +91,7 @@ def _doubts(fmt: Format, totals: Floats) -> Iterator[tuple[float, float, str]]:
     outside, pairs = 1 - counted[Column.INSIDE] / leaves, counted[Column.PAIRS]
     ragged = 1 - counted[Column.EVEN] / pairs if pairs else 1.0
     # Devices are mapped in stretches; words that are no entries lead anywhere.
-    yield outside, 0.1 + 0.5 * ragged, "leaves lead outside the memory, as to devices"
+    yield outside, 0.1 + 0.5 * ragged, "some leaves lead outside the memory, as to devices"
     yield float(outside == 1), 0.5, "no leaf leads into the memory"
     closed = counted[Column.CLOSED]
     yield closed / leaves, 0.95, f"{_of(closed, leaves)} leaves let nobody read"
@@ -99,7 +99,11 @@ def _doubts(fmt: Format, totals: Floats) -> Iterator[tuple[float, float, str]]:
         yield float(counted[Column.WRITABLE] == 0), 0.5, "no leaf is writable"
     if fmt.stage == 2:
         read_only = leaves - counted[Column.WRITABLE]
-        yield read_only / leaves, 0.3, f"{_of(read_only, leaves)} leaves are read-only, which is rare at stage 2"
+        yield (
+            read_only / leaves,
+            0.3,
+            f"{_of(read_only, leaves)} leaves {_is(read_only)} read-only, which is rare at stage 2",
+        )
     uncached, unshared = counted[Column.UNCACHED], counted[Column.UNSHARED]
     yield uncached / inside, 0.5, f"{_of(uncached, inside)} leaves into the memory are not cached"
     yield unshared / inside, 0.4, f"{_of(unshared, inside)} leaves into the memory are for one CPU alone"
@@ -110,11 +114,19 @@ def _doubts(fmt: Format, totals: Floats) -> Iterator[tuple[float, float, str]]:
     astray = counted[Column.TO_TABLES] / leaves
     yield (astray if astray > 0.3 else 0.0), 0.8, f"{astray:.0%} of the leaves lead to tables: a level is missing"
     if pairs >= 16:
-        yield 1 - counted[Column.EVEN] / pairs, 0.12, "leaves beside each other do not lead to pages beside each other"
+        yield (
+            1 - counted[Column.EVEN] / pairs,
+            0.12,
+            "some leaves beside each other do not lead to pages beside each other",
+        )
 
 
 def _of(some: float, all_of_them: float) -> str:
     return f"{some:,.0f} of {all_of_them:,.0f}"
+
+
+def _is(count: float) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _has(count: float) -> str:

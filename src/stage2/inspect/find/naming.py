@@ -57,7 +57,9 @@ class Named:
             found.append(f"the VMCB at {self.vmcbs[0]:#x} names it as {self.register}, with nested paging on")
         if self.count:
             words = "a word" if self.count == 1 else f"{self.count:,} words"
-            found.append(f"{words} in memory name{'s' * (self.count == 1)} it as {self.register}, as at {self.at[0]:#x}")
+            found.append(
+                f"{words} in memory name{'s' * (self.count == 1)} it as {self.register}, as at {self.at[0]:#x}"
+            )
         return tuple(found)
 
 
@@ -80,9 +82,9 @@ def named_in(source: MemorySource, busy: U64Array, candidates: Sequence[Candidat
         words = source.tables(pages, SIZE_4K // 8)
         hits = []
         for key, values in wanted.items():
-            least, most = values[0], values[-1]
+            least, span = values[0], np.uint64(int(values[-1]) - int(values[0]))
             cleared = (words & ~np.uint64(key[1])).ravel()
-            places = np.flatnonzero(cleared - least <= most - least)
+            places = np.flatnonzero(cleared - least <= span)
             places = places[np.isin(cleared[places], values)]
             at = pages[places >> 9] + np.uint64(8) * (places & 511).astype(np.uint64)
             hits.append((key, at, words.ravel()[places]))
