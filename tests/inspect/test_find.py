@@ -28,7 +28,7 @@ from stage2.inspect.source import Cpu, MemorySource
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.tables.pagetable import PageTable
 
-BASE, SIZE = 0x8000_0000, 8 << 20
+BASE, SIZE = 0x8000_0000, 2 << 20
 KVM = Path(__file__).parents[3] / "shared" / "data" / "kvm-tables"
 ARCHES = {"arm64": "aarch64", "amd64": "x86_64", "riscv64": "riscv64"}
 RW = MappingFlags.READ | MappingFlags.WRITE
@@ -67,16 +67,16 @@ def with_tables(name: str, noise: int) -> tuple[MemorySource, PageTable]:
     page = fmt.page_size
     step = max(page, 1 << 16)
     kinds = (RW, READ, RW | MappingFlags.EXECUTE)
+    start = (1 << 64) - (1 << fmt.input_bits) if fmt.high_half else 0
     for number in range(128):
         flags = kinds[number % 3 if number < 24 else 0]
         if fmt.stage == 1 and number % 4 == 0:
             flags |= MappingFlags.USER
-        table.map_page((1 << 22) + number * page, Hpa(BASE + number * page), flags)
-    table.map_page((1 << 30) + step, Hpa(BASE + step), RW)
+        table.map_page(start + (1 << 22) + number * page, Hpa(BASE + number * page), flags)
+    table.map_page(start + (1 << 30) + step, Hpa(BASE + step), RW)
     data = memory.words.copy()
     dice = np.random.default_rng(noise)
-    free = np.flatnonzero(~data.reshape(-1, 512).any(axis=1))
-    for number in dice.choice(free[free > 2048], 1024, replace=False).tolist():
+    for number in dice.choice(np.arange(2048, 12288), 1024, replace=False).tolist():  # tables are at the end
         data[number * 512 : number * 512 + 512] = dice.integers(0, 1 << 63, 512, np.uint64)
     return Bytes({BASE: data.tobytes()}, families()[fmt.family].arch), table
 
@@ -88,8 +88,9 @@ def test_the_root_of_built_tables_is_the_best_of_all_in_every_format(name: str) 
     assert found.roots, "nothing was found"
     best = found.roots[0]
     assert best.root.regime.root == table.root
-    told = {best.root.regime.format.name.removesuffix("-high"), *best.others}
-    assert name.removesuffix("-high") in told, (best.root.name, best.others, best.reasons)
+    told, wanted = best.root.regime.format, table.format
+    # With addresses below 2^48 some formats of 48 and of 52 bits are the same bytes.
+    assert (told.decode, told.page_shift, told.levels) == (wanted.decode, wanted.page_shift, wanted.levels)
     lister = Lister(table.regime, source)
     assert best.mapped_bytes == sum(int(rows[:, 2].sum()) for rows in lister.parts())
 
@@ -118,7 +119,7 @@ def kvm_memory(name: str) -> tuple[Bytes, dict[str, int]]:
 def test_the_root_of_tables_that_kvm_wrote_is_the_best_without_registers(name: str, known: bool) -> None:
     source, registers = kvm_memory(name)
     arch = ARCHES[name.split("-")[0]]
-    if "root" in registers:
+    if arch == "x86_64":
         registers = {"N_CR3": registers["root"]}
     true = next(root for root in roots_of_registers([Cpu(0, registers)], arch)[0] if root.stage == 2)
     best = find(source, arch=arch if known else None).roots[0]

@@ -38,6 +38,8 @@ from .reading import Reading, cached_word
 MOST_TABLES = 1 << 16
 """Limit: frames of one reading that are looked at as tables with pointers. 1 TiB in pages of 4 KiB has half a million
 tables, of which a thousand hold pointers."""
+_MOST_POINTING = 1 << 20
+"""Limit: entries of tables with pointers of one reading: a machine of 64 GiB in pages of 4 KiB has 33,000."""
 _MOST_WORDS = 1 << 24
 """Limit: entries of one reading that are held at once."""
 _BATCH_BYTES = 1 << 23
@@ -203,8 +205,9 @@ class TableGraph:
             keep = self._could_point(rows)
             parts.append(_frames(at[keep], rows[keep]))
             held += len(parts[-1].word)
-            if sum(len(part.at) for part in parts) > MOST_TABLES or held > _MOST_WORDS:
-                self.cut = f"{self.reading.first.name}: more than {MOST_TABLES:,} pages look like tables"
+            if sum(len(part.at) for part in parts) > MOST_TABLES or held > _MOST_POINTING:
+                name, end = self.reading.first.name, int(some[-1])
+                self.cut = f"{name}: more looks like tables than any system has: none is looked for above {end:#x}"
                 break
         return _joined(parts)
 

@@ -126,7 +126,7 @@ def _as_registers(one: Candidate) -> Iterable[tuple[str, int, int]]:
 def _registers(fmt: Format, root: int, controls: int) -> Mapping[str, int]:
     family = family_of(fmt)
     if fmt.stage == 2:
-        return family.stage_2_registers(fmt, root, controls, 0)
+        return family.stage_2_registers(fmt, root, controls, 1)  # 0 is no guest's on x86
     return family.own_registers([(fmt, root, controls)])
 
 
