@@ -36,6 +36,7 @@ _COMMANDS = {
     "translate": "Tell where addresses lead in a memory: one of them, or millions.",
     "map": "List all that tables in a memory map: GVA -> GPA -> HPA.",
     "rmap": "Tell which addresses reach some memory, through all roots of tables.",
+    "find": "Find the roots of tables in a memory that nobody explains, with reasons.",
     "diff": "Tell how the mappings of two memories, or of two moments of one, differ.",
     "explain": "Tell a table entry, a register or a fault in plain sentences.",
     "check-trace": "Judge what `run --trace-edits` wrote: was every invalidation done that was owed?",

@@ -93,6 +93,12 @@ class Family(Protocol):
             registers: those that are known, by the manual's names.
         """
 
+    def searched(self) -> tuple[tuple[Format, int], ...]:
+        """The formats, with controls, by which tables that others made are searched for; each width but once.
+
+        What a register decides about entries and nothing tells is taken to be as systems usually have it.
+        """
+
     def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
         """The control bits of a hypervisor's own regime.
 

@@ -35,6 +35,11 @@ class GuestPhysical:
         self._rows = rows[good[which.ravel()]] if len(rows) else rows
         self._ends = self._rows[:, 0] + self._rows[:, 2]
 
+    @property
+    def readable(self) -> U64Array:
+        """The rows that tables may be read through."""
+        return self._rows
+
     def hpas(self, gpas: U64Array) -> U64Array:
         """Where GPAs lead; NOWHERE where a table cannot be read."""
         if not len(self._rows):

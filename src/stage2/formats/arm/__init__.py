@@ -72,6 +72,11 @@ class ArmFamily:
 
         return roots(registers)
 
+    def searched(self) -> tuple[tuple[Format, int], ...]:
+        from .formats import searched
+
+        return searched()
+
     def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
         from .own import own_controls
 

@@ -157,6 +157,27 @@ def sized_controls(fmt: Format, output_bits: int) -> int:
     return fmt.default_controls & ~layout.OUTPUT_BITS | output_bits << layout.OUTPUT_BITS_AT
 
 
+_SEARCHED = (
+    "arm-s1-4k-48", "arm-s1-4k-39", "arm-s1-4k-52-lpa2", "arm-s1-4k-48-lpa2",
+    "arm-s1-16k-47", "arm-s1-16k-48", "arm-s1-16k-36", "arm-s1-16k-52-lpa2",
+    "arm-s1-64k-52", "arm-s1-64k-48", "arm-s1-64k-42",
+    "arm-s2-4k-40", "arm-s2-4k-39", "arm-s2-4k-42", "arm-s2-4k-43", "arm-s2-4k-48", "arm-s2-4k-44-4level",
+    "arm-s2-4k-40-lpa2", "arm-s2-4k-48-lpa2", "arm-s2-4k-52-lpa2",
+    "arm-s2-16k-40", "arm-s2-16k-47", "arm-s2-16k-48", "arm-s2-16k-52-lpa2",
+    "arm-s2-64k-40", "arm-s2-64k-42", "arm-s2-64k-48", "arm-s2-64k-52",
+)  # fmt: skip
+"""Widths that systems use: Linux's stage 1 and KVM's stage 2 in every granule, and Xen's. Where tables leave open which
+of two it is, the first of them is meant."""
+
+
+@cache
+def searched() -> tuple[tuple[Format, int], ...]:
+    """See `Family.searched`. At stage 1 both halves of the addresses."""
+    low = [by_name(name) for name in _SEARCHED]
+    high = [by_name(f"{fmt.name}-high") for fmt in low if fmt.stage == 1]
+    return tuple((fmt, fmt.default_controls) for fmt in (*low, *high))
+
+
 def _assumes(fmt: Format) -> str | None:
     """The granule, which `decode` reads from the controls, must be the record's (D8.3)."""
     told = fmt.default_controls >> layout.PAGE_SHIFT_AT & 0x1F

@@ -70,6 +70,11 @@ class RiscvFamily:
 
         return roots(registers)
 
+    def searched(self) -> tuple[tuple[Format, int], ...]:
+        from .selected import searched
+
+        return searched()
+
     def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
         return fmt.default_controls if processor is None else self.controls(fmt, processor)
 

@@ -7,8 +7,9 @@ a hart without them would fault, so no system would set them.
 from __future__ import annotations
 
 from ...errors import EncodingError
+from ..record import Format
 from ..selected import Registers, SelectedRoot
-from . import entry
+from . import entry, formats
 from .registers import AddressTranslationRegister, decode_hgatp, decode_satp
 from .status import controls_of
 
@@ -56,3 +57,8 @@ def roots(registers: Registers) -> tuple[tuple[SelectedRoot, ...], tuple[str, ..
                 )
             )  # fmt: skip
     return tuple(found), tuple(problems)
+
+
+def searched() -> tuple[tuple[Format, int], ...]:
+    """See `Family.searched`."""
+    return tuple((fmt, fmt.default_controls | USUAL) for fmt in formats.FORMATS if not fmt.is_bare)

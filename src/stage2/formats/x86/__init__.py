@@ -67,6 +67,9 @@ class X86Family:
 
         return roots(registers)
 
+    def searched(self) -> tuple[tuple[Format, int], ...]:
+        return tuple((fmt, fmt.default_controls) for name in self.names if (fmt := self.by_name(name)) is not None)
+
     def own_controls(self, fmt: Format, processor: Processor | None, *, both: bool) -> int:
         return fmt.default_controls if processor is None else self.controls(fmt, processor)
 
