@@ -151,6 +151,17 @@ def test_a_walk_in_a_memory_is_told_step_by_step(
     assert "region" not in text
 
 
+def test_where_nothing_names_a_root_the_likeliest_is_taken_and_told(
+    images: tuple[Path, Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, _, root = images
+    assert call(["translate", str(image), hex(START + 5), "--base", hex(MEMORY.start), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["hpa"] == DATA + 5
+    assert f"{root},pbmt,napot" in told.err
+    assert "the likeliest that was found" in told.err
+
+
 BASE = "--base 0x80000000"
 
 
@@ -158,7 +169,6 @@ BASE = "--base 0x80000000"
     ("command", "said"),
     [
         ("translate {image} 0x10", "give --base ADDRESS"),
-        (f"translate {{image}} 0x10 {BASE}", "no root of a stage 2 is known"),
         (f"translate {{image}} zz {BASE} --root {{root}}", "is no address"),
         (f"map {{image}} {BASE} --root sv39x4@0x80000001", "not a multiple of 0x4000"),
         (f"map {{image}} {BASE} --root {{root}} --json --csv", "say one of them"),

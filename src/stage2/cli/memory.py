@@ -70,14 +70,21 @@ def inspected(
         SourceError, ConfigError: it cannot be opened, or an option is not as it should be.
     """
     from ..inspect.inspection import Inspection
-    from ..render.plain import plain
 
     with Inspection(
         open_memory_source(text, base), tuple(root or ()), registers=_values(register or ()), core=core
     ) as found:
-        for notice in found.notices:
-            print(f"stage2: notice: {plain(notice)}", file=sys.stderr)
+        told = found.notices
+        _tell(told)
         yield found
+        _tell([notice for notice in found.notices if notice not in told])
+
+
+def _tell(notices: Sequence[str]) -> None:
+    from ..render.plain import plain
+
+    for notice in notices:
+        print(f"stage2: notice: {plain(notice)}", file=sys.stderr)
 
 
 def _values(given: Sequence[str]) -> dict[str, int]:

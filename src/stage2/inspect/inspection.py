@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..address import Range
 from ..errors import ConfigError, OutOfRangeError
 from .difference import Difference, difference
+from .find.finder import Found, find
 from .listing import Progress
 from .mapping import MapPart, MapRange, map_parts
 from .reach import Reach, reach
@@ -22,6 +23,9 @@ from .translate import Translation, Translations, translate, translate_many, wal
 
 if TYPE_CHECKING:
     from ..tables.explain import Walk
+
+LIKELY = 0.5
+"""The score from which on a root that was found is taken where nothing else names one."""
 
 
 class Inspection:
@@ -49,6 +53,7 @@ class Inspection:
         self._registers = dict(registers or {})
         self._given = given_roots(roots)
         self._core = core
+        self._taken: list[str] = []
 
     @cached_property
     def _known(self) -> tuple[tuple[Root, ...], tuple[str, ...]]:
@@ -84,8 +89,24 @@ class Inspection:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the source could not tell or read as it should be, a sentence each."""
-        return (*self.source.notices, *self._known[1])
+        """What the source could not tell or read as it should be, and what was taken for granted; a sentence each."""
+        return (*self.source.notices, *self._known[1], *self._taken)
+
+    def find(self, progress: Progress | None = None) -> Found:
+        """Search the memory for roots of tables, best first; it takes seconds for each gigabyte.
+
+        Args:
+            progress: told of the pass over the memory.
+
+        Raises:
+            SourceError: the source can no longer be read.
+        """
+        return find(self.source, progress=progress)
+
+    @cached_property
+    def _found(self) -> tuple[Root, ...]:
+        """Roots that a search finds likely, for what neither options nor registers name."""
+        return tuple(one.root for one in self.find().roots if one.score >= LIKELY)
 
     def route(self, kind: str) -> Route:
         """The stages that addresses of a kind go through.
@@ -96,12 +117,26 @@ class Inspection:
         Raises:
             ConfigError: no root is known for them.
         """
-        return route_of(self.roots, kind)
+        try:
+            return route_of(self.roots, kind)
+        except ConfigError:
+            # Where roots were given, what is missing was left out on purpose.
+            if self._given or not self._found:
+                raise
+            route = route_of((*self.roots, *self._found), kind)
+            told = ", ".join(str(root) for root in route.roots)
+            self._take(f"neither options nor registers name the tables: {told} is taken, the likeliest that was found")
+            return route
+
+    def _take(self, notice: str) -> None:
+        if notice not in self._taken:
+            self._taken.append(notice)
 
     @property
     def kind(self) -> str:
         """What is asked of when nobody says: "gva" where a stage 1 is known, else "gpa"."""
-        return "gva" if any(root.stage == 1 for root in self.roots) else "gpa"
+        known = self.roots or (() if self._given else self._found)
+        return "gva" if any(root.stage == 1 for root in known) else "gpa"
 
     def walk(self, *, gva: int | None = None, gpa: int | None = None) -> Walk:
         """The walk of one address, step by step, through all stages it goes through.
@@ -173,13 +208,19 @@ class Inspection:
         """
         if (hpa is None) == (gpa is None):
             raise ConfigError("say which memory is meant: one of hpa and gpa")
-        if not self.roots:
+        roots = self.roots
+        if not roots:
+            roots = self._found
+            self._take(
+                f"neither options nor registers name tables: the {len(roots)} likeliest that were found are read"
+            )
+        if not roots:
             where = self.source.name
-            raise ConfigError(f"no root of tables is known in {where}: give --root, or look with `stage2 find`")
+            raise ConfigError(f"no root of tables is known or found in {where}: give --root")
         asked = hpa if hpa is not None else gpa
         assert asked is not None, "one of them is given"
         wanted = asked if isinstance(asked, Range) else Range.sized(asked, 1)
-        return reach(self.source, self.roots, wanted, "hpa" if hpa is not None else "gpa", progress)
+        return reach(self.source, roots, wanted, "hpa" if hpa is not None else "gpa", progress)
 
     def difference(self, later: Inspection, kind: str | None = None, span: Range | None = None) -> Difference:
         """How the map of a later moment, or of another memory, differs from this one. Raises: as `map`."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..address import Gpa, Gva, Hpa
 from ..flags import Access
-from ..formats.outcome import LEAF, TABLE, TABLE_OUTSIDE_MEMORY, EntryKind
+from ..formats.outcome import ALL_PERMISSIONS, COMBINED, LEAF, TABLE, TABLE_OUTSIDE_MEMORY, EntryKind
 from ..formats.record import Format
 from .assembly import assemble_stage_2, assemble_two_stage, plain
 from .descent import Decoded, Function
@@ -147,6 +147,8 @@ def _make_visit(fmt: Format) -> Function:
         # `controls` are those of the walk: they tell hardware's own accesses to stage-1 tables from others.
         kind, output, attributes = decoded
         granted = permissions(attributes, controls) if kind in (TABLE, LEAF) else 0
+        if kind == TABLE and attributes & COMBINED == COMBINED:
+            granted = ALL_PERMISSIONS  # nobody's page yet, so neither side's rules apply
         record.steps.append(
             Step(
                 stage, level, table, (slot - table) // entry_size, slot, slot, entry, _KINDS[kind], output,
