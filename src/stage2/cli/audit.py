@@ -65,7 +65,7 @@ def audit(
         raise ConfigError("--json and --sarif exclude one another: standard output has room for one of them")
     require_page(html)
     with inspected(source, None, register, base) as memory:
-        found = memory.audit(root)
+        found = memory.audit(root or ())
         if html is not None:
             from ..render.audit_page import audit_page
             from ..whole_file import write_whole
