@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOAK_CASES := 500000
 
-.PHONY: setup run run-arm64 run-riscv64-hw run-x86_64 demo test quick soak fuzz emulators hypervisors lint types layers guests monitors docs tour conform bench guard mutants lock clean
+.PHONY: setup run run-arm64 run-riscv64-hw run-x86_64 demo test quick soak fuzz emulators hypervisors lint types layers guests monitors docs tour inspect conform bench guard mutants lock clean
 
 setup: $(STAMP)
 
@@ -106,6 +106,11 @@ docs: setup
 # The notebook with what its cells show; a test runs it too.
 tour: setup
 	@$(BIN)/python scripts/tour.py
+
+# The same for the notebook that looks into a dump; Debian is booted on QEMU to make one.
+inspect: setup
+	@$(BIN)/stage2 fetch linux-x86_64
+	@$(BIN)/python scripts/inspect_notebook.py
 
 # Every figure of docs/performance.md, in about ten minutes. The peers live in an environment of their own.
 PEERS := build/peers/bin/python

@@ -12,20 +12,21 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "tour.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def main(output: Path) -> None:
-    """Run the notebook; a cell that fails ends this with its error.
+def run(notebook: Path, output: Path) -> None:
+    """Run a notebook; a cell that fails ends this with its error.
 
     Args:
+        notebook: the file to run.
         output: the file to write.
     """
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    read = nbformat.read(notebook, as_version=4)
     # Times and versions would differ in every run, and say nothing.
-    NotebookClient(notebook, timeout=None, kernel_name=KERNEL["name"], record_timing=False).execute()
-    notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
-    for cell in notebook.cells:
+    NotebookClient(read, timeout=None, kernel_name=KERNEL["name"], record_timing=False).execute()
+    read.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
+    for cell in read.cells:
         cell.metadata.pop("execution", None)
-    nbformat.write(notebook, output)
+    nbformat.write(read, output)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else NOTEBOOK)
+    run(NOTEBOOK, Path(sys.argv[1]) if len(sys.argv) > 1 else NOTEBOOK)

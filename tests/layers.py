@@ -18,6 +18,7 @@ NEEDS = {
     "images/test_fetch.py": "guest",
     "inspect/test_qemu_cores.py": "machine",
     "inspect/test_vm_source.py": "guest",
+    "inspect/test_inspect_notebook.py": "guest",
     "inspect/test_live_qemu.py": "guest",
     "inspect/test_against_qemu.py": "guest",
     "inspect/test_kvm_hosts.py": "machine",

@@ -32,14 +32,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 MEMBERS = [
     "Access", "AddressSpace", "Batch", "ConfigError", "Edit", "EncodingError", "Fault", "FaultResult", "Format",
     "FrameAllocator", "FrameWindow", "Gpa", "GuestAccessError", "GuestMemory", "GuestTables", "GuestVirtualMemory",
-    "Gva", "Host", "Hpa", "Hva", "IsolationError", "IsolationGuard", "MapType", "Mapped", "Mapping", "MappingFlags",
-    "MemoryRegion", "MemoryType", "NotMappedError", "Options", "OutOfMemoryError", "OverlapError",
+    "Gva", "Host", "Hpa", "Hva", "Inspection", "IsolationError", "IsolationGuard", "MapType", "Mapped", "Mapping",
+    "MappingFlags", "MemoryRegion", "MemoryType", "NotMappedError", "Options", "OutOfMemoryError", "OverlapError",
     "OwedInvalidationsWarning", "Owner", "OwnerKind", "OwnerMap", "PageTable", "PhysicalMemory", "Populate",
     "Processor", "Proof", "Range", "Regime", "Resolution", "ReverseMap", "Snapshot", "Stage2Error", "Step", "Theorem",
     "TimeValue", "TimerList", "TwoStageBatch", "ViolationPolicy", "Vm", "VmmTimerEvent", "Walk", "Witness",
     "__version__", "build", "by_name", "cancel_timer", "check_events", "explain_stage", "explain_two_stage",
-    "load_images", "load_platform", "load_vm", "read_images", "register_by_name", "register_timer", "reverse",
-    "run_all", "scheduler_next_event",
+    "load_images", "load_platform", "load_vm", "open_memory", "read_images", "register_by_name", "register_timer",
+    "reverse", "run_all", "scheduler_next_event",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import stage2
 from stage2.hypervisor.clock import VirtualClock
+from stage2.inspect.vm_source import HostSource
 from stage2.processor import named
 from stage2.prove.theorem import Seat
 from stage2.vm.snapshots.machine import MachineState
@@ -57,7 +58,7 @@ def _examples(folder: Path) -> list[object]:
         space.translate_gva_many([RAM] * 100_000, guest.regime), stage2.GuestMemory(space),
         frames.owners.at(table.root), stage2.GuestVirtualMemory(space, guest.regime), stage2.ReverseMap([space]),
         *named("riscv64").values(), stage2.IsolationGuard(host), *_proved(host),
-        _snapshot(),
+        _snapshot(), stage2.open_memory(HostSource(host)),
     ]  # fmt: skip
 
 

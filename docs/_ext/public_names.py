@@ -22,6 +22,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Host memory": ("memory",),
     "A guest's memory": ("guest",),
     "VMs and hosts": ("vm", "config", "engines"),
+    "Memory that others made": ("inspect",),
     "Formats and processors": ("formats", "processor"),
     "TLBs": ("tlb",),
     "The hypervisor itself": ("hypervisor",),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .hypervisor.current import cancel_timer, check_events, register_timer, scheduler_next_event
     from .hypervisor.time import TimeValue
     from .hypervisor.timers import TimerList, VmmTimerEvent
+    from .inspect.inspection import Inspection, open_memory
     from .memory.frames import FrameAllocator
     from .memory.owners import Owner, OwnerKind, OwnerMap
     from .memory.physical import PhysicalMemory
@@ -78,6 +79,7 @@ __all__ = [
     "Host",
     "Hpa",
     "Hva",
+    "Inspection",
     "IsolationError",
     "IsolationGuard",
     "MapType",
@@ -125,6 +127,7 @@ __all__ = [
     "load_images",
     "load_platform",
     "load_vm",
+    "open_memory",
     "read_images",
     "register_by_name",
     "register_timer",
@@ -154,6 +157,7 @@ _MODULES = {
     "Host": "vm.host",
     "Hpa": "address",
     "Hva": "address",
+    "Inspection": "inspect.inspection",
     "IsolationError": "errors",
     "IsolationGuard": "vm.paranoid",
     "MapType": "flags",
@@ -200,6 +204,7 @@ _MODULES = {
     "load_images": "vm.boot",
     "load_platform": "config.load",
     "load_vm": "config.load",
+    "open_memory": "inspect.inspection",
     "read_images": "vm.images",
     "register_by_name": "formats",
     "register_timer": "hypervisor.current",

@@ -15,10 +15,12 @@ from rich.console import RenderableType
 
 from .formats.syndrome import FaultReport
 from .hypervisor.layout import KernelLayout
+from .inspect.audit.every import Audit
 from .inspect.difference import Difference
 from .inspect.inspection import Inspection
 from .inspect.mapping import MapPart
 from .inspect.translate import Translations
+from .render.audit import render_audit
 from .render.explain import EntryView, render_entry, render_fault
 from .render.html import preformatted
 from .render.layout import layout_svg
@@ -124,6 +126,7 @@ def _as_html(render: Callable[[Any], RenderableType]) -> Callable[[Any], str]:
 
 
 _TEXTS: dict[type, Callable[[Any], RenderableType]] = {
+    Audit: render_audit,
     Difference: render_difference,
     Edit: edit_table,
     EntryView: render_entry,

@@ -10,6 +10,7 @@ import pytest
 from stage2 import notebook
 from stage2.cli.main import call
 from stage2.inspect.inspection import Inspection, open_memory
+from stage2.render.audit import render_audit
 from stage2.render.tables import render_text
 
 VM = """\
@@ -49,3 +50,13 @@ def test_of_many_addresses_the_first_are_shown_and_the_rest_is_counted(found: In
     told = render_text(notebook.translations(found.translate_many(asked, "gpa")), width=100)
     assert told.count(" -> HPA ") == notebook.MOST_LINES
     assert f"and {1000 - notebook.MOST_LINES} more, of 1,000 addresses" in told
+
+
+def test_an_audit_looks_at_the_roots_that_were_given_and_shows_its_findings(found: Inspection, tmp_path: Path) -> None:
+    name = found.roots[0].name
+    with open_memory(str(tmp_path / "out"), name) as given:
+        assert [str(one.root) for one in given.audit().looked] == [f"{name} (--root)"]
+    assert [str(one.root) for one in found.audit([name]).looked] == [f"{name} (--root)"]
+    told = render_text(render_audit(found.audit()), width=120)
+    assert "note S3001" in told
+    assert "hgatp of CPU 0" in told

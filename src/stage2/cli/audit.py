@@ -65,14 +65,7 @@ def audit(
         raise ConfigError("--json and --sarif exclude one another: standard output has room for one of them")
     require_page(html)
     with inspected(source, None, register, base) as memory:
-        from ..inspect.audit.every import audit as audited
-        from ..inspect.audit.roots import Chosen, known_roots, named_roots
-
-        chosen = Chosen(named_roots(root)) if root else known_roots(memory)
-        found = audited(
-            memory.source, chosen.roots, cpus=memory.cpus, guessed=chosen.guessed,
-            notices=(*memory.notices, *chosen.notices),
-        )  # fmt: skip
+        found = memory.audit(root or ())
         if html is not None:
             from ..render.audit_page import audit_page
             from ..whole_file import write_whole

@@ -23,6 +23,7 @@ from .translate import Translation, Translations, translate, translate_many, wal
 
 if TYPE_CHECKING:
     from ..tables.explain import Walk
+    from .audit.every import Audit
 
 LIKELY = 0.5
 """The score from which on a root that was found is taken where nothing else names one."""
@@ -226,6 +227,25 @@ class Inspection:
         """How the map of a later moment, or of another memory, differs from this one. Raises: as `map`."""
         chosen = kind or self.kind
         return difference(self.map_parts(chosen, span), later.map_parts(chosen, span))
+
+    def audit(self, roots: Sequence[str] = ()) -> Audit:
+        """Look for what is dangerous in the tables, as `stage2 audit` does.
+
+        Args:
+            roots: of as many VMs as there are, a guest's own tables as `STAGE1@GPA/STAGE2@HPA`; without any, those that
+                are known here, and where none was given to this inspection also those that a search finds.
+
+        Raises:
+            ConfigError: no root is known, or one is not written as it should be.
+            SourceError: the source can no longer be read.
+        """
+        from .audit.every import audit
+        from .audit.roots import Chosen, known_roots, named_roots
+
+        named = named_roots(roots) if roots else self._given and self.roots
+        chosen = Chosen(named) if named else known_roots(self)
+        told = (*self.notices, *chosen.notices)
+        return audit(self.source, chosen.roots, cpus=self.cpus, guessed=chosen.guessed, notices=told)
 
     def read(self, size: int, *, gva: int | None = None, gpa: int | None = None, hpa: int | None = None) -> bytes:
         """Bytes, wherever they lie.
