@@ -11,12 +11,12 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .memory import RegisterValues, Roots, Source, Switched, inspected, parse_range, progress_bar
+from .page import require_page
+from .picture import require_svg
 
 if TYPE_CHECKING:
-    from ..inspect.filters import Wanted
     from ..inspect.inspection import Inspection
-    from ..inspect.listing import Progress
-    from ..inspect.mapping import MapRange
+    from ..inspect.mapping import MapPart
 
 
 def map_(
@@ -80,13 +80,17 @@ def map_(
         raise ConfigError("--json and --csv: say one of them")
     wanted = Wanted(wx=wx, user=user, device=device)
     asked = None if span is None else parse_range("--range", span)
+    require_svg(svg)
+    require_page(html)
     with inspected(source, root, register, base, core) as found:
         kind = of or found.kind
         with progress_bar(f"reading the tables of {found.route(kind).roots[0].name}") as progress:
-            ranges = _ranges(found, kind, asked, wanted, progress)
+            parts = (wanted.of(part, found.source) for part in found.map_parts(kind, asked, progress))
             if svg is not None or html is not None:
-                _draw(found, kind, list(ranges), svg, html)
-            elif json_output:
+                _draw(found, kind, parts, svg, html)
+                return 0
+            ranges = (one for part in parts for one in part.told())
+            if json_output:
                 lines: Iterator[str] = (json_line(map_range_json(one)) for one in ranges)
                 sys.stdout.writelines(line + "\n" for line in lines)
             else:
@@ -95,15 +99,20 @@ def map_(
     return 0
 
 
-def _ranges(
-    found: Inspection, kind: str, span: object, wanted: Wanted, progress: Progress | None
-) -> Iterator[MapRange]:
-    from ..address import Range
+def _draw(found: Inspection, kind: str, parts: Iterator[MapPart], svg: Path | None, html: Path | None) -> None:
+    """Write the picture and the page of a map."""
+    from ..inspect.mapping import gathered
+    from ..render.picture.memory_axes import MOST_HELD
+    from ..render.picture.memory_map import Drawing, memory_map_svg
+    from ..whole_file import write_whole
 
-    assert span is None or isinstance(span, Range), "the option was read"
-    for part in found.map_parts(kind, span, progress):
-        yield from wanted.of(part, found.source).told()
-
-
-def _draw(found: Inspection, kind: str, ranges: list[MapRange], svg: Path | None, html: Path | None) -> None:
-    raise ConfigError("--svg and --html are not there yet")
+    route = found.route(kind)
+    held, left_out = gathered(parts, MOST_HELD)
+    if held is None:
+        raise ConfigError(f"nothing to draw: {route} maps nothing of what is asked for")
+    roots = [f"{'GVAs' if root.stage == 1 else 'GPAs'} go through {root}" for root in route.roots]
+    drawing = Drawing(found.source.name, roots, left_out)
+    if svg is not None:
+        write_whole(svg, memory_map_svg(held, drawing))
+    if html is not None:
+        raise ConfigError("--html is not there yet")
