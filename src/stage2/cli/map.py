@@ -102,6 +102,7 @@ def map_(
 def _draw(found: Inspection, kind: str, parts: Iterator[MapPart], svg: Path | None, html: Path | None) -> None:
     """Write the picture and the page of a map."""
     from ..inspect.mapping import gathered
+    from ..render.memory_map_page import memory_map_page
     from ..render.picture.memory_axes import MOST_HELD
     from ..render.picture.memory_map import Drawing, memory_map_svg
     from ..whole_file import write_whole
@@ -115,4 +116,4 @@ def _draw(found: Inspection, kind: str, parts: Iterator[MapPart], svg: Path | No
     if svg is not None:
         write_whole(svg, memory_map_svg(held, drawing))
     if html is not None:
-        raise ConfigError("--html is not there yet")
+        write_whole(html, memory_map_page(held, found.source.name, roots, left_out))
