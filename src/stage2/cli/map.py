@@ -11,6 +11,8 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .memory import RegisterValues, Roots, Source, Switched, inspected, parse_range, progress_bar
+from .page import require_page
+from .picture import require_svg
 
 if TYPE_CHECKING:
     from ..inspect.inspection import Inspection
@@ -78,6 +80,8 @@ def map_(
         raise ConfigError("--json and --csv: say one of them")
     wanted = Wanted(wx=wx, user=user, device=device)
     asked = None if span is None else parse_range("--range", span)
+    require_svg(svg)
+    require_page(html)
     with inspected(source, root, register, base, core) as found:
         kind = of or found.kind
         with progress_bar(f"reading the tables of {found.route(kind).roots[0].name}") as progress:
@@ -91,4 +95,20 @@ def map_(
 
 
 def _draw(found: Inspection, kind: str, parts: Iterator[MapPart], svg: Path | None, html: Path | None) -> None:
-    raise ConfigError("--svg and --html are not there yet")
+    """Write the picture and the page of a map."""
+    from ..inspect.mapping import gathered
+    from ..render.memory_map_page import memory_map_page
+    from ..render.picture.memory_axes import MOST_HELD
+    from ..render.picture.memory_map import Drawing, memory_map_svg
+    from ..whole_file import write_whole
+
+    route = found.route(kind)
+    held, left_out = gathered(parts, MOST_HELD)
+    if held is None:
+        raise ConfigError(f"nothing to draw: {route} maps nothing of what is asked for")
+    roots = [f"{'GVAs' if root.stage == 1 else 'GPAs'} go through {root}" for root in route.roots]
+    drawing = Drawing(found.source.name, roots, left_out)
+    if svg is not None:
+        write_whole(svg, memory_map_svg(held, drawing))
+    if html is not None:
+        write_whole(html, memory_map_page(held, found.source.name, roots, left_out))

@@ -6,7 +6,7 @@ address, a part at a time, so that a map of any size takes little memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,6 +33,7 @@ IGNORED = ACCESSED | DIRTY | TABLES_ACCESSED | GROUPED | GLOBAL
 """What a map does not tell leaves apart by: it says what may be done, not what was done."""
 NONE = (1 << 64) - 1
 """As a key: no stage of that number."""
+_COLUMNS = ("start", "middle", "output", "size", "key_1", "key_2")
 _MOST_HELD = 1 << 25
 """Limit: rows of a stage 2 that are held at once for the stage 1 above it (1 GiB)."""
 
@@ -251,6 +252,27 @@ def map_parts(
         yield held
 
 
+def gathered(parts: Iterable[MapPart], most: int) -> tuple[MapPart | None, int]:
+    """Parts of a map as one, as far as there is room, and how many ranges are left out.
+
+    Args:
+        parts: of one map; those of Arm's two halves are parts of one as well.
+        most: ranges that are kept, the first ones.
+    """
+    held: list[MapPart] = []
+    count = left_out = 0
+    for part in parts:
+        room = min(len(part), most - count)
+        count, left_out = count + room, left_out + len(part) - room
+        if room:
+            held.append(part.only(slice(None, room)))
+    if not held:
+        return None, left_out
+    first = held[0]
+    columns = [np.concatenate([getattr(part, name) for part in held]) for name in _COLUMNS]
+    return _made(first.first, first.second, columns, first.types), left_out
+
+
 def _parts(
     source: MemorySource,
     first: Root | None,
@@ -378,8 +400,7 @@ def _missed(
 
 
 def _concatenated(one: MapPart, other: MapPart) -> MapPart:
-    names = ("start", "middle", "output", "size", "key_1", "key_2")
-    columns = [np.concatenate([getattr(one, name), getattr(other, name)]) for name in names]
+    columns = [np.concatenate([getattr(one, name), getattr(other, name)]) for name in _COLUMNS]
     return _made(one.first, one.second, columns, one.types)
 
 
