@@ -20,6 +20,7 @@ NEEDS = {
     "inspect/test_vm_source.py": "guest",
     "inspect/test_live_qemu.py": "guest",
     "inspect/test_against_qemu.py": "guest",
+    "inspect/test_hypervisors_audited.py": "machine",
     "inspect/test_kvm_hosts.py": "machine",
     "inspect/test_xen.py": "machine",
 }
