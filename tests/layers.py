@@ -21,6 +21,7 @@ NEEDS = {
     "inspect/test_inspect_notebook.py": "guest",
     "inspect/test_live_qemu.py": "guest",
     "inspect/test_against_qemu.py": "guest",
+    "inspect/test_hypervisors_audited.py": "machine",
     "inspect/test_kvm_hosts.py": "machine",
     "inspect/test_xen.py": "machine",
 }
