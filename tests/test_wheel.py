@@ -76,7 +76,7 @@ def test_the_metadata_say_what_is_tested_and_need_no_tool_of_developers(wheel: P
     assert found["Requires-Python"] == ">=3.11"
     versions = {line.rpartition(" ")[2] for line in found.get_all("Classifier", []) if "Python :: 3." in line}
     assert versions == {"3.11", "3.13"}
-    assert set(found.get_all("Provides-Extra", [])) == {"cluster", "unicorn"}
+    assert set(found.get_all("Provides-Extra", [])) == {"cluster", "dumps", "live", "unicorn"}
     assert not {"pytest", "mypy", "ruff", "sphinx", "furo"} & set(_needed(wheel, "unicorn", "cluster"))
 
 

@@ -56,7 +56,8 @@ def map_(
     span
         Only these input addresses: START:SIZE or START-END.
     root
-        FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say.
+        FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say, else what `stage2 find`
+        finds likeliest is taken.
     register
         NAME=VALUE beside the registers that the source knows. May be given several times.
     base

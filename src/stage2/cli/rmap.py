@@ -36,7 +36,7 @@ def rmap(
         In place of --hpa: the memory by guest physical address, of the stage 2 that each stage 1 is under.
     root
         FORMAT@ADDRESS[,control=value], once a stage; without it all roots that registers and source tell, and if those
-        tell none, all that `stage2 find` finds.
+        tell none, all likely ones that `stage2 find` finds.
     register
         NAME=VALUE beside the registers that the source knows. May be given several times.
     base

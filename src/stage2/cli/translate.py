@@ -54,7 +54,8 @@ def translate(
     output
         Write the HPAs as a .npy array of 64-bit numbers instead, 2^64-1 where there is none.
     root
-        FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say.
+        FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say, else what `stage2 find`
+        finds likeliest is taken.
     register
         NAME=VALUE beside the registers that the source knows, such as VTCR_EL2=0x802a3558. May be given several times.
     base
