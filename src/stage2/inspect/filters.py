@@ -13,7 +13,7 @@ from .source import MemorySource
 from .through import NOWHERE
 
 _WX = WRITE | EXECUTE
-_DEVICE_WORDS = ("device", "uncached", "uc", "uc-", "io", "strong-uncacheable")
+_DEVICE_WORDS = ("device", "uncached", "uc", "uc-", "uncached-minus", "io", "strong-uncacheable")
 
 
 def is_device(memory_type: str | None) -> bool:
