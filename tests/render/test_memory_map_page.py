@@ -178,3 +178,19 @@ def test_filters_and_sorting_leave_what_they_should(chosen: str, tmp_path: Path)
     if chosen == "sort":
         sorts = [one.attributes.get("aria-sort", "none") for one in page.all("th")]
         assert [one for one in sorts if one != "none"] == ["descending"]
+
+
+def test_arrow_keys_go_from_row_to_row_and_buttons_from_page_to_page(tmp_path: Path) -> None:
+    act = (
+        "document.getElementById('last').click(); const row = document.querySelector('#rows tr'); row.focus(); "
+        "row.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true}));"
+    )
+    source = re.sub(r"<meta http-equiv[^>]*>", "", page_of(a_map(405)))
+    file = tmp_path / "map.html"
+    file.write_text(source.replace("</body>", f"<script>{act}</script></body>"), encoding="utf-8")
+    page = Page(rendered(file, "", tmp_path / "profile"))
+    assert rows_of(page)[0].text.startswith(f"{0x10000 * 401:#x}-")
+    assert [one.attributes["tabindex"] for one in page.all("tr") if "tabindex" in one.attributes] == [
+        "-1", "0", "-1", "-1", "-1",
+    ]  # fmt: skip
+    assert [one.text for one in page.all("button") if "disabled" in one.attributes] == ["Next", "Last"]
