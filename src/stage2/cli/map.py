@@ -97,6 +97,7 @@ def map_(
 
 def _draw(found: Inspection, kind: str, parts: Iterator[MapPart], svg: Path | None, html: Path | None) -> None:
     """Write the picture and the page of a map."""
+    from ..inspect.filters import devices_in
     from ..inspect.mapping import gathered
     from ..render.memory_map_page import memory_map_page
     from ..render.picture.memory_axes import MOST_HELD
@@ -112,4 +113,4 @@ def _draw(found: Inspection, kind: str, parts: Iterator[MapPart], svg: Path | No
     if svg is not None:
         write_whole(svg, memory_map_svg(held, drawing))
     if html is not None:
-        write_whole(html, memory_map_page(held, found.source.name, roots, left_out))
+        write_whole(html, memory_map_page(held, devices_in(held, found.source), found.source.name, roots, left_out))

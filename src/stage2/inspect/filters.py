@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..formats.outcome import EXECUTE, USER_SHIFT, WRITE
 from .mapping import Kind, MapPart
@@ -12,13 +13,28 @@ from .source import MemorySource
 from .through import NOWHERE
 
 _WX = WRITE | EXECUTE
-_DEVICE_WORDS = ("device", "uncached", "uc", "uc-", "io", "strong-uncacheable")
+_DEVICE_WORDS = ("device", "uncached", "uc", "uc-", "uncached-minus", "io", "strong-uncacheable")
 
 
 def is_device(memory_type: str | None) -> bool:
     """Whether a memory type is one for devices: `Device-nGnRE`, `uncached`, `UC`, `io`."""
     word = (memory_type or "").lower()
     return word.startswith("device") or word in _DEVICE_WORDS
+
+
+def devices_in(part: MapPart, source: MemorySource) -> npt.NDArray[np.bool_]:
+    """Which ranges are memory of devices, by their type or because the source has no memory there.
+
+    Args:
+        part: of a map.
+        source: what it is a map of.
+    """
+    kinds, which = part.kinds()
+    typed = np.array([is_device(kind.memory_type) for kind in kinds], bool)[which]
+    there = part.output != np.uint64(NOWHERE)
+    inside = np.zeros(len(part), bool)
+    inside[there] = source.holds(part.output[there], 1)
+    return typed | ~inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +63,7 @@ class Wanted:
         kinds, which = part.kinds()
         keep = np.array([self._wants(kind) for kind in kinds], bool)[which]
         if self.device:
-            typed = np.array([is_device(kind.memory_type) for kind in kinds], bool)[which]
-            there = part.output != np.uint64(NOWHERE)
-            inside = np.zeros(len(part), bool)
-            starts = part.output[there]
-            inside[there] = source.holds(starts, 1)
-            keep &= typed | ~inside
+            keep &= devices_in(part, source)
         return part.only(keep)
 
     def _wants(self, kind: Kind) -> bool:

@@ -8,6 +8,7 @@
   const number = (hex) => (hex === null ? null : BigInt(`0x${hex}`));
   const ranges = rows.map((row) => ({
     addresses: row.slice(0, outputs).map(number), size: number(row[outputs]), kind: kinds[row[outputs + 1]],
+    device: row[outputs + 2] === 1,
   }));
   const hex = (value) => `0x${value.toString(16)}`;
   const span = (range) => `${hex(range.addresses[0])}-${hex(range.addresses[0] + range.size - 1n)}`;
@@ -62,8 +63,8 @@
   const choose = () => {
     const { wx, user, device, text } = filter.elements;
     const sought = text.value.trim().toLowerCase();
-    shown = ranges.filter(({ addresses, size, kind }) => (!wx.checked || kind.wx) && (!user.checked || kind.user)
-      && (!device.checked || kind.device)
+    shown = ranges.filter(({ addresses, size, kind, device: its }) => (!wx.checked || kind.wx) && (!user.checked || kind.user)
+      && (!device.checked || its)
       && (!sought || `${addresses.map((at) => (at === null ? "nothing" : hex(at))).join(" ")} ${hex(addresses[0] + size - 1n)}`.includes(sought)));
     page = 0;
     order();

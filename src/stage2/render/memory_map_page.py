@@ -6,23 +6,30 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import numpy as np
+import numpy.typing as npt
+
 from .. import __version__
 from ..address import format_size
-from ..inspect.filters import is_device
+from ..formats.outcome import EXECUTE, USER_SHIFT, WRITE
 from ..inspect.mapping import MapPart, MapRange
 from ..tables.result import permission_text
 from .page_frame import framed, page_text, part
 from .plain import counted, plain
 
+_WX = WRITE | EXECUTE
 MOST_ROWS, _PLAIN_ROWS = 100_000, 500
 """Limits: ranges that a page holds, and those of them that can be read without its script."""
 
 
-def memory_map_page(held: MapPart, source: str, roots: Sequence[str], left_out: int = 0) -> str:
+def memory_map_page(
+    held: MapPart, devices: npt.NDArray[np.bool_], source: str, roots: Sequence[str], left_out: int = 0
+) -> str:
     """The whole file, as text without surrogates.
 
     Args:
         held: the ranges in order of their address; MOST_ROWS are taken.
+        devices: which of them are memory of devices (`inspect.filters.devices_in`).
         source: the memory's name.
         roots: of the tables, a sentence each.
         left_out: ranges that there are besides `held`.
@@ -47,7 +54,7 @@ def memory_map_page(held: MapPart, source: str, roots: Sequence[str], left_out: 
         _table(columns, few, both=both),
         f'</main>\n<footer class="quiet"><p>Made by stage2 {page_text(__version__)}. Letters before and after a slash: '
         "what privileged code and what user mode may do.</p></footer>",
-        f'<script type="application/json" id="data">{_data(columns, ranges, both=both)}</script>',
+        f'<script type="application/json" id="data">{_data(columns, ranges, devices.tolist(), both=both)}</script>',
     ]
     style, script = part("memory_map_page", "css"), part("memory_map_page", "js")
     return framed(f"Map of {source}. stage2 map", style, script, "\n".join(body))
@@ -105,19 +112,21 @@ def _row(one: MapRange, *, both: bool) -> str:
     )
 
 
-def _data(columns: Sequence[str], ranges: Sequence[MapRange], *, both: bool) -> str:
+def _data(columns: Sequence[str], ranges: Sequence[MapRange], devices: Sequence[bool], *, both: bool) -> str:
     """The rows for the script: numbers as hexadecimal text, and kinds of leaves as numbers of a list."""
     kinds: dict[tuple[int, int, str | None], int] = {}
     rows = []
-    for one in ranges:
+    for one, device in zip(ranges, devices, strict=False):
         kind = kinds.setdefault((one.permissions, one.leaf, one.memory_type), len(kinds))
         middle = [f"{one.gpa:x}"] if both else []
-        rows.append([f"{one.start:x}", *middle, None if one.hpa is None else f"{one.hpa:x}", f"{one.size:x}", kind])
+        rows.append(
+            [f"{one.start:x}", *middle, None if one.hpa is None else f"{one.hpa:x}", f"{one.size:x}", kind, int(device)]
+        )
     told = [
         {
             "allows": permission_text(permissions), "leaf": leaf, "sized": format_size(leaf),
-            "type": plain(memory_type or ""), "device": is_device(memory_type), "user": bool(permissions >> 3 & 7),
-            "wx": any(side & 6 == 6 for side in (permissions & 7, permissions >> 3 & 7)),
+            "type": plain(memory_type or ""), "user": bool(permissions >> USER_SHIFT & 7),
+            "wx": any(side & _WX == _WX for side in (permissions & 7, permissions >> USER_SHIFT & 7)),
         }
         for permissions, leaf, memory_type in kinds
     ]  # fmt: skip
