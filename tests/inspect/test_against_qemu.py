@@ -12,6 +12,7 @@ import pytest
 from linux_machines import ARCHITECTURES, LinuxMachine, linux_fixture, started
 
 import effort
+from stage2.inspect.find.finder import find
 from stage2.inspect.mapping import MapPart, map_parts
 from stage2.inspect.opened import open_source
 from stage2.inspect.qemu.endpoint import Endpoint
@@ -59,6 +60,28 @@ def test_translations_from_the_dump_are_qemus(stopped_linux: LinuxMachine) -> No
             if not good:
                 wrong.append((hex(gva), hex(hpa)))
     assert not wrong, wrong[:10]
+
+
+def test_a_search_finds_the_kernels_own_root_first_and_registers_tell_which_are_alive(
+    stopped_linux: LinuxMachine,
+) -> None:
+    route = route_by_registers(stopped_linux)
+    with open_live(stopped_linux.both) as live:
+        alive = {one.root.regime.root for one in find(live, arch=live.arch).roots if one.alive}
+    running = {root.regime.root for root in route.roots}
+    assert running <= alive
+    with open_source(str(stopped_linux.core)) as dump:
+        best = find(dump, registers=False).roots[0].root.regime
+        # The kernel's addresses are the same by every process's tables; on Arm they have a root of their own.
+        high = next(root.regime for root in reversed(route.first))
+        half = slice(0, None) if high.format.high_half else slice(256, None)
+        tables = [
+            dump.tables(np.array([one.root], np.uint64), 1 << one.format.root_bits).reshape(-1) for one in (best, high)
+        ]
+    assert best.format.levels == high.format.levels
+    assert np.array_equal(tables[0][half], tables[1][half])
+    if not high.format.high_half:
+        assert not tables[0][:256].any()
 
 
 def test_x86_addresses_lead_where_gva2gpa_says(request: pytest.FixtureRequest) -> None:

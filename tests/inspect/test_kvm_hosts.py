@@ -110,3 +110,14 @@ def test_the_hosts_own_tables_lead_to_its_kernel(host: KvmMachine) -> None:
         banner = host.told.symbols["linux_banner"]
         assert memory.translate(gva=banner).hpa == host.told.place("linux_banner")
         assert memory.read(14, gva=banner) == b"Linux version "
+
+
+def test_a_search_of_the_dump_alone_finds_the_kernels_root_first_and_both_vms(host: KvmMachine) -> None:
+    with open_memory(str(host.core)) as memory:
+        found = memory.find().roots
+    assert (found[0].root.regime.root, found[0].root.stage) == (host.told.root, 1)
+    seconds = {one.root.regime.root: one.root.regime.format for one in found if one.root.stage == 2}
+    for vm in range(VMS):
+        second = host.stage_2(vm)
+        assert seconds[second.root].levels == second.format.levels
+        assert seconds[second.root].root_bits == second.format.root_bits

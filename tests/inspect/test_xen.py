@@ -120,3 +120,15 @@ def test_xens_own_tables_lead_to_its_image_and_let_nothing_be_written_that_is_ex
         # It edits the domains' tables through a map of all RAM.
         for domain in DOMAINS:
             assert list(memory.reach(hpa=xen.stage_2_root(domain)))
+
+
+def test_a_search_of_the_dump_alone_names_xens_own_root_and_both_domains(xen: XenMachine) -> None:
+    with open_memory(str(xen.core)) as memory:
+        found = [one.root for one in memory.find().roots]
+    seconds = {root.regime.root for root in found if root.stage == 2}
+    assert seconds == {xen.stage_2_root(domain) for domain in DOMAINS}
+    own = [root for root in found if "EL2" in root.role]
+    assert xen.registers["TTBR0_EL2"] in [root.regime.root for root in own]
+    for domain in DOMAINS:
+        guests = [root for root in found if root.under and root.under.regime.root == xen.stage_2_root(domain)]
+        assert xen.kernels[domain].root in [root.regime.root for root in guests]
