@@ -14,6 +14,7 @@ NEEDS = {
     "engines": "guest",
     "cli/test_demo_command.py": "guest",
     "cli/test_run_aarch64.py": "guest",
+    "cli/test_run_looked_into.py": "guest",
     "cli/test_trace_edits.py": "guest",
     "images/test_fetch.py": "guest",
     "inspect/test_qemu_cores.py": "machine",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -63,6 +63,8 @@ def run(
     trace_edits: Annotated[Path | None, Parameter(name="--trace-edits")] = None,
     trace: Path | None = None,
     map_interval: Annotated[float | None, Parameter(name="--map-interval")] = None,
+    qmp: Path | None = None,
+    gdb: Path | None = None,
     paranoid: Annotated[bool, Parameter(negative="")] = False,
     restore: Path | None = None,
     snapshot: Path | None = None,
@@ -126,6 +128,12 @@ def run(
         Write what stopped the guests to this file, a line of JSON for each exit (engine qemu; docs/run-on-qemu.md).
     map_interval
         Show how the guests' memory fills, on standard error, every so many seconds.
+    qmp
+        Let QEMU listen on this Unix socket, so that `stage2 map qmp:SOCKET` and the like look into the run (engine
+        qemu).
+    gdb
+        The same for QEMU's gdb stub, which tells every register: `gdb:SOCKET`. Whoever looks may stop the machine; the
+        run goes on when it does.
     paranoid
         Prove isolation after every edit of a table, and stop all guests where a theorem does not hold (exit code 1).
     restore
@@ -190,6 +198,9 @@ def run(
             stage2_format = BOARD_FORMATS.get(of_guests)
     if trace is not None and chosen != "qemu":
         raise ConfigError("--trace tells of exits, which guests of the unicorn engine do not make: give --engine qemu")
+    sockets = {option: path for option, path in (("qmp", qmp), ("gdb", gdb)) if path is not None}
+    if sockets and chosen != "qemu":
+        raise ConfigError(f"--{next(iter(sockets))} is a socket of QEMU: give --engine qemu")
     built_as = None if defconfig is None else load_defconfig(defconfig)
     return run_configs(
         configs,
@@ -207,6 +218,7 @@ def run(
         trace_edits=trace_edits,
         trace=trace,
         map_interval=map_interval,
+        sockets=sockets,
         paranoid=paranoid,
         saving=saving,
         svg=svg,
@@ -232,6 +244,7 @@ def run_configs(
     trace_edits: Path | None = None,
     trace: Path | None = None,
     map_interval: float | None = None,
+    sockets: Mapping[str, Path] | None = None,
     paranoid: bool = False,
     saving: Saving | None = None,
     svg: Path | None = None,
@@ -286,6 +299,7 @@ def run_configs(
             trace=edits,
         ) as host:
             print_notices(host.notices)
+            host.sockets.update(sockets or {})
             for vm, config, found in zip(host.vms, host.configs, images, strict=True):
                 print_findings(check_images(config, found, vm.arch), config.place)
                 if engine == "unicorn":

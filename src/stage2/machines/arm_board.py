@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from pathlib import Path
 from typing import ClassVar
 
 from ..address import MIB, Hpa, Range
@@ -138,9 +140,10 @@ class ArmBoard(Board):
         gic_version: int = 3,
         cpu: str | None = None,
         emulator: Emulator = OWN_QEMU,
+        sockets: Mapping[str, Path] | None = None,
     ) -> None:
         self._gic_version = gic_version
-        super().__init__(memory, cores=cores, cpu=cpu, emulator=emulator)
+        super().__init__(memory, cores=cores, cpu=cpu, emulator=emulator, sockets=sockets)
 
     def arguments(self, ram: str, door: int) -> list[str]:
         return [

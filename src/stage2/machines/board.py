@@ -8,6 +8,7 @@ deals with an exit the core watches ACKNOWLEDGE; a guest that waits for an inter
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ class Board(QemuMachine):
         cores: how many.
         cpu: QEMU's name of the CPU; None for the board's default.
         emulator: which QEMU.
+        sockets: Unix sockets on which QEMU listens to whoever looks in from outside, by its option: "qmp", "gdb".
 
     Raises:
         EncodingError: the memory is not the board's, or it has no so many cores.
@@ -55,13 +57,20 @@ class Board(QemuMachine):
     """QEMU's argument for the board's serial port."""
 
     def __init__(
-        self, memory: PhysicalMemory, *, cores: int = 1, cpu: str | None = None, emulator: Emulator = OWN_QEMU
+        self,
+        memory: PhysicalMemory,
+        *,
+        cores: int = 1,
+        cpu: str | None = None,
+        emulator: Emulator = OWN_QEMU,
+        sockets: Mapping[str, Path] | None = None,
     ) -> None:
         if memory.base != self.RAM.start or len(memory.ranges) != 1:
             raise EncodingError(f"this board's RAM is one range from {self.RAM.start:#x} on")
         if not 1 <= cores <= self.CORES_MOST:
             raise EncodingError(f"this board has 1 to {self.CORES_MOST} cores, not {cores}")
         self.core_count, self._cpu = cores, cpu or self.CPU
+        self._sockets = dict(sockets or {})
         self.console, self._theirs = socket.socketpair()
         """Our end of the serial port that a guest may own."""
         self.console.setblocking(False)
@@ -115,6 +124,7 @@ class Board(QemuMachine):
             "-m", str(size >> 20), "-smp", self.processors(), "-cpu", self._cpu, "-accel", "tcg", "-no-reboot",
             "-nodefaults", "-display", "none", "-monitor", "none",
             "-chardev", f"socket,id=console,fd={self._theirs.fileno()}", "-serial", self.SERIAL, *doors,
+            *[word for option, path in self._sockets.items() for word in (f"-{option}", _listening(path))],
         ]  # fmt: skip
 
     def processors(self) -> str:
@@ -128,3 +138,8 @@ class Board(QemuMachine):
     def close(self) -> None:
         super().close()
         self.console.close()
+
+
+def _listening(path: Path) -> str:
+    """QEMU's words for a Unix socket that it listens on; a comma in an argument is written twice."""
+    return f"unix:{str(path).replace(',', ',,')},server=on,wait=off"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..address import GIB, MIB, SIZE_1G, Hpa, Range
@@ -74,14 +75,20 @@ class X86Board(Board):
     CORES_MOST = _CORES_MOST
 
     def __init__(
-        self, memory: PhysicalMemory, *, cores: int = 1, cpu: str | None = None, emulator: Emulator = OWN_QEMU
+        self,
+        memory: PhysicalMemory,
+        *,
+        cores: int = 1,
+        cpu: str | None = None,
+        emulator: Emulator = OWN_QEMU,
+        sockets: Mapping[str, Path] | None = None,
     ) -> None:
         code = (Path(__file__).parent / "monitors" / "reset-x86_64.bin").read_bytes()
         self._rom = os.memfd_create("reset", os.MFD_CLOEXEC)
         os.pwrite(self._rom, code.rjust(_ROM_SIZE, b"\xff"), 0)
         os.pwrite(self._rom, _START, _START_AT)
         try:
-            super().__init__(memory, cores=cores, cpu=cpu, emulator=emulator)
+            super().__init__(memory, cores=cores, cpu=cpu, emulator=emulator, sockets=sockets)
         finally:
             os.close(self._rom)
 

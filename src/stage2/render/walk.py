@@ -171,9 +171,11 @@ class WalkView:
         if not isinstance(self.walk.result, Mapped):
             return None
         fmt = self.stage_2.format
-        if self.stage_1 is None and not (
-            self.alone and not self.declared and stage_1 is not None and fmt.family == "arm"
-        ):
+        foreign_index = not self.declared and stage_1 is not None and stage_1.format.family == "arm"
+        if foreign_index and (self.sources is None or self.sources.mair is None):
+            said = "Stage 1's leaf holds an index into MAIR, which is not known here, so the memory type is open."
+            return EffectiveType("", said, fmt.manual)
+        if self.stage_1 is None and not foreign_index:
             only = stage_1 if self.alone else stage_2
             if only is None:
                 return None
@@ -181,10 +183,6 @@ class WalkView:
             who = "The tables give" if self.alone else "Stage 2 gives"
             said = f"{who} the memory type {word}. {note}" if word else note
             return EffectiveType(word or "", said.strip(), fmt.manual)
-        if not self.declared and stage_1 is not None and stage_1.format.family == "arm":
-            if self.sources is None or self.sources.mair is None:
-                said = "Stage 1's leaf holds an index into MAIR, which is not known here, so the memory type is open."
-                return EffectiveType("", said, stage_1.format.manual)
         try:
             return effective_type(stage_1, stage_2, self.sources)
         except EncodingError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,8 @@ class Host(SelfDrawn):
         self.configs: list[PlannedVm] = []
         self.tree: HostTree | None = None
         self.unheld = Unheld(self)
+        self.sockets: dict[str, Path] = {}
+        """Unix sockets on which an emulated board listens to whoever looks in, by QEMU's option: "qmp", "gdb"."""
 
     def _set_kernel_aside(self, kernel: KernelLayout) -> None:
         assert kernel.hpa is not None, "a computed kernel is loaded somewhere"

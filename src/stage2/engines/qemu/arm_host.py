@@ -75,7 +75,7 @@ def open_arm(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """
     owner = _console_owner(host.vms)
     version = gic_version(vm.space.memory_regions for vm in host.vms)
-    board = ArmBoard(host.memory, cores=cores, gic_version=version, cpu=_cpu_for(host.vms))
+    board = ArmBoard(host.memory, cores=cores, gic_version=version, cpu=_cpu_for(host.vms), sockets=host.sockets)
     return machines_on(
         board,
         host,

@@ -37,5 +37,5 @@ def riscv_platform(configs: Sequence[PlannedVm]) -> PlatformConfig:
 
 def open_riscv(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
     """The board and a machine for each VM (`board.open_machines`)."""
-    board = RiscvBoard(host.memory, cores=cores)
+    board = RiscvBoard(host.memory, cores=cores, sockets=host.sockets)
     return machines_on(board, host, lambda vm, given: RiscvQemu(vm, board, given, console=False))

@@ -83,5 +83,5 @@ def open_x86(host: Host, cores: int) -> tuple[Board, list[QemuVm[Any]]]:
             f"VM {owners[0].name} is given the cores' local APICs, by which it could stop those of VM {other.name}: "
             "run it alone"
         )
-    board = X86Board(host.memory, cores=cores)
+    board = X86Board(host.memory, cores=cores, sockets=host.sockets)
     return machines_on(board, host, lambda vm, given: X86Qemu(vm, board, given, console=vm in owners))
