@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from .memory import RegisterValues, Roots, inspected, parse_range
+from .memory import Base, Core, RegisterValues, Roots, inspected, parse_range
 
 
 def diff(
@@ -19,8 +19,8 @@ def diff(
     root: Roots = None,
     root_b: Annotated[list[str] | None, Parameter(name="--root-b", negative="")] = None,
     register: RegisterValues = None,
-    base: str | None = None,
-    core: int | None = None,
+    base: Base = None,
+    core: Core = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Tell which mappings were added, removed, or changed in permission, target, size of leaves or memory type.
@@ -33,16 +33,8 @@ def diff(
         Whose addresses are compared: gva or gpa. Without it gva where the first knows a stage 1.
     span
         Only these input addresses: START:SIZE or START-END.
-    root
-        FORMAT@ADDRESS[,control=value], once a stage; of both sources, unless --root-b says otherwise.
     root_b
         The same for the second source.
-    register
-        NAME=VALUE beside the registers that the sources know. May be given several times.
-    base
-        Address of the first byte of raw images.
-    core
-        CPU whose registers come first.
     json_output
         Print JSON instead of text.
     """

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .memory import Source, open_memory_source, progress_bar
+from .memory import Base, Source, open_memory_source, progress_bar
 
 _MOST = 32
 
@@ -21,16 +21,13 @@ def find(
     arch: Literal["riscv64", "aarch64", "x86_64"] | None = None,
     most: int = _MOST,
     registers: bool = True,
-    base: str | None = None,
+    base: Base = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Find the roots of tables in a memory, of every format, best first, each with a score and its reasons.
 
     Parameters
     ----------
-    source
-        An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file,
-        or a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between.
     formats
         Look for this format alone (arm-s2-4k-40, sv48x4, ept4). May be given several times.
     arch
@@ -39,8 +36,6 @@ def find(
         How many roots are told.
     registers
         Take the source's registers into account: what they name comes first, and which roots are alive is told.
-    base
-        Address of the first byte of a raw image.
     json_output
         Print JSON instead of text.
     """

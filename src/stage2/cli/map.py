@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .memory import RegisterValues, Roots, Source, Switched, inspected, parse_range, progress_bar
+from .memory import Base, Core, RegisterValues, Roots, Source, Switched, inspected, parse_range, progress_bar
 from .page import require_page
 from .picture import require_svg
 
@@ -30,8 +30,8 @@ def map_(
     span: Annotated[str | None, Parameter(name="--range")] = None,
     root: Roots = None,
     register: RegisterValues = None,
-    base: str | None = None,
-    core: int | None = None,
+    base: Base = None,
+    core: Core = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
     csv: Switched = False,
     svg: Path | None = None,
@@ -41,9 +41,6 @@ def map_(
 
     Parameters
     ----------
-    source
-        An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file,
-        or a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between.
     of
         Whose addresses: gva through stage 1 (and the stage 2 below it), gpa through stage 2 alone. Without it gva where
         a stage 1 is known.
@@ -55,15 +52,6 @@ def map_(
         Only devices: what the tables map as device or uncached memory, and what is not in the memory at all.
     span
         Only these input addresses: START:SIZE or START-END.
-    root
-        FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say, else what `stage2 find`
-        finds likeliest is taken.
-    register
-        NAME=VALUE beside the registers that the source knows. May be given several times.
-    base
-        Address of the first byte of a raw image.
-    core
-        CPU whose registers come first.
     json_output
         Print one JSON object a line.
     csv

@@ -20,9 +20,22 @@ if TYPE_CHECKING:
     from ..inspect.listing import Progress
     from ..inspect.source import MemorySource
 
-Source = Annotated[str, Parameter(name="SOURCE", show_default=False)]
-Roots = Annotated[list[str] | None, Parameter(name="--root", negative="")]
-RegisterValues = Annotated[list[str] | None, Parameter(name="--register", negative="")]
+_SOURCE = (
+    "An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file, or "
+    "a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between."
+)
+Source = Annotated[str, Parameter(name="SOURCE", show_default=False, help=_SOURCE)]
+_ROOT = (
+    "FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say, else what `stage2 find` finds "
+    "likeliest is taken."
+)
+Roots = Annotated[list[str] | None, Parameter(name="--root", negative="", help=_ROOT)]
+_REGISTERS = (
+    "NAME=VALUE beside the registers that the source knows, such as VTCR_EL2=0x802a3558. May be given several times."
+)
+RegisterValues = Annotated[list[str] | None, Parameter(name="--register", negative="", help=_REGISTERS)]
+Base = Annotated[str | None, Parameter(help="Address of the first byte of a raw image.")]
+Core = Annotated[int | None, Parameter(help="CPU whose registers come first.")]
 Switched = Annotated[bool, Parameter(negative="")]
 _REGISTER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LIVE = ("qmp:", "gdb:", "raw:")

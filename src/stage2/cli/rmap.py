@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .memory import RegisterValues, Roots, Source, inspected, parse_range, progress_bar
+from .memory import Base, Core, RegisterValues, Roots, Source, inspected, parse_range, progress_bar
 
 
 def rmap(
@@ -19,17 +19,14 @@ def rmap(
     gpa: str | None = None,
     root: Roots = None,
     register: RegisterValues = None,
-    base: str | None = None,
-    core: int | None = None,
+    base: Base = None,
+    core: Core = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Tell which GVAs and GPAs reach some memory, through all roots of tables that are known.
 
     Parameters
     ----------
-    source
-        An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file,
-        or a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between.
     hpa
         The memory, by host physical address: ADDRESS, START:SIZE or START-END.
     gpa
@@ -37,12 +34,6 @@ def rmap(
     root
         FORMAT@ADDRESS[,control=value], once a stage; without it all roots that registers and source tell, and if those
         tell none, all likely ones that `stage2 find` finds.
-    register
-        NAME=VALUE beside the registers that the source knows. May be given several times.
-    base
-        Address of the first byte of a raw image.
-    core
-        CPU whose registers come first.
     json_output
         Print one JSON object a line.
     """

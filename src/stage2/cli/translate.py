@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_address
-from .memory import RegisterValues, Roots, Source, inspected, progress_bar
+from .memory import Base, Core, RegisterValues, Roots, Source, inspected, progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,8 @@ def translate(
     output: Path | None = None,
     root: Roots = None,
     register: RegisterValues = None,
-    base: str | None = None,
-    core: int | None = None,
+    base: Base = None,
+    core: Core = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Tell where addresses lead in a memory: through the guest's own tables, stage 2, or both.
@@ -41,9 +41,6 @@ def translate(
 
     Parameters
     ----------
-    source
-        An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file,
-        or a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between.
     addresses
         0x8000_0000 or 2147483648; digits with a letter among them are hexadecimal.
     of
@@ -53,15 +50,6 @@ def translate(
         Addresses one a line, where `#` begins a comment; or a .npy file of numpy. `-` is standard input.
     output
         Write the HPAs as a .npy array of 64-bit numbers instead, 2^64-1 where there is none.
-    root
-        FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say, else what `stage2 find`
-        finds likeliest is taken.
-    register
-        NAME=VALUE beside the registers that the source knows, such as VTCR_EL2=0x802a3558. May be given several times.
-    base
-        Address of the first byte of a raw image.
-    core
-        CPU whose registers come first.
     json_output
         Print one JSON object a line.
     """
