@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from .memory import Base, Core, RegisterValues, Roots, inspected, parse_range
+from .memory import Base, Core, RegisterValues, StageRoots, inspected, parse_range
 
 
 def diff(
@@ -16,7 +16,7 @@ def diff(
     *,
     of: Literal["gva", "gpa"] | None = None,
     span: Annotated[str | None, Parameter(name="--range")] = None,
-    root: Roots = None,
+    root: StageRoots = None,
     root_b: Annotated[list[str] | None, Parameter(name="--root-b", negative="")] = None,
     register: RegisterValues = None,
     base: Base = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .memory import Base, Core, RegisterValues, Roots, Source, Switched, inspected, parse_range, progress_bar
+from .memory import Base, Core, RegisterValues, Source, StageRoots, Switched, inspected, parse_range, progress_bar
 from .page import require_page
 from .picture import require_svg
 
@@ -28,7 +28,7 @@ def map_(
     user: Switched = False,
     device: Switched = False,
     span: Annotated[str | None, Parameter(name="--range")] = None,
-    root: Roots = None,
+    root: StageRoots = None,
     register: RegisterValues = None,
     base: Base = None,
     core: Core = None,

@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from ..inspect.source import MemorySource
 
 _SOURCE = (
-    "An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file, or "
-    "a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between."
+    "An ELF core, a LiME or AVML dump, a raw image (with --base), a folder of `stage2 build`, a snapshot, a VM file, "
+    "or a running QEMU: qmp:SOCKET, gdb:SOCKET or both with a comma between."
 )
 Source = Annotated[str, Parameter(name="SOURCE", show_default=False, help=_SOURCE)]
 _ROOT = (
     "FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say, else what `stage2 find` finds "
     "likeliest is taken."
 )
-Roots = Annotated[list[str] | None, Parameter(name="--root", negative="", help=_ROOT)]
+Roots = Annotated[list[str] | None, Parameter(name="--root", negative="")]
+"""Of commands that tell by themselves what several roots are to them."""
+StageRoots = Annotated[list[str] | None, Parameter(name="--root", negative="", help=_ROOT)]
 _REGISTERS = (
     "NAME=VALUE beside the registers that the source knows, such as VTCR_EL2=0x802a3558. May be given several times."
 )

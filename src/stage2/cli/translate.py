@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from .arguments import parse_address
-from .memory import Base, Core, RegisterValues, Roots, Source, inspected, progress_bar
+from .memory import Base, Core, RegisterValues, Source, StageRoots, inspected, progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ def translate(
     of: Literal["gva", "gpa"] | None = None,
     file: Annotated[Path | None, Parameter(name="--file")] = None,
     output: Path | None = None,
-    root: Roots = None,
+    root: StageRoots = None,
     register: RegisterValues = None,
     base: Base = None,
     core: Core = None,
