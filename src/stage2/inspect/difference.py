@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from ..prove.packing import U64Array
 from .mapping import MapPart, MapRange
 from .through import NOWHERE
+
+Item = TypeVar("Item")
 
 
 class Change(NamedTuple):
@@ -108,7 +110,8 @@ def difference(before: Iterable[MapPart], after: Iterable[MapPart]) -> Differenc
                 changed.append(Change(was, now, what))
             else:
                 same += size
-    return Difference(tuple(_merged(added)), tuple(_merged(removed)), tuple(_merged_changes(changed)), same)
+    came, went = (tuple(_merged(ranges, _goes_on, _longer)) for ranges in (added, removed))
+    return Difference(came, went, tuple(_merged(changed, _change_goes_on, _longer_change)), same)
 
 
 def _side(parts: Iterable[MapPart]) -> _Side:
@@ -149,29 +152,27 @@ def _goes_on(one: MapRange, other: MapRange) -> bool:
     )
 
 
-def _longer(one: MapRange, by: int) -> MapRange:
-    return MapRange(one.gva, one.gpa, one.hpa, one.size + by, one.permissions, one.leaf, one.memory_type)
+def _longer(one: MapRange, other: MapRange) -> MapRange:
+    """A range with the one that continues it."""
+    return replace(one, size=one.size + other.size)
 
 
-def _merged(ranges: Iterable[MapRange]) -> Iterator[MapRange]:
-    held: MapRange | None = None
-    for one in ranges:
-        if held is not None and _goes_on(held, one):
-            held = _longer(held, one.size)
-            continue
-        if held is not None:
-            yield held
-        held = one
-    if held is not None:
-        yield held
+def _change_goes_on(one: Change, other: Change) -> bool:
+    return one.what == other.what and _goes_on(one.before, other.before) and _goes_on(one.after, other.after)
 
 
-def _merged_changes(changes: Iterable[Change]) -> Iterator[Change]:
-    held: Change | None = None
-    for one in changes:
-        if held is not None and held.what == one.what and all(map(_goes_on, held[:2], one[:2])):
-            size = one.before.size
-            held = Change(_longer(held.before, size), _longer(held.after, size), held.what)
+def _longer_change(one: Change, other: Change) -> Change:
+    return Change(_longer(one.before, other.before), _longer(one.after, other.after), one.what)
+
+
+def _merged(
+    items: Iterable[Item], goes_on: Callable[[Item, Item], bool], longer: Callable[[Item, Item], Item]
+) -> Iterator[Item]:
+    """Neighbours that continue each other, as one."""
+    held: Item | None = None
+    for one in items:
+        if held is not None and goes_on(held, one):
+            held = longer(held, one)
             continue
         if held is not None:
             yield held
