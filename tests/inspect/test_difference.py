@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from stage2.formats import by_name
 from stage2.inspect.difference import difference
-from stage2.inspect.mapping import NONE, MapPart
+from stage2.inspect.kinds import NONE
+from stage2.inspect.mapping import MapPart
 from stage2.tables.regime import Regime
 
 PAGE = 0x1000

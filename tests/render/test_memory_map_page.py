@@ -15,7 +15,8 @@ from chromium import rendered
 from html_page import Element, Page
 from stage2.formats import by_name
 from stage2.formats.outcome import ACCESSED, DIRTY, EXECUTE, READ, TABLES_ACCESSED, USER, WRITE
-from stage2.inspect.mapping import NONE, MapPart
+from stage2.inspect.kinds import NONE
+from stage2.inspect.mapping import MapPart
 from stage2.inspect.through import NOWHERE
 from stage2.prove.packing import U64Array
 from stage2.render.memory_map_page import MOST_ROWS, memory_map_page

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..formats.outcome import EXECUTE, USER_SHIFT, WRITE
-from .mapping import Kind, MapPart
+from .kinds import Kind
+from .mapping import MapPart
 from .source import MemorySource
 from .through import NOWHERE
 

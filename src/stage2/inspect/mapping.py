@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from ..address import ADDRESS_LIMIT, Range
-from ..errors import EncodingError, SourceError
-from ..formats import Leaf, TypeSources, effective_type, family_of
+from ..errors import SourceError
+from ..formats import TypeSources
 from ..formats.effective import NOTHING_KNOWN
-from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLES_ACCESSED, USER, USER_SHIFT
+from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLES_ACCESSED
 from ..formats.record import Format
 from ..prove.packing import U64Array
-from ..tables.mapping import ATTRIBUTES, LEVEL_FIELD
 from ..tables.regime import Regime
 from ..tables.result import permission_text
-from ..tables.walk import make_asking, make_both
+from .kinds import NONE, Kind, kind_of
 from .listing import MOST_TABLES, Lister, Progress
 from .root import Root
 from .source import MemorySource
@@ -31,8 +29,6 @@ from .through import NOWHERE, GuestPhysical
 
 IGNORED = ACCESSED | DIRTY | TABLES_ACCESSED | GROUPED | GLOBAL
 """What a map does not tell leaves apart by: it says what may be done, not what was done."""
-NONE = (1 << 64) - 1
-"""As a key: no stage of that number."""
 _COLUMNS = ("start", "middle", "output", "size", "key_1", "key_2")
 _MOST_HELD = 1 << 25
 """Limit: rows of a stage 2 that are held at once for the stage 1 above it (1 GiB)."""
@@ -132,82 +128,6 @@ class MapPart:
         """The kinds of leaves that occur, and which of them each range is of."""
         pairs, which = np.unique(np.stack([self.key_1, self.key_2], axis=1), axis=0, return_inverse=True)
         return [kind_of(self.first, self.second, one, two, self.types) for one, two in pairs.tolist()], which.ravel()
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What leaves of one kind at each stage amount to.
-
-    Args:
-        permissions: effective ones, as in `Mapped`.
-        leaf: bytes of the smaller leaf.
-        memory_type: as in `MapRange`.
-        user: the page belongs to user mode, at stage 1.
-    """
-
-    permissions: int
-    leaf: int
-    memory_type: str | None
-    user: bool
-
-
-@lru_cache(4096)
-def kind_of(
-    first: Regime | None, second: Regime | None, key_1: int, key_2: int, types: TypeSources = NOTHING_KNOWN
-) -> Kind:
-    """What a pair of leaves allows together.
-
-    Args:
-        first, second: the stages that take part.
-        key_1, key_2: their leaves' attributes with the level; NONE where a stage maps nothing.
-        types: what beside the leaves decides the memory type.
-    """
-    sizes: list[int] = []
-    leaves: list[Leaf | None] = []
-    granted: list[int] = []
-    for regime, key in ((first, key_1), (second, key_2)):
-        if regime is None:
-            leaves.append(None)
-            continue
-        if key == NONE:
-            granted.append(0)
-            leaves.append(None)
-            continue
-        attributes = key & ATTRIBUTES
-        leaves.append(Leaf(regime.format, attributes, regime.controls))
-        granted.append(int(regime.format.permissions(attributes, regime.controls)))
-        if not regime.format.is_bare:
-            sizes.append(regime.format.leaf_size(key >> LEVEL_FIELD))
-    user = first is not None and key_1 != NONE and bool(key_1 & USER)
-    allowed = granted[0]
-    if len(granted) == 2:
-        assert second is not None, "two stages were asked"
-        allowed = int(make_both(second.format)(granted[0], granted[1], _side(second.format, key_1)))
-    return Kind(allowed, min(sizes, default=1 << 12), _memory_type(leaves, types), user)
-
-
-def _side(second: Format, key_1: int) -> int:
-    """Whose side of stage 2's permissions counts for a page of stage 1."""
-    _, side = make_asking(second)(key_1 & ATTRIBUTES, 0)
-    return min(int(side), USER_SHIFT)
-
-
-def _memory_type(leaves: Sequence[Leaf | None], types: TypeSources) -> str | None:
-    """A word for what accesses get; None where that hangs on a register that is not known."""
-    first, second = leaves
-    if first is not None and not first.format.is_bare:
-        if first.format.family == "arm" and types.mair is None:
-            return None  # the leaf holds nothing but an index into MAIR
-        if second is None and first.format.family != "arm":
-            return family_of(first.format).memory_type(first.format, first.attributes, first.controls)[0]
-        try:
-            return effective_type(first, second, types).name or None
-        except EncodingError:
-            return None
-    only = second or first
-    if only is None or only.format.is_bare:
-        return None
-    return family_of(only.format).memory_type(only.format, only.attributes, only.controls)[0]
 
 
 def map_parts(

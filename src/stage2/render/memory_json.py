@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..inspect.difference import Change, Difference
-from ..inspect.mapping import Kind, MapPart, MapRange
+from ..inspect.kinds import Kind
+from ..inspect.mapping import MapPart, MapRange
 from ..inspect.reach import Reach
 from ..inspect.root import Root
 from ..inspect.through import NOWHERE

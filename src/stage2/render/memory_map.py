@@ -10,7 +10,8 @@ from rich.text import Text
 
 from ..address import format_size
 from ..inspect.difference import Difference
-from ..inspect.mapping import Kind, MapPart, MapRange
+from ..inspect.kinds import Kind
+from ..inspect.mapping import MapPart, MapRange
 from ..inspect.reach import Reach
 from ..inspect.through import NOWHERE
 from ..inspect.translate import Translation

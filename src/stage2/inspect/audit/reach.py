@@ -18,7 +18,8 @@ from ...address import Range
 from ...formats.outcome import EXECUTE, READ, USER_SHIFT, WRITE
 from ...prove.lookup import distinct
 from ...prove.packing import U64Array
-from ..mapping import Kind, MapPart
+from ..kinds import Kind
+from ..mapping import MapPart
 from ..root import Root
 from ..through import NOWHERE
 from .spans import NOTHING, together, union

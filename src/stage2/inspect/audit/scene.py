@@ -20,7 +20,8 @@ from ...formats.x86 import longmode
 from ...prove.packing import U64Array
 from ...tables.mapping import ATTRIBUTES
 from ...tables.regime import Regime
-from ..mapping import NONE, MapPart, kind_of, of_one_stage, through_both
+from ..kinds import NONE, kind_of
+from ..mapping import MapPart, of_one_stage, through_both
 from ..root import Root
 from ..source import Cpu, MemorySource
 from ..through import NOWHERE, GuestPhysical

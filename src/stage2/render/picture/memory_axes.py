@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...formats.outcome import EXECUTE, READ, USER_SHIFT, WRITE
-from ...inspect.mapping import Kind, MapPart
+from ...inspect.kinds import Kind
+from ...inspect.mapping import MapPart
 from ...inspect.through import NOWHERE
 from ...prove.packing import U64Array
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from ...address import Range, format_size
 from ...flags import MappingFlags
-from ...inspect.mapping import Kind, MapPart
+from ...inspect.kinds import Kind
+from ...inspect.mapping import MapPart
 from ...tables.result import permission_text
 from ..plain import about, counted, plain
 from . import parties
