@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from stage2.address import Hpa, Range
 from stage2.flags import MappingFlags
-from stage2.formats import by_name
+from stage2.formats import TypeSources, by_name
 from stage2.inspect.audit.every import Audit, audit
 from stage2.inspect.root import Root
-from stage2.inspect.source import Cpu, MemorySource
+from stage2.inspect.source import MemorySource
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
@@ -62,6 +62,9 @@ class Seen(MemorySource):
         return self._tables.bytes_at(hpa, size)
 
 
+MAIR_KNOWN = TypeSources(mair=0xBB44_04FF)
+
+
 @dataclass(slots=True)
 class Planted:
     """A machine's memory with tables in it."""
@@ -69,7 +72,7 @@ class Planted:
     names: Names
     memory: PhysicalMemory = field(default_factory=lambda: PhysicalMemory([Range(BASE, BASE + SIZE)]))
     roots: list[Root] = field(default_factory=list)
-    cpus: tuple[Cpu, ...] = (Cpu(0, {"MAIR_EL1": 0xBB44_04FF, "MAIR_EL2": 0xBB44_04FF}),)
+    types: TypeSources = MAIR_KNOWN
     _frames: FrameAllocator | None = None
 
     @classmethod
@@ -104,7 +107,7 @@ class Planted:
         return self._added(self.table(self.names.second, *((*one[:3], one[3] | USER) for one in maps)), None)
 
     def _added(self, made: PageTable, under: Root | None) -> Root:
-        self.roots.append(Root(made.regime, where="TTBR1_EL1 of CPU 0", under=under))
+        self.roots.append(Root(made.regime, where="TTBR1_EL1 of CPU 0", under=under, types=self.types))
         return self.roots[-1]
 
     @property
@@ -117,7 +120,7 @@ class Planted:
         return Seen(self.memory)
 
     def audit(self) -> Audit:
-        return audit(self.source, self.roots, cpus=self.cpus)
+        return audit(self.source, self.roots)
 
 
 def sound(family: str) -> Planted:

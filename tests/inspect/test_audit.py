@@ -26,7 +26,7 @@ from stage2.address import Hpa
 from stage2.check.finding import Finding
 from stage2.errors import ConfigError
 from stage2.flags import MappingFlags
-from stage2.formats import by_name
+from stage2.formats import TypeSources, by_name
 from stage2.inspect.audit.every import Audit, audit
 from stage2.inspect.audit.roots import named_roots
 from stage2.inspect.audit.survey import Budget, survey
@@ -195,7 +195,7 @@ def test_one_memory_with_two_memory_types_is_a_warning_and_as_normal_memory_of_a
 
 def test_memory_types_of_arm_are_not_judged_where_no_register_tells_them() -> None:
     made = Planted.of("arm")
-    made.cpus = ()
+    made.types = TypeSources()
     made.kernel((made.base, BASE, KIB_4, DATA), (made.base + MIB_2, BASE, KIB_4, DATA | MappingFlags.DEVICE))
     assert "S3009" not in codes(made.audit())
 

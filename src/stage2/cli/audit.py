@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ..errors import ConfigError
-from .memory import RegisterValues, Roots, inspected
+from .memory import Base, RegisterValues, Roots, inspected
 from .page import require_page
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def audit(
     *,
     root: Roots = None,
     register: RegisterValues = None,
-    base: str | None = None,
+    base: Base = None,
     explain: str | None = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
     sarif: Annotated[bool, Parameter(negative="")] = False,
@@ -42,10 +42,6 @@ def audit(
     root
         FORMAT@ADDRESS[,control=value], of as many VMs as there are; of a guest's own tables STAGE1@GPA/STAGE2@HPA.
         Without it all roots that registers and source tell, and those that a search for roots finds besides.
-    register
-        NAME=VALUE beside the registers that the source knows. May be given several times.
-    base
-        Address of the first byte of a raw image.
     explain
         Tell of one rule, by its code (S3001), and look at nothing; "list" names all.
     json_output

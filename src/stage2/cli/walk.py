@@ -108,8 +108,6 @@ def walk(
         asked. May be given several times.
     root
         In a memory: FORMAT@ADDRESS[,control=value], once a stage; without it registers and source say.
-    register
-        In a memory: NAME=VALUE beside the registers that it knows. May be given several times.
     base
         Address of the first byte of a raw image.
     core

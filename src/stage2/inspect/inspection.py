@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy.typing as npt
 
-from ..address import Range
+from ..address import SIZE_4K, Range, align_offset
 from ..errors import ConfigError, OutOfRangeError
 from .difference import Difference, difference
 from .find.finder import Found, find
@@ -93,16 +93,17 @@ class Inspection:
         """What the source could not tell or read as it should be, and what was taken for granted; a sentence each."""
         return (*self.source.notices, *self._known[1], *self._taken)
 
-    def find(self, progress: Progress | None = None) -> Found:
+    def find(self, *, registers: bool = True, progress: Progress | None = None) -> Found:
         """Search the memory for roots of tables, best first; it takes seconds for each gigabyte.
 
         Args:
+            registers: look at the source's registers too.
             progress: told of the pass over the memory.
 
         Raises:
             SourceError: the source can no longer be read.
         """
-        return find(self.source, progress=progress)
+        return find(self.source, registers=registers, progress=progress)
 
     @cached_property
     def _found(self) -> tuple[Root, ...]:
@@ -245,7 +246,7 @@ class Inspection:
         named = named_roots(roots) if roots else self._given and self.roots
         chosen = Chosen(named) if named else known_roots(self)
         told = (*self.notices, *chosen.notices)
-        return audit(self.source, chosen.roots, cpus=self.cpus, guessed=chosen.guessed, notices=told)
+        return audit(self.source, chosen.roots, guessed=chosen.guessed, notices=told)
 
     def read(self, size: int, *, gva: int | None = None, gpa: int | None = None, hpa: int | None = None) -> bytes:
         """Bytes, wherever they lie.
@@ -261,12 +262,12 @@ class Inspection:
         if hpa is not None and gva is None and gpa is None:
             return self.source.read(hpa, size)
         kind, address = _one(gva, gpa)
-        found = []
+        route, found = self.route(kind), []
         while size:
-            answer = translate(self.source, self.route(kind), address)
+            answer = translate(self.source, route, address)
             if answer.fault is not None or answer.hpa is None:
                 raise OutOfRangeError(f"{self.source.name}: {answer.fault}")
-            piece = min(size, (1 << 12) - (address & 0xFFF))
+            piece = min(size, SIZE_4K - align_offset(address, SIZE_4K))
             found.append(self.source.read(answer.hpa, piece))
             address, size = address + piece, size - piece
         return b"".join(found)

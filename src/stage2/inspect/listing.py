@@ -162,16 +162,13 @@ class Lister:
     def _read(self, here: Tables, level: int) -> tuple[U64Array, Tables]:
         """Leaves in order and joined, and the tables below that are asked for."""
         entries = self._source.tables(here.at, 1 << self._format.index_bits(level)).ravel()
-        stretched, which = self._arrays.stretches(here, entries, level)
-        found = self._arrays.read(here, entries, which, level)
+        found = self._arrays.read_all(here, entries, level)
         for start, slot, entry in found.wrong[: _MOST_TOLD - len(self.seen.troubles)]:
             self._tell(start, slot, entry, f"the entry {entry:#x} at {slot:#x} has reserved bits or is too wide")
-        rows = np.concatenate([stretched, found.rows])
+        rows = found.rows
         rows[:, 3] &= self._kept
-        self.seen.leaves += found.leaves + (int(stretched[:, 2].sum()) >> self._format.level_shift(level))
+        self.seen.leaves += found.leaves
         self.seen.leaf_bytes += int(rows[:, 2].sum())
-        if len(stretched) and len(found.rows):
-            rows = rows[np.argsort(rows[:, 0], kind="stable")]
         return joined(rows), self._asked(found.below, level)
 
     def _asked(self, below: Tables, level: int) -> Tables:

@@ -6,7 +6,7 @@ rules are the format's `decode`; nothing here knows a bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,14 @@ class Tables:
     def root(cls, regime: Regime) -> Tables:
         """The root table alone."""
         return cls(np.array([regime.root], np.uint64), np.zeros(1, np.uint64), np.array([ALL], np.uint64))
+
+    @classmethod
+    def together(cls, parts: Sequence[Tables]) -> Tables:
+        """Some and others, one after the other."""
+        none = np.zeros(0, np.uint64)
+        columns = ([getattr(part, name) for part in parts] for name in ("at", "base", "allowed"))
+        at, base, allowed = (np.concatenate([none, *column]) for column in columns)
+        return cls(at, base, allowed)
 
     def __len__(self) -> int:
         return len(self.at)
@@ -159,6 +167,22 @@ class EntryArrays:
             start = int(here.base[table]) + slot * size
             rows.append((start, output, count * size, attributes & allowed | level << LEVEL_FIELD))
         return np.array(rows, np.uint64).reshape(-1, 4), np.concatenate([np.zeros(0, np.intp), *left])
+
+    def read_all(self, here: Tables, flat: U64Array, level: int) -> Reading:
+        """What all entries of tables are; stretches of leaves are rows of their own.
+
+        Args:
+            here: the tables.
+            flat: all of their entries.
+            level: theirs.
+        """
+        stretched, which = self.stretches(here, flat, level)
+        found = self.read(here, flat, which, level)
+        found.leaves += int(stretched[:, 2].sum()) >> self._format.level_shift(level)
+        if len(stretched):
+            found.rows = np.concatenate([stretched, found.rows])
+            found.rows = found.rows[np.argsort(found.rows[:, 0], kind="stable")]
+        return found
 
     def read(self, here: Tables, flat: U64Array, which: npt.NDArray[np.intp], level: int) -> Reading:
         """What some entries of tables are, one by one.

@@ -7,7 +7,7 @@ decoding depends on the address (alignment, width, groups), each by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,19 +87,6 @@ def scan(regime: Regime, source: TableSource, cuts: Sequence[int] | None = None)
     return _Scanner(regime, source, cuts).scan()
 
 
-@dataclass(slots=True)
-class _Found:
-    """What is below, while a level is read."""
-
-    at: list[U64Array] = field(default_factory=list)
-    base: list[U64Array] = field(default_factory=list)
-    allowed: list[U64Array] = field(default_factory=list)
-
-    def level(self) -> Tables:
-        empty = np.zeros(0, np.uint64)
-        return Tables(*(np.concatenate([empty, *parts]) for parts in (self.at, self.base, self.allowed)))
-
-
 class _Scanner:
     def __init__(self, regime: Regime, source: TableSource, cuts: Sequence[int] | None) -> None:
         self._regime, self._format, self._source = regime, regime.format, source
@@ -121,10 +108,10 @@ class _Scanner:
             here = self._present(here, level, bits)
             self._tables.append(np.stack([here.at, np.full_like(here.at, level)], axis=1))
             self._bases.append(here.base)
-            below = _Found()
+            below: list[Tables] = []
             for first in range(0, len(here.at), _PIECE):
                 self._read(here.only(slice(first, first + _PIECE)), level, bits, below)
-            here = below.level()
+            here = Tables.together(below)
         rows = np.concatenate([np.zeros((0, 4), np.uint64), *self._rows])
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         kinds = () if self._collector is None else tuple(self._collector.kinds())
@@ -150,7 +137,7 @@ class _Scanner:
         keep = inside & once
         return Tables(here.at[keep], here.base[keep], here.allowed[keep])
 
-    def _read(self, here: Tables, level: int, bits: int, below: _Found) -> None:
+    def _read(self, here: Tables, level: int, bits: int, below: list[Tables]) -> None:
         entries = self._source.tables(here.at, 1 << bits)
         flat = entries.ravel()
         stretched, which = self._arrays.stretches(here, flat, level)
@@ -164,9 +151,7 @@ class _Scanner:
         found = self._arrays.read(here, flat, which, level)
         self._leaves += found.leaves
         self._rows.append(joined(found.rows))
-        below.at.append(found.below.at)
-        below.base.append(found.below.base)
-        below.allowed.append(found.below.allowed)
+        below.append(found.below)
         for start, slot, entry in found.wrong[:_MOST_WRONG]:
             self._note(start, slot, level, entry, f"the entry {entry:#x} has reserved bits or is too wide")
 

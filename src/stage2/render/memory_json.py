@@ -10,7 +10,6 @@ from ..inspect.difference import Change, Difference
 from ..inspect.kinds import Kind
 from ..inspect.mapping import MapPart, MapRange
 from ..inspect.reach import Reach
-from ..inspect.root import Root
 from ..inspect.through import NOWHERE
 from ..inspect.translate import Translation
 from ..tables.result import Fault, permission_text
@@ -68,8 +67,7 @@ def translation_json(found: Translation) -> dict[str, Any]:
 
 def fault_text(fault: Fault) -> str:
     """Why addresses do not translate, without one of them."""
-    where = f"{fault.kind.name.lower().replace('_', ' ')} fault at stage {fault.stage}, level {fault.level}"
-    return where + (" (reading a stage-1 table)" if fault.on_table else "") + f": {fault.kind.meaning}"
+    return fault.what() + (" (reading a stage-1 table)" if fault.on_table else "") + f": {fault.kind.meaning}"
 
 
 def reach_json(found: Reach) -> dict[str, Any]:
@@ -83,20 +81,6 @@ def reach_json(found: Reach) -> dict[str, Any]:
         "size": found.range.size,
         "permissions": found.range.allows,
         "name": found.root.name,
-    }
-
-
-def root_json(root: Root) -> dict[str, Any]:
-    """A root, as `--root` takes it and in parts."""
-    return {
-        "name": root.name,
-        "root": root.regime.root,
-        "format": root.regime.format.name,
-        "stage": root.stage,
-        "role": root.role,
-        "where": root.where,
-        "under": None if root.under is None else root.under.name,
-        "active": root.active,
     }
 
 

@@ -90,6 +90,15 @@ class Fault:
     def __str__(self) -> str:
         return self.told("GVA")
 
+    def what(self, level: str = "") -> str:
+        """Which fault it is, without the address: `translation fault at stage 2, level 0`.
+
+        Args:
+            level: the level in words; its number, if empty.
+        """
+        at = level or f"level {self.level}"
+        return f"{self.kind.name.lower().replace('_', ' ')} fault at stage {self.stage}, {at}"
+
     def told(self, kind: str, level: str = "") -> str:
         """The fault in words.
 
@@ -97,8 +106,7 @@ class Fault:
             kind: what an address of stage 1 is: `GVA`, or `HVA` where a hypervisor's own tables are walked.
             level: the level in words; its number, if empty.
         """
-        at = level or f"level {self.level}"
-        what = f"{self.kind.name.lower().replace('_', ' ')} fault at stage {self.stage}, {at}"
+        what = self.what(level)
         where = f"{'GPA' if self.stage == 2 else kind} {self.address:#x}"
         if self.on_mark:
             cause = " (writing an accessed or dirty bit of a stage-1 table)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...check.finding import Finding, Rule, Severity, has_errors, rule_named
 from ...errors import ConfigError
 from ..root import Root
-from ..source import Cpu, MemorySource
+from ..source import MemorySource
 from . import (
     executable_devices,
     guests_apart,
@@ -77,7 +77,6 @@ def audit(
     source: MemorySource,
     roots: Sequence[Root],
     *,
-    cpus: Sequence[Cpu] | None = None,
     guessed: Collection[Root] = (),
     notices: Sequence[str] = (),
 ) -> Audit:
@@ -86,7 +85,6 @@ def audit(
     Args:
         source: the memory.
         roots: of as many VMs and systems as there are; a stage 1 names the stage 2 that it is under.
-        cpus: registers in place of those that the source knows.
         guessed: those of the roots that were found by looking for them. What a guest can write may be a guest's own.
         notices: what the reader of them has to say.
 
@@ -96,8 +94,7 @@ def audit(
     """
     if not roots:
         raise ConfigError(f"{source.name}: no root of tables is known: name some (--root FORMAT@ADDRESS), or registers")
-    known = source.registers() if cpus is None else cpus
-    scene = build_scene(source, roots, cpus=known, guessed=guessed)
+    scene = build_scene(source, roots, guessed=guessed)
     found = [_graded(finding, scene) for check in CHECKS for finding in check(scene)]
     found.sort(key=lambda finding: (_ORDER[finding.level], finding.code))
     return Audit(source, tuple(found), tuple(scene.looked), tuple(scene.assumed), tuple(notices))

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 
 from ...errors import ConfigError
-from ..inspection import Inspection
+from ..inspection import LIKELY, Inspection
 from ..root import Root, parse_root
 
 _BELOW = "/"
-_FINDER = "stage2.inspect.find"
-_LEAST = 0.5
-"""Score from which on a root that was found is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +61,9 @@ def known_roots(inspection: Inspection) -> Chosen:
         SourceError: the source can no longer be read.
     """
     known = list(inspection.roots)
-    if find_spec(_FINDER) is None:
-        return Chosen(tuple(known))
-    found = import_module(f"{_FINDER}.finder").find(inspection.source, registers=False)
+    found = inspection.find(registers=False)
     met = {_shape(root) for root in known}
-    guessed = [one.root for one in found.roots if one.score >= _LEAST and _shape(one.root) not in met]
+    guessed = [one.root for one in found.roots if one.score >= LIKELY and _shape(one.root) not in met]
     return Chosen((*known, *guessed), frozenset(guessed), tuple(found.notices))
 
 

@@ -12,18 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...errors import EncodingError
-from ...formats import Leaf, TypeSources, effective_type
 from ...formats.record import Format
 from ...formats.rules import ENTRY_SIZE
 from ...formats.x86 import longmode
 from ...prove.packing import U64Array
-from ...tables.mapping import ATTRIBUTES
 from ...tables.regime import Regime
-from ..kinds import NONE, kind_of
 from ..mapping import MapPart, of_one_stage, through_both
 from ..root import Root
-from ..source import Cpu, MemorySource
+from ..source import MemorySource
 from ..through import NOWHERE, GuestPhysical
 from .reach import ANY_WRITE, Held, Layer, Mapped, PartyOf, Reach, gathered
 from .spans import NOTHING, common, of_ranges, size_of, together, union
@@ -94,21 +90,18 @@ class Scene:
         return self.tables_of(lambda party: party.layer is not Layer.GUEST, guessed=guessed)
 
 
-def build_scene(
-    source: MemorySource, roots: Sequence[Root], *, cpus: Sequence[Cpu] = (), guessed: Collection[Root] = ()
-) -> Scene:
+def build_scene(source: MemorySource, roots: Sequence[Root], *, guessed: Collection[Root] = ()) -> Scene:
     """Read all roots, and infer whose they are.
 
     Args:
         source: the memory.
         roots: in order of importance.
-        cpus: the registers that are known; MAIR of Arm is taken from them.
         guessed: those of the roots that were found by looking for them.
 
     Raises:
         SourceError: the source can no longer be read.
     """
-    return _Builder(source, roots, cpus, guessed).build()
+    return _Builder(source, roots, guessed).build()
 
 
 @dataclass(slots=True)
@@ -122,9 +115,7 @@ class _Second:
 
 
 class _Builder:
-    def __init__(
-        self, source: MemorySource, roots: Sequence[Root], cpus: Sequence[Cpu], guessed: Collection[Root]
-    ) -> None:
+    def __init__(self, source: MemorySource, roots: Sequence[Root], guessed: Collection[Root]) -> None:
         self._source, self._guessed = source, guessed
         first = frozenset(root for root in guessed if root.stage == 1)
         self._scene = Scene(source, memory=of_ranges(source.ranges()), guessed=first)
@@ -136,7 +127,6 @@ class _Builder:
         self._mapped: dict[PartyOf, list[Mapped]] = {}
         self._writable: dict[PartyOf, U64Array] = {}
         self._seconds: dict[str, _Second] = {}
-        self._mair = {cpu.number: cpu.values for cpu in cpus}
 
     def build(self) -> Scene:
         for root in self._roots:
@@ -203,43 +193,16 @@ class _Builder:
         return "the host" if self._seconds else "the system"
 
     def _keep(self, root: Root, party: PartyOf, found: Survey, part: MapPart, tables: U64Array) -> None:
-        firsts, of_first = np.unique(part.key_1, return_inverse=True)
-        seconds, of_second = np.unique(part.key_2, return_inverse=True)
-        codes, which = np.unique(of_first.ravel() * len(seconds) + of_second.ravel(), return_inverse=True)
-        pairs = [(int(firsts[code // len(seconds)]), int(seconds[code % len(seconds)])) for code in codes.tolist()]
-        kinds = [kind_of(part.first, part.second, *keys) for keys in pairs]
+        kinds, which = part.kinds()
         family = root.regime.format.family
-        held = [
-            Held.of(kind, self._type(root, part, *keys, usual=kind.memory_type), family)
-            for kind, keys in zip(kinds, pairs, strict=True)
-        ]
-        self._mapped.setdefault(party, []).append(Mapped(root, part, held, which.ravel()))
+        held = [Held.of(kind, kind.memory_type, family) for kind in kinds]
+        self._mapped.setdefault(party, []).append(Mapped(root, part, held, which))
         there = part.output != np.uint64(NOWHERE)
         mapped = size_of(union(part.output[there], part.size[there]))
         if found.cut:
             self._scene.unread.append(found.cut)
         places = _places(tables, root.regime.format)
         self._scene.looked.append(Looked(root, party, found, places, mapped))
-
-    def _type(self, root: Root, part: MapPart, key_1: int, key_2: int, *, usual: str | None) -> str | None:
-        """The memory type of a kind of leaves. What MAIR says of Arm's is known only where the CPU's registers are."""
-        if root.regime.format.family != "arm" or root.stage == 2:
-            return usual
-        register, _, cpu = root.where.partition(" of CPU ")
-        values = self._mair.get(int(cpu), {}) if cpu.isdecimal() else {}
-        mair = values.get("MAIR_EL2" if register.endswith("EL2") else "MAIR_EL1")
-        if mair is None or part.first is None or key_1 == NONE:
-            return None
-        first = Leaf(part.first.format, key_1 & ATTRIBUTES, part.first.controls)
-        second = None
-        if part.second is not None:
-            if key_2 == NONE:
-                return None
-            second = Leaf(part.second.format, key_2 & ATTRIBUTES, part.second.controls)
-        try:
-            return effective_type(first, second, TypeSources(mair=mair)).name
-        except EncodingError:
-            return None
 
     def _assume(self) -> None:
         assumed = self._scene.assumed

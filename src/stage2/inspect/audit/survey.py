@@ -109,7 +109,7 @@ class _Surveyor:
         top = self._format.levels - 1
         here = self._there(Tables.root(self._regime), top)
         for level in range(top, -1, -1):
-            below, held = [_all_of([])], 0
+            below, held = [Tables.together([])], 0
             for first in range(0, len(here), _PIECE):
                 piece = here.only(slice(first, first + _PIECE))
                 if not self._afford(piece):
@@ -117,9 +117,9 @@ class _Surveyor:
                 below.append(self._read(piece, level))
                 held += len(below[-1])
                 if held > _MOST_BELOW:
-                    below = [self._once(_all_of(below))]
+                    below = [self._once(Tables.together(below))]
                     held = 0
-            here = self._once(_all_of(below))
+            here = self._once(Tables.together(below))
         found = self._found
         rows = np.concatenate([_NO_ROWS, *self._rows])
         found.rows = joined(rows[np.argsort(rows[:, 0], kind="stable")])
@@ -157,12 +157,10 @@ class _Surveyor:
 
     def _read(self, piece: Tables, level: int) -> Tables:
         entries = self._source.tables(piece.at, 1 << self._format.index_bits(level)).ravel()
-        stretched, which = self._arrays.stretches(piece, entries, level)
-        found = self._arrays.read(piece, entries, which, level)
+        found = self._arrays.read_all(piece, entries, level)
         self._tables.append(np.stack([piece.at, np.full_like(piece.at, level)], axis=1))
-        self._found.leaves += found.leaves + (int(stretched[:, 2].sum()) >> self._format.level_shift(level))
-        rows = np.concatenate([stretched, found.rows])
-        rows = joined(rows[np.argsort(rows[:, 0], kind="stable")])
+        self._found.leaves += found.leaves
+        rows = joined(found.rows)
         self._budget.rows -= len(rows)
         self._rows.append(rows)
         self._note(found)
@@ -173,11 +171,3 @@ class _Surveyor:
         self._found.wrong += found.wrong[: _MOST_TOLD - len(self._found.wrong)]
         if self._keep_vacant and sum(map(len, self._vacant)) < _MOST_VACANT:
             self._vacant.append(found.vacant)
-
-
-def _all_of(parts: list[Tables]) -> Tables:
-    none = np.zeros(0, np.uint64)
-    at, base, allowed = (
-        np.concatenate([none, *(getattr(part, name) for part in parts)]) for name in ("at", "base", "allowed")
-    )
-    return Tables(at, base, allowed)
