@@ -7,6 +7,7 @@ import fcntl
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -14,6 +15,7 @@ from typing import BinaryIO, TypeVar
 import pytest
 
 Made = TypeVar("Made")
+_AGAIN_S = 0.05
 
 
 @contextlib.contextmanager
@@ -38,17 +40,24 @@ def shared(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], Ma
 
 
 def _held(folder: Path, lock: BinaryIO, make: Callable[[Path], Made]) -> Made:
-    """What is in the folder, with the lock shared among all who use it."""
+    """What is in the folder, with the lock shared among all who use it.
+
+    Whoever has the lock for itself makes it. Nobody waits for that while others share the lock: they may hold it to
+    the end of the run, in this process too.
+    """
     answer = folder / "made.pickle"
     while True:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not answer.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            made = make(folder)
-            answer.write_bytes(pickle.dumps(made))
-        # Between the two locks the last of the others may have removed it.
         fcntl.flock(lock, fcntl.LOCK_SH)
         if answer.exists():
             found: Made = pickle.loads(answer.read_bytes())
             return found
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_AGAIN_S)  # another makes it, or looks whether it is there
+            continue
+        if not answer.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            answer.write_bytes(pickle.dumps(make(folder)))
