@@ -240,7 +240,8 @@ def test_the_command_tells_roots_as_json_and_as_text(tmp_path: Path) -> None:
     assert f"ept4@{table.root:#x}" in text
 
 
-def test_the_command_says_that_nothing_was_found(tmp_path: Path) -> None:
+def test_the_command_says_that_nothing_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # a path may be long
     file = tmp_path / "zeros.bin"
     file.write_bytes(bytes(1 << 20))
     assert called([str(file), "--base", "0"]) == (0, f"No root of tables was found in 1 MiB of {file}.\n")
