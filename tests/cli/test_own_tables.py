@@ -122,11 +122,17 @@ def test_a_vm_called_hypervisor_gets_another_folder(
     capsys.readouterr()
 
 
+ONE_ADDRESS = "say which address is to be explained: one of --gpa, --gva and --hva"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["walk", "BOARD"], "say which address is to be explained: one of --gpa and --hva"),
-        (["walk", "BOARD", "--gpa", "0", "--hva", "0"], "say which address is to be explained: one of --gpa and --hva"),
+        (["walk", "BOARD"], ONE_ADDRESS),
+        (
+            ["walk", "BOARD", "--gpa", "0", "--hva", "0"],
+            ONE_ADDRESS,
+        ),
         (["walk", "VM", "--hva", "0"], "--hva: the host's platform file says where the hypervisor is mapped"),
         (["walk", "BOARD", "VM", "--hva", "0"], "board.toml is a platform file: give it alone, or by --platform"),
         (["walk", "BOARD", "--hva", "0", "--touch"], "--touch means nothing for --hva"),

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,8 +53,8 @@ def take_board(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         require_emulator(emulator)
 
     class Chosen(RiscvBoard):
-        def __init__(self, memory: PhysicalMemory, *, cores: int) -> None:
-            super().__init__(memory, cores=cores, cpu=cpu, emulator=emulator)
+        def __init__(self, memory: PhysicalMemory, **options: Any) -> None:
+            super().__init__(memory, cpu=cpu, emulator=emulator, **options)
             assert self.has_timer is (cpu is None)
             assert self.version.startswith("" if emulator.generation is None else str(emulator.generation))
 

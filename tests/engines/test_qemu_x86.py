@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -419,8 +420,8 @@ def test_upstreams_passthrough_guest_is_given_the_boards_devices(
 @pytest.mark.parametrize("generation", [7, 10])
 def test_either_qemu_runs_a_guest(generation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     class Chosen(X86Board):
-        def __init__(self, memory: PhysicalMemory, *, cores: int = 1) -> None:
-            super().__init__(memory, cores=cores, emulator=Emulator("qemu", generation))
+        def __init__(self, memory: PhysicalMemory, **options: Any) -> None:
+            super().__init__(memory, emulator=Emulator("qemu", generation), **options)
             assert self.version.startswith(f"{generation}.")
 
     try:
