@@ -33,11 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     profile = profile_name()
     settings.load_profile(profile)
-    # What runs compiled where there is much to do is tested compiled where there is little, too;
-    # tests/tables/test_plain_kernels.py and the commands that tests start see to the other form.
-    compile_at_once()
     effort.SEED = config.option.seed
     effort.FACTOR = SOAK_FACTOR if profile == "soak" else 1
+    # What runs compiled where there is much to do is tested compiled where there is little, too;
+    # tests/tables/test_plain_kernels.py, the commands that tests start and the other formats see to the other form.
+    compile_at_once(effort.compiles)
     # Without this Hypothesis draws a new seed in every run. It reads its option after us.
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(config.option.seed)

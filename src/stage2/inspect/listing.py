@@ -25,7 +25,7 @@ MOST_TABLES = 1 << 21
 _MOST_ODD = 1 << 23
 """Limit: entries that are like no other and are decoded by themselves. Tables that an MMU walks have few kinds of
 entries; random bytes have nothing else."""
-_PIECE = 512
+_PIECE = 32
 """Tables that are read at once, at most: so many that what is made of them stays in a CPU's own cache."""
 _MOST_TOLD = 64
 """Limit: entries and tables that are told one by one."""

@@ -42,15 +42,15 @@ def map_json_lines(parts: Iterable[MapPart]) -> Iterator[str]:
         rest = [json.dumps(_kind_json(kind))[1:] for kind in kinds]
         empty = '"gva": null, "gva_hex": null, ' if part.first is None else '"gpa": null, "gpa_hex": null, '
         for start, middle, output, size, kind in part.told_numbers(which):
-            hpa = f'"hpa": {output}, "hpa_hex": "{output:#x}"'
+            hpa = f'"hpa": {output}, "hpa_hex": "{hex(output)}"'
             if output == NOWHERE:
                 hpa = '"hpa": null, "hpa_hex": null'
             if part.first is None:
-                head = f'{empty}"gpa": {start}, "gpa_hex": "{start:#x}"'
+                head = f'{empty}"gpa": {start}, "gpa_hex": "{hex(start)}"'
             elif part.second is None:
-                head = f'"gva": {start}, "gva_hex": "{start:#x}", {empty[:-2]}'
+                head = f'"gva": {start}, "gva_hex": "{hex(start)}", {empty[:-2]}'
             else:
-                head = f'"gva": {start}, "gva_hex": "{start:#x}", "gpa": {middle}, "gpa_hex": "{middle:#x}"'
+                head = f'"gva": {start}, "gva_hex": "{hex(start)}", "gpa": {middle}, "gpa_hex": "{hex(middle)}"'
             yield f'{{{head}, {hpa}, "size": {size}, {rest[kind]}'
 
 

@@ -72,9 +72,10 @@ def csv_lines(parts: Iterable[MapPart]) -> Iterator[str]:
         kinds, which = part.kinds()
         tails = [f"{permission_text(kind.permissions)},{kind.leaf:#x},{_quoted(kind.memory_type)}" for kind in kinds]
         for start, middle, output, size, kind in part.told_numbers(which):
-            gva = "" if part.first is None else f"{start:#x}"
-            gpa = "" if part.second is None else f"{middle:#x}"
-            yield f"{gva},{gpa},{'' if output == NOWHERE else hex(output)},{size:#x},{tails[kind]}"
+            # `hex` takes half of what a format specification takes.
+            gva = "" if part.first is None else hex(start)
+            gpa = "" if part.second is None else hex(middle)
+            yield f"{gva},{gpa},{'' if output == NOWHERE else hex(output)},{hex(size)},{tails[kind]}"
 
 
 def _quoted(word: str | None) -> str:

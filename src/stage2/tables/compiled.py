@@ -40,10 +40,17 @@ COMPILE_WORK = 600_000
 """After so many entries as plain Python a kernel is compiled that no process compiled before."""
 
 
-def compile_at_once() -> None:
-    """Run no kernel of this process as plain Python, however small its work: for tests and for measuring."""
-    global LOAD_WORK, COMPILE_WORK
-    LOAD_WORK = COMPILE_WORK = 0
+_at_once: Callable[[Format], bool] | None = None
+
+
+def compile_at_once(of: Callable[[Format], bool] = lambda _: True) -> None:
+    """Run no kernel of this process as plain Python, however small its work: for tests and for measuring.
+
+    Args:
+        of: whether that is so for a format; a kernel of several is compiled at once if it is so for all of them.
+    """
+    global _at_once
+    _at_once = of
 
 
 HostMemory = tuple[Any, Any, Any, Any, Any]
@@ -162,8 +169,15 @@ class _TwoForms:
         """Whether some process has compiled it before."""
         return kernel_cache.is_kept(kernel_cache.cache_folder(self.function, self._formats))
 
+    @cached_property
+    def _at_once(self) -> bool:
+        """Whether it is not to wait until that pays."""
+        return _at_once is not None and all(_at_once(fmt) for fmt in self._formats)
+
     def _pays(self, work: int) -> bool:
         """Whether compiled code would have done so much work sooner, the making of it included."""
+        if self._at_once:
+            return True
         if work < LOAD_WORK and _numba is None:
             return False
         return self._kept or work >= COMPILE_WORK
