@@ -44,7 +44,7 @@ demo: setup
 
 # A file of tests stays on one process: its machines and compiled kernels are shared within it.
 # `make test SEED=7` draws other examples; without it every run draws the same.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEED),--seed $(SEED))
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(if $(SEED),--seed $(SEED))
 
 test: setup lint types layers emulators hypervisors
 	@$(PYTEST)

@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 from stand_in import StandIn
 
+import effort
 from opening import oracle_or_skip
 from stage2.conform.batch import Batch, BatchRunner, Crew, Done, Judge, in_this_process, unpack
 from stage2.conform.once import first_of_a_pair
@@ -73,7 +74,7 @@ def alone(kind: str) -> OracleReport:
     return asked(in_this_process, oracle, planted=planted)
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 3])
+@pytest.mark.parametrize("jobs", [1, 2, 3] if effort.FACTOR > 1 else [2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_processes_tells_what_one_does(kind: str, jobs: int) -> None:
     oracle, planted = KINDS[kind]

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from test_short_form import ASKED
 
+import effort
+from interruptible import obey_interrupts
 from opening import oracle_or_skip
 from waiting import HANG_S, cpu_s, until
 
@@ -25,14 +27,10 @@ LONG_ENOUGH = "100000000"
 MARK = "STAGE2_TEST_RUN"
 _WORDS = 5
 """So many words of a command at most come before its own arguments."""
-WITH_JOBS = ("qemu-aarch64", "bochs-ept")
-"""One of each maker: workers differ in nothing else."""
+MAKERS = ("qemu-aarch64", "bochs-ept")
+"""One of each maker: commands with other machines differ in nothing that is left."""
 every_oracle = pytest.mark.parametrize("name", ASKED)
-
-
-def _obey_interrupts() -> None:
-    """Whoever started the tests in the background may have let all that they start ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+one_of_each_maker = pytest.mark.parametrize("name", ASKED if effort.FACTOR > 1 else MAKERS)
 
 
 class Run:
@@ -48,7 +46,7 @@ class Run:
         self.process = subprocess.Popen(
             [*COMMAND, "--oracle", name, "--cases", cases, "--json", *more],
             env=os.environ | {MARK: self.mark, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=_obey_interrupts,
+            preexec_fn=obey_interrupts,
         )  # fmt: skip
 
     def processes(self) -> dict[int, list[str]]:
@@ -123,7 +121,7 @@ def test_a_run_that_succeeds_leaves_nothing(name: str, tmp_path: Path) -> None:
     run.require_nothing_left()
 
 
-@every_oracle
+@one_of_each_maker
 def test_a_run_that_finds_something_leaves_nothing(name: str, tmp_path: Path) -> None:
     pair = oracle_or_skip(name).pairs[0]
     run = Run(tmp_path, name, "1500", "--format", pair.name, "--plant", "writable")
@@ -133,13 +131,13 @@ def test_a_run_that_finds_something_leaves_nothing(name: str, tmp_path: Path) ->
     run.require_nothing_left()
 
 
-@every_oracle
+@one_of_each_maker
 @pytest.mark.parametrize("end", [by_interrupt, by_killing_python, by_killing_the_emulator])
 def test_a_run_that_is_ended_leaves_nothing(name: str, end: Callable[[Run], None], tmp_path: Path) -> None:
     ended(name, end, tmp_path)
 
 
-@pytest.mark.parametrize("name", WITH_JOBS)
+@pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("end", [by_interrupt, by_killing_python, by_killing_the_emulator])
 def test_a_run_on_several_processes_that_is_ended_leaves_nothing(
     name: str, end: Callable[[Run], None], tmp_path: Path

@@ -45,7 +45,8 @@ def test_linux_with_two_cpus_goes_on_from_a_snapshot_again_and_on_another_board(
         console = vm.console.text
         assert "memory work ok" not in console[: moment.state.console_position]
         assert moment.state.machine.more["running"] == [True, True]
-        for _ in range(2 if effort.FACTOR > 1 else 1):
+        # One architecture does it again on the same board, both on another; a soak does everything twice.
+        for _ in range(2 if effort.FACTOR > 1 else int(arch == ARCHITECTURES[0])):
             assert "memory work ok" in vm.console.text
             vm.restore(moment)
             assert "memory work ok" not in vm.console.text
@@ -88,7 +89,7 @@ def test_the_memory_of_a_running_guest_is_copied_in_rounds_and_equal_byte_for_by
 @pytest.mark.parametrize("arch", ARCHITECTURES if effort.FACTOR > 1 else ARCHITECTURES[1:])
 def test_a_dirty_log_finds_what_linux_writes(arch: str) -> None:
     with on_a_board(linux(arch, cpus=1), arch) as (vm, machine):
-        machine.log_writes(TimeValue(500 * NANOS_PER_MS))
+        machine.log_writes(TimeValue(1500 * NANOS_PER_MS))
         with running(machine):
             pass
         assert vm.dirty_log is not None

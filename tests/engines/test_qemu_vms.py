@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from qemu_guests import EXAMPLES, GUESTS, require_qemu, run_files
 
+import effort
 from linux_guest import require_linux
 from stage2.engines.run import RunOutcome
 
-AROUND = 0x8000
-POINTS = 1000
+# The smaller the window that a fault populates, the more edits there are: some thousand of them in a soak.
+AROUND = 0x8000 if effort.FACTOR > 1 else 0x4_0000
+POINTS = 1000 if effort.FACTOR > 1 else 100
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,7 @@ def consoles(outcome: RunOutcome) -> str:
     return "\n\n".join(f"{one.name}: {one.exit}, {one.reason}\n{one.console[-1500:]}" for one in outcome.reports)
 
 
-def test_two_linux_vms_with_a_share_beside_the_hostile_guest_are_isolated_at_each_of_a_thousand_edits(
+def test_two_linux_vms_with_a_share_beside_the_hostile_guest_are_isolated_at_each_edit(
     tmp_path: Path,
 ) -> None:
     require_linux("linux-aarch64")

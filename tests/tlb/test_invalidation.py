@@ -15,8 +15,8 @@ from stage2.tables.mapping import Edit
 from table_edits import RW, SCENES, R, base_of, checked, prepare, random_edits
 
 every_format = pytest.mark.parametrize("name", names())
-EDITS = 10_000 * effort.FACTOR // len(names()) + 1
-"""Ten thousand in all."""
+EDITS = 10_000 * effort.FACTOR // (2 * len(names())) + 1
+"""Ten thousand in all, of both models."""
 
 
 every_model = pytest.mark.parametrize("lean", [False, True], ids=["all", "lean"])
