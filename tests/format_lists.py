@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from effort import compiles
 from stage2.formats import by_name, names
 
 SMALL_PAGES = tuple(name for name in names() if by_name(name).page_size == 4096 and not by_name(name).high_half)
 """Formats with 4 KiB pages whose addresses begin at 0: for tests written in such pages."""
 SECOND_STAGES = tuple(name for name in SMALL_PAGES if by_name(name).stage == 2)
 ALL_SECOND_STAGES = tuple(name for name in names() if by_name(name).stage == 2)
+COMPILED_SECOND_STAGES = tuple(name for name in ALL_SECOND_STAGES if compiles(by_name(name)))
+"""For tests that go over many entries: those whose kernels run compiled, all in a soak."""

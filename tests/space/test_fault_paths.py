@@ -31,7 +31,7 @@ from stage2.tables.mapping import U64Array
 
 BASE = 0x8000_0000
 R, W, X = MappingFlags.READ, MappingFlags.WRITE, MappingFlags.EXECUTE
-STAGE_2 = format_lists.ALL_SECOND_STAGES
+STAGE_2 = format_lists.COMPILED_SECOND_STAGES
 PAGES = 1100
 """Pages that the random worlds are about: three tables of them in formats with 4 KiB pages."""
 
