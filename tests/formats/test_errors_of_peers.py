@@ -19,6 +19,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.explain import explain_stage
+from stage2.tables.outward import outward
 from stage2.tables.pagetable import PageTable
 from stage2.tables.regime import Regime
 from stage2.tables.result import Fault, Mapped
@@ -45,10 +46,6 @@ def chain(fmt: Format, memory: PhysicalMemory, address: int, leaf: int, tables: 
         table, below = below, below + fmt.table_size
     memory.store_u64(Hpa(table + 8 * fmt.index(address, 0)), leaf)
     return Regime.of(fmt, ROOT)
-
-
-def outward(fmt: Format, address: int) -> int:
-    return address | (1 << 64) - (1 << fmt.input_bits) if fmt.high_half else address
 
 
 def ends(memory: PhysicalMemory, regime: Regime, address: int, access: Access, *, user: bool = False) -> Mapped | Fault:

@@ -20,6 +20,7 @@ from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
 from stage2.render.table_dump import render_page_table
+from stage2.tables.outward import outward
 from stage2.tables.pagetable import PageTable
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -36,10 +37,6 @@ RESERVED = {"riscv": 0b101, "x86": 0b010, "arm": 0b101}
 def controls_of(fmt: Format) -> int:
     """The default, and what the format needs to know groups."""
     return fmt.controls_with("napot", "pbmt") if fmt.family == "riscv" else fmt.default_controls
-
-
-def outward(fmt: Format, address: int) -> int:
-    return address | (1 << 64) - (1 << fmt.input_bits) if fmt.high_half else address
 
 
 def build(name: str, memory: PhysicalMemory) -> PageTable:

@@ -13,6 +13,7 @@ from stage2.formats.record import Format
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
 from stage2.memory.physical import PhysicalMemory
+from stage2.tables.outward import outward
 from stage2.tables.pagetable import PageTable
 
 RAM = Range.sized(0x8000_0000, 4 * MIB)
@@ -29,10 +30,6 @@ def memory() -> Iterator[PhysicalMemory]:
 def make(fmt: Format, memory: PhysicalMemory, *switches: str) -> PageTable:
     controls = fmt.controls_with(*switches)
     return PageTable(fmt, FrameAllocator(memory), owner=Owner(OwnerKind.TABLES, "vm"), controls=controls)
-
-
-def outward(fmt: Format, address: int) -> int:
-    return address | (1 << 64) - (1 << fmt.input_bits) if fmt.high_half else address
 
 
 def image(memory: PhysicalMemory) -> bytes:

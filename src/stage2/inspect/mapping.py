@@ -19,6 +19,7 @@ from ..formats.effective import NOTHING_KNOWN
 from ..formats.outcome import ACCESSED, DIRTY, GLOBAL, GROUPED, TABLES_ACCESSED
 from ..formats.record import Format
 from ..prove.packing import U64Array
+from ..tables.outward import outward_all
 from ..tables.regime import Regime
 from ..tables.result import permission_text
 from .kinds import NONE, Kind, kind_of
@@ -259,18 +260,15 @@ def _walked_spans(fmt: Format, span: Range | None) -> Sequence[Range | None]:
     return found
 
 
-def outward(fmt: Format, addresses: U64Array) -> U64Array:
-    """Input addresses with the bits above the width that the format demands."""
-    above = np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
-    if fmt.high_half:
-        return addresses | above
-    if fmt.sign_extended:
-        return np.where(addresses >> np.uint64(fmt.input_bits - 1) != 0, addresses | above, addresses)
-    return addresses
+def _starts(root: Root, rows: U64Array) -> U64Array:
+    """Where rows of a root begin, as programs write it."""
+    found = rows[:, 0].copy()
+    outward_all(root.regime.format, found)
+    return found
 
 
 def of_one_stage(root: Root, rows: U64Array) -> MapPart:
-    start = outward(root.regime.format, rows[:, 0])
+    start = _starts(root, rows)
     none = np.full(len(rows), NONE, np.uint64)
     if root.stage == 1:
         return MapPart(root.regime, None, start, start, rows[:, 1], rows[:, 2], rows[:, 3], none, root.types)
@@ -279,7 +277,7 @@ def of_one_stage(root: Root, rows: U64Array) -> MapPart:
 
 def through_both(first: Root, second: Root, rows: U64Array, below: U64Array) -> MapPart:
     """Rows of stage 1 cut where stage 2 goes on to something else; what stage 2 does not map is there too."""
-    starts = outward(first.regime.format, rows[:, 0])
+    starts = _starts(first, rows)
     begin = np.searchsorted(below[:, 0] + below[:, 2], rows[:, 1], "right")
     end = np.searchsorted(below[:, 0], rows[:, 1] + rows[:, 2], "left")
     counts = np.maximum(end - begin, 0)

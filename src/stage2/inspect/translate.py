@@ -17,9 +17,10 @@ from ..errors import SourceError
 from ..formats.outcome import FaultKind
 from ..prove.packing import U64Array
 from ..tables.explain import Walk, explain_stage, explain_two_stage
+from ..tables.outward import outward_all
 from ..tables.result import Fault, Mapped, permission_text
 from .listing import Progress
-from .mapping import MapPart, map_parts, outward
+from .mapping import MapPart, map_parts
 from .root import Root
 from .route import Route
 from .source import MemorySource
@@ -217,7 +218,9 @@ class _Answers:
             outer = first or self._route.second
             assert outer is not None, "a route has one stage at least"
             fmt = outer.regime.format
-            wide = outward(fmt, values & np.uint64((1 << fmt.input_bits) - 1)) != values
+            narrow = values & np.uint64((1 << fmt.input_bits) - 1)
+            outward_all(fmt, narrow)
+            wide = narrow != values
             mine = np.array([self._route.first_for(value) == first for value in values[wide].tolist()], bool)
             here = np.flatnonzero(wide)[mine]
             if len(here):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..address import ADDRESS_LIMIT
 from ..formats import family_of
 from ..formats.describe import describe_misconfiguration
 from ..formats.outcome import (
@@ -27,6 +26,7 @@ from ..formats.outcome import (
 )
 from ..formats.u64 import MASK_64
 from ..tables.explain import WordSource
+from ..tables.outward import outward
 from ..tables.regime import Regime
 from .levels import level_key
 from .plain import span_text
@@ -132,7 +132,7 @@ def _runs(
         shown = kind == TABLE and (output, level - 1) in seen
         missing = kind == TABLE and not source.contains(output, fmt.table_size)
         run = EntryRun(
-            depth, level, index, 1, outward(regime, start), size, entry, EntryKind(kind), output, attributes,
+            depth, level, index, 1, outward(regime.format, start), size, entry, EntryKind(kind), output, attributes,
             shown, missing,
         )  # fmt: skip
         if kind == LEAF:
@@ -152,13 +152,6 @@ def _longer(run: EntryRun, size: int) -> EntryRun:
         run.depth, run.level, run.index, run.count + 1, run.start, run.size + size, run.entry, run.kind, run.output,
         run.attributes,
     )  # fmt: skip
-
-
-def outward(regime: Regime, address: int) -> int:
-    """An input address with the bits above the width that the format demands."""
-    fmt = regime.format
-    upper = address >> fmt.input_bits - 1 if fmt.sign_extended else fmt.high_half
-    return address | ADDRESS_LIMIT - (1 << fmt.input_bits) if upper else address
 
 
 def _line(regime: Regime, run: EntryRun) -> str:

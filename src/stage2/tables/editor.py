@@ -26,6 +26,7 @@ from .extent import Extent
 from .listing import list_kernel
 from .map_kernel import map_kernel, map_work
 from .mapping import NO_ROWS, Edit, LeafBits, OwingEdit, U64Array
+from .outward import outward, outward_all
 from .placing import tables_kernel
 from .regime import Regime
 from .reshape import Block, Reshaper
@@ -199,7 +200,7 @@ class TableEditor:
                 count, _ = self._list(first, end, merge, rows)
         rows = rows[:count]
         if self._extent.has_sign:
-            self._extent.outward_all(rows[:, 0])
+            outward_all(self._format, rows[:, 0])
         return rows
 
     def hasten(self) -> None:
@@ -258,11 +259,12 @@ class TableEditor:
 
     def _pay_inside(self, changes: Sequence[Change]) -> None:
         """The same for changes whose addresses are without sign extension, as kernels take them."""
-        outward = self._extent.outward
-        if not self._extent.has_sign:
-            self._pay(changes)
-            return
-        self._pay([Change(Range(outward(c.span.start), outward(c.span.end - 1) + 1), c.kind) for c in changes])
+        if self._extent.has_sign:
+            changes = [Change(self._outward(change.span), change.kind) for change in changes]
+        self._pay(changes)
+
+    def _outward(self, span: Range) -> Range:
+        return Range(outward(self._format, span.start), outward(self._format, span.end - 1) + 1)
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -313,7 +315,7 @@ class TableEditor:
             return self._finish(0, 0, NO_ROWS, ())
         runs = runs[:count]
         if self._extent.has_sign:
-            self._extent.outward_all(runs[:, 0])
+            outward_all(self._format, runs[:, 0])
         changes = []
         if broken:
             kind = ChangeKind.REMAPPED
@@ -387,7 +389,7 @@ class TableEditor:
         return tables[used:]
 
     def _refuse(self, result: int, where: int) -> None:
-        address = self._extent.outward(where)
+        address = outward(self._format, where)
         found = explain_stage(self._memory, self.regime, address).result
         if result == edit.CONFLICT:
             raise OverlapError(f"{address:#x} is mapped already: {found}")

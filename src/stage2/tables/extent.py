@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import numpy as np
-
 from ..address import ADDRESS_LIMIT, Range, require_aligned
 from ..errors import EncodingError, OutOfRangeError
 from ..flags import RWX
 from ..formats.outcome import LEAF
 from ..formats.record import Format
-from .mapping import U64Array
 
 
 class Extent:
@@ -63,22 +60,6 @@ class Extent:
             inside = (1 << fmt.input_bits) - 1
             return start & inside, (end - 1 & inside) + 1
         raise OutOfRangeError(f"{span} is beyond the {fmt.input_bits}-bit addresses of {fmt.name}")
-
-    def outward(self, address: int) -> int:
-        """Undo `range` for one address."""
-        fmt = self._format
-        if fmt.sign_extended and address >> (fmt.input_bits - 1):
-            return address | ADDRESS_LIMIT - (1 << fmt.input_bits)
-        return address | ADDRESS_LIMIT - (1 << fmt.input_bits) if fmt.high_half else address
-
-    def outward_all(self, addresses: U64Array) -> None:
-        """Undo `range` for an array, in place."""
-        fmt = self._format
-        if fmt.sign_extended:
-            high = addresses >> np.uint64(fmt.input_bits - 1) != 0
-            addresses[high] |= np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
-        elif fmt.high_half:
-            addresses |= np.uint64(ADDRESS_LIMIT - (1 << fmt.input_bits))
 
 
 def _output_end(fmt: Format, controls: int) -> int:

@@ -30,6 +30,7 @@ from .editor import Flush, TableEditor
 from .explain import Walk, explain_stage
 from .extent import Extent
 from .mapping import ATTRIBUTES, LEVEL_FIELD, Edit, LeafBits, Mapping, Statistics, U64Array
+from .outward import outward
 from .placing import Answers, Placing
 from .regime import Regime
 from .result import Fault, Mapped, need_mask
@@ -410,7 +411,7 @@ class PageTable(SelfDrawn):
 
     def outward(self, address: int) -> int:
         """An address as the format's input has it, from one without sign extension."""
-        return self._extent.outward(address)
+        return outward(self.format, address)
 
     @property
     def table_ranges(self) -> list[Range]:

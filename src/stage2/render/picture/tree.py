@@ -16,9 +16,9 @@ from ...prove.scan import Scan, scan
 from ...prove.source import TableSource
 from ...prove.subject import Space, Subject
 from ...tables.mapping import LEVEL_FIELD
+from ...tables.outward import outward
 from ...tables.regime import Regime
 from ..plain import about, counted
-from ..table_dump import outward
 from .made import mapped_below
 
 Counts = npt.NDArray[np.int64]
@@ -196,6 +196,6 @@ def _parts(counts: Counts) -> Iterator[slice]:
 def _group(regime: Regime, at: U64Array, base: U64Array, size: int, counts: Counts) -> Group:
     span = Range(int(base[0]), int(base[-1]) + size)
     sorts = [Fullness(int(one.sum()), int(one.min()), int(one.max())) for one in counts.T]
-    ends = outward(regime, span.start), outward(regime, span.end - 1) + 1
+    ends = outward(regime.format, span.start), outward(regime.format, span.end - 1) + 1
     alike = bool((counts == counts[0]).all())
     return Group(len(at), int(at[0]), *ends, span, sorts[0], sorts[1], sorts[2], sorts[3], alike)
