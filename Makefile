@@ -46,7 +46,9 @@ demo: setup
 # `make test SEED=7` draws other examples; without it every run draws the same.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(if $(SEED),--seed $(SEED))
 
-test: setup lint types layers emulators hypervisors
+# What needs no other is done beside it.
+test: setup
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types layers emulators hypervisors
 	@$(PYTEST)
 	@$(BIN)/python -m benchmarks.guard
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import format_lists
 from effort import FACTOR, seeded
 from stage2.address import Hpa, Range
 from stage2.errors import Stage2Error
 from stage2.flags import RWX, MappingFlags
-from stage2.formats import by_name, names
+from stage2.formats import by_name
 from stage2.formats.invalidation import Operation
 from stage2.formats.outcome import ACCESSED, DIRTY
 from stage2.formats.record import Format
@@ -103,10 +104,7 @@ def history(fmt: Format, seed: Any, name: str) -> Iterator[tuple[Any, str, list[
             flushed.clear()
 
 
-STAGE_2 = [name for name in names() if by_name(name).stage == 2]
-
-
-@pytest.mark.parametrize("name", STAGE_2)
+@pytest.mark.parametrize("name", format_lists.COMPILED_SECOND_STAGES)
 def test_random_edits_leave_the_same_bytes_both_ways(name: str) -> None:
     fmt = by_name(name)
     for number in range(2 * FACTOR):

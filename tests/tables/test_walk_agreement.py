@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tables import FRAMES, OUTSIDE, RANGES, switches_of
 
-from effort import examples
+from effort import FACTOR, examples
 from stage2.address import SIZE_4K, Gva, Hpa, Range
 from stage2.conform.entries import Maker
 from stage2.flags import Access
@@ -28,10 +28,15 @@ from stage2.tables.two_stage_kernel import UNMAPPED
 
 SEEDS = st.integers(0, (1 << 32) - 1)
 PAIRS = [
-    ("sv39", "sv39x4"), ("sv39", "sv48x4"), ("sv39", "ept4"), ("sv39", "bare-s2"),
-    ("sv48", "sv57x4"), ("sv57", "sv39x4"), ("bare-s1", "sv39x4"), ("bare-s1", "bare-s2"),
-    ("x86-4level", "ept4"), ("x86-5level", "npt4"), ("arm-s1-4k-39", "arm-s2-4k-40"),
+    ("sv39", "sv39x4"), ("sv39", "bare-s2"), ("bare-s1", "sv39x4"), ("x86-4level", "ept4"),
+    ("arm-s1-4k-39", "arm-s2-4k-40"),
 ]  # fmt: skip
+if FACTOR > 1:
+    # A kernel of two formats takes ten seconds to compile.
+    PAIRS += [
+        ("sv39", "sv48x4"), ("sv39", "ept4"), ("sv48", "sv57x4"), ("sv57", "sv39x4"), ("bare-s1", "bare-s2"),
+        ("x86-5level", "npt4"),
+    ]  # fmt: skip
 ATTEMPTS = [(None, False), *product(Access, (False, True))]
 
 

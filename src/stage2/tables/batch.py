@@ -24,7 +24,7 @@ from .compiled import HostMemory, Kernel, inlined, kernel, load
 from .leaf_memo import MEMO_WORDS, make_last_leaf
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .parallel import in_pieces
-from .raw import peek, poke, prefetch
+from .raw import peek, poke, prefetch, room
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
 from .two_stage_kernel import UNMAPPED, two_stage_kernel
@@ -34,6 +34,8 @@ from .walk_cache import ROW_SHIFT, make_announce, make_upper, rows_for, settled
 AHEAD = 16
 """How many addresses the upper levels are walked ahead of the leaves, and announced ahead of that."""
 _RING = 32
+_STEP_WORK = 3
+"""What a step of a walk takes here as plain Python, in entries that other kernels go over."""
 """Addresses under way, a power of two above AHEAD."""
 
 
@@ -145,7 +147,8 @@ def translate_batch(
         out = Batch(np.empty(shape, np.uint64), np.empty(shape, np.uint8), np.empty(shape, np.uint32))
     results = out.hpa, out.attributes, out.status
     _require_fit(results, kinds, shape)
-    translate, numbers = translate_kernel(regime.format), _numbers(regime)
+    translate = translate_kernel(regime.format).for_work(lambda: len(flat) * _STEP_WORK * regime.format.levels)
+    numbers = _numbers(regime)
     columns = [part.reshape(-1) for part in results]
 
     def work(piece: slice) -> None:
@@ -189,7 +192,10 @@ def translate_two_stage_batch(
     _require_fit(results, kinds, shape)
     first, second = _numbers(stage_1), _numbers(stage_2)
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
-    translate = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
+    # Every table of stage 1 is looked for through stage 2, and so is where the last of them leads.
+    steps = _STEP_WORK * (stage_1.format.levels + 1) * (stage_2.format.levels + 1)
+    kernel = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
+    translate = kernel.for_work(lambda: len(flat) * steps)
     columns = [part.reshape(-1) for part in results]
 
     def work(piece: slice) -> None:
@@ -218,7 +224,7 @@ def translate_kernel(fmt: Format) -> Kernel:
         count = u64(addresses.shape[0])
         rows = rows_for(count)
         # By address, because passing an array on costs counting who holds it.
-        scratch = np.zeros(u64(4 * _RING + MEMO_WORDS) + (rows << u64(ROW_SHIFT - 2)), np.uint64)
+        scratch = room(u64(4 * _RING + MEMO_WORDS) + (rows << u64(ROW_SHIFT - 2)))
         ring = u64(scratch.ctypes.data)
         memo = ring + u64(_RING << ROW_SHIFT)
         near = memo + u64(8 * MEMO_WORDS)

@@ -63,7 +63,7 @@ def make_last_leaf(fmt: Format, look_up: Function, locate: Function, load: Funct
         slot, _rest = locate(held, address, u64(0), index_bits)
         failed, entry = load(memory, slot)
         key, place = entry & u64(MASK_64 ^ mask), entry & u64(mask)
-        row = memo + ((key * u64(_SPREAD) >> u64(64 - _ROWS_SHIFT)) << u64(ROW_SHIFT))
+        row = memo + ((u64(key * u64(_SPREAD)) >> u64(64 - _ROWS_SHIFT)) << u64(ROW_SHIFT))
         if failed == u64(0) and peek(row, u64(_KEY)) == key and place < peek(row, u64(_END)):
             output = peek(row, u64(_ADDED)) | place >> u64(left) << u64(right) | address & u64(offset)
             return u64(MAPPED), output, peek(row, u64(_ATTRIBUTES)) & allowed, u64(0), slot, entry

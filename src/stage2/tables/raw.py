@@ -23,6 +23,8 @@ _LAST_WORD = MASK_64 >> 3
 _reach: tuple[Stretch, ...] = ()
 """What the plain runs of this moment may reach, all threads' together; replaced as a whole."""
 _lock = threading.Lock()
+_run = threading.local()
+"""What the plain run of a thread may reach: `parts`."""
 _FUNCTIONS = tuple(ctypes.CFUNCTYPE(None, *[ctypes.c_uint64] * count) for count in (1, 3))
 
 
@@ -40,14 +42,30 @@ def stretch(address: int, size: int) -> Stretch:
 def reaching(stretches: Sequence[Stretch]) -> Iterator[None]:
     """Let plain code reach memory for a while."""
     global _reach
+    outer, mine = getattr(_run, "parts", None), list(stretches)
+    _run.parts = mine
     with _lock:
-        _reach += tuple(stretches)
+        _reach += tuple(mine)
     try:
         yield
     finally:
+        _run.parts = outer
         with _lock:
-            gone = {id(part) for part in stretches}
+            gone = {id(part) for part in mine}
             _reach = tuple(part for part in _reach if id(part) not in gone)
+
+
+def room(words: int) -> Any:
+    """An array of zeros for a kernel's own use, until it ends; what it holds is reached by address."""
+    global _reach
+    import numpy as np
+
+    array = np.zeros(words, np.uint64)
+    part = array.ctypes.data, array.size, array.data
+    with _lock:
+        _reach += (part,)
+    _run.parts.append(part)
+    return array
 
 
 def _unreachable(hva: int) -> IndexError:
@@ -117,6 +135,8 @@ def define(module: Any) -> None:
     overload(poke_byte, inline="always")(
         lambda hva, index, value: lambda hva, index, value: put_byte(hva, index, value)
     )
+    zeros, kind = import_module("numpy").zeros, module.uint64
+    overload(room, inline="always")(lambda words: lambda words: zeros(words, kind))
     overload(prefetch, inline="always")(lambda hva: lambda hva: prefetches(hva))
     overload(call_1, inline="always")(lambda function, a: lambda function, a: one(function, (a,)))
     overload(call_3, inline="always")(lambda function, a, b, c: lambda function, a, b, c: three(function, (a, b, c)))

@@ -11,8 +11,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from ..formats.outcome import MAPPED, READ, TABLES_ACCESSED
 from ..formats.record import Format
 from ..formats.rules import TABLE_WALK
@@ -21,7 +19,7 @@ from .assembly import check, compiled_lookup, compiled_two_stage, compiled_walk,
 from .compiled import Kernel, inlined, keep_marks_back, kernel, load, store
 from .descent import Function, visit_nothing
 from .leaf_memo import MEMO_WORDS, make_last_leaf
-from .raw import peek, poke, prefetch
+from .raw import peek, poke, prefetch, room
 from .walk import PENDING
 from .walk_cache import ODD, ROW_SHIFT, make_upper, rows_for, settled
 
@@ -162,9 +160,7 @@ def _ahead(first: Format, second: Format) -> Function:
         rows = rows_for(count)
         # By address, because passing an array on costs counting who holds it.
         cached = rows << u64(ROW_SHIFT)
-        scratch = np.zeros(
-            (u64(_RING + 1) << u64(_ROW_SHIFT - 3)) + u64(2 * MEMO_WORDS) + (u64(6) * cached >> u64(3)), np.uint64
-        )
+        scratch = room((u64(_RING + 1) << u64(_ROW_SHIFT - 3)) + u64(2 * MEMO_WORDS) + (u64(6) * cached >> u64(3)))
         ring = (u64(scratch.ctypes.data) + u64(_ROW - 1)) & u64(MASK_64 ^ (_ROW - 1))
         memo_1 = ring + u64(_RING * _ROW)
         memo_2 = memo_1 + u64(8 * MEMO_WORDS)
