@@ -1,4 +1,6 @@
 # `make run` boots Linux on our own two-stage MMU; `make test` checks everything. Both stand on `make setup`.
+# Hundreds of commands are started here: where nothing is kept, each compiles the package's sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
