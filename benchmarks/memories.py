@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .peers import PEERS, PROGRAM
+from .starts import users_environment
 
 START, TABLES_AT, DATA_AT = 1 << 39, 0x10_0000, 0x2000_0000
 GIB, PAGE = 1 << 30, 0x1000
@@ -87,7 +88,7 @@ def _timed(command: list[str]) -> tuple[float, int, str]:
     """Milliseconds, the most memory, and what a command printed."""
     before = time.perf_counter_ns()
     with tempfile.TemporaryFile("w+") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=users_environment())
         _, status, usage = os.wait4(child.pid, 0)
         taken = (time.perf_counter_ns() - before) / 1e6
         child.returncode = os.waitstatus_to_exitcode(status)

@@ -74,15 +74,18 @@ def beside(name: str, pairs: Sequence[tuple[Times, Times]], goal: float) -> Star
     )
 
 
+def users_environment() -> dict[str, str]:
+    """This environment, with bytecode kept: else every start would compile our modules anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run(command: Sequence[str], folder: Path, cache: Path) -> Times:
     """(wall clock, user and system time) of one process, seconds.
 
     Raises:
         SystemExit: it failed.
     """
-    # Where bytecode is not kept, every start would compile our modules anew.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["STAGE2_CACHE"] = str(cache)
+    environment = users_environment() | {"STAGE2_CACHE": str(cache)}
     words = [word.format(folder=folder) if "{" in word and "\n" not in word else word for word in command]
     began = time.perf_counter()
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder)
