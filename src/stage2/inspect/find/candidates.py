@@ -14,7 +14,9 @@ from ...formats.record import Format
 from ...prove.packing import U64Array
 from ...prove.source import TableSource
 from ...tables.regime import Regime
-from .graph import Column, Floats, Level, TableGraph
+from .column import Column
+from .frames import Floats
+from .graph import Level, TableGraph
 from .judge import Judgement, judged
 from .reading import Reading
 

@@ -17,7 +17,8 @@ from ..root import Root, roots_of_registers
 from ..source import MemorySource
 from ..through import NOWHERE
 from .candidates import Candidate, candidates
-from .graph import Column, TableGraph
+from .column import Column
+from .graph import TableGraph
 from .guest import GuestMemory
 from .judge import NAMED
 from .naming import Named, kernel_tables, led_to, named_in

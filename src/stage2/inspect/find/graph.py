@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum, auto
-from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from ...address import Range
 from ...formats.outcome import (
@@ -33,6 +30,8 @@ from ...formats.outcome import READ as READABLE
 from ...prove.lookup import within
 from ...prove.packing import U64Array
 from ..source import MemorySource
+from .column import Column
+from .frames import Bools, Floats, Frames, Places, frames_of, together
 from .reading import Reading, cached_word
 
 MOST_TABLES = 1 << 16
@@ -56,84 +55,6 @@ _DEVICES = 1 << 47
 """Where devices end, at most, where the memory ends before."""
 _SOUND = 0.75
 """The part of a table's entries that must make sense."""
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Places = npt.NDArray[np.intp]
-
-
-class Column(IntEnum):
-    """What is counted in tables and in all that they lead to."""
-
-    TABLES = 0
-    PRESENT = auto()
-    """Entries that hardware takes for something."""
-    WRONG = auto()
-    """Entries with reserved bits, or too wide."""
-    LOST = auto()
-    """Entries that point to what is no table."""
-    POINTERS = auto()
-    UNUSED = auto()
-    """Pointers without the accessed flag, in formats that have one there."""
-    LEAVES = auto()
-    BYTES = auto()
-    INSIDE = auto()
-    """Leaves that lead into the memory, or between two parts of it that are less than 1 GiB apart."""
-    CLOSED = auto()
-    """Leaves that nobody may read or execute."""
-    WRITABLE = auto()
-    USER = auto()
-    FETCHABLE = auto()
-    """Leaves that do not forbid privileged fetches, whatever else does."""
-    EXECUTABLE = auto()
-    UNSHARED = auto()
-    """Leaves into the memory that are for one CPU alone."""
-    UNCACHED = auto()
-    """Leaves into the memory that say it is not cached."""
-    UNCACHED_SWITCHED = auto()
-    """The same, with the reading's switch of memory types turned on."""
-    TO_TABLES = auto()
-    """Leaves that lead to tables: a level may be missing."""
-    PAIRS = auto()
-    """Leaves beside each other."""
-    EVEN = auto()
-    """Of those, leaves that go on where the one before ended."""
-    REMAINS = auto()
-    """Words that mean nothing to hardware, and are no repeated filler."""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Tables with their entries that are not zero.
-
-    Args:
-        at: addresses, in order.
-        owner: of each entry, the number of the table.
-        slot: its index in it.
-        word: its value.
-    """
-
-    at: U64Array
-    owner: Places
-    slot: Places
-    word: U64Array
-
-    @cached_property
-    def filler(self) -> Bools:
-        """Entries that repeat the one before, or are repeated by the one after."""
-        found = np.zeros(len(self.word), bool)
-        if len(found) > 1:
-            same = (self.word[1:] == self.word[:-1]) & (self.owner[1:] == self.owner[:-1])
-            same &= self.slot[1:] == self.slot[:-1] + 1
-            found[1:] |= same
-            found[:-1] |= same
-        return found
-
-    def only(self, which: Bools) -> Frames:
-        """Some of the tables."""
-        number = np.cumsum(which) - 1
-        kept = which[self.owner]
-        return Frames(self.at[which], number[self.owner[kept]], self.slot[kept], self.word[kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +124,13 @@ class TableGraph:
             rows = self._source.tables(some, unit // 8).reshape(-1, entries)
             at = (some[:, None] + np.arange(unit // size, dtype=np.uint64) * np.uint64(size)).ravel()
             keep = self._could_point(rows)
-            parts.append(_frames(at[keep], rows[keep]))
+            parts.append(frames_of(at[keep], rows[keep]))
             held += len(parts[-1].word)
             if sum(len(part.at) for part in parts) > MOST_TABLES or held > _MOST_POINTING:
                 name, end = self.reading.first.name, int(some[-1])
                 self.cut = f"{name}: more looks like tables than any system has: none is looked for above {end:#x}"
                 break
-        return _joined(parts)
+        return together(parts)
 
     def _could_point(self, rows: U64Array) -> Bools:
         """Rows with a pointer into the memory, and little that is neither pointer, leaf nor nothing."""
@@ -247,12 +168,12 @@ class TableGraph:
             some = there[first : first + step]
             rows = self._source.tables(some, size // 8)
             keep = self._could_map(rows)
-            parts.append(_frames(some[keep], rows[keep]))
+            parts.append(frames_of(some[keep], rows[keep]))
             held += len(parts[-1].word)
             if held > _MOST_WORDS:
                 self.cut = f"{self.reading.first.name}: more than {_MOST_WORDS:,} words look like entries"
                 break
-        return _joined(parts)
+        return together(parts)
 
     def _could_map(self, rows: U64Array) -> Bools:
         """Rows of words that are mostly leaves, of any size, somewhere in memory or devices."""
@@ -430,27 +351,3 @@ def _near(spans: Sequence[Range]) -> tuple[Range, ...]:
         else:
             found.append(span)
     return tuple(found)
-
-
-def _frames(at: U64Array, rows: U64Array) -> Frames:
-    owner, slot = np.nonzero(rows)
-    return Frames(at, owner, slot, rows[owner, slot])
-
-
-def _joined(parts: Sequence[Frames]) -> Frames:
-    """Frames together, in order of their addresses."""
-    if not parts:
-        none = np.zeros(0, np.intp)
-        return Frames(np.zeros(0, np.uint64), none, none, np.zeros(0, np.uint64))
-    at = np.concatenate([part.at for part in parts])
-    firsts = np.cumsum([0, *(len(part.at) for part in parts)])
-    owner = np.concatenate([part.owner + first for part, first in zip(parts, firsts.tolist(), strict=False)])
-    slot, word = (np.concatenate([getattr(part, name) for part in parts]) for name in ("slot", "word"))
-    order = np.argsort(at, kind="stable")
-    if np.all(order[1:] > order[:-1]):
-        return Frames(at, owner, slot, word)
-    number = np.empty(len(at), np.intp)
-    number[order] = np.arange(len(at))
-    owner = number[owner]
-    by_owner = np.argsort(owner, kind="stable")
-    return Frames(at[order], owner[by_owner], slot[by_owner], word[by_owner])

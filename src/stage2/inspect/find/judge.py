@@ -13,7 +13,8 @@ from math import log2
 
 from ...address import SIZE_4K, format_size
 from ...formats.record import Format
-from .graph import Column, Floats
+from .column import Column
+from .frames import Floats
 
 _WHOLE = 20
 """log2 of the pages from which on a root is as large as it need be for full marks (4 GiB)."""
