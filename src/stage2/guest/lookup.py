@@ -17,7 +17,7 @@ from ..tables.batch import TwoStageBatch
 from ..tables.compiled import HostMemory, Kernel, keep_marks_back, kernel
 from ..tables.regime import Regime
 from ..tables.result import need_mask
-from ..tables.two_stage_kernel import one_by_one
+from ..tables.two_stage_kernel import one_by_one, steps
 
 
 @cache
@@ -40,7 +40,7 @@ def look_up(
         host: memory that both stages' tables lie in.
         gvas: guest virtual addresses, an array of one dimension.
     """
-    inputs = np.ascontiguousarray(gvas, np.uint64)
+    inputs = np.require(gvas, np.uint64, ["C", "A"])
     count = len(inputs)
     found = TwoStageBatch(
         np.empty(count, np.uint64), np.empty(count, np.uint64), np.empty(count, np.uint8), np.empty(count, np.uint32),
@@ -48,7 +48,8 @@ def look_up(
     )  # fmt: skip
     first, second = (tuple(np.uint64(number) for number in regime.numbers) for regime in (stage_1, stage_2))
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
-    _kernel(stage_1.format, stage_2.format)(
+    pair = stage_1.format, stage_2.format
+    _kernel(*pair).for_work(lambda: count * steps(*pair))(
         host, first, second, need, write, inputs, found.hpa, found.gpa, found.permissions, found.status
     )
     return found

@@ -27,7 +27,7 @@ from .parallel import in_pieces
 from .raw import peek, poke, prefetch, room
 from .regime import Regime
 from .result import Fault, fault_from_status, need_mask
-from .two_stage_kernel import UNMAPPED, two_stage_kernel
+from .two_stage_kernel import UNMAPPED, steps, two_stage_kernel
 from .walk import AT_STAGE_2, PENDING
 from .walk_cache import ROW_SHIFT, make_announce, make_upper, rows_for, settled
 
@@ -35,7 +35,8 @@ AHEAD = 16
 """How many addresses the upper levels are walked ahead of the leaves, and announced ahead of that."""
 _RING = 32
 _STEP_WORK = 3
-"""What a step of a walk takes here as plain Python, in entries that other kernels go over."""
+"""What a step of a walk takes here as plain Python, in entries that other kernels go over: it remembers and looks
+ahead."""
 """Addresses under way, a power of two above AHEAD."""
 
 
@@ -140,7 +141,7 @@ def translate_batch(
     Raises:
         OutOfRangeError: `out` is not shaped like the addresses, or the threads are too few or too many.
     """
-    inputs = np.ascontiguousarray(addresses, np.uint64)
+    inputs = np.require(addresses, np.uint64, ["C", "A"])
     shape, flat = inputs.shape, inputs.reshape(-1)
     kinds = np.uint64, np.uint32, np.uint8
     if out is None:
@@ -181,7 +182,7 @@ def translate_two_stage_batch(
     Raises:
         OutOfRangeError: `out` is not shaped like the addresses, or the threads are too few or too many.
     """
-    inputs = np.ascontiguousarray(gvas, np.uint64)
+    inputs = np.require(gvas, np.uint64, ["C", "A"])
     shape, flat = inputs.shape, inputs.reshape(-1)
     kinds = np.uint64, np.uint64, np.uint8, np.uint32
     if out is None:
@@ -192,10 +193,9 @@ def translate_two_stage_batch(
     _require_fit(results, kinds, shape)
     first, second = _numbers(stage_1), _numbers(stage_2)
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
-    # Every table of stage 1 is looked for through stage 2, and so is where the last of them leads.
-    steps = _STEP_WORK * (stage_1.format.levels + 1) * (stage_2.format.levels + 1)
+    work_of_one = steps(stage_1.format, stage_2.format) * (1 if marks else _STEP_WORK)
     kernel = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
-    translate = kernel.for_work(lambda: len(flat) * steps)
+    translate = kernel.for_work(lambda: len(flat) * work_of_one)
     columns = [part.reshape(-1) for part in results]
 
     def work(piece: slice) -> None:

@@ -37,7 +37,8 @@ CALL_WORK = 100
 LOAD_WORK = 150_000
 """After so many entries as plain Python numba is imported, and a kernel loaded that was compiled before."""
 COMPILE_WORK = 600_000
-"""After so many entries as plain Python a kernel is compiled that no process compiled before."""
+"""After so many entries as plain Python a kernel of one format is compiled that no process compiled before; one of two
+takes twice as long."""
 
 
 _at_once: Callable[[Format], bool] | None = None
@@ -180,7 +181,7 @@ class _TwoForms:
             return True
         if work < LOAD_WORK and _numba is None:
             return False
-        return self._kept or work >= COMPILE_WORK
+        return self._kept or work >= COMPILE_WORK * max(len(self._formats), 1)
 
 
 class Kernel(_TwoForms):

@@ -56,6 +56,12 @@ def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> K
     return kernel(_ahead(first, second), first, second)
 
 
+def steps(first: Format, second: Format) -> int:
+    """Entries that a translation goes over, at most: every table of stage 1 is looked for through stage 2, and so is
+    where the last of them leads."""
+    return (first.levels + 1) * (second.levels + 1)
+
+
 def one_by_one(first: Format, second: Format, keep: Function) -> Function:
     translate = compiled_two_stage(first, second, keep)
 
