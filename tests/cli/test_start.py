@@ -35,10 +35,11 @@ from stage2.address import Hpa, Range
 from stage2.formats import by_name
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.batch import translate_batch
-from stage2.tables.compiled import host_memory
+from stage2.tables.compiled import compile_at_once, host_memory
 from stage2.tables.explain import explain_stage
 from stage2.tables.regime import Regime
 from stage2.flags import MappingFlags
+compile_at_once()
 answers = []
 for name in sys.argv[1:]:
     fmt = by_name(name)

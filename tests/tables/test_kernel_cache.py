@@ -23,10 +23,11 @@ from stage2.flags import MappingFlags
 from stage2.formats import by_name
 from stage2.memory.physical import PhysicalMemory
 from stage2.tables.batch import translate_batch, translate_kernel
-from stage2.tables.compiled import host_memory
+from stage2.tables.compiled import compile_at_once, host_memory
 from stage2.tables.explain import explain_stage
 from stage2.tables.regime import Regime
 
+compile_at_once()
 fmt = by_name("sv39x4")
 with PhysicalMemory([Range(0x8000_0000, 0x8001_0000)]) as memory:
     memory.store_u64(Hpa(0x8000_0000 + 8 * 3), fmt.leaf_entry(2, 0x4000_0000, MappingFlags.READ))
