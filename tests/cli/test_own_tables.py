@@ -129,10 +129,7 @@ ONE_ADDRESS = "say which address is to be explained: one of --gpa, --gva and --h
     ("arguments", "says"),
     [
         (["walk", "BOARD"], ONE_ADDRESS),
-        (
-            ["walk", "BOARD", "--gpa", "0", "--hva", "0"],
-            ONE_ADDRESS,
-        ),
+        (["walk", "BOARD", "--gpa", "0", "--hva", "0"], ONE_ADDRESS),
         (["walk", "VM", "--hva", "0"], "--hva: the host's platform file says where the hypervisor is mapped"),
         (["walk", "BOARD", "VM", "--hva", "0"], "board.toml is a platform file: give it alone, or by --platform"),
         (["walk", "BOARD", "--hva", "0", "--touch"], "--touch means nothing for --hva"),

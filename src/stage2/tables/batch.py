@@ -34,10 +34,10 @@ from .walk_cache import ROW_SHIFT, make_announce, make_upper, rows_for, settled
 AHEAD = 16
 """How many addresses the upper levels are walked ahead of the leaves, and announced ahead of that."""
 _RING = 32
+"""Addresses under way, a power of two above AHEAD."""
 _STEP_WORK = 3
 """What a step of a walk takes here as plain Python, in entries that other kernels go over: it remembers and looks
 ahead."""
-"""Addresses under way, a power of two above AHEAD."""
 
 
 @dataclass(slots=True)
@@ -194,8 +194,8 @@ def translate_two_stage_batch(
     first, second = _numbers(stage_1), _numbers(stage_2)
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
     work_of_one = steps(stage_1.format, stage_2.format) * (1 if marks else _STEP_WORK)
-    kernel = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
-    translate = kernel.for_work(lambda: len(flat) * work_of_one)
+    both = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
+    translate = both.for_work(lambda: len(flat) * work_of_one)
     columns = [part.reshape(-1) for part in results]
 
     def work(piece: slice) -> None:
