@@ -14,6 +14,7 @@ import stage2
 from stage2.formats import by_name
 from stage2.formats.riscv import entry
 from stage2.tables import compiled, kernel_cache
+from stage2.tables.two_stage_kernel import one_by_one
 
 PROBE = """
 import json, sys
@@ -44,6 +45,8 @@ EDITED = "    address = (entry & u64(PPN_FIELD)) << u64(2) | u64(1 << 50)\n"
 
 def probe(home: Path) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": str(home), "STAGE2_CACHE": str(home / "cache")}
+    # The first process compiles the sources, the others load their bytecode: names that were one object are two there.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-c", PROBE], env=environment, cwd=home, capture_output=True, text=True, check=False
     )
@@ -100,6 +103,12 @@ def test_a_format_from_outside_the_package_has_a_cache_of_its_own() -> None:
         )
     folders.add(kernel_cache.cache_folder(compiled.keep_marks_back, (known,)))
     assert len(folders) == 3
+
+
+def test_kernels_that_differ_in_what_they_were_made_from_have_folders_of_their_own() -> None:
+    pair = by_name("sv39"), by_name("sv39x4")
+    with_marks, without = (one_by_one(*pair, keep) for keep in (compiled.store, compiled.keep_marks_back))
+    assert kernel_cache.cache_folder(with_marks, pair) != kernel_cache.cache_folder(without, pair)
 
 
 def test_old_caches_are_forgotten_but_for_a_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -339,13 +339,30 @@ def _keeping(folder: Path) -> Iterator[bool]:
     """
     kept = kernel_cache.prepare(folder)
     config = numba().config
-    with _lock:
-        before = config.CACHE_DIR
+    users: tuple[Any, ...] = import_module("numba.core.dispatcher"), import_module("numba.core.ccallback")
+    with _lock, ExitStack() as undo:
+        undo.callback(setattr, config, "CACHE_DIR", config.CACHE_DIR)
         config.CACHE_DIR = str(folder)
-        try:
-            yield kept
-        finally:
-            config.CACHE_DIR = before
+        for user in users:
+            undo.callback(setattr, user, "FunctionCache", user.FunctionCache)
+            user.FunctionCache = _function_cache()
+        yield kept
+
+
+@cache
+def _function_cache() -> Any:
+    """numba's cache of a function, but for what a kernel's folder tells already.
+
+    numba tells functions apart by a pickle of what they closed over, which is another where the sources were compiled
+    than where they were loaded as bytecode: the second process would compile all again.
+    """
+    caching: Any = import_module("numba.core.caching")
+
+    class OfOneFolder(caching.FunctionCache):  # type: ignore[misc]
+        def _index_key(self, signature: Any, codegen: Any) -> Any:
+            return signature, codegen.magic_tuple(), self._py_func.__code__.co_code
+
+    return OfOneFolder
 
 
 @contextmanager

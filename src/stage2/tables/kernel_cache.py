@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from ..formats.record import Format
@@ -50,8 +51,8 @@ def cache_folder(function: Callable[..., Any], formats: tuple[Format, ...]) -> P
     """Where a kernel is kept: named after a hash of everything that can change what it does.
 
     Two levels, so that editing an engine does not make the kernels of the tables anew: the sources of the formats
-    and the tables, then the kernel's name and formats, the sources of its own room, and those of formats from outside
-    this package.
+    and the tables, then the kernel's name and formats and what it was made from, the sources of its own room, and those
+    of formats from outside this package.
     """
     import hashlib
 
@@ -59,7 +60,7 @@ def cache_folder(function: Callable[..., Any], formats: tuple[Format, ...]) -> P
     rooms: tuple[str, ...] = ()
     if own.is_relative_to(_PACKAGE) and own.relative_to(_PACKAGE).parts[0] not in _ROOMS:
         rooms = (own.relative_to(_PACKAGE).parts[0],)
-    names = [function.__module__, function.__qualname__, *(fmt.name for fmt in formats)]
+    names = [*_names(function), *(fmt.name for fmt in formats)]
     digest = hashlib.sha256((_digest_of(rooms) + "\0".join(names)).encode())
     for fmt in formats:
         for rule in fmt.rules.functions:
@@ -70,6 +71,17 @@ def cache_folder(function: Callable[..., Any], formats: tuple[Format, ...]) -> P
                 digest.update(rule.__code__.co_code)
                 digest.update(repr(rule.__code__.co_consts).encode())
     return cache_root() / _digest_of(_ROOMS)[:20] / digest.hexdigest()[:20]
+
+
+def _names(function: Callable[..., Any]) -> Iterator[str]:
+    """The names of a function and of all that its factory closed over, and the numbers."""
+    yield f"{function.__module__}.{function.__qualname__}"
+    for cell in function.__closure__ or ():
+        value = cell.cell_contents
+        if isinstance(value, FunctionType):
+            yield from _names(value)
+        else:
+            yield repr(value)
 
 
 def is_kept(folder: Path) -> bool:
