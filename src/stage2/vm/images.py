@@ -213,9 +213,10 @@ def _read(path: ImagePath, role: str) -> bytes:
 
 
 def _fetched_file(path: ImagePath, role: str) -> Path:
-    guest = fetched(path.fetched or "")
+    # Before anybody is sent to fetch one in vain.
     if role not in _FETCHED_ROLES:
         raise ImageError(f"a fetched guest has a kernel and a ramdisk, no {role}")
+    guest = fetched(path.fetched or "")
     return guest.kernel if role == "kernel" else guest.ramdisk
 
 
