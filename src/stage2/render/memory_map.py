@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import repeat
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -71,11 +72,20 @@ def csv_lines(parts: Iterable[MapPart]) -> Iterator[str]:
     for part in parts:
         kinds, which = part.kinds()
         tails = [f"{permission_text(kind.permissions)},{kind.leaf:#x},{_quoted(kind.memory_type)}" for kind in kinds]
-        for start, middle, output, size, kind in part.told_numbers(which):
-            # `hex` takes half of what a format specification takes.
-            gva = "" if part.first is None else hex(start)
-            gpa = "" if part.second is None else hex(middle)
-            yield f"{gva},{gpa},{'' if output == NOWHERE else hex(output)},{hex(size)},{tails[kind]}"
+        # Column by column and without a line of Python for each range: a gigabyte in pages has 262,144 of them.
+        yield from map(
+            ",".join,
+            zip(
+                repeat("") if part.first is None else map(hex, part.start.tolist()),
+                repeat("") if part.second is None else map(hex, part.middle.tolist()),
+                ("" if output == NOWHERE else hex(output) for output in part.output.tolist())
+                if (part.output == NOWHERE).any()
+                else map(hex, part.output.tolist()),
+                map(hex, part.size.tolist()),
+                map(tails.__getitem__, which.tolist()),
+                strict=False,
+            ),
+        )
 
 
 def _quoted(word: str | None) -> str:
