@@ -14,9 +14,9 @@ from stage2.flags import RWX, Access, MappingFlags
 from stage2.formats import by_name
 from stage2.formats.record import Format
 from stage2.formats.x86 import longmode
-from stage2.guest.lookup import look_up
 from stage2.memory.frames import FrameAllocator
 from stage2.memory.owners import Owner, OwnerKind
+from stage2.tables.batch import translate_two_stage_batch
 from stage2.tables.compiled import host_memory
 from stage2.tables.explain import explain_two_stage
 from stage2.tables.pagetable import PageTable
@@ -139,7 +139,10 @@ class World:
             made[index] = (address, 0x5700 + index if access is WRITE else 0, access, user, 0)
         case = Case(self.pair, *self.regimes, made)
         host = host_memory(self.machine.memory)
-        found = [look_up(host, *self.regimes, [address], access, user=user) for address, access, user in probes]
+        found = [
+            translate_two_stage_batch(host, *self.regimes, [address], access, user=user, ahead=False)
+            for address, access, user in probes
+        ]
 
         def column(name: str) -> Any:
             return np.concatenate([getattr(batch, name) for batch in found])

@@ -11,6 +11,7 @@ from random_tables import RANGES
 from test_walk_agreement import ATTEMPTS, PAIRS, SEEDS, any_format, garbage, two_stages
 
 from effort import examples
+from kernel_forms import looking_ahead
 from stage2.errors import OutOfRangeError
 from stage2.flags import Access
 from stage2.formats import names
@@ -45,7 +46,8 @@ def test_an_address_of_a_two_stage_batch_gets_the_answer_that_it_gets_alone(
     with PhysicalMemory(RANGES) as memory:
         regime_1, regime_2, gvas = two_stages(any_format(first), any_format(second), seed, memory)
         host, many = host_memory(memory), shuffled(gvas, seed)
-        together = rows_of(translate_two_stage_batch(host, regime_1, regime_2, many, access, user=user))
+        with looking_ahead(regime_1.format, regime_2.format):
+            together = rows_of(translate_two_stage_batch(host, regime_1, regime_2, many, access, user=user))
         alone = [
             rows_of(translate_two_stage_batch(host, regime_1, regime_2, [gva], access, user=user))[0]
             for gva in many.tolist()

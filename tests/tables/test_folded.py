@@ -25,7 +25,7 @@ from stage2.tables import explain
 from stage2.tables.assembly import check, locating, lookup, plain
 from stage2.tables.descent import Function, entry_at, visit_nothing
 from stage2.tables.explain import explain_stage, explain_two_stage
-from stage2.tables.folded import folded, folded_format
+from stage2.tables.folded import FEW, folded, folded_format
 from stage2.tables.regime import Regime
 
 PAGE = Range(0x8000_0000, 0x8000_0000 + 4 * SIZE_4K)
@@ -77,9 +77,9 @@ def test_walks_are_made_by_folded_functions_once_there_are_many(monkeypatch: pyt
     monkeypatch.setattr(explain, "_stage", noting)
     monkeypatch.setattr(explain, "_walks", count())
     with PhysicalMemory([PAGE]) as memory:
-        for _ in range(explain._FEW + 2):
+        for _ in range(FEW + 2):
             explain_stage(memory, Regime.of(by_name("sv39x4"), PAGE.start), 0)
-    assert made == [False] * explain._FEW + [True] * 2
+    assert made == [False] * FEW + [True] * 2
 
 
 @pytest.mark.parametrize("name", names())

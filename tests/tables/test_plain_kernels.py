@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 import format_lists
 from effort import FACTOR, seeded
+from kernel_forms import form
 from stage2.address import Hpa, Range
 from stage2.errors import Stage2Error
 from stage2.flags import RWX, MappingFlags
@@ -31,25 +31,6 @@ HOST = [Range(0x8000_0000, 0x8020_0000), Range(0x9000_0000, 0x9010_0000)]
 """Two pieces, so that the further ranges are looked through too; not enough for every edit."""
 EDITS = 25
 R, RW = MappingFlags.READ, MappingFlags.READ | MappingFlags.WRITE
-
-
-@contextmanager
-def form(name: str) -> Iterator[None]:
-    """All kernels in one form, whatever the work."""
-    before = Kernel.for_work
-
-    def plain(self: Kernel, entries: Callable[[], int]) -> Callable[..., Any]:
-        assert entries() >= 0
-        return lambda *arguments: uncompiled.run(self.function, *arguments)
-
-    def ready(self: Kernel, entries: Callable[[], int]) -> Callable[..., Any]:
-        return self
-
-    Kernel.for_work = plain if name == "plain" else ready  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Kernel.for_work = before  # type: ignore[method-assign]
 
 
 def random_edit(table: PageTable, draw: random.Random) -> Any:

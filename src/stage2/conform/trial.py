@@ -13,7 +13,6 @@ from ..address import Gva, Range
 from ..flags import Access
 from ..formats import by_name
 from ..formats.record import Format
-from ..guest.lookup import look_up
 from ..memory.physical import PhysicalMemory
 from ..tables.batch import translate_two_stage_batch
 from ..tables.compiled import host_memory
@@ -148,10 +147,8 @@ class Trial:
             probe = case.probes[start]
             asked = host, stage_1, stage_2, case.probes["address"][start:end], Access(int(probe["access"]))
             user = bool(probe["user"])
-            if marks and self._marks(probe):
-                part = translate_two_stage_batch(*asked, user=user, marks=True)
-            else:
-                part = look_up(*asked, user=user)
+            stored = marks and self._marks(probe)
+            part = translate_two_stage_batch(*asked, user=user, marks=stored, ahead=False)
             found.status[start:end], found.hpa[start:end] = part.status, part.hpa
             found.gpa[start:end], found.permissions[start:end] = part.gpa, part.permissions
         return found

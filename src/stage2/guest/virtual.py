@@ -17,12 +17,10 @@ from ..errors import GuestAccessError, GuestDeniedError, GuestUnmappedError
 from ..flags import Access
 from ..formats.outcome import FaultKind
 from ..tables.batch import TwoStageBatch
-from ..tables.compiled import host_memory
 from ..tables.regime import Regime
 from ..tables.result import Fault
 from ..tables.walk import AT_STAGE_2, KIND_MASK, ON_MARK, ON_TABLE
 from .accessor import Actor, MemoryAccessor, refusal, refusal_text
-from .lookup import look_up
 from .runs import I64Array, Runs, starts_of_runs
 
 if TYPE_CHECKING:
@@ -135,11 +133,7 @@ class GuestVirtualMemory(MemoryAccessor):
         counts_as_write = bool(table.format.walk_write(table.regime.controls))
         user = self.actor is Actor.USER
         for _ in range(2 * self.stage_1.format.levels + 1):
-            if len(gvas) < _MANY:
-                _words = table.editor.require_alive()
-                found = look_up(host_memory(table.memory), self.stage_1, table.regime, gvas, access, user=user)
-            else:
-                found = table.translate_gva_many(gvas, self.stage_1, access, user=user)
+            found = table.translate_gva_many(gvas, self.stage_1, access, user=user, ahead=len(gvas) >= _MANY)
             flags = found.status & np.uint32(KIND_MASK | AT_STAGE_2 | ON_TABLE | ON_MARK)
             waits = flags == np.uint32(_TABLE_WAITS)
             if counts_as_write:

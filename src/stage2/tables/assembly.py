@@ -12,6 +12,7 @@ from functools import cache
 from ..formats.record import Format
 from .compiled import inlined, load, store
 from .descent import Function, entry_at, make_descent, make_leaf_output, make_locate, make_span_shift, visit_nothing
+from .folded import folded, folded_format
 from .walk import (
     make_asking,
     make_both,
@@ -181,3 +182,20 @@ def compiled_two_stage(first: Format, second: Format, store: Function = store) -
     """GVA to GPA to HPA; `store` keeps accessed and dirty bits, or keeps them back."""
     stage_2 = assemble_stage_2(second, load, store, ready=inlined)
     return assemble_two_stage(first, second, stage_2, load, store, ready=inlined)
+
+
+# --- as plain Python for many addresses, over host physical memory ------------------------------------------
+
+
+@cache
+def folded_walk(fmt: Format) -> Function:
+    """The format's walk with its constants worked out."""
+    return whole_walk(folded_format(fmt), load, visit_nothing, folded)
+
+
+@cache
+def folded_two_stage(first: Format, second: Format, store: Function) -> Function:
+    """As `compiled_two_stage`, with constants worked out."""
+    first, second = folded_format(first), folded_format(second)
+    stage_2 = assemble_stage_2(second, load, store, ready=folded)
+    return assemble_two_stage(first, second, stage_2, load, store, ready=folded)

@@ -19,8 +19,9 @@ from ..flags import Access
 from ..formats.outcome import MAPPED, FaultKind
 from ..formats.record import Format
 from ..formats.u64 import u64
-from .assembly import compiled_lookup, compiled_walk, locating
+from .assembly import compiled_lookup, compiled_walk, folded_walk, locating
 from .compiled import HostMemory, Kernel, inlined, kernel, load
+from .folded import FEW
 from .leaf_memo import MEMO_WORDS, make_last_leaf
 from .mapping import ATTRIBUTES, LEVEL_FIELD, U64Array
 from .parallel import in_pieces
@@ -33,11 +34,11 @@ from .walk_cache import ROW_SHIFT, make_announce, make_upper, rows_for, settled
 
 AHEAD = 16
 """How many addresses the upper levels are walked ahead of the leaves, and announced ahead of that."""
+_PLAIN_STEPS = 2
+"""Steps of a walk that take as long here, as plain Python, as one entry that another kernel goes over: constants are
+worked out (`folded`), and what upper entries say is remembered."""
 _RING = 32
 """Addresses under way, a power of two above AHEAD."""
-_STEP_WORK = 3
-"""What a step of a walk takes here as plain Python, in entries that other kernels go over: it remembers and looks
-ahead."""
 
 
 @dataclass(slots=True)
@@ -148,7 +149,7 @@ def translate_batch(
         out = Batch(np.empty(shape, np.uint64), np.empty(shape, np.uint8), np.empty(shape, np.uint32))
     results = out.hpa, out.attributes, out.status
     _require_fit(results, kinds, shape)
-    translate = translate_kernel(regime.format).for_work(lambda: len(flat) * _STEP_WORK * regime.format.levels)
+    translate = translate_kernel(regime.format).for_work(lambda: len(flat) * regime.format.levels // _PLAIN_STEPS)
     numbers = _numbers(regime)
     columns = [part.reshape(-1) for part in results]
 
@@ -170,6 +171,7 @@ def translate_two_stage_batch(
     *,
     user: bool = False,
     marks: bool = False,
+    ahead: bool = True,
     threads: int | None = None,
 ) -> TwoStageBatch:
     """Translate an array of GVAs by both stages; the batch form of `explain_two_stage`.
@@ -177,6 +179,7 @@ def translate_two_stage_batch(
     Args:
         out: a result whose arrays are written to instead of new ones.
         marks: store accessed and dirty bits as hardware would, one address after the other.
+        ahead: look ahead, as hardware does; False where that is not worth a longer wait for the compiler.
         threads: how many work on it, 1 with `marks`; None for every CPU once the array is large.
 
     Raises:
@@ -193,9 +196,9 @@ def translate_two_stage_batch(
     _require_fit(results, kinds, shape)
     first, second = _numbers(stage_1), _numbers(stage_2)
     need, write = np.uint64(need_mask(access, user=user)), np.uint64(access is Access.WRITE)
-    work_of_one = steps(stage_1.format, stage_2.format) * (1 if marks else _STEP_WORK)
-    both = two_stage_kernel(stage_1.format, stage_2.format, marks=marks)
-    translate = both.for_work(lambda: len(flat) * work_of_one)
+    formats = stage_1.format, stage_2.format
+    both = two_stage_kernel(*formats, marks=marks, ahead=ahead)
+    translate = both.for_work(lambda: len(flat) * steps(*formats) // _PLAIN_STEPS)
     columns = [part.reshape(-1) for part in results]
 
     def work(piece: slice) -> None:
@@ -212,8 +215,8 @@ def translate_kernel(fmt: Format) -> Kernel:
     outputs are UNMAPPED and statuses the FaultKind where an address does not translate; attributes are the
     combined ones of the walk with the level of the last entry in bits 31:24.
     """
-    look_up, locate = compiled_lookup(fmt), locating(fmt, inlined)
-    upper = inlined(make_upper(fmt, compiled_walk(fmt), look_up, inlined(settled)))
+    walk, look_up, locate = compiled_walk(fmt), compiled_lookup(fmt), locating(fmt, inlined)
+    upper = inlined(make_upper(fmt, walk, look_up, inlined(settled)))
     announce = inlined(make_announce(fmt, locate))
     last_leaf = inlined(make_last_leaf(fmt, look_up, locate, inlined(load)))
     inlined(rows_for)
@@ -261,4 +264,16 @@ def translate_kernel(fmt: Format) -> Kernel:
                 outputs[i] = output if status == u64(MAPPED) else u64(UNMAPPED)
                 attributes[i] = (attribute & u64(ATTRIBUTES)) | level << u64(LEVEL_FIELD)
 
-    return kernel(translate, fmt)
+    def one_by_one(host: Any, regime: Any, addresses: Any, outputs: Any, attributes: Any, statuses: Any) -> None:
+        root, _levels, _root_bits, controls = regime
+        many = addresses.shape[0] > FEW
+        walk_one = folded_walk(fmt) if many else walk
+        for i in range(addresses.shape[0]):
+            status, output, attribute, level, _slot, _entry = walk_one(
+                host, root, addresses[i], levels, root_bits, 0, controls
+            )
+            statuses[i] = status
+            outputs[i] = output if status == MAPPED else UNMAPPED
+            attributes[i] = (attribute & ATTRIBUTES) | level << LEVEL_FIELD
+
+    return kernel(translate, fmt, plain=one_by_one)

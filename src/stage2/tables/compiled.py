@@ -187,11 +187,13 @@ class _TwoForms:
 class Kernel(_TwoForms):
     """An outermost function that goes over entries of tables; see `kernel`."""
 
-    def __init__(self, function: Callable[..., Any], formats: tuple[Format, ...] = ()) -> None:
+    def __init__(
+        self, function: Callable[..., Any], formats: tuple[Format, ...] = (), plain: Callable[..., Any] | None = None
+    ) -> None:
         super().__init__(function, formats)
         self.ready: Callable[..., Any] | None = None
         """The compiled form, once it is there."""
-        self._plain = partial(uncompiled.run, function)
+        self._plain = partial(uncompiled.run, plain or function)
         self._work = 0
 
     def __call__(self, *arguments: Any) -> Any:
@@ -242,14 +244,15 @@ class Fixed(Kernel):
         return result
 
 
-def kernel(function: Callable[..., Any], *formats: Format) -> Kernel:
+def kernel(function: Callable[..., Any], *formats: Format, plain: Callable[..., Any] | None = None) -> Kernel:
     """A kernel of an outermost function.
 
     Args:
         function: in the compilable subset.
         formats: the formats injected into it; a format defined outside this package is hashed too.
+        plain: what answers the same, and is run as plain Python, where `function` does what pays only compiled.
     """
-    return Kernel(function, formats)
+    return Kernel(function, formats, plain)
 
 
 def fixed(function: Callable[..., Any], *formats: Format) -> Fixed:

@@ -16,7 +16,7 @@ from ..formats.outcome import ALL_PERMISSIONS, COMBINED, LEAF, TABLE, TABLE_OUTS
 from ..formats.record import Format
 from .assembly import assemble_stage_2, assemble_two_stage, plain
 from .descent import Decoded, Function
-from .folded import folded, folded_format
+from .folded import FEW, folded, folded_format
 from .regime import Regime
 from .result import Fault, Mapped, fault_from_status, need_mask
 from .walk import AT_STAGE_2
@@ -33,8 +33,6 @@ class WordSource(Protocol):
 
 
 _KINDS = tuple(EntryKind)
-_FEW = 100
-"""Walks that are made by the functions as they are written, before folded ones (`folded`) are worth making."""
 
 
 @dataclass(slots=True)
@@ -184,7 +182,7 @@ _walks = count()
 
 def _often() -> bool:
     """Whether so many walks were made by now that folded functions are worth it."""
-    return next(_walks) >= _FEW
+    return next(_walks) >= FEW
 
 
 @cache

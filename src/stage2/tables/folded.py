@@ -24,6 +24,8 @@ from .descent import Function
 _PACKAGE = f"{__package__.rpartition('.')[0]}."
 _WALKED = ("decode", "permissions", "mark", "mark_table", "walk_write", "root_too_wide")
 """The rules that a walk is made of."""
+FEW = 100
+"""Walks that are made by the functions as they are written, before folded ones are worth making."""
 _REMEMBERED = 1024
 """Entries of each format of which it is remembered what they are."""
 _OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {

@@ -362,6 +362,7 @@ class PageTable(SelfDrawn):
         *,
         user: bool = False,
         out: TwoStageBatch | None = None,
+        ahead: bool = True,
         threads: int | None = None,
     ) -> TwoStageBatch:
         """Translate an array of GVAs by both stages, this table being stage 2.
@@ -371,11 +372,11 @@ class PageTable(SelfDrawn):
             access: what is attempted; None only looks up.
             user: the access is made from user mode.
             out: a result whose arrays are written to.
-            threads: how many work on it; None for every CPU once the array is large. The results are the same.
+            ahead, threads: as `batch.translate_two_stage_batch` takes them. The results are the same.
         """
         _words = self.editor.require_alive()
         return translate_two_stage_batch(
-            self._host, stage_1, self.regime, gvas, access, out, user=user, threads=threads
+            self._host, stage_1, self.regime, gvas, access, out, user=user, ahead=ahead, threads=threads
         )
 
     def rows(self, start: int = 0, size: int | None = None, *, merge: bool = True) -> U64Array:

@@ -15,9 +15,20 @@ from ..formats.outcome import MAPPED, READ, TABLES_ACCESSED
 from ..formats.record import Format
 from ..formats.rules import TABLE_WALK
 from ..formats.u64 import MASK_64, u64
-from .assembly import check, compiled_lookup, compiled_two_stage, compiled_walk, locating, lookup, sides, whole_walk
+from .assembly import (
+    check,
+    compiled_lookup,
+    compiled_two_stage,
+    compiled_walk,
+    folded_two_stage,
+    locating,
+    lookup,
+    sides,
+    whole_walk,
+)
 from .compiled import Kernel, inlined, keep_marks_back, kernel, load, store
 from .descent import Function, visit_nothing
+from .folded import FEW
 from .leaf_memo import MEMO_WORDS, make_last_leaf
 from .raw import peek, poke, prefetch, room
 from .walk import PENDING
@@ -37,10 +48,11 @@ _STATUS, _OUTPUT, _ATTRIBUTES, _ENTRY, _GPA, _GRANTED, _LEAF_1 = range(7)
 
 
 @cache
-def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> Kernel:
+def two_stage_kernel(first: Format, second: Format, *, marks: bool = False, ahead: bool = True) -> Kernel:
     """kernel(host, regime_1, regime_2, need, write, gvas, hpas, gpas, permissions, statuses) for both stages.
 
-    With `marks` accessed and dirty bits are stored as hardware would, one address after the other.
+    With `marks` accessed and dirty bits are stored as hardware would, one address after the other. Looking ahead is for
+    millions of addresses: compiling what does it takes five times as long as compiling what does not.
 
     Args of the kernel:
         regime_1, regime_2: (root, levels, root index bits, controls), unsigned 64-bit.
@@ -50,10 +62,12 @@ def two_stage_kernel(first: Format, second: Format, *, marks: bool = False) -> K
         permissions: effective ones of both stages.
         statuses: 32 bits, as `tables.walk` describes them.
     """
+    keep = store if marks else keep_marks_back
+    slow, plain = one_by_one(first, second, keep), _plain(first, second, keep)
     # A last-level table of the guest must lie in one page of stage 2, or several entries lead to it.
-    if marks or first.table_size > second.page_size:
-        return kernel(one_by_one(first, second, store if marks else keep_marks_back), first, second)
-    return kernel(_ahead(first, second), first, second)
+    if marks or not ahead or first.table_size > second.page_size:
+        return kernel(slow, first, second, plain=plain)
+    return kernel(_ahead(first, second), first, second, plain=plain)
 
 
 def steps(first: Format, second: Format) -> int:
@@ -63,7 +77,25 @@ def steps(first: Format, second: Format) -> int:
 
 
 def one_by_one(first: Format, second: Format, keep: Function) -> Function:
-    translate = compiled_two_stage(first, second, keep)
+    """The kernel that goes address by address; `keep` stores accessed and dirty bits, or keeps them back."""
+    return _answering(compiled_two_stage(first, second, keep))
+
+
+def _plain(first: Format, second: Format, keep: Function) -> Function:
+    """The same to be run as plain Python, with constants worked out where there are many addresses."""
+    slow = one_by_one(first, second, keep)
+
+    def translate_both(
+        host: Any, regime_1: Any, regime_2: Any, need: int, write: int, gvas: Any, *answers: Any
+    ) -> None:
+        many = gvas.shape[0] > FEW
+        chosen = _answering(folded_two_stage(first, second, keep)) if many else slow
+        chosen(host, regime_1, regime_2, need, write, gvas, *answers)
+
+    return translate_both
+
+
+def _answering(translate: Function) -> Function:
 
     def translate_both(
         host: Any,

@@ -8,10 +8,9 @@ import numpy.typing as npt
 from ...address import Range
 from ...flags import Access
 from ...formats.outcome import ACCESS_FLAG, PERMISSION, TRANSLATION
-from ...guest.lookup import look_up
 from ...machines.aarch64 import AArch64Machine
 from ...machines.mailbox import PROBE_ENTRY, TRANSLATE
-from ...tables.batch import translate_batch
+from ...tables.batch import translate_batch, translate_two_stage_batch
 from ...tables.compiled import host_memory
 from ...tables.walk import AT_STAGE_2, KIND_MASK, LEVEL_SHIFT, ON_TABLE
 from ..oracle import Case, Predictions
@@ -134,7 +133,7 @@ def _words_of(machine: AArch64Machine, case: Case, fetches: npt.NDArray[np.bool_
         found = translate_batch(host, case.stage_2, addresses)
         hpa, there = found.hpa, found.status == 0
     else:
-        both = look_up(host, case.stage_1, case.stage_2, addresses)
+        both = translate_two_stage_batch(host, case.stage_1, case.stage_2, addresses, ahead=False)
         hpa, there = both.hpa, both.status == 0
     return np.where(there & inside(DATA, hpa), hpa & ~u(7), 0)
 

@@ -11,11 +11,10 @@ from ...formats import by_name, family_of
 from ...formats.outcome import EXECUTE_USER, FaultKind
 from ...formats.x86 import ept, longmode
 from ...formats.x86.registers import PageTableBase
-from ...guest.lookup import look_up
 from ...machines import bochs
 from ...machines.bochs import BochsMachine, Guest
 from ...memory.physical import PhysicalMemory
-from ...tables.batch import translate_batch
+from ...tables.batch import translate_batch, translate_two_stage_batch
 from ...tables.compiled import host_memory
 from ...tables.regime import Regime
 from ...tables.result import fault_from_status
@@ -235,7 +234,9 @@ def _allowed(tables: PhysicalMemory | None, stage_2: Regime, gpas: U64Array) -> 
 def _where_writes_go(case: Case, memory: PhysicalMemory) -> U64Array:
     """The HPA that each write leads to if nothing refuses it, to see whether it got there; 0 where that is no data."""
     assert case.stage_1 is not None
-    found = look_up(host_memory(memory), case.stage_1, case.stage_2, case.probes["address"])
+    found = translate_two_stage_batch(
+        host_memory(memory), case.stage_1, case.stage_2, case.probes["address"], ahead=False
+    )
     shown = inside(found.hpa, bochs.DATA) & (case.probes["access"] == Access.WRITE)
     return np.where(shown, found.hpa & ~np.uint64(7), 0)
 

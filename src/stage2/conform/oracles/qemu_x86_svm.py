@@ -12,9 +12,9 @@ from ...formats import by_name, family_of
 from ...formats.outcome import FaultKind
 from ...formats.x86 import longmode
 from ...formats.x86.registers import PageTableBase
-from ...guest.lookup import look_up
 from ...machines import x86_svm
 from ...machines.x86_svm import EXIT_GP, EXIT_NPF, EXIT_PF, Guest, X86SvmMachine
+from ...tables.batch import translate_two_stage_batch
 from ...tables.compiled import host_memory
 from ...tables.regime import Regime
 from ...tables.result import fault_from_status
@@ -184,7 +184,9 @@ def _goes_astray_by_bit_8(case: Case, predictions: Predictions, these: npt.NDArr
     before = words[held]
     words[held] &= ~np.uint64(longmode.G)
     try:
-        walked = look_up(host_memory(predictions.tables), case.stage_1, case.stage_2, case.probes["address"][these])
+        walked = translate_two_stage_batch(
+            host_memory(predictions.tables), case.stage_1, case.stage_2, case.probes["address"][these], ahead=False
+        )
     finally:
         words[held] = before
     outside = walked.status & 0xFF == FaultKind.TABLE_OUTSIDE_MEMORY
@@ -200,7 +202,7 @@ def _undefined(case: Case) -> np.uint64:
 def _landing(machine: X86SvmMachine, case: Case, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Where fetches are expected to find code, so that QEMU drops what it has translated there; 0 for nowhere."""
     assert case.stage_1 is not None
-    found = look_up(host_memory(machine.memory), case.stage_1, case.stage_2, addresses)
+    found = translate_two_stage_batch(host_memory(machine.memory), case.stage_1, case.stage_2, addresses, ahead=False)
     return np.where(inside(found.hpa, TABLES, DATA) & (found.status == 0), found.hpa & ~np.uint64(7), 0)
 
 
