@@ -10,9 +10,9 @@ FACTOR = 1
 """How many times as many examples, and edits, as usual; more than 1 in `make soak`."""
 
 COMPILED = frozenset({
-    "sv39", "sv39x4", "x86-4level", "ept4", "npt4", "arm-s1-4k-48", "arm-s2-4k-40", "arm-s2-64k-52"
+    "sv39", "sv39x4", "x86-4level", "ept4", "arm-s1-4k-48", "arm-s2-4k-40"
 })  # fmt: skip
-"""Formats whose kernels run compiled however little there is to do: one of each kind and one of large pages.
+"""Formats whose kernels run compiled however little there is to do: one of each stage of each architecture.
 Compiling the nearly five hundred kernels of all formats takes more than all else that the tests do; a soak does."""
 
 

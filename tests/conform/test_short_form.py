@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import effort
 from opening import oracle_or_skip
 from stage2.conform.oracles import by_name, usual
 from stage2.conform.plant import plant
@@ -19,14 +20,16 @@ ASKED = [found.name for found in usual()]
 @pytest.mark.parametrize("name", ASKED)
 def test_the_machine_agrees_with_our_walker(name: str) -> None:
     found = oracle_or_skip(name)
-    report = run(found, cases=SHORT[found.kind], seed=1)
+    # Of the other generation less: it is asked the same. A soak asks it everything.
+    cases = SHORT[found.kind] // (1 if found.name == found.kind or effort.FACTOR > 1 else 4)
+    report = run(found, cases=cases, seed=1)
     assert report.mismatches == 0, [(item.pair.name, item.seed, item.lost) for item in report.found]
-    assert report.verdict.cases >= SHORT[found.kind]
+    assert report.verdict.cases >= cases
     # Every pair was met, and every way in which an access can end.
     assert set(report.verdict.formats) == {pair.name for pair in found.pairs}
-    assert report.verdict.outcomes["made"] > SHORT[found.kind] // 50
-    assert report.verdict.outcomes["refused by stage 1"] > SHORT[found.kind] // 50
-    assert report.verdict.outcomes["refused by stage 2"] > SHORT[found.kind] // 50
+    assert report.verdict.outcomes["made"] > cases // 50
+    assert report.verdict.outcomes["refused by stage 1"] > cases // 50
+    assert report.verdict.outcomes["refused by stage 2"] > cases // 50
     # What cannot be asked is the smaller part.
     assert report.verdict.unjudged < 2 * report.verdict.cases
 

@@ -53,7 +53,7 @@ def shuffle(space: AddressSpace, gpas: range, data: st.DataObject) -> bool:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("window", [1 << 28, 8], ids=["marked", "sorted"])
-@settings(deadline=None, max_examples=few(4))
+@settings(deadline=None, max_examples=few(8))
 @given(data=st.data())
 def test_leaves_by_kind_are_those_by_row(name: str, window: int, data: st.DataObject) -> None:
     with PhysicalMemory([Range(0x8000_0000, 0x9000_0000)]) as memory:

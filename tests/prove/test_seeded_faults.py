@@ -226,7 +226,7 @@ def confirmed(subject: Subject, witness_of: World) -> None:
 hosts = st.tuples(st.sampled_from(FORMATS), st.integers(1, 8), st.integers(0, 7))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=few(3))
 @given(hosts)
 def test_sound_hosts_are_proved_by_both_implementations(drawn: tuple[str, int, int]) -> None:
     name, count, _ = drawn

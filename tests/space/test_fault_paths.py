@@ -137,7 +137,7 @@ def faults(page: int, seed: int) -> tuple[list[int], list[Access]]:
 
 @pytest.mark.parametrize("fmt", STAGE_2)
 @given(seed=st.integers(0, 1 << 32))
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 def test_an_array_of_faults_and_single_ones_end_as_planned_ones_do(fmt: str, seed: int) -> None:
     one, many, planned = world(fmt, seed), world(fmt, seed), world(fmt, seed)
     gpas, accesses = faults(one.page, seed)

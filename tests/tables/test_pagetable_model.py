@@ -18,10 +18,11 @@ from hypothesis.stateful import (
 )
 
 from effort import examples
+from format_lists import KINDS
 from stage2.address import ADDRESS_LIMIT, SIZE_1G, SIZE_4K, Hpa, Range
 from stage2.errors import AddressError, EncodingError, MisalignedError, OutOfMemoryError, OutOfRangeError, OverlapError
 from stage2.flags import RWX, MappingFlags
-from stage2.formats import by_name, names
+from stage2.formats import by_name
 from stage2.formats.invalidation import Operation
 from stage2.formats.record import Format
 from stage2.memory.frames import FrameAllocator
@@ -281,7 +282,7 @@ class TableMachine(RuleBasedStateMachine):
         assert np.array_equal(batch.hpa[mapped], expected[mapped] + np.uint64(0x123))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", KINDS)
 def test_random_edits_agree_with_a_model_of_pages(name: str) -> None:
     machine = type("Machine", (TableMachine,), {"name": name})
     # Stage 2 is what this package is for; the formats of stage 1 go through the same kernels.

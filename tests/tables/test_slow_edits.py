@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from effort import examples
+from format_lists import KINDS
 from stage2.address import MIB, Hpa, Range, align_down
 from stage2.errors import EncodingError, OverlapError
 from stage2.flags import RWX, MappingFlags, MemoryType
@@ -272,7 +273,7 @@ def test_a_change_of_protection_is_what_it_is_for_any_of_the_leaves(name: str) -
     assert {ChangeKind.RESTRICTED, ChangeKind.RELAXED, ChangeKind.REMAPPED} == seen
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", KINDS)
 def test_edits_leave_the_bytes_that_a_slow_reference_leaves(name: str) -> None:
     fmt = by_name(name)
     # One place is enough: what depends on it, the model of pages goes through.

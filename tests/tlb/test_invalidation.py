@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import effort
+from format_lists import KINDS
 from stage2.address import Hpa
 from stage2.errors import StaleTranslationError
 from stage2.flags import RWX, MappingFlags
@@ -28,7 +29,7 @@ def edits_of(name: str) -> int:
 every_model = pytest.mark.parametrize("lean", [False, True], ids=["all", "lean"])
 
 
-@every_format
+@pytest.mark.parametrize("name", KINDS)
 @every_model
 def test_random_edits_owe_enough(name: str, lean: bool) -> None:
     rng = np.random.default_rng(effort.seeded(names().index(name)))
@@ -53,7 +54,7 @@ def owed_by(name: str, scene: str) -> list[Operation]:
         return list(asked)
 
 
-@every_format
+@pytest.mark.parametrize("name", KINDS)
 @every_model
 @pytest.mark.parametrize("scene", SCENES)
 def test_leaving_out_any_one_owed_operation_is_found(name: str, scene: str, lean: bool) -> None:

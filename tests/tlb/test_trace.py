@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import effort
+from format_lists import KINDS
 from stage2.address import Hpa, Range
 from stage2.errors import ConfigError, EncodingError, StaleTranslationError
 from stage2.formats import by_name, family_of, names
@@ -29,6 +30,7 @@ from table_edits import RW, RX, SCENES, TABLES, R, base_of, checked, prepare, ra
 
 PAGE = Range(0x1000, 0x2000)
 every_format = pytest.mark.parametrize("name", names())
+every_kind = pytest.mark.parametrize("name", KINDS)
 
 
 def traced(path: Path, name: str, edits: Callable[[PageTable], object]) -> Path:
@@ -66,7 +68,7 @@ def event(line: str) -> str:
 
 
 # --- the same verdict -------------------------------------------------------------------------------------------------
-@every_format
+@every_kind
 def test_what_the_checker_passed_alive_it_passes_when_read_back(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(effort.seeded(names().index(name)))
     path = traced(tmp_path / "t", name, lambda table: random_edits(table, rng, 12 * effort.FACTOR))
@@ -76,7 +78,7 @@ def test_what_the_checker_passed_alive_it_passes_when_read_back(name: str, tmp_p
     assert verdict.lines == len(path.read_text().splitlines())
 
 
-@every_format
+@every_kind
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_trace_without_one_of_its_invalidations_is_refuted_as_the_live_edit_is(
     name: str, scene: str, tmp_path: Path
