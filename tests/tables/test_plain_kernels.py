@@ -140,7 +140,7 @@ def small(counted: Any) -> int:
 
 def test_a_kernel_is_compiled_when_its_work_pays(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("STAGE2_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiled, "_at_once", None)
+    monkeypatch.setattr(compiled, "_never_plain", None)
     monkeypatch.setattr(compiled, "COMPILE_WORK", 100_000)
     monkeypatch.setattr(compiled, "LOAD_WORK", 10_000)
     compiled.numba()

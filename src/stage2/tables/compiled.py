@@ -41,7 +41,7 @@ COMPILE_WORK = 600_000
 takes twice as long."""
 
 
-_at_once: Callable[[Format], bool] | None = None
+_never_plain: Callable[[Format], bool] | None = None
 
 
 def compile_at_once(of: Callable[[Format], bool] = lambda _: True) -> None:
@@ -50,8 +50,8 @@ def compile_at_once(of: Callable[[Format], bool] = lambda _: True) -> None:
     Args:
         of: whether that is so for a format; a kernel of several is compiled at once if it is so for all of them.
     """
-    global _at_once
-    _at_once = of
+    global _never_plain
+    _never_plain = of
 
 
 HostMemory = tuple[Any, Any, Any, Any, Any]
@@ -173,7 +173,7 @@ class _TwoForms:
     @cached_property
     def _at_once(self) -> bool:
         """Whether it is not to wait until that pays."""
-        return _at_once is not None and all(_at_once(fmt) for fmt in self._formats)
+        return _never_plain is not None and all(_never_plain(fmt) for fmt in self._formats)
 
     def _pays(self, work: int) -> bool:
         """Whether compiled code would have done so much work sooner, the making of it included."""
