@@ -16,7 +16,7 @@ import layers
 from stage2.tables.compiled import compile_at_once
 
 settings.register_profile("dev", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("dev"), max_examples=60, print_blob=True, database=None)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=40, print_blob=True, database=None)
 settings.register_profile("soak", settings.get_profile("dev"), max_examples=1000, print_blob=True)
 SOAK_FACTOR = 20
 

@@ -34,9 +34,10 @@ every_scene = pytest.mark.parametrize(
     ("scene", "kind"), PLAYED, ids=[f"{scene.name}, {kind.name}" for scene, kind in PLAYED]
 )
 EVERYTHING = range(1000)
+HARDWARE = [found.name for found in usual() if shows_its_tlb(found)]
 
 
-@pytest.fixture(scope="module", params=[found.name for found in usual() if shows_its_tlb(found)])
+@pytest.fixture(scope="module", params=HARDWARE if effort.FACTOR > 1 else HARDWARE[:1])
 def hardware(request: pytest.FixtureRequest) -> Iterator[Hardware]:
     oracle = oracle_or_skip(request.param)
     assert isinstance(oracle, QemuAArch64)

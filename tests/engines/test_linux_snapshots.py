@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from writer_guest import sum_of
 
+import effort
 from linux_guest import require_linux
 from stage2.config.load import load_vm
 from stage2.engines.run import machine_for
@@ -26,7 +27,10 @@ IN_THE_MIDDLE = "4 MiB of zeros, md5 ok"
 DONE = "stage2-guest: memory work ok"
 
 
-@pytest.fixture(params=[("linux-riscv64", 1), ("linux-riscv64", 2), ("linux-aarch64-emulated", 1)])
+GUESTS = [("linux-riscv64", 2), ("linux-riscv64", 1), ("linux-aarch64-emulated", 1)]
+
+
+@pytest.fixture(params=GUESTS if effort.FACTOR > 1 else GUESTS[:1])
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     example, cpus = request.param
     require_linux(example.removesuffix("-emulated"))

@@ -43,7 +43,7 @@ def board() -> None:
         pytest.skip("qemu-system-aarch64 is not installed")
 
 
-def run(config: PlannedVm, populate: Populate, *, paranoid: bool = False, fmt: str | None = None) -> RunOutcome:
+def run(config: PlannedVm, populate: Populate, *, fmt: str | None = None) -> RunOutcome:
     smallest = 4096 if populate is Populate.LAZY and fmt is None else None
     options = Options(populate, smallest, None if fmt is None else named_format(fmt), shared_memory=True)
     platform, tree = arm_host([config])
@@ -51,7 +51,7 @@ def run(config: PlannedVm, populate: Populate, *, paranoid: bool = False, fmt: s
         (vm,) = host.vms
         give_cores(host)
         load_images(vm, config, read_images(config), tree.root)
-        return run_all(host, max_seconds=HANG_S, engine="qemu", paranoid=paranoid)
+        return run_all(host, max_seconds=HANG_S, engine="qemu")
 
 
 @pytest.mark.parametrize("populate", list(Populate), ids=lambda one: one.value)
@@ -66,17 +66,13 @@ def test_linux_boots_to_power_off(populate: Populate) -> None:
         assert report.stage2_faults > 5000
 
 
-def test_faults_around_make_fewer_of_them_and_every_edit_is_proved() -> None:
+def test_faults_around_make_fewer_of_them() -> None:
     config = load_vm(EXAMPLE)
     options = replace(config.options, fault_around=0x1_0000)
     around = replace(config, extensions=replace(config.extensions, options=options))
-    outcome = run(around, Populate.LAZY, paranoid=True)
-    (report,) = outcome.reports
+    (report,) = run(around, Populate.LAZY).reports
     assert report.exit == "off", report.reason
     assert report.stage2_faults < 2000
-    assert outcome.proofs > report.stage2_faults // 2
-    assert outcome.proof is not None
-    assert outcome.proof.proved
 
 
 def test_pages_become_blocks_while_linux_runs() -> None:
@@ -94,7 +90,7 @@ def test_pages_become_blocks_while_linux_runs() -> None:
 ALL_FORMATS = ["arm-s2-16k-40", "arm-s2-4k-52-lpa2", "arm-s2-4k-40-4level", "arm-s2-4k-48", "arm-s2-64k-40"]
 
 
-@pytest.mark.parametrize("fmt", ALL_FORMATS if effort.FACTOR > 1 else ALL_FORMATS[:2])
+@pytest.mark.parametrize("fmt", ALL_FORMATS if effort.FACTOR > 1 else ALL_FORMATS[:1])
 def test_linux_boots_by_tables_of_every_granule_and_number_of_levels(fmt: str) -> None:
     # Devices of 4 KiB cannot be passed through by larger pages, so these are emulated.
     config = load_vm(EXAMPLE.with_name("linux-aarch64-emulated.toml"))

@@ -53,7 +53,7 @@ def shuffle(space: AddressSpace, gpas: range, data: st.DataObject) -> bool:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("window", [1 << 28, 8], ids=["marked", "sorted"])
-@settings(deadline=None, max_examples=few(8))
+@settings(deadline=None, max_examples=few(13))
 @given(data=st.data())
 def test_leaves_by_kind_are_those_by_row(name: str, window: int, data: st.DataObject) -> None:
     with PhysicalMemory([Range(0x8000_0000, 0x9000_0000)]) as memory:
@@ -147,7 +147,7 @@ FAULTS: dict[str, Edit] = TABLE_FAULTS | PAIR_FAULTS | {"two pages of RAM lead t
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@settings(deadline=None, max_examples=few(10))
+@settings(deadline=None, max_examples=few(13))
 @given(drawn=hosts)
 def test_faults_are_refuted_alike_by_kind_and_by_row(fault: str, drawn: tuple[str, int, int]) -> None:
     name, count, which = drawn

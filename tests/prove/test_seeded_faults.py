@@ -238,7 +238,7 @@ def test_sound_hosts_are_proved_by_both_implementations(drawn: tuple[str, int, i
 
 
 @pytest.mark.parametrize("fault", [*TABLE_FAULTS, *PAIR_FAULTS])
-@settings(deadline=None, max_examples=few(7))
+@settings(deadline=None, max_examples=few(10))
 @given(drawn=hosts)
 def test_damaged_tables_are_refuted_by_both_implementations(fault: str, drawn: tuple[str, int, int]) -> None:
     name, count, which = drawn

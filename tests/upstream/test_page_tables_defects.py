@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from upstream_bench import RAM, RW, R, every_table, host
 
+from format_lists import COMPILED_FORMATS
 from stage2.address import SIZE_1G, SIZE_2M, SIZE_4K, Hpa, Range
 from stage2.errors import AddressError, EmptyRangeError, MisalignedError, OutOfRangeError, OverlapError
 from stage2.flags import RWX, Access
@@ -161,7 +162,7 @@ def test_frames_of_tables_come_back_however_the_table_was_changed(fmt: str, fram
     assert not frames.memory.words.any(), "freed tables are zero"
 
 
-@every_table
+@pytest.mark.parametrize("fmt", COMPILED_FORMATS)
 def test_2048_random_steps_leak_no_frame(fmt: str, frames: FrameAllocator) -> None:
     """Upstream's allocation test (5.5): three maps to one unmap, seed 1234; ours keeps a model too."""
     table, rng, model = make(fmt, frames), random.Random(1234), dict[int, int]()
