@@ -6,12 +6,10 @@ Every measurement is a process of its own that knows nothing yet; the file is in
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +38,16 @@ with open_memory(sys.argv[1], sys.argv[2], base=0) as memory:
     mapped = sum(int(part.size.sum()) for part in memory.map_parts())
     print((time.perf_counter_ns() - began) / 1e6, mapped)
 """
+_START = """
+import resource, subprocess, sys, time
+began = time.perf_counter_ns()
+code = subprocess.call(sys.argv[2:])
+taken = time.perf_counter_ns() - began
+with open(sys.argv[1], "w") as told:
+    told.write(f"{taken} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}")
+sys.exit(code)
+"""
+"""Starts a command from a process that holds next to nothing: what a parent held counts as its child's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +94,16 @@ def write_image(file: Path, gib: int, *, scattered: bool) -> int:
 
 def _timed(command: list[str]) -> tuple[float, int, str]:
     """Milliseconds, the most memory, and what a command printed."""
-    before = time.perf_counter_ns()
-    with tempfile.TemporaryFile("w+") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=users_environment())
-        _, status, usage = os.wait4(child.pid, 0)
-        taken = (time.perf_counter_ns() - before) / 1e6
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise SystemExit(f"{command[:4]} ended with {child.returncode}: {child.stderr and child.stderr.read()}")
+    with tempfile.TemporaryFile("w+") as out, tempfile.NamedTemporaryFile("r") as told:
+        starting = [sys.executable, "-I", "-S", "-c", _START, told.name, *command]
+        done = subprocess.run(
+            starting, stdout=out, stderr=subprocess.PIPE, text=True, env=users_environment(), check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"{command[:4]} ended with {done.returncode}: {done.stderr}")
+        taken, memory = told.read().split()
         out.seek(0)
-        return taken, usage.ru_maxrss * 1024, out.read(200)
+        return int(taken) / 1e6, int(memory) * 1024, out.read(200)
 
 
 def mapped(runs: int, peers: Path | None) -> list[Mapped]:
