@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,9 +17,6 @@ from .picture import require_svg
 if TYPE_CHECKING:
     from ..inspect.inspection import Inspection
     from ..inspect.mapping import MapPart
-
-_LINES = 4096
-"""Printed at a time."""
 
 
 def map_(
@@ -83,8 +79,7 @@ def map_(
                 _draw(found, kind, parts, svg, html)
             else:
                 lines = map_json_lines(parts) if json_output else csv_lines(parts) if csv else map_lines(parts)
-                while some := list(islice(lines, _LINES)):
-                    sys.stdout.write("\n".join([*some, ""]))
+                sys.stdout.writelines(line + "\n" for line in lines)
     return 0
 
 

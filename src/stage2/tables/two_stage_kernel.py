@@ -63,7 +63,8 @@ def two_stage_kernel(first: Format, second: Format, *, marks: bool = False, ahea
         statuses: 32 bits, as `tables.walk` describes them.
     """
     keep = store if marks else keep_marks_back
-    slow, plain = one_by_one(first, second, keep), _plain(first, second, keep)
+    slow = one_by_one(first, second, keep)
+    plain = _plain(slow, first, second, keep)
     # A last-level table of the guest must lie in one page of stage 2, or several entries lead to it.
     if marks or not ahead or first.table_size > second.page_size:
         return kernel(slow, first, second, plain=plain)
@@ -81,9 +82,8 @@ def one_by_one(first: Format, second: Format, keep: Function) -> Function:
     return _answering(compiled_two_stage(first, second, keep))
 
 
-def _plain(first: Format, second: Format, keep: Function) -> Function:
-    """The same to be run as plain Python, with constants worked out where there are many addresses."""
-    slow = one_by_one(first, second, keep)
+def _plain(slow: Function, first: Format, second: Format, keep: Function) -> Function:
+    """What `one_by_one` does, to be run as plain Python: with constants worked out where there are many addresses."""
 
     def translate_both(
         host: Any, regime_1: Any, regime_2: Any, need: int, write: int, gvas: Any, *answers: Any
@@ -96,6 +96,7 @@ def _plain(first: Format, second: Format, keep: Function) -> Function:
 
 
 def _answering(translate: Function) -> Function:
+    """An array of addresses, each by the given translation of one."""
 
     def translate_both(
         host: Any,
